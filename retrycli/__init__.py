@@ -1,0 +1,1 @@
+"""Delivers failed ticket messages after all: one safe pass per call."""

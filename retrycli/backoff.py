@@ -1,0 +1,81 @@
+"""The schedules: which retry comes how long after what. No clock and no randomness: both are passed in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from enum import StrEnum
+
+JITTER_FROM = timedelta(hours=1)
+"""Shorter waits are not spread: cron's tick is coarser than the spread would be."""
+
+LATEST = datetime.max.replace(tzinfo=UTC)
+
+
+class BackoffKind(StrEnum):
+    """How waits grow."""
+
+    EXPONENTIAL = "exponential"
+    """Each wait is a multiple of the one before, up to a cap."""
+    LINEAR = "linear"
+    """Retry n is due n times the base after the message was made."""
+    FIXED = "fixed"
+    """Every wait is the base."""
+    LIST = "list"
+    """The waits are written out; the last repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Backoff:
+    """A schedule of waits; retries are numbered from 1."""
+
+    kind: BackoffKind = BackoffKind.EXPONENTIAL
+    base: timedelta = timedelta(minutes=15)
+    factor: float = 2.0
+    cap: timedelta = timedelta(hours=4)
+    spread: float = 0.2
+    """By which part of itself jitter may lengthen or shorten a wait, 0 to 1."""
+    waits: tuple[timedelta, ...] = ()
+
+    def wait(self, retry: int) -> timedelta:
+        """The wait before a retry, without jitter."""
+        match self.kind:
+            case BackoffKind.EXPONENTIAL:
+                return self._exponential(retry)
+            case BackoffKind.LINEAR | BackoffKind.FIXED:
+                return self.base
+            case BackoffKind.LIST:
+                return self.waits[min(retry, len(self.waits)) - 1]
+
+    def next_attempt_at(
+        self, retry: int, *, since: datetime, created_at: datetime | None = None, jitter: float = 0.0
+    ) -> datetime:
+        """When a retry is due.
+
+        Args:
+            retry: its number, from 1.
+            since: what the wait counts from: the last attempt, taken at its pass's start.
+            created_at: when the message was made; only the linear schedule looks at it.
+            jitter: one roll of the dice, -1 to 1. It is applied after the cap, so that what piled up in an
+                outage does not come due all at once.
+        """
+        wait = self.wait(retry)
+        if wait >= JITTER_FROM:
+            wait *= 1 + self.spread * jitter
+        due = _later(since, wait)
+        if self.kind is BackoffKind.LINEAR and created_at is not None:
+            due = max(due, _later(created_at, self.base * retry))
+        return due
+
+    def _exponential(self, retry: int) -> timedelta:
+        try:
+            return min(self.base * self.factor ** (retry - 1), self.cap)
+        except OverflowError:
+            return self.cap
+
+
+def _later(time: datetime, wait: timedelta) -> datetime:
+    try:
+        return time + wait
+    except OverflowError:
+        return LATEST

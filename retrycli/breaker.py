@@ -1,0 +1,94 @@
+"""The memory, kept between passes, that a destination is down; and how wide a pass may go.
+
+::
+
+    CLOSED ──five failures in a row──▶ OPEN ──probe_at reached──▶ (one probe)
+      ▲                                 ▲                             │
+      ├──────────── delivered ──────────┼─────────────────────────────┤
+      │                                 └───────── failed ────────────┘
+    RESTING ──probe_at reached──▶ CLOSED       (throttled: the destination asked for a rest)
+
+After Nygard, Release It!, chapter 5, "Circuit Breaker".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from retrycli.outcome import ALIVE, OUTAGE, OutcomeKind
+
+
+class BreakerState(StrEnum):
+    """Whether a destination may be spoken to."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    RESTING = "resting"
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerRules:
+    """When the breaker opens, and how long it stays so."""
+
+    failures: int = 5
+    probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
+    """The waits before the first probe, the second, …; the last repeats."""
+
+
+@dataclass(frozen=True, slots=True)
+class Breaker:
+    """What is known of one destination."""
+
+    destination: str
+    state: BreakerState = BreakerState.CLOSED
+    failures: int = 0
+    """Failures in a row, failed probes included."""
+    opened_at: datetime | None = None
+    probe_at: datetime | None = None
+    """When the destination may be spoken to again; None while it may."""
+
+    def blocks(self, at: datetime) -> bool:
+        """Whether nothing may be sent yet."""
+        return self.probe_at is not None and at < self.probe_at
+
+    def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime) -> Breaker:
+        """The breaker after one more outcome.
+
+        Args:
+            kind: the outcome. Only outages count: what the destination thinks of one message, or of our
+                password, says nothing about its health.
+            rules: when to open.
+            since: the start of the pass; the wait for the probe counts from it.
+        """
+        if kind in ALIVE:
+            return self if self == Breaker(self.destination) else Breaker(self.destination)
+        if kind not in OUTAGE:
+            return self
+        failures = self.failures + 1
+        if failures < rules.failures:
+            return replace(self, state=BreakerState.CLOSED, failures=failures, probe_at=None)
+        probes_failed = failures - rules.failures
+        return Breaker(
+            self.destination,
+            BreakerState.OPEN,
+            failures,
+            opened_at=self.opened_at or since,
+            probe_at=since + rules.probe_after[min(probes_failed, len(rules.probe_after) - 1)],
+        )
+
+    def rest(self, until: datetime) -> Breaker:
+        """The breaker after the destination asked to be left alone until a time."""
+        return Breaker(self.destination, BreakerState.RESTING, opened_at=until, probe_at=until)
+
+
+def wider(width: int, kind: OutcomeKind, limit: int) -> int:
+    """How many requests may be in flight after one more outcome.
+
+    As in TCP's slow start (RFC 5681, section 3.1): one more for each answer, which doubles the width with
+    each full round. A failure halves it.
+    """
+    if kind in ALIVE:
+        return min(width + 1, limit)
+    return max(width // 2, 1) if kind in OUTAGE else width

@@ -1,0 +1,73 @@
+"""Every error that retrycli raises on purpose, and the exit code each one ends the command with.
+
+::
+
+    RetrycliError              1   a fault of retrycli's own
+    ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
+    ├── NoSuchMessage          4   no row with that id
+    ├── NotActionable          4   the message is in a state in which that can't be done
+    ├── DatabaseUnavailable   69   the database can't be opened, read or written
+    ├── LockHeld              75   another pass holds the lock
+    └── ConfigurationError    78   a setting, or what a setting names, is wrong
+        ├── SchemaMismatch    78   the application's table lacks what retrycli needs
+        └── LockUnusable      78   the lock file can't be made
+
+The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring agents know.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar
+
+
+class RetrycliError(Exception):
+    """The root of all errors here.
+
+    ``str(error)`` is one line for a person: what was wrong, where, and what to do next.
+    """
+
+    exit_code: ClassVar[int] = 1
+
+
+class InvalidMessage(RetrycliError):
+    """A message whose data can't be turned into a request."""
+
+    exit_code = 4
+
+
+class NoSuchMessage(RetrycliError):
+    """An id that the application's table does not hold."""
+
+    exit_code = 4
+
+
+class NotActionable(RetrycliError):
+    """A message that can't be acted on in the state it is in."""
+
+    exit_code = 4
+
+
+class DatabaseUnavailable(RetrycliError):
+    """The database is missing, locked, read-only, damaged or out of reach."""
+
+    exit_code = 69
+
+
+class LockHeld(RetrycliError):
+    """Another process holds the pass lock."""
+
+    exit_code = 75
+
+
+class ConfigurationError(RetrycliError):
+    """A setting is wrong, unknown or missing."""
+
+    exit_code = 78
+
+
+class SchemaMismatch(ConfigurationError):
+    """The application's table, or a column of it, is not there."""
+
+
+class LockUnusable(ConfigurationError):
+    """The lock file can't be opened where the settings put it."""

@@ -1,0 +1,213 @@
+"""What a pass tells the world. The engine emits these; logging, the screen and metrics listen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from retrycli.message import EscalationReason, MessageType
+from retrycli.outcome import OutcomeKind
+
+
+class PassResult(StrEnum):
+    """How a pass ended."""
+
+    COMPLETED = "completed"
+    """Nothing due is left, or the limit that was asked for is reached."""
+    STOPPED = "stopped"
+    """Something due is left; the reason says why."""
+    SKIPPED = "skipped"
+    """Another pass holds the lock."""
+    PAUSED = "paused"
+    """An operator has paused deliveries."""
+    INTERRUPTED = "interrupted"
+    """A signal ended it, or its process died."""
+    FAILED = "failed"
+    """A fault ended it."""
+
+
+class StopReason(StrEnum):
+    """Why a pass ended before everything due was tried."""
+
+    BREAKER_OPEN = "breaker_open"
+    CREDENTIALS_REFUSED = "credentials_refused"
+    THROTTLED = "throttled"
+    DEADLINE = "deadline"
+    LIMIT = "limit"
+    SIGNAL = "signal"
+    LOCK_HELD = "lock_held"
+    PAUSED = "paused"
+    FAULT = "fault"
+
+
+@dataclass(frozen=True, slots=True)
+class PassStarted:
+    """A pass has its lock and has looked at the table; ``due`` messages are due."""
+
+    pass_id: str
+    due: int
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimsLapsed:
+    """Messages whose pass died were taken back; ``unknown`` of them may have been delivered by it."""
+
+    released: int
+    unknown: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEvent:
+    """Something happened to one message. It carries no word of the message's or of the answer's text."""
+
+    message_id: int
+    ticket_id: int | str
+    message_type: MessageType | str
+    retry_count: int
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDelivered(MessageEvent):
+    """The other side has it."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageRescheduled(MessageEvent):
+    """It goes back to wait, with one try less."""
+
+    outcome: OutcomeKind
+    status_code: int | None
+    next_attempt_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class MessageReleased(MessageEvent):
+    """It goes back to wait with its tries untouched."""
+
+    outcome: OutcomeKind
+    status_code: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageEscalated(MessageEvent):
+    """It is in a person's hands now."""
+
+    reason: EscalationReason
+    problem: str | None = None
+    """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class MessageMovedOn:
+    """The application, or another pass after this one's claim had lapsed, changed the message meanwhile."""
+
+    message_id: int
+    outcome: OutcomeKind | None
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerOpened:
+    """The destination is taken to be down; it is probed at ``probe_at``."""
+
+    destination: str
+    failures: int
+    probe_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class BreakerClosed:
+    """The destination is back."""
+
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class PassStopped:
+    """The pass ends with work left."""
+
+    reason: StopReason
+
+
+Event = (
+    PassStarted
+    | ClaimsLapsed
+    | MessageDelivered
+    | MessageRescheduled
+    | MessageReleased
+    | MessageEscalated
+    | MessageMovedOn
+    | BreakerOpened
+    | BreakerClosed
+    | PassStopped
+)
+
+
+@dataclass(frozen=True, slots=True)
+class PassSummary:
+    """What one pass came to; ``retrycli run-once --json`` shows these fields."""
+
+    pass_id: str
+    result: PassResult
+    sent: int = 0
+    rescheduled: int = 0
+    escalated: int = 0
+    unknown: int = 0
+    released: int = 0
+    reason: str | None = None
+    """A `StopReason`, or None for a pass that had nothing to say."""
+    detail: str | None = None
+    """The reason in words, with its figures."""
+    duration_seconds: float = 0.0
+
+
+class Tally:
+    """Counts a pass's events as they come: a pass of a million messages needs no more room than of ten."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+
+    def count(self, event: Event) -> None:
+        """Take in one event."""
+        match event:
+            case MessageDelivered():
+                self._counts["sent"] += 1
+            case MessageRescheduled(outcome=outcome):
+                self._counts["rescheduled"] += 1
+                self._counts["unknown"] += outcome is OutcomeKind.UNKNOWN
+            case MessageReleased(outcome=outcome):
+                self._counts["released"] += 1
+                self._counts["unknown"] += outcome is OutcomeKind.UNKNOWN
+            case MessageEscalated(reason=reason):
+                self._counts["escalated"] += 1
+                self._counts["unknown"] += reason is EscalationReason.UNKNOWN
+            case _:
+                pass
+
+    def summary(
+        self,
+        pass_id: str,
+        result: PassResult,
+        duration: timedelta,
+        *,
+        reason: StopReason | None = None,
+        detail: str | None = None,
+    ) -> PassSummary:
+        """What the events counted so far come to."""
+        return PassSummary(
+            pass_id=pass_id,
+            result=result,
+            reason=reason,
+            detail=detail,
+            duration_seconds=round(duration.total_seconds(), 3),
+            **self._counts,
+        )
+
+
+def summarise(events: list[Event], pass_id: str, result: PassResult, duration: timedelta) -> PassSummary:
+    """What a list of events comes to."""
+    tally = Tally()
+    for event in events:
+        tally.count(event)
+    return tally.summary(pass_id, result, duration)

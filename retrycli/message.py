@@ -1,0 +1,228 @@
+"""What a message is: a row of the application's table, checked once and then frozen."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from retrycli.errors import InvalidMessage
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class MessageType(StrEnum):
+    """Whom a message is for."""
+
+    CUSTOMER = "customer"
+    SUPPLIER = "supplier"
+    INTERNAL = "internal"
+
+
+class Status(StrEnum):
+    """The application's own word for where a message is; retrycli picks up ``failed`` and writes ``sent``."""
+
+    PENDING = "pending"
+    APPROVED = "approved"
+    REJECTED = "rejected"
+    SENT = "sent"
+    FAILED = "failed"
+
+
+class State(StrEnum):
+    """Where a message is in retrycli's queue.
+
+    ::
+
+        failed ──enrol──▶ WAITING ──claim──▶ SENDING ──delivered──▶ (row deleted, status = sent)
+                             ▲                  │
+                             ├──rescheduled─────┤
+                             ├──released────────┤
+                             └──lapsed──────────┤
+                                                └──escalated──▶ ESCALATED ──retry by hand──▶ SENDING
+
+    A row also leaves the queue, from any state, when the application sends, rejects or takes back its
+    message.
+    """
+
+    WAITING = "waiting"
+    """Has a time, ``next_attempt_at``, and nobody is working on it."""
+    SENDING = "sending"
+    """A pass or an operator holds a claim on it until ``claim_expires_at``."""
+    ESCALATED = "escalated"
+    """In a person's hands; no pass touches it again."""
+
+
+class EscalationReason(StrEnum):
+    """Why a message is in a person's hands."""
+
+    EXHAUSTED = "exhausted"
+    """It has had all its tries."""
+    PERMANENT = "permanent"
+    """The ticketing API says that it will never take it."""
+    UNKNOWN = "unknown"
+    """It may have arrived, and sending it again would be a guess."""
+    INVALID = "invalid"
+    """Its row can't be turned into a request."""
+    EXPIRED = "expired"
+    """Nobody wants it any more."""
+
+
+REQUIRED_COLUMNS = (
+    "id",
+    "ticket_id",
+    "message_type",
+    "subject",
+    "body",
+    "status",
+    "retry_count",
+    "last_error",
+)
+OPTIONAL_COLUMNS = (
+    "created_at",
+    "updated_at",
+    "sent_at",
+    "recipient_email",
+    "cc_emails",
+    "bcc_emails",
+    "attachments",
+)
+LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One failed message, with its data checked.
+
+    ``fields`` holds every column of the row for the templates of a preset, list columns as lists. Times are
+    aware and in UTC.
+    """
+
+    id: int
+    ticket_id: int | str
+    message_type: MessageType
+    retry_count: int
+    last_error: str | None
+    created_at: datetime | None
+    updated_at: datetime | None
+    fields: Mapping[str, object]
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, object]) -> Message:
+        """Check a row of the application's table and freeze it.
+
+        Raises:
+            InvalidMessage: a value is missing or of the wrong kind; the text names the column.
+        """
+        fields = dict(row)
+        for name in LIST_COLUMNS:
+            if name in fields:
+                fields[name] = _json_list(name, fields[name])
+        for name, value in fields.items():
+            _reject_undecodable(name, value)
+        if not isinstance(fields["body"], str):
+            raise InvalidMessage("body is missing" if fields["body"] is None else "body is not text")
+        if not isinstance(fields["subject"], str | None):
+            raise InvalidMessage("subject is not text")
+        return cls(
+            id=_whole_number("id", fields["id"]),
+            ticket_id=_ticket_id(fields["ticket_id"]),
+            message_type=_message_type(fields["message_type"]),
+            retry_count=retry_count(fields["retry_count"]),
+            last_error=None if fields["last_error"] is None else str(fields["last_error"]),
+            created_at=utc_time("created_at", fields.get("created_at")),
+            updated_at=utc_time("updated_at", fields.get("updated_at")),
+            fields=fields,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class QueuedMessage:
+    """A message together with what retrycli's queue knows about it."""
+
+    message: Message
+    delivery_key: str
+    first_failed_at: datetime
+    unknown_count: int = 0
+    attempt_number: int = 1
+
+
+def retry_count(value: object) -> int:
+    """The number of tries made so far; null counts as 0.
+
+    Raises:
+        InvalidMessage: it is no whole number, or below zero.
+    """
+    count = 0 if value is None else _whole_number("retry_count", value)
+    if count < 0:
+        raise InvalidMessage(f"retry_count is {count}, and can't be below 0")
+    return count
+
+
+def utc_time(column: str, value: object) -> datetime | None:
+    """A column's time, aware and in UTC; naive times are UTC, and null is None.
+
+    Raises:
+        InvalidMessage: the value is no time.
+    """
+    if value is None:
+        return None
+    try:
+        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidMessage(f"{column} is no date: {_quoted(value)}") from error
+
+
+def _whole_number(column: str, value: object) -> int:
+    if isinstance(value, int) and not isinstance(value, bool):
+        return value
+    raise InvalidMessage(f"{column} is no whole number: {_quoted(value)}")
+
+
+def _ticket_id(value: object) -> int | str:
+    if isinstance(value, int | str) and value != "":
+        return value
+    raise InvalidMessage(
+        "ticket_id is missing" if value is None or value == "" else "ticket_id is no number or text"
+    )
+
+
+def _message_type(value: object) -> MessageType:
+    try:
+        return MessageType(str(value))
+    except ValueError:
+        known = ", ".join(MessageType)
+        raise InvalidMessage(f"message_type is {_quoted(value)}, not one of {known}") from None
+
+
+def _json_list(column: str, value: object) -> list[object]:
+    if value is None or value == "":
+        return []
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            raise InvalidMessage(f"{column} is no JSON") from None
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise InvalidMessage(f"{column} is no JSON list")
+    return value
+
+
+def _reject_undecodable(column: str, value: object) -> None:
+    try:
+        if isinstance(value, str):
+            value.encode()
+    except UnicodeEncodeError:
+        raise InvalidMessage(f"{column} is not valid UTF-8") from None
+
+
+def _quoted(value: object) -> str:
+    """A value in an error, short enough for one line."""
+    text = repr(value)
+    return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  a line's worth

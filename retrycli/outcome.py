@@ -1,0 +1,111 @@
+"""What can come of an attempt: a small closed set, and how an HTTP answer falls into it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from email.utils import parsedate_to_datetime
+from enum import StrEnum
+
+RETRY_AFTER_CAP = timedelta(hours=6)
+"""No server can make a message wait longer than this."""
+
+ERROR_LENGTH = 500
+"""How many characters of an error text are kept."""
+
+
+class OutcomeKind(StrEnum):
+    """The closed set. Each member says what is known about the message afterwards."""
+
+    DELIVERED = "delivered"
+    """The other side has it."""
+    REFUSED = "refused"
+    """A success status, but the answer's content says no."""
+    UNKNOWN = "unknown"
+    """It may or may not have arrived."""
+    TRANSIENT = "transient"
+    """The other side could not take it just now."""
+    UNREACHABLE = "unreachable"
+    """Nothing left this machine: the connection was never made."""
+    THROTTLED = "throttled"
+    """The other side asks us to slow down."""
+    UNAUTHORIZED = "unauthorized"
+    """Our credentials, or the other side's certificate, are not accepted."""
+    PERMANENT = "permanent"
+    """It will never be taken as it stands."""
+
+
+ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
+"""Outcomes that show the destination to be at work, whatever it thinks of the message."""
+
+OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
+"""Outcomes that a destination in trouble gives, whatever the message is."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What came of one attempt. ``error`` is None only for ``delivered``."""
+
+    kind: OutcomeKind
+    status_code: int | None = None
+    error: str | None = None
+    retry_after: timedelta | None = None
+    """How long from the answer on the other side wants to be left alone."""
+
+
+DELIVERED = Outcome(OutcomeKind.DELIVERED)
+
+
+def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:  # noqa: PLR0911  one line a rule
+    """The outcome that an HTTP status stands for where the preset has no rule of its own.
+
+    Args:
+        status: the final status code, 200 to 599 (RFC 9110, section 15).
+        retry_after: the answer's Retry-After; with it a 413 passes (RFC 9110, section 15.5.14).
+    """
+    match status:
+        case 401 | 407:
+            return OutcomeKind.UNAUTHORIZED
+        case 429:
+            return OutcomeKind.THROTTLED
+        case 408 | 425:
+            return OutcomeKind.TRANSIENT
+        case 413 if retry_after is not None:
+            return OutcomeKind.TRANSIENT
+        case 501 | 505:
+            return OutcomeKind.PERMANENT
+        case _ if 200 <= status < 300:  # noqa: PLR2004  the class of success
+            return OutcomeKind.DELIVERED
+        case _ if status >= 500:  # noqa: PLR2004  the class of server errors
+            return OutcomeKind.TRANSIENT
+        case _:
+            return OutcomeKind.PERMANENT
+
+
+def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
+    """Read a Retry-After header (RFC 9110, section 10.2.3).
+
+    Args:
+        value: the header, in seconds or as an HTTP date; None where there is none.
+        now: the time of the answer, aware.
+
+    Returns:
+        How long to wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None for no header and for garbage.
+    """
+    text = (value or "").strip()
+    if text.isascii() and text.isdigit():
+        # Ten digits are far beyond the cap already, and int() is slow on a header full of them.
+        return min(timedelta(seconds=int(text[:10])), RETRY_AFTER_CAP)
+    try:
+        until = parsedate_to_datetime(text)
+    except (ValueError, OverflowError, IndexError):
+        return None
+    if until.tzinfo is None:
+        until = until.replace(tzinfo=UTC)
+    return max(timedelta(0), min(until - now, RETRY_AFTER_CAP))
+
+
+def one_line(text: str) -> str:
+    """An error text as one line of at most `ERROR_LENGTH` characters."""
+    line = " ".join(text.split())
+    return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"

@@ -1,0 +1,199 @@
+"""What happens next: the one place that turns an outcome into a transition."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from typing import assert_never
+
+from retrycli.backoff import Backoff
+from retrycli.message import EscalationReason, Message, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+
+
+class TransitionKind(StrEnum):
+    """What an outcome does to a message."""
+
+    ENROLLED = "enrolled"
+    DELIVERED = "delivered"
+    RESCHEDULED = "rescheduled"
+    ESCALATED = "escalated"
+    RELEASED = "released"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    """One change of a message. Made by the constructors below, each of which fixes exactly its own fields.
+
+    None means: this field stays as it is.
+    """
+
+    kind: TransitionKind
+    next_attempt_at: datetime | None = None
+    retry_count: int | None = None
+    unknown_count: int | None = None
+    last_error: str | None = None
+    reason: EscalationReason | None = None
+
+    @classmethod
+    def enrolled(cls, at: datetime) -> Transition:
+        """New to the queue, with its first time."""
+        return cls(TransitionKind.ENROLLED, next_attempt_at=at)
+
+    @classmethod
+    def delivered(cls) -> Transition:
+        """The other side has it."""
+        return cls(TransitionKind.DELIVERED)
+
+    @classmethod
+    def rescheduled(
+        cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None
+    ) -> Transition:
+        """One try less, and a later time."""
+        return cls(
+            TransitionKind.RESCHEDULED,
+            next_attempt_at=at,
+            retry_count=retry_count,
+            unknown_count=unknown_count,
+            last_error=last_error,
+        )
+
+    @classmethod
+    def escalated(
+        cls,
+        reason: EscalationReason,
+        *,
+        last_error: str | None,
+        retry_count: int | None = None,
+        unknown_count: int | None = None,
+    ) -> Transition:
+        """Into a person's hands."""
+        return cls(
+            TransitionKind.ESCALATED,
+            retry_count=retry_count,
+            unknown_count=unknown_count,
+            last_error=last_error,
+            reason=reason,
+        )
+
+    @classmethod
+    def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
+        """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
+        return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """The rules for one message type."""
+
+    backoff: Backoff = Backoff()
+    max_retries: int = 10
+    unknown_limit: int = 2
+    """How often a message whose outcome is unknown is sent again before a person is asked."""
+    expires_after: timedelta | None = None
+
+    def decide(
+        self,
+        queued: QueuedMessage,
+        outcome: Outcome,
+        *,
+        since: datetime,
+        now: datetime,
+        jitter: float,
+        charged: bool = True,
+    ) -> Transition:
+        """What an outcome does to a message.
+
+        Args:
+            queued: the message as it was when the attempt began.
+            outcome: what came of the attempt.
+            since: the start of the pass; waits count from it, so that they end before a tick, not after.
+            now: the time of the answer; Retry-After counts from it.
+            jitter: one roll of the dice, -1 to 1.
+            charged: False where the destination is known to be down, so that the failure says nothing about
+                the message: it keeps its tries.
+        """
+        match outcome.kind:
+            case OutcomeKind.DELIVERED:
+                return Transition.delivered()
+            case OutcomeKind.PERMANENT:
+                return Transition.escalated(EscalationReason.PERMANENT, last_error=outcome.error)
+            case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
+                return Transition.released()
+            case OutcomeKind.REFUSED:
+                charged = True
+            case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:
+                pass
+            case OutcomeKind.UNKNOWN if queued.unknown_count >= self.unknown_limit:
+                return _escalated_unknown(queued, outcome, charged=charged)
+            case OutcomeKind.UNKNOWN:
+                queued = replace(queued, unknown_count=queued.unknown_count + 1)
+            case _:
+                assert_never(outcome.kind)
+        if not charged:
+            return Transition.released(now, unknown_count=queued.unknown_count)
+        due = self._due(queued.message, queued.message.retry_count + 2, since, jitter)
+        return self._counted(queued, outcome, max(due, now + (outcome.retry_after or timedelta(0))))
+
+    def _counted(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
+        tries = queued.message.retry_count + 1
+        if tries >= self.max_retries:
+            return Transition.escalated(
+                EscalationReason.EXHAUSTED,
+                last_error=exhausted(self.max_retries, outcome.error),
+                retry_count=tries,
+                unknown_count=queued.unknown_count,
+            )
+        return Transition.rescheduled(
+            due, retry_count=tries, unknown_count=queued.unknown_count, last_error=outcome.error
+        )
+
+    def enrol(
+        self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float
+    ) -> Transition:
+        """What becomes of a message that is new to the queue: waiting, or in a person's hands at once.
+
+        The wait counts from the failure and never from a time to come, so that a wrong clock delays nobody.
+        """
+        if message.retry_count >= self.max_retries:
+            return Transition.escalated(
+                EscalationReason.EXHAUSTED, last_error=exhausted(self.max_retries, message.last_error)
+            )
+        if message.created_at is None and message.updated_at is None:
+            return Transition.enrolled(now)
+        return Transition.enrolled(
+            self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter)
+        )
+
+    def expired(self, queued: QueuedMessage, now: datetime) -> bool:
+        """Whether a message is too old to be wanted; its age counts from when it was made."""
+        made_at = queued.message.created_at or queued.first_failed_at
+        return self.expires_after is not None and now - made_at > self.expires_after
+
+    def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
+        made_at = None if message.created_at is None else min(message.created_at, since)
+        return self.backoff.next_attempt_at(retry, since=since, created_at=made_at, jitter=jitter)
+
+
+def first_failure(message: Message, now: datetime) -> datetime:
+    """When a message that is new to the queue failed, as well as its row tells."""
+    return message.updated_at or message.created_at or now
+
+
+def exhausted(max_retries: int, error: str | None) -> str:
+    """The ``last_error`` of a message that has had all its tries. Operators' searches rely on its words."""
+    start = f"Max retries ({max_retries}) exceeded. Manual intervention required."
+    if error is None:
+        return start
+    return error if error.startswith("Max retries (") else f"{start} Last error: {error}"
+
+
+def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, charged: bool) -> Transition:
+    unknowns = queued.unknown_count + 1
+    return Transition.escalated(
+        EscalationReason.UNKNOWN,
+        last_error=f"May have arrived: {outcome.error} ({unknowns} times)",
+        retry_count=queued.message.retry_count + charged,
+        unknown_count=unknowns,
+    )
