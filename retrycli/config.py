@@ -56,18 +56,14 @@ class Database(_Section):
     """Where the application's table is."""
 
     url: str = Field("sqlite:///ticketing_agent.db", description="SQLAlchemy URL, sqlite or postgresql")
-    table: str = Field(
-        "pending_messages", description="the application's table, with its schema if it has one"
-    )
+    table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
     auto_upgrade: bool = Field(default=True, description="let a pass upgrade retrycli's own tables")
 
     @field_validator("url")
     @classmethod
     def _known_database(cls, url: str) -> str:
         if not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
-            raise ValueError(
-                "write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported"
-            )
+            raise ValueError("write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported")
         return url
 
     @field_validator("table")
@@ -101,9 +97,7 @@ class Schedule(_Section):
     base_minutes: Minutes = Field(15.0, description="the first wait")
     factor: float = Field(2.0, ge=1, le=100, description="exponential: each wait is so many times the last")
     cap_minutes: Minutes = Field(240.0, description="exponential: no wait is longer")
-    jitter: float = Field(
-        0.2, ge=0, le=1, description="spread of waits of an hour or more, as a part of the wait"
-    )
+    jitter: float = Field(0.2, ge=0, le=1, description="spread of waits of an hour or more, as a part of the wait")
     waits_minutes: Waits = Field((), description="list: the waits; the last repeats")
     due_slack_seconds: float = Field(
         60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
@@ -154,9 +148,7 @@ class Gateway(_Section):
 
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
     base_url: str | None = Field(None, description="where the ticketing API is")
-    auth: Literal["none", "bearer", "basic", "login"] = Field(
-        "none", description="none, bearer, basic or login"
-    )
+    auth: Literal["none", "bearer", "basic", "login"] = Field("none", description="none, bearer, basic or login")
     username: str | None = Field(None, description="basic, login")
     username_file: Path | None = Field(None, description="a file that holds it")
     password: SecretStr | None = Field(None, description="basic, login")
@@ -165,9 +157,7 @@ class Gateway(_Section):
     token_file: Path | None = Field(None, description="a file that holds it")
     login_path: str = Field("/auth/login", description="login: where user and password are posted")
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection to be made")
-    request_timeout_seconds: float = Field(
-        30.0, gt=0, le=3600, description="for the whole request and its answer"
-    )
+    request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
     immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
     unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
     ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
@@ -186,9 +176,7 @@ class Gateway(_Section):
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("write it with its scheme and host, as in https://tickets.example.com/api")
         if parts.username or parts.password:
-            raise ValueError(
-                "put user and password into gateway.username and gateway.password_file, not the URL"
-            )
+            raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
         if parts.query or parts.fragment:
             raise ValueError("a base URL ends with its path; leave out what follows ? or #")
         return url.rstrip("/")
@@ -234,9 +222,7 @@ class BreakerSettings(_Section):
     @property
     def rules(self) -> BreakerRules:
         """The same, for the breaker."""
-        return BreakerRules(
-            self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes)
-        )
+        return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
 class Logging(_Section):
@@ -296,9 +282,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
-        raise ConfigurationError(
-            _in_words(error, {key: source for key, (_, source) in values.items()})
-        ) from None
+        raise ConfigurationError(_in_words(error, {key: source for key, (_, source) in values.items()})) from None
     return Loaded(settings, file, {key: source for key, (_, source) in values.items()})
 
 
@@ -363,9 +347,7 @@ def _from_secret_files(values: Mapping[str, tuple[object, str]]) -> Iterator[tup
         twin = key.removesuffix("_file")
         if twin in SECRETS and twin != key:
             if twin in values:
-                raise ConfigurationError(
-                    f"both {twin} ({values[twin][1]}) and {key} ({source}) are set; keep one"
-                )
+                raise ConfigurationError(f"both {twin} ({values[twin][1]}) and {key} ({source}) are set; keep one")
             yield twin, (_read_secret(key, Path(str(value))), f"file {value}")
 
 
@@ -407,8 +389,6 @@ def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
         key = ".".join(str(part) for part in each["loc"] if part != "[key]")
         known = max((k for k in sources if key == k or key.startswith(k + ".")), key=len, default=None)
         origin = f" ({sources[known]})" if known else ""
-        text = {"extra_forbidden": "no such setting"}.get(
-            each["type"], each["msg"].removeprefix("Value error, ")
-        )
+        text = {"extra_forbidden": "no such setting"}.get(each["type"], each["msg"].removeprefix("Value error, "))
         problems.append(f"{key}{origin}: {text}" if key else text)
     return "; ".join(problems) + ". `retrycli config show` lists every setting"

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.message import EscalationReason, MessageType
-from retrycli.outcome import OutcomeKind
+from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
+from retrycli.outcome import LAPSED, OutcomeKind
+from retrycli.policy import Settled, TransitionKind
 
 
 class PassResult(StrEnum):
@@ -211,3 +212,26 @@ def summarise(events: list[Event], pass_id: str, result: PassResult, duration: t
     for event in events:
         tally.count(event)
     return tally.summary(pass_id, result, duration)
+
+
+def event_of(message: Message | QueuedMessage | UnusableMessage, settled: Settled) -> Event:
+    """What the world is told of a transition."""
+    change = settled.transition
+    outcome = settled.outcome or LAPSED
+    row = message.message if isinstance(message, QueuedMessage) else message
+    about = (
+        settled.message_id,
+        row.ticket_id,
+        row.message_type,
+        row.retry_count if change.retry_count is None else change.retry_count,
+    )
+    match change.kind:
+        case TransitionKind.DELIVERED:
+            return MessageDelivered(*about)
+        case TransitionKind.ESCALATED:
+            problem = message.problem if isinstance(message, UnusableMessage) else None
+            return MessageEscalated(*about, reason=change.reason or EscalationReason.INVALID, problem=problem)
+        case TransitionKind.RESCHEDULED if change.next_attempt_at is not None:
+            return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
+        case _:
+            return MessageReleased(*about, outcome.kind, outcome.status_code)

@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrycli.errors import InvalidMessage
 
@@ -149,6 +149,59 @@ class QueuedMessage:
     unknown_count: int = 0
     attempt_number: int = 1
 
+    @property
+    def message_id(self) -> int:
+        """The message's own id."""
+        return self.message.id
+
+
+@dataclass(frozen=True, slots=True)
+class UnusableMessage:
+    """A row that `Message.from_row` would not take, with what little of it is sure."""
+
+    message_id: int
+    ticket_id: int | str
+    message_type: str
+    retry_count: int
+    problem: str
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any], problem: str) -> UnusableMessage:
+        """Name a bad row."""
+        count = row["retry_count"]
+        return cls(
+            message_id=row["id"],
+            ticket_id=ticket if isinstance(ticket := row["ticket_id"], int | str) else "",
+            message_type=str(row["message_type"]),
+            retry_count=count if isinstance(count, int) else 0,
+            problem=problem,
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Lapsed:
+    """A message whose claim its holder did not live to give back."""
+
+    message: QueuedMessage | UnusableMessage
+    attempt_by: str | None
+    """Who made the attempt that was under way; None where none had begun."""
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """A range of message ids: above ``after``, up to and including ``upto``; None is no bound."""
+
+    after: int | None
+    upto: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """The exclusive right to some messages: who has it, and until when it outlives a crash."""
+
+    claimant: str
+    expires_at: datetime
+
 
 def retry_count(value: object) -> int:
     """The number of tries made so far; null counts as 0.
@@ -186,9 +239,7 @@ def _whole_number(column: str, value: object) -> int:
 def _ticket_id(value: object) -> int | str:
     if isinstance(value, int | str) and value != "":
         return value
-    raise InvalidMessage(
-        "ticket_id is missing" if value is None or value == "" else "ticket_id is no number or text"
-    )
+    raise InvalidMessage("ticket_id is missing" if value is None or value == "" else "ticket_id is no number or text")
 
 
 def _message_type(value: object) -> MessageType:

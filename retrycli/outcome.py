@@ -53,10 +53,11 @@ class Outcome:
     """How long from the answer on the other side wants to be left alone."""
 
 
-DELIVERED = Outcome(OutcomeKind.DELIVERED)
+LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")
+"""What came of an attempt whose claim lapsed."""
 
 
-def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:  # noqa: PLR0911  one line a rule
+def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
     """The outcome that an HTTP status stands for where the preset has no rule of its own.
 
     Args:

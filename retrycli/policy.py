@@ -47,9 +47,7 @@ class Transition:
         return cls(TransitionKind.DELIVERED)
 
     @classmethod
-    def rescheduled(
-        cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None
-    ) -> Transition:
+    def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> Transition:
         """One try less, and a later time."""
         return cls(
             TransitionKind.RESCHEDULED,
@@ -78,9 +76,31 @@ class Transition:
         )
 
     @classmethod
+    def invalid(cls, problem: str) -> Transition:
+        """Its row can't be turned into a request."""
+        return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}")
+
+    @classmethod
+    def expired(cls) -> Transition:
+        """Nobody wants it any more."""
+        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
+
+    @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
         """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
+
+
+@dataclass(frozen=True, slots=True)
+class Settled:
+    """A message whose fate is decided and not yet written down."""
+
+    message_id: int
+    transition: Transition
+    outcome: Outcome | None = None
+    """None where no attempt was made."""
+    duration: timedelta | None = None
+    finished_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,9 +169,7 @@ class RetryPolicy:
             due, retry_count=tries, unknown_count=queued.unknown_count, last_error=outcome.error
         )
 
-    def enrol(
-        self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float
-    ) -> Transition:
+    def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
         """What becomes of a message that is new to the queue: waiting, or in a person's hands at once.
 
         The wait counts from the failure and never from a time to come, so that a wrong clock delays nobody.
@@ -162,9 +180,7 @@ class RetryPolicy:
             )
         if message.created_at is None and message.updated_at is None:
             return Transition.enrolled(now)
-        return Transition.enrolled(
-            self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter)
-        )
+        return Transition.enrolled(self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
 
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
         """Whether a message is too old to be wanted; its age counts from when it was made."""

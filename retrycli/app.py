@@ -1,0 +1,309 @@
+"""The only place where adapters, clock and randomness are put together.
+
+What the commands call is also public Python: see `retrycli.run_once`, `retrycli.retry` and `retrycli.status`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import getpass
+import hashlib
+import os
+import random
+import socket
+import time
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+from retrycli import by_hand, engine, intake, logs
+from retrycli.breaker import Breaker
+from retrycli.config import Settings
+from retrycli.errors import ConfigurationError
+from retrycli.events import Event, PassSummary
+from retrycli.lock import Holder, PassLock
+from retrycli.outcome import Outcome
+from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.views import Filter, ListedMessage, Views
+
+LATE_AFTER_INTERVALS = 2
+LATE_GRACE = timedelta(minutes=5)
+
+
+def utc_now() -> datetime:
+    """The clock: the time, aware and in UTC."""
+    return datetime.now(UTC)
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a pass is given of the machine it runs on; tests give it others."""
+
+    now: Callable[[], datetime] = utc_now
+    rng: random.Random = random.SystemRandom()  # noqa: RUF009  it has no state to share
+    stop_requested: Callable[[], bool] = lambda: False
+
+
+HERE = Surroundings()
+
+
+@contextmanager
+def open_database(settings: Settings) -> Iterator[Database]:
+    """Open the database, with retrycli's own tables in it.
+
+    Raises:
+        DatabaseUnavailable: it can't be opened, read or written.
+        ConfigurationError: the settings name none, or its tables are of another version.
+    """
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        database.ensure_tables(upgrade=settings.database.auto_upgrade)
+        yield database
+    finally:
+        database.close()
+
+
+def run_once(
+    settings: Settings,
+    *,
+    limit: int | None = None,
+    wait_lock_seconds: float | None = None,
+    listen: Callable[[Event], None] | None = None,
+    surroundings: Surroundings = HERE,
+) -> PassSummary:
+    """Make one pass: deliver what is due.
+
+    It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
+    until the pass has ended; call it from a thread where an event loop is running.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        limit: how many messages to try at most; by default ``run.limit``.
+        wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
+        listen: called with each event of the pass, in the thread that makes it.
+        surroundings: clock, randomness, and whether to stop early.
+
+    Returns:
+        How the pass went. That another pass holds the lock, that deliveries are paused, that the ticketing API is
+        down: all of these are results and no errors.
+
+    Raises:
+        DatabaseUnavailable: the database can't be opened, read or written.
+        ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
+    """
+    rules = pass_rules(settings, limit=limit)
+    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
+    wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
+    with open_database(settings) as database:
+        lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now)
+        world = _world(settings, database, surroundings, listen)
+        return asyncio.run(engine.run_pass(world, lock, rules, me))
+
+
+def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
+    """Try one message now, whatever its wait, also an escalated one.
+
+    It takes none of the message's tries: if it is not delivered, the message stays where it was.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        message_id: the message's id in the application's table.
+        by: who asks for it, for the history; by default the login name.
+        surroundings: clock and randomness.
+
+    Returns:
+        What came of the attempt.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, or is being sent just now.
+        InvalidMessage: its data can't be turned into a request.
+        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+    """
+    rules = pass_rules(settings)
+    with open_database(settings) as database:
+        world = _world(settings, database, surroundings)
+        return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is happening, as `status` tells it."""
+
+    state: str
+    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``."""
+    running: bool
+    """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
+    now: datetime
+    last_pass: PassRecord | None
+    next_run: datetime | None
+    retry_interval_minutes: float
+    max_retries: int
+    messages: dict[str, int]
+    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
+    breakers: list[Breaker]
+    pause: Pause | None
+    lock: Holder | None
+    """Who holds the pass lock just now."""
+
+
+def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Status:
+    """What is happening.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+    """
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        at = now()
+        last = next(iter(ledger.last_passes(1)), None)
+        pause = ledger.pause(at)
+        breakers = [each for each in ledger.breakers() if each.probe_at is not None]
+        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
+        return Status(
+            state=_state(last, late=late, paused=pause is not None, down=bool(breakers)),
+            running=last is not None and not late and pause is None,
+            now=at,
+            last_pass=last,
+            next_run=None if last is None or late else max(last.started_at + interval, at),
+            retry_interval_minutes=settings.schedule.retry_interval_minutes,
+            max_retries=settings.schedule.max_retries,
+            messages=Views(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
+            breakers=breakers,
+            pause=pause,
+            lock=PassLock(lock_path(settings)).holder(),
+        )
+
+
+def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:
+    if paused:
+        return "paused"
+    if last is None:
+        return "never_run"
+    if late:
+        return "late"
+    return "down" if down else "ok"
+
+
+def preview(settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE) -> list[ListedMessage]:
+    """The messages that a pass would send now, the one that has waited longest first. Nothing is written.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+    """
+    rules = pass_rules(settings, limit=limit)
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        with database.nothing_kept():
+            database.ensure_tables(upgrade=settings.database.auto_upgrade)
+            at = surroundings.now()
+            intake.follow_the_table(_world(settings, database, surroundings), rules, at, emit=lambda _: None)
+            return list(Views(database).messages(Filter(due_by=at + rules.due_slack), limit=rules.limit))
+    finally:
+        database.close()
+
+
+def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
+    """The settings as a pass needs them.
+
+    Raises:
+        ConfigurationError: there is no base URL.
+    """
+    if settings.gateway.base_url is None:
+        raise ConfigurationError(
+            "gateway.base_url is not set: where is the ticketing API? Set it in retrycli.toml or TICKETING_API_BASE_URL"
+        )
+    return PassRules(
+        destination=settings.gateway.base_url,
+        policies=settings.policies,
+        breaker=settings.breaker.rules,
+        due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),
+        deadline=timedelta(minutes=settings.run.deadline_minutes),
+        request_timeout=timedelta(seconds=settings.gateway.request_timeout_seconds),
+        concurrency=settings.run.concurrency,
+        limit=settings.run.limit if limit is None else limit,
+        rate_per_second=settings.run.rate_per_second,
+    )
+
+
+def lock_path(settings: Settings) -> Path:
+    """The lock file: the one that is set, or beside the SQLite file, or in the folder for temporary files.
+
+    Its name does not depend on the environment, which cron's is not the operator's.
+    """
+    if settings.run.lock_file is not None:
+        return settings.run.lock_file
+    url = settings.database.url
+    scheme, _, rest = url.partition(":///")
+    if scheme.startswith("sqlite"):
+        return Path(rest.partition("?")[0] + ".retrycli.lock").absolute()
+    name = hashlib.sha256(url.encode()).hexdigest()[:12]
+    return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
+
+
+def login_name() -> str:
+    """Who is at the keyboard, as far as the system knows."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid {os.getuid()}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Lock:
+    """The pass lock, with the clock it waits by."""
+
+    lock: PassLock
+    me: Identity
+    wait_seconds: float
+    now: Callable[[], datetime]
+
+    def acquire(self) -> None:
+        holder = Holder(self.me.pid, self.me.host, self.now())
+        self.lock.acquire(holder, wait_seconds=self.wait_seconds, now=self.now, sleep=time.sleep)
+
+    def release(self) -> None:
+        self.lock.release()
+
+
+def _world(
+    settings: Settings,
+    database: Database,
+    surroundings: Surroundings,
+    listen: Callable[[Event], None] | None = None,
+) -> World:
+    def emit(event: Event) -> None:
+        logs.log_event(event)
+        if listen is not None:
+            listen(event)
+
+    @asynccontextmanager
+    async def open_gateway() -> AsyncIterator[Gateway]:
+        from retrycli.gateway.http import HttpGateway
+
+        columns = database.messages.c.keys()
+        gateway = HttpGateway(
+            settings.gateway, columns=columns, connections=settings.run.concurrency, now=surroundings.now
+        )
+        async with gateway:
+            yield gateway
+
+    return World(
+        enrolment=Enrolment(database),
+        claims=Claims(database),
+        ledger=Ledger(database),
+        open_gateway=open_gateway,
+        emit=emit,
+        now=surroundings.now,
+        sleep=asyncio.sleep,
+        jitter=lambda: surroundings.rng.uniform(-1, 1),
+        stop_requested=surroundings.stop_requested,
+    )

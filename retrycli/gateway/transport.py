@@ -1,0 +1,82 @@
+"""The HTTP client, and what its exceptions prove about a request.
+
+httpx's own pool slows down with the square of the concurrency, so aiohttp's connections stand beneath httpx's API.
+That transport names some errors wrongly: a server that closes after it has read the request shows as
+``ConnectTimeout``. So the exception's cause, aiohttp's own, decides, and what is not proven unsent is unknown.
+"""
+
+from __future__ import annotations
+
+import ssl
+
+import aiohttp
+import httpx
+from httpx_aiohttp import AiohttpTransport
+
+from retrycli.config import Gateway as GatewaySettings
+from retrycli.errors import ConfigurationError
+from retrycli.outcome import OutcomeKind
+
+KEEPALIVE_SECONDS = 3.0
+"""Idle connections are dropped before a server is likely to: a server that closes one just as the next request is
+written leaves us not knowing whether it was read."""
+
+NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
+"""aiohttp's exceptions for a connection that was never made."""
+
+BAD_REQUEST = (httpx.UnsupportedProtocol, httpx.InvalidURL)
+
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError)
+"""All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`."""
+
+
+def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncClient:
+    """Open a client with so many connections at most, bound to no host.
+
+    Raises:
+        ConfigurationError: the CA file can't be used.
+    """
+    context = _tls(settings)
+
+    def session() -> aiohttp.ClientSession:
+        connector = aiohttp.TCPConnector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
+        made = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
+        # that takes a reply by PUT would then have it twice. There is no public switch.
+        made._retry_connection = False  # noqa: SLF001
+        return made
+
+    timeout = httpx.Timeout(settings.request_timeout_seconds, connect=settings.connect_timeout_seconds, pool=None)
+    return httpx.AsyncClient(transport=AiohttpTransport(client=session, verify=context), timeout=timeout)
+
+
+def kind_of_exception(error: BaseException) -> OutcomeKind:
+    """What an exception of `TRANSPORT_ERRORS` proves about the request."""
+    cause = error.__cause__ or error
+    if isinstance(cause, aiohttp.ClientConnectorCertificateError):
+        return OutcomeKind.UNAUTHORIZED
+    if isinstance(cause, NOT_SENT):
+        return OutcomeKind.UNREACHABLE
+    if isinstance(error, BAD_REQUEST):
+        return OutcomeKind.PERMANENT
+    return OutcomeKind.UNKNOWN
+
+
+def in_words(error: BaseException) -> str:
+    """An exception for ``last_error``: its name and, where it says more, its text."""
+    cause = error.__cause__ or error
+    text = str(cause)
+    return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
+
+
+def _tls(settings: GatewaySettings) -> ssl.SSLContext:
+    if not (settings.base_url or "").startswith("https:"):
+        # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.create_default_context()
+    if settings.ca_file is not None:
+        try:
+            context.load_verify_locations(settings.ca_file)
+        except OSError as error:
+            raise ConfigurationError(f"gateway.ca_file: can't use {settings.ca_file}: {error}") from error
+    return context

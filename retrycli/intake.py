@@ -1,0 +1,47 @@
+"""Intake: the queue follows the application's table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from datetime import datetime
+
+from retrycli.events import Event, event_of
+from retrycli.message import Message, UnusableMessage
+from retrycli.policy import Settled, Transition, TransitionKind, first_failure
+from retrycli.ports import PassRules, World
+
+BATCH = 500
+"""How many messages are taken in with one transaction."""
+
+
+def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int:
+    """Take in messages that have failed, and let go of those that are the application's again.
+
+    Returns:
+        Where the next pass goes on with the older messages.
+    """
+    spans, swept_to = world.enrolment.plan_sweep(world.ledger.swept_to())
+    for span in spans:
+        world.enrolment.retire(span)
+        while fresh := world.enrolment.newly_failed(span, BATCH):
+            for escalated in enrol(world, rules, fresh, now):
+                emit(escalated)
+    return swept_to
+
+
+def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime) -> list[Event]:
+    """Take messages into the queue; those that go straight to a person are told of in the events."""
+    entries, events = [], []
+    for each in fresh:
+        if isinstance(each, UnusableMessage):
+            settled, failed_at = Settled(each.message_id, Transition.invalid(each.problem)), now
+        else:
+            failed_at = first_failure(each, now)
+            policy = rules.policies[each.message_type]
+            transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=world.jitter())
+            settled = Settled(each.id, transition)
+        entries.append((settled, failed_at, each.ticket_id))
+        if settled.transition.kind is TransitionKind.ESCALATED:
+            events.append(event_of(each, settled))
+    world.enrolment.enrol(entries, now)
+    return events

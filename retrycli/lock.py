@@ -1,0 +1,117 @@
+"""The pass lock: one pass at a time on one host.
+
+The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that dies. The file's text
+only tells people who holds it; nothing is ever decided by it, and the file is never deleted: a process that waits
+for a deleted file would hold a lock that nobody else can see.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Self
+
+from retrycli.errors import LockHeld, LockUnusable
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Holder:
+    """Who holds, or last held, a lock; every field is None where the file does not say."""
+
+    pid: int | None = None
+    host: str | None = None
+    since: datetime | None = None
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """Read what a holder wrote."""
+        try:
+            values = json.loads(text)
+            return cls(int(values["pid"]), str(values["host"]), datetime.fromisoformat(values["since"]))
+        except (ValueError, KeyError, TypeError):
+            return cls()
+
+    def in_words(self, now: datetime) -> str:
+        """For an error: pid, host, age."""
+        if self.since is None:
+            return "a process that did not say who it is"
+        return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"
+
+
+class PassLock:
+    """A lock file, held from `acquire` until `release` or until the process ends.
+
+    Args:
+        path: the file; it is made if it is not there, for its owner alone.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._file: int | None = None
+
+    def acquire(
+        self, me: Holder, *, wait_seconds: float, now: Callable[[], datetime], sleep: Callable[[float], None]
+    ) -> None:
+        """Take the lock, or wait a little for it.
+
+        Raises:
+            LockHeld: another process has held it all the time; the text names it.
+            LockUnusable: the file can't be opened, or is no plain file.
+        """
+        file = self._open()
+        waited = 0.0
+        while not _try_lock(file):
+            if waited >= wait_seconds:
+                holder = Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+                os.close(file)
+                raise LockHeld(f"another pass holds the lock {self._path}: {holder.in_words(now())}")
+            sleep(POLL_SECONDS)
+            waited += POLL_SECONDS
+        os.ftruncate(file, 0)
+        os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
+        self._file = file
+
+    def release(self) -> None:
+        """Give the lock back."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+
+    def holder(self) -> Holder | None:
+        """Who holds the lock just now; None where nobody does.
+
+        Raises:
+            LockUnusable: the file is there and can't be opened.
+        """
+        if not self._path.exists():
+            return None
+        file = self._open()
+        try:
+            return None if _try_lock(file) else Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+        finally:
+            os.close(file)
+
+    def _open(self) -> int:
+        try:
+            # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
+            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        except OSError as error:
+            raise LockUnusable(
+                f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
+                "the user who runs retrycli can write"
+            ) from error
+
+
+def _try_lock(file: int) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,136 @@
+"""A pass's events as log lines, in the words that operators search for. No line holds a word of a message."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+from typing import Literal, assert_never
+
+from retrycli.events import (
+    BreakerClosed,
+    BreakerOpened,
+    ClaimsLapsed,
+    Event,
+    MessageDelivered,
+    MessageEscalated,
+    MessageMovedOn,
+    MessageReleased,
+    MessageRescheduled,
+    PassStarted,
+    PassStopped,
+)
+from retrycli.message import EscalationReason
+
+logger = logging.getLogger("retrycli")
+
+
+def log_event(event: Event) -> None:
+    """Write one event to the log."""
+    for level, text in _lines(event):
+        logger.log(level, text, extra={"event": event})
+
+
+def _lines(event: Event) -> list[tuple[int, str]]:
+    """Levels and texts. What a person should see even where nobody reads the log is a warning."""
+    match event:
+        case PassStarted():
+            return [
+                (logging.INFO, "Message retry pass started"),
+                (logging.INFO, f"Found {event.due} failed messages to retry"),
+            ]
+        case ClaimsLapsed():
+            text = f"An earlier pass died: {event.released} messages released, {event.unknown} may have been delivered"
+            return [(logging.WARNING, text)]
+        case MessageDelivered():
+            return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
+        case MessageRescheduled():
+            said = _answer(event.outcome, event.status_code)
+            at = _utc(event.next_attempt_at)
+            text = f"Message {event.message_id} not sent ({said}), try {event.retry_count}, next attempt at {at}"
+            return [(logging.INFO, text)]
+        case MessageReleased():
+            said = _answer(event.outcome, event.status_code)
+            return [(logging.INFO, f"Message {event.message_id} not sent ({said}), its tries untouched")]
+        case MessageEscalated():
+            return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
+        case MessageMovedOn():
+            return [(logging.WARNING, f"Message {event.message_id} was changed by another while it was being sent")]
+        case BreakerOpened():
+            text = f"{event.destination} is down: {event.failures} failures in a row"
+            return [(logging.INFO, f"{text}, next try at {_utc(event.probe_at)}")]
+        case BreakerClosed():
+            return [(logging.INFO, f"{event.destination} is back")]
+        case PassStopped():
+            return [(logging.INFO, f"Message retry pass stops: {event.reason}")]
+    assert_never(event)
+
+
+def _escalation(event: MessageEscalated) -> str:
+    if event.reason is EscalationReason.EXHAUSTED:
+        return f"Message {event.message_id} reached max retries"
+    problem = f": {event.problem}" if event.problem else ""
+    return (
+        f"Message {event.message_id} needs a person ({event.reason}{problem}); see `retrycli show {event.message_id}`"
+    )
+
+
+def _metric(event: MessageEscalated) -> str:
+    return (
+        f"METRIC: message_escalated ticket_id={printable(str(event.ticket_id))} "
+        f"message_type={printable(str(event.message_type))} retry_count={event.retry_count}"
+    )
+
+
+def _answer(outcome: str, status_code: int | None) -> str:
+    return outcome if status_code is None else f"{outcome}, HTTP {status_code}"
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def printable(text: str) -> str:
+    """A value of somebody else's as part of one line: control characters are shown escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def configure(level: str, style: Literal["text", "json"]) -> None:
+    """Send retrycli's log to stderr.
+
+    Args:
+        level: the least level to show.
+        style: ``text``, or ``json`` for one object a line.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = [handler]
+    logger.setLevel(level)
+    logger.propagate = False
+
+
+class _Text(logging.Formatter):
+    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:  # noqa: N802  logging's
+        return _utc(datetime.fromtimestamp(record.created, UTC))
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record))
+
+
+class _Json(logging.Formatter):
+    def format(self, record: logging.LogRecord) -> str:
+        event = getattr(record, "event", None)
+        fields = {name: getattr(event, name) for name in _slots(type(event))}
+        line = {
+            "time": _utc(datetime.fromtimestamp(record.created, UTC)),
+            "level": record.levelname,
+            "event": type(event).__name__ if event is not None else None,
+            **fields,
+            "message": record.getMessage(),
+        }
+        return json.dumps(line, default=str)
+
+
+def _slots(kind: type) -> list[str]:
+    return [name for each in reversed(kind.__mro__) for name in getattr(each, "__slots__", ())]

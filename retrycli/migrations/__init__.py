@@ -1,0 +1,1 @@
+"""Alembic's revisions of retrycli's own tables."""

@@ -1,0 +1,14 @@
+"""Runs the revisions on the connection, and in the transaction, that `retrycli.store.database` hands over."""
+
+from __future__ import annotations
+
+from alembic import context
+
+from retrycli.schema import metadata
+
+context.configure(
+    connection=context.config.attributes["connection"],
+    target_metadata=metadata,
+    version_table="retrycli_version",
+)
+context.run_migrations()

@@ -1,0 +1,155 @@
+"""The ports of the engine: what it needs of the world, whoever provides it. Tests stand fakes here."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Protocol
+
+from retrycli.breaker import Breaker, BreakerRules
+from retrycli.events import Event, PassSummary
+from retrycli.message import Claim, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
+from retrycli.outcome import Outcome
+from retrycli.policy import RetryPolicy, Settled
+
+
+class Enrolment(Protocol):
+    """Which messages the queue looks after."""
+
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+        """The ranges of ids to compare, and where the next pass goes on."""
+
+    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+        """Failed messages that the queue does not know."""
+
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
+        """Add messages: first transition, first failure, ticket."""
+
+    def retire(self, span: Span) -> int:
+        """Drop messages that are the application's again."""
+
+
+class Claims(Protocol):
+    """The queue as a pass works on it."""
+
+    def count_due(self, due_by: datetime) -> int:
+        """How many messages are due."""
+
+    def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
+        """Claim due messages."""
+
+    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
+        """Claim one message, whatever its wait."""
+
+    def begin(
+        self,
+        claim: Claim,
+        ids: Sequence[int],
+        *,
+        made_by: str,
+        pass_id: str | None,
+        now: datetime,
+        fit: Callable[[QueuedMessage], bool],
+    ) -> list[QueuedMessage | UnusableMessage]:
+        """Load claimed messages, and write down an attempt for each that is fit for one."""
+
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
+        """Write down what came of messages; those that had moved on."""
+
+    def release(self, claim: Claim, ids: Collection[int]) -> None:
+        """Give back messages that no attempt was begun for."""
+
+    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
+        """Claim messages of the dead."""
+
+
+class Ledger(Protocol):
+    """What passes remember from one to the next."""
+
+    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
+        """A pass has begun."""
+
+    def heartbeat(self, pass_id: str, now: datetime) -> None:
+        """A pass is alive."""
+
+    def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
+        """A pass has ended."""
+
+    def bury_dead_passes(self, pass_id: str, *, host: str, now: datetime) -> None:
+        """Passes of this host that did not end are dead."""
+
+    def swept_to(self) -> int | None:
+        """Where the last sweep left off."""
+
+    def breaker(self, destination: str) -> Breaker:
+        """What is remembered of a destination."""
+
+    def save_breaker(self, breaker: Breaker) -> None:
+        """Remember a destination."""
+
+    def paused(self, now: datetime) -> str | None:
+        """Why deliveries are held back, in words; None where they are not."""
+
+
+class Lock(Protocol):
+    """One pass at a time."""
+
+    def acquire(self) -> None:
+        """Take it.
+
+        Raises:
+            LockHeld: another pass has it.
+        """
+
+    def release(self) -> None:
+        """Give it back."""
+
+
+class Gateway(Protocol):
+    """What delivers."""
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        """Send one message; never raises for what the other side did."""
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """Everything outside the engine."""
+
+    enrolment: Enrolment
+    claims: Claims
+    ledger: Ledger
+    open_gateway: Callable[[], AbstractAsyncContextManager[Gateway]]
+    """Opened only when there is something to send: it takes longer than a pass with nothing due."""
+    emit: Callable[[Event], None]
+    now: Callable[[], datetime]
+    sleep: Callable[[float], Awaitable[None]]
+    jitter: Callable[[], float]
+    """One roll of the dice, -1 to 1."""
+    stop_requested: Callable[[], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class PassRules:
+    """How a pass is to go about it."""
+
+    destination: str
+    policies: dict[MessageType, RetryPolicy]
+    breaker: BreakerRules
+    due_slack: timedelta
+    deadline: timedelta
+    request_timeout: timedelta
+    concurrency: int
+    limit: int | None = None
+    rate_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Which process this pass is."""
+
+    pass_id: str
+    host: str
+    pid: int

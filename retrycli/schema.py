@@ -1,0 +1,135 @@
+"""retrycli's own tables, and what it may touch of the application's.
+
+`migrations/` builds these tables; a test holds the two together.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    DateTime,
+    Index,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    TypeDecorator,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy import Dialect
+
+HEAD = "0001"
+"""The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
+
+
+class UtcDateTime(TypeDecorator[datetime]):
+    """A time that is always aware and in UTC, also where the database knows no time zones."""
+
+    impl = DateTime(timezone=True)
+    cache_ok = True
+
+    def process_bind_param(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Store UTC; SQLite keeps it without a zone."""
+        if value is None:
+            return None
+        utc = value.astimezone(UTC)
+        return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
+
+    def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:
+        """Give back an aware time."""
+        if value is None:
+            return None
+        return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
+
+
+BigId = BigInteger().with_variant(Integer, "sqlite")
+"""Only an INTEGER PRIMARY KEY is SQLite's own row id, which holds 64 bits all the same."""
+
+metadata = MetaData()
+
+queue = Table(
+    "retrycli_queue",
+    metadata,
+    Column("message_id", BigId, primary_key=True, autoincrement=False),
+    Column("state", String(16), nullable=False),
+    Column("next_attempt_at", UtcDateTime),
+    Column("delivery_key", String(36), nullable=False),
+    Column("claimed_by", String(36)),
+    Column("claim_expires_at", UtcDateTime),
+    Column("first_failed_at", UtcDateTime, nullable=False),
+    Column("unknown_count", Integer, nullable=False),
+    Column("escalated_at", UtcDateTime),
+    Column("escalation_reason", String(16)),
+    Column("fingerprint", String(64)),
+    Column("acknowledged_by", String(255)),
+    Column("acknowledged_at", UtcDateTime),
+    Column("note", Text),
+    Index("retrycli_queue_due", "state", "next_attempt_at", "message_id"),
+)
+
+attempts = Table(
+    "retrycli_attempts",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("message_id", BigId, nullable=False),
+    Column("pass_id", String(36)),
+    Column("number", Integer, nullable=False),
+    Column("made_by", String(255), nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("outcome", String(16)),
+    Column("status_code", Integer),
+    Column("error", Text),
+    Column("retry_after_s", Integer),
+    Column("duration_ms", Integer),
+    Index("retrycli_attempts_message", "message_id", "number"),
+)
+
+passes = Table(
+    "retrycli_passes",
+    metadata,
+    Column("id", String(36), primary_key=True),
+    Column("host", String(255), nullable=False),
+    Column("pid", Integer, nullable=False),
+    Column("started_at", UtcDateTime, nullable=False),
+    Column("heartbeat_at", UtcDateTime, nullable=False),
+    Column("finished_at", UtcDateTime),
+    Column("result", String(16)),
+    Column("sent", Integer, nullable=False),
+    Column("rescheduled", Integer, nullable=False),
+    Column("escalated", Integer, nullable=False),
+    Column("unknown", Integer, nullable=False),
+    Column("released", Integer, nullable=False),
+    Column("reason", Text),
+    Column("detail", Text),
+    Column("swept_to", BigId),
+    Index("retrycli_passes_started", "started_at"),
+)
+
+breakers = Table(
+    "retrycli_breakers",
+    metadata,
+    Column("destination", String(255), primary_key=True),
+    Column("state", String(16), nullable=False),
+    Column("failures", Integer, nullable=False),
+    Column("opened_at", UtcDateTime),
+    Column("probe_at", UtcDateTime),
+)
+
+pause = Table(
+    "retrycli_pause",
+    metadata,
+    Column("since", UtcDateTime, primary_key=True),
+    Column("until", UtcDateTime),
+    Column("by", String(255), nullable=False),
+    Column("reason", Text),
+)
+
+version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
+"""Alembic's own; described here only to be read."""

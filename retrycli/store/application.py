@@ -1,0 +1,76 @@
+"""The application's table: how its rows are read, and the one place that writes them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, DateTime, Integer, bindparam, func, update
+
+from retrycli.errors import InvalidMessage, SchemaMismatch
+from retrycli.message import Message, QueuedMessage, Status, UnusableMessage
+from retrycli.policy import Settled, TransitionKind
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+
+def message_of(row: Mapping[Any, Any]) -> Message | UnusableMessage:
+    """A row of the application's table, checked."""
+    if not isinstance(row["id"], int):
+        raise SchemaMismatch(f"the application's table has an id that is no whole number: {row['id']!r}")
+    try:
+        return Message.from_row(row)
+    except InvalidMessage as error:
+        return UnusableMessage.from_row(row, str(error))
+
+
+def queued_of(row: Mapping[Any, Any]) -> QueuedMessage | UnusableMessage:
+    """A row joined with its queue row, whose columns bear the prefix ``retrycli_``."""
+    own = {name: row[f"retrycli_{name}"] for name in ("delivery_key", "first_failed_at", "unknown_count")}
+    message = message_of({name: value for name, value in row.items() if not name.startswith("retrycli_")})
+    if isinstance(message, UnusableMessage):
+        return message
+    return QueuedMessage(message, attempt_number=row["retrycli_number"], **own)
+
+
+def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
+    """Change the application's rows: the only place that does."""
+    m = database.messages.c
+    guarded = update(database.messages).where(m.id == bindparam("of_id"), m.status == Status.FAILED.value)
+    delivered = [
+        {"of_id": each.message_id, "at": _sent_at(database, each.finished_at)}
+        for each in settled
+        if each.transition.kind is TransitionKind.DELIVERED
+    ]
+    if delivered:
+        values = {"status": Status.SENT.value, "last_error": None}
+        if "sent_at" in m:
+            values["sent_at"] = bindparam("at")  # type: ignore[assignment]
+        connection.execute(guarded.values(values), delivered)
+    failed = [
+        {
+            "of_id": each.message_id,
+            "error": each.transition.last_error,
+            "tries": each.transition.retry_count,
+        }
+        for each in settled
+        if each.transition.last_error is not None
+    ]
+    if failed:
+        tries: ColumnElement[int] = func.coalesce(bindparam("tries", type_=Integer), m.retry_count)
+        connection.execute(guarded.values(last_error=bindparam("error"), retry_count=tries), failed)
+
+
+def _sent_at(database: Database, time: datetime | None) -> object:
+    """A time as the application's column holds its own."""
+    if time is None or "sent_at" not in database.messages.c:
+        return None
+    kind = database.type_of("sent_at")
+    naive = time.astimezone(UTC).replace(tzinfo=None)
+    if isinstance(kind, DateTime) and not database.is_sqlite:
+        return time if kind.timezone else naive
+    return naive.isoformat(sep=" ", timespec="microseconds")

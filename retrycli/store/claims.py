@@ -1,0 +1,286 @@
+"""Claims and what comes of them. Each change names the state it expects, so that a late pass changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, assert_never
+
+from sqlalchemy import ColumnElement, Integer, bindparam, case, delete, func, insert, select, update
+
+from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
+from retrycli.outcome import LAPSED
+from retrycli.policy import Settled, Transition, TransitionKind
+from retrycli.schema import attempts, queue
+from retrycli.store.application import queued_of, write_messages
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+
+class Claims:
+    """The queue as a pass works on it.
+
+    Args:
+        database: where it is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def count_due(self, due_by: datetime) -> int:
+        """How many messages are due."""
+        statement = select(func.count()).select_from(queue).where(*is_due(due_by))
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar_one()
+
+    def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
+        """Claim due messages, the one that has waited longest first; their ids."""
+        with self._database.write() as connection:
+            due = (
+                select(queue.c.message_id)
+                .where(*is_due(due_by))
+                .order_by(queue.c.next_attempt_at, queue.c.message_id)
+                .limit(limit)
+                .with_for_update(skip_locked=True)
+            )
+            ids = list(connection.execute(due).scalars())
+            if ids:
+                connection.execute(
+                    update(queue)
+                    .where(queue.c.message_id.in_(ids), queue.c.state == State.WAITING.value)
+                    .values(_claimed(claim))
+                )
+            return ids
+
+    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
+        """Claim one message whatever its wait, also an escalated one.
+
+        Raises:
+            NoSuchMessage: the application's table has no such row.
+            NotActionable: it is not failed, or somebody is sending it.
+        """
+        m = self._database.messages.c
+        statement = (
+            select(m.status, queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at)
+            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
+            .where(m.id == message_id)
+        )
+        with self._database.write() as connection:
+            row = connection.execute(statement).mappings().one_or_none()
+            if row is None:
+                raise NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
+            if row["status"] != Status.FAILED:
+                raise NotActionable(f"message {message_id} is {row['status']}, not failed: there is nothing to retry")
+            if row["state"] == State.SENDING:
+                until = max(row["claim_expires_at"], now).astimezone().strftime("%H:%M:%S")
+                raise NotActionable(
+                    f"message {message_id} is being sent just now ({row['claimed_by']}); "
+                    f"look again with `retrycli show {message_id}`, at {until} at the latest"
+                )
+            connection.execute(update(queue).where(queue.c.message_id == message_id).values(_claimed(claim)))
+
+    def release(self, claim: Claim, ids: Collection[int]) -> None:
+        """Give back claimed messages for which no attempt was begun."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(queue)
+                .where(queue.c.message_id == bindparam("id"), *_held(claim))
+                .values(state=_where_it_was(), claimed_by=None, claim_expires_at=None),
+                [{"id": each} for each in ids],
+            )
+
+    def begin(
+        self,
+        claim: Claim,
+        ids: Sequence[int],
+        *,
+        made_by: str,
+        pass_id: str | None,
+        now: datetime,
+        fit: Callable[[QueuedMessage], bool],
+    ) -> list[QueuedMessage | UnusableMessage]:
+        """Load claimed messages and write down an attempt for each one that is fit for it.
+
+        What the application has meanwhile sent, rejected or taken back is dropped, and so is what this claim
+        has lost.
+        """
+        with self._database.write() as connection:
+            loaded = self._load(connection, claim, ids)
+            connection.execute(
+                delete(queue).where(
+                    queue.c.message_id.in_(ids),
+                    *_held(claim),
+                    queue.c.message_id.not_in([each.message_id for each in loaded]),
+                )
+            )
+            started = [
+                {
+                    "message_id": each.message.id,
+                    "pass_id": pass_id,
+                    "number": each.attempt_number,
+                    "made_by": made_by,
+                    "started_at": now,
+                }
+                for each in loaded
+                if isinstance(each, QueuedMessage) and fit(each)
+            ]
+            if started:
+                connection.execute(insert(attempts), started)
+            return loaded
+
+    def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+        m = self._database.messages.c
+        number = (
+            select(func.coalesce(func.max(attempts.c.number), 0) + 1)
+            .where(attempts.c.message_id == queue.c.message_id)
+            .scalar_subquery()
+        )
+        statement = (
+            select(
+                *m,
+                queue.c.delivery_key.label("retrycli_delivery_key"),
+                queue.c.first_failed_at.label("retrycli_first_failed_at"),
+                queue.c.unknown_count.label("retrycli_unknown_count"),
+                number.label("retrycli_number"),
+            )
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
+            .where(queue.c.message_id.in_(ids), *_held(claim), m.status == Status.FAILED.value)
+        )
+        by_id = {row["id"]: row for row in connection.execute(statement).mappings()}
+        return [queued_of(by_id[each]) for each in ids if each in by_id]
+
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
+        """Write down what came of claimed messages, in one transaction.
+
+        Returns:
+            The ids of those that had moved on: the claim was lost, or the application changed the message.
+            Of these only the attempt's outcome is kept, and only where the claim still held.
+        """
+        m = self._database.messages.c
+        ids = [each.message_id for each in settled]
+        held = (
+            select(queue.c.message_id, m.status)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
+            .where(queue.c.message_id.in_(ids), *_held(claim))
+            .with_for_update()
+        )
+        with self._database.write() as connection:
+            status = dict(connection.execute(held).tuples().all())
+            mine = [each for each in settled if each.message_id in status]
+            _finish_attempts(connection, mine, now)
+            ours = [each for each in mine if status[each.message_id] == Status.FAILED]
+            taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
+            write_messages(self._database, connection, ours)
+            _move(connection, claim, ours, now)
+            if taken_back:
+                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *_held(claim)))
+        return set(ids) - {each.message_id for each in ours}
+
+    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
+        """Claim messages whose claim has lapsed, with the attempt that was under way, if any."""
+        lapsed = (
+            select(queue.c.message_id)
+            .where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at <= now)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        with self._database.write() as connection:
+            ids = list(connection.execute(lapsed).scalars())
+            if not ids:
+                return []
+            connection.execute(update(queue).where(queue.c.message_id.in_(ids)).values(_claimed(claim)))
+            loaded = self._load(connection, claim, ids)
+            gone = set(ids) - {each.message_id for each in loaded}
+            _finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
+            connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
+            under_way = select(attempts.c.message_id, attempts.c.made_by).where(
+                attempts.c.message_id.in_(ids), attempts.c.finished_at.is_(None)
+            )
+            made_by = dict(connection.execute(under_way).tuples().all())
+            return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
+
+
+def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
+    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
+def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
+    return queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant
+
+
+def _claimed(claim: Claim) -> dict[str, object]:
+    return {
+        "state": State.SENDING.value,
+        "claimed_by": claim.claimant,
+        "claim_expires_at": claim.expires_at,
+    }
+
+
+def _where_it_was() -> ColumnElement[str]:
+    """An escalated message that an operator tried by hand is escalated again, any other waits."""
+    return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
+
+
+def _finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
+    finished = [
+        {
+            "of_id": each.message_id,
+            "finished_at": each.finished_at or now,
+            "outcome": each.outcome.kind,
+            "status_code": each.outcome.status_code,
+            "error": each.outcome.error,
+            "retry_after_s": None
+            if each.outcome.retry_after is None
+            else round(each.outcome.retry_after.total_seconds()),
+            "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
+        }
+        for each in settled
+        if each.outcome is not None
+    ]
+    if finished:
+        connection.execute(FINISH_ATTEMPT, finished)
+
+
+FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), attempts.c.finished_at.is_(None))
+
+
+def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+    """Move messages that this claim holds to the state that their transition says."""
+    of_mine = (queue.c.message_id == bindparam("of_id"), *_held(claim))
+    free: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
+    unknowns: ColumnElement[int] = func.coalesce(bindparam("unknowns", type_=Integer), queue.c.unknown_count)
+    gone, back, escalated = [], [], []
+    for each in settled:
+        change = each.transition
+        row = {"of_id": each.message_id, "unknowns": change.unknown_count}
+        match change.kind:
+            case TransitionKind.DELIVERED:
+                gone.append({"of_id": each.message_id})
+            case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
+                back.append({**row, "at": change.next_attempt_at})
+            case TransitionKind.ESCALATED:
+                escalated.append({**row, "reason": change.reason})
+            case TransitionKind.ENROLLED:
+                raise AssertionError("a message is enrolled before it is claimed")
+            case _:
+                assert_never(change.kind)
+    if gone:
+        connection.execute(delete(queue).where(*of_mine), gone)
+    if back:
+        at = func.coalesce(bindparam("at", type_=queue.c.next_attempt_at.type), queue.c.next_attempt_at)
+        values: dict[str, Any] = {"state": _where_it_was(), "next_attempt_at": at, "unknown_count": unknowns}
+        connection.execute(update(queue).where(*of_mine).values(**free, **values), back)
+    if escalated:
+        values = {
+            "state": State.ESCALATED.value,
+            "next_attempt_at": None,
+            "unknown_count": unknowns,
+            "escalated_at": now,
+            "escalation_reason": bindparam("reason"),
+        }
+        connection.execute(update(queue).where(*of_mine).values(**free, **values), escalated)

@@ -1,0 +1,235 @@
+"""The database: opening it, short transactions, the application's table, and upgrades of retrycli's own."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import column, create_engine, event, exc, inspect, make_url, select
+from sqlalchemy import table as table_clause
+
+from retrycli import schema
+from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
+from retrycli.message import REQUIRED_COLUMNS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import URL, Connection, Engine, TableClause
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.types import TypeEngine
+
+BUSY_SECONDS = 30
+"""How long to wait for a lock that the application holds on a SQLite file."""
+
+
+class Database:
+    """One application's database.
+
+    Args:
+        url: SQLAlchemy's URL of it.
+        table: the name of the application's table, with its schema where it has one.
+
+    Raises:
+        DatabaseUnavailable: a SQLite file that is not there.
+        ConfigurationError: the URL's driver is not installed.
+    """
+
+    def __init__(self, url: str, table: str = "pending_messages") -> None:
+        self._url = make_url(url)
+        self._table = table
+        self._kept: Connection | None = None
+        if self._url.get_backend_name() == "sqlite":
+            _require_file(self._url)
+        self._engine = _engine(self._url)
+
+    @property
+    def place(self) -> str:
+        """Where it is, without its password."""
+        return self._url.database or "" if self.is_sqlite else self._url.render_as_string(hide_password=True)
+
+    @property
+    def is_sqlite(self) -> bool:
+        """Whether it is a SQLite file; PostgreSQL otherwise."""
+        return self._url.get_backend_name() == "sqlite"
+
+    @contextmanager
+    def write(self) -> Iterator[Connection]:
+        """A short transaction that writes; on SQLite it takes the write lock at once, so that it can't lose it.
+
+        Raises:
+            DatabaseUnavailable: in words, whatever the driver had to say.
+        """
+        with self._transaction(writes=True) as connection:
+            yield connection
+
+    @contextmanager
+    def read(self) -> Iterator[Connection]:
+        """A short transaction that only reads.
+
+        Raises:
+            DatabaseUnavailable: in words, whatever the driver had to say.
+        """
+        with self._transaction(writes=False) as connection:
+            yield connection
+
+    @contextmanager
+    def nothing_kept(self) -> Iterator[None]:
+        """Whatever is written inside is rolled back at the end: for ``--dry-run``."""
+        with self._translated(), self._engine.connect() as connection:
+            connection.execution_options(writes=True).begin()
+            self._kept = connection
+            try:
+                yield
+            finally:
+                self._kept = None
+                connection.rollback()
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._engine.dispose()
+
+    @cached_property
+    def messages(self) -> TableClause:
+        """The application's table as it is, with all its columns, untyped.
+
+        Raises:
+            SchemaMismatch: the table, or a column that retrycli needs, is not there.
+        """
+        columns = self._column_types
+        missing = [name for name in REQUIRED_COLUMNS if name not in columns]
+        if missing:
+            raise SchemaMismatch(
+                f"{self._table} in {self.place} has no column {', '.join(missing)}; "
+                f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+            )
+        schema_name, _, name = self._table.rpartition(".")
+        return table_clause(name, *map(column, columns), schema=schema_name or None)
+
+    def type_of(self, name: str) -> TypeEngine[Any]:
+        """The type of a column of the application's table."""
+        return self._column_types[name]
+
+    @cached_property
+    def _column_types(self) -> dict[str, TypeEngine[Any]]:
+        schema_name, _, name = self._table.rpartition(".")
+        with self.read() as connection:
+            try:
+                columns = inspect(connection).get_columns(name, schema_name or None)
+            except exc.NoSuchTableError:
+                raise SchemaMismatch(
+                    f"no table {self._table} in {self.place}; check database.url and database.table"
+                ) from None
+            return {each["name"]: each["type"] for each in columns}
+
+    def ensure_tables(self, *, upgrade: bool) -> None:
+        """Make retrycli's own tables where there are none, and upgrade old ones if asked to.
+
+        Raises:
+            ConfigurationError: the tables are of another version, and not to be upgraded or newer than this program.
+        """
+        found = self.revision()
+        if found == schema.HEAD:
+            return
+        if found is not None and (not upgrade or found > schema.HEAD):
+            remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade`"
+            raise ConfigurationError(
+                f"retrycli's tables in {self.place} are of version {found}, and this program's of {schema.HEAD}; "
+                + remedy
+            )
+        self.upgrade()
+
+    def revision(self) -> str | None:
+        """The version of retrycli's own tables; None where there are none."""
+        with self.read() as connection:
+            if not inspect(connection).has_table(schema.version.name):
+                return None
+            return connection.execute(select(schema.version.c.version_num)).scalar()
+
+    def upgrade(self) -> None:
+        """Bring retrycli's own tables to the newest version, in one transaction."""
+        from alembic import command
+        from alembic.config import Config
+
+        config = Config()
+        config.set_main_option("script_location", "retrycli:migrations")
+        config.set_main_option("path_separator", "os")
+        with self.write() as connection:
+            config.attributes["connection"] = connection
+            command.upgrade(config, "head")
+
+    @contextmanager
+    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+        if self._kept is not None:
+            yield self._kept
+            return
+        with (
+            self._translated(),
+            self._engine.connect() as connection,
+            connection.execution_options(writes=writes).begin(),
+        ):
+            yield connection
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        try:
+            yield
+        except exc.DBAPIError as error:
+            raise DatabaseUnavailable(f"{self.place}: {_in_words(error)}") from error
+
+
+def _engine(url: URL) -> Engine:
+    try:
+        if url.get_backend_name() != "sqlite":
+            return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=1, max_overflow=1)
+        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+    except ImportError as error:
+        raise ConfigurationError(f"database.url: the driver {error.name} is not installed") from error
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    """Take BEGIN into our own hands, and let a row that is no UTF-8 be read, so that it can be named."""
+    connection.isolation_level = None
+    connection.text_factory = _decoded
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+def _require_file(url: URL) -> None:
+    """Opening a missing file would make an empty database in its place."""
+    if url.database is None or url.database in {"", ":memory:"}:
+        raise ConfigurationError("database.url names no file; write sqlite:///PATH")
+    if url.database.startswith("file:"):
+        return
+    if not Path(url.database).is_file():
+        raise DatabaseUnavailable(
+            f"no database at {Path(url.database).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
+        )
+
+
+REMEDIES = {
+    "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
+    "readonly database": "the file or its folder can't be written; check their owner and mode",
+    "unable to open database file": "the file can't be opened; check its owner and mode, and its folder's",
+    "file is not a database": "this is no SQLite file; check database.url",
+    "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
+    "disk is full": "free some space",
+}
+
+
+def _in_words(error: exc.DBAPIError) -> str:
+    text = " ".join(str(error.orig).split())
+    remedy = next((words for sign, words in REMEDIES.items() if sign in text), None)
+    return f"{text}: {remedy}" if remedy else text

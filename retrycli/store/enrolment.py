@@ -1,0 +1,143 @@
+"""Which messages the queue looks after: it follows the application's table, a range of ids at a time."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, bindparam, case, delete, insert, literal, or_, select
+
+from retrycli.message import Message, Span, State, Status, UnusableMessage
+from retrycli.policy import Settled
+from retrycli.schema import queue
+from retrycli.store.application import message_of, write_messages
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
+
+TAIL = 10_000
+"""How many of the newest messages every pass compares with its queue."""
+SWEEP = 20_000
+"""How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
+those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short."""
+START = -(2**63)
+"""Before the first id there can be."""
+
+DELIVERY_KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
+
+
+def delivery_key(message_id: int, ticket_id: int | str, first_failed_at: datetime) -> str:
+    """The key that every request for a message carries until it is sent, the same whoever works it out."""
+    return str(uuid.uuid5(DELIVERY_KEYS, f"{message_id}/{ticket_id}/{first_failed_at.isoformat()}"))
+
+
+class Enrolment:
+    """Takes messages into the queue, and out of it when they are no longer its business.
+
+    Args:
+        database: where both tables are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+        """Which ranges of ids this pass compares: of the older messages the next slice, and all of the newest.
+
+        Args:
+            swept_to: where the last pass left off; None for a pass that must see everything.
+
+        Returns:
+            The ranges, and where the next pass goes on.
+        """
+        tail = self._id_at(TAIL, newest=True)
+        if tail is None:
+            return [Span(None, None)], START
+        spans = []
+        after = START if swept_to is None else swept_to
+        while after < tail:
+            upto = self._id_at(SWEEP, after=after)
+            upto = tail if upto is None else min(upto, tail)
+            spans.append(Span(after, upto))
+            after = upto
+            if swept_to is not None:
+                break
+        return [*spans, Span(tail, None)], START if after >= tail else after
+
+    def _id_at(self, rows: int, *, after: int | None = None, newest: bool = False) -> int | None:
+        """The id that lies so many rows on, or back from the newest; None where there are not so many."""
+        ids = self._database.messages.c.id
+        statement = select(ids).order_by(ids.desc() if newest else ids).offset(rows).limit(1)
+        if after is not None:
+            statement = statement.where(ids > after)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar()
+
+    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+        """Failed messages that the queue does not know, by id. Their bodies are left out: null, or empty."""
+        m = self._database.messages.c
+        body = case((m.body.is_(None), None), else_=literal("")).label("body")
+        columns = [body if each.name == "body" else each for each in m]
+        statement = (
+            select(*columns)
+            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
+            .where(m.status == Status.FAILED.value, queue.c.message_id.is_(None), *_within(m.id, span))
+            .order_by(m.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [message_of(row) for row in connection.execute(statement).mappings()]
+
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
+        """Add messages to the queue; one that is there already stays as it is.
+
+        Args:
+            entries: each message's first transition, when it first failed, and its ticket.
+            now: for ``escalated_at``.
+        """
+        rows = [
+            {
+                "message_id": settled.message_id,
+                "state": State.ESCALATED if settled.transition.reason else State.WAITING,
+                "next_attempt_at": settled.transition.next_attempt_at,
+                "delivery_key": delivery_key(settled.message_id, ticket_id, first_failed_at),
+                "first_failed_at": first_failed_at,
+                "unknown_count": 0,
+                "escalated_at": now if settled.transition.reason else None,
+                "escalation_reason": settled.transition.reason,
+            }
+            for settled, first_failed_at, ticket_id in entries
+        ]
+        if not rows:
+            return
+        with self._database.write() as connection:
+            ids = [row["message_id"] for row in rows]
+            known = set(connection.execute(select(queue.c.message_id).where(queue.c.message_id.in_(ids))).scalars())
+            fresh = [row for row in rows if row["message_id"] not in known]
+            if fresh:
+                connection.execute(insert(queue), fresh)
+                write_messages(self._database, connection, [s for s, _, _ in entries if s.message_id not in known])
+
+    def retire(self, span: Span) -> int:
+        """Drop messages that the application has since sent, rejected, taken back or deleted; how many."""
+        m = self._database.messages.c
+        gone = (
+            select(queue.c.message_id)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
+            .where(or_(m.id.is_(None), m.status != Status.FAILED.value), *_within(queue.c.message_id, span))
+        )
+        with self._database.read() as connection:
+            ids = list(connection.execute(gone).scalars())
+        if not ids:
+            return 0
+        with self._database.write() as connection:
+            # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
+            statement = delete(queue).where(queue.c.message_id == bindparam("id"), queue.c.state != State.SENDING.value)
+            return connection.execute(statement, [{"id": each} for each in ids]).rowcount
+
+
+def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:
+    above = [] if span.after is None else [column > span.after]
+    return above if span.upto is None else [*above, column <= span.upto]

@@ -1,0 +1,171 @@
+"""The books of the passes: which there were, which destinations are down, whether deliveries are paused."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, insert, or_, select, update
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.events import PassResult, PassSummary
+from retrycli.schema import attempts, breakers, passes, pause
+
+if TYPE_CHECKING:
+    from sqlalchemy import Row
+
+    from retrycli.store.database import Database
+
+COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass as it is written down; ``result`` and ``finished_at`` are None while it runs."""
+
+    pass_id: str
+    host: str
+    pid: int
+    started_at: datetime
+    finished_at: datetime | None
+    result: PassResult | None
+    reason: str | None
+    detail: str | None
+    sent: int
+    rescheduled: int
+    escalated: int
+    unknown: int
+    released: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Deliveries are held back; ``until`` None means until somebody resumes them."""
+
+    since: datetime
+    until: datetime | None
+    by: str
+    reason: str | None
+
+
+class Ledger:
+    """What passes remember from one to the next.
+
+    Args:
+        database: where it is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
+        """Write down that a pass has begun."""
+        row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        with self._database.write() as connection:
+            connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
+
+    def heartbeat(self, pass_id: str, now: datetime) -> None:
+        """Write down that a pass is alive."""
+        with self._database.write() as connection:
+            connection.execute(update(passes).where(passes.c.id == pass_id).values(heartbeat_at=now))
+
+    def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
+        """Write down how a pass ended."""
+        values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
+        with self._database.write() as connection:
+            connection.execute(
+                update(passes)
+                .where(passes.c.id == summary.pass_id)
+                .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
+            )
+
+    def bury_dead_passes(self, pass_id: str, *, host: str, now: datetime) -> None:
+        """Mark this host's unfinished passes as interrupted: whoever holds its lock knows that they are dead."""
+        with self._database.write() as connection:
+            connection.execute(
+                update(passes)
+                .where(passes.c.host == host, passes.c.finished_at.is_(None), passes.c.id != pass_id)
+                .values(finished_at=now, result=PassResult.INTERRUPTED)
+            )
+
+    def swept_to(self) -> int | None:
+        """Where the last sweep of older messages left off; None where there was none."""
+        statement = (
+            select(passes.c.swept_to)
+            .where(passes.c.swept_to.is_not(None))
+            .order_by(passes.c.started_at.desc())
+            .limit(1)
+        )
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar()
+
+    def last_passes(self, limit: int) -> list[PassRecord]:
+        """The newest passes, newest first."""
+        statement = select(passes).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(statement)]
+
+    def breaker(self, destination: str) -> Breaker:
+        """What is remembered of a destination."""
+        with self._database.read() as connection:
+            row = connection.execute(select(breakers).where(breakers.c.destination == destination)).one_or_none()
+        return Breaker(destination) if row is None else _breaker(row)
+
+    def breakers(self) -> list[Breaker]:
+        """All that is remembered of destinations in trouble."""
+        with self._database.read() as connection:
+            return [_breaker(row) for row in connection.execute(select(breakers).order_by(breakers.c.destination))]
+
+    def save_breaker(self, breaker: Breaker) -> None:
+        """Remember a destination; one that is well is forgotten."""
+        with self._database.write() as connection:
+            connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
+            if breaker != Breaker(breaker.destination):
+                connection.execute(insert(breakers).values(asdict(breaker)))
+
+    def paused(self, now: datetime) -> str | None:
+        """Why deliveries are held back, in words; None where they are not."""
+        found = self.pause(now)
+        if found is None:
+            return None
+        until = f" until {found.until.isoformat(timespec='seconds')}" if found.until else ""
+        return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
+
+    def pause(self, now: datetime) -> Pause | None:
+        """The pause that is in force."""
+        in_force = select(pause).where(or_(pause.c.until.is_(None), pause.c.until > now)).limit(1)
+        with self._database.read() as connection:
+            row = connection.execute(in_force).one_or_none()
+        return None if row is None else Pause(row.since, row.until, row.by, row.reason)
+
+    def set_pause(self, wanted: Pause | None) -> None:
+        """Begin a pause in place of any other, or end it."""
+        with self._database.write() as connection:
+            connection.execute(delete(pause))
+            if wanted is not None:
+                connection.execute(insert(pause).values(asdict(wanted)))
+
+    def prune(self, before: datetime, limit: int) -> int:
+        """Forget attempts and passes that ended before a time, at most so many of each; how many went."""
+        gone = 0
+        with self._database.write() as connection:
+            for table in (attempts, passes):
+                old = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.id).limit(limit)
+                gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
+        return gone
+
+
+def _record(row: Row[tuple[object, ...]]) -> PassRecord:
+    values = row._asdict()
+    result = values["result"]
+    return PassRecord(
+        pass_id=values["id"],
+        result=None if result is None else PassResult(result),
+        **{name: values[name] for name in ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)},
+    )
+
+
+def _breaker(row: Row[tuple[object, ...]]) -> Breaker:
+    values = row._asdict()
+    return Breaker(**{**values, "state": BreakerState(values["state"])})

@@ -1,0 +1,205 @@
+"""What an operator looks at. Bodies are read by `Views.message` alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
+
+from retrycli.errors import InvalidMessage, NoSuchMessage
+from retrycli.message import MessageType, State, Status, utc_time
+from retrycli.schema import attempts, queue
+from retrycli.store.claims import is_due
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """Which messages to show; None is: whichever."""
+
+    state: State | None = None
+    message_type: MessageType | None = None
+    ticket: str | None = None
+    error: str | None = None
+    """A piece of ``last_error``, in any case."""
+    failed_before: datetime | None = None
+    due_by: datetime | None = None
+    """Waiting, and due by then."""
+
+
+@dataclass(frozen=True, slots=True)
+class ListedMessage:
+    """A failed message in a list. What a bad row holds in place of a number or a time is None."""
+
+    id: int
+    ticket_id: object
+    message_type: str
+    state: State
+    retry_count: int | None
+    next_attempt_at: datetime | None
+    last_error: str | None
+    created_at: datetime | None
+    reason: str | None
+    escalated_at: datetime | None
+    claimed_by: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt as it is written down; ``outcome`` is None while it runs."""
+
+    number: int
+    made_by: str
+    pass_id: str | None
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    status_code: int | None
+    error: str | None
+    retry_after_s: int | None
+    duration_ms: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class MessageDetails:
+    """Everything about one message."""
+
+    row: Mapping[str, Any]
+    queue: Mapping[str, Any] | None
+    attempts: list[AttemptRecord]
+
+
+SORTS = ("next", "id", "tries", "age")
+
+
+class Views:
+    """Reads, and changes nothing.
+
+    Args:
+        database: where to look.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
+        """Failed messages, those that the queue does not know yet included: they wait for the next pass."""
+        m = self._database.messages.c
+        created = m.created_at if "created_at" in m else literal(None)
+        statement = self._failed(
+            wanted,
+            m.id,
+            m.ticket_id,
+            m.message_type,
+            m.retry_count,
+            m.last_error,
+            created.label("made_at"),
+            queue.c.state,
+            queue.c.next_attempt_at,
+            queue.c.escalation_reason,
+            queue.c.escalated_at,
+            queue.c.claimed_by,
+        )
+        order: dict[str, list[ColumnElement[Any]]] = {
+            "next": [case((queue.c.next_attempt_at.is_(None), 1), else_=0), queue.c.next_attempt_at],
+            "tries": [func.coalesce(m.retry_count, 0).desc()],
+            "age": [case((queue.c.first_failed_at.is_(None), 1), else_=0), queue.c.first_failed_at],
+            "id": [],
+        }
+        statement = statement.order_by(*order[sort], m.id).limit(limit)
+        with self._database.read() as connection:
+            for row in connection.execute(statement).mappings():
+                yield _listed(row)
+
+    def count(self, wanted: Filter) -> int:
+        """How many messages a filter lets through."""
+        with self._database.read() as connection:
+            return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
+
+    def counts(self, due_by: datetime) -> dict[str, int]:
+        """Failed messages: waiting (due ones included), due, sending, escalated."""
+        state = func.coalesce(queue.c.state, State.WAITING.value)
+        due = func.coalesce(queue.c.next_attempt_at <= due_by, queue.c.message_id.is_(None))
+        columns = (state.label("state"), due.label("due"), func.count().label("n"))
+        statement = self._failed(Filter(), *columns).group_by(state, due)
+        found = {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+        with self._database.read() as connection:
+            for row in connection.execute(statement):
+                found[row.state] += row.n
+                if row.state == State.WAITING and row.due:
+                    found["due"] += row.n
+        return found
+
+    def message(self, message_id: int) -> MessageDetails:
+        """One message, whatever its status, with its history.
+
+        Raises:
+            NoSuchMessage: there is no row with that id.
+        """
+        m = self._database.messages
+        history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
+        with self._database.read() as connection:
+            row = connection.execute(select(*m.c).where(m.c.id == message_id)).mappings().one_or_none()
+            if row is None:
+                raise NoSuchMessage(
+                    f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
+                )
+            ours = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
+            names = AttemptRecord.__slots__
+            made = [
+                AttemptRecord(**{name: each[name] for name in names}) for each in connection.execute(history).mappings()
+            ]
+        return MessageDetails(dict(row), None if ours is None else dict(ours), made)
+
+    def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
+        m = self._database.messages.c
+        statement = (
+            select(*columns)
+            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
+            .where(m.status == Status.FAILED.value)
+        )
+        if wanted.state is not None:
+            statement = statement.where(func.coalesce(queue.c.state, State.WAITING.value) == wanted.state.value)
+        if wanted.message_type is not None:
+            statement = statement.where(m.message_type == wanted.message_type.value)
+        if wanted.ticket is not None:
+            statement = statement.where(cast(m.ticket_id, String) == wanted.ticket)
+        if wanted.error is not None:
+            statement = statement.where(func.lower(m.last_error).contains(wanted.error.lower(), autoescape=True))
+        if wanted.failed_before is not None:
+            statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
+        if wanted.due_by is not None:
+            statement = statement.where(*is_due(wanted.due_by))
+        return statement
+
+
+def _listed(row: Mapping[Any, Any]) -> ListedMessage:
+    return ListedMessage(
+        id=row["id"],
+        ticket_id=row["ticket_id"],
+        message_type=str(row["message_type"]),
+        state=State(row["state"] or State.WAITING),
+        retry_count=0 if row["retry_count"] is None else _number(row["retry_count"]),
+        next_attempt_at=row["next_attempt_at"],
+        last_error=None if row["last_error"] is None else str(row["last_error"]),
+        created_at=_time(row["made_at"]),
+        reason=row["escalation_reason"],
+        escalated_at=row["escalated_at"],
+        claimed_by=row["claimed_by"],
+    )
+
+
+def _number(value: object) -> int | None:
+    return value if isinstance(value, int) else None
+
+
+def _time(value: object) -> datetime | None:
+    try:
+        return utc_time("created_at", value)
+    except InvalidMessage:
+        return None
