@@ -1,6 +1,6 @@
 """The only place where adapters, clock and randomness are put together.
 
-What the commands call is also public Python: see `retrycli.run_once`, `retrycli.retry` and `retrycli.status`.
+What the commands call is also public Python: see `retrycli.run_once` and `retrycli.retry`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,18 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from retrycli import by_hand, engine, intake, logs
-from retrycli.breaker import Breaker
+from retrycli import by_hand, engine, intake, logs, news
 from retrycli.config import Settings
 from retrycli.errors import ConfigurationError
-from retrycli.events import Event, PassSummary
+from retrycli.events import Event, PassSummary, StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.ledger import Ledger
 from retrycli.store.views import Filter, ListedMessage, Views
-
-LATE_AFTER_INTERVALS = 2
-LATE_GRACE = timedelta(minutes=5)
 
 
 def utc_now() -> datetime:
@@ -104,7 +100,9 @@ def run_once(
     with open_database(settings) as database:
         lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now)
         world = _world(settings, database, surroundings, listen)
-        return asyncio.run(engine.run_pass(world, lock, rules, me))
+        summary = asyncio.run(engine.run_pass(world, lock, rules, me))
+        _tell_the_news(Ledger(database), summary)
+        return summary
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
@@ -131,66 +129,6 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
     with open_database(settings) as database:
         world = _world(settings, database, surroundings)
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
-
-
-@dataclass(frozen=True, slots=True)
-class Status:
-    """What is happening, as `status` tells it."""
-
-    state: str
-    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``."""
-    running: bool
-    """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
-    now: datetime
-    last_pass: PassRecord | None
-    next_run: datetime | None
-    retry_interval_minutes: float
-    max_retries: int
-    messages: dict[str, int]
-    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
-    breakers: list[Breaker]
-    pause: Pause | None
-    lock: Holder | None
-    """Who holds the pass lock just now."""
-
-
-def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Status:
-    """What is happening.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `run_once`.
-    """
-    with open_database(settings) as database:
-        ledger = Ledger(database)
-        at = now()
-        last = next(iter(ledger.last_passes(1)), None)
-        pause = ledger.pause(at)
-        breakers = [each for each in ledger.breakers() if each.probe_at is not None]
-        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-        late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
-        return Status(
-            state=_state(last, late=late, paused=pause is not None, down=bool(breakers)),
-            running=last is not None and not late and pause is None,
-            now=at,
-            last_pass=last,
-            next_run=None if last is None or late else max(last.started_at + interval, at),
-            retry_interval_minutes=settings.schedule.retry_interval_minutes,
-            max_retries=settings.schedule.max_retries,
-            messages=Views(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
-            breakers=breakers,
-            pause=pause,
-            lock=PassLock(lock_path(settings)).holder(),
-        )
-
-
-def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:
-    if paused:
-        return "paused"
-    if last is None:
-        return "never_run"
-    if late:
-        return "late"
-    return "down" if down else "ok"
 
 
 def preview(settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE) -> list[ListedMessage]:
@@ -307,3 +245,15 @@ def _world(
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
+
+
+def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
+    """Warn of what is new, so that cron mails it."""
+    if summary.reason == StopReason.LOCK_HELD:
+        logs.logger.warning("Message retry pass skipped: %s", summary.detail)
+    passes = ledger.last_passes(2)
+    if summary.reason in news.TROUBLE:
+        passes = ledger.last_passes(news.LOOKBACK)
+    line = news.news(summary.detail, [(each.started_at, each.result, each.reason) for each in passes])
+    if line is not None:
+        logs.logger.warning(line)

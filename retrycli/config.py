@@ -286,6 +286,15 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     return Loaded(settings, file, {key: source for key, (_, source) in values.items()})
 
 
+def load_settings(path: Path | None = None) -> Settings:
+    """Read the settings as the command does: environment over file over defaults.
+
+    Raises:
+        ConfigurationError: as `load`.
+    """
+    return load(path).settings
+
+
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
     """Where a configuration file is looked for when none is named, first to last."""
     yield Path("retrycli.toml")

@@ -89,6 +89,7 @@ class _Pass:
         self._breaker = world.ledger.breaker(rules.destination)
         self._tally = Tally()
         self._stop: StopReason | None = None
+        self._stop_detail: str | None = None
         self._swept_to: int | None = None
         self._finished = False
         self._width = 1
@@ -230,7 +231,7 @@ class _Pass:
             settled += self._take_forbidden()
             settled.append(self._judge(attempt))
         if len(self._forbidden) >= FORBIDDEN_LIMIT:
-            self._stop_for(StopReason.CREDENTIALS_REFUSED)
+            self._stop_for(StopReason.CREDENTIALS_REFUSED, f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
             settled += self._take_forbidden()
         self._record(settled)
 
@@ -255,7 +256,7 @@ class _Pass:
                 self._breaker = before.rest(at + (outcome.retry_after or timedelta(0)))
                 self._stop_for(StopReason.THROTTLED)
             case OutcomeKind.UNAUTHORIZED:
-                self._stop_for(StopReason.CREDENTIALS_REFUSED)
+                self._stop_for(StopReason.CREDENTIALS_REFUSED, _refusal(outcome))
             case kind:
                 self._breaker = before.after(kind, self._rules.breaker, since=self.started_at)
         if self._breaker == before:
@@ -293,9 +294,9 @@ class _Pass:
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
 
-    def _stop_for(self, reason: StopReason) -> None:
+    def _stop_for(self, reason: StopReason, detail: str | None = None) -> None:
         if self._stop is None:
-            self._stop = reason
+            self._stop, self._stop_detail = reason, detail
             self._emit(PassStopped(reason))
 
     def _emit(self, event: Event) -> None:
@@ -312,7 +313,7 @@ class _Pass:
             case StopReason.SIGNAL:
                 return self.finish(PassResult.INTERRUPTED, self._stop)
             case reason:
-                return self.finish(PassResult.STOPPED, reason, self._breaker_in_words(reason))
+                return self.finish(PassResult.STOPPED, reason, self._stop_detail or self._breaker_in_words(reason))
 
     def _breaker_in_words(self, reason: StopReason) -> str | None:
         probe_at = self._breaker.probe_at
@@ -333,6 +334,11 @@ class _Pass:
         if not self._finished:
             with suppress(DatabaseUnavailable):
                 self.finish(PassResult.FAILED, StopReason.FAULT)
+
+
+def _refusal(outcome: Outcome) -> str | None:
+    """What refused us, without the answer's words, which are not for a log."""
+    return outcome.error if outcome.status_code is None else f"HTTP {outcome.status_code}"
 
 
 def _unfit(message: QueuedMessage | UnusableMessage) -> Settled:

@@ -84,6 +84,14 @@ class PassLock:
             os.close(self._file)
             self._file = None
 
+    def check(self) -> None:
+        """Check that the file can be opened.
+
+        Raises:
+            LockUnusable: it can't.
+        """
+        os.close(self._open())
+
     def holder(self) -> Holder | None:
         """Who holds the lock just now; None where nobody does.
 

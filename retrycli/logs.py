@@ -8,6 +8,7 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, assert_never
 
+from retrycli.escape import printable
 from retrycli.events import (
     BreakerClosed,
     BreakerOpened,
@@ -91,11 +92,6 @@ def _utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def printable(text: str) -> str:
-    """A value of somebody else's as part of one line: control characters are shown escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
-
-
 def configure(level: str, style: Literal["text", "json"]) -> None:
     """Send retrycli's log to stderr.
 
@@ -103,11 +99,18 @@ def configure(level: str, style: Literal["text", "json"]) -> None:
         level: the least level to show.
         style: ``text``, or ``json`` for one object a line.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = _Stderr()
     handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
     logger.handlers = [handler]
     logger.setLevel(level)
     logger.propagate = False
+
+
+class _Stderr(logging.Handler):
+    """Writes to whatever stderr is at the moment: a progress bar takes its place for a while."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _Text(logging.Formatter):

@@ -107,6 +107,9 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
 
 
 def one_line(text: str) -> str:
-    """An error text as one line of at most `ERROR_LENGTH` characters."""
-    line = " ".join(text.split())
+    """An error text as one line of at most `ERROR_LENGTH` characters, in which every database can keep it.
+
+    The other side's JSON may hold a NUL or half of a surrogate pair, and no database takes both.
+    """
+    line = " ".join(text.replace("\0", " ").encode(errors="replace").decode().split())
     return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"

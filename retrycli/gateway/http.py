@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
-from collections.abc import Callable, Collection
+import re
+from collections.abc import Awaitable, Callable, Collection
 from contextlib import aclosing
 from dataclasses import dataclass
 from datetime import datetime
@@ -28,6 +29,12 @@ ANSWER_LIMIT = 64 * 1024
 
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
+
+VISIBLE = re.compile(r"[!-~]+")
+"""What a token may be of."""
+
+IN_FLIGHT = "retrycli.in_flight"
+"""Marks a request, in its ``extensions``, that may be on its way or may have arrived."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +74,7 @@ class HttpGateway:
         sleep: waits between immediate retries.
 
     Raises:
-        ConfigurationError: no base URL, or a preset that is wrong.
+        ConfigurationError: no usable base URL or token, or a preset that is wrong.
     """
 
     def __init__(
@@ -77,7 +84,7 @@ class HttpGateway:
         columns: Collection[str],
         connections: int,
         now: Callable[[], datetime],
-        sleep: Callable[[float], asyncio.Future[None]] | None = None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         self._settings = settings
         self._base_url = base_url(settings)
@@ -85,7 +92,7 @@ class HttpGateway:
         self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
         self._client = open_client(settings, connections=connections)
         self._now = now
-        self._sleep = sleep or asyncio.sleep
+        self._sleep = sleep
         self._authorization = _fixed_authorization(settings)
         self._log_in_lock = asyncio.Lock()
 
@@ -104,7 +111,7 @@ class HttpGateway:
         """
         try:
             request = self._request(queued)
-        except (InvalidMessage, httpx.InvalidURL, ValueError) as error:
+        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=self._clean(f"the request can't be built: {error}"))
         limit = self._settings.request_timeout_seconds
         try:
@@ -114,7 +121,9 @@ class HttpGateway:
                     outcome = await self._try_again(request)
                 return outcome
         except TimeoutError:
-            return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
+            if request.extensions.get(IN_FLIGHT):
+                return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
 
     def _request(self, queued: QueuedMessage) -> httpx.Request:
         message = queued.message
@@ -122,17 +131,21 @@ class HttpGateway:
         if rule is None:
             raise InvalidMessage(f"the preset {self._settings.preset} has no rule for {message.message_type} messages")
         parts = render(rule, message.fields)
-        return httpx.Request(
-            parts.method,
-            self._base_url + parts.path,
-            headers={
+        headers = httpx.Headers(
+            {
                 "Accept": "application/json",
                 "Accept-Encoding": "identity",
                 "Content-Type": "application/json",
                 "User-Agent": "retrycli",
-                **parts.headers,
-                self._preset.key_header: queued.delivery_key,
-            },
+            }
+        )
+        # Not by ** in the literal: the names may differ from ours in nothing but their case.
+        headers.update(parts.headers)
+        headers[self._preset.key_header] = queued.delivery_key
+        return httpx.Request(
+            parts.method,
+            self._base_url + parts.path,
+            headers=headers,
             content=json.dumps(parts.body, default=str, ensure_ascii=False, allow_nan=False).encode(),
         )
 
@@ -203,11 +216,14 @@ class HttpGateway:
     async def _send(self, request: httpx.Request, authorization: str | None) -> Outcome:
         if authorization is not None:
             request.headers["Authorization"] = authorization
+        request.extensions[IN_FLIGHT] = True
         try:
-            answer = await self._exchange(request)
+            outcome = self._outcome(await self._exchange(request))
         except TRANSPORT_ERRORS as error:
-            return Outcome(kind_of_exception(error), error=self._clean(in_words(error)))
-        return self._outcome(answer)
+            outcome = Outcome(kind_of_exception(error), error=self._clean(in_words(error)))
+        # Not in a `finally`: a deadline that ends the exchange leaves the mark, for `deliver` to see.
+        request.extensions[IN_FLIGHT] = False
+        return outcome
 
     async def _exchange(self, request: httpx.Request) -> Answer:
         response = await self._client.send(request, stream=True, follow_redirects=False)
@@ -261,10 +277,9 @@ class HttpGateway:
 
     def _clean(self, text: str) -> str:
         """An error text as it may be stored: one line, and without our own secrets if the other side echoes them."""
-        secrets = (_secret(self._settings.token), _secret(self._settings.password), self._authorization)
-        for secret in secrets:
-            for part in (secret or "").split(" ")[-1:]:
-                text = text.replace(part, "***") if part else text
+        _, _, credentials = (self._authorization or "").partition(" ")
+        for secret in (_secret(self._settings.token), _secret(self._settings.password), credentials):
+            text = text.replace(secret, "***") if secret else text
         return one_line(text)
 
 
@@ -272,19 +287,26 @@ def base_url(settings: GatewaySettings) -> str:
     """Where messages go.
 
     Raises:
-        ConfigurationError: it is not set.
+        ConfigurationError: it is not set, or no request can go there: with it every message would be escalated.
     """
     if settings.base_url is None:
         raise ConfigurationError(
             "gateway.base_url is not set: where is the ticketing API? Set it in retrycli.toml or TICKETING_API_BASE_URL"
         )
+    try:
+        httpx.URL(settings.base_url).host.encode("idna")
+    except (httpx.InvalidURL, UnicodeError) as error:
+        raise ConfigurationError(f"gateway.base_url: {settings.base_url} can't be used: {error}") from None
     return settings.base_url
 
 
 def _fixed_authorization(settings: GatewaySettings) -> str | None:
     match settings.auth:
         case "bearer":
-            return f"Bearer {_secret(settings.token)}"
+            token = _secret(settings.token) or ""
+            if not VISIBLE.fullmatch(token):
+                raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
+            return f"Bearer {token}"
         case "basic":
             pair = f"{settings.username}:{_secret(settings.password)}"
             return "Basic " + base64.b64encode(pair.encode()).decode()
@@ -303,7 +325,7 @@ def _access_token(answer: Answer) -> str | None:
     except ValueError:
         return None
     token = content.get("access_token") if isinstance(content, dict) else None
-    return token if answer.status < 300 and isinstance(token, str) and token.isprintable() else None  # noqa: PLR2004
+    return token if answer.status < 300 and isinstance(token, str) and VISIBLE.fullmatch(token) else None  # noqa: PLR2004
 
 
 def _words(answer: Answer, fields: Collection[str]) -> str | None:

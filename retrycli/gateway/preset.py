@@ -29,7 +29,15 @@ def _known_fields(template: str) -> str:
     return template
 
 
+def _known_fields_within(tree: dict[str, Any]) -> dict[str, Any]:
+    """The same for each text in a body."""
+    for template in _templates(tree):
+        _known_fields(template)
+    return tree
+
+
 Template = Annotated[str, AfterValidator(_known_fields)]
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 
 
 class _Table(BaseModel):
@@ -41,8 +49,8 @@ class MessageRule(_Table):
 
     method: Literal["POST", "PUT", "PATCH"] = "POST"
     path: Annotated[Template, Field(pattern="^/")]
-    headers: dict[str, Template] = {}
-    body: dict[str, Any] = {}
+    headers: dict[HeaderName, Template] = {}
+    body: Annotated[dict[str, Any], AfterValidator(_known_fields_within)] = {}
 
 
 class SuccessRule(_Table):
@@ -79,7 +87,7 @@ class Preset(_Table):
     success: SuccessRule = SuccessRule()
     answer: AnswerRule = AnswerRule()
     classify: tuple[Reclassification, ...] = ()
-    key_header: str = "Idempotency-Key"
+    key_header: HeaderName = "Idempotency-Key"
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that every column a template names is there.
@@ -116,7 +124,11 @@ def load_preset(name: str) -> Preset:
         file = Path(name)
         if not file.is_file():
             raise ConfigurationError(f"gateway.preset: no file {file}")
-        text = file.read_text(encoding="utf-8")
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
     else:
         folder = resources.files("retrycli.gateway") / "presets"
         known = sorted(each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml"))
@@ -171,7 +183,14 @@ def _text(template: str, fields: Mapping[str, object]) -> object:
 
 
 def _plain(value: object) -> str:
-    return "" if value is None else str(value)
+    """A value within a text."""
+    match value:
+        case None:
+            return ""
+        case list():
+            return ", ".join(_plain(each) for each in value)
+        case _:
+            return str(value)
 
 
 def _path(template: str, fields: Mapping[str, object]) -> str:
@@ -184,7 +203,7 @@ def _path(template: str, fields: Mapping[str, object]) -> str:
 
 
 def _header(name: str, template: str, fields: Mapping[str, object]) -> str:
-    value = str(_text(template, fields))
+    value = _plain(_text(template, fields))
     if CONTROL.search(value) or not value.isascii():
         raise InvalidMessage(f"a value can't stand in the header {name}: only printable ASCII can")
     return value

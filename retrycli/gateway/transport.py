@@ -8,6 +8,7 @@ That transport names some errors wrongly: a server that closes after it has read
 from __future__ import annotations
 
 import ssl
+from typing import Self
 
 import aiohttp
 import httpx
@@ -26,8 +27,18 @@ NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 BAD_REQUEST = (httpx.UnsupportedProtocol, httpx.InvalidURL)
 
-TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError)
-"""All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`."""
+TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
+"""All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`, and text
+that can't be encoded or decoded is a `ValueError`."""
+
+
+class _Response(aiohttp.ClientResponse):
+    """An answer without its reason phrase: httpx-aiohttp raises for one that is no UTF-8, and nobody reads it."""
+
+    async def start(self, connection: aiohttp.connector.Connection) -> Self:
+        await super().start(connection)
+        self.reason = None
+        return self
 
 
 def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncClient:
@@ -40,7 +51,9 @@ def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncCl
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
-        made = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar())
+        made = aiohttp.ClientSession(
+            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
+        )
         # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
         # that takes a reply by PUT would then have it twice. There is no public switch.
         made._retry_connection = False  # noqa: SLF001

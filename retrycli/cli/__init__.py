@@ -1,0 +1,79 @@
+"""The command line: one short function per command, and one funnel for errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrycli.cli import act, look, passes, setup, tryout
+from retrycli.cli.shared import Globals, LogFormat, LogLevel
+
+# Help in plain text comes up in half the time, and reads the same when it is piped.
+os.environ.setdefault("TYPER_USE_RICH", "0")
+
+app = typer.Typer(
+    name="retrycli",
+    help="Delivers failed ticket messages after all: one safe pass per cron tick.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (passes, look, act, setup, tryout):
+    group.register(app)
+
+
+@app.callback()
+def options(
+    ctx: typer.Context,
+    config: Annotated[Path | None, typer.Option(help="The configuration file.", show_default=False)] = None,
+    log_level: Annotated[
+        LogLevel | None, typer.Option(help="The least level to log.", case_sensitive=False, show_default=False)
+    ] = None,
+    log_format: Annotated[LogFormat | None, typer.Option(help="How to log.", show_default=False)] = None,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+) -> None:
+    """Take the options that come before the command."""
+    ctx.obj = Globals(config, log_level, log_format, debug)
+
+
+def run() -> None:
+    """Run the command that the arguments name; every error ends here, in words and with its exit code."""
+    from retrycli.errors import RetrycliError
+
+    try:
+        app()
+    except RetrycliError as error:
+        _fail(error, error.exit_code)
+    except BrokenPipeError:
+        # The reader has gone, as `head` does; Python must not stumble over it again when it flushes at the end.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(141)
+    except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
+        _fail(error, 1)
+
+
+def _fail(error: BaseException, code: int) -> None:
+    from retrycli.escape import printable
+
+    if "--debug" in sys.argv:
+        import traceback
+
+        traceback.print_exception(error)
+    text = str(error)
+    if code == 1:
+        text = f"a fault of retrycli's own: {_chain(error)}; `retrycli --debug …` tells more"
+    print(f"retrycli: {printable(text)}", file=sys.stderr)  # noqa: T201
+    sys.exit(code)
+
+
+def _chain(error: BaseException) -> str:
+    """An unforeseen error and its causes, without their texts, which may quote anything."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(_chain(each) for each in error.exceptions)
+    cause = error.__cause__
+    return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")

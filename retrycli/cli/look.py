@@ -1,0 +1,260 @@
+"""``status``, ``list-failed``, ``escalations``, ``show``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+from retrycli.message import MessageType, State
+
+if TYPE_CHECKING:
+    from retrycli.desk import Status
+
+ON_SCREEN = 50
+"""How many rows a terminal is shown unless ``--limit`` says otherwise."""
+UNHEALTHY = 3
+
+
+class Sort(StrEnum):
+    """The orders of a list."""
+
+    NEXT = "next"
+    ID = "id"
+    TRIES = "tries"
+    AGE = "age"
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("status")(status)
+    app.command("list-failed")(list_failed)
+    app.command("escalations")(escalations)
+    app.command("show")(show)
+
+
+def status(
+    ctx: typer.Context,
+    check: Annotated[bool, typer.Option("--check", help="Exit with 3 unless the state is ok.")] = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show whether passes are made, what waits, and what stands in the way."""
+    from retrycli import console, desk
+
+    found = desk.status(load_settings(ctx, config))
+    if as_json:
+        console.show_json(_status_fields(found))
+    else:
+        _show_status(found)
+    raise typer.Exit(UNHEALTHY if check and found.state != "ok" else 0)
+
+
+def _status_fields(found: Status) -> dict[str, object]:
+    return {
+        "state": found.state,
+        "running": found.running,
+        "retry_interval_minutes": found.retry_interval_minutes,
+        "max_retries": found.max_retries,
+        "next_run": found.next_run,
+        "last_pass": asdict(found.last_pass) if found.last_pass else None,
+        "messages": found.messages,
+        "breaker": [asdict(each) for each in found.breakers],
+        "paused": asdict(found.pause) if found.pause else None,
+        "lock": asdict(found.lock) if found.lock else None,
+    }
+
+
+def _show_status(found: Status) -> None:
+    from retrycli import console
+
+    console.show_facts(
+        {
+            "State": found.state,
+            "Passes": _passes_in_words(found),
+            "Next run": found.next_run,
+            "Waiting": found.messages["waiting"],
+            "Due": found.messages["due"],
+            "Sending": found.messages["sending"],
+            "Escalated": found.messages["escalated"],
+            **{
+                f"Breaker {each.destination}": f"{each.state} until {console.utc_time(each.probe_at)}, "
+                f"{console.count(each.failures, 'failure')} in a row"
+                for each in found.breakers
+            },
+            "Pause": _pause_in_words(found),
+            "Lock": found.lock.in_words(found.now) if found.lock else "free",
+        }
+    )
+    steps = {
+        "never_run": "retrycli run-once, and then a line in your crontab",
+        "late": "look for cron: `systemctl status cron`, `crontab -l`; retrycli passes",
+        "paused": "retrycli resume",
+        "down": "retrycli passes",
+    }
+    usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
+    console.say(f"Next: {steps.get(found.state, usual)}")
+
+
+def _passes_in_words(found: Status) -> str:
+    from retrycli import console
+
+    last = found.last_pass
+    if last is None:
+        return "there was none yet"
+    ended = last.result or "running"
+    counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
+    words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
+    return f"{words}; cron looks dead" if found.state == "late" else words
+
+
+def _pause_in_words(found: Status) -> str:
+    from retrycli import console
+
+    if found.pause is None:
+        return "none"
+    until = f" until {console.local_time(found.pause.until)}" if found.pause.until else ""
+    return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
+
+
+def list_failed(
+    ctx: typer.Context,
+    state: Annotated[State | None, typer.Option(help="In this state.", show_default=False)] = None,
+    message_type: Annotated[
+        MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)
+    ] = None,
+    ticket: Annotated[str | None, typer.Option(help="Of this ticket.", show_default=False)] = None,
+    error: Annotated[str | None, typer.Option(help="With this in the last error.", show_default=False)] = None,
+    older_than: Annotated[
+        str | None, typer.Option(help="That first failed so long ago: 30m, 2h, 7d.", show_default=False)
+    ] = None,
+    sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
+    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", show_default="50 on a terminal")] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """List failed messages: which wait, until when, and why."""
+    from retrycli import console, desk
+    from retrycli.store.views import Filter
+
+    settings = load_settings(ctx, config)
+    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than)
+    wanted = Filter(state=state, message_type=message_type, ticket=ticket, error=error, failed_before=before)
+    shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
+    total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
+    most = {each: policy.max_retries for each, policy in settings.policies.items()}
+    if as_json:
+        fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+        console.show_json(
+            {
+                "messages": [
+                    {name: getattr(each, name) for name in fields}
+                    | {"max_retries": _most(most, each.message_type), "created_at": each.created_at}
+                    for each in messages
+                ]
+            }
+        )
+        return
+    console.show_table(
+        ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error"),
+        [
+            (
+                each.id,
+                str(each.ticket_id),
+                each.message_type,
+                each.state,
+                f"{each.retry_count}/{_most(most, each.message_type)}",
+                each.next_attempt_at,
+                each.last_error,
+            )
+            for each in messages
+        ],
+    )
+    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    if messages:
+        console.say(f"Next: retrycli show {messages[0].id}, or retrycli retry {messages[0].id}")
+
+
+def _most(most: dict[MessageType, int], message_type: str) -> int | None:
+    return next((tries for each, tries in most.items() if each == message_type), None)
+
+
+def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """List what people must look at, why, since when, and what to do."""
+    from retrycli import console, desk
+    from retrycli.store.views import Filter
+
+    settings = load_settings(ctx, config)
+    _, messages = desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id")
+    if as_json:
+        fields = ("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at")
+        console.show_json({"escalations": [{name: getattr(each, name) for name in fields} for each in messages]})
+        return
+    console.show_table(
+        ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
+        [
+            (
+                each.id,
+                str(each.ticket_id),
+                each.message_type,
+                each.reason,
+                each.escalated_at,
+                each.last_error,
+                _step(each.reason, each.id),
+            )
+            for each in messages
+        ],
+    )
+    if messages:
+        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
+    else:
+        console.say("Nothing is waiting for a person. Next: retrycli status")
+
+
+def _step(reason: str | None, message_id: int) -> str:
+    """The command for the next step: what can't simply be tried again is looked at first."""
+    return f"retrycli {'retry' if reason == 'exhausted' else 'show'} {message_id}"
+
+
+def show(
+    ctx: typer.Context,
+    message_id: Annotated[int, typer.Argument(metavar="ID", help="The message.")],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show one message with its text, and every attempt made at it."""
+    from retrycli import console, desk
+
+    found = desk.show(load_settings(ctx, config), message_id)
+    if as_json:
+        console.show_json(
+            {"message": found.row, "queue": found.queue, "attempts": [asdict(each) for each in found.attempts]}
+        )
+        return
+    facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name != "message_id"}
+    console.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
+    console.say("")
+    console.show_text("" if found.row["body"] is None else str(found.row["body"]))
+    console.say("")
+    console.show_table(
+        ("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"),
+        [
+            (
+                each.number,
+                each.made_by,
+                each.started_at,
+                each.outcome or "under way",
+                each.status_code,
+                each.duration_ms,
+                each.error,
+            )
+            for each in found.attempts
+        ],
+    )
+    failed = found.row["status"] == "failed"
+    console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")

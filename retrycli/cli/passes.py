@@ -1,0 +1,176 @@
+"""``run-once``, ``passes``, ``pause``, ``resume``."""
+
+from __future__ import annotations
+
+import os
+import signal
+from dataclasses import asdict, replace
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+
+if TYPE_CHECKING:
+    from retrycli.config import Settings
+    from retrycli.events import PassSummary
+
+NOT_IN_JSON = ("detail",)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("run-once")(run_once)
+    app.command("passes")(passes)
+    app.command("pause")(pause)
+    app.command("resume")(resume)
+
+
+class Signals:
+    """SIGTERM and SIGINT: the first asks the pass to end, a second one leaves at once."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for each in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(each, self._on_signal)
+
+    def _on_signal(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None:
+            # Whatever is in flight stays claimed until its claim lapses; the next pass finds it.
+            os._exit(128 + number)
+        self.received = number
+
+    def stop_requested(self) -> bool:
+        """Whether a signal has come."""
+        return self.received is not None
+
+
+def run_once(
+    ctx: typer.Context,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(min=1, help="Try so many messages at most.")] = None,
+    wait_lock: Annotated[
+        float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
+    ] = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Make one pass: deliver what is due. This is what cron calls."""
+    from retrycli import app, console
+
+    settings = load_settings(ctx, config)
+    if dry_run:
+        _preview(settings, limit, as_json=as_json)
+        return
+    signals = Signals()
+    surroundings = replace(app.HERE, stop_requested=signals.stop_requested)
+    with console.progress() as follow:
+        summary = app.run_once(
+            settings, limit=limit, wait_lock_seconds=wait_lock, listen=follow, surroundings=surroundings
+        )
+    if as_json:
+        console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})
+    else:
+        _show(summary)
+    raise typer.Exit(128 + signals.received if signals.received else _exit_code(summary))
+
+
+def _exit_code(summary: PassSummary) -> int:
+    from retrycli.events import StopReason
+
+    codes: dict[str | None, int] = {
+        StopReason.BREAKER_OPEN: 69,
+        StopReason.LOCK_HELD: 75,
+        StopReason.CREDENTIALS_REFUSED: 77,
+    }
+    return codes.get(summary.reason, 0)
+
+
+def _show(summary: PassSummary) -> None:
+    from retrycli import console
+
+    why = f": {summary.reason}" + (f" ({summary.detail})" if summary.detail else "") if summary.reason else ""
+    console.say(f"Pass {summary.result}{why}, in {summary.duration_seconds:.1f} s")
+    console.say(
+        f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
+        f"{summary.released:,} released; {summary.unknown:,} of unknown outcome"
+    )
+    step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
+    console.say(f"Next: {step or 'retrycli status'}")
+
+
+def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
+    from retrycli import app, console
+
+    messages = app.preview(settings, limit=limit)
+    if as_json:
+        fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at")
+        console.show_json({"would_send": [{name: getattr(each, name) for name in fields} for each in messages]})
+        return
+    rows = [(each.id, str(each.ticket_id), each.message_type, each.retry_count) for each in messages]
+    console.show_table(("ID", "Ticket", "Type", "Tries"), rows)
+    console.say(f"A pass would send {console.count(len(rows), 'message')}; nothing was sent or written.")
+    console.say("Next: retrycli run-once")
+
+
+def passes(
+    ctx: typer.Context,
+    limit: Annotated[int, typer.Option(min=1, help="Show so many, newest first.")] = 20,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show the last passes, skipped ones too."""
+    from retrycli import console, desk
+
+    found = desk.last_passes(load_settings(ctx, config), limit=limit)
+    if as_json:
+        console.show_json(
+            {"passes": [{k: v for k, v in asdict(each).items() if k not in NOT_IN_JSON} for each in found]}
+        )
+        return
+    console.show_table(
+        ("Started", "Finished", "Result", "Sent", "Resched.", "Escal.", "Unknown", "Released", "Why"),
+        [
+            (
+                each.started_at,
+                each.finished_at,
+                each.result or "running",
+                each.sent,
+                each.rescheduled,
+                each.escalated,
+                each.unknown,
+                each.released,
+                each.detail or each.reason,
+            )
+            for each in found
+        ],
+    )
+    console.say("Next: retrycli status")
+
+
+def pause(
+    ctx: typer.Context,
+    length: Annotated[
+        str | None, typer.Option("--for", help="End it by itself after that time: 30m, 2h, 1d.", show_default=False)
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why, for whoever looks next.", show_default=False)] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Hold deliveries back until `resume`, or for a time."""
+    from retrycli import console, desk
+
+    settings = load_settings(ctx, config)
+    begun = desk.pause(settings, length=None if length is None else length_of_time(length), reason=reason)
+    until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
+    console.say(f"Paused {until}. Passes record themselves and send nothing.")
+
+
+def resume(ctx: typer.Context, config: ConfigFile = None) -> None:
+    """End a pause."""
+    from retrycli import console, desk
+
+    ended = desk.resume(load_settings(ctx, config))
+    console.say("Resumed; the next pass sends again." if ended else "Nothing was paused.")

@@ -1,0 +1,91 @@
+"""``init``, ``config``, ``db``, ``version``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, load, load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("init")(init)
+    app.command("version")(version)
+    configuration = typer.Typer(help="Look at the settings.", no_args_is_help=True, rich_markup_mode=None)
+    configuration.command("show")(config_show)
+    configuration.command("check")(config_check)
+    app.add_typer(configuration, name="config")
+    database = typer.Typer(help="Look after retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
+    database.command("upgrade")(db_upgrade)
+    app.add_typer(database, name="db")
+
+
+def init(
+    ctx: typer.Context,
+    database_url: Annotated[
+        str, typer.Option(help="Where the application's table is.")
+    ] = "sqlite:///ticketing_agent.db",
+    base_url: Annotated[str | None, typer.Option(help="Where the ticketing API is.", show_default=False)] = None,
+    config: ConfigFile = None,
+) -> None:
+    """Write a commented retrycli.toml, and make retrycli's own tables."""
+    from retrycli import console, desk
+
+    file = config or ctx.obj.config or Path("retrycli.toml")
+    desk.write_config(file, database_url=database_url, base_url=base_url)
+    console.say(f"Wrote {file}.")
+    settings = load_settings(ctx, file)
+    place = desk.make_tables(settings)
+    console.say(f"Made retrycli's tables in {place}.")
+    step = "retrycli run-once --dry-run" if settings.gateway.base_url else f"set gateway.base_url in {file}"
+    console.say(f"Next: {step}")
+
+
+def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Show each setting, and where it came from. Secrets are masked."""
+    from retrycli import config_text, console
+
+    loaded = load(ctx, config)
+    values = config_text.shown(loaded)
+    if as_json:
+        console.show_json(
+            {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
+        )
+        return
+    console.show_table(("Setting", "Value", "From"), values)
+    console.say("Next: retrycli config check")
+
+
+def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Check the settings, the preset, the database and its tables. Nothing is sent."""
+    from retrycli import console, desk
+
+    settings = load_settings(ctx, config)
+    facts = desk.check(settings)
+    if as_json:
+        console.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
+        return
+    console.show_facts(facts)
+    console.say("Next: retrycli run-once --dry-run")
+
+
+def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
+    """Bring retrycli's own tables to this program's version."""
+    from retrycli import console, desk
+
+    before, after = desk.upgrade(load_settings(ctx, config))
+    console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
+
+
+def version(as_json: Json = False) -> None:
+    """Show retrycli's version."""
+    import retrycli
+    from retrycli import console
+
+    if as_json:
+        console.show_json({"version": retrycli.__version__})
+        return
+    typer.echo(f"retrycli {retrycli.__version__}")

@@ -1,0 +1,86 @@
+"""What all commands have in common: the options before the command, and the settings they lead to."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from datetime import timedelta
+
+    from retrycli.config import Loaded, Settings
+
+
+class LogLevel(StrEnum):
+    """The levels of the log."""
+
+    DEBUG = "DEBUG"
+    INFO = "INFO"
+    WARNING = "WARNING"
+    ERROR = "ERROR"
+
+
+class LogFormat(StrEnum):
+    """The forms of the log."""
+
+    TEXT = "text"
+    JSON = "json"
+
+
+@dataclass(frozen=True, slots=True)
+class Globals:
+    """The options that come before the command."""
+
+    config: Path | None
+    log_level: LogLevel | None
+    log_format: LogFormat | None
+    debug: bool
+
+
+ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+
+
+def load(ctx: typer.Context, config: Path | None) -> Loaded:
+    """Read the settings and begin to log by them.
+
+    Raises:
+        ConfigurationError: they are wrong.
+    """
+    from retrycli import config as configuration
+    from retrycli import logs
+
+    given: Globals = ctx.obj
+    loaded = configuration.load(config or given.config)
+    chosen = loaded.settings.logging
+    level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
+    logs.configure(level, (given.log_format or LogFormat(chosen.format)).value)
+    return loaded
+
+
+def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
+    """Read the settings and begin to log by them.
+
+    Raises:
+        ConfigurationError: they are wrong.
+    """
+    return load(ctx, config).settings
+
+
+def length_of_time(text: str) -> timedelta:
+    """A length of time as an option's value.
+
+    Raises:
+        typer.BadParameter: it is none.
+    """
+    from retrycli.duration import duration
+
+    try:
+        return duration(text)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None

@@ -1,0 +1,70 @@
+"""``sandbox`` and ``demo``."""
+
+from __future__ import annotations
+
+import random
+import signal
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import length_of_time
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from retrycli.sandbox import Seen
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("sandbox")(sandbox)
+    app.command("demo")(demo)
+
+
+def sandbox(
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Listen on this port of 127.0.0.1; 0 is any.")] = 8808,
+    fail: Annotated[str, typer.Option(help="Fail this share of deliveries: 30% or 0.3.")] = "0%",
+    latency: Annotated[str, typer.Option(help="Answer after that time: 200ms, 2s.")] = "0s",
+    down: Annotated[bool, typer.Option("--down", help="Answer 503 to everything.")] = False,
+    throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
+) -> None:
+    """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
+    from retrycli import console
+    from retrycli.sandbox import Behaviour, Sandbox, share
+
+    try:
+        behaviour = Behaviour(share(fail), length_of_time(latency), down, throttle)
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from None
+    try:
+        server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_tell)  # noqa: S311  no secret
+    except OSError as error:
+        console.complain(f"retrycli: can't listen on port {port}: {error.strerror}; name another with --port")
+        raise typer.Exit(1) from None
+    signal.signal(signal.SIGTERM, _stop)
+    with server:
+        typer.echo(f"A ticketing API for trying things out, at {server.url}; Ctrl-C ends it.")
+        typer.echo(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once")
+        try:
+            server.wait()
+        except KeyboardInterrupt:
+            typer.echo(f"Kept {console.count(len(server.received), 'message')}.")
+
+
+def _stop(_number: int, _frame: FrameType | None) -> None:
+    raise KeyboardInterrupt
+
+
+def _tell(seen: Seen) -> None:
+    from retrycli.escape import printable
+
+    key = f"  key {printable(seen.key)}" if seen.key else ""
+    typer.echo(f"{seen.status}  {seen.method} {printable(seen.path)}{key}")
+
+
+def demo() -> None:
+    """Show the main job at work: a queue of messages, an API that fails now and then, and one pass."""
+    from retrycli.demo import run
+
+    run()

@@ -1,0 +1,99 @@
+"""Settings as text: the commented file that ``init`` writes, and what ``config show`` shows."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+
+from pydantic import BaseModel, SecretStr
+
+from retrycli.config import Loaded, Settings
+
+HEAD = """\
+# retrycli's settings. Every line that begins with # and a key shows a default; take the # away to change it.
+# Each key can also be set in the environment: RETRYCLI_GATEWAY__BASE_URL is gateway.base_url.
+# Secrets are better kept in files of their own, named by the keys that end in _file.
+"""
+
+TYPES = """
+# Other rules for one message type:
+# [schedule.types.supplier]
+# max_retries = 5
+"""
+
+
+def template(values: Mapping[str, object]) -> str:
+    """A configuration file with every key, its default and what it means; some with values of their own."""
+    lines = [HEAD]
+    for section, model in _sections():
+        lines.append(f"[{section}]")
+        for name, info in type(model).model_fields.items():
+            if name == "types":
+                continue
+            value = values.get(f"{section}.{name}")
+            default = getattr(model, name)
+            lines.append(f"# {info.description}")
+            if value is not None:
+                lines.append(f"{name} = {_toml(value)}")
+            else:
+                lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
+        lines.append(TYPES if section == "schedule" else "")
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:
+    """Each setting with its value, secrets masked, and where that came from."""
+    return [
+        (key, value, loaded.sources.get(key, "default"))
+        for section, model in _sections(loaded.settings)
+        for key, value in _values(section, model)
+    ]
+
+
+def _sections(settings: Settings | None = None) -> Iterator[tuple[str, BaseModel]]:
+    whole = settings or Settings()
+    for section in Settings.model_fields:
+        yield section, getattr(whole, section)
+
+
+def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
+    for name in type(model).model_fields:
+        value = getattr(model, name)
+        if isinstance(value, dict):
+            for each, inner in value.items():
+                yield from ((k, v) for k, v in _values(f"{section}.{name}.{each}", inner) if v is not None)
+        else:
+            yield f"{section}.{name}", _masked(value)
+
+
+def _masked(value: object) -> str | None:
+    match value:
+        case None:
+            return None
+        case SecretStr():
+            return "********"
+        case str():
+            return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:********@", value)
+        case tuple():
+            return ", ".join(f"{each:g}" for each in value)
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case _:
+            return str(value)
+
+
+def _toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case float():
+            return f"{value:g}"
+        case tuple():
+            return "[" + ", ".join(f"{each:g}" for each in value) + "]"
+        case int():
+            return str(value)
+        case _:
+            return json.dumps(str(value), ensure_ascii=False)

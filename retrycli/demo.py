@@ -1,0 +1,57 @@
+"""The demo: the main job at work on the example database, against a ticketing API that fails now and then."""
+
+from __future__ import annotations
+
+import os
+import random
+import shlex
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from retrycli import config_text, example
+from retrycli.app import utc_now
+from retrycli.sandbox import Behaviour, Sandbox
+
+FAIL = 0.4
+SEED = 7
+"""So that everyone sees the same failures."""
+
+
+def run() -> None:
+    """Run the real commands, one after another, and leave their files for the user to play with."""
+    folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
+    database = example.copy(folder, now=utc_now())
+    with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
+        settings = folder / "retrycli.toml"
+        settings.write_text(
+            config_text.template({"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url})
+        )
+        _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")
+        _print(f"The example's queue is in {database}.\n")
+        for command in ("status", "run-once", "list-failed", "escalations", "passes"):
+            _command(settings, command)
+        kept = len(sandbox.received)
+    _print(f"The API kept {kept} messages, each once. The files stay where they are. To go on:\n")
+    _print("  retrycli sandbox --fail 30%        # in another terminal; it says its address")
+    _print(f"  cd {shlex.quote(str(folder))}")
+    _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")
+    _print("  retrycli show 5")
+    _print("  retrycli retry 9")
+
+
+def _command(settings: Path, name: str) -> None:
+    _print(f"$ retrycli {name}")
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("RETRYCLI_")}
+    environment.pop("TICKETING_API_BASE_URL", None)
+    subprocess.run(  # noqa: S603  ourselves
+        [sys.executable, "-m", "retrycli", "--config", str(settings), "--log-level", "INFO", name],
+        env=environment,
+        check=True,
+    )
+    _print("")
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)  # noqa: T201

@@ -1,0 +1,203 @@
+"""The operator's desk: what is looked at and set between passes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+
+from retrycli.app import lock_path, login_name, open_database, pass_rules, utc_now
+from retrycli.breaker import Breaker
+from retrycli.config import Settings
+from retrycli.config_text import template
+from retrycli.errors import ConfigurationError
+from retrycli.lock import Holder, PassLock
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+
+LATE_AFTER_INTERVALS = 2
+LATE_GRACE = timedelta(minutes=5)
+
+
+@dataclass(frozen=True, slots=True)
+class Status:
+    """What is happening, as `status` tells it."""
+
+    state: str
+    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``."""
+    running: bool
+    """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
+    now: datetime
+    last_pass: PassRecord | None
+    next_run: datetime | None
+    retry_interval_minutes: float
+    max_retries: int
+    messages: dict[str, int]
+    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
+    breakers: list[Breaker]
+    pause: Pause | None
+    lock: Holder | None
+    """Who holds the pass lock just now."""
+
+
+def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Status:
+    """What is happening.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+    """
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        at = now()
+        last = next(iter(ledger.last_passes(1)), None)
+        pause = ledger.pause(at)
+        breakers = [each for each in ledger.breakers() if each.probe_at is not None]
+        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
+        return Status(
+            state=_state(last, late=late, paused=pause is not None, down=bool(breakers)),
+            running=last is not None and not late and pause is None,
+            now=at,
+            last_pass=last,
+            next_run=None if last is None or late else max(last.started_at + interval, at),
+            retry_interval_minutes=settings.schedule.retry_interval_minutes,
+            max_retries=settings.schedule.max_retries,
+            messages=Views(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
+            breakers=breakers,
+            pause=pause,
+            lock=PassLock(lock_path(settings)).holder(),
+        )
+
+
+def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:
+    if paused:
+        return "paused"
+    if last is None:
+        return "never_run"
+    if late:
+        return "late"
+    return "down" if down else "ok"
+
+
+def list_messages(
+    settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
+) -> tuple[int, list[ListedMessage]]:
+    """Failed messages: how many the filter lets through, and the first of them.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        found = list(views.messages(wanted, sort=sort, limit=limit))
+        return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+
+
+def show(settings: Settings, message_id: int) -> MessageDetails:
+    """One message with its text and its history.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return Views(database).message(message_id)
+
+
+def last_passes(settings: Settings, *, limit: int) -> list[PassRecord]:
+    """The newest passes, newest first."""
+    with open_database(settings) as database:
+        return Ledger(database).last_passes(limit)
+
+
+def pause(
+    settings: Settings,
+    *,
+    length: timedelta | None = None,
+    reason: str | None = None,
+    by: str | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> Pause:
+    """Hold deliveries back, for a time or until `resume`."""
+    at = now()
+    wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
+    with open_database(settings) as database:
+        Ledger(database).set_pause(wanted)
+    return wanted
+
+
+def resume(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> bool:
+    """End a pause; whether there was one."""
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        was_paused = ledger.pause(now()) is not None
+        ledger.set_pause(None)
+        return was_paused
+
+
+def check(settings: Settings) -> dict[str, str]:
+    """Check what a pass relies on, short of sending: settings, preset, database, tables, lock.
+
+    Returns:
+        What was found, by name.
+
+    Raises:
+        RetrycliError: the first thing that is wrong.
+    """
+    from retrycli.gateway.preset import load_preset
+    from retrycli.message import OPTIONAL_COLUMNS
+
+    rules = pass_rules(settings)
+    with open_database(settings) as database:
+        columns = list(database.messages.c.keys())
+        load_preset(settings.gateway.preset).check_columns({*columns, *OPTIONAL_COLUMNS})
+        lock = lock_path(settings)
+        PassLock(lock).check()
+        return {
+            "Database": database.place,
+            "Table": f"{settings.database.table}: {', '.join(columns)}",
+            "Tables": f"version {database.revision()}",
+            "API": rules.destination,
+            "Preset": settings.gateway.preset,
+            "Lock": str(lock),
+        }
+
+
+def make_tables(settings: Settings) -> str:
+    """Check the application's table and make retrycli's own; where they are.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        _ = database.messages
+        return database.place
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str | None]:
+    """Bring retrycli's own tables to this program's version; the versions before and after."""
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        before = database.revision()
+        database.ensure_tables(upgrade=True)
+        return before, database.revision()
+    finally:
+        database.close()
+
+
+def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:
+    """Write a commented configuration file, for its owner's eyes only.
+
+    Raises:
+        ConfigurationError: there is one already, or its folder can't be written.
+    """
+    try:
+        with file.open("x", encoding="utf-8") as new:
+            file.chmod(0o600)
+            new.write(template({"database.url": database_url, "gateway.base_url": base_url}))
+    except FileExistsError:
+        raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't write {file}: {error.strerror}") from error

@@ -1,0 +1,10 @@
+"""What other people wrote, made safe to show as part of one line."""
+
+from __future__ import annotations
+
+
+def printable(text: str) -> str:
+    """Show control characters, line breaks, tabs and direction overrides escaped, and all else as it is."""
+    if text.isprintable():
+        return text
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,0 +1,216 @@
+"""The example database: an application's queue with a little of everything in it.
+
+``ticketing_agent.db.example`` in the project's top folder is made by ``python -m retrycli.example``; a test holds the
+two together.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+import sys
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+
+from sqlalchemy import insert
+
+from retrycli.message import EscalationReason, State
+from retrycli.schema import attempts, queue
+from retrycli.store.database import Database
+from retrycli.store.enrolment import delivery_key
+
+MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
+"""When it is Monday morning in the example."""
+
+NAME = "ticketing_agent.db.example"
+
+TABLES = """
+CREATE TABLE ticket_states (
+    ticket_id INTEGER PRIMARY KEY,
+    state VARCHAR(20) NOT NULL,
+    assigned_to VARCHAR(100)
+);
+CREATE TABLE pending_messages (
+    id INTEGER PRIMARY KEY,
+    ticket_id INTEGER NOT NULL REFERENCES ticket_states (ticket_id),
+    message_type VARCHAR(20) NOT NULL,
+    recipient_email VARCHAR(255),
+    cc_emails JSON,
+    bcc_emails JSON,
+    subject TEXT,
+    body TEXT,
+    attachments JSON,
+    confidence_score FLOAT,
+    status VARCHAR(20) NOT NULL,
+    retry_count INTEGER,
+    last_error TEXT,
+    created_at DATETIME NOT NULL,
+    updated_at DATETIME,
+    sent_at DATETIME
+);
+"""
+
+GREETING = "Hello,\n\n{}\n\nKind regards\nThe support desk\n"
+
+# id, ticket, type, recipient, cc, subject, text, status, tries, last error, hours since it was made, since it failed
+MESSAGES: list[tuple[object, ...]] = [
+    (1, 4711, "customer", "ana@example.com", [], "Re: Invoice 2026-118", "Your corrected invoice is attached.", "sent",
+     0, None, 70, None),
+    (2, 4712, "customer", "bo@example.net", ["lead@example.net"], "Re: Log-in fails", "The account is open again.",
+     "sent", 2, None, 69, None),
+    (3, 4713, "supplier", "orders@parts.example", [], "Order 5521: missing box", "One of three boxes did not arrive.",
+     "failed", 0, "HTTP 503", 3, 2),
+    (4, 4713, "internal", None, [], "Supplier asked", "Wrote to the supplier; waiting for the tracking number.",
+     "failed", 0, "HTTP 503", 3, 2),
+    (5, 4714, "customer", "chloé@example.org", [], "Re: „Rückgabe“ — how?", "A label {is} on its \"way\".", "failed",
+     1, "HTTP 502", 6, 5),
+    (6, 4715, "customer", "dara@example.com", [], "Re: Delivery date", "It leaves the warehouse on Tuesday.", "failed",
+     3, "ConnectionTimeoutError", 9, 0.2),
+    (7, 4716, "supplier", "service@pumps.example", ["qa@example.com"], "Case 88: pump is loud", "Please see the video.",
+     "failed", 8, "HTTP 500", 27, 5),
+    (8, 4717, "customer", "eli@example.com", [], "Re: Refund", "The refund was booked today.", "failed", 9, "HTTP 504",
+     30, 5),
+    (9, 4718, "supplier", "desk@gone.example", [], "Order 5498", "Could you confirm the order?", "failed", 10,
+     "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503", 52, 20),
+    (10, 4719, "customer", "nobody@example.com", [], "Re: Address", "We have changed it.", "failed", 0,
+     "HTTP 422: recipient unknown", 26, 25),
+    (11, 4720, "customer", "fay@example.com", "not a list", "Re: Opening hours", "We are here from 8 to 17.", "failed",
+     0, "HTTP 503", 4, 2),
+    (12, 4711, "internal", None, [], "Called back", "Ana confirms that the invoice is right now.", "failed", 0,
+     "HTTP 503", 3, 2),
+    (13, 4721, "customer", "gil@example.com", [], "Re: Warranty", "The warranty runs until 2028.", "pending", 0, None,
+     1, None),
+    (14, 4722, "customer", "hana@example.com", [], "Re: Order 5530", "Both items are in stock.", "approved", 0, None,
+     1, None),
+    (15, 4723, "supplier", "sales@lamps.example", [], "Quote", "We no longer need the quote.", "rejected", 0, None,
+     40, None),
+    (16, 4724, "customer", "ivo@example.com", [], "Re: Noise", "A technician comes on Thursday.", "failed", 0,
+     "HTTP 503", 2, 1),
+]  # fmt: skip
+
+
+def build(file: Path, *, now: datetime = MADE_AT) -> None:
+    """Make the example in a new file, with its times counted back from ``now``.
+
+    Raises:
+        FileExistsError: the file is there already.
+    """
+    file.touch(mode=0o600, exist_ok=False)
+    with closing(sqlite3.connect(file)) as connection:
+        connection.executescript("PRAGMA journal_mode=WAL;" + TABLES)
+        tickets = sorted({message[1] for message in MESSAGES}, key=str)
+        connection.executemany("INSERT INTO ticket_states VALUES (?, 'open', 'support')", [(each,) for each in tickets])
+        connection.executemany(
+            f"INSERT INTO pending_messages VALUES ({', '.join('?' * 16)})",  # noqa: S608  question marks alone
+            [_row(message, now) for message in MESSAGES],
+        )
+        connection.commit()
+    database = Database(f"sqlite:///{file}")
+    database.ensure_tables(upgrade=True)
+    with database.write() as opened:
+        opened.execute(insert(queue), [_waiting(6, 4715, now), *(_escalated(*each, now) for each in PEOPLES)])
+        opened.execute(insert(attempts), list(_history(now)))
+    database.close()
+
+
+PEOPLES = ((9, 4718, 20.0, EscalationReason.EXHAUSTED), (10, 4719, 25.0, EscalationReason.PERMANENT))
+
+
+def copy(folder: Path, *, now: datetime) -> Path:
+    """Copy the example that comes with the package into a folder, and move its times up to ``now``."""
+    file = folder / "ticketing_agent.db"
+    packaged = resources.files("retrycli") / NAME
+    with resources.as_file(packaged) as path:
+        # In a source checkout the example stands beside the package and not in it.
+        shutil.copyfile(path if path.is_file() else Path(__file__).parents[1] / NAME, file)
+    seconds = (now - MADE_AT).total_seconds()
+    with closing(sqlite3.connect(file)) as connection:
+        for table, column in _time_columns(connection):
+            connection.execute(
+                f"UPDATE {table} SET {column} = strftime('%Y-%m-%d %H:%M:%f', {column}, ?)",  # noqa: S608  our own names
+                (f"{seconds:+f} seconds",),
+            )
+        connection.commit()
+    return file
+
+
+def _time_columns(connection: sqlite3.Connection) -> list[tuple[str, str]]:
+    found = connection.execute(
+        "SELECT m.name, c.name FROM sqlite_master m, pragma_table_info(m.name) c "
+        "WHERE m.type = 'table' AND c.type IN ('DATETIME', 'TIMESTAMP')"
+    )
+    return found.fetchall()
+
+
+def _row(message: tuple[object, ...], now: datetime) -> tuple[object, ...]:
+    number, ticket, kind, to, cc, subject, text, status, tries, error, made, failed = message
+    sent_at = _ago(now, float(str(made)) - 1) if status == "sent" else None
+    lists = cc if isinstance(cc, str) else json.dumps(cc)
+    return (
+        number, ticket, kind, to, lists, "[]", subject, GREETING.format(text), "[]", 0.93, status, tries, error,
+        _ago(now, made), _ago(now, made if failed is None else failed), sent_at,
+    )  # fmt: skip
+
+
+def _ago(now: datetime, hours: object) -> str:
+    return str(now.replace(tzinfo=None) - timedelta(hours=float(str(hours))))
+
+
+def _waiting(message_id: int, ticket_id: int, now: datetime) -> dict[str, object]:
+    failed_at = now - timedelta(hours=9)
+    return _entry(message_id, ticket_id, failed_at) | {
+        "state": State.WAITING,
+        "next_attempt_at": now + timedelta(minutes=105),
+    }
+
+
+def _escalated(
+    message_id: int, ticket_id: int, hours: float, reason: EscalationReason, now: datetime
+) -> dict[str, object]:
+    failed_at = now - timedelta(hours=hours)
+    return _entry(message_id, ticket_id, failed_at) | {
+        "state": State.ESCALATED,
+        "escalated_at": failed_at,
+        "escalation_reason": reason,
+    }
+
+
+def _entry(message_id: int, ticket_id: int, failed_at: datetime) -> dict[str, object]:
+    return {
+        "message_id": message_id,
+        "next_attempt_at": None,
+        "delivery_key": delivery_key(message_id, ticket_id, failed_at),
+        "first_failed_at": failed_at,
+        "unknown_count": 0,
+        "escalated_at": None,
+        "escalation_reason": None,
+    }
+
+
+def _history(now: datetime) -> list[dict[str, object]]:
+    """The attempts behind the two escalated messages."""
+    told = [(9, number, "transient", 503, "HTTP 503", 20 + 3 * (10 - number)) for number in range(1, 11)]
+    told.append((10, 1, "permanent", 422, "HTTP 422: recipient unknown", 25))
+    return [
+        {
+            "message_id": message_id,
+            "number": number,
+            "made_by": "pass",
+            "started_at": now - timedelta(hours=hours),
+            "finished_at": now - timedelta(hours=hours) + timedelta(milliseconds=180),
+            "outcome": outcome,
+            "status_code": status,
+            "error": error,
+            "duration_ms": 180,
+        }
+        for message_id, number, outcome, status, error, hours in told
+    ]
+
+
+if __name__ == "__main__":
+    target = Path(sys.argv[1] if len(sys.argv) > 1 else NAME)
+    target.unlink(missing_ok=True)
+    build(target)
