@@ -62,10 +62,15 @@ class Backoff:
         wait = self.wait(retry)
         if wait >= JITTER_FROM:
             wait *= 1 + self.spread * jitter
-        due = _later(since, wait)
+        due = later(since, wait)
         if self.kind is BackoffKind.LINEAR and created_at is not None:
-            due = max(due, _later(created_at, self.base * retry))
+            due = max(due, later(created_at, self.base, times=retry))
         return due
+
+    def shortest(self, retries: int) -> timedelta:
+        """The shortest wait that so many retries can come to, with all the luck of the dice."""
+        since = datetime(2000, 1, 1, tzinfo=UTC)
+        return min(self.next_attempt_at(retry, since=since, jitter=-1) for retry in range(1, retries + 1)) - since
 
     def _exponential(self, retry: int) -> timedelta:
         try:
@@ -74,8 +79,9 @@ class Backoff:
             return self.cap
 
 
-def _later(time: datetime, wait: timedelta) -> datetime:
+def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
+    """A time after a wait, or after several of them; the end of time where there is nothing later."""
     try:
-        return time + wait
+        return time + wait * times
     except OverflowError:
         return LATEST

@@ -17,6 +17,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from retrycli.backoff import later
 from retrycli.outcome import ALIVE, OUTAGE, OutcomeKind
 
 
@@ -53,6 +54,10 @@ class Breaker:
         """Whether nothing may be sent yet."""
         return self.probe_at is not None and at < self.probe_at
 
+    def admitting(self, at: datetime) -> Breaker:
+        """The breaker as a pass meets it: once the time for a probe has come, nothing bars the way."""
+        return self if self.blocks(at) else replace(self, probe_at=None)
+
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime) -> Breaker:
         """The breaker after one more outcome.
 
@@ -62,25 +67,27 @@ class Breaker:
             rules: when to open.
             since: the start of the pass; the wait for the probe counts from it.
         """
+        if self.blocks(since):
+            return self  # what was in flight when it opened tells nothing new
         if kind in ALIVE:
             return self if self == Breaker(self.destination) else Breaker(self.destination)
         if kind not in OUTAGE:
             return self
         failures = self.failures + 1
         if failures < rules.failures:
-            return replace(self, state=BreakerState.CLOSED, failures=failures, probe_at=None)
+            return Breaker(self.destination, failures=failures)
         probes_failed = failures - rules.failures
         return Breaker(
             self.destination,
             BreakerState.OPEN,
             failures,
             opened_at=self.opened_at or since,
-            probe_at=since + rules.probe_after[min(probes_failed, len(rules.probe_after) - 1)],
+            probe_at=later(since, rules.probe_after[min(probes_failed, len(rules.probe_after) - 1)]),
         )
 
     def rest(self, until: datetime) -> Breaker:
         """The breaker after the destination asked to be left alone until a time."""
-        return Breaker(self.destination, BreakerState.RESTING, opened_at=until, probe_at=until)
+        return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 
 def wider(width: int, kind: OutcomeKind, limit: int) -> int:

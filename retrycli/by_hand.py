@@ -24,7 +24,8 @@ async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by
     """
     now = world.now()
     claim = Claim(str(uuid.uuid4()), now + rules.request_timeout + CLAIM_MARGIN)
-    enrol(world, rules, world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1), now)
+    for escalated in enrol(world, rules, world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1), now):
+        world.emit(escalated)
     world.claims.claim_one(claim, message_id, now)
     loaded = world.claims.begin(claim, [message_id], made_by=by, pass_id=None, now=now, fit=lambda _: True)
     if not loaded:

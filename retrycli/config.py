@@ -45,6 +45,7 @@ def _split(value: object) -> object:
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
 Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
 
 
@@ -55,7 +56,7 @@ class _Section(BaseModel):
 class Database(_Section):
     """Where the application's table is."""
 
-    url: str = Field("sqlite:///ticketing_agent.db", description="SQLAlchemy URL, sqlite or postgresql")
+    url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
     table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
     auto_upgrade: bool = Field(default=True, description="let a pass upgrade retrycli's own tables")
 
@@ -84,8 +85,7 @@ class TypeSchedule(_Section):
     cap_minutes: Minutes | None = None
     jitter: float | None = Field(None, ge=0, le=1)
     waits_minutes: Waits | None = None
-    due_slack_seconds: float | None = Field(None, ge=0, le=3600)
-    expires_after_hours: Positive | None = None
+    expires_after_hours: Hours | None = None
 
 
 class Schedule(_Section):
@@ -102,8 +102,19 @@ class Schedule(_Section):
     due_slack_seconds: float = Field(
         60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
     )
-    expires_after_hours: Positive | None = Field(None, description="older messages go to a person")
+    expires_after_hours: Hours | None = Field(None, description="older messages go to a person")
     types: dict[MessageType, TypeSchedule] = Field({}, description="other rules for a message type")
+
+    def as_backoff(self) -> Backoff:
+        """The waits."""
+        return Backoff(
+            kind=self.backoff,
+            base=timedelta(minutes=self.base_minutes),
+            factor=self.factor,
+            cap=timedelta(minutes=self.cap_minutes),
+            spread=self.jitter,
+            waits=tuple(timedelta(minutes=minutes) for minutes in self.waits_minutes),
+        )
 
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
         """The rules for one message type."""
@@ -111,14 +122,7 @@ class Schedule(_Section):
         rules = self.model_copy(update=own.model_dump(exclude_none=True))
         expires = rules.expires_after_hours
         return RetryPolicy(
-            backoff=Backoff(
-                kind=rules.backoff,
-                base=timedelta(minutes=rules.base_minutes),
-                factor=rules.factor,
-                cap=timedelta(minutes=rules.cap_minutes),
-                spread=rules.jitter,
-                waits=tuple(timedelta(minutes=minutes) for minutes in rules.waits_minutes),
-            ),
+            backoff=rules.as_backoff(),
             max_retries=rules.max_retries,
             unknown_limit=unknown_limit,
             expires_after=None if expires is None else timedelta(hours=expires),
@@ -131,14 +135,11 @@ class Schedule(_Section):
             rules = self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
                 raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
-            waits = {
-                BackoffKind.LIST: rules.waits_minutes,
-                BackoffKind.EXPONENTIAL: (rules.base_minutes, rules.cap_minutes),
-            }.get(rules.backoff, (rules.base_minutes,))
-            if min(waits) * 60 * (1 - rules.jitter * (min(waits) >= 60)) <= self.due_slack_seconds:  # noqa: PLR2004
+            shortest = rules.as_backoff().shortest(rules.max_retries)
+            if shortest <= timedelta(seconds=self.due_slack_seconds):
                 raise ValueError(
-                    f"{name}: a wait of {min(waits):g} min is not longer than "
-                    f"schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
+                    f"{name}: with its jitter a wait can be {shortest.total_seconds() / 60:g} min, which is not longer "
+                    f"than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
                 )
         return self
 
@@ -168,16 +169,18 @@ class Gateway(_Section):
     def _absolute_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
+        if not re.fullmatch(r"[!-~]*", url):
+            raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
         try:
             parts = urlsplit(url)
             _ = parts.port  # parsed only when asked for
-        except ValueError as error:
-            raise ValueError(f"not a URL: {error}") from None
+        except ValueError:
+            raise ValueError("that is no URL, or its port is none") from None
         if parts.scheme not in {"http", "https"} or not parts.hostname:
             raise ValueError("write it with its scheme and host, as in https://tickets.example.com/api")
         if parts.username or parts.password:
             raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
-        if parts.query or parts.fragment:
+        if "?" in url or "#" in url:
             raise ValueError("a base URL ends with its path; leave out what follows ? or #")
         return url.rstrip("/")
 
@@ -194,7 +197,7 @@ class Gateway(_Section):
             self.auth, ("username", "password")
         )
         for name in needed:
-            if getattr(self, name) is None:
+            if not _revealed(getattr(self, name)):
                 raise ValueError(f"gateway.auth = {self.auth!r} needs gateway.{name} or gateway.{name}_file")
         return self
 
@@ -204,11 +207,11 @@ class Run(_Section):
 
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
     deadline_minutes: Minutes = Field(12.0, description="a pass begins nothing after that")
-    limit: int | None = Field(None, ge=1, description="messages a pass")
+    limit: int | None = Field(None, ge=1, le=2**31, description="messages a pass")
     rate_per_second: Positive | None = Field(None, description="requests a second at most")
     lock_file: Path | None = Field(None, description="the pass lock; by default beside the database")
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
-    retention_days: int | None = Field(None, ge=1, description="how long attempts and passes are kept")
+    retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts and passes are kept")
 
 
 class BreakerSettings(_Section):
@@ -278,7 +281,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         values.update(_from_file(file))
     values.update(_from_credentials(env))
     values.update(_from_environment(env))
-    values.update(_from_secret_files(values))
+    values.update(dict(_from_secret_files(values)))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
@@ -307,11 +310,19 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        return next((each for each in candidates(env) if each.is_file()), None)
-    if not named.is_file():
+        return next((each for each in candidates(env) if _is_file(each)), None)
+    if not _is_file(named):
         origin = "--config" if path else f"${CONFIG_VARIABLE}"
         raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one")
     return named
+
+
+def _is_file(path: Path) -> bool:
+    """Whether there is a file that may be looked for: sudo leaves HOME at a folder that is closed to us."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
 
 
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
@@ -319,7 +330,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
         tree = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ConfigurationError(f"{file} is no TOML: {error}") from None
     for key, value in _flat(tree):
         yield key, (_beside(file, key, value), f"file {file}")
@@ -329,7 +340,8 @@ def _beside(file: Path, key: str, value: object) -> object:
     """A relative path in a file is relative to the file: cron starts us in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
-        return re.sub(r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)", rf"\1{folder.as_posix()}/\2", value)
+        relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
+        return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
     is_path = key.endswith(("_file", "_dir")) or (key == "gateway.preset" and str(value).endswith(".toml"))
     return str(folder / value) if is_path and isinstance(value, str) else value
 
@@ -363,8 +375,8 @@ def _from_secret_files(values: Mapping[str, tuple[object, str]]) -> Iterator[tup
 def _read_secret(key: str, file: Path) -> str:
     try:
         return file.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "that is no path, or the file no UTF-8 text"
         raise ConfigurationError(f"{key}: can't read {file}: {reason}") from error
 
 
@@ -396,8 +408,12 @@ def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
     problems = []
     for each in error.errors(include_url=False, include_input=False):
         key = ".".join(str(part) for part in each["loc"] if part != "[key]")
-        known = max((k for k in sources if key == k or key.startswith(k + ".")), key=len, default=None)
-        origin = f" ({sources[known]})" if known else ""
+        near = [k for k in sources if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}.") or not key]
+        origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and each["loc"] else ""
         text = {"extra_forbidden": "no such setting"}.get(each["type"], each["msg"].removeprefix("Value error, "))
-        problems.append(f"{key}{origin}: {text}" if key else text)
+        problems.append(f"{key}{origin}: {text}" if each["loc"] else text)
     return "; ".join(problems) + ". `retrycli config show` lists every setting"
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")

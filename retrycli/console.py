@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from retrycli.escape import printable
 from retrycli.events import (
@@ -21,6 +22,15 @@ from retrycli.events import (
     PassStarted,
 )
 
+if TYPE_CHECKING:
+    from rich.console import Console as RichConsole
+
+GAP = 2
+"""Spaces between columns."""
+TEXT_ROOM = 30
+"""How narrow a column of text may get before it has lines of its own."""
+INDENT = (0, 0, 0, 4)
+
 Cell = str | int | float | bool | datetime | None
 Row = Sequence[Cell]
 
@@ -31,27 +41,67 @@ def on_terminal() -> bool:
 
 
 def show_json(values: Mapping[str, object]) -> None:
-    """Print one object, with the version of its fields in front."""
-    print(json.dumps({"schema_version": 1, **values}, default=_json_value, ensure_ascii=False))  # noqa: T201
+    """Print one object, with the version of its fields in front.
+
+    In ASCII, so that no locale can spoil it and no control character of any kind reaches a terminal.
+    """
+    print(json.dumps({"schema_version": 1, **values}, default=_json_value))  # noqa: T201
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Row], *, title: str | None = None) -> None:
-    """Print rows: a table on a terminal, tab-separated lines without a header elsewhere."""
+def show_table(headers: Sequence[str], rows: Sequence[Row], *, text_last: bool = False) -> None:
+    """Print rows: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is ever cut.
+
+    Args:
+        headers: the columns' names, for the terminal.
+        rows: the values of each row.
+        text_last: the last column is a text of any length. Where the terminal has too little room for it, it
+            stands under its row.
+    """
     if not on_terminal():
         for row in rows:
             print("\t".join(map(_plain, row)))  # noqa: T201
         return
-    from rich import box
+    from rich.cells import cell_len
     from rich.console import Console
+
+    screen = Console(highlight=False)
+    cells = [[_local(cell) for cell in row] for row in rows]
+    widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
+    if text_last and sum(widths[:-1]) + GAP * len(widths[1:]) + min(widths[-1], TEXT_ROOM) > screen.width:
+        _show_stacked(screen, headers, cells, widths)
+    else:
+        _show_columns(screen, headers, cells)
+
+
+def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """A table as such; what is too wide is folded, but for the first column, by which a row is known."""
+    from rich import box
     from rich.table import Table
     from rich.text import Text
 
-    table = Table(*headers, title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in table.columns[:-1]:
-        column.no_wrap = True
+    table = Table(*headers, box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False, padding=(0, GAP - 1, 0, 0))
+    for number, column in enumerate(table.columns):
+        column.no_wrap, column.overflow = number == 0, "fold"
     for row in rows:
-        table.add_row(*(Text(_local(cell)) for cell in row))
-    Console(highlight=False).print(table)
+        table.add_row(*map(Text, row))
+    screen.print(table)
+
+
+def _show_stacked(
+    screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
+) -> None:
+    """Each row's last value on lines of its own, under the others."""
+    from rich.cells import set_cell_size
+    from rich.padding import Padding
+    from rich.text import Text
+
+    def line(cells: Sequence[str], style: str = "") -> Text:
+        padded = [set_cell_size(cell, width) for cell, width in zip(cells[:-1], widths[:-1], strict=True)]
+        return Text((" " * GAP).join(padded).rstrip(), style)
+
+    screen.print(line(headers, "bold"), Padding(Text(headers[-1], "bold"), INDENT))
+    for row in rows:
+        screen.print(line(row), Padding(Text(row[-1]), INDENT), overflow="fold")
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
@@ -97,7 +147,8 @@ def progress() -> Iterator[Callable[[Event], None]]:
         def follow(event: Event) -> None:
             match event:
                 case PassStarted(due=due):
-                    bar.update(task, total=due)
+                    # What was escalated on its way into the queue was not due.
+                    bar.update(task, total=due, completed=0)
                 case MessageDelivered() | MessageRescheduled() | MessageReleased() | MessageEscalated():
                     bar.advance(task)
                 case _:

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from retrycli.breaker import BreakerState, wider
+from retrycli.breaker import Breaker, BreakerState, wider
 from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import (
     BreakerClosed,
@@ -51,15 +51,14 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
     world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.started_at)
     try:
         lock.acquire()
-    except LockHeld as error:
-        return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
-    try:
         if why := world.ledger.paused(the_pass.started_at):
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
         the_pass.recover()
         the_pass.enrol()
         await the_pass.deliver_what_is_due()
         return the_pass.report()
+    except LockHeld as error:
+        return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
     finally:
         the_pass.finish_if_it_failed()
         lock.release()
@@ -86,10 +85,10 @@ class _Pass:
         self._deadline = self.started_at + rules.deadline
         self._due_by = self.started_at + rules.due_slack
         self._claim = Claim(me.pass_id, self._deadline + rules.request_timeout + CLAIM_MARGIN)
-        self._breaker = world.ledger.breaker(rules.destination)
+        self._breaker = Breaker(rules.destination)
         self._tally = Tally()
         self._stop: StopReason | None = None
-        self._stop_detail: str | None = None
+        self._stop_details: dict[StopReason, str | None] = {}
         self._swept_to: int | None = None
         self._finished = False
         self._width = 1
@@ -133,6 +132,8 @@ class _Pass:
 
     async def deliver_what_is_due(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
+        # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
+        self._breaker = self._world.ledger.breaker(self._rules.destination).admitting(self._due_by)
         due = self._world.claims.count_due(self._due_by)
         self._emit(PassStarted(self._me.pass_id, due))
         if due and self._breaker.blocks(self._due_by):
@@ -140,10 +141,14 @@ class _Pass:
             self._stop_for(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
         if not due or not self._may_begin():
             return
-        async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
-            while self._in_flight or self._may_begin():
-                self._begin_attempts(gateway, group)
-                self._settle(await self._answers())
+        try:
+            async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
+                while self._in_flight or self._may_begin():
+                    self._begin_attempts(gateway, group)
+                    self._settle(await self._answers())
+        except ExceptionGroup as faults:
+            # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
+            raise faults.exceptions[0] from None
         self._settle_forbidden()
         if self._claimed:
             self._world.claims.release(self._claim, self._claimed)
@@ -225,14 +230,13 @@ class _Pass:
         """Decide what each answer does to its message, and write all of it down at once."""
         settled = []
         for attempt in answers:
-            if attempt.outcome.status_code == FORBIDDEN and attempt.outcome.kind is OutcomeKind.PERMANENT:
-                self._forbidden.append(attempt)
+            if not _is_forbidden(attempt.outcome):
+                settled += [*self._take_forbidden(), self._judge(attempt)]
                 continue
-            settled += self._take_forbidden()
-            settled.append(self._judge(attempt))
-        if len(self._forbidden) >= FORBIDDEN_LIMIT:
-            self._stop_for(StopReason.CREDENTIALS_REFUSED, f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
-            settled += self._take_forbidden()
+            self._forbidden.append(attempt)
+            if len(self._forbidden) == FORBIDDEN_LIMIT:
+                self._stop_for(StopReason.CREDENTIALS_REFUSED, f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
+                settled += self._take_forbidden()
         self._record(settled)
 
     def _judge(self, attempt: _Attempt) -> tuple[QueuedMessage, Settled]:
@@ -240,14 +244,14 @@ class _Pass:
         queued, outcome = attempt.queued, attempt.outcome
         charged = self._breaker.state is not BreakerState.OPEN
         self._learn(outcome, attempt.finished_at)
-        if self._stop is StopReason.CREDENTIALS_REFUSED and outcome.status_code == FORBIDDEN:
+        if StopReason.CREDENTIALS_REFUSED in self._stop_details and _is_forbidden(outcome):
             outcome = replace(outcome, kind=OutcomeKind.UNAUTHORIZED)
         transition = self._decide(queued, outcome, attempt.finished_at, charged=charged)
         return queued, Settled(queued.message_id, transition, outcome, attempt.duration, attempt.finished_at)
 
     def _learn(self, outcome: Outcome, at: datetime) -> None:
         """What an outcome says about the destination. Once the pass stops for it, nothing more is learnt."""
-        if self._stop in {StopReason.BREAKER_OPEN, StopReason.THROTTLED}:
+        if self._stop_details.keys() & {StopReason.BREAKER_OPEN, StopReason.THROTTLED}:
             return
         self._width = wider(self._width, outcome.kind, self._rules.concurrency)
         before = self._breaker
@@ -295,9 +299,13 @@ class _Pass:
         return self._rules.policies[queued.message.message_type]
 
     def _stop_for(self, reason: StopReason, detail: str | None = None) -> None:
-        if self._stop is None:
-            self._stop, self._stop_detail = reason, detail
-            self._emit(PassStopped(reason))
+        """Begin nothing more. The first reason is the pass's, but a limit gives way to what is wrong with the API."""
+        if reason in self._stop_details:
+            return
+        self._stop_details[reason] = detail
+        if self._stop in {None, StopReason.LIMIT}:
+            self._stop = reason
+        self._emit(PassStopped(reason))
 
     def _emit(self, event: Event) -> None:
         self._tally.count(event)
@@ -313,7 +321,8 @@ class _Pass:
             case StopReason.SIGNAL:
                 return self.finish(PassResult.INTERRUPTED, self._stop)
             case reason:
-                return self.finish(PassResult.STOPPED, reason, self._stop_detail or self._breaker_in_words(reason))
+                detail = self._stop_details[reason] or self._breaker_in_words(reason)
+                return self.finish(PassResult.STOPPED, reason, detail)
 
     def _breaker_in_words(self, reason: StopReason) -> str | None:
         probe_at = self._breaker.probe_at
@@ -334,6 +343,10 @@ class _Pass:
         if not self._finished:
             with suppress(DatabaseUnavailable):
                 self.finish(PassResult.FAILED, StopReason.FAULT)
+
+
+def _is_forbidden(outcome: Outcome) -> bool:
+    return outcome.status_code == FORBIDDEN and outcome.kind is OutcomeKind.PERMANENT
 
 
 def _refusal(outcome: Outcome) -> str | None:

@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
-from retrycli.outcome import LAPSED, OutcomeKind
+from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
 
 
@@ -87,7 +87,8 @@ class MessageRescheduled(MessageEvent):
 class MessageReleased(MessageEvent):
     """It goes back to wait with its tries untouched."""
 
-    outcome: OutcomeKind
+    outcome: OutcomeKind | None
+    """None where no attempt was made: its claim lapsed before."""
     status_code: int | None
 
 
@@ -217,7 +218,7 @@ def summarise(events: list[Event], pass_id: str, result: PassResult, duration: t
 def event_of(message: Message | QueuedMessage | UnusableMessage, settled: Settled) -> Event:
     """What the world is told of a transition."""
     change = settled.transition
-    outcome = settled.outcome or LAPSED
+    outcome = settled.outcome
     row = message.message if isinstance(message, QueuedMessage) else message
     about = (
         settled.message_id,
@@ -231,7 +232,9 @@ def event_of(message: Message | QueuedMessage | UnusableMessage, settled: Settle
         case TransitionKind.ESCALATED:
             problem = message.problem if isinstance(message, UnusableMessage) else None
             return MessageEscalated(*about, reason=change.reason or EscalationReason.INVALID, problem=problem)
-        case TransitionKind.RESCHEDULED if change.next_attempt_at is not None:
+        case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
-        case _:
+        case _ if outcome is not None:
             return MessageReleased(*about, outcome.kind, outcome.status_code)
+        case _:
+            return MessageReleased(*about, None, None)

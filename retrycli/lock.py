@@ -10,9 +10,11 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import stat
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
@@ -34,8 +36,9 @@ class Holder:
         """Read what a holder wrote."""
         try:
             values = json.loads(text)
-            return cls(int(values["pid"]), str(values["host"]), datetime.fromisoformat(values["since"]))
-        except (ValueError, KeyError, TypeError):
+            since = datetime.fromisoformat(values["since"]).astimezone(UTC)
+            return cls(int(values["pid"]), str(values["host"]), since)
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             return cls()
 
     def in_words(self, now: datetime) -> str:
@@ -69,14 +72,15 @@ class PassLock:
         waited = 0.0
         while not _try_lock(file):
             if waited >= wait_seconds:
-                holder = Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+                holder = _written_in(file)
                 os.close(file)
                 raise LockHeld(f"another pass holds the lock {self._path}: {holder.in_words(now())}")
             sleep(POLL_SECONDS)
             waited += POLL_SECONDS
-        os.ftruncate(file, 0)
-        os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
         self._file = file
+        with suppress(OSError):  # on a full disk the lock holds all the same; it only does not say whose it is
+            os.ftruncate(file, 0)
+            os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
     def release(self) -> None:
         """Give the lock back."""
@@ -102,24 +106,33 @@ class PassLock:
             return None
         file = self._open()
         try:
-            return None if _try_lock(file) else Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+            # A shared lock, so that two who look at once do not take each other for a pass.
+            return None if _try_lock(file, fcntl.LOCK_SH) else _written_in(file)
         finally:
             os.close(file)
 
     def _open(self) -> int:
         try:
             # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
-            return os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise LockUnusable(
                 f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
                 "the user who runs retrycli can write"
             ) from error
+        if not stat.S_ISREG(os.fstat(file).st_mode):
+            os.close(file)
+            raise LockUnusable(f"the lock file {self._path} is no plain file; set run.lock_file to another path")
+        return file
 
 
-def _try_lock(file: int) -> bool:
+def _written_in(file: int) -> Holder:
+    return Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+
+
+def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, how | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Literal, assert_never
 
@@ -52,7 +53,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             text = f"Message {event.message_id} not sent ({said}), try {event.retry_count}, next attempt at {at}"
             return [(logging.INFO, text)]
         case MessageReleased():
-            said = _answer(event.outcome, event.status_code)
+            said = _answer(event.outcome, event.status_code) if event.outcome else "no attempt was begun"
             return [(logging.INFO, f"Message {event.message_id} not sent ({said}), its tries untouched")]
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
@@ -110,7 +111,8 @@ class _Stderr(logging.Handler):
     """Writes to whatever stderr is at the moment: a progress bar takes its place for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+        with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass
+            print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
 
 
 class _Text(logging.Formatter):
@@ -132,7 +134,11 @@ class _Json(logging.Formatter):
             **fields,
             "message": record.getMessage(),
         }
-        return json.dumps(line, default=str)
+        return json.dumps(line, default=_json_value)
+
+
+def _json_value(value: object) -> str:
+    return _utc(value) if isinstance(value, datetime) else str(value)
 
 
 def _slots(kind: type) -> list[str]:

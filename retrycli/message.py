@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -223,6 +223,8 @@ def utc_time(column: str, value: object) -> datetime | None:
     """
     if value is None:
         return None
+    if not isinstance(value, str | date):
+        raise InvalidMessage(f"{column} is no date: {_quoted(value)}")
     try:
         time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
@@ -237,9 +239,11 @@ def _whole_number(column: str, value: object) -> int:
 
 
 def _ticket_id(value: object) -> int | str:
-    if isinstance(value, int | str) and value != "":
+    if value is None or (isinstance(value, str) and not value.strip()):
+        raise InvalidMessage("ticket_id is missing")
+    if isinstance(value, int | str) and not isinstance(value, bool):
         return value
-    raise InvalidMessage("ticket_id is missing" if value is None or value == "" else "ticket_id is no number or text")
+    raise InvalidMessage("ticket_id is no number or text")
 
 
 def _message_type(value: object) -> MessageType:
@@ -255,7 +259,7 @@ def _json_list(column: str, value: object) -> list[object]:
         return []
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = json.loads(value, parse_constant=_no_constant)
         except (ValueError, RecursionError):
             raise InvalidMessage(f"{column} is no JSON") from None
     if value is None:
@@ -265,10 +269,17 @@ def _json_list(column: str, value: object) -> list[object]:
     return value
 
 
+def _no_constant(name: str) -> None:
+    """NaN and Infinity, which Python reads, are no JSON (RFC 8259, section 6)."""
+    raise ValueError(name)
+
+
 def _reject_undecodable(column: str, value: object) -> None:
     try:
         if isinstance(value, str):
             value.encode()
+        elif isinstance(value, list):
+            json.dumps(value, ensure_ascii=False, default=str).encode()
     except UnicodeEncodeError:
         raise InvalidMessage(f"{column} is not valid UTF-8") from None
 

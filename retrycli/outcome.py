@@ -96,7 +96,7 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     text = (value or "").strip()
     if text.isascii() and text.isdigit():
         # Ten digits are far beyond the cap already, and int() is slow on a header full of them.
-        return min(timedelta(seconds=int(text[:10])), RETRY_AFTER_CAP)
+        return min(timedelta(seconds=int(text.lstrip("0")[:10] or "0")), RETRY_AFTER_CAP)
     try:
         until = parsedate_to_datetime(text)
     except (ValueError, OverflowError, IndexError):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
-from retrycli.backoff import Backoff
+from retrycli.backoff import Backoff, later
 from retrycli.message import EscalationReason, Message, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 
@@ -154,7 +155,7 @@ class RetryPolicy:
         if not charged:
             return Transition.released(now, unknown_count=queued.unknown_count)
         due = self._due(queued.message, queued.message.retry_count + 2, since, jitter)
-        return self._counted(queued, outcome, max(due, now + (outcome.retry_after or timedelta(0))))
+        return self._counted(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
 
     def _counted(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
         tries = queued.message.retry_count + 1
@@ -188,7 +189,9 @@ class RetryPolicy:
         return self.expires_after is not None and now - made_at > self.expires_after
 
     def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
-        made_at = None if message.created_at is None else min(message.created_at, since)
+        made_at = message.created_at
+        if made_at is not None and made_at > since:
+            made_at = None  # a clock was wrong, and must delay nobody
         return self.backoff.next_attempt_at(retry, since=since, created_at=made_at, jitter=jitter)
 
 
@@ -197,12 +200,15 @@ def first_failure(message: Message, now: datetime) -> datetime:
     return message.updated_at or message.created_at or now
 
 
+EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention required\.")
+
+
 def exhausted(max_retries: int, error: str | None) -> str:
     """The ``last_error`` of a message that has had all its tries. Operators' searches rely on its words."""
     start = f"Max retries ({max_retries}) exceeded. Manual intervention required."
     if error is None:
         return start
-    return error if error.startswith("Max retries (") else f"{start} Last error: {error}"
+    return error if EXHAUSTED.match(error) else f"{start} Last error: {error}"
 
 
 def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, charged: bool) -> Transition:

@@ -104,7 +104,7 @@ class Lock(Protocol):
         """
 
     def release(self) -> None:
-        """Give it back."""
+        """Give it back, where it was taken."""
 
 
 class Gateway(Protocol):

@@ -43,7 +43,7 @@ def status(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show whether passes are made, what waits, and what stands in the way."""
+    """Show whether passes are made, and what waits."""
     from retrycli import console, desk
 
     found = desk.status(load_settings(ctx, config))
@@ -82,9 +82,10 @@ def _show_status(found: Status) -> None:
             "Sending": found.messages["sending"],
             "Escalated": found.messages["escalated"],
             **{
-                f"Breaker {each.destination}": f"{each.state} until {console.utc_time(each.probe_at)}, "
-                f"{console.count(each.failures, 'failure')} in a row"
+                f"Breaker {each.state}": f"{each.destination}, until {console.local_time(each.probe_at)}"
+                + (f", {console.count(each.failures, 'failure')} in a row" if each.failures else "")
                 for each in found.breakers
+                if each.probe_at is not None
             },
             "Pause": _pause_in_words(found),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
@@ -142,7 +143,7 @@ def list_failed(
     from retrycli.store.views import Filter
 
     settings = load_settings(ctx, config)
-    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than)
+    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
     wanted = Filter(state=state, message_type=message_type, ticket=ticket, error=error, failed_before=before)
     shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
     total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
@@ -167,16 +168,22 @@ def list_failed(
                 str(each.ticket_id),
                 each.message_type,
                 each.state,
-                f"{each.retry_count}/{_most(most, each.message_type)}",
+                _tries(each.retry_count, _most(most, each.message_type)),
                 each.next_attempt_at,
                 each.last_error,
             )
             for each in messages
         ],
+        text_last=True,
     )
     console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
     if messages:
         console.say(f"Next: retrycli show {messages[0].id}, or retrycli retry {messages[0].id}")
+
+
+def _tries(made: int | None, most: int | None) -> str:
+    """Tries made and allowed; a bad row has no number in the one place, or no known type to tell the other."""
+    return f"{'?' if made is None else made}/{'?' if most is None else most}"
 
 
 def _most(most: dict[MessageType, int], message_type: str) -> int | None:
@@ -184,7 +191,7 @@ def _most(most: dict[MessageType, int], message_type: str) -> int | None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what people must look at, why, since when, and what to do."""
+    """List what a person must look at, and why."""
     from retrycli import console, desk
     from retrycli.store.views import Filter
 
@@ -195,7 +202,7 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
         console.show_json({"escalations": [{name: getattr(each, name) for name in fields} for each in messages]})
         return
     console.show_table(
-        ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
+        ("ID", "Ticket", "Type", "Reason", "Since", "Next step", "Last error"),
         [
             (
                 each.id,
@@ -203,11 +210,12 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
                 each.message_type,
                 each.reason,
                 each.escalated_at,
-                each.last_error,
                 _step(each.reason, each.id),
+                each.last_error,
             )
             for each in messages
         ],
+        text_last=True,
     )
     if messages:
         console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
@@ -255,6 +263,7 @@ def show(
             )
             for each in found.attempts
         ],
+        text_last=True,
     )
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")

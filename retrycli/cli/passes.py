@@ -92,8 +92,8 @@ def _exit_code(summary: PassSummary) -> int:
 def _show(summary: PassSummary) -> None:
     from retrycli import console
 
-    why = f": {summary.reason}" + (f" ({summary.detail})" if summary.detail else "") if summary.reason else ""
-    console.say(f"Pass {summary.result}{why}, in {summary.duration_seconds:.1f} s")
+    why = console.reason(summary.reason, summary.detail)
+    console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     console.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
         f"{summary.released:,} released; {summary.unknown:,} of unknown outcome"
@@ -163,9 +163,10 @@ def pause(
     from retrycli import console, desk
 
     settings = load_settings(ctx, config)
-    begun = desk.pause(settings, length=None if length is None else length_of_time(length), reason=reason)
+    begun = desk.pause(settings, length=None if length is None else length_of_time(length, "--for"), reason=reason)
     until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     console.say(f"Paused {until}. Passes record themselves and send nothing.")
+    console.say("Next: retrycli resume, when deliveries may go on")
 
 
 def resume(ctx: typer.Context, config: ConfigFile = None) -> None:
@@ -174,3 +175,4 @@ def resume(ctx: typer.Context, config: ConfigFile = None) -> None:
 
     ended = desk.resume(load_settings(ctx, config))
     console.say("Resumed; the next pass sends again." if ended else "Nothing was paused.")
+    console.say("Next: retrycli status")

@@ -31,7 +31,7 @@ def init(
     base_url: Annotated[str | None, typer.Option(help="Where the ticketing API is.", show_default=False)] = None,
     config: ConfigFile = None,
 ) -> None:
-    """Write a commented retrycli.toml, and make retrycli's own tables."""
+    """Write a commented retrycli.toml, and make the tables."""
     from retrycli import console, desk
 
     file = config or ctx.obj.config or Path("retrycli.toml")
@@ -78,6 +78,7 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
 
     before, after = desk.upgrade(load_settings(ctx, config))
     console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
+    console.say("Next: retrycli status")
 
 
 def version(as_json: Json = False) -> None:

@@ -72,7 +72,7 @@ def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
     return load(ctx, config).settings
 
 
-def length_of_time(text: str) -> timedelta:
+def length_of_time(text: str, option: str) -> timedelta:
     """A length of time as an option's value.
 
     Raises:
@@ -83,4 +83,4 @@ def length_of_time(text: str) -> timedelta:
     try:
         return duration(text)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint=option) from None

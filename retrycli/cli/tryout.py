@@ -34,9 +34,9 @@ def sandbox(
     from retrycli.sandbox import Behaviour, Sandbox, share
 
     try:
-        behaviour = Behaviour(share(fail), length_of_time(latency), down, throttle)
+        behaviour = Behaviour(share(fail), length_of_time(latency, "--latency"), down, throttle)
     except ValueError as error:
-        raise typer.BadParameter(str(error)) from None
+        raise typer.BadParameter(str(error), param_hint="--fail") from None
     try:
         server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_tell)  # noqa: S311  no secret
     except OSError as error:
@@ -64,7 +64,7 @@ def _tell(seen: Seen) -> None:
 
 
 def demo() -> None:
-    """Show the main job at work: a queue of messages, an API that fails now and then, and one pass."""
+    """Show the main job at work, on an example that is made for it."""
     from retrycli.demo import run
 
     run()

@@ -51,9 +51,7 @@ def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncCl
 
     def session() -> aiohttp.ClientSession:
         connector = aiohttp.TCPConnector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
-        made = aiohttp.ClientSession(
-            connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response
-        )
+        made = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response)
         # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
         # that takes a reply by PUT would then have it twice. There is no public switch.
         made._retry_connection = False  # noqa: SLF001

@@ -169,7 +169,7 @@ class Claims:
             .with_for_update()
         )
         with self._database.write() as connection:
-            status = dict(connection.execute(held).tuples().all())
+            status = dict(connection.execute(held).all())
             mine = [each for each in settled if each.message_id in status]
             _finish_attempts(connection, mine, now)
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
@@ -200,7 +200,7 @@ class Claims:
             under_way = select(attempts.c.message_id, attempts.c.made_by).where(
                 attempts.c.message_id.in_(ids), attempts.c.finished_at.is_(None)
             )
-            made_by = dict(connection.execute(under_way).tuples().all())
+            made_by = dict(connection.execute(under_way).all())
             return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
 
 

@@ -1,0 +1,537 @@
+"""The files in ``cron/``, each tried with the tool that will read it in earnest, where that is installed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import sys
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import yaml
+
+from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, Settings, load
+from retrycli.errors import LockHeld
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+FILES = Path(__file__).parents[2] / "cron"
+NAMES = ("crontab", "retrycli.cron.d", "retrycli.service", "retrycli.timer", "kubernetes-cronjob.yaml", "logrotate")
+QUARTERS = "*/15 * * * *"
+PROGRAM = "/opt/retrycli/bin/retrycli"
+ARGUMENTS = "--config /etc/retrycli/retrycli.toml run-once"
+
+INTERVAL = timedelta(minutes=Settings().schedule.retry_interval_minutes)
+REQUEST = timedelta(seconds=Settings().gateway.request_timeout_seconds)
+LONGEST_PASS = timedelta(minutes=Settings().run.deadline_minutes) + REQUEST
+
+
+def tool(name: str, package: str) -> str:
+    """The path of a real tool; the test is skipped where it is not installed."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed: apt-get install {package}")
+    return found
+
+
+def an_empty_queue(database: Path) -> None:
+    """The application's table, with nothing in it that has failed."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(
+            "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
+            "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT)"
+        )
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+# Cron
+
+
+@dataclass(frozen=True)
+class Job:
+    schedule: str
+    user: str | None
+    command: str
+
+
+def jobs(name: str) -> tuple[dict[str, str], list[Job]]:
+    """A crontab's variables and jobs, by the rules of crontab(5)."""
+    variables: dict[str, str] = {}
+    found = []
+    for line in (FILES / name).read_text().splitlines():
+        text = line.strip()
+        if assignment := re.fullmatch(r"(\w+)\s*=\s*(.*)", text):
+            variables[assignment[1]] = assignment[2]
+        elif text and not text.startswith("#"):
+            *schedule, rest = text.split(maxsplit=5)
+            user, command = rest.split(maxsplit=1) if name == "retrycli.cron.d" else (None, rest)
+            found.append(Job(" ".join(schedule), user, command))
+    return variables, found
+
+
+@pytest.fixture(params=["crontab", "retrycli.cron.d"])
+def crontab(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
+    _, [job] = jobs(crontab)
+    assert job.schedule == QUARTERS
+    assert job.command == f"umask 077; exec {PROGRAM} {ARGUMENTS}"
+
+
+def test_only_the_file_for_etc_cron_d_names_a_user_and_it_is_not_root() -> None:
+    (_, [own]), (_, [system]) = jobs("crontab"), jobs("retrycli.cron.d")
+    assert own.user is None
+    assert system.user == "ticketing"
+
+
+def test_cron_is_told_whom_to_mail_and_where_programs_are(crontab: str) -> None:
+    variables, _ = jobs(crontab)
+    assert variables == {"PATH": "/usr/local/bin:/usr/bin:/bin", "MAILTO": "operators@example.com"}
+
+
+def test_no_percent_sign_cuts_a_command_short(crontab: str) -> None:
+    _, [job] = jobs(crontab)
+    assert not re.search(r"(?<!\\)%", job.command)
+
+
+def test_a_crontab_ends_with_a_line_end(crontab: str) -> None:
+    """Cron ignores a last line without one."""
+    assert (FILES / crontab).read_bytes().endswith(b"\n")
+
+
+def test_debians_crontab_finds_no_fault_with_the_crontab(tmp_path: Path) -> None:
+    command = tool("crontab", "cron")
+    if "dry" not in run(command, "-h").stderr:
+        pytest.skip("this crontab has no dry run (-n): Debian's has one from 3.0pl1-160 on")
+    good = run(command, "-n", FILES / "crontab")
+    assert good.returncode == 0, good.stderr
+    broken = tmp_path / "crontab"
+    broken.write_text((FILES / "crontab").read_text().replace(QUARTERS, "*/15 * * *"))
+    assert run(command, "-n", broken).returncode != 0, "the check can't fail, so it shows nothing"
+
+
+RECORDER = """\
+#!/bin/sh
+# Stands where retrycli would: writes down how it was called, says nothing when all is well, and goes on.
+{ echo "ARGUMENTS=$*"; echo "UMASK=$(umask)"; echo "FOLDER=$(pwd)"; env; } > "/opt/calls/call.$$"
+echo call >> /opt/journal
+test ! -e /opt/noisy || echo something is wrong >&2
+"""
+SENDMAIL = """\
+#!/bin/sh
+# Stands where the mailer would: cron hands it what a job printed.
+cat > "/opt/mails/mail.$$"
+"""
+MINUTE_HAND = "* * * * * ticketing echo minute >> /opt/journal\n"
+
+
+class Machine:
+    """Real cron, in a mount namespace where the folders that are compiled into it are private ones.
+
+    So it runs the files of ``cron/`` as they are, path and user included, at their own places, beside no other job
+    and whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
+    hour takes 1.5 s.
+    """
+
+    PRIVATE = ("etc", "opt", "run", "dev/shm", "usr/sbin", "var/spool/cron/crontabs")
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        cron = tool("cron", "cron")
+        self._faketime = tool("faketime", "faketime")
+        self._unshare = [tool("unshare", "util-linux"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if os.geteuid() != 0:
+            pytest.skip("cron starts jobs for other users, so it has to be run by root")
+        if (tried := run(*self._unshare, "mount", "--bind", "/opt", "/opt")).returncode:
+            pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {tried.stderr.strip()}")
+        for folder in self.PRIVATE[1:]:
+            (root / folder).mkdir(parents=True)
+        run("cp", "-a", "/etc", root / "etc").check_returncode()
+        shutil.rmtree(root / "etc/cron.d")
+        (root / "etc/cron.d").mkdir()
+        for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
+            (root / "etc" / mine).unlink(missing_ok=True)
+        with (root / "etc/passwd").open("a") as passwd:  # root by another name, to read a Python in /root
+            passwd.write("ticketing:*:0:0::/opt:/bin/sh\n")
+        shutil.copy(cron, root / "usr/sbin/cron")
+        self.program(root / "usr/sbin/sendmail", SENDMAIL)
+        for folder in ("calls", "mails", "retrycli/bin"):
+            (root / "opt" / folder).mkdir(parents=True)
+
+    def program(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def install(self, crontab: str, program: str = RECORDER) -> None:
+        self.program(self.root / PROGRAM[1:], program)
+        own, mode = ("var/spool/cron/crontabs/ticketing", 0o600), ("etc/cron.d/retrycli", 0o644)
+        path, bits = own if crontab == "crontab" else mode
+        shutil.copyfile(FILES / crontab, self.root / path)
+        (self.root / path).chmod(bits)
+
+    def run_until(self, done: Callable[[], bool], *, speed: int = 600) -> None:
+        """Let cron run from just before noon until something holds, at most 60 s."""
+        binds = "".join(f"mount --bind {shlex.quote(str(self.root / folder))} /{folder}\n" for folder in self.PRIVATE)
+        script = f"set -e\n{binds}exec {self._faketime} -f '@2026-01-01 11:59:00 x{speed}' /usr/sbin/cron -f -L 0\n"
+        with subprocess.Popen([*self._unshare, "sh", "-c", script]) as process:
+            try:
+                for _ in range(600):  # poll
+                    if done():
+                        return
+                    assert process.poll() is None, f"cron ended with {process.returncode}"
+                    time.sleep(0.1)
+                pytest.fail("60 s, and cron has not done what was waited for")
+            finally:
+                process.kill()  # unshare lets SIGTERM pass by, and its children die with it
+
+    def journal(self) -> list[str]:
+        path = self.root / "opt/journal"
+        return path.read_text().split() if path.exists() else []
+
+    def calls(self) -> list[dict[str, str]]:
+        files = (self.root / "opt/calls").iterdir()
+        return [dict(line.split("=", 1) for line in file.read_text().splitlines()) for file in files]
+
+    def mails(self) -> list[str]:
+        return [file.read_text() for file in (self.root / "opt/mails").iterdir()]
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.mark.slow
+def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(machine: Machine, crontab: str) -> None:
+    machine.install(crontab)
+    (machine.root / "etc/cron.d/minute-hand").write_text(MINUTE_HAND)
+    machine.run_until(lambda: machine.journal().count("call") >= 3)
+    _, first, second, *_ = "".join("c" if word == "call" else "." for word in machine.journal()).split("c")
+    # What is due in the same minute starts in either order.
+    assert {len(first), len(second)} <= {14, 15, 16}
+    for call in machine.calls():
+        assert call.pop("PWD") == call.pop("FOLDER") == "/opt"  # the user's home, never the project's folder
+        assert call == {
+            "ARGUMENTS": ARGUMENTS,
+            "UMASK": "0077",
+            "HOME": "/opt",
+            "LOGNAME": "ticketing",
+            "SHELL": "/bin/sh",
+            **jobs(crontab)[0],
+        }
+    assert machine.mails() == []
+
+
+@pytest.mark.slow
+def test_real_cron_mails_what_the_command_prints_to_the_person_named(machine: Machine, crontab: str) -> None:
+    machine.install(crontab)
+    (machine.root / "opt/noisy").touch()
+    machine.run_until(lambda: any("something is wrong" in mail for mail in machine.mails()))
+    assert all("\nTo: operators@example.com\n" in mail for mail in machine.mails())
+
+
+RETRYCLI = f"""\
+#!/bin/sh
+{sys.executable} -m retrycli "$@" > /opt/said 2>&1
+echo $? > /opt/ended
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(Path(sys.prefix).is_relative_to("/opt"), reason="retrycli is in /opt, which is private here")
+def test_a_pass_that_real_cron_starts_finds_its_settings_and_prints_nothing(machine: Machine, crontab: str) -> None:
+    machine.install(crontab, RETRYCLI)
+    database, ended = machine.root / "opt/tickets.db", machine.root / "opt/ended"
+    an_empty_queue(database)
+    (machine.root / "etc/retrycli").mkdir()
+    (machine.root / "etc/retrycli/retrycli.toml").write_text(
+        '[database]\nurl = "sqlite:////opt/tickets.db"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
+    )
+    # Slower than elsewhere, so that the next tick comes long after this pass has ended.
+    machine.run_until(lambda: ended.exists() and ended.read_text() != "", speed=60)
+    assert ((machine.root / "opt/said").read_text(), ended.read_text()) == ("", "0\n")
+    with closing(sqlite3.connect(database)) as connection:
+        assert connection.execute("SELECT result FROM retrycli_passes").fetchall() == [("completed",)]
+
+
+# systemd
+
+
+def unit(name: str) -> dict[str, list[str]]:
+    """A unit's settings; one that is written twice has two values."""
+    found: dict[str, list[str]] = {}
+    for line in (FILES / name).read_text().splitlines():
+        if "=" in line and not line.startswith("#"):
+            key, value = line.split("=", 1)
+            found.setdefault(key, []).append(value)
+    return found
+
+
+def seconds(span: str) -> timedelta:
+    amount, word = re.fullmatch(r"(\d+)(min|s)?", span, re.ASCII).groups()  # type: ignore[union-attr]
+    return timedelta(minutes=int(amount)) if word == "min" else timedelta(seconds=int(amount))
+
+
+@pytest.fixture
+def units(tmp_path: Path) -> tuple[Path, Path]:
+    """Copies of both units that start a program that is there: systemd-analyze refuses one that is not."""
+    service, timer = tmp_path / "retrycli.service", tmp_path / "retrycli.timer"
+    service.write_text((FILES / service.name).read_text().replace(PROGRAM, sys.executable))
+    timer.write_text((FILES / timer.name).read_text())
+    return service, timer
+
+
+def test_systemd_finds_no_fault_with_the_units(units: tuple[Path, Path]) -> None:
+    verified = run(tool("systemd-analyze", "systemd"), "verify", *units)
+    assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
+
+
+def test_systemd_would_have_named_a_misspelt_setting(units: tuple[Path, Path]) -> None:
+    """Or the test above would show nothing."""
+    service, _ = units
+    service.write_text(service.read_text().replace("PrivateTmp=", "PrivateTemp="))
+    assert "PrivateTemp" in run(tool("systemd-analyze", "systemd"), "verify", service).stderr
+
+
+def test_systemd_rates_the_service_as_well_confined(units: tuple[Path, Path]) -> None:
+    service, _ = units
+    rated = run(tool("systemd-analyze", "systemd"), "security", "--offline=true", "--threshold=20", service)
+    assert rated.returncode == 0, rated.stdout.splitlines()[-1:]
+
+
+def test_the_timer_fires_at_each_quarter_of_an_hour() -> None:
+    [when] = unit("retrycli.timer")["OnCalendar"]
+    analyze = tool("systemd-analyze", "systemd")
+    noon = "--base-time=2026-01-01 11:59:30 UTC"
+    answer = run(analyze, "calendar", "--iterations=5", noon, when, TZ="UTC")
+    assert answer.returncode == 0, answer.stderr
+    assert re.findall(r"2026-01-01 (\S+) UTC", answer.stdout) == [
+        "12:00:00",
+        "12:15:00",
+        "12:30:00",
+        "12:45:00",
+        "13:00:00",
+    ]
+
+
+def test_the_timer_is_exact_and_makes_up_for_a_tick_while_the_machine_was_off() -> None:
+    timer = unit("retrycli.timer")
+    assert timer["Persistent"] == ["true"]
+    assert timer["AccuracySec"] == ["1s"]
+    assert timer["RandomizedDelaySec"] == ["0"]
+
+
+def test_systemd_runs_the_command_that_cron_runs_as_the_user_that_cron_takes() -> None:
+    service = unit("retrycli.service")
+    assert service["ExecStart"] == [f"{PROGRAM} {ARGUMENTS}"]
+    assert service["User"] == [jobs("retrycli.cron.d")[1][0].user]
+    assert (service["Type"], service["UMask"], service["KillSignal"]) == (["oneshot"], ["0077"], ["SIGTERM"])
+
+
+def test_systemd_takes_a_held_lock_and_a_wanted_stop_for_no_failure_and_nothing_else() -> None:
+    assert unit("retrycli.service")["SuccessExitStatus"] == [f"{LockHeld.exit_code} 143"]
+
+
+def test_systemd_gives_a_pass_its_time_and_no_more() -> None:
+    service = unit("retrycli.service")
+    [longest], [stop] = service["TimeoutStartSec"], service["TimeoutStopSec"]
+    assert seconds(longest) > LONGEST_PASS
+    assert seconds(stop) > REQUEST
+    assert seconds(longest) + seconds(stop) < INTERVAL
+
+
+def test_every_credential_has_a_name_that_retrycli_looks_for() -> None:
+    text = (FILES / "retrycli.service").read_text()
+    names = re.findall(r"^#?LoadCredential=([^:]+):/", text, re.MULTILINE)
+    assert names
+    assert set(names) <= set(SECRETS)
+
+
+# Kubernetes
+
+
+@pytest.fixture
+def cronjob() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load((FILES / "kubernetes-cronjob.yaml").read_text())
+    return found
+
+
+@pytest.fixture
+def pod(cronjob: dict[str, Any]) -> dict[str, Any]:
+    found: dict[str, Any] = cronjob["spec"]["jobTemplate"]["spec"]["template"]["spec"]
+    return found
+
+
+def test_the_cronjob_keeps_the_crontabs_schedule_and_never_overlaps(cronjob: dict[str, Any]) -> None:
+    assert (cronjob["apiVersion"], cronjob["kind"]) == ("batch/v1", "CronJob")
+    spec = cronjob["spec"]
+    assert spec["schedule"] == jobs("crontab")[1][0].schedule
+    assert spec["concurrencyPolicy"] == "Forbid"
+    # Shorter, and the controller, which looks every 10 s, may miss a tick altogether.
+    assert timedelta(seconds=10) < timedelta(seconds=spec["startingDeadlineSeconds"]) < INTERVAL
+
+
+def test_kubernetes_gives_a_pass_its_time_and_no_second_try(cronjob: dict[str, Any], pod: dict[str, Any]) -> None:
+    job = cronjob["spec"]["jobTemplate"]["spec"]
+    longest = timedelta(seconds=job["activeDeadlineSeconds"])
+    grace = timedelta(seconds=pod["terminationGracePeriodSeconds"])
+    assert longest > LONGEST_PASS
+    assert grace > REQUEST
+    assert longest + grace < INTERVAL
+    assert job["backoffLimit"] == 0
+    assert pod["restartPolicy"] == "Never"
+
+
+def test_the_pod_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) -> None:
+    [container] = pod["containers"]
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    assert pod["automountServiceAccountToken"] is False
+    assert container["securityContext"] == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+
+
+def test_the_pod_is_not_given_variables_that_retrycli_would_refuse(pod: dict[str, Any]) -> None:
+    """A Service named retrycli would become RETRYCLI_SERVICE_HOST and more."""
+    assert pod["enableServiceLinks"] is False
+
+
+def test_the_pod_mounts_what_its_variables_name(pod: dict[str, Any]) -> None:
+    [container] = pod["containers"]
+    values = {each["name"]: each.get("value", "") for each in container["env"]}
+    mounts = {each["name"]: each["mountPath"] for each in container["volumeMounts"]}
+    volumes = {each["name"]: each for each in pod["volumes"]}
+    assert mounts.keys() == volumes.keys()
+    [item] = volumes["secrets"]["secret"]["items"]
+    assert values["RETRYCLI_GATEWAY__TOKEN_FILE"] == f"{mounts['secrets']}/{item['path']}"
+    assert volumes["secrets"]["secret"]["defaultMode"] == 0o440
+    assert "emptyDir" in volumes["tmp"]
+    assert values["RETRYCLI_RUN__LOCK_FILE"] == f"{mounts['tmp']}/retrycli.lock"
+
+
+def test_no_secret_is_written_into_the_manifest(pod: dict[str, Any]) -> None:
+    [container] = pod["containers"]
+    [url] = [each for each in container["env"] if each["name"] == "RETRYCLI_DATABASE__URL"]
+    assert url["valueFrom"] == {"secretKeyRef": {"name": "retrycli", "key": "database-url"}}
+
+
+def test_retrycli_understands_the_pods_environment(pod: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("s3cret\n")
+    [container] = pod["containers"]
+    environment = {each["name"]: each.get("value", "postgresql://db/tickets") for each in container["env"]}
+    environment["RETRYCLI_GATEWAY__TOKEN_FILE"] = str(tmp_path / "token")
+    (tmp_path / "retrycli.toml").touch()  # named, so that no configuration of this machine is read
+    settings = load(tmp_path / "retrycli.toml", environment).settings
+    assert settings.database.url.startswith("postgresql")
+    assert settings.gateway.token is not None
+    assert settings.gateway.token.get_secret_value() == "s3cret"
+    assert settings.run.lock_file == Path("/tmp/retrycli.lock")
+
+
+def test_the_pods_command_makes_a_pass_in_its_environment(pod: dict[str, Any], tmp_path: Path) -> None:
+    """With SQLite in PostgreSQL's place: what is tried is the command, its options and its variables."""
+    an_empty_queue(tmp_path / "tickets.db")
+    (tmp_path / "token").write_text("s3cret\n")
+    (tmp_path / "retrycli.toml").touch()
+    [container] = pod["containers"]
+    environment = {each["name"]: each.get("value", "") for each in container["env"]} | {
+        "RETRYCLI_CONFIG": str(tmp_path / "retrycli.toml"),  # an empty one, so that this machine's is not read
+        "RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/tickets.db",
+        "RETRYCLI_GATEWAY__TOKEN_FILE": str(tmp_path / "token"),
+        "RETRYCLI_RUN__LOCK_FILE": str(tmp_path / "lock"),
+    }
+    program, *arguments = container["command"]
+    made = run(sys.executable, "-m", program, *arguments, **environment)
+    assert (made.returncode, made.stdout) == (0, ""), made.stderr
+    assert all(isinstance(json.loads(line), dict) for line in made.stderr.splitlines())
+
+
+# logrotate
+
+
+@pytest.fixture
+def rotation(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Run logrotate on a copy of the file that names a folder and a user that are there."""
+    if os.geteuid() != 0:
+        pytest.skip("the file makes logrotate become another user, so it has to be run by root")
+    logrotate = tool("logrotate", "logrotate")
+    text = (FILES / "logrotate").read_text()
+    copy = tmp_path / "logrotate"
+    copy.write_text(text.replace("/var/log/retrycli", str(tmp_path)).replace("ticketing ticketing", "root root"))
+    copy.chmod(0o644)
+
+    def rotate(*options: str) -> subprocess.CompletedProcess[str]:
+        return run(logrotate, *options, "--state", tmp_path / "state", copy)
+
+    return rotate
+
+
+def test_logrotate_finds_no_fault_with_its_file(
+    rotation: Callable[..., subprocess.CompletedProcess[str]],
+) -> None:
+    checked = rotation("--debug")
+    assert checked.returncode == 0, checked.stderr
+    assert "error" not in checked.stderr
+
+
+def test_logrotate_loses_no_line_of_a_pass_that_is_running(
+    rotation: Callable[..., subprocess.CompletedProcess[str]], tmp_path: Path
+) -> None:
+    log = tmp_path / "retrycli.log"
+    with log.open("a") as running:
+        running.write("before\n")
+        running.flush()
+        rotated = rotation("--force")
+        assert rotated.returncode == 0, rotated.stderr
+        running.write("after\n")
+    assert (tmp_path / "retrycli.log.1").read_text() == "before\nafter\n"
+    assert log.read_text() == ""
+    assert log.stat().st_mode & 0o777 == 0o640
+
+
+# All of them
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_variable_of_ours_that_a_file_names_is_a_setting(name: str) -> None:
+    for variable in _variables((FILES / name).read_text()):
+        section, _, key = variable.removeprefix(PREFIX).lower().partition("__")
+        assert section in Settings.model_fields, variable
+        assert key in type(getattr(Settings(), section)).model_fields, variable
+
+
+def _variables(text: str) -> Iterator[str]:
+    # RETRYCLI_SERVICE_HOST is Kubernetes's own; the manifest tells why it keeps it out.
+    others = {CONFIG_VARIABLE, "RETRYCLI_SERVICE_HOST"}
+    yield from (name for name in re.findall(rf"{PREFIX}[A-Z][A-Z_]*", text) if name not in others)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_file_says_where_it_goes_and_what_to_change(name: str) -> None:
+    head = (FILES / name).read_text().split("\n\n")[0]
+    assert "# Where: " in head
+    assert re.search(r"^# (Change|For): ", head, re.MULTILINE)
+
+
+def test_no_file_is_left_out_here() -> None:
+    assert {path.name for path in FILES.iterdir()} == set(NAMES)

@@ -1,0 +1,179 @@
+"""The schedules: how long each retry waits, what jitter does, and that nothing overflows."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrycli.backoff import JITTER_FROM, LATEST, Backoff, BackoffKind
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+
+EXPONENTIAL = Backoff()
+LINEAR = Backoff(BackoffKind.LINEAR)
+FIXED = Backoff(BackoffKind.FIXED)
+LIST = Backoff(BackoffKind.LIST, waits=(timedelta(minutes=5), timedelta(minutes=20), timedelta(minutes=90)))
+EVERY_KIND = pytest.mark.parametrize(
+    "backoff", [EXPONENTIAL, LINEAR, FIXED, LIST], ids=lambda backoff: str(backoff.kind)
+)
+
+
+def minutes(*waits: float) -> list[timedelta]:
+    return [timedelta(minutes=each) for each in waits]
+
+
+# Waits without jitter.
+
+
+@pytest.mark.parametrize(
+    ("backoff", "waits"),
+    [
+        (EXPONENTIAL, minutes(15, 30, 60, 120, 240, 240, 240, 240, 240, 240)),
+        (LINEAR, minutes(15, 15, 15, 15)),
+        (FIXED, minutes(15, 15, 15, 15)),
+        (LIST, minutes(5, 20, 90, 90, 90)),
+        (Backoff(base=timedelta(minutes=10), factor=3), minutes(10, 30, 90, 240, 240)),
+        (Backoff(factor=1), minutes(15, 15, 15)),
+        (Backoff(base=timedelta(hours=8)), minutes(240, 240)),
+        (Backoff(BackoffKind.FIXED, base=timedelta(hours=8)), minutes(480, 480)),
+    ],
+)
+def test_each_schedule_waits_as_written(backoff: Backoff, waits: list[timedelta]) -> None:
+    assert [backoff.wait(retry) for retry in range(1, len(waits) + 1)] == waits
+
+
+def test_ten_default_retries_take_about_28_hours() -> None:
+    waits = [EXPONENTIAL.wait(retry) for retry in range(1, 11)]
+    assert sum(waits, timedelta()) == timedelta(hours=27, minutes=45)
+
+
+@pytest.mark.parametrize("factor", [1.5, 2.0, 100.0])
+@pytest.mark.parametrize("retry", [1_000, 10_000, 10**9])
+def test_a_late_retry_waits_the_cap_and_does_not_overflow(factor: float, retry: int) -> None:
+    assert Backoff(factor=factor).wait(retry) == timedelta(hours=4)
+
+
+@settings(deadline=None)
+@given(
+    retry=st.integers(1, 10_000),
+    base=st.timedeltas(timedelta(seconds=1), timedelta(days=365)),
+    factor=st.floats(1, 100),
+    cap=st.timedeltas(timedelta(seconds=1), timedelta(days=365)),
+)
+def test_exponential_waits_never_shrink_and_never_pass_the_cap(
+    retry: int, base: timedelta, factor: float, cap: timedelta
+) -> None:
+    backoff = Backoff(base=base, factor=factor, cap=cap)
+    assert min(base, cap) <= backoff.wait(retry) <= backoff.wait(retry + 1) <= cap
+
+
+# Times.
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("retry", [1, 3, 9])
+def test_a_wait_counts_from_the_last_attempt(backoff: Backoff, retry: int) -> None:
+    due = backoff.next_attempt_at(retry, since=NOON)
+    assert due == NOON + backoff.wait(retry)
+    assert backoff.next_attempt_at(retry, since=NOON + timedelta(hours=5)) == due + timedelta(hours=5)
+
+
+@pytest.mark.parametrize("backoff", [EXPONENTIAL, FIXED, LIST], ids=lambda backoff: str(backoff.kind))
+@pytest.mark.parametrize("created_at", [NOON - timedelta(days=1), NOON + timedelta(days=1)])
+def test_only_the_linear_schedule_looks_at_when_a_message_was_made(backoff: Backoff, created_at: datetime) -> None:
+    assert backoff.next_attempt_at(2, since=NOON, created_at=created_at) == NOON + backoff.wait(2)
+
+
+@pytest.mark.parametrize(
+    ("retry", "failed_after", "due_after"),
+    [
+        (1, 0, 15),
+        (1, 40, 55),  # failed long after it was made: still 15 min from then
+        (2, 15, 30),
+        (4, 45, 60),
+        (4, 20, 60),  # never before its place in the ladder
+        (4, 300, 315),  # and never at once after a failure
+    ],
+)
+def test_linear_retry_n_is_due_n_times_the_base_after_creation_and_never_sooner_than_one_base(
+    retry: int, failed_after: int, due_after: int
+) -> None:
+    due = LINEAR.next_attempt_at(retry, since=NOON + timedelta(minutes=failed_after), created_at=NOON)
+    assert due == NOON + timedelta(minutes=due_after)
+
+
+def test_linear_without_a_time_of_creation_counts_from_the_last_attempt() -> None:
+    assert LINEAR.next_attempt_at(4, since=NOON) == NOON + timedelta(minutes=15)
+
+
+def test_ten_linear_retries_take_two_and_a_half_hours() -> None:
+    due = NOON
+    for retry in range(1, 11):
+        due = LINEAR.next_attempt_at(retry, since=due, created_at=NOON)
+    assert due - NOON == timedelta(hours=2, minutes=30)
+
+
+@EVERY_KIND
+@pytest.mark.parametrize("retry", [1, 10_000])
+def test_a_time_beyond_the_year_9999_is_the_latest_there_is(backoff: Backoff, retry: int) -> None:
+    late = LATEST - timedelta(minutes=1)
+    assert backoff.next_attempt_at(retry, since=late, created_at=late, jitter=1) == LATEST
+
+
+def test_a_linear_message_made_near_the_year_9999_does_not_overflow() -> None:
+    assert LINEAR.next_attempt_at(10_000, since=NOON, created_at=LATEST) == LATEST
+
+
+# Jitter.
+
+
+@pytest.mark.parametrize("retry", [1, 2])
+@pytest.mark.parametrize("jitter", [-1, 0.5, 1])
+def test_waits_under_an_hour_get_no_jitter(retry: int, jitter: float) -> None:
+    due = EXPONENTIAL.next_attempt_at(retry, since=NOON, jitter=jitter)
+    assert due == NOON + EXPONENTIAL.wait(retry)
+
+
+@pytest.mark.parametrize(
+    ("wait", "due_after"), [(59.99, 59.99), (60, 72), (61, 73.2)], ids=["below", "an hour", "above"]
+)
+def test_jitter_begins_at_an_hour(wait: float, due_after: float) -> None:
+    backoff = Backoff(BackoffKind.FIXED, base=timedelta(minutes=wait))
+    assert backoff.next_attempt_at(1, since=NOON, jitter=1) == NOON + timedelta(minutes=due_after)
+
+
+@pytest.mark.parametrize(
+    ("jitter", "wait"), [(-1, timedelta(minutes=192)), (0, timedelta(hours=4)), (1, timedelta(minutes=288))]
+)
+def test_jitter_is_applied_after_the_cap(jitter: float, wait: timedelta) -> None:
+    """Else all that piled up in an outage would come due at once."""
+    assert EXPONENTIAL.next_attempt_at(9, since=NOON, jitter=jitter) == NOON + wait
+
+
+@settings(deadline=None)
+@given(
+    retry=st.integers(1, 10_000),
+    jitter=st.floats(-1, 1),
+    spread=st.floats(0, 1),
+    base=st.timedeltas(timedelta(minutes=1), timedelta(days=2)),
+    kind=st.sampled_from([BackoffKind.EXPONENTIAL, BackoffKind.FIXED]),
+)
+def test_jitter_moves_a_long_wait_by_at_most_its_spread_and_a_short_one_not_at_all(
+    retry: int, jitter: float, spread: float, base: timedelta, kind: BackoffKind
+) -> None:
+    backoff = Backoff(kind, base=base, spread=spread)
+    wait = backoff.wait(retry)
+    moved = backoff.next_attempt_at(retry, since=NOON, jitter=jitter) - NOON - wait
+    assert abs(moved) <= (wait * spread + timedelta.resolution if wait >= JITTER_FROM else timedelta(0))
+
+
+@settings(deadline=None)
+@given(st.floats(-1, 1), st.floats(-1, 1))
+def test_a_higher_roll_never_comes_due_sooner(one: float, other: float) -> None:
+    low, high = sorted([one, other])
+    assert EXPONENTIAL.next_attempt_at(5, since=NOON, jitter=low) <= EXPONENTIAL.next_attempt_at(
+        5, since=NOON, jitter=high
+    )

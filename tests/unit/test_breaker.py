@@ -1,0 +1,226 @@
+"""The breaker: when it opens, when it probes, what closes it, and how wide a pass goes."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrycli.breaker import Breaker, BreakerRules, BreakerState, wider
+from retrycli.outcome import OutcomeKind
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+RULES = BreakerRules()
+CLOSED = Breaker("tickets.example.com")
+
+FAILURES = [OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE]
+ANSWERS = [OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT]
+SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED]
+
+
+def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES) -> Breaker:
+    """A breaker that was closed, after some outcomes of one pass."""
+    breaker = CLOSED
+    for kind in kinds:
+        breaker = breaker.after(kind, rules, since=since)
+    return breaker
+
+
+OPEN = after(*[OutcomeKind.TRANSIENT] * 5)
+
+
+@pytest.mark.parametrize("value", [CLOSED, RULES])
+def test_a_breaker_and_its_rules_are_frozen(value: Breaker | BreakerRules) -> None:
+    with pytest.raises(FrozenInstanceError):
+        value.failures = 1  # type: ignore[misc]
+
+
+# Opening.
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_five_failures_in_a_row_open_it_and_four_do_not(kind: OutcomeKind) -> None:
+    assert after(*[kind] * 4).state is BreakerState.CLOSED
+    assert after(*[kind] * 5).state is BreakerState.OPEN
+
+
+def test_failures_of_different_kinds_are_one_row() -> None:
+    assert after(*FAILURES, *FAILURES[:2]).state is BreakerState.OPEN
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_an_answer_in_between_begins_a_new_row(kind: OutcomeKind) -> None:
+    """Whatever it says of the message, who answers is at work."""
+    assert after(*[OutcomeKind.TRANSIENT] * 4, kind) == CLOSED
+    assert after(*[OutcomeKind.TRANSIENT] * 4, kind, *[OutcomeKind.TRANSIENT] * 4).state is BreakerState.CLOSED
+
+
+@pytest.mark.parametrize("kind", SILENT)
+def test_throttled_and_unauthorized_neither_count_nor_interrupt_a_row(kind: OutcomeKind) -> None:
+    four = after(*[OutcomeKind.TRANSIENT] * 4)
+    assert after(*[kind] * 10) == CLOSED
+    assert four.after(kind, RULES, since=NOON) == four
+    assert OPEN.after(kind, RULES, since=NOON + timedelta(hours=1)) == OPEN
+
+
+def test_a_row_goes_on_over_passes() -> None:
+    breaker = CLOSED
+    for tick in range(5):
+        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=NOON + tick * timedelta(minutes=15))
+    assert breaker.state is BreakerState.OPEN
+    assert breaker.opened_at == NOON + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("failures", [1, 2, 7])
+def test_the_number_of_failures_can_be_set(failures: int) -> None:
+    rules = BreakerRules(failures=failures)
+    assert after(*[OutcomeKind.TRANSIENT] * (failures - 1), rules=rules).state is BreakerState.CLOSED
+    assert after(*[OutcomeKind.TRANSIENT] * failures, rules=rules).state is BreakerState.OPEN
+
+
+# Blocking.
+
+
+def test_a_closed_breaker_blocks_nothing() -> None:
+    assert not CLOSED.blocks(NOON)
+    assert not after(*[OutcomeKind.TRANSIENT] * 4).blocks(NOON)
+
+
+@pytest.mark.parametrize(
+    ("at", "blocked"),
+    [
+        (NOON, True),
+        (NOON + timedelta(minutes=14, seconds=59), True),
+        (NOON + timedelta(minutes=15), False),  # the very next tick may probe
+        (NOON + timedelta(hours=1), False),
+    ],
+)
+def test_an_open_breaker_blocks_until_its_probe_is_due(at: datetime, *, blocked: bool) -> None:
+    assert OPEN.blocks(at) is blocked
+
+
+# Probing.
+
+
+def test_probes_come_after_15_then_30_then_every_60_minutes() -> None:
+    breaker, tick, waits = OPEN, NOON, []
+    for _ in range(5):
+        assert breaker.probe_at is not None
+        waits.append(breaker.probe_at - tick)
+        tick = breaker.probe_at
+        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=tick)
+    assert waits == [timedelta(minutes=each) for each in (15, 30, 60, 60, 60)]
+
+
+def test_the_wait_for_a_probe_counts_from_the_start_of_the_pass() -> None:
+    assert OPEN.probe_at == NOON + timedelta(minutes=15)
+
+
+def test_an_outage_keeps_its_beginning_over_its_probes() -> None:
+    later = OPEN.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15))
+    assert (OPEN.opened_at, later.opened_at) == (NOON, NOON)
+    assert later.failures == 6
+
+
+def test_one_wait_alone_is_the_wait_before_every_probe() -> None:
+    rules = BreakerRules(failures=1, probe_after=(timedelta(minutes=5),))
+    breaker = after(OutcomeKind.TRANSIENT, OutcomeKind.TRANSIENT, OutcomeKind.TRANSIENT, rules=rules)
+    assert breaker.probe_at == NOON + timedelta(minutes=5)
+
+
+@pytest.mark.parametrize("kind", ANSWERS)
+def test_a_probe_that_is_answered_closes_it_and_forgets_the_outage(kind: OutcomeKind) -> None:
+    breaker = OPEN.after(kind, RULES, since=NOON + timedelta(minutes=15))
+    assert breaker == CLOSED
+    assert breaker.after(OutcomeKind.TRANSIENT, RULES, since=NOON).state is BreakerState.CLOSED
+
+
+def test_the_next_outage_begins_with_the_first_wait_again() -> None:
+    later = NOON + timedelta(days=1)
+    probe = NOON + timedelta(minutes=15)
+    breaker = OPEN.after(OutcomeKind.DELIVERED, RULES, since=probe)
+    for _ in range(5):
+        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later)
+    assert (breaker.opened_at, breaker.probe_at) == (later, later + timedelta(minutes=15))
+
+
+# Resting.
+
+
+def test_a_destination_that_asks_for_a_rest_is_left_alone_until_then() -> None:
+    resting = CLOSED.rest(NOON + timedelta(minutes=20))
+    assert resting.state is BreakerState.RESTING
+    assert resting.blocks(NOON + timedelta(minutes=19))
+    assert not resting.blocks(NOON + timedelta(minutes=20))
+
+
+def test_a_rest_is_no_failure() -> None:
+    """After it, one failure does not open the breaker; it takes a row, as ever."""
+    resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
+    assert resting.failures == 0
+    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15))
+    assert (breaker.state, breaker.failures, breaker.probe_at) == (BreakerState.CLOSED, 1, None)
+
+
+def test_an_answer_after_the_rest_closes_it() -> None:
+    resting = CLOSED.rest(NOON)
+    assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15)) == CLOSED
+
+
+# What always holds.
+
+
+@settings(deadline=None)
+@given(st.lists(st.sampled_from(OutcomeKind), max_size=30))
+def test_it_is_open_exactly_when_the_last_five_that_count_were_failures(kinds: list[OutcomeKind]) -> None:
+    counting = [kind for kind in kinds if kind not in SILENT]
+    down = len(counting) >= 5 and all(kind in FAILURES for kind in counting[-5:])
+    breaker = CLOSED
+    for kind in kinds:
+        breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON)
+    assert breaker.destination == "tickets.example.com"
+    assert (breaker.state is BreakerState.OPEN) is down
+    assert (breaker.probe_at is not None) is down
+
+
+# How wide a pass goes.
+
+
+@pytest.mark.parametrize(
+    ("width", "kind", "then"),
+    [
+        *[(1, kind, 2) for kind in ANSWERS],
+        *[(4, kind, 5) for kind in ANSWERS],
+        *[(8, kind, 8) for kind in ANSWERS],  # the limit
+        *[(8, kind, 4) for kind in FAILURES],
+        *[(5, kind, 2) for kind in FAILURES],
+        *[(1, kind, 1) for kind in FAILURES],  # never none
+        *[(4, kind, 4) for kind in SILENT],
+    ],
+)
+def test_an_answer_widens_a_failure_halves_and_the_rest_leaves_the_width(
+    width: int, kind: OutcomeKind, then: int
+) -> None:
+    assert wider(width, kind, 8) == then
+
+
+def test_a_full_round_of_answers_doubles_the_width() -> None:
+    widths = [1]
+    for _ in range(4):
+        width = widths[-1]
+        for _ in range(widths[-1]):
+            width = wider(width, OutcomeKind.DELIVERED, 100)
+        widths.append(width)
+    assert widths == [1, 2, 4, 8, 16]
+
+
+@settings(deadline=None)
+@given(st.integers(1, 512), st.lists(st.sampled_from(OutcomeKind), max_size=50))
+def test_the_width_stays_between_one_and_the_limit(limit: int, kinds: list[OutcomeKind]) -> None:
+    width = 1
+    for kind in kinds:
+        width = wider(width, kind, limit)
+        assert 1 <= width <= limit

@@ -1,0 +1,810 @@
+"""Settings: where they come from, which win, what is refused, and that no secret is ever shown."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import timedelta
+from functools import reduce
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from retrycli.backoff import Backoff, BackoffKind
+from retrycli.breaker import BreakerRules
+from retrycli.config import Loaded, Settings, candidates, load
+from retrycli.errors import ConfigurationError
+from retrycli.message import MessageType
+from retrycli.policy import RetryPolicy
+
+SECRET = "hush-hush"
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Every test is in a folder of its own, so that no retrycli.toml of ours is found."""
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def read(toml: str = "", **environment: str) -> Loaded:
+    """Load a file that is named and holds this TOML, under this environment."""
+    file = Path.cwd() / "named.toml"
+    file.write_text(toml, encoding="utf-8")
+    return load(file, environment)
+
+
+def refusal(toml: str = "", **environment: str) -> str:
+    """The text of the error that these settings end in."""
+    with pytest.raises(ConfigurationError) as raised:
+        read(toml, **environment)
+    return str(raised.value)
+
+
+def setting(settings: Settings, key: str) -> object:
+    """The value of a dotted key."""
+    return reduce(getattr, key.split("."), settings)
+
+
+# Defaults.
+
+
+def test_the_defaults_are_those_of_the_manual() -> None:
+    assert Settings().model_dump() == {
+        "database": {
+            "url": "sqlite:///ticketing_agent.db",
+            "table": "pending_messages",
+            "auto_upgrade": True,
+        },
+        "schedule": {
+            "retry_interval_minutes": 15,
+            "max_retries": 10,
+            "backoff": "exponential",
+            "base_minutes": 15,
+            "factor": 2,
+            "cap_minutes": 240,
+            "jitter": 0.2,
+            "waits_minutes": (),
+            "due_slack_seconds": 60,
+            "expires_after_hours": None,
+            "types": {},
+        },
+        "gateway": {
+            "preset": "generic",
+            "base_url": None,
+            "auth": "none",
+            "username": None,
+            "username_file": None,
+            "password": None,
+            "password_file": None,
+            "token": None,
+            "token_file": None,
+            "login_path": "/auth/login",
+            "connect_timeout_seconds": 5,
+            "request_timeout_seconds": 30,
+            "immediate_retries": 1,
+            "unknown_limit": 2,
+            "ca_file": None,
+            "attachments_dir": None,
+        },
+        "run": {
+            "concurrency": 8,
+            "deadline_minutes": 12,
+            "limit": None,
+            "rate_per_second": None,
+            "lock_file": None,
+            "wait_lock_seconds": 2,
+            "retention_days": None,
+        },
+        "breaker": {"failures": 5, "probe_minutes": (15, 30, 60)},
+        "logging": {"level": None, "format": "text"},
+    }
+
+
+def test_the_defaults_pass_their_own_checks() -> None:
+    assert Settings.model_validate(Settings().model_dump()) == Settings()
+
+
+def test_an_empty_file_changes_nothing() -> None:
+    loaded = read("")
+    assert loaded.settings == Settings()
+    assert loaded.sources == {}
+
+
+def test_the_default_rules_are_those_of_the_policy_and_the_breaker() -> None:
+    """Two places hold these figures; they must be the same."""
+    assert Settings().policies == dict.fromkeys(MessageType, RetryPolicy())
+    assert Settings().breaker.rules == BreakerRules()
+
+
+def test_every_setting_is_described() -> None:
+    """`init` and `config show` print these lines."""
+    sections = [type(value) for _, value in Settings()]
+    undescribed = [name for each in sections for name, info in each.model_fields.items() if not info.description]
+    assert undescribed == []
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        Settings().run.concurrency = 1  # type: ignore[misc]
+
+
+# Precedence and provenance.
+
+
+def test_a_file_wins_over_a_default_and_the_environment_over_both() -> None:
+    toml = "[run]\nconcurrency = 4\nlimit = 100\n"
+    loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2")
+    run = loaded.settings.run
+    assert (run.concurrency, run.limit, run.deadline_minutes) == (2, 100, 12)
+
+
+def test_each_value_that_is_no_default_names_its_source(folder: Path) -> None:
+    toml = "[run]\nconcurrency = 4\nlimit = 100\n[schedule.types.supplier]\nmax_retries = 3\n"
+    loaded = read(toml, RETRYCLI_RUN__CONCURRENCY="2", TICKETING_API_BASE_URL="https://tickets.example.com")
+    assert loaded.file == folder / "named.toml"
+    assert loaded.sources == {
+        "run.concurrency": "environment RETRYCLI_RUN__CONCURRENCY",
+        "run.limit": f"file {folder / 'named.toml'}",
+        "schedule.types.supplier.max_retries": f"file {folder / 'named.toml'}",
+        "gateway.base_url": "environment TICKETING_API_BASE_URL",
+    }
+
+
+@pytest.mark.parametrize(
+    ("variable", "text", "key", "value"),
+    [
+        ("RETRYCLI_DATABASE__URL", "postgresql://db/app", "database.url", "postgresql://db/app"),
+        ("RETRYCLI_DATABASE__AUTO_UPGRADE", "false", "database.auto_upgrade", False),
+        ("RETRYCLI_SCHEDULE__MAX_RETRIES", "3", "schedule.max_retries", 3),
+        ("RETRYCLI_SCHEDULE__BACKOFF", "linear", "schedule.backoff", BackoffKind.LINEAR),
+        ("RETRYCLI_SCHEDULE__JITTER", "0", "schedule.jitter", 0),
+        ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5,10,20", "schedule.waits_minutes", (5, 10, 20)),
+        ("RETRYCLI_SCHEDULE__WAITS_MINUTES", " 5, 7.5 ,,20,", "schedule.waits_minutes", (5, 7.5, 20)),
+        ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5", "schedule.waits_minutes", (5,)),
+        ("RETRYCLI_BREAKER__PROBE_MINUTES", "1, 2", "breaker.probe_minutes", (1, 2)),
+        ("RETRYCLI_GATEWAY__CA_FILE", "certs/ca.pem", "gateway.ca_file", Path("certs/ca.pem")),
+        ("RETRYCLI_RUN__RATE_PER_SECOND", "0.5", "run.rate_per_second", 0.5),
+        ("RETRYCLI_LOGGING__LEVEL", "DEBUG", "logging.level", "DEBUG"),
+    ],
+)
+def test_the_environment_can_write_every_kind_of_value(variable: str, text: str, key: str, value: object) -> None:
+    assert setting(read("", **{variable: text}).settings, key) == value
+
+
+def test_lists_in_a_file_are_lists() -> None:
+    loaded = read('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 10]\n[breaker]\nprobe_minutes = [1]\n')
+    assert loaded.settings.schedule.waits_minutes == (5, 10)
+    assert loaded.settings.breaker.rules.probe_after == (timedelta(minutes=1),)
+
+
+def test_the_old_name_of_the_base_url_is_understood_and_wins_over_the_file() -> None:
+    toml = '[gateway]\nbase_url = "https://file.example.com"\n'
+    loaded = read(toml, TICKETING_API_BASE_URL="https://old.example.com")
+    assert loaded.settings.gateway.base_url == "https://old.example.com"
+    assert loaded.sources["gateway.base_url"] == "environment TICKETING_API_BASE_URL"
+
+
+def test_the_new_name_of_the_base_url_wins_over_the_old() -> None:
+    loaded = read(
+        TICKETING_API_BASE_URL="https://old.example.com", RETRYCLI_GATEWAY__BASE_URL="https://new.example.com"
+    )
+    assert loaded.settings.gateway.base_url == "https://new.example.com"
+    assert loaded.sources["gateway.base_url"] == "environment RETRYCLI_GATEWAY__BASE_URL"
+
+
+def test_an_empty_old_name_is_as_if_it_were_not_set() -> None:
+    assert read(TICKETING_API_BASE_URL="").settings.gateway.base_url is None
+
+
+def test_variables_of_other_programs_are_ignored() -> None:
+    assert read(PATH="/bin", RETRY="1", retrycli_run__limit="5", XRETRYCLI_RUN__LIMIT="5").sources == {}
+
+
+def test_the_environment_fills_a_section_that_the_file_left_empty() -> None:
+    assert read("[run]\n", RETRYCLI_RUN__LIMIT="5").settings.run.limit == 5
+
+
+def test_without_an_environment_the_process_s_own_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "named.toml").write_text("", encoding="utf-8")
+    monkeypatch.setenv("RETRYCLI_RUN__LIMIT", "5")
+    assert load(folder / "named.toml").settings.run.limit == 5
+    assert load(folder / "named.toml", {}).settings.run.limit is None
+
+
+# Which file.
+
+
+@pytest.mark.skipif(Path("/etc/retrycli/retrycli.toml").exists(), reason="this machine has a configuration")
+def test_without_any_file_the_defaults_hold() -> None:
+    loaded = load(None, {})
+    assert (loaded.file, loaded.settings, loaded.sources) == (None, Settings(), {})
+
+
+def test_a_named_file_wins_over_the_variable_and_the_variable_over_the_folder(folder: Path) -> None:
+    for limit, name in enumerate(["retrycli.toml", "variable.toml", "named.toml"], start=1):
+        (folder / name).write_text(f"[run]\nlimit = {limit}\n", encoding="utf-8")
+    environment = {"RETRYCLI_CONFIG": str(folder / "variable.toml")}
+    assert load(None, {}).settings.run.limit == 1
+    assert load(None, environment).settings.run.limit == 2
+    assert load(folder / "named.toml", environment).settings.run.limit == 3
+
+
+def test_the_variable_that_names_the_file_is_no_setting(folder: Path) -> None:
+    (folder / "variable.toml").write_text("", encoding="utf-8")
+    loaded = load(None, {"RETRYCLI_CONFIG": str(folder / "variable.toml")})
+    assert (loaded.file, loaded.sources) == (folder / "variable.toml", {})
+
+
+def test_an_empty_variable_names_no_file(folder: Path) -> None:
+    (folder / "retrycli.toml").write_text("[run]\nlimit = 1\n", encoding="utf-8")
+    assert load(None, {"RETRYCLI_CONFIG": ""}).file == Path("retrycli.toml")
+
+
+def test_the_user_s_folder_is_looked_into_after_the_current_one(folder: Path) -> None:
+    file = folder / ".config" / "retrycli" / "retrycli.toml"
+    file.parent.mkdir(parents=True)
+    file.write_text("[run]\nlimit = 9\n", encoding="utf-8")
+    loaded = load(None, {"HOME": str(folder)})
+    assert (loaded.file, loaded.settings.run.limit) == (file, 9)
+
+
+@pytest.mark.parametrize(
+    ("environment", "user"),
+    [
+        ({"HOME": "/home/ann"}, ["/home/ann/.config/retrycli/retrycli.toml"]),
+        ({"HOME": "/home/ann", "XDG_CONFIG_HOME": "/conf"}, ["/conf/retrycli/retrycli.toml"]),
+        ({"HOME": "/home/ann", "XDG_CONFIG_HOME": ""}, ["/home/ann/.config/retrycli/retrycli.toml"]),
+        ({"HOME": ""}, []),
+        ({}, []),
+    ],
+)
+def test_files_are_looked_for_here_then_in_the_user_s_folder_then_in_etc(
+    environment: dict[str, str], user: list[str]
+) -> None:
+    assert [str(each) for each in candidates(environment)] == [
+        "retrycli.toml",
+        *user,
+        "/etc/retrycli/retrycli.toml",
+    ]
+
+
+def test_a_named_file_that_is_missing_is_named(folder: Path) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        load(folder / "gone.toml", {})
+    assert str(folder / "gone.toml") in str(raised.value)
+    assert "--config" in str(raised.value)
+
+
+def test_a_missing_file_that_the_variable_names_is_named_with_the_variable(folder: Path) -> None:
+    """And no other file is taken in its place."""
+    (folder / "retrycli.toml").write_text("", encoding="utf-8")
+    with pytest.raises(ConfigurationError) as raised:
+        load(None, {"RETRYCLI_CONFIG": str(folder / "gone.toml")})
+    assert str(folder / "gone.toml") in str(raised.value)
+    assert "$RETRYCLI_CONFIG" in str(raised.value)
+
+
+def test_a_folder_is_no_configuration_file(folder: Path) -> None:
+    with pytest.raises(ConfigurationError, match="no configuration file"):
+        load(folder, {})
+
+
+@pytest.mark.parametrize("content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n", b'x = "\xff"\n'])
+def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
+    (folder / "broken.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError) as raised:
+        load(folder / "broken.toml", {})
+    assert str(raised.value).startswith(f"{folder / 'broken.toml'} is no TOML: ")
+
+
+# Keys and values that are wrong.
+
+
+@pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ("[run]\nconcurency = 4\n", "run.concurency"),
+        ("speed = 4\n", "speed"),
+        ("[schedule.types.supplier]\nmax_retrys = 4\n", "schedule.types.supplier.max_retrys"),
+        # how often cron calls is one for all
+        (
+            "[schedule.types.supplier]\nretry_interval_minutes = 5\n",
+            "schedule.types.supplier.retry_interval_minutes",
+        ),
+    ],
+)
+def test_an_unknown_key_is_named_with_its_file(folder: Path, toml: str, key: str) -> None:
+    assert refusal(toml).startswith(f"{key} (file {folder / 'named.toml'}): no such setting")
+
+
+def test_an_unknown_section_and_an_unknown_message_type_are_named() -> None:
+    assert refusal("[speed]\nlimit = 4\n").startswith("speed")
+    assert refusal("[schedule.types.vendor]\nmax_retries = 4\n").startswith("schedule.types.vendor")
+
+
+@pytest.mark.parametrize("variable", ["RETRYCLI_RUN__CONCURENCY", "RETRYCLI_SPEED", "RETRYCLI_RUN_LIMIT"])
+def test_an_unknown_variable_is_named(variable: str) -> None:
+    said = refusal("", **{variable: "4"})
+    assert f"(environment {variable}): no such setting" in said
+
+
+def test_every_problem_is_said_at_once() -> None:
+    said = refusal("[run]\nlimit = 0\nspeed = 1\n", RETRYCLI_SCHEDULE__FACTOR="big")
+    assert "run.limit (file" in said
+    assert "run.speed (file" in said
+    assert "schedule.factor (environment RETRYCLI_SCHEDULE__FACTOR)" in said
+
+
+@pytest.mark.parametrize(
+    ("toml", "key"),
+    [
+        ("[schedule]\nmax_retries = 2.5\n", "schedule.max_retries"),
+        ('[schedule]\nmax_retries = "ten"\n', "schedule.max_retries"),
+        ('[schedule]\nbackoff = "fibonacci"\n', "schedule.backoff"),
+        ("[schedule]\nbase_minutes = inf\n", "schedule.base_minutes"),
+        ("[schedule]\ncap_minutes = nan\n", "schedule.cap_minutes"),
+        ("[schedule]\nfactor = nan\n", "schedule.factor"),
+        ("[schedule]\nwaits_minutes = [5, 0]\n", "schedule.waits_minutes"),
+        ("[schedule]\nwaits_minutes = 5\n", "schedule.waits_minutes"),
+        ("[schedule]\nexpires_after_hours = inf\n", "schedule.expires_after_hours"),
+        ('[gateway]\nauth = "kerberos"\n', "gateway.auth"),
+        ('[gateway]\nlogin_path = "login"\n', "gateway.login_path"),
+        ("[run]\nrate_per_second = inf\n", "run.rate_per_second"),
+        ("[breaker]\nprobe_minutes = []\n", "breaker.probe_minutes"),
+        ("[breaker]\nprobe_minutes = [15, -1]\n", "breaker.probe_minutes"),
+        ('[logging]\nlevel = "LOUD"\n', "logging.level"),
+        ('[logging]\nformat = "xml"\n', "logging.format"),
+        ('[database]\nauto_upgrade = "perhaps"\n', "database.auto_upgrade"),
+        ('[database]\ntable = "pending messages"\n', "database.table"),
+        ('[database]\ntable = "messages; drop table x"\n', "database.table"),
+        ('[database]\ntable = "a.b.c"\n', "database.table"),
+    ],
+)
+def test_a_wrong_value_is_refused_and_its_key_and_file_named(folder: Path, toml: str, key: str) -> None:
+    said = refusal(toml)
+    assert said.startswith(key)
+    assert f"(file {folder / 'named.toml'}): " in said
+
+
+@pytest.mark.parametrize(
+    ("key", "below", "least", "most", "above"),
+    [
+        ("schedule.retry_interval_minutes", 0, 0.1, 525_600, 525_601),
+        ("schedule.max_retries", 0, 1, 1000, 1001),
+        ("schedule.base_minutes", 0, 1.1, 525_600, 525_601),
+        ("schedule.cap_minutes", 0, 1.1, 525_600, 525_601),
+        ("schedule.factor", 0.9, 1, 100, 101),
+        ("schedule.due_slack_seconds", -1, 0, 899, 3601),
+        ("schedule.expires_after_hours", 0, 0.1, 87_600, None),
+        ("schedule.types.supplier.max_retries", 0, 1, 1000, 1001),
+        ("schedule.types.supplier.base_minutes", 0, 1.1, 525_600, 525_601),
+        ("schedule.types.supplier.cap_minutes", 0, 1.1, 525_600, 525_601),
+        ("schedule.types.supplier.factor", 0.9, 1, 100, 101),
+        ("schedule.types.supplier.expires_after_hours", 0, 0.1, 87_600, None),
+        ("gateway.connect_timeout_seconds", 0, 0.1, 300, 301),
+        ("gateway.request_timeout_seconds", 0, 0.1, 3600, 3601),
+        ("gateway.immediate_retries", -1, 0, 5, 6),
+        ("gateway.unknown_limit", -1, 0, 100, 101),
+        ("run.concurrency", 0, 1, 512, 513),
+        ("run.deadline_minutes", 0, 0.1, 525_600, 525_601),
+        ("run.limit", 0, 1, 1_000_000, None),
+        ("run.rate_per_second", 0, 0.1, 1_000_000, None),
+        ("run.wait_lock_seconds", -1, 0, 3600, 3601),
+        ("run.retention_days", 0, 1, 3650, None),
+        ("breaker.failures", 0, 1, 1000, 1001),
+    ],
+)
+def test_a_figure_is_taken_up_to_its_bounds_and_refused_beyond(
+    key: str, below: float, least: float, most: float, above: float | None
+) -> None:
+    section, _, name = key.rpartition(".")
+    for good in (least, most):
+        read(f"[{section}]\n{name} = {good}\n")
+    for bad in (below, above):
+        if bad is not None:
+            assert refusal(f"[{section}]\n{name} = {bad}\n").startswith(f"{key} (file")
+
+
+@pytest.mark.parametrize("section", ["schedule", "schedule.types.supplier"])
+@pytest.mark.parametrize(("jitter", "good"), [(-0.1, False), (0, True), (1, True), (1.1, False)])
+def test_jitter_is_a_part_of_the_wait_from_none_to_all(section: str, jitter: float, *, good: bool) -> None:
+    """All of it only where no wait is long enough to be spread."""
+    toml = f'[{section}]\nbackoff = "fixed"\njitter = {jitter}\n'
+    if good:
+        read(toml)
+    else:
+        assert refusal(toml).startswith(f"{section}.jitter (file")
+
+
+def test_a_wrong_item_of_a_list_in_the_environment_is_named_with_its_variable() -> None:
+    said = refusal(RETRYCLI_SCHEDULE__WAITS_MINUTES="5,soon")
+    assert said.startswith("schedule.waits_minutes.1 (environment RETRYCLI_SCHEDULE__WAITS_MINUTES): ")
+
+
+def test_an_empty_list_of_probes_in_the_environment_is_refused() -> None:
+    assert refusal(RETRYCLI_BREAKER__PROBE_MINUTES="").startswith("breaker.probe_minutes")
+
+
+def test_a_value_where_a_section_belongs_is_refused() -> None:
+    assert refusal("run = 4\n").startswith("run (file")
+    assert refusal("run = 4\n", RETRYCLI_RUN__LIMIT="5").startswith("run.limit (environment RETRYCLI_RUN__LIMIT)")
+    assert refusal("[run]\nlimit = 5\n", RETRYCLI_RUN="4").startswith("run (environment RETRYCLI_RUN): it is a section")
+
+
+@pytest.mark.parametrize("table", ["pending_messages", "app.pending_messages", "Messages2", "nachrichten_ü"])
+def test_a_table_is_a_name_perhaps_with_its_schema(table: str) -> None:
+    assert read(f'[database]\ntable = "{table}"\n').settings.database.table == table
+
+
+# The database.
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "sqlite://",
+        "sqlite:////var/lib/app/tickets.db",
+        "sqlite+pysqlite:////var/lib/app/tickets.db",
+        "postgresql://app@db.example.com/app",
+        "postgresql+psycopg://app@db.example.com/app",
+    ],
+)
+def test_sqlite_and_postgresql_are_known(url: str) -> None:
+    assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "mysql://app@db/app",
+        "mariadb+pymysql://app@db/app",
+        "oracle://app@db/app",
+        "postgres://app@db/app",
+        "tickets.db",
+        "sqlite:tickets.db",
+        "xsqlite:///tickets.db",
+        "",
+    ],
+)
+def test_other_databases_are_refused_with_how_to_write_it(url: str) -> None:
+    assert "sqlite:///FILE or postgresql://USER@HOST/NAME" in refusal(f'[database]\nurl = "{url}"\n')
+
+
+@pytest.mark.parametrize("scheme", ["sqlite", "sqlite+pysqlite"])
+@pytest.mark.parametrize("path", ["tickets.db", "data/tickets.db", "../tickets.db"])
+def test_a_relative_sqlite_file_in_a_file_is_beside_it(folder: Path, scheme: str, path: str) -> None:
+    """Cron starts us in a folder of its own."""
+    file = folder / "etc" / "retrycli.toml"
+    file.parent.mkdir()
+    file.write_text(f'[database]\nurl = "{scheme}:///{path}"\n', encoding="utf-8")
+    expected = f"{scheme}:///{folder}/etc/{path}"
+    assert load(file, {}).settings.database.url == expected
+    assert load(file.relative_to(folder), {}).settings.database.url == expected
+
+
+@pytest.mark.parametrize(
+    "url", ["sqlite://", "sqlite:///", "sqlite:///:memory:", "sqlite:////tickets.db", "sqlite:///file:x?uri=true"]
+)
+def test_a_sqlite_url_without_a_relative_path_stays_as_it_is(url: str) -> None:
+    assert read(f'[database]\nurl = "{url}"\n').settings.database.url == url
+
+
+def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder() -> None:
+    assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
+
+
+@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file"])
+def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
+    section, name = key.split(".")
+    relative = read(f'[{section}]\n{name} = "here/it"\n').settings
+    absolute = read(f'[{section}]\n{name} = "/there/it"\n').settings
+    assert setting(relative, key) == folder / "here" / "it"
+    assert setting(absolute, key) == Path("/there/it")
+
+
+@pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
+def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path, preset: str, *, beside: bool) -> None:
+    expected = str(folder / preset) if beside else preset
+    assert read(f'[gateway]\npreset = "{preset}"\n').settings.gateway.preset == expected
+
+
+# The base URL.
+
+
+@pytest.mark.parametrize(
+    ("url", "kept"),
+    [
+        ("https://tickets.example.com", "https://tickets.example.com"),
+        ("https://tickets.example.com/", "https://tickets.example.com"),
+        ("https://tickets.example.com/api/v1//", "https://tickets.example.com/api/v1"),
+        ("http://localhost:8080/api", "http://localhost:8080/api"),
+        ("http://[::1]:8080", "http://[::1]:8080"),
+        ("HTTPS://tickets.example.com", "HTTPS://tickets.example.com"),
+    ],
+)
+def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
+    assert read(RETRYCLI_GATEWAY__BASE_URL=url).settings.gateway.base_url == kept
+
+
+@pytest.mark.parametrize(
+    ("url", "said"),
+    [
+        ("tickets.example.com", "with its scheme and host"),
+        ("//tickets.example.com", "with its scheme and host"),
+        ("ftp://tickets.example.com", "with its scheme and host"),
+        ("https://", "with its scheme and host"),
+        ("https:///api", "with its scheme and host"),
+        ("https://:8080", "with its scheme and host"),
+        ("", "with its scheme and host"),
+        ("https://[::1", "no URL"),
+        ("https://tickets.example.com:http", "no URL"),
+        ("https://tickets.example.com:70000", "no URL"),
+        (f"https://ann:{SECRET}@tickets.example.com", "gateway.password_file"),
+        ("https://ann@tickets.example.com", "gateway.password_file"),
+        ("https://tickets.example.com/api?key=1", "ends with its path"),
+        ("https://tickets.example.com/api#top", "ends with its path"),
+    ],
+)
+def test_a_base_url_that_can_not_be_built_upon_is_refused_with_what_to_do(url: str, said: str) -> None:
+    words = refusal(RETRYCLI_GATEWAY__BASE_URL=url)
+    assert words.startswith("gateway.base_url (environment RETRYCLI_GATEWAY__BASE_URL): ")
+    assert said in words
+
+
+# Schedules and message types.
+
+
+def test_each_setting_of_the_schedule_reaches_the_policy() -> None:
+    toml = """
+        [schedule]
+        max_retries = 4
+        backoff = "list"
+        base_minutes = 7
+        factor = 3
+        cap_minutes = 70
+        jitter = 0.1
+        waits_minutes = [5, 90]
+        expires_after_hours = 48
+        [gateway]
+        unknown_limit = 1
+    """
+    expected = RetryPolicy(
+        Backoff(
+            BackoffKind.LIST,
+            base=timedelta(minutes=7),
+            factor=3,
+            cap=timedelta(minutes=70),
+            spread=0.1,
+            waits=(timedelta(minutes=5), timedelta(minutes=90)),
+        ),
+        max_retries=4,
+        unknown_limit=1,
+        expires_after=timedelta(hours=48),
+    )
+    assert read(toml).settings.policies == dict.fromkeys(MessageType, expected)
+
+
+@pytest.mark.parametrize(
+    ("line", "policy"),
+    [
+        ("max_retries = 3", RetryPolicy(max_retries=3)),
+        ('backoff = "linear"', RetryPolicy(Backoff(BackoffKind.LINEAR))),
+        ("base_minutes = 5", RetryPolicy(Backoff(base=timedelta(minutes=5)))),
+        ("factor = 3", RetryPolicy(Backoff(factor=3))),
+        ("cap_minutes = 60", RetryPolicy(Backoff(cap=timedelta(hours=1)))),
+        ("jitter = 0", RetryPolicy(Backoff(spread=0))),
+        ("waits_minutes = [5]", RetryPolicy(Backoff(waits=(timedelta(minutes=5),)))),
+        ("expires_after_hours = 2", RetryPolicy(expires_after=timedelta(hours=2))),
+    ],
+)
+def test_a_message_type_may_differ_in_one_thing_and_is_as_the_rest_in_all_others(
+    line: str, policy: RetryPolicy
+) -> None:
+    assert read(f"[schedule.types.supplier]\n{line}\n").settings.policies == {
+        MessageType.CUSTOMER: RetryPolicy(),
+        MessageType.SUPPLIER: policy,
+        MessageType.INTERNAL: RetryPolicy(),
+    }
+
+
+def test_a_message_type_overrides_what_the_file_says_of_all() -> None:
+    toml = "[schedule]\nmax_retries = 5\nbase_minutes = 20\n[schedule.types.internal]\nmax_retries = 2\n"
+    policies = read(toml).settings.policies
+    assert [policies[each].max_retries for each in MessageType] == [5, 5, 2]
+    assert policies[MessageType.INTERNAL].backoff.base == timedelta(minutes=20)
+
+
+def test_the_environment_reaches_into_a_message_type() -> None:
+    toml = "[schedule.types.supplier]\nmax_retries = 2\nfactor = 3\n"
+    own = read(toml, RETRYCLI_SCHEDULE__TYPES__SUPPLIER__MAX_RETRIES="4").settings.policies[MessageType.SUPPLIER]
+    assert (own.max_retries, own.backoff.factor) == (4, 3)
+
+
+@pytest.mark.parametrize(
+    ("toml", "name"),
+    [
+        ('[schedule]\nbackoff = "list"\n', "schedule"),
+        ('[schedule.types.supplier]\nbackoff = "list"\n', "schedule.types.supplier"),
+    ],
+)
+def test_a_list_without_waits_is_refused(toml: str, name: str) -> None:
+    assert f"{name}.waits_minutes is empty" in refusal(toml)
+
+
+def test_a_message_type_may_use_the_list_of_all() -> None:
+    toml = '[schedule]\nwaits_minutes = [5]\n[schedule.types.supplier]\nbackoff = "list"\n'
+    assert read(toml).settings.policies[MessageType.SUPPLIER].backoff.wait(1) == timedelta(minutes=5)
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[schedule]\nbase_minutes = 1\n",
+        "[schedule]\ncap_minutes = 1\n",
+        "[schedule]\ndue_slack_seconds = 900\n",
+        '[schedule]\nbackoff = "linear"\nbase_minutes = 0.5\n',
+        '[schedule]\nbackoff = "fixed"\nbase_minutes = 0.5\n',
+        '[schedule]\nbackoff = "list"\nwaits_minutes = [5, 1, 10]\n',
+        "[schedule]\nbase_minutes = 60\njitter = 1\n",  # a roll of -1 leaves no wait
+        "[schedule.types.supplier]\nbase_minutes = 1\n",
+        '[schedule]\nwaits_minutes = [1]\n[schedule.types.supplier]\nbackoff = "list"\n',
+    ],
+)
+def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
+    """It would be due again in the very pass that set it."""
+    assert "is not longer than schedule.due_slack_seconds" in refusal(toml)
+
+
+def test_the_wait_that_is_too_short_is_named() -> None:
+    said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
+    assert "a wait can be 0.5 min, which is not longer than schedule.due_slack_seconds (60 s)" in said
+
+
+@pytest.mark.parametrize(
+    "toml",
+    [
+        "[schedule]\nbase_minutes = 1.1\n",
+        "[schedule]\ndue_slack_seconds = 899\n",
+        "[schedule]\nbase_minutes = 1\ndue_slack_seconds = 0\n",
+        "[schedule]\nwaits_minutes = [1]\n",  # a list that no schedule uses
+        '[schedule]\nbackoff = "linear"\ncap_minutes = 1\n',  # a cap that linear does not know
+    ],
+)
+def test_a_wait_beyond_the_slack_is_taken(toml: str) -> None:
+    assert read(toml).settings.schedule != Settings().schedule
+
+
+# Credentials.
+
+
+@pytest.mark.parametrize(("auth", "missing"), [("bearer", "token"), ("basic", "username"), ("login", "username")])
+def test_a_way_of_logging_in_needs_its_credentials(auth: str, missing: str) -> None:
+    said = refusal(f'[gateway]\nauth = "{auth}"\n')
+    assert f"gateway.auth = '{auth}' needs gateway.{missing} or gateway.{missing}_file" in said
+
+
+@pytest.mark.parametrize("auth", ["basic", "login"])
+def test_a_user_without_a_password_is_refused(auth: str) -> None:
+    said = refusal(f'[gateway]\nauth = "{auth}"\nusername = "ann"\n')
+    assert "needs gateway.password or gateway.password_file" in said
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        f'auth = "bearer"\ntoken = "{SECRET}"',
+        f'auth = "basic"\nusername = "ann"\npassword = "{SECRET}"',
+        f'auth = "login"\nusername = "ann"\npassword = "{SECRET}"',
+    ],
+)
+def test_credentials_that_are_there_are_taken(lines: str) -> None:
+    gateway = read(f"[gateway]\n{lines}\n").settings.gateway
+    secret = gateway.token or gateway.password
+    assert secret is not None
+    assert secret.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize("name", ["username", "password", "token"])
+def test_a_secret_file_that_is_missing_is_named_with_its_key(folder: Path, name: str) -> None:
+    said = refusal(f'[gateway]\n{name}_file = "gone"\n')
+    assert said == f"gateway.{name}_file: can't read {folder / 'gone'}: No such file or directory"
+
+
+def test_a_secret_file_that_is_no_text_is_named(folder: Path) -> None:
+    (folder / "token").write_bytes(b"\xff\xfe")
+    assert "the file no UTF-8 text" in refusal('[gateway]\ntoken_file = "token"\n')
+
+
+@pytest.mark.parametrize("name", ["username", "password", "token"])
+def test_a_secret_and_its_file_both_set_are_refused_with_both_sources(folder: Path, name: str) -> None:
+    (folder / "secret").write_text(SECRET, encoding="utf-8")
+    said = refusal(f'[gateway]\n{name}_file = "secret"\n', **{f"RETRYCLI_GATEWAY__{name.upper()}": "another secret"})
+    assert f"both gateway.{name} (environment RETRYCLI_GATEWAY__{name.upper()})" in said
+    assert f"gateway.{name}_file (file {folder / 'named.toml'}) are set" in said
+
+
+@pytest.fixture
+def credentials(folder: Path) -> Path:
+    """A folder as systemd makes it for LoadCredential=."""
+    path = folder / "credentials"
+    path.mkdir()
+    return path
+
+
+def test_credentials_of_systemd_are_read_without_their_line_end(credentials: Path) -> None:
+    (credentials / "gateway.token").write_text(f"{SECRET}\n", encoding="utf-8")
+    (credentials / "gateway.username").write_text("ann\n", encoding="utf-8")
+    (credentials / "gateway.password").write_text(f" {SECRET}2\r\n", encoding="utf-8")
+    (credentials / "database.url").write_text("postgresql://app:pw@db/app\n", encoding="utf-8")
+    loaded = read("", CREDENTIALS_DIRECTORY=str(credentials))
+    gateway = loaded.settings.gateway
+    assert gateway.token is not None
+    assert gateway.password is not None
+    assert gateway.token.get_secret_value() == SECRET
+    assert gateway.password.get_secret_value() == f"{SECRET}2"
+    assert gateway.username == "ann"
+    assert loaded.settings.database.url == "postgresql://app:pw@db/app"
+    assert loaded.sources["gateway.token"] == f"credential {credentials / 'gateway.token'}"
+
+
+def test_credentials_of_systemd_win_over_the_file_and_the_environment_over_them(credentials: Path) -> None:
+    (credentials / "gateway.username").write_text("systemd", encoding="utf-8")
+    toml = '[gateway]\nusername = "file"\n'
+    given = {"CREDENTIALS_DIRECTORY": str(credentials)}
+    assert read(toml, **given).settings.gateway.username == "systemd"
+    assert read(toml, **given, RETRYCLI_GATEWAY__USERNAME="env").settings.gateway.username == "env"
+
+
+def test_other_credentials_of_systemd_are_left_alone(credentials: Path) -> None:
+    (credentials / "gateway.base_url").write_text("https://tickets.example.com", encoding="utf-8")
+    (credentials / "other.service").write_text("x", encoding="utf-8")
+    assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
+
+
+# Secrets.
+
+
+@pytest.mark.parametrize("name", ["token", "password"])
+def test_settings_do_not_show_their_secrets(name: str) -> None:
+    loaded = read("", **{f"RETRYCLI_GATEWAY__{name.upper()}": SECRET})
+    secret = setting(loaded.settings, f"gateway.{name}.get_secret_value")
+    assert callable(secret)
+    assert secret() == SECRET
+    for shown in (repr(loaded), str(loaded.settings), repr(loaded.settings.gateway), str(loaded.sources)):
+        assert SECRET not in shown
+
+
+@pytest.mark.parametrize(
+    ("toml", "environment"),
+    [
+        (f'[gateway]\ntoken = ["{SECRET}"]\n', {}),
+        (f'[gateway]\npassword = {{ value = "{SECRET}" }}\n', {}),
+        (f'[gateway]\ntokn = "{SECRET}"\n', {}),
+        (f'[gateway]\ntoken = "{SECRET}"\nauth = "{SECRET}"\n', {}),
+        (f'[gateway]\ntoken = "{SECRET}"\nauth = "basic"\n', {}),
+        (f'[gateway]\ntoken = "{SECRET}\n', {}),
+        (f"[gateway]\ntoken = {SECRET}\n", {}),
+        (f'[gateway]\ntoken = "{SECRET}"\ntoken = "{SECRET}"\n', {}),
+        (f'[database]\nurl = "mysql://app:{SECRET}@db/app"\n', {}),
+        (f'gateway = "{SECRET}"\n', {}),
+        ("", {"RETRYCLI_TOKEN": SECRET}),
+        ("", {"RETRYCLI_GATEWAY": SECRET}),
+        ("", {"RETRYCLI_GATEWAY__TOKEN": SECRET, "RETRYCLI_RUN__LIMIT": "x"}),
+        ("", {"RETRYCLI_GATEWAY__TOKEN__VALUE": SECRET}),
+        ("", {"RETRYCLI_GATEWAY__TOKEN": SECRET, "RETRYCLI_GATEWAY__TOKEN_FILE": "named.toml"}),
+        ("", {"RETRYCLI_GATEWAY__BASE_URL": f"https://ann:{SECRET}@tickets.example.com"}),
+        ("", {"RETRYCLI_DATABASE__URL": f"postgres://app:{SECRET}@db/app"}),
+    ],
+)
+def test_no_error_shows_a_secret_with_or_without_its_traceback(toml: str, environment: dict[str, str]) -> None:
+    with pytest.raises(ConfigurationError) as raised:
+        read(toml, **environment)
+    assert SECRET not in str(raised.value)
+    assert SECRET not in "".join(traceback.format_exception(raised.value))
+
+
+def test_settings_made_without_a_file_do_not_show_a_secret_that_is_wrong() -> None:
+    with pytest.raises(ValidationError) as raised:
+        Settings.model_validate({"gateway": {"token": [SECRET], "auth": SECRET}})
+    assert SECRET not in str(raised.value)

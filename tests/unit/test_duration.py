@@ -1,0 +1,57 @@
+"""How a person writes a length of time."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrycli.duration import LONGEST, UNITS, duration
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    ("text", "length"),
+    [
+        ("200ms", timedelta(milliseconds=200)),
+        ("2s", timedelta(seconds=2)),
+        ("15m", timedelta(minutes=15)),
+        ("2h", timedelta(hours=2)),
+        ("7d", timedelta(days=7)),
+        ("0s", timedelta(0)),
+        ("1.5h", timedelta(minutes=90)),
+        ("0.5ms", timedelta(microseconds=500)),
+        (" 10 m ", timedelta(minutes=10)),
+        ("36500d", LONGEST),
+    ],
+)
+def test_a_number_and_a_unit_is_a_length_of_time(text: str, length: timedelta) -> None:
+    assert duration(text) == length
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "15", "m", "-5m", "+5m", "1h30m", "5 minutes", "1e3s", "nan s", "1.h", ".5h", "5M", "1_0s", "٣s", "5m\n5"],
+)
+def test_anything_else_is_an_error_that_names_it_and_shows_how(text: str) -> None:
+    with pytest.raises(ValueError, match="write a number and a unit: 200ms, 2s, 15m, 2h or 7d") as caught:
+        duration(text)
+    assert repr(text) in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["36501d", "999999999999d", "9" * 400 + "ms"])
+def test_no_length_is_too_long_to_be_refused_in_words(text: str) -> None:
+    with pytest.raises(ValueError, match="the longest is 36500d"):
+        duration(text)
+
+
+@given(st.integers(0, 36_500), st.sampled_from(sorted(UNITS)))
+def test_every_whole_number_is_read_exactly(number: int, unit: str) -> None:
+    assert duration(f"{number}{unit}") == number * UNITS[unit]
+
+
+def test_any_length_can_be_added_to_and_taken_from_today() -> None:
+    assert NOW - duration("36500d") < NOW < NOW + duration("36500d")

@@ -1,0 +1,1011 @@
+"""One pass, from its lock to its report: the real store on a SQLite file, and a made-up world around it."""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from retrycli.backoff import Backoff, BackoffKind
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.errors import DatabaseUnavailable, LockUnusable
+from retrycli.events import (
+    BreakerClosed,
+    BreakerOpened,
+    ClaimsLapsed,
+    MessageDelivered,
+    MessageEscalated,
+    MessageMovedOn,
+    MessageReleased,
+    MessageRescheduled,
+    PassResult,
+    PassStarted,
+    PassStopped,
+    PassSummary,
+    StopReason,
+    summarise,
+)
+from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import RetryPolicy
+from retrycli.ports import PassRules
+from retrycli.store.ledger import Pause
+from tests.fakes import (
+    CUT_OFF,
+    DELIVERED,
+    DOWN,
+    FORBIDDEN,
+    HELD,
+    LOST,
+    NOT_FOUND,
+    REFUSED,
+    RULES,
+    START,
+    THROTTLED,
+    TICK,
+    UNAUTHORIZED,
+    Script,
+    Stage,
+    in_turn,
+)
+
+ONE_BY_ONE = replace(RULES, concurrency=1)
+AFTER_THE_CLAIM = RULES.deadline + RULES.request_timeout + timedelta(seconds=30)
+"""When the claims of a pass that died have lapsed."""
+
+
+def with_policy(policy: RetryPolicy, rules: PassRules = RULES) -> PassRules:
+    return replace(rules, policies=dict.fromkeys(MessageType, policy))
+
+
+def ended(summary: PassSummary) -> tuple[PassResult, str | None]:
+    return summary.result, summary.reason
+
+
+# What is due.
+
+
+def test_a_pass_with_nothing_due_opens_no_gateway(stage: Stage) -> None:
+    stage.add(1, due=START + timedelta(hours=1))
+    summary = stage.run()
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert stage.gateway is None
+    assert stage.events.all == [PassStarted("pass-1", due=0)]
+
+
+def test_what_is_due_is_sent_the_one_that_has_waited_longest_first(stage: Stage) -> None:
+    for message_id, minutes in ((1, 10), (2, 30), (3, 20)):
+        stage.add(message_id, due=START - timedelta(minutes=minutes))
+    summary = stage.run(rules=ONE_BY_ONE)
+    assert stage.order == [2, 3, 1]
+    assert stage.sent() == [1, 2, 3]
+    assert stage.states() == {}
+    assert (summary.result, summary.sent, summary.duration_seconds) == (PassResult.COMPLETED, 3, 0.0)
+
+
+def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_left_alone(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 1")
+    stage.add(3)
+    stage.run()
+    assert stage.order == [2, 3]
+    assert stage.states() == {}
+
+
+def test_what_comes_due_within_a_minute_of_the_start_is_due_and_nothing_later(stage: Stage) -> None:
+    """Cron's ticks come a little early and a little late."""
+    stage.add(1, due=START + timedelta(seconds=59))
+    stage.add(2, due=START + timedelta(seconds=61))
+    stage.run()
+    assert stage.order == [1]
+    assert stage.states() == {2: "waiting"}
+
+
+DRIFT = [0, 50, 2, 59, 0, 31, 1, 58, 12]  # seconds by which each tick of cron comes late
+EVERY_TICK = with_policy(RetryPolicy(Backoff(BackoffKind.FIXED), max_retries=100))
+
+
+def passes_that_tried(stage: Stage, rules: PassRules) -> list[bool]:
+    """With a wait as long as cron's interval, and answers that take their time: which passes tried message 1."""
+    tried = []
+    for tick, seconds in enumerate(DRIFT):
+        stage.clock.now = START + tick * TICK + timedelta(seconds=seconds)
+        stage.run(REFUSED, rules, takes=timedelta(seconds=20))
+        tried.append(stage.order == [1])
+    return tried
+
+
+def test_a_wait_as_long_as_crons_interval_ends_at_each_tick_and_not_at_every_second_one(stage: Stage) -> None:
+    stage.add(1)
+    assert passes_that_tried(stage, EVERY_TICK) == [True] * len(DRIFT)
+
+
+def test_without_the_slack_a_tick_that_comes_early_would_miss_the_message(stage: Stage) -> None:
+    """What the test above is worth."""
+    stage.add(1)
+    assert not all(passes_that_tried(stage, replace(EVERY_TICK, due_slack=timedelta(0))))
+
+
+def test_waits_count_from_the_start_of_the_pass(stage: Stage) -> None:
+    stage.add(1, retry_count=0)
+    stage.run(REFUSED, takes=timedelta(seconds=29))
+    assert stage.next_attempt_at(1) == START + timedelta(minutes=30)  # the second wait: one try was made before
+
+
+# Written down before it goes out.
+
+
+def open_attempts(stage: Stage) -> list[int]:
+    return [each for (each,) in stage.sql("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")]
+
+
+def test_an_attempt_is_committed_before_its_request_goes_out(stage: Stage) -> None:
+    seen: list[tuple[object, ...]] = []
+
+    def look(queued: QueuedMessage) -> Outcome:
+        seen.extend(
+            stage.sql(
+                "SELECT a.made_by, a.pass_id, a.number, a.started_at, a.finished_at, q.state, q.claimed_by"
+                " FROM retrycli_attempts a JOIN retrycli_queue q USING (message_id) WHERE message_id = ?",
+                queued.message_id,
+            )
+        )
+        return DELIVERED
+
+    stage.add(1)
+    stage.run(look)
+    assert seen == [("pass", "pass-1", 1, "2025-03-03 12:00:00.000000", None, "sending", "pass-1")]
+
+
+def test_an_outcome_is_in_the_database_before_the_next_attempt_begins(stage: Stage) -> None:
+    def look(queued: QueuedMessage) -> Outcome:
+        assert open_attempts(stage) == [queued.message_id]
+        assert stage.sent() == list(range(1, queued.message_id))
+        return DELIVERED
+
+    stage.add(1, 2, 3)
+    assert stage.run(look, ONE_BY_ONE).sent == 3
+
+
+def test_no_transaction_is_open_while_a_request_is_out(stage: Stage) -> None:
+    def write(_: QueuedMessage) -> Outcome:
+        with closing(sqlite3.connect(stage.path, timeout=0)) as other:
+            other.execute("BEGIN IMMEDIATE")
+        return DELIVERED
+
+    stage.add(*range(1, 10))
+    assert stage.run(write).sent == 9
+
+
+def test_what_came_of_an_attempt_is_written_down_whole(stage: Stage) -> None:
+    stage.add(1)
+    outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", retry_after=timedelta(seconds=90))
+    stage.run(outcome, takes=timedelta(seconds=2.5))
+    assert stage.sql(
+        "SELECT finished_at, outcome, status_code, error, retry_after_s, duration_ms FROM retrycli_attempts"
+    ) == [("2025-03-03 12:00:02.500000", "transient", 503, "HTTP 503", 90, 2500)]
+
+
+# How wide a pass goes.
+
+
+def test_a_pass_widens_with_each_answer_as_tcp_starts(stage: Stage) -> None:
+    stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
+    stage.run()
+    rounds = (1, 2, 4, 8, 8)
+    assert stage.widths == [place for width in rounds for place in range(1, width + 1)]
+
+
+def test_one_answer_makes_room_for_two(stage: Stage) -> None:
+    """The width grows by one for each answer and not only with a whole round."""
+    answered = asyncio.Semaphore(0)
+
+    async def wait(_: QueuedMessage) -> Outcome:
+        await answered.acquire()
+        return DELIVERED
+
+    async def scenario() -> list[int]:
+        counts = []
+        running = asyncio.create_task(stage.run_pass(wait))
+        for _ in range(4):
+            await settle()
+            counts.append(len(stage.order))
+            answered.release()
+        stage.stop_requested = True
+        for _ in stage.order:
+            answered.release()
+        await running
+        return counts
+
+    stage.add(*range(1, 20))
+    assert asyncio.run(scenario()) == [1, 3, 5, 7]
+
+
+async def settle() -> None:
+    """Let everything run that can, without waiting for any time to pass."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+def test_never_more_are_in_flight_than_the_concurrency_allows(stage: Stage) -> None:
+    stage.add(*range(1, 40))
+    stage.run(rules=replace(RULES, concurrency=3))
+    assert max(stage.widths) == 3
+    assert len(stage.sent()) == 39
+
+
+def test_never_more_are_begun_than_the_limit_leaves(stage: Stage) -> None:
+    stage.add(*range(1, 40))
+    stage.run(rules=replace(RULES, limit=5))
+    assert stage.widths == [1, 1, 2, 1, 2]
+
+
+def test_a_failure_halves_the_width(stage: Stage) -> None:
+    """Rounds of 1, 2, 4, 8; one of the eight fails: of 8, 4 are left, and the answers after it add to them."""
+    stage.add(*range(1, 40))
+    last_of_the_round = 15
+    stage.run({last_of_the_round: DOWN})
+    assert stage.widths[:15] == [place for width in (1, 2, 4, 8) for place in range(1, width + 1)]
+    assert stage.widths[15:19] == [1, 2, 3, 4]
+    assert stage.widths[19] == 1
+
+
+# The breaker.
+
+
+@pytest.mark.parametrize("kind", [DOWN, LOST, CUT_OFF])
+def test_an_outage_costs_five_messages_one_try_each_and_the_other_995_nothing(stage: Stage, kind: Outcome) -> None:
+    stage.add(*range(1, 1001), retry_count=3)
+    summary = stage.run(kind)
+    assert stage.order == [1, 2, 3, 4, 5]
+    assert stage.widths == [1] * 5
+    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
+    assert summary.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:15:00+00:00"
+    assert summary.rescheduled == 5
+    assert stage.tries() == dict.fromkeys(range(1, 6), 4) | dict.fromkeys(range(6, 1001), 3)
+    assert set(stage.states().values()) == {"waiting"}
+    assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
+    assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(5,)]
+    assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
+    assert stage.events.of(PassStopped) == [PassStopped(StopReason.BREAKER_OPEN)]
+
+
+@pytest.fixture
+def outage(stage: Stage) -> Stage:
+    """A stage with twenty messages, whose breaker has opened at the start; 1 to 5 were charged."""
+    stage.add(*range(1, 21))
+    stage.run(DOWN)
+    return stage
+
+
+def test_nothing_is_sent_before_the_probe_is_due(outage: Stage) -> None:
+    outage.clock.now = START + timedelta(minutes=13, seconds=59)
+    summary = outage.run()
+    assert outage.gateway is None
+    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
+    assert summary.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:15:00+00:00"
+
+
+def test_a_pass_that_comes_a_little_early_may_probe(outage: Stage) -> None:
+    outage.clock.now = START + timedelta(minutes=14)
+    outage.run()
+    assert outage.order[0] == 6
+
+
+def test_a_probe_that_fails_costs_nothing_and_the_next_probe_is_another_message(outage: Stage) -> None:
+    """So that one message that the destination chokes on does not keep the breaker open."""
+    before = outage.tries()
+    probed = []
+    for minutes in (15, 45, 105, 165):
+        outage.clock.now = START + timedelta(minutes=minutes)
+        summary = outage.run(DOWN)
+        assert ended(summary) == (PassResult.STOPPED, "breaker_open")
+        assert (summary.released, summary.rescheduled) == (1, 0)
+        probed += outage.order
+    assert len(set(probed)) == 4
+    assert probed[0] == 6
+    assert outage.tries() == before
+    assert set(outage.states().values()) == {"waiting"}
+
+
+def test_probes_come_after_15_then_30_then_every_60_minutes(outage: Stage) -> None:
+    probed_at = []
+    for minutes in range(15, 240, 15):
+        outage.clock.now = START + timedelta(minutes=minutes)
+        outage.run(DOWN)
+        if outage.gateway:
+            probed_at.append(minutes)
+    assert probed_at == [15, 45, 105, 165, 225]
+
+
+def test_a_probe_that_is_answered_closes_the_breaker_and_the_pass_sends_all(outage: Stage) -> None:
+    outage.clock.now = START + timedelta(minutes=15)
+    summary = outage.run()
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert outage.sent() == list(range(6, 21))  # the first five wait for their second try
+    assert outage.widths[:3] == [1, 1, 2]
+    assert outage.events.of(BreakerClosed) == [BreakerClosed(RULES.destination)]
+    assert outage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
+
+
+def test_failures_are_remembered_from_pass_to_pass(stage: Stage) -> None:
+    """Two, two and one: the fifth in a row opens the breaker though no pass saw more than two."""
+    stage.add(*range(1, 10))
+    for pass_, limit in enumerate((2, 2, 1)):
+        assert stage.events.of(BreakerOpened) == []
+        stage.clock.now = START + pass_ * timedelta(minutes=1)
+        summary = stage.run(DOWN, replace(RULES, limit=limit))
+    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
+    assert len(stage.events.of(BreakerOpened)) == 1
+    assert stage.tries() == dict.fromkeys(range(1, 6), 1) | dict.fromkeys(range(6, 10), 0)
+
+
+def test_an_answer_between_failures_begins_a_new_row(stage: Stage) -> None:
+    stage.add(*range(1, 30))
+    row = [DOWN, DOWN, DOWN, DOWN, REFUSED]
+    assert stage.run(in_turn(*row * 4, DELIVERED), ONE_BY_ONE).result is PassResult.COMPLETED
+    assert stage.events.of(BreakerOpened) == []
+
+
+@pytest.mark.parametrize(("outcome", "unknown_count"), [(DOWN, 0), (LOST, 1)])
+def test_what_was_in_flight_as_the_breaker_opened_is_not_charged(
+    stage: Stage, outcome: Outcome, unknown_count: int
+) -> None:
+    """Rounds of 1, 2 and 4 are delivered, then all eight that are out fail: five open it, three were under way.
+
+    That their messages may have arrived is remembered of all eight.
+    """
+    stage.add(*range(1, 30))
+    summary = stage.run(dict.fromkeys(range(8, 30), outcome), takes=timedelta(seconds=1))
+    assert stage.order == list(range(1, 16))
+    assert (summary.sent, summary.rescheduled, summary.released) == (7, 5, 3)
+    assert summary.unknown == 8 * unknown_count
+    assert [stage.tries()[each] for each in range(8, 16)] == [1] * 5 + [0] * 3
+    unknowns = dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue"))
+    assert [unknowns[each] for each in range(8, 17)] == [unknown_count] * 8 + [0]
+    assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
+
+
+def test_the_breaker_is_looked_at_under_the_lock(stage: Stage) -> None:
+    """While this pass waited for the lock, the one before it may have opened the breaker."""
+    opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, START + TICK)
+    stage.lock.on_acquire = lambda: stage.ledger.save_breaker(opened)
+    stage.add(1)
+    assert ended(stage.run()) == (PassResult.STOPPED, "breaker_open")
+    assert stage.gateway is None
+
+
+# Throttled.
+
+
+def test_429_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
+    stage.add(*range(1, 10))
+    summary = stage.run({3: THROTTLED}, ONE_BY_ONE)
+    assert ended(summary) == (PassResult.STOPPED, "throttled")
+    assert (summary.sent, summary.released) == (2, 1)
+    assert stage.order == [1, 2, 3]
+    assert set(stage.tries().values()) == {0}
+    assert set(stage.states().values()) == {"waiting"}
+    assert stage.next_attempt_at(3) == START  # and its turn is kept
+
+
+def test_the_destination_rests_until_its_retry_after(stage: Stage) -> None:
+    stage.add(1, 2)
+    stage.run(replace(THROTTLED, retry_after=timedelta(minutes=20)), takes=timedelta(seconds=3))
+    stage.clock.now = START + TICK
+    resting = stage.run()
+    assert stage.gateway is None
+    assert ended(resting) == (PassResult.STOPPED, "throttled")
+    assert resting.detail == "https://tickets.example.com, to be tried again at 2025-03-03T12:20:03+00:00"
+    stage.clock.now = START + 2 * TICK
+    assert ended(stage.run()) == (PassResult.COMPLETED, None)
+    assert stage.sent() == [1, 2]
+    assert stage.ledger.breaker(RULES.destination) == Breaker(RULES.destination)
+
+
+def test_a_429_that_names_no_time_is_over_at_the_next_pass(stage: Stage) -> None:
+    stage.add(1, 2)
+    stage.run(THROTTLED)
+    stage.clock.now = START + TICK
+    assert ended(stage.run()) == (PassResult.COMPLETED, None)
+    assert stage.sent() == [1, 2]
+
+
+def test_what_was_in_flight_at_a_429_is_settled_as_its_answer_says(stage: Stage) -> None:
+    """And a success among it does not end the rest."""
+    stage.add(*range(1, 10))
+    rest = replace(THROTTLED, retry_after=timedelta(hours=1))
+    summary = stage.run({4: rest, 5: DELIVERED, 6: NOT_FOUND, 7: rest})
+    assert (summary.sent, summary.escalated, summary.released) == (4, 1, 2)
+    assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
+
+
+# Unauthorized.
+
+
+def test_a_wrong_password_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
+    stage.add(*range(1, 10), retry_count=4)
+    summary = stage.run(UNAUTHORIZED)
+    assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
+    assert summary.detail == "HTTP 401"
+    assert stage.order == [1]
+    assert summary.released == 1
+    assert set(stage.tries().values()) == {4}
+    assert set(stage.states().values()) == {"waiting"}
+    assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(0,)]
+    assert stage.ledger.breakers() == []
+
+
+def test_three_403_in_a_row_are_about_us_and_none_is_escalated(stage: Stage) -> None:
+    stage.add(*range(1, 10))
+    summary = stage.run(FORBIDDEN, ONE_BY_ONE)
+    assert stage.order == [1, 2, 3]
+    assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
+    assert summary.detail == "HTTP 403, 3 times in a row"
+    assert (summary.escalated, summary.released) == (0, 3)
+    assert set(stage.states().values()) == {"waiting"}
+    assert [stage.attempts(each) for each in (1, 2, 3)] == [[("pass", "unauthorized")]] * 3
+
+
+def test_two_403_before_an_answer_of_another_kind_are_about_their_messages(stage: Stage) -> None:
+    stage.add(*range(1, 10))
+    summary = stage.run({1: FORBIDDEN, 2: FORBIDDEN}, ONE_BY_ONE)
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert stage.escalation(1) == stage.escalation(2) == ("permanent", 0, "HTTP 403")
+    assert (summary.sent, summary.escalated) == (7, 2)
+
+
+def test_two_403_with_nothing_after_them_are_about_their_messages(stage: Stage) -> None:
+    stage.add(1, 2)
+    assert stage.run(FORBIDDEN, ONE_BY_ONE).escalated == 2
+
+
+def test_403_that_come_in_between_never_add_up(stage: Stage) -> None:
+    stage.add(*range(1, 12))
+    forbidden = (1, 3, 4, 6, 8, 9, 11)
+    summary = stage.run(dict.fromkeys(forbidden, FORBIDDEN), ONE_BY_ONE)
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert tuple(stage.states()) == forbidden
+    assert (summary.sent, summary.escalated) == (4, 7)
+
+
+def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them(stage: Stage) -> None:
+    """Rounds of 1 and 2 are delivered; of the four that are answered together, the last is another failure."""
+    stage.add(*range(1, 8))
+    summary = stage.run({4: FORBIDDEN, 5: FORBIDDEN, 6: FORBIDDEN, 7: DOWN})
+    assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
+    assert summary.escalated == 0
+    assert stage.states() == dict.fromkeys(range(4, 8), "waiting")
+
+
+@pytest.mark.parametrize("why", [StopReason.LIMIT, StopReason.SIGNAL, StopReason.DEADLINE])
+def test_three_403_in_a_row_are_about_us_also_where_the_pass_was_to_end_anyway(stage: Stage, why: StopReason) -> None:
+    """Rounds of 1 and 2 are delivered; four are in flight, and the pass knows that it ends as they come in."""
+    stage.add(*range(1, 12))
+    rules = replace(RULES, limit=7 if why is StopReason.LIMIT else None)
+    summary = asyncio.run(ending(stage, FORBIDDEN, why, first=4, rules=rules))
+    assert (summary.sent, summary.escalated, summary.released) == (3, 0, 4)
+    assert set(stage.states().values()) == {"waiting"}
+
+
+async def ending(
+    stage: Stage, outcome: Outcome, why: StopReason, *, first: int, rules: PassRules = RULES
+) -> PassSummary:
+    """A pass that learns that it must end while some are in flight: one of them comes in, then all the others."""
+    answers = asyncio.Semaphore(0)
+
+    async def wait(queued: QueuedMessage) -> Outcome:
+        if queued.message_id < first:
+            return DELIVERED
+        await answers.acquire()
+        return outcome
+
+    running = asyncio.create_task(stage.run_pass(wait, rules))
+    await settle()
+    stage.stop_requested = why is StopReason.SIGNAL
+    if why is StopReason.DEADLINE:
+        stage.clock.now += rules.deadline
+    answers.release()
+    await settle()
+    for _ in stage.order:
+        answers.release()
+    return await running
+
+
+# Limit, deadline, signal.
+
+
+def test_a_limit_is_kept_and_what_was_claimed_beyond_it_is_given_back(stage: Stage) -> None:
+    stage.add(*range(1, 10), retry_count=2)
+    summary = stage.run(rules=replace(RULES, limit=4))
+    assert ended(summary) == (PassResult.COMPLETED, "limit")
+    assert stage.sent() == [1, 2, 3, 4]
+    assert stage.states() == dict.fromkeys(range(5, 10), "waiting")
+    assert set(stage.tries().values()) == {2}
+
+
+@pytest.mark.parametrize(
+    ("script", "limit", "reason"),
+    [(UNAUTHORIZED, 1, "credentials_refused"), (THROTTLED, 1, "throttled"), (DOWN, 5, "breaker_open")],
+)
+def test_a_limit_does_not_hide_what_is_wrong_with_the_destination(
+    stage: Stage, script: Script, limit: int, reason: str
+) -> None:
+    """``run-once --limit 1`` is how people try out whether their password is right."""
+    stage.add(*range(1, 10))
+    assert ended(stage.run(script, replace(RULES, limit=limit))) == (PassResult.STOPPED, reason)
+
+
+def test_nothing_is_begun_after_the_deadline(stage: Stage) -> None:
+    stage.add(*range(1, 10), retry_count=2)
+    summary = stage.run(rules=ONE_BY_ONE, takes=timedelta(minutes=5))
+    assert ended(summary) == (PassResult.STOPPED, "deadline")
+    assert [at - START for at in stage.begun_at] == [timedelta(minutes=each) for each in (0, 5, 10)]
+    assert stage.sent() == [1, 2, 3]
+    assert stage.states() == dict.fromkeys(range(4, 10), "waiting")
+    assert set(stage.tries().values()) == {2}
+
+
+def test_a_signal_lets_what_is_in_flight_finish_and_gives_the_rest_back(stage: Stage) -> None:
+    answers = asyncio.Event()
+
+    async def wait(queued: QueuedMessage) -> Outcome:
+        if queued.message_id > 3:
+            await answers.wait()
+        return REFUSED if queued.message_id == 5 else DELIVERED
+
+    async def scenario() -> PassSummary:
+        running = asyncio.create_task(stage.run_pass(wait))
+        await settle()
+        assert sorted(open_attempts(stage)) == [4, 5, 6, 7]
+        stage.stop_requested = True
+        answers.set()
+        return await running
+
+    stage.add(*range(1, 20))
+    summary = asyncio.run(scenario())
+    assert ended(summary) == (PassResult.INTERRUPTED, "signal")
+    assert (summary.sent, summary.rescheduled, summary.released) == (6, 1, 0)
+    assert open_attempts(stage) == []
+    assert stage.states() == dict.fromkeys([5, *range(8, 20)], "waiting")
+    assert stage.tries() == dict.fromkeys(range(1, 20), 0) | {5: 1}
+
+
+def test_a_signal_before_anything_was_begun_leaves_all_as_it_was(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    stage.stop_requested = True
+    assert ended(stage.run()) == (PassResult.INTERRUPTED, "signal")
+    assert stage.gateway is None
+    assert stage.states() == {1: "waiting", 2: "waiting"}
+
+
+def test_failures_that_come_in_after_a_signal_open_the_breaker_once(stage: Stage) -> None:
+    """They do not count as failed probes too, which would keep the destination alone for an hour."""
+    stage.add(*range(1, 30))
+    summary = asyncio.run(ending(stage, DOWN, StopReason.SIGNAL, first=8))
+    assert ended(summary) == (PassResult.INTERRUPTED, "signal")
+    assert (summary.rescheduled, summary.released) == (5, 3)
+    assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
+    assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
+
+
+# The rate.
+
+
+def test_attempts_begin_no_faster_than_the_rate(stage: Stage) -> None:
+    stage.add(*range(1, 7))
+    stage.run(rules=replace(RULES, rate_per_second=4))
+    assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.25, 0.5, 0.75, 1, 1.25]
+    assert stage.sent() == [1, 2, 3, 4, 5, 6]
+
+
+def test_answers_that_take_longer_than_the_rate_allows_for_do_not_add_to_it(stage: Stage) -> None:
+    stage.add(1, 2, 3)
+    stage.run(rules=replace(RULES, rate_per_second=4), takes=timedelta(seconds=2))
+    assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 2, 4]
+
+
+def test_a_slow_answer_does_not_hold_up_the_next_attempt(stage: Stage) -> None:
+    """Message 2 is answered only when 3 has begun; each begins a thousandth of a second after the one before."""
+    third = asyncio.Event()
+
+    async def wait(queued: QueuedMessage) -> Outcome:
+        stage.clock.now += timedelta(milliseconds=1)
+        if queued.message_id == 2:
+            await third.wait()
+        if queued.message_id == 3:
+            third.set()
+        return DELIVERED
+
+    stage.add(1, 2, 3)
+    stage.run(wait, replace(RULES, rate_per_second=1000))
+    assert [(at - START).total_seconds() for at in stage.begun_at] == [0, 0.001, 0.002]
+    assert stage.widths == [1, 1, 2]
+
+
+# Passes that do not begin, and passes that break.
+
+
+def test_a_paused_pass_touches_nothing(stage: Stage) -> None:
+    stage.add(1)
+    stage.ledger.set_pause(Pause(START, until=None, by="anna", reason="moving house"))
+    summary = stage.run()
+    assert ended(summary) == (PassResult.PAUSED, "paused")
+    assert summary.detail == "paused by anna: moving house"
+    assert stage.gateway is None
+    assert stage.states() == {}
+    assert not stage.lock.held
+
+
+def test_a_pause_that_is_over_holds_nothing_back(stage: Stage) -> None:
+    stage.add(1)
+    stage.ledger.set_pause(Pause(START - TICK, until=START, by="anna", reason=None))
+    assert stage.run().sent == 1
+
+
+def test_where_another_holds_the_lock_the_pass_is_skipped_and_says_who(stage: Stage) -> None:
+    stage.add(1)
+    stage.lock.trouble = HELD
+    summary = stage.run()
+    assert ended(summary) == (PassResult.SKIPPED, "lock_held")
+    assert stage.gateway is None
+    assert stage.states() == {}
+    assert stage.sql("SELECT result, reason, detail, finished_at FROM retrycli_passes") == [
+        ("skipped", "lock_held", str(HELD), "2025-03-03 12:00:00.000000")
+    ]
+
+
+def test_where_the_lock_file_is_unusable_the_pass_is_written_down_as_failed(stage: Stage) -> None:
+    stage.lock.trouble = LockUnusable("can't open the lock file")
+    with pytest.raises(LockUnusable):
+        stage.run()
+    assert stage.sql("SELECT result, reason FROM retrycli_passes") == [("failed", "fault")]
+
+
+def test_the_lock_is_held_from_beginning_to_end(stage: Stage) -> None:
+    def look(_: QueuedMessage) -> Outcome:
+        assert stage.lock.held
+        return DELIVERED
+
+    stage.add(1)
+    assert stage.run(look).sent == 1
+    assert not stage.lock.held
+
+
+class Broken(Exception):
+    """A fault of the gateway's own."""
+
+
+def break_down(_: QueuedMessage) -> Outcome:
+    raise Broken
+
+
+def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stage: Stage) -> None:
+    stage.add(1, 2)
+    with pytest.raises(Broken):
+        stage.run(break_down)
+    assert stage.sql("SELECT result, reason, finished_at IS NULL FROM retrycli_passes") == [("failed", "fault", 0)]
+    assert open_attempts(stage) == [1]
+    assert stage.states() == {1: "sending", 2: "sending"}
+    assert not stage.lock.held
+
+
+def test_a_database_that_goes_away_meanwhile_comes_out_as_itself(stage: Stage) -> None:
+    """The command turns it into exit code 69, for which it must know it."""
+
+    def drop(_: QueuedMessage) -> Outcome:
+        stage.sql("DROP TABLE retrycli_attempts")
+        return DELIVERED
+
+    stage.add(1)
+    with pytest.raises(DatabaseUnavailable):
+        stage.run(drop)
+    assert not stage.lock.held
+
+
+# Recovering what a pass that died has left.
+
+
+def die(stage: Stage, rules: PassRules = RULES) -> None:
+    with pytest.raises(Broken):
+        stage.run(break_down, rules)
+
+
+def test_the_claims_of_a_dead_pass_are_respected_until_they_lapse(stage: Stage) -> None:
+    stage.add(1, 2)
+    die(stage)
+    stage.clock.now = START + AFTER_THE_CLAIM - timedelta(seconds=1)
+    assert stage.run().sent == 0
+    assert stage.states() == {1: "sending", 2: "sending"}
+
+
+def test_what_a_dead_pass_was_sending_is_unknown_and_what_it_only_held_is_sent(stage: Stage) -> None:
+    stage.add(1, 2)
+    die(stage)
+    stage.clock.now = START + AFTER_THE_CLAIM
+    summary = stage.run()
+    assert stage.sent() == [2]
+    assert (summary.sent, summary.rescheduled, summary.released, summary.unknown) == (1, 1, 1, 1)
+    assert stage.events.of(ClaimsLapsed) == [ClaimsLapsed(released=1, unknown=1)]
+    assert stage.attempts(1) == [("pass", "unknown")]
+    assert stage.sql(
+        "SELECT unknown_count, retry_count FROM retrycli_queue JOIN pending_messages ON id = message_id"
+    ) == [(1, 1)]
+    assert stage.next_attempt_at(1) == stage.clock.now + timedelta(minutes=30)
+
+
+def test_the_third_unknown_goes_to_a_person(stage: Stage) -> None:
+    stage.add(1)
+    for _ in range(3):
+        die(stage)
+        stage.clock.now += timedelta(hours=5)
+        summary = stage.run(rules=replace(RULES, limit=0))
+        stage.clock.now += timedelta(hours=5)
+    assert (summary.escalated, summary.unknown) == (1, 1)
+    reason, tries, error = stage.escalation(1)
+    assert (reason, tries) == ("unknown", 3)
+    assert error == "May have arrived: the process died before the answer came (3 times)"
+
+
+def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
+    """Nothing was sent, so nothing is unknown."""
+    stage.add(1, 2, due=START, retry_count=4)
+    stage.claims.claim(Claim("the dead", START + timedelta(minutes=1)), START, limit=10)
+    stage.clock.now = START + timedelta(minutes=1)
+    summary = stage.run(rules=replace(RULES, limit=0))
+    assert stage.states() == {1: "waiting", 2: "waiting"}
+    assert stage.tries() == {1: 4, 2: 4}
+    assert (summary.released, summary.unknown) == (2, 0)
+    assert stage.events.of(ClaimsLapsed) == [ClaimsLapsed(released=2, unknown=0)]
+    assert {each.outcome for each in stage.events.of(MessageReleased)} == {None}
+
+
+@pytest.mark.parametrize("state", ["waiting", "escalated"])
+def test_an_attempt_by_hand_that_died_is_unknown_and_costs_no_try(stage: Stage, state: str) -> None:
+    stage.add(1, due=START + timedelta(hours=1), retry_count=4)
+    if state == "escalated":
+        stage.sql("UPDATE retrycli_queue SET state = 'escalated', next_attempt_at = NULL, escalated_at = '2025-03-01'")
+    with pytest.raises(Broken):
+        stage.retry(1, break_down)
+    stage.clock.now = START + timedelta(minutes=5)
+    summary = stage.run()
+    assert stage.states() == {1: state}
+    assert stage.tries() == {1: 4}
+    assert stage.attempts(1) == [("anna", "unknown")]
+    assert stage.sql("SELECT unknown_count FROM retrycli_queue") == [(1,)]
+    assert (summary.released, summary.unknown) == (1, 1)
+
+
+def test_what_the_application_has_meanwhile_sent_itself_is_let_go(stage: Stage) -> None:
+    stage.add(1)
+    die(stage)
+    stage.sql("UPDATE pending_messages SET status = 'sent'")
+    stage.clock.now = START + AFTER_THE_CLAIM
+    stage.run()
+    assert stage.states() == {}
+    assert stage.attempts(1) == [("pass", "unknown")]
+
+
+def test_more_lapsed_claims_than_one_transaction_takes_are_all_recovered(stage: Stage) -> None:
+    stage.add(*range(1, 1202), due=START)
+    stage.claims.claim(Claim("the dead", START), START, limit=2000)
+    summary = stage.run(rules=replace(RULES, limit=0))
+    assert summary.released == 1201
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def test_passes_that_died_are_written_down_as_interrupted(stage: Stage) -> None:
+    stage.ledger.start_pass("the dead", host="mill", pid=9, now=START - TICK)
+    stage.ledger.start_pass("another's", host="barn", pid=9, now=START - TICK)
+    stage.run()
+    assert stage.sql("SELECT id, result FROM retrycli_passes ORDER BY started_at, id") == [
+        ("another's", None),
+        ("the dead", "interrupted"),
+        ("pass-1", "completed"),
+    ]
+
+
+# Messages that go to a person.
+
+
+def test_rows_that_can_not_be_used_are_escalated_and_the_others_go_on(stage: Stage) -> None:
+    stage.add(1)
+    stage.add(2, message_type="fax")
+    stage.add(3, body=None)
+    stage.add(4, retry_count="many")
+    stage.add(5)
+    summary = stage.run()
+    assert stage.sent() == [1, 5]
+    assert (summary.sent, summary.escalated) == (2, 3)
+    assert stage.escalation(2) == (
+        "invalid",
+        0,
+        "Can't be sent: message_type is 'fax', not one of customer, supplier, internal",
+    )
+    assert stage.escalation(3)[2] == "Can't be sent: body is missing"
+    assert {each.message_id: each.problem for each in stage.events.of(MessageEscalated)} == {
+        2: "message_type is 'fax', not one of customer, supplier, internal",
+        3: "body is missing",
+        4: "retry_count is no whole number: 'many'",
+    }
+
+
+def test_a_row_that_became_unusable_while_it_waited_is_escalated_without_an_attempt(stage: Stage) -> None:
+    stage.add(1, 2, 3, due=START)
+    stage.sql("UPDATE pending_messages SET body = x'00ff' WHERE id = 2")
+    summary = stage.run(rules=ONE_BY_ONE)
+    assert stage.order == [1, 3]
+    assert stage.escalation(2) == ("invalid", 0, "Can't be sent: body is not text")
+    assert stage.attempts(2) == []
+    assert (summary.sent, summary.escalated) == (2, 1)
+
+
+def test_a_message_that_nobody_wants_any_more_is_escalated_without_an_attempt(stage: Stage) -> None:
+    stage.add(1, created_at="2025-03-03 10:59:59")
+    stage.add(2, created_at="2025-03-03 11:00:00")
+    summary = stage.run(rules=with_policy(RetryPolicy(expires_after=timedelta(hours=1))))
+    assert stage.order == [2]
+    assert stage.escalation(1) == ("expired", 0, "Expired: it is too old to be sent")
+    assert stage.attempts(1) == []
+    assert (summary.sent, summary.escalated) == (1, 1)
+
+
+def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(stage: Stage) -> None:
+    stage.add(1, retry_count=9, message_type="supplier")
+    summary = stage.run(DOWN)
+    assert stage.escalation(1) == (
+        "exhausted",
+        10,
+        "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503",
+    )
+    assert stage.sql("SELECT status FROM pending_messages") == [("failed",)]
+    assert stage.events.of(MessageEscalated) == [
+        MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED)
+    ]
+    assert summary.escalated == 1
+
+
+def test_what_is_in_a_persons_hands_no_pass_touches(stage: Stage) -> None:
+    stage.add(1)
+    stage.run(NOT_FOUND)
+    stage.clock.now += timedelta(days=30)
+    assert stage.run().result is PassResult.COMPLETED
+    assert stage.gateway is None
+    assert stage.escalation(1) == ("permanent", 0, "HTTP 404")
+
+
+def test_a_message_that_comes_with_all_its_tries_made_is_escalated_at_once(stage: Stage) -> None:
+    stage.add(1, retry_count=10, last_error="HTTP 500")
+    stage.run()
+    assert stage.gateway is None
+    assert stage.escalation(1) == (
+        "exhausted",
+        10,
+        "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 500",
+    )
+
+
+def test_a_null_retry_count_counts_as_nought(stage: Stage) -> None:
+    stage.add(1, retry_count=None)
+    stage.run(DOWN)
+    assert stage.tries() == {1: 1}
+
+
+def test_each_message_type_has_its_own_policy(stage: Stage) -> None:
+    stage.add(1, message_type="internal")
+    stage.add(2, message_type="customer")
+    rules = replace(RULES, policies=RULES.policies | {MessageType.INTERNAL: RetryPolicy(max_retries=1)})
+    stage.run(DOWN, rules)
+    assert stage.states() == {1: "escalated", 2: "waiting"}
+
+
+# While others are at work.
+
+
+def test_a_message_that_the_application_takes_back_while_it_is_sent_stays_the_applications(stage: Stage) -> None:
+    def reject(_: QueuedMessage) -> Outcome:
+        stage.sql("UPDATE pending_messages SET status = 'rejected', last_error = 'by anna'")
+        return DELIVERED
+
+    stage.add(1)
+    summary = stage.run(reject)
+    assert stage.events.of(MessageMovedOn) == [MessageMovedOn(1, OutcomeKind.DELIVERED)]
+    assert stage.events.of(MessageDelivered) == []
+    assert stage.sql("SELECT status, last_error, sent_at FROM pending_messages") == [("rejected", "by anna", None)]
+    assert stage.states() == {}
+    assert stage.attempts(1) == [("pass", "delivered")]
+    assert summary.sent == 0
+
+
+def test_a_message_whose_claim_was_lost_meanwhile_is_the_new_claimants(stage: Stage) -> None:
+    def steal(_: QueuedMessage) -> Outcome:
+        stage.sql("UPDATE retrycli_queue SET claimed_by = 'another'")
+        return DOWN
+
+    stage.add(1)
+    stage.run(steal)
+    assert stage.events.of(MessageMovedOn) == [MessageMovedOn(1, OutcomeKind.TRANSIENT)]
+    assert stage.tries() == {1: 0}
+    assert stage.sql("SELECT state, claimed_by FROM retrycli_queue") == [("sending", "another")]
+
+
+def test_a_message_that_is_taken_back_between_claim_and_attempt_is_not_sent(stage: Stage) -> None:
+    def reject_the_next(queued: QueuedMessage) -> Outcome:
+        stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = ?", queued.message_id + 1)
+        return DELIVERED
+
+    stage.add(1, 2, 3)
+    stage.run(reject_the_next, ONE_BY_ONE)
+    assert stage.order == [1, 3]
+    assert stage.states() == {}
+
+
+def test_what_is_added_while_a_pass_runs_waits_for_the_next(stage: Stage) -> None:
+    def add(_: QueuedMessage) -> Outcome:
+        stage.add(2)
+        return DELIVERED
+
+    stage.add(1)
+    assert stage.run(add).sent == 1
+    assert stage.run().sent == 1
+
+
+# The report.
+
+
+def test_a_summary_says_what_the_database_says(stage: Stage) -> None:
+    """Some of everything: delivered, refused, unknown, permanent, invalid, exhausted, and a throttle at the end."""
+    stage.add(*range(1, 30))
+    stage.add(30, message_type="fax")
+    stage.add(31, retry_count=10)
+    script = {3: REFUSED, 7: LOST, 11: NOT_FOUND, 12: LOST, 20: THROTTLED}
+    stage.sql("UPDATE pending_messages SET retry_count = 9 WHERE id = 3")
+    summary = stage.run(script, ONE_BY_ONE)
+    counts = {name: getattr(summary, name) for name in ("sent", "rescheduled", "escalated", "unknown", "released")}
+    assert counts == {"sent": 15, "rescheduled": 2, "escalated": 4, "unknown": 2, "released": 1}
+    assert stage.sql("SELECT sent, rescheduled, escalated, unknown, released FROM retrycli_passes") == [
+        tuple(counts.values())
+    ]
+    assert len(stage.sent()) == counts["sent"]
+    assert list(stage.states().values()).count("escalated") == counts["escalated"]
+    outcomes = [outcome for (outcome,) in stage.sql("SELECT outcome FROM retrycli_attempts")]
+    assert {each: outcomes.count(each) for each in set(outcomes)} == {
+        "delivered": counts["sent"],
+        "refused": 1,
+        "unknown": counts["unknown"],
+        "permanent": 1,
+        "throttled": counts["released"],
+    }
+    told = summarise(stage.events.all, "pass-1", summary.result, timedelta(0))
+    assert told == replace(summary, reason=None, detail=None)
+
+
+def test_a_pass_is_written_down_with_its_beginning_and_its_end(stage: Stage) -> None:
+    stage.add(1)
+    summary = stage.run(takes=timedelta(seconds=2))
+    (record,) = stage.ledger.last_passes(10)
+    assert (record.pass_id, record.host, record.pid) == ("pass-1", "mill", 1)
+    assert (record.started_at, record.finished_at) == (START, START + timedelta(seconds=2))
+    assert (record.result, record.sent) == (PassResult.COMPLETED, 1)
+    assert summary.duration_seconds == 2.0
+
+
+def test_every_message_is_told_of_once(stage: Stage) -> None:
+    stage.add(1, 2, 3)
+    stage.run({2: REFUSED, 3: NOT_FOUND})
+    assert [type(each) for each in stage.events.all] == [
+        PassStarted,
+        MessageDelivered,
+        MessageRescheduled,
+        MessageEscalated,
+    ]
+
+
+def test_the_older_messages_are_compared_a_slice_at_a_time_and_the_next_pass_goes_on_from_there(stage: Stage) -> None:
+    assert stage.run().result is PassResult.COMPLETED
+    ((swept_to,),) = stage.sql("SELECT swept_to FROM retrycli_passes")
+    assert swept_to == stage.ledger.swept_to()

@@ -1,0 +1,58 @@
+"""The errors: one root, and for each the exit code that the command ends with."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from retrycli import errors
+from retrycli.errors import (
+    ConfigurationError,
+    DatabaseUnavailable,
+    InvalidMessage,
+    LockHeld,
+    LockUnusable,
+    NoSuchMessage,
+    NotActionable,
+    RetrycliError,
+    SchemaMismatch,
+)
+
+EXIT_CODES = {
+    RetrycliError: 1,
+    InvalidMessage: 4,
+    NoSuchMessage: 4,
+    NotActionable: 4,
+    DatabaseUnavailable: 69,
+    LockHeld: 75,
+    ConfigurationError: 78,
+    SchemaMismatch: 78,
+    LockUnusable: 78,
+}
+
+
+@pytest.mark.parametrize(("error", "code"), EXIT_CODES.items())
+def test_each_error_has_its_exit_code(error: type[RetrycliError], code: int) -> None:
+    assert error.exit_code == code
+
+
+@pytest.mark.parametrize("error", EXIT_CODES)
+def test_each_error_is_caught_by_its_root_and_says_its_words(error: type[RetrycliError]) -> None:
+    with pytest.raises(RetrycliError, match=r"^no table tickets$"):
+        raise error("no table tickets")
+
+
+def test_no_error_is_left_out_here() -> None:
+    defined = {each for _, each in inspect.getmembers(errors, inspect.isclass) if issubclass(each, Exception)}
+    assert defined == set(EXIT_CODES)
+
+
+@pytest.mark.parametrize("error", [SchemaMismatch, LockUnusable])
+def test_what_a_setting_names_wrongly_is_an_error_of_configuration(error: type[RetrycliError]) -> None:
+    assert issubclass(error, ConfigurationError)
+
+
+def test_a_bad_message_is_no_error_of_configuration() -> None:
+    """A pass escalates the one and goes on; it ends for the other."""
+    assert not issubclass(InvalidMessage, ConfigurationError)

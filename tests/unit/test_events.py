@@ -1,0 +1,204 @@
+"""What a pass tells the world, and what its events come to."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError, asdict, fields
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrycli.events import (
+    BreakerClosed,
+    BreakerOpened,
+    ClaimsLapsed,
+    Event,
+    MessageDelivered,
+    MessageEscalated,
+    MessageEvent,
+    MessageMovedOn,
+    MessageReleased,
+    MessageRescheduled,
+    PassResult,
+    PassStarted,
+    PassStopped,
+    PassSummary,
+    StopReason,
+    Tally,
+    summarise,
+)
+from retrycli.message import EscalationReason, MessageType
+from retrycli.outcome import OutcomeKind
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+PASS = "8c7c1f0e"
+COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+
+
+def delivered() -> MessageDelivered:
+    return MessageDelivered(7, 12345, MessageType.SUPPLIER, 0)
+
+
+def rescheduled(outcome: OutcomeKind = OutcomeKind.TRANSIENT) -> MessageRescheduled:
+    return MessageRescheduled(7, 12345, MessageType.SUPPLIER, 1, outcome, 503, NOON)
+
+
+def released(outcome: OutcomeKind = OutcomeKind.THROTTLED) -> MessageReleased:
+    return MessageReleased(7, 12345, MessageType.SUPPLIER, 0, outcome, 429)
+
+
+def escalated(reason: EscalationReason = EscalationReason.EXHAUSTED) -> MessageEscalated:
+    return MessageEscalated(7, 12345, MessageType.SUPPLIER, 10, reason)
+
+
+def counts(*events: Event) -> dict[str, int]:
+    """What some events are counted as, without the noughts."""
+    summary = asdict(summarise(list(events), PASS, PassResult.COMPLETED, timedelta(seconds=1)))
+    return {name: summary[name] for name in COUNTS if summary[name]}
+
+
+@pytest.mark.parametrize(
+    ("event", "counted"),
+    [
+        (delivered(), {"sent": 1}),
+        (rescheduled(OutcomeKind.TRANSIENT), {"rescheduled": 1}),
+        (rescheduled(OutcomeKind.REFUSED), {"rescheduled": 1}),
+        (rescheduled(OutcomeKind.UNKNOWN), {"rescheduled": 1, "unknown": 1}),
+        (released(OutcomeKind.THROTTLED), {"released": 1}),
+        (released(OutcomeKind.UNKNOWN), {"released": 1, "unknown": 1}),
+        (escalated(EscalationReason.EXHAUSTED), {"escalated": 1}),
+        (escalated(EscalationReason.PERMANENT), {"escalated": 1}),
+        (escalated(EscalationReason.INVALID), {"escalated": 1}),
+        (escalated(EscalationReason.EXPIRED), {"escalated": 1}),
+        (escalated(EscalationReason.UNKNOWN), {"escalated": 1, "unknown": 1}),
+        (PassStarted(PASS, due=40), {}),
+        (ClaimsLapsed(released=2, unknown=3), {}),
+        (MessageMovedOn(7, OutcomeKind.DELIVERED), {}),
+        (MessageMovedOn(7, OutcomeKind.UNKNOWN), {}),
+        (BreakerOpened("tickets.example.com", failures=5, probe_at=NOON), {}),
+        (BreakerClosed("tickets.example.com"), {}),
+        (PassStopped(StopReason.DEADLINE), {}),
+    ],
+    ids=lambda value: type(value).__name__ if not isinstance(value, dict) else "",
+)
+def test_each_event_is_counted_as_what_it_says(event: Event, counted: dict[str, int]) -> None:
+    assert counts(event) == counted
+
+
+def test_events_add_up() -> None:
+    assert counts(
+        PassStarted(PASS, due=8),
+        delivered(),
+        rescheduled(),
+        delivered(),
+        rescheduled(OutcomeKind.UNKNOWN),
+        released(),
+        escalated(EscalationReason.UNKNOWN),
+        delivered(),
+        PassStopped(StopReason.LIMIT),
+    ) == {"sent": 3, "rescheduled": 2, "released": 1, "escalated": 1, "unknown": 2}
+
+
+def test_a_pass_with_nothing_to_do_counts_noughts() -> None:
+    assert summarise([], PASS, PassResult.COMPLETED, timedelta(0)) == PassSummary(
+        pass_id=PASS,
+        result=PassResult.COMPLETED,
+        sent=0,
+        rescheduled=0,
+        escalated=0,
+        unknown=0,
+        released=0,
+        reason=None,
+        detail=None,
+        duration_seconds=0.0,
+    )
+    assert PassSummary(PASS, PassResult.COMPLETED).duration_seconds == 0.0
+
+
+def test_a_tally_can_be_asked_while_it_counts() -> None:
+    tally = Tally()
+    tally.count(delivered())
+    early = tally.summary(PASS, PassResult.COMPLETED, timedelta(seconds=1))
+    tally.count(delivered())
+    late = tally.summary(PASS, PassResult.COMPLETED, timedelta(seconds=2))
+    assert (early.sent, late.sent) == (1, 2)
+
+
+def test_a_tally_says_how_the_pass_ended_and_why() -> None:
+    summary = Tally().summary(
+        PASS, PassResult.STOPPED, timedelta(0), reason=StopReason.BREAKER_OPEN, detail="5 failures in a row"
+    )
+    assert summary.pass_id == PASS
+    assert summary.result is PassResult.STOPPED
+    assert summary.reason == "breaker_open"
+    assert summary.detail == "5 failures in a row"
+
+
+@pytest.mark.parametrize(
+    ("duration", "seconds"),
+    [
+        (timedelta(seconds=2.5), 2.5),
+        (timedelta(microseconds=1_234_567), 1.235),
+        (timedelta(minutes=12), 720.0),
+        (timedelta(microseconds=499), 0.0),
+    ],
+)
+def test_the_duration_is_in_seconds_to_the_millisecond(duration: timedelta, seconds: float) -> None:
+    assert summarise([], PASS, PassResult.COMPLETED, duration).duration_seconds == seconds
+
+
+# The contract with those who listen.
+
+
+def test_a_summary_has_every_field_that_run_once_promises_as_json() -> None:
+    promised = {"pass_id", "result", "reason", "duration_seconds", *COUNTS}
+    assert promised <= {each.name for each in fields(PassSummary)}
+
+
+def test_a_pass_ends_in_one_of_six_ways() -> None:
+    assert {str(each) for each in PassResult} == {
+        "completed",
+        "stopped",
+        "skipped",
+        "paused",
+        "interrupted",
+        "failed",
+    }
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        delivered(),
+        rescheduled(),
+        released(),
+        escalated(),
+        PassStarted(PASS, due=40),
+        ClaimsLapsed(released=2, unknown=3),
+        MessageMovedOn(7, None),
+        BreakerOpened("tickets.example.com", failures=5, probe_at=NOON),
+        BreakerClosed("tickets.example.com"),
+        PassStopped(StopReason.DEADLINE),
+        PassSummary(PASS, PassResult.COMPLETED),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_events_and_summaries_are_frozen(value: Event | PassSummary) -> None:
+    with pytest.raises(FrozenInstanceError):
+        setattr(value, fields(value)[0].name, None)
+
+
+@pytest.mark.parametrize("event", [delivered(), rescheduled(), released(), escalated()])
+def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEvent) -> None:
+    """Bodies and answers are never logged; what an event does not hold can't be."""
+    held = {each.name for each in fields(event)}
+    assert held <= {
+        "message_id",
+        "ticket_id",
+        "message_type",
+        "retry_count",
+        "outcome",
+        "status_code",
+        "next_attempt_at",
+        "reason",
+        "problem",
+    }

@@ -1,0 +1,361 @@
+"""Messages: what a row must hold, and how a bad one is named."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from dataclasses import FrozenInstanceError
+from datetime import UTC, date, datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrycli.errors import InvalidMessage
+from retrycli.message import (
+    LIST_COLUMNS,
+    REQUIRED_COLUMNS,
+    EscalationReason,
+    Message,
+    MessageType,
+    QueuedMessage,
+    State,
+    Status,
+    UnusableMessage,
+    retry_count,
+    utc_time,
+)
+
+if TYPE_CHECKING:
+    from enum import StrEnum
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+LONE_SURROGATE = "caf\udce9"
+
+
+def row(**changes: object) -> dict[str, object]:
+    """A row that is in order, but for what a test changes."""
+    return {
+        "id": 7,
+        "ticket_id": 12345,
+        "message_type": "supplier",
+        "subject": "Your delivery",
+        "body": "Where is it?",
+        "status": "failed",
+        "retry_count": 3,
+        "last_error": "HTTP 503",
+    } | changes
+
+
+def problem(**changes: object) -> str:
+    """What is said of a row that is bad."""
+    with pytest.raises(InvalidMessage) as raised:
+        Message.from_row(row(**changes))
+    return str(raised.value)
+
+
+# The words that the application, the operators and the documentation share.
+
+
+@pytest.mark.parametrize(
+    ("words", "expected"),
+    [
+        (MessageType, ["customer", "supplier", "internal"]),
+        (Status, ["pending", "approved", "rejected", "sent", "failed"]),
+        (State, ["waiting", "sending", "escalated"]),
+        (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired"]),
+    ],
+)
+def test_the_words_are_those_of_the_contract(words: type[StrEnum], expected: list[str]) -> None:
+    assert [str(each) for each in words] == expected
+
+
+# Rows in order.
+
+
+def test_a_row_becomes_a_message() -> None:
+    message = Message.from_row(row(created_at="2025-03-03 12:00:00", updated_at="2025-03-03 12:05:00"))
+    assert message.id == 7
+    assert message.ticket_id == 12345
+    assert message.message_type is MessageType.SUPPLIER
+    assert message.retry_count == 3
+    assert message.last_error == "HTTP 503"
+    assert message.created_at == datetime(2025, 3, 3, 12, tzinfo=UTC)
+    assert message.updated_at == datetime(2025, 3, 3, 12, 5, tzinfo=UTC)
+
+
+def test_the_required_columns_are_enough() -> None:
+    message = Message.from_row(row())
+    assert set(row()) == set(REQUIRED_COLUMNS)
+    assert (message.created_at, message.updated_at) == (None, None)
+
+
+def test_a_message_is_frozen_and_what_the_queue_knows_of_it_too() -> None:
+    message = Message.from_row(row())
+    with pytest.raises(FrozenInstanceError):
+        message.retry_count = 0  # type: ignore[misc]
+    with pytest.raises(FrozenInstanceError):
+        QueuedMessage(message, "key", NOON).unknown_count = 5  # type: ignore[misc]
+
+
+def test_a_message_is_queued_before_its_first_attempt_with_no_unknown_outcome() -> None:
+    queued = QueuedMessage(Message.from_row(row()), "key", NOON)
+    assert (queued.message_id, queued.unknown_count, queued.attempt_number) == (7, 0, 1)
+
+
+def test_every_column_is_there_for_templates_unknown_ones_too() -> None:
+    message = Message.from_row(row(priority="high", weight=2.5, photo=b"\xff"))
+    assert message.fields == row(priority="high", weight=2.5, photo=b"\xff")
+
+
+def test_the_row_itself_is_left_as_it_was() -> None:
+    mine = row(cc_emails='["a@example.com"]')
+    Message.from_row(mine)
+    assert mine == row(cc_emails='["a@example.com"]')
+
+
+@pytest.mark.parametrize("each", MessageType)
+def test_each_message_type_is_known(each: MessageType) -> None:
+    assert Message.from_row(row(message_type=str(each))).message_type is each
+
+
+@pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0"])
+def test_a_ticket_id_is_a_number_or_text_and_stays_what_it_is(ticket: int | str) -> None:
+    kept = Message.from_row(row(ticket_id=ticket)).ticket_id
+    assert (kept, type(kept)) == (ticket, type(ticket))
+
+
+@pytest.mark.parametrize("changes", [{"subject": None}, {"subject": ""}, {"body": ""}, {"last_error": None}])
+def test_no_subject_no_error_and_an_empty_body_are_in_order(changes: dict[str, object]) -> None:
+    fields = Message.from_row(row(**changes)).fields
+    assert {name: fields[name] for name in changes} == changes
+
+
+def test_an_error_of_null_is_none() -> None:
+    assert Message.from_row(row(last_error=None)).last_error is None
+
+
+def test_a_retry_count_of_null_counts_as_none_made() -> None:
+    assert Message.from_row(row(retry_count=None)).retry_count == 0
+
+
+# Lists.
+
+
+@pytest.mark.parametrize("column", LIST_COLUMNS)
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ('["a@example.com", "b@example.com"]', ["a@example.com", "b@example.com"]),
+        (["a@example.com"], ["a@example.com"]),  # a database with a JSON type of its own
+        ("[]", []),
+        ("null", []),
+        ("", []),
+        (None, []),
+    ],
+)
+def test_a_list_column_is_read_as_a_list(column: str, value: object, expected: list[object]) -> None:
+    assert Message.from_row(row(**{column: value})).fields[column] == expected
+
+
+def test_a_list_column_that_the_table_lacks_stays_absent() -> None:
+    assert set(LIST_COLUMNS).isdisjoint(Message.from_row(row()).fields)
+
+
+@pytest.mark.parametrize("column", LIST_COLUMNS)
+@pytest.mark.parametrize(
+    "value",
+    [
+        "a@example.com",
+        '["a@example.com"',
+        "['a@example.com']",
+        "[" * 100_000,
+        "[" * 100_000 + "]" * 100_000,
+        f"[{'1' * 10_000}]",
+    ],
+    ids=["bare text", "cut off", "single quotes", "deep and cut off", "deep", "endless number"],
+)
+def test_a_list_column_that_is_no_json_is_named(column: str, value: str) -> None:
+    assert problem(**{column: value}) == f"{column} is no JSON"
+
+
+@pytest.mark.parametrize("column", LIST_COLUMNS)
+@pytest.mark.parametrize("value", ['{"a": 1}', '"a@example.com"', "7", "true", 7, b"[]", {"a": 1}])
+def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
+    assert problem(**{column: value}) == f"{column} is no JSON list"
+
+
+# Bad rows.
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "said"),
+    [
+        ("body", None, "body is missing"),
+        ("body", b"Where is it?", "body is not text"),
+        ("body", 5, "body is not text"),
+        ("subject", b"Your delivery", "subject is not text"),
+        ("subject", 5, "subject is not text"),
+        ("ticket_id", None, "ticket_id is missing"),
+        ("ticket_id", "", "ticket_id is missing"),
+        ("ticket_id", b"12345", "ticket_id is no number or text"),
+        ("ticket_id", 12345.0, "ticket_id is no number or text"),
+        ("id", None, "id is no whole number: None"),
+        ("id", "7", "id is no whole number: '7'"),
+        ("id", True, "id is no whole number: True"),
+        ("retry_count", -1, "retry_count is -1, and can't be below 0"),
+        ("retry_count", "3", "retry_count is no whole number: '3'"),
+        ("retry_count", 3.0, "retry_count is no whole number: 3.0"),
+        ("retry_count", True, "retry_count is no whole number: True"),
+        ("retry_count", b"3", "retry_count is no whole number: b'3'"),
+        ("message_type", "vendor", "message_type is 'vendor', not one of customer, supplier, internal"),
+        ("message_type", "", "message_type is '', not one of customer, supplier, internal"),
+        ("message_type", None, "message_type is None, not one of customer, supplier, internal"),
+        ("message_type", b"customer", "message_type is b'customer', not one of customer, supplier, internal"),
+        ("created_at", "yesterday", "created_at is no date: 'yesterday'"),
+        ("created_at", "", "created_at is no date: ''"),
+        ("updated_at", "2025-02-30 12:00:00", "updated_at is no date: '2025-02-30 12:00:00'"),
+        ("updated_at", b"2025-03-03", "updated_at is no date: b'2025-03-03'"),
+        ("updated_at", 3.5, "updated_at is no date: 3.5"),
+    ],
+)
+def test_a_bad_value_is_refused_and_its_column_named(column: str, value: object, said: str) -> None:
+    assert problem(**{column: value}) == said
+
+
+@pytest.mark.parametrize(
+    "column", ["ticket_id", "message_type", "subject", "body", "last_error", "recipient_email", "priority"]
+)
+def test_text_that_can_not_be_sent_as_utf_8_is_refused(column: str) -> None:
+    assert problem(**{column: LONE_SURROGATE}) == f"{column} is not valid UTF-8"
+
+
+@pytest.mark.parametrize("column", LIST_COLUMNS)
+def test_a_list_column_that_is_not_utf_8_and_no_json_is_refused(column: str) -> None:
+    assert problem(**{column: LONE_SURROGATE}).startswith(column)
+
+
+@pytest.mark.parametrize("column", ["message_type", "retry_count", "created_at"])
+def test_a_long_bad_value_is_cut_to_fit_a_line(column: str) -> None:
+    said = problem(**{column: "x" * 1000})
+    assert f"'{'x' * 36}…'" in said
+    assert len(said) < 120
+
+
+def test_a_bad_value_that_just_fits_is_shown_whole() -> None:
+    assert problem(created_at="x" * 38) == f"created_at is no date: '{'x' * 38}'"
+    assert problem(created_at="x" * 39) == f"created_at is no date: '{'x' * 36}…'"
+
+
+ANY_TEXT = st.text(st.characters(exclude_categories=()), max_size=50)
+ANYTHING = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    ANY_TEXT,
+    st.binary(max_size=50),
+    st.datetimes(),
+    st.dates(),
+    st.lists(st.integers(), max_size=3),
+)
+ROWS = st.fixed_dictionaries(
+    {"id": st.just(7) | ANYTHING}
+    | {"ticket_id": st.just("T-1") | ANYTHING}
+    | {"message_type": st.sampled_from(MessageType) | ANYTHING}
+    | {"subject": st.just("Hello") | ANYTHING}
+    | {"body": st.just("Hello") | ANYTHING}
+    | {"retry_count": st.just(0) | ANYTHING}
+    | {name: st.none() | ANYTHING for name in ("status", "last_error")},
+    optional={name: st.none() | ANYTHING for name in ("created_at", "updated_at", "cc_emails", "attachments")},
+)
+
+
+@settings(deadline=None, max_examples=300)
+@given(ROWS)
+def test_whatever_a_row_holds_it_is_a_message_or_named_as_bad_in_one_printable_line(
+    bad_row: dict[str, object],
+) -> None:
+    try:
+        message = Message.from_row(bad_row)
+    except InvalidMessage as error:
+        said = str(error)
+        assert said.isprintable()
+        assert any(said.startswith(column) for column in bad_row)
+        assert len(said) < 200
+    else:
+        assert message.retry_count >= 0
+        assert isinstance(message.fields["body"], str)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ticket", "kind", "count"),
+    [
+        ({}, 12345, "supplier", 3),
+        ({"ticket_id": "T-1"}, "T-1", "supplier", 3),
+        ({"ticket_id": None}, "", "supplier", 3),
+        ({"ticket_id": b"\xff"}, "", "supplier", 3),
+        ({"message_type": "vendor"}, 12345, "vendor", 3),
+        ({"message_type": None}, 12345, "None", 3),
+        ({"retry_count": None}, 12345, "supplier", 0),
+        ({"retry_count": "3"}, 12345, "supplier", 0),
+    ],
+)
+def test_a_bad_row_is_named_by_what_of_it_is_sure(
+    changes: dict[str, object], ticket: int | str, kind: str, count: int
+) -> None:
+    assert UnusableMessage.from_row(row(body=None, **changes), "body is missing") == UnusableMessage(
+        message_id=7, ticket_id=ticket, message_type=kind, retry_count=count, problem="body is missing"
+    )
+
+
+# Single values.
+
+
+@pytest.mark.parametrize(("value", "expected"), [(None, 0), (0, 0), (10, 10), (2**63 - 1, 2**63 - 1)])
+def test_retry_count_reads_whole_numbers_from_null_up(value: object, expected: int) -> None:
+    assert retry_count(value) == expected
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "2025-03-03 12:00:00",
+        "2025-03-03T12:00:00Z",
+        "2025-03-03T12:00:00.000000+00:00",
+        "2025-03-03 14:00:00+02:00",
+        "2025-03-03T06:30:00-05:30",
+        datetime(2025, 3, 3, 12),  # noqa: DTZ001  naive, as SQLite gives it
+        datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2))),
+    ],
+)
+def test_a_time_is_aware_and_in_utc_and_a_naive_one_is_utc_already(value: object) -> None:
+    time = utc_time("created_at", value)
+    assert time == NOON
+    assert time.tzinfo is UTC
+
+
+def test_a_naive_time_is_utc_wherever_the_machine_is() -> None:
+    """Asked of a process of its own, because a process keeps its time zone."""
+    ask = "from retrycli.message import utc_time; print(utc_time('created_at', '2025-03-03 12:00:00'))"
+    answer = subprocess.run(
+        [sys.executable, "-c", ask], env=os.environ | {"TZ": "ABC+5"}, capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.strip() == "2025-03-03 12:00:00+00:00"
+
+
+@pytest.mark.parametrize("value", ["2025-03-03", date(2025, 3, 3)])
+def test_a_date_without_a_time_is_its_midnight(value: object) -> None:
+    assert utc_time("created_at", value) == datetime(2025, 3, 3, tzinfo=UTC)
+
+
+def test_no_time_stays_none() -> None:
+    assert utc_time("created_at", None) is None
+
+
+@pytest.mark.parametrize("value", ["0001-01-01T00:00:00+05:00", "9999-12-31T23:00:00-05:00"])
+def test_a_time_that_utc_can_not_hold_is_no_date(value: str) -> None:
+    with pytest.raises(InvalidMessage, match="created_at is no date"):
+        utc_time("created_at", value)

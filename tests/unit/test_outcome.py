@@ -1,0 +1,245 @@
+"""Outcomes: the table of HTTP statuses, Retry-After, and error texts."""
+
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrycli.outcome import (
+    ALIVE,
+    LAPSED,
+    OUTAGE,
+    RETRY_AFTER_CAP,
+    OutcomeKind,
+    kind_of_status,
+    one_line,
+    parse_retry_after,
+)
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+
+NAMED = {
+    200: OutcomeKind.DELIVERED,
+    201: OutcomeKind.DELIVERED,
+    202: OutcomeKind.DELIVERED,
+    204: OutcomeKind.DELIVERED,
+    301: OutcomeKind.PERMANENT,  # a redirect is never followed with a message in hand
+    302: OutcomeKind.PERMANENT,
+    304: OutcomeKind.PERMANENT,
+    307: OutcomeKind.PERMANENT,
+    308: OutcomeKind.PERMANENT,
+    400: OutcomeKind.PERMANENT,
+    401: OutcomeKind.UNAUTHORIZED,
+    403: OutcomeKind.PERMANENT,
+    404: OutcomeKind.PERMANENT,
+    405: OutcomeKind.PERMANENT,
+    407: OutcomeKind.UNAUTHORIZED,
+    408: OutcomeKind.TRANSIENT,
+    409: OutcomeKind.PERMANENT,
+    410: OutcomeKind.PERMANENT,
+    413: OutcomeKind.PERMANENT,
+    415: OutcomeKind.PERMANENT,
+    422: OutcomeKind.PERMANENT,
+    425: OutcomeKind.TRANSIENT,
+    429: OutcomeKind.THROTTLED,
+    451: OutcomeKind.PERMANENT,
+    500: OutcomeKind.TRANSIENT,
+    501: OutcomeKind.PERMANENT,
+    502: OutcomeKind.TRANSIENT,
+    503: OutcomeKind.TRANSIENT,
+    504: OutcomeKind.TRANSIENT,
+    505: OutcomeKind.PERMANENT,
+    507: OutcomeKind.TRANSIENT,
+    511: OutcomeKind.TRANSIENT,
+}
+CLASSES = {
+    2: OutcomeKind.DELIVERED,
+    3: OutcomeKind.PERMANENT,
+    4: OutcomeKind.PERMANENT,
+    5: OutcomeKind.TRANSIENT,
+}
+
+
+@pytest.mark.parametrize(("status", "kind"), NAMED.items())
+def test_each_status_is_the_outcome_of_the_table(status: int, kind: OutcomeKind) -> None:
+    assert kind_of_status(status) is kind
+
+
+def test_a_status_that_nobody_named_is_what_its_class_is() -> None:
+    others = set(range(200, 600)) - set(NAMED)
+    assert {each: kind_of_status(each) for each in others} == {each: CLASSES[each // 100] for each in others}
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "kind"),
+    [
+        (None, OutcomeKind.PERMANENT),
+        (timedelta(0), OutcomeKind.TRANSIENT),
+        (timedelta(minutes=5), OutcomeKind.TRANSIENT),
+    ],
+)
+def test_a_413_passes_only_where_the_answer_says_when(retry_after: timedelta | None, kind: OutcomeKind) -> None:
+    assert kind_of_status(413, retry_after=retry_after) is kind
+
+
+def test_retry_after_changes_the_outcome_of_no_other_status() -> None:
+    others = set(range(200, 600)) - {413}
+    without = {each: kind_of_status(each) for each in others}
+    assert {each: kind_of_status(each, retry_after=timedelta(minutes=5)) for each in others} == without
+
+
+def test_an_outcome_shows_life_or_an_outage_or_says_nothing_of_health() -> None:
+    assert {"delivered", "refused", "permanent"} == ALIVE
+    assert {"unknown", "transient", "unreachable"} == OUTAGE
+    assert set(OutcomeKind) - ALIVE - OUTAGE == {"throttled", "unauthorized"}
+
+
+def test_an_outcome_is_frozen() -> None:
+    with pytest.raises(FrozenInstanceError):
+        LAPSED.kind = OutcomeKind.DELIVERED  # type: ignore[misc]
+
+
+def test_an_attempt_whose_claim_lapsed_may_have_arrived() -> None:
+    assert LAPSED.kind is OutcomeKind.UNKNOWN
+    assert LAPSED.error
+
+
+# Retry-After.
+
+
+@pytest.mark.parametrize(
+    ("header", "seconds"),
+    [
+        ("0", 0),
+        ("120", 120),
+        ("  120\t", 120),
+        ("007", 7),
+        ("21599", 21_599),
+        ("21600", 21_600),
+    ],
+)
+def test_retry_after_reads_seconds(header: str, seconds: int) -> None:
+    assert parse_retry_after(header, NOON) == timedelta(seconds=seconds)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Mon, 03 Mar 2025 12:10:00 GMT",
+        "Mon, 03 Mar 2025 12:10:00 -0000",
+        "Mon, 03 Mar 2025 14:10:00 +0200",
+        "Monday, 03-Mar-25 12:10:00 GMT",  # RFC 850
+        "Mon Mar  3 12:10:00 2025",  # asctime
+        "  Mon, 03 Mar 2025 12:10:00 GMT  ",
+    ],
+)
+def test_retry_after_reads_each_form_of_an_http_date_and_counts_from_the_answer(header: str) -> None:
+    assert parse_retry_after(header, NOON) == timedelta(minutes=10)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "21601",
+        "86400",
+        "9999999999",
+        "99999999999",
+        "9" * 100_000,
+        "Mon, 03 Mar 2025 18:00:01 GMT",
+        "Fri, 31 Dec 9999 23:59:59 GMT",
+        "Fri, 31 Dec 9999 23:59:59 -2359",
+    ],
+    ids=lambda header: str(header)[:40],
+)
+def test_no_server_makes_a_message_wait_longer_than_six_hours(header: str) -> None:
+    assert parse_retry_after(header, NOON) == RETRY_AFTER_CAP == timedelta(hours=6)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        "Mon, 03 Mar 2025 11:59:59 GMT",
+        "Sunday, 06-Nov-94 08:49:37 GMT",
+        "Sun Nov  6 08:49:37 1994",
+        "Mon, 01 Jan 0001 00:00:00 +2359",
+    ],
+)
+def test_a_date_that_has_passed_asks_for_no_wait(header: str) -> None:
+    assert parse_retry_after(header, NOON) == timedelta(0)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        None,
+        "",
+        "   ",
+        "soon",
+        "-1",
+        "+5",
+        "1.5",
+        "1e3",
+        "0x10",
+        "120s",
+        "5, 6",
+        "²",
+        "٣",
+        "12:00",
+        "2025-03-03T12:10:00Z",
+        "Mon, 31 Feb 2025 12:10:00 GMT",
+        "Mon, 03 Mar 2025 25:10:00 GMT",
+        "Mon, 03 Mar 20255 12:10:00 GMT",
+        "Mon, 99999999999999999999 Mar 2025 12:10:00 GMT",
+        "Mon, 03 Mar 2025 12:10:00 +999999999999",
+        "Mon,",
+        "\udcff",
+    ],
+)
+def test_garbage_in_retry_after_is_ignored(header: str | None) -> None:
+    assert parse_retry_after(header, NOON) is None
+
+
+DATE_LIKE = st.from_regex(
+    r"(Wed, )?\d{1,12} (Jan|Feb) \d{1,6} \d{1,3}:\d{1,3}(:\d{1,3})? ?(GMT|[+-]\d{1,6})?", fullmatch=True
+)
+
+
+@settings(deadline=None, max_examples=500)
+@given(st.text(max_size=40) | st.text("0123456789 :,-+.JanFebGMT", max_size=40) | DATE_LIKE)
+def test_whatever_retry_after_says_the_wait_is_within_bounds_or_none(header: str) -> None:
+    wait = parse_retry_after(header, NOON)
+    assert wait is None or timedelta(0) <= wait <= RETRY_AFTER_CAP
+
+
+# Error texts.
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("HTTP 503", "HTTP 503"),
+        ("  HTTP 503:\r\n\tdown \n for repairs\n", "HTTP 503: down for repairs"),
+        ("one\u2028two\x0bthree", "one two three"),
+        ("one\0two", "one two"),  # no database keeps a NUL
+        ("caf\udce9", "caf?"),  # nor half of a surrogate pair
+        ("", ""),
+    ],
+)
+def test_an_error_is_one_line(text: str, line: str) -> None:
+    assert one_line(text) == line
+
+
+def test_an_error_of_500_characters_is_kept_whole() -> None:
+    assert one_line("x" * 500) == "x" * 500
+
+
+def test_a_longer_error_is_cut_and_shows_it() -> None:
+    assert one_line("x" * 501) == "x" * 499 + "…"
+
+
+def test_an_error_is_measured_after_its_spaces_are_gone() -> None:
+    assert one_line("a" + " " * 1000 + "b") == "a b"

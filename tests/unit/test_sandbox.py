@@ -1,0 +1,461 @@
+"""The sandbox, asked over real connections on loopback."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from http.client import HTTPConnection, HTTPResponse, RemoteDisconnected
+from random import Random
+from typing import Any
+
+import pytest
+
+from retrycli.sandbox import FAILURES, KEPT, LARGEST_BODY, Behaviour, Sandbox, Seen, share
+
+NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
+MESSAGE = {
+    "message_type": "customer",
+    "recipient": "ann@example.org",
+    "cc": ["bob@example.org"],
+    "bcc": [],
+    "subject": "Grüße",
+    "body": "Your parcel is on its way",
+}
+NEVER = 10.0
+"""Seconds that a broken test waits; a working one waits for none of them."""
+
+
+@dataclass
+class Clock:
+    now: datetime = NOW
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@dataclass(frozen=True)
+class Reply:
+    status: int
+    content: dict[str, Any]
+    headers: dict[str, str]
+
+
+def sandbox_with(behaviour: Behaviour | None = None, **others: Any) -> Sandbox:  # noqa: ANN401  passed on
+    return Sandbox(behaviour or Behaviour(), rng=Random(7), **others)
+
+
+def port_of(sandbox: Sandbox) -> int:
+    return int(sandbox.url.rpartition(":")[2])
+
+
+def connect(sandbox: Sandbox) -> closing[HTTPConnection]:
+    return closing(HTTPConnection(sandbox.url.removeprefix("http://"), timeout=NEVER))
+
+
+def read(response: HTTPResponse) -> Reply:
+    return Reply(response.status, json.loads(response.read()), dict(response.getheaders()))
+
+
+def ask(
+    sandbox: Sandbox, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+) -> Reply:
+    with connect(sandbox) as connection:
+        connection.request(method, path, body, headers or {})
+        return read(connection.getresponse())
+
+
+def deliver(sandbox: Sandbox, key: str | None = None, path: str = "/tickets/12/messages") -> Reply:
+    headers = {"Content-Type": "application/json"} | ({} if key is None else {"Idempotency-Key": key})
+    return ask(sandbox, "POST", path, json.dumps(MESSAGE).encode(), headers)
+
+
+def say(sandbox: Sandbox, raw: bytes) -> Reply:
+    """Send bytes as they stand, whatever an HTTP library thinks of them."""
+    with socket.create_connection(("127.0.0.1", port_of(sandbox)), timeout=NEVER) as connection:
+        connection.sendall(raw)
+        response = HTTPResponse(connection)
+        response.begin()
+        return read(response)
+
+
+def assert_refused(reply: Reply, status: int) -> None:
+    assert reply.status == status
+    assert reply.headers["Content-Type"] == "application/json"
+    assert reply.content["succeeded"] is False
+    assert all(isinstance(each, str) and each for each in reply.content["messages"])
+    assert set(reply.content) == {"succeeded", "messages"}
+
+
+def test_a_message_is_taken_and_kept_as_it_came() -> None:
+    with sandbox_with(clock=Clock()) as sandbox:
+        reply = deliver(sandbox, "key-1")
+        (kept,) = sandbox.received
+    assert (reply.status, reply.content) == (200, {"succeeded": True, "id": 1})
+    assert (kept.id, kept.key, kept.ticket_id, kept.kind, kept.times) == (1, "key-1", "12", "message", 1)
+    assert kept.content == MESSAGE
+    assert kept.received_at == NOW
+
+
+def test_a_note_is_kept_as_a_note() -> None:
+    with sandbox_with() as sandbox:
+        assert deliver(sandbox, path="/tickets/12/notes").status == 200
+        assert [each.kind for each in sandbox.received] == ["note"]
+
+
+def test_a_ticket_s_id_may_be_text_with_signs_that_a_path_must_escape() -> None:
+    with sandbox_with() as sandbox:
+        deliver(sandbox, path="/tickets/A%2F7%20%C3%A9/messages?notify=1")
+        assert [each.ticket_id for each in sandbox.received] == ["A/7 é"]
+
+
+def test_a_key_is_kept_once_and_answered_alike() -> None:
+    clock = Clock()
+    with sandbox_with(clock=clock) as sandbox:
+        first = deliver(sandbox, "same")
+        other = deliver(sandbox, "other")
+        clock.now += timedelta(hours=1)
+        repeat = deliver(sandbox, "same")
+        kept = sandbox.received
+    assert first.content == repeat.content == {"succeeded": True, "id": 1}
+    assert other.content["id"] == 2
+    assert [(each.key, each.times, each.received_at) for each in kept] == [("same", 2, NOW), ("other", 1, NOW)]
+
+
+def test_without_a_key_each_request_is_a_message_of_its_own() -> None:
+    with sandbox_with() as sandbox:
+        assert [deliver(sandbox).content["id"] for _ in range(3)] == [1, 2, 3]
+        assert [(each.key, each.times) for each in sandbox.received] == [(None, 1)] * 3
+
+
+def test_one_connection_serves_many_requests() -> None:
+    with sandbox_with() as sandbox, connect(sandbox) as connection:
+        connection.connect()
+        kept_open = connection.sock
+        for status, path in ((200, "/"), (404, "/nowhere"), (200, "/received")):
+            connection.request("GET", path)
+            assert read(connection.getresponse()).status == status
+            assert connection.sock is kept_open
+
+
+def test_failures_come_in_their_order_and_nothing_of_them_is_kept() -> None:
+    with sandbox_with(Behaviour(fail=1.0)) as sandbox:
+        replies = [deliver(sandbox, f"key-{number}") for number in range(12)]
+        assert sandbox.received == ()
+    statuses = [503, 200, 500, 503, 200, 500, 422, 503, 200, 500]
+    assert [reply.status for reply in replies] == [*statuses, 503, 200]
+    for reply in replies:
+        assert_refused(reply, reply.status)
+
+
+def test_one_failure_in_ten_is_final() -> None:
+    assert Counter(status for status, _ in FAILURES) == {503: 3, 200: 3, 500: 3, 422: 1}
+
+
+def test_the_share_that_fails_is_the_one_asked_for() -> None:
+    dice = Random(7)
+    expected = [dice.random() >= 0.3 for _ in range(100)]
+    with sandbox_with(Behaviour(fail=0.3)) as sandbox:
+        taken = [deliver(sandbox, str(number)).content["succeeded"] for number in range(100)]
+    assert taken == expected
+    assert 20 <= taken.count(False) <= 40
+
+
+def test_what_failed_is_taken_when_it_comes_again() -> None:
+    with sandbox_with(Behaviour(fail=1.0)) as sandbox:
+        assert deliver(sandbox, "key").status == 503
+        sandbox.behaviour = Behaviour()
+        assert deliver(sandbox, "key").content["succeeded"] is True
+        assert [each.times for each in sandbox.received] == [1]
+
+
+def test_failures_are_for_deliveries_alone() -> None:
+    with sandbox_with(Behaviour(fail=1.0, throttle=True)) as sandbox:
+        login = json.dumps({"username": "agent", "password": "secret"}).encode()
+        assert {ask(sandbox, "POST", "/auth/login", login).status for _ in range(12)} == {200}
+        assert ask(sandbox, "GET", "/received").status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("GET", "/"), ("GET", "/received"), ("POST", "/auth/login"), ("POST", "/tickets/1/messages"), ("PUT", "/x")],
+)
+def test_down_is_503_whatever_is_asked(method: str, path: str) -> None:
+    with sandbox_with(Behaviour(down=True)) as sandbox:
+        assert_refused(ask(sandbox, method, path, b"{}"), 503)
+        assert sandbox.received == ()
+
+
+def test_it_may_come_back_on_the_same_port() -> None:
+    with sandbox_with(Behaviour(down=True)) as sandbox:
+        assert deliver(sandbox).status == 503
+        sandbox.behaviour = replace(sandbox.behaviour, down=False)
+        assert deliver(sandbox).status == 200
+
+
+def test_latency_is_slept_before_each_answer() -> None:
+    slept: list[float] = []
+    with sandbox_with(Behaviour(latency=timedelta(milliseconds=200)), sleep=slept.append) as sandbox:
+        deliver(sandbox)
+        ask(sandbox, "GET", "/")
+        sandbox.behaviour = Behaviour(latency=timedelta(seconds=2), down=True)
+        deliver(sandbox)
+        sandbox.behaviour = Behaviour()
+        deliver(sandbox)
+    assert slept == [0.2, 0.2, 2.0]
+
+
+def test_throttling_takes_ten_a_second() -> None:
+    clock = Clock()
+    with sandbox_with(Behaviour(throttle=True), clock=clock) as sandbox:
+        assert [deliver(sandbox).status for _ in range(11)] == [200] * 10 + [429]
+        clock.now += timedelta(milliseconds=999)
+        throttled = deliver(sandbox)
+        clock.now += timedelta(milliseconds=1)
+        assert [deliver(sandbox).status for _ in range(11)] == [200] * 10 + [429]
+        assert len(sandbox.received) == 20
+    assert_refused(throttled, 429)
+    assert throttled.headers["Retry-After"] == "60"
+
+
+def test_only_a_429_asks_to_be_left_alone() -> None:
+    with sandbox_with(Behaviour(fail=1.0)) as sandbox:
+        assert all("Retry-After" not in deliver(sandbox).headers for _ in FAILURES)
+
+
+def test_a_log_in_gets_a_token() -> None:
+    with sandbox_with() as sandbox:
+        reply = ask(sandbox, "POST", "/auth/login", b'{"username": "agent", "password": "secret"}')
+    assert (reply.status, reply.content) == (200, {"access_token": "sandbox-token"})
+
+
+@pytest.mark.parametrize("body", [b"", b"agent", b"[]", b"{}", b'{"username": "agent"}'])
+def test_a_log_in_needs_a_username_and_a_password(body: bytes) -> None:
+    with sandbox_with() as sandbox:
+        assert_refused(ask(sandbox, "POST", "/auth/login", body), 400)
+
+
+def test_what_was_received_can_be_asked_for() -> None:
+    with sandbox_with(clock=Clock()) as sandbox:
+        deliver(sandbox, "key")
+        deliver(sandbox, "key")
+        reply = ask(sandbox, "GET", "/received")
+    assert reply.content == {
+        "received": [
+            {
+                "id": 1,
+                "key": "key",
+                "ticket_id": "12",
+                "kind": "message",
+                "content": MESSAGE,
+                "received_at": "2026-03-01T12:00:00+00:00",
+                "times": 2,
+            }
+        ]
+    }
+
+
+def test_it_says_what_it_is_and_what_can_be_asked() -> None:
+    with sandbox_with() as sandbox:
+        reply = ask(sandbox, "GET", "/")
+        assert reply.status == 200
+        assert "sandbox" in reply.content["about"]
+        for each in reply.content["requests"]:
+            method, path = each.split()
+            assert ask(sandbox, method, path.replace("ID", "1"), b"{}").status != 404
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [
+        ("GET", "/nowhere"),
+        ("GET", "/tickets/1/messages"),
+        ("POST", "/received"),
+        ("POST", "/tickets//messages"),
+        ("POST", "/tickets/1/messages/"),
+        ("POST", "/tickets/1/attachments"),
+        ("PUT", "/tickets/1/messages"),
+        ("DELETE", "/received"),
+    ],
+)
+def test_anything_else_is_404(method: str, path: str) -> None:
+    with sandbox_with() as sandbox:
+        assert_refused(ask(sandbox, method, path, b"{}"), 404)
+
+
+@pytest.mark.parametrize("body", [b"", b"{", b"[]", b'"text"', b"null", b"\xff{}", b"[" * 100_000])
+def test_a_body_that_is_no_json_object_is_400(body: bytes) -> None:
+    with sandbox_with() as sandbox:
+        assert_refused(ask(sandbox, "POST", "/tickets/1/messages", body), 400)
+        assert sandbox.received == ()
+
+
+@pytest.mark.parametrize(
+    "header", [b"", b"Content-Length: \r\n", b"Content-Length: -1\r\n", b"Transfer-Encoding: chunked\r\n"]
+)
+def test_a_body_of_no_known_length_is_411(header: bytes) -> None:
+    with sandbox_with() as sandbox:
+        reply = say(sandbox, b"POST /tickets/1/messages HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n")
+    assert_refused(reply, 411)
+    assert reply.headers["Connection"] == "close"
+
+
+def test_a_body_that_is_too_large_is_413_before_it_is_sent() -> None:
+    start = f"POST /tickets/1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: {LARGEST_BODY + 1}\r\n\r\n"
+    with sandbox_with() as sandbox:
+        assert_refused(say(sandbox, start.encode()), 413)
+
+
+def test_who_sends_a_body_that_is_too_large_gets_to_read_the_answer() -> None:
+    with sandbox_with() as sandbox:
+        assert_refused(ask(sandbox, "POST", "/tickets/1/messages", b" " * 8 * LARGEST_BODY), 413)
+
+
+def test_the_largest_body_is_taken() -> None:
+    body = b"{}" + b" " * (LARGEST_BODY - 2)
+    with sandbox_with() as sandbox:
+        assert ask(sandbox, "POST", "/tickets/1/messages", body).status == 200
+
+
+@pytest.mark.parametrize(("raw", "status"), [(b"POST\r\n\r\n", 400), (b"BREW /pot HTTP/1.1\r\n\r\n", 501)])
+def test_what_is_no_request_is_refused_in_json_too(raw: bytes, status: int) -> None:
+    with sandbox_with() as sandbox:
+        assert_refused(say(sandbox, raw), status)
+
+
+def test_the_listener_hears_of_each_request() -> None:
+    heard: list[Seen] = []
+    with sandbox_with(listener=heard.append) as sandbox:
+        deliver(sandbox, "key")
+        ask(sandbox, "GET", "/received?x=1")
+        ask(sandbox, "POST", "/tickets/1/notes", b"{")
+        say(sandbox, b"POST /tickets/1/notes HTTP/1.1\r\n\r\n")
+        sandbox.behaviour = Behaviour(down=True)
+        deliver(sandbox)
+    assert heard == [
+        Seen("POST", "/tickets/12/messages", "key", 200),
+        Seen("GET", "/received?x=1", None, 200),
+        Seen("POST", "/tickets/1/notes", None, 400),
+        Seen("POST", "/tickets/1/notes", None, 411),
+        Seen("POST", "/tickets/12/messages", None, 503),
+    ]
+
+
+def test_the_listener_may_look_at_what_was_received() -> None:
+    counts: list[int] = []
+
+    def look(_: Seen) -> None:
+        counts.append(len(sandbox.received))
+
+    with sandbox_with(listener=look) as sandbox:
+        deliver(sandbox)
+        deliver(sandbox)
+    assert counts == [1, 2]
+
+
+def test_many_at_once_are_each_kept_once() -> None:
+    keys = [f"key-{number % 40}" for number in range(160)]
+    with sandbox_with() as sandbox:
+        with ThreadPoolExecutor(16) as pool:
+            ids = list(pool.map(lambda key: int(deliver(sandbox, key).content["id"]), keys))
+        kept = sandbox.received
+    assert Counter(each.key for each in kept) == dict.fromkeys(set(keys), 1)
+    assert {each.times for each in kept} == {4}
+    assert dict(zip(keys, ids, strict=True)) == {each.key: each.id for each in kept}
+    assert sorted(set(ids)) == list(range(1, 41))
+
+
+def test_the_oldest_make_room() -> None:
+    with sandbox_with() as sandbox:
+        for number in range(KEPT + 5):
+            sandbox.answer("POST", "/tickets/1/messages", f"key-{number}", b"{}")
+        kept = sandbox.received
+        assert deliver(sandbox, "key-0").content["id"] == KEPT + 6
+    assert len(kept) == KEPT
+    assert (kept[0].key, kept[-1].key) == ("key-5", f"key-{KEPT + 4}")
+
+
+def test_only_this_machine_can_ask() -> None:
+    with sandbox_with() as sandbox:
+        assert sandbox.server_address[0] == "127.0.0.1"
+        assert sandbox.url == f"http://127.0.0.1:{sandbox.server_address[1]}"
+
+
+def test_a_port_that_is_taken_is_an_error_at_once() -> None:
+    with sandbox_with() as sandbox, pytest.raises(OSError, match="in use"):
+        sandbox_with(port=port_of(sandbox))
+
+
+def test_a_port_is_free_again_after_use() -> None:
+    with sandbox_with() as sandbox:
+        deliver(sandbox)
+        port = port_of(sandbox)
+    with sandbox_with(port=port) as again:
+        assert deliver(again).status == 200
+
+
+def test_nothing_is_answered_after_the_block() -> None:
+    sandbox = sandbox_with()
+    with connect(sandbox) as kept_open:
+        with sandbox:
+            kept_open.request("GET", "/")
+            assert read(kept_open.getresponse()).status == 200
+        kept_open.request("GET", "/")
+        with pytest.raises(RemoteDisconnected):
+            kept_open.getresponse()
+    with pytest.raises(ConnectionRefusedError):
+        ask(sandbox, "GET", "/")
+
+
+def test_waiting_ends_with_the_block() -> None:
+    with sandbox_with() as sandbox:
+        waiting = threading.Thread(target=sandbox.wait)
+        waiting.start()
+        assert ask(sandbox, "GET", "/").status == 200
+        assert waiting.is_alive()
+    waiting.join(NEVER)
+    assert not waiting.is_alive()
+
+
+def test_it_is_quiet_even_when_a_client_goes_away(capfd: pytest.CaptureFixture[str]) -> None:
+    gone = threading.Event()
+
+    def leave(_: float) -> None:
+        client.close()
+        gone.set()
+
+    with (
+        closing(socket.socket()) as client,
+        sandbox_with(Behaviour(latency=timedelta(seconds=1)), sleep=leave) as sandbox,
+    ):
+        client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
+        client.connect(("127.0.0.1", port_of(sandbox)))
+        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert gone.wait(NEVER)
+        assert ask(sandbox, "GET", "/nowhere").status == 404
+        assert say(sandbox, b"GARBAGE\r\n\r\n").status == 400
+    for thread in threading.enumerate():
+        if "process_request_thread" in thread.name:
+            thread.join(NEVER)
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [("30%", 0.3), ("0.3", 0.3), ("0", 0.0), ("0%", 0.0), ("1", 1.0), ("100%", 1.0), ("2.5 %", 0.025), (" 5% ", 0.05)],
+)
+def test_a_share_is_a_percentage_or_a_number(text: str, value: float) -> None:
+    assert share(text) == value
+
+
+@pytest.mark.parametrize("text", ["", "%", "30", "101%", "1.01", "-1%", "+0.3", "nan", "inf", "a third", "3e-1", "٣%"])
+def test_anything_else_is_no_share(text: str) -> None:
+    with pytest.raises(ValueError, match="is no share; write 0% to 100%, or a number from 0 to 1") as caught:
+        share(text)
+    assert repr(text) in str(caught.value)
