@@ -56,10 +56,11 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
     Raises:
         DatabaseUnavailable: it can't be opened, read or written.
-        ConfigurationError: the settings name none, or its tables are of another version.
+        ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
     """
     database = Database(settings.database.url, settings.database.table)
     try:
+        _ = database.messages  # looked at first, so that somebody else's database gets no tables of ours
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
     finally:
@@ -98,7 +99,7 @@ def run_once(
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     with open_database(settings) as database:
-        lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now)
+        lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
         world = _world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         _tell_the_news(Ledger(database), summary)
@@ -197,16 +198,18 @@ def login_name() -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Lock:
-    """The pass lock, with the clock it waits by."""
+    """The pass lock, with the clock it waits by, and what ends the wait early."""
 
     lock: PassLock
     me: Identity
     wait_seconds: float
     now: Callable[[], datetime]
+    stop_requested: Callable[[], bool]
 
     def acquire(self) -> None:
         holder = Holder(self.me.pid, self.me.host, self.now())
-        self.lock.acquire(holder, wait_seconds=self.wait_seconds, now=self.now, sleep=time.sleep)
+        wait, give_up = self.wait_seconds, self.stop_requested
+        self.lock.acquire(holder, wait_seconds=wait, now=self.now, sleep=time.sleep, give_up=give_up)
 
     def release(self) -> None:
         self.lock.release()

@@ -74,9 +74,11 @@ def _masked(value: object) -> str | None:
         case SecretStr():
             return "********"
         case str():
-            return re.sub(r"(://[^/@:]*):[^/@]*@", r"\1:********@", value)
+            # As far as the last @, and not only to the first: a password may hold what a URL should have quoted.
+            masked = re.sub(r"(://[^/@:]*):.*@", r"\1:********@", value)
+            return re.sub(r"([?&]password=)[^&]*", r"\1********", masked)
         case tuple():
-            return ", ".join(f"{each:g}" for each in value)
+            return ", ".join(f"{each:g}" for each in value) or None
         case bool():
             return str(value).lower()
         case float():

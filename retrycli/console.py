@@ -49,7 +49,7 @@ def show_json(values: Mapping[str, object]) -> None:
 
 
 def show_table(headers: Sequence[str], rows: Sequence[Row], *, text_last: bool = False) -> None:
-    """Print rows: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is ever cut.
+    """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
 
     Args:
         headers: the columns' names, for the terminal.
@@ -60,6 +60,8 @@ def show_table(headers: Sequence[str], rows: Sequence[Row], *, text_last: bool =
     if not on_terminal():
         for row in rows:
             print("\t".join(map(_plain, row)))  # noqa: T201
+        return
+    if not rows:
         return
     from rich.cells import cell_len
     from rich.console import Console
@@ -160,6 +162,11 @@ def progress() -> Iterator[Callable[[Event], None]]:
 def local_time(time: datetime) -> str:
     """A time for a person: local, with its offset."""
     return time.astimezone().isoformat(sep=" ", timespec="minutes")
+
+
+def time_in_words(time: datetime) -> str:
+    """A time within a sentence: for a person on a terminal, for a program elsewhere."""
+    return local_time(time) if on_terminal() else str(utc_time(time))
 
 
 def utc_time(time: datetime | None) -> str | None:

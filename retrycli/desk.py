@@ -8,10 +8,11 @@ from datetime import datetime, timedelta
 from pathlib import Path
 
 from retrycli.app import lock_path, login_name, open_database, pass_rules, utc_now
-from retrycli.breaker import Breaker
+from retrycli.breaker import Breaker, BreakerState
 from retrycli.config import Settings
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
+from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
@@ -26,7 +27,7 @@ class Status:
     """What is happening, as `status` tells it."""
 
     state: str
-    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``."""
+    """``ok``, ``late``, ``paused``, ``down`` (the ticketing API is, or refuses our credentials) or ``never_run``."""
     running: bool
     """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
     now: datetime
@@ -53,11 +54,13 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         at = now()
         last = next(iter(ledger.last_passes(1)), None)
         pause = ledger.pause(at)
-        breakers = [each for each in ledger.breakers() if each.probe_at is not None]
+        # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through.
+        breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
         late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
         return Status(
-            state=_state(last, late=late, paused=pause is not None, down=bool(breakers)),
+            state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
@@ -172,7 +175,6 @@ def make_tables(settings: Settings) -> str:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        _ = database.messages
         return database.place
 
 
@@ -180,6 +182,7 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     """Bring retrycli's own tables to this program's version; the versions before and after."""
     database = Database(settings.database.url, settings.database.table)
     try:
+        _ = database.messages  # as in `open_database`
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()

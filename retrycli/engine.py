@@ -1,15 +1,15 @@
-"""One pass: enrol, recover, claim, deliver, record, report."""
+"""One pass: recover, enrol, claim, deliver, decide, record, report."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from retrycli.breaker import Breaker, BreakerState, wider
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.destination import Attempt, Destination
 from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import (
     BreakerClosed,
@@ -27,7 +27,7 @@ from retrycli.events import (
 )
 from retrycli.intake import follow_the_table
 from retrycli.message import Claim, Lapsed, QueuedMessage, UnusableMessage
-from retrycli.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.outcome import LAPSED, Outcome
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 
@@ -35,9 +35,6 @@ BATCH = 500
 """How many messages are recovered or claimed in one transaction."""
 CLAIM_MARGIN = timedelta(seconds=30)
 """How long a claim outlives the last moment at which its pass can be at work."""
-FORBIDDEN = 403
-FORBIDDEN_LIMIT = 3
-"""So many 403 in a row are about us and not about the messages."""
 BY_PASS = "pass"  # noqa: S105  no password
 
 
@@ -64,16 +61,6 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
         lock.release()
 
 
-@dataclass(frozen=True, slots=True)
-class _Attempt:
-    """An attempt that has an outcome."""
-
-    queued: QueuedMessage
-    outcome: Outcome
-    duration: timedelta
-    finished_at: datetime
-
-
 class _Pass:
     """What a pass knows while it runs."""
 
@@ -85,20 +72,19 @@ class _Pass:
         self._deadline = self.started_at + rules.deadline
         self._due_by = self.started_at + rules.due_slack
         self._claim = Claim(me.pass_id, self._deadline + rules.request_timeout + CLAIM_MARGIN)
-        self._breaker = Breaker(rules.destination)
+        self._remembered = Breaker(rules.destination)
+        self._destination = self._meet(self._remembered)
+        self._events: list[Event] = []
         self._tally = Tally()
-        self._stop: StopReason | None = None
-        self._stop_details: dict[StopReason, str | None] = {}
+        self._own_reason: StopReason | None = None
         self._swept_to: int | None = None
         self._finished = False
-        self._width = 1
+        self._nothing_due = False
+        self._claimed: deque[int] = deque()
         self._begun = 0
         self._next_begin = self.started_at
         self._in_flight = 0
-        self._nothing_due = False
-        self._claimed: deque[int] = deque()
-        self._answered: asyncio.Queue[_Attempt] = asyncio.Queue()
-        self._forbidden: list[_Attempt] = []
+        self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
     # -- recover and enrol ------------------------------------------------------------------------------------
 
@@ -108,8 +94,9 @@ class _Pass:
         world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host, now=self.started_at)
         while lapsed := world.claims.take_over_lapsed(self._claim, self.started_at, BATCH):
             unknown = sum(each.attempt_by is not None for each in lapsed)
-            self._emit(ClaimsLapsed(released=len(lapsed) - unknown, unknown=unknown))
+            self._events.append(ClaimsLapsed(released=len(lapsed) - unknown, unknown=unknown))
             self._record([(each.message, self._of_the_dead(each)) for each in lapsed])
+            self._tell()
 
     def _of_the_dead(self, lapsed: Lapsed) -> Settled:
         message = lapsed.message
@@ -126,55 +113,70 @@ class _Pass:
 
     def enrol(self) -> None:
         """Follow the application's table: messages that have failed come in, others go out."""
-        self._swept_to = follow_the_table(self._world, self._rules, self.started_at, emit=self._emit)
+        self._swept_to = follow_the_table(self._world, self._rules, self.started_at, emit=self._events.append)
+        self._tell()
 
-    # -- deliver ----------------------------------------------------------------------------------------------
+    # -- claim and deliver ------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
-        self._breaker = self._world.ledger.breaker(self._rules.destination).admitting(self._due_by)
         due = self._world.claims.count_due(self._due_by)
-        self._emit(PassStarted(self._me.pass_id, due))
-        if due and self._breaker.blocks(self._due_by):
-            resting = self._breaker.state is BreakerState.RESTING
-            self._stop_for(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
-        if not due or not self._may_begin():
+        self._events.append(PassStarted(self._me.pass_id, due))
+        self._tell()
+        if not due:
             return
-        try:
-            async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
-                while self._in_flight or self._may_begin():
-                    self._begin_attempts(gateway, group)
-                    self._settle(await self._answers())
-        except ExceptionGroup as faults:
-            # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
-            raise faults.exceptions[0] from None
-        self._settle_forbidden()
+        # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
+        self._destination = self._meet(self._world.ledger.breaker(self._rules.destination))
+        if self._may_begin():
+            try:
+                async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
+                    await self._deliver(gateway, group)
+            except ExceptionGroup as faults:
+                # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
+                raise faults.exceptions[0] from None
+
+    async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        answers: list[Attempt] = []
+        while answers or self._in_flight or self._may_begin():
+            # One transaction records what came of some attempts and begins the next ones. No request goes out
+            # before it is committed: the attempts' tasks first run when this one waits.
+            with self._world.claims.together():
+                self._settle(self._destination.judge(answers))
+                self._begin_attempts(gateway, group)
+            self._tell()
+            answers = await self._answers()
+        self._settle(self._destination.judge_doubtful())
         if self._claimed:
             self._world.claims.release(self._claim, self._claimed)
+        self._tell()
 
     def _begin_attempts(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Begin as many attempts as there is room for, each written down before its request goes out."""
+        """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
             now = self._world.now()
             loaded = self._world.claims.begin(
                 self._claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_wanted
             )
-            fit = [each for each in loaded if isinstance(each, QueuedMessage) and self._is_wanted(each)]
-            self._record([(each, _unfit(each)) for each in loaded if each not in fit])
-            for each in fit:
-                group.create_task(self._attempt(gateway, each, now))
-            self._in_flight += len(fit)
-            self._begun += len(fit)
+            unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
+            for each in loaded:
+                if isinstance(each, UnusableMessage):
+                    unfit.append((each, Settled(each.message_id, Transition.invalid(each.problem))))
+                elif not self._is_wanted(each):
+                    unfit.append((each, Settled(each.message_id, Transition.expired())))
+                else:
+                    group.create_task(self._attempt(gateway, each, now))
+                    self._in_flight += 1
+                    self._begun += 1
+            self._record(unfit)
             if self._rules.rate_per_second:
                 self._next_begin = now + timedelta(seconds=1 / self._rules.rate_per_second)
 
     async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
         outcome = await gateway.deliver(queued)
         finished_at = self._world.now()
-        self._answered.put_nowait(_Attempt(queued, outcome, finished_at - begun_at, finished_at))
+        self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
 
-    async def _answers(self) -> list[_Attempt]:
+    async def _answers(self) -> list[Attempt]:
         """Wait for an answer, and take with it all that have come meanwhile."""
         pause = (self._next_begin - self._world.now()).total_seconds() if self._rules.rate_per_second else 0
         if not self._in_flight:
@@ -194,7 +196,7 @@ class _Pass:
         """How many attempts may begin now."""
         if not self._may_begin():
             return 0
-        room = self._width - self._in_flight
+        room = self._destination.width - self._in_flight
         if self._rules.limit is not None:
             room = min(room, self._rules.limit - self._begun)
         if self._rules.rate_per_second:
@@ -203,15 +205,15 @@ class _Pass:
 
     def _may_begin(self) -> bool:
         """Whether the pass goes on; the first reason against it is kept."""
-        if self._nothing_due or self._stop:
+        if self._nothing_due or self._own_reason or self._destination.trouble:
             return False
         if self._world.stop_requested():
-            self._stop_for(StopReason.SIGNAL)
+            self._own_reason = StopReason.SIGNAL
         elif self._world.now() >= self._deadline:
-            self._stop_for(StopReason.DEADLINE)
+            self._own_reason = StopReason.DEADLINE
         elif self._rules.limit is not None and self._begun >= self._rules.limit:
-            self._stop_for(StopReason.LIMIT)
-        return self._stop is None
+            self._own_reason = StopReason.LIMIT
+        return self._own_reason is None
 
     def _take(self, room: int) -> list[int]:
         """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
@@ -226,59 +228,14 @@ class _Pass:
 
     # -- decide and record ------------------------------------------------------------------------------------
 
-    def _settle(self, answers: Iterable[_Attempt]) -> None:
-        """Decide what each answer does to its message, and write all of it down at once."""
-        settled = []
-        for attempt in answers:
-            if not _is_forbidden(attempt.outcome):
-                settled += [*self._take_forbidden(), self._judge(attempt)]
-                continue
-            self._forbidden.append(attempt)
-            if len(self._forbidden) == FORBIDDEN_LIMIT:
-                self._stop_for(StopReason.CREDENTIALS_REFUSED, f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
-                settled += self._take_forbidden()
-        self._record(settled)
+    def _settle(self, judged: Sequence[Attempt]) -> None:
+        """Decide what each attempt does to its message, and write it down."""
+        self._record([(each.queued, self._settled(each)) for each in judged])
+        self._remember()
 
-    def _judge(self, attempt: _Attempt) -> tuple[QueuedMessage, Settled]:
-        """One answer: what it says about the destination, and what it does to the message."""
-        queued, outcome = attempt.queued, attempt.outcome
-        charged = self._breaker.state is not BreakerState.OPEN
-        self._learn(outcome, attempt.finished_at)
-        if StopReason.CREDENTIALS_REFUSED in self._stop_details and _is_forbidden(outcome):
-            outcome = replace(outcome, kind=OutcomeKind.UNAUTHORIZED)
-        transition = self._decide(queued, outcome, attempt.finished_at, charged=charged)
-        return queued, Settled(queued.message_id, transition, outcome, attempt.duration, attempt.finished_at)
-
-    def _learn(self, outcome: Outcome, at: datetime) -> None:
-        """What an outcome says about the destination. Once the pass stops for it, nothing more is learnt."""
-        if self._stop_details.keys() & {StopReason.BREAKER_OPEN, StopReason.THROTTLED}:
-            return
-        self._width = wider(self._width, outcome.kind, self._rules.concurrency)
-        before = self._breaker
-        match outcome.kind:
-            case OutcomeKind.THROTTLED:
-                self._breaker = before.rest(at + (outcome.retry_after or timedelta(0)))
-                self._stop_for(StopReason.THROTTLED)
-            case OutcomeKind.UNAUTHORIZED:
-                self._stop_for(StopReason.CREDENTIALS_REFUSED, _refusal(outcome))
-            case kind:
-                self._breaker = before.after(kind, self._rules.breaker, since=self.started_at)
-        if self._breaker == before:
-            return
-        self._world.ledger.save_breaker(self._breaker)
-        if self._breaker.state is BreakerState.OPEN and self._breaker.probe_at:
-            self._emit(BreakerOpened(before.destination, self._breaker.failures, self._breaker.probe_at))
-            self._stop_for(StopReason.BREAKER_OPEN)
-        elif before.state is BreakerState.OPEN:
-            self._emit(BreakerClosed(before.destination))
-
-    def _take_forbidden(self) -> list[tuple[QueuedMessage, Settled]]:
-        """The 403 that were held back until it is clear whom they are about: the messages, or us."""
-        attempts, self._forbidden = self._forbidden, []
-        return [self._judge(each) for each in attempts]
-
-    def _settle_forbidden(self) -> None:
-        self._record(self._take_forbidden())
+    def _settled(self, attempt: Attempt) -> Settled:
+        change = self._decide(attempt.queued, attempt.outcome, attempt.finished_at, charged=attempt.charged)
+        return Settled(attempt.queued.message_id, change, attempt.outcome, attempt.duration, attempt.finished_at)
 
     def _record(self, settled: Sequence[tuple[QueuedMessage | UnusableMessage, Settled]]) -> None:
         if not settled:
@@ -286,9 +243,29 @@ class _Pass:
         moved_on = self._world.claims.record(self._claim, [each for _, each in settled], self._world.now())
         for message, each in settled:
             if each.message_id in moved_on:
-                self._emit(MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None))
+                self._events.append(MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None))
             else:
-                self._emit(event_of(message, each))
+                self._events.append(event_of(message, each))
+
+    def _remember(self) -> None:
+        """Keep for later passes what this one has learnt of its destination."""
+        before, breaker = self._remembered, self._destination.breaker
+        if breaker == before:
+            return
+        self._world.ledger.save_breaker(breaker)
+        self._remembered = breaker
+        if breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
+            self._events.append(BreakerOpened(breaker.destination, breaker.failures, breaker.probe_at))
+        elif before.state is BreakerState.OPEN:
+            self._events.append(BreakerClosed(breaker.destination))
+
+    def _meet(self, breaker: Breaker) -> Destination:
+        rules = self._rules
+        destination = Destination(
+            breaker, rules.breaker, since=self.started_at, due_by=self._due_by, concurrency=rules.concurrency
+        )
+        self._remembered = destination.breaker
+        return destination
 
     def _decide(self, queued: QueuedMessage, outcome: Outcome, at: datetime, *, charged: bool = True) -> Transition:
         return self._policy(queued).decide(
@@ -298,37 +275,24 @@ class _Pass:
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
 
-    def _stop_for(self, reason: StopReason, detail: str | None = None) -> None:
-        """Begin nothing more. The first reason is the pass's, but a limit gives way to what is wrong with the API."""
-        if reason in self._stop_details:
-            return
-        self._stop_details[reason] = detail
-        if self._stop in {None, StopReason.LIMIT}:
-            self._stop = reason
-        self._emit(PassStopped(reason))
-
-    def _emit(self, event: Event) -> None:
-        self._tally.count(event)
-        self._world.emit(event)
-
     # -- report -----------------------------------------------------------------------------------------------
 
     def report(self) -> PassSummary:
         """Write down how the pass ended."""
-        match self._stop:
-            case None | StopReason.LIMIT:
-                return self.finish(PassResult.COMPLETED, self._stop)
-            case StopReason.SIGNAL:
-                return self.finish(PassResult.INTERRUPTED, self._stop)
+        match self._reason():
+            case None | StopReason.LIMIT as reason:
+                return self.finish(PassResult.COMPLETED, reason)
+            case StopReason.SIGNAL as reason:
+                return self.finish(PassResult.INTERRUPTED, reason)
             case reason:
-                detail = self._stop_details[reason] or self._breaker_in_words(reason)
+                detail = self._destination.detail if reason is self._destination.trouble else None
                 return self.finish(PassResult.STOPPED, reason, detail)
 
-    def _breaker_in_words(self, reason: StopReason) -> str | None:
-        probe_at = self._breaker.probe_at
-        if reason not in {StopReason.BREAKER_OPEN, StopReason.THROTTLED} or probe_at is None:
-            return None
-        return f"{self._breaker.destination}, to be tried again at {probe_at.isoformat(timespec='seconds')}"
+    def _reason(self) -> StopReason | None:
+        """Why the pass ended early. A limit that was asked for gives way to what is wrong with the destination."""
+        if self._own_reason in {None, StopReason.LIMIT}:
+            return self._destination.trouble or self._own_reason
+        return self._own_reason
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""
@@ -336,6 +300,8 @@ class _Pass:
         summary = self._tally.summary(self._me.pass_id, result, now - self.started_at, reason=reason, detail=detail)
         self._world.ledger.finish_pass(summary, now, swept_to=self._swept_to)
         self._finished = True
+        if reason is not None:
+            self._world.emit(PassStopped(reason))
         return summary
 
     def finish_if_it_failed(self) -> None:
@@ -344,18 +310,9 @@ class _Pass:
             with suppress(DatabaseUnavailable):
                 self.finish(PassResult.FAILED, StopReason.FAULT)
 
-
-def _is_forbidden(outcome: Outcome) -> bool:
-    return outcome.status_code == FORBIDDEN and outcome.kind is OutcomeKind.PERMANENT
-
-
-def _refusal(outcome: Outcome) -> str | None:
-    """What refused us, without the answer's words, which are not for a log."""
-    return outcome.error if outcome.status_code is None else f"HTTP {outcome.status_code}"
-
-
-def _unfit(message: QueuedMessage | UnusableMessage) -> Settled:
-    """Settle a message for which no attempt is made."""
-    if isinstance(message, UnusableMessage):
-        return Settled(message.message_id, Transition.invalid(message.problem))
-    return Settled(message.message_id, Transition.expired())
+    def _tell(self) -> None:
+        """Tell the world what is committed, and only then."""
+        events, self._events = self._events, []
+        for event in events:
+            self._tally.count(event)
+            self._world.emit(event)

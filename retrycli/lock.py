@@ -60,9 +60,15 @@ class PassLock:
         self._file: int | None = None
 
     def acquire(
-        self, me: Holder, *, wait_seconds: float, now: Callable[[], datetime], sleep: Callable[[float], None]
+        self,
+        me: Holder,
+        *,
+        wait_seconds: float,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], None],
+        give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the lock, or wait a little for it.
+        """Take the lock, or wait a little for it, but no longer once ``give_up`` says so.
 
         Raises:
             LockHeld: another process has held it all the time; the text names it.
@@ -71,7 +77,7 @@ class PassLock:
         file = self._open()
         waited = 0.0
         while not _try_lock(file):
-            if waited >= wait_seconds:
+            if waited >= wait_seconds or give_up():
                 holder = _written_in(file)
                 os.close(file)
                 raise LockHeld(f"another pass holds the lock {self._path}: {holder.in_words(now())}")

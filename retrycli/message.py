@@ -276,7 +276,7 @@ def _no_constant(name: str) -> None:
 
 def _reject_undecodable(column: str, value: object) -> None:
     try:
-        if isinstance(value, str):
+        if isinstance(value, str) and not value.isascii():
             value.encode()
         elif isinstance(value, list):
             json.dumps(value, ensure_ascii=False, default=str).encode()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
@@ -33,6 +33,9 @@ class Enrolment(Protocol):
 
 class Claims(Protocol):
     """The queue as a pass works on it."""
+
+    def together(self) -> AbstractContextManager[None]:
+        """Write all that is written inside in one transaction."""
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""

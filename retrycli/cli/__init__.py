@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from io import TextIOWrapper
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,9 @@ from retrycli.cli.shared import Globals, LogFormat, LogLevel
 
 # Help in plain text comes up in half the time, and reads the same when it is piped.
 os.environ.setdefault("TYPER_USE_RICH", "0")
+
+READER_GONE = 128 + 13
+"""Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
 
 app = typer.Typer(
     name="retrycli",
@@ -45,16 +49,32 @@ def run() -> None:
     """Run the command that the arguments name; every error ends here, in words and with its exit code."""
     from retrycli.errors import RetrycliError
 
+    _prepare_outputs()
     try:
-        app()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()
     except RetrycliError as error:
         _fail(error, error.exit_code)
     except BrokenPipeError:
-        # The reader has gone, as `head` does; Python must not stumble over it again when it flushes at the end.
+        # Python must not stumble over it again when it flushes at the end.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(141)
+        sys.exit(READER_GONE)
+    except SystemExit as end:
+        # typer has seen it first, and calls it 1.
+        sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
         _fail(error, 1)
+
+
+def _prepare_outputs() -> None:
+    """Have stdout and stderr take whatever comes: that nobody can see it is no reason not to deliver."""
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:  # closed, as by `>&-` in a crontab
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for as long as we live
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _fail(error: BaseException, code: int) -> None:

@@ -82,7 +82,7 @@ def _show_status(found: Status) -> None:
             "Sending": found.messages["sending"],
             "Escalated": found.messages["escalated"],
             **{
-                f"Breaker {each.state}": f"{each.destination}, until {console.local_time(each.probe_at)}"
+                f"Breaker {each.state}": f"{each.destination}, until {console.time_in_words(each.probe_at)}"
                 + (f", {console.count(each.failures, 'failure')} in a row" if each.failures else "")
                 for each in found.breakers
                 if each.probe_at is not None
@@ -95,7 +95,7 @@ def _show_status(found: Status) -> None:
         "never_run": "retrycli run-once, and then a line in your crontab",
         "late": "look for cron: `systemctl status cron`, `crontab -l`; retrycli passes",
         "paused": "retrycli resume",
-        "down": "retrycli passes",
+        "down": "retrycli passes" if found.breakers else "retrycli config show",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     console.say(f"Next: {steps.get(found.state, usual)}")
@@ -108,6 +108,8 @@ def _passes_in_words(found: Status) -> str:
     if last is None:
         return "there was none yet"
     ended = last.result or "running"
+    if last.result == "stopped" and last.reason:
+        ended += f" ({last.reason.replace('_', ' ')})"
     counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
     return f"{words}; cron looks dead" if found.state == "late" else words
@@ -118,7 +120,7 @@ def _pause_in_words(found: Status) -> str:
 
     if found.pause is None:
         return "none"
-    until = f" until {console.local_time(found.pause.until)}" if found.pause.until else ""
+    until = f" until {console.time_in_words(found.pause.until)}" if found.pause.until else ""
     return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
 
 
@@ -177,8 +179,8 @@ def list_failed(
         text_last=True,
     )
     console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
-    if messages:
-        console.say(f"Next: retrycli show {messages[0].id}, or retrycli retry {messages[0].id}")
+    one = messages[0].id if messages else None
+    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
 
 
 def _tries(made: int | None, most: int | None) -> str:
@@ -265,5 +267,7 @@ def show(
         ],
         text_last=True,
     )
+    if not found.attempts:
+        console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")

@@ -15,8 +15,10 @@ from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
 if TYPE_CHECKING:
     from retrycli.config import Settings
     from retrycli.events import PassSummary
+    from retrycli.store.ledger import PassRecord
 
 NOT_IN_JSON = ("detail",)
+COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
 def register(app: typer.Typer) -> None:
@@ -92,7 +94,7 @@ def _exit_code(summary: PassSummary) -> int:
 def _show(summary: PassSummary) -> None:
     from retrycli import console
 
-    why = console.reason(summary.reason, summary.detail)
+    why = _why(summary.reason, summary.detail)
     console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     console.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
@@ -100,6 +102,13 @@ def _show(summary: PassSummary) -> None:
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     console.say(f"Next: {step or 'retrycli status'}")
+
+
+def _why(reason: str | None, detail: str | None) -> str | None:
+    """Why a pass ended as it did; the details of two reasons say all of it."""
+    if reason is None or (detail and reason in {"lock_held", "paused"}):
+        return detail
+    return reason.replace("_", " ") + (f": {detail}" if detail else "")
 
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
@@ -131,24 +140,34 @@ def passes(
             {"passes": [{k: v for k, v in asdict(each).items() if k not in NOT_IN_JSON} for each in found]}
         )
         return
+    if console.on_terminal():
+        console.show_table(
+            ("Started", "Result", "What came of it"),
+            [(each.started_at, each.result or "running", _came_of(each)) for each in found],
+        )
+        console.say("Next: retrycli status")
+        return
     console.show_table(
-        ("Started", "Finished", "Result", "Sent", "Resched.", "Escal.", "Unknown", "Released", "Why"),
+        (),
         [
             (
                 each.started_at,
                 each.finished_at,
                 each.result or "running",
-                each.sent,
-                each.rescheduled,
-                each.escalated,
-                each.unknown,
-                each.released,
-                each.detail or each.reason,
+                *(getattr(each, name) for name in COUNTS),
+                _why(each.reason, each.detail),
             )
             for each in found
         ],
     )
-    console.say("Next: retrycli status")
+
+
+def _came_of(found: PassRecord) -> str | None:
+    """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
+    counts = [f"{number:,} {name}" for name in COUNTS if (number := getattr(found, name))]
+    why = _why(found.reason, found.detail)
+    quiet = "nothing was due" if found.result == "completed" else None
+    return "; ".join(filter(None, (", ".join(counts), why))) or quiet
 
 
 def pause(

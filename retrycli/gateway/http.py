@@ -17,7 +17,7 @@ import httpx
 from retrycli.config import Gateway as GatewaySettings
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway.preset import load_preset, render
-from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_client
+from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
 
@@ -90,7 +90,7 @@ class HttpGateway:
         self._base_url = base_url(settings)
         self._preset = load_preset(settings.preset)
         self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-        self._client = open_client(settings, connections=connections)
+        self._transport = open_transport(settings, connections=connections)
         self._now = now
         self._sleep = sleep
         self._authorization = _fixed_authorization(settings)
@@ -102,7 +102,7 @@ class HttpGateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        await self._client.aclose()
+        await self._transport.aclose()
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes.
@@ -226,10 +226,12 @@ class HttpGateway:
         return outcome
 
     async def _exchange(self, request: httpx.Request) -> Answer:
-        response = await self._client.send(request, stream=True, follow_redirects=False)
+        request.extensions["timeout"] = {"connect": self._settings.connect_timeout_seconds}
+        response = await self._transport.handle_async_request(request)
         content = bytearray()
         async with aclosing(response):
-            async for chunk in response.aiter_raw():
+            assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  told to the type checker
+            async for chunk in response.stream:
                 content += chunk
                 if len(content) > ANSWER_LIMIT:
                     break
@@ -287,16 +289,17 @@ def base_url(settings: GatewaySettings) -> str:
     """Where messages go.
 
     Raises:
-        ConfigurationError: it is not set, or no request can go there: with it every message would be escalated.
+        ConfigurationError: it is not set, or no request can go there or to the log-in: every message would fail for it.
     """
     if settings.base_url is None:
         raise ConfigurationError(
             "gateway.base_url is not set: where is the ticketing API? Set it in retrycli.toml or TICKETING_API_BASE_URL"
         )
-    try:
-        httpx.URL(settings.base_url).host.encode("idna")
-    except (httpx.InvalidURL, UnicodeError) as error:
-        raise ConfigurationError(f"gateway.base_url: {settings.base_url} can't be used: {error}") from None
+    for key, url in (("base_url", settings.base_url), ("login_path", settings.base_url + settings.login_path)):
+        try:
+            httpx.URL(url).host.encode("idna")
+        except (httpx.InvalidURL, UnicodeError) as error:
+            raise ConfigurationError(f"gateway.{key}: {url!r} can't be used: {error}") from None
     return settings.base_url
 
 

@@ -6,6 +6,7 @@ import re
 import tomllib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from string import Formatter
@@ -97,7 +98,7 @@ class Preset(_Table):
         """
         for message_type, rule in self.messages.items():
             for template in _templates([rule.path, rule.headers, rule.body]):
-                for _, name, _, _ in Formatter().parse(template):
+                for _, name in _parsed(template):
                     if name is not None and name not in columns:
                         raise ConfigurationError(
                             f"the preset's messages.{message_type} names the column {name}, which the table has not"
@@ -176,10 +177,16 @@ def _value(template: object, fields: Mapping[str, object]) -> object:
 
 def _text(template: str, fields: Mapping[str, object]) -> object:
     """Fill a string; one that is nothing but a column keeps the column's type."""
-    parts = list(Formatter().parse(template))
+    parts = _parsed(template)
     if len(parts) == 1 and parts[0][0] == "" and parts[0][1] is not None:
         return fields.get(parts[0][1])
-    return "".join(literal + ("" if name is None else _plain(fields.get(name))) for literal, name, _, _ in parts)
+    return "".join(literal + ("" if name is None else _plain(fields.get(name))) for literal, name in parts)
+
+
+@lru_cache(maxsize=1024)
+def _parsed(template: str) -> tuple[tuple[str, str | None], ...]:
+    """A template as literal texts, each with the column that follows it, if any."""
+    return tuple((literal, name) for literal, name, _, _ in Formatter().parse(template))
 
 
 def _plain(value: object) -> str:
@@ -194,7 +201,7 @@ def _plain(value: object) -> str:
 
 
 def _path(template: str, fields: Mapping[str, object]) -> str:
-    names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
+    names = {name for _, name in _parsed(template) if name is not None}
     quoted = {name: quote(_plain(fields.get(name)), safe="") for name in names}
     # "." and ".." are steps in the path to every client and server, quoted or not (RFC 3986, section 5.2.4).
     if bad := [name for name, value in quoted.items() if value in {"", ".", ".."}]:

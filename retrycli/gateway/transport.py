@@ -1,4 +1,4 @@
-"""The HTTP client, and what its exceptions prove about a request.
+"""The HTTP transport, and what its exceptions prove about a request.
 
 httpx's own pool slows down with the square of the concurrency, so aiohttp's connections stand beneath httpx's API.
 That transport names some errors wrongly: a server that closes after it has read the request shows as
@@ -33,16 +33,37 @@ that can't be encoded or decoded is a `ValueError`."""
 
 
 class _Response(aiohttp.ClientResponse):
-    """An answer without its reason phrase: httpx-aiohttp raises for one that is no UTF-8, and nobody reads it."""
+    """An answer that leaves nothing behind.
+
+    A TLS connection that is closed waits for the other side to close it too, longer than the event loop lasts, so
+    one that has not given its whole answer is aborted.
+    """
 
     async def start(self, connection: aiohttp.connector.Connection) -> Self:
-        await super().start(connection)
-        self.reason = None
+        try:
+            await super().start(connection)
+        except BaseException:
+            _abort(connection)
+            raise
+        self.reason = None  # httpx-aiohttp raises for one that is no UTF-8, and nobody reads it
         return self
 
+    def release(self) -> None:
+        if not self.content.is_eof():
+            _abort(self.connection)
+        super().release()
 
-def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncClient:
-    """Open a client with so many connections at most, bound to no host.
+
+def _abort(connection: aiohttp.connector.Connection | None) -> None:
+    if connection is not None and connection.transport is not None:
+        connection.transport.abort()
+
+
+def open_transport(settings: GatewaySettings, *, connections: int) -> httpx.AsyncBaseTransport:
+    """Open a transport with so many connections at most.
+
+    It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
+    message as much time again as its request.
 
     Raises:
         ConfigurationError: the CA file can't be used.
@@ -57,8 +78,7 @@ def open_client(settings: GatewaySettings, *, connections: int) -> httpx.AsyncCl
         made._retry_connection = False  # noqa: SLF001
         return made
 
-    timeout = httpx.Timeout(settings.request_timeout_seconds, connect=settings.connect_timeout_seconds, pool=None)
-    return httpx.AsyncClient(transport=AiohttpTransport(client=session, verify=context), timeout=timeout)
+    return AiohttpTransport(client=session, verify=context)
 
 
 def kind_of_exception(error: BaseException) -> OutcomeKind:

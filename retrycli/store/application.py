@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, DateTime, Integer, bindparam, func, update
+from sqlalchemy import ColumnElement, DateTime, Integer, Text, bindparam, func, update
 
 from retrycli.errors import InvalidMessage, SchemaMismatch
 from retrycli.message import Message, QueuedMessage, Status, UnusableMessage
@@ -58,11 +58,12 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
             "tries": each.transition.retry_count,
         }
         for each in settled
-        if each.transition.last_error is not None
+        if each.transition.last_error is not None or each.transition.retry_count is not None
     ]
     if failed:
         tries: ColumnElement[int] = func.coalesce(bindparam("tries", type_=Integer), m.retry_count)
-        connection.execute(guarded.values(last_error=bindparam("error"), retry_count=tries), failed)
+        error: ColumnElement[str] = func.coalesce(bindparam("error", type_=Text), m.last_error)
+        connection.execute(guarded.values(last_error=error, retry_count=tries), failed)
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -30,6 +31,10 @@ class Claims:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def together(self) -> AbstractContextManager[None]:
+        """Write all that is written inside in one transaction."""
+        return self._database.together()
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
@@ -81,10 +86,13 @@ class Claims:
                     f"message {message_id} is being sent just now ({row['claimed_by']}); "
                     f"look again with `retrycli show {message_id}`, at {until} at the latest"
                 )
-            connection.execute(update(queue).where(queue.c.message_id == message_id).values(_claimed(claim)))
+            free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
+            connection.execute(update(queue).where(*free).values(_claimed(claim)))
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back claimed messages for which no attempt was begun."""
+        if not ids:
+            return
         with self._database.write() as connection:
             connection.execute(
                 update(queue)
@@ -110,13 +118,8 @@ class Claims:
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
-            connection.execute(
-                delete(queue).where(
-                    queue.c.message_id.in_(ids),
-                    *_held(claim),
-                    queue.c.message_id.not_in([each.message_id for each in loaded]),
-                )
-            )
+            if gone := set(ids) - {each.message_id for each in loaded}:
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *_held(claim)))
             started = [
                 {
                     "message_id": each.message.id,
@@ -170,6 +173,8 @@ class Claims:
         )
         with self._database.write() as connection:
             status = dict(connection.execute(held).all())
+            if len(status) < len(ids):
+                status |= dict.fromkeys(self._orphans(connection, claim, ids))
             mine = [each for each in settled if each.message_id in status]
             _finish_attempts(connection, mine, now)
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
@@ -179,6 +184,16 @@ class Claims:
             if taken_back:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *_held(claim)))
         return set(ids) - {each.message_id for each in ours}
+
+    def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:
+        """Which of these messages are held by this claim though the application has deleted them."""
+        m = self._database.messages.c
+        orphan = (
+            select(queue.c.message_id)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
+            .where(queue.c.message_id.in_(ids), *_held(claim), m.id.is_(None))
+        )
+        return connection.execute(orphan).scalars().all()
 
     def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
         """Claim messages whose claim has lapsed, with the attempt that was under way, if any."""

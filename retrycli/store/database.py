@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import column, create_engine, event, exc, inspect, make_url, select
 from sqlalchemy import table as table_clause
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from sqlalchemy.types import TypeEngine
 
 BUSY_SECONDS = 30
-"""How long to wait for a lock that the application holds on a SQLite file."""
+"""How long to wait for a lock that the application holds on a SQLite file, unless the URL has a ``timeout``."""
 
 
 class Database:
@@ -74,6 +75,21 @@ class Database:
         """
         with self._transaction(writes=False) as connection:
             yield connection
+
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Make one transaction of all that is read and written inside.
+
+        Raises:
+            DatabaseUnavailable: in words, whatever the driver had to say.
+        """
+        before = self._kept
+        with self.write() as connection:
+            self._kept = connection
+            try:
+                yield
+            finally:
+                self._kept = before
 
     @contextmanager
     def nothing_kept(self) -> Iterator[None]:
@@ -184,7 +200,7 @@ def _engine(url: URL) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
             return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=1, max_overflow=1)
-        engine = create_engine(url, connect_args={"timeout": BUSY_SECONDS})
+        engine = create_engine(url, connect_args={} if "timeout" in url.query else {"timeout": BUSY_SECONDS})
     except ImportError as error:
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed") from error
     event.listen(engine, "connect", _prepare_sqlite)
@@ -209,13 +225,14 @@ def _begin_sqlite(connection: Connection) -> None:
 
 def _require_file(url: URL) -> None:
     """Opening a missing file would make an empty database in its place."""
-    if url.database is None or url.database in {"", ":memory:"}:
+    path = url.database or ""
+    if path.startswith("file:") and "uri" in url.query:
+        path = unquote(urlsplit(path).path)
+    if path in {"", ":memory:"}:
         raise ConfigurationError("database.url names no file; write sqlite:///PATH")
-    if url.database.startswith("file:"):
-        return
-    if not Path(url.database).is_file():
+    if not Path(path).is_file():
         raise DatabaseUnavailable(
-            f"no database at {Path(url.database).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
+            f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
         )
 
 

@@ -30,7 +30,9 @@ DELIVERY_KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
 
 def delivery_key(message_id: int, ticket_id: int | str, first_failed_at: datetime) -> str:
     """The key that every request for a message carries until it is sent, the same whoever works it out."""
-    return str(uuid.uuid5(DELIVERY_KEYS, f"{message_id}/{ticket_id}/{first_failed_at.isoformat()}"))
+    name = f"{message_id}/{ticket_id}/{first_failed_at.isoformat()}"
+    # A ticket that is no UTF-8 is one that makes its message unusable, but the queue keeps a row for it.
+    return str(uuid.uuid5(DELIVERY_KEYS, name.encode(errors="backslashreplace").decode()))
 
 
 class Enrolment:
@@ -38,10 +40,14 @@ class Enrolment:
 
     Args:
         database: where both tables are.
+        tail: how many of the newest messages every pass compares with its queue.
+        sweep: how many of the older ones each pass compares besides.
     """
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, tail: int = TAIL, sweep: int = SWEEP) -> None:
         self._database = database
+        self._tail = tail
+        self._sweep = sweep
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
         """Which ranges of ids this pass compares: of the older messages the next slice, and all of the newest.
@@ -52,13 +58,13 @@ class Enrolment:
         Returns:
             The ranges, and where the next pass goes on.
         """
-        tail = self._id_at(TAIL, newest=True)
+        tail = self._id_at(self._tail, newest=True)
         if tail is None:
             return [Span(None, None)], START
         spans = []
         after = START if swept_to is None else swept_to
         while after < tail:
-            upto = self._id_at(SWEEP, after=after)
+            upto = self._id_at(self._sweep - 1, after=after)
             upto = tail if upto is None else min(upto, tail)
             spans.append(Span(after, upto))
             after = upto
@@ -67,7 +73,7 @@ class Enrolment:
         return [*spans, Span(tail, None)], START if after >= tail else after
 
     def _id_at(self, rows: int, *, after: int | None = None, newest: bool = False) -> int | None:
-        """The id that lies so many rows on, or back from the newest; None where there are not so many."""
+        """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""
         ids = self._database.messages.c.id
         statement = select(ids).order_by(ids.desc() if newest else ids).offset(rows).limit(1)
         if after is not None:

@@ -26,7 +26,7 @@ class Filter:
     message_type: MessageType | None = None
     ticket: str | None = None
     error: str | None = None
-    """A piece of ``last_error``, in any case."""
+    """A piece of ``last_error``, in any case; SQLite knows the two cases of ASCII letters alone."""
     failed_before: datetime | None = None
     due_by: datetime | None = None
     """Waiting, and due by then."""
@@ -170,7 +170,7 @@ class Views:
         if wanted.ticket is not None:
             statement = statement.where(cast(m.ticket_id, String) == wanted.ticket)
         if wanted.error is not None:
-            statement = statement.where(func.lower(m.last_error).contains(wanted.error.lower(), autoescape=True))
+            statement = statement.where(m.last_error.icontains(wanted.error, autoescape=True))
         if wanted.failed_before is not None:
             statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
         if wanted.due_by is not None:

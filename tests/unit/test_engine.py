@@ -12,6 +12,7 @@ import pytest
 
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import Breaker, BreakerState
+from retrycli.engine import BATCH
 from retrycli.errors import DatabaseUnavailable, LockUnusable
 from retrycli.events import (
     BreakerClosed,
@@ -85,6 +86,11 @@ def test_what_is_due_is_sent_the_one_that_has_waited_longest_first(stage: Stage)
     assert stage.sent() == [1, 2, 3]
     assert stage.states() == {}
     assert (summary.result, summary.sent, summary.duration_seconds) == (PassResult.COMPLETED, 3, 0.0)
+
+
+def test_more_than_one_claim_takes_is_sent_all_the_same(stage: Stage) -> None:
+    stage.add(*range(1, BATCH + 2))
+    assert stage.run().sent == BATCH + 1
 
 
 def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_left_alone(stage: Stage) -> None:
@@ -182,12 +188,28 @@ def test_no_transaction_is_open_while_a_request_is_out(stage: Stage) -> None:
 
 
 def test_what_came_of_an_attempt_is_written_down_whole(stage: Stage) -> None:
-    stage.add(1)
+    stage.add(1, 2)
     outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", retry_after=timedelta(seconds=90))
     stage.run(outcome, takes=timedelta(seconds=2.5))
     assert stage.sql(
         "SELECT finished_at, outcome, status_code, error, retry_after_s, duration_ms FROM retrycli_attempts"
-    ) == [("2025-03-03 12:00:02.500000", "transient", 503, "HTTP 503", 90, 2500)]
+    ) == [
+        ("2025-03-03 12:00:02.500000", "transient", 503, "HTTP 503", 90, 2500),
+        ("2025-03-03 12:00:05.000000", "transient", 503, "HTTP 503", 90, 2500),
+    ]
+
+
+def test_a_pass_says_that_it_is_alive_as_it_claims(stage: Stage) -> None:
+    def move_on() -> None:
+        stage.clock.now += timedelta(seconds=2)
+
+    def look(_: QueuedMessage) -> Outcome:
+        assert stage.sql("SELECT heartbeat_at FROM retrycli_passes") == [("2025-03-03 12:00:02.000000",)]
+        return DELIVERED
+
+    stage.lock.on_acquire = move_on
+    stage.add(1)
+    assert stage.run(look).sent == 1
 
 
 # How wide a pass goes.
@@ -368,6 +390,14 @@ def test_what_was_in_flight_as_the_breaker_opened_is_not_charged(
     unknowns = dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue"))
     assert [unknowns[each] for each in range(8, 17)] == [unknown_count] * 8 + [0]
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
+
+
+def test_a_429_among_what_was_in_flight_does_not_turn_the_outage_into_a_rest(stage: Stage) -> None:
+    stage.add(*range(1, 30))
+    down, throttled = dict.fromkeys(range(8, 13), DOWN), replace(THROTTLED, retry_after=timedelta(hours=1))
+    assert ended(stage.run(down | dict.fromkeys(range(13, 30), throttled))) == (PassResult.STOPPED, "breaker_open")
+    breaker = stage.ledger.breaker(RULES.destination)
+    assert (breaker.state, breaker.probe_at) == (BreakerState.OPEN, START + TICK)
 
 
 def test_the_breaker_is_looked_at_under_the_lock(stage: Stage) -> None:
@@ -694,6 +724,26 @@ def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stag
     assert not stage.lock.held
 
 
+def test_a_fault_ends_what_is_in_flight_beside_it_and_the_next_pass_takes_all_of_it_for_unknown(stage: Stage) -> None:
+    """Rounds of 1 and 2 are delivered; of the four that are out one breaks, and nobody knows of the other three."""
+
+    async def wait(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 6:
+            raise Broken
+        if queued.message_id > 3:
+            await asyncio.Event().wait()
+        return DELIVERED
+
+    stage.add(*range(1, 10))
+    with pytest.raises(Broken):
+        stage.run(wait)
+    assert open_attempts(stage) == [4, 5, 6, 7]
+    stage.clock.now = START + AFTER_THE_CLAIM
+    summary = stage.run()
+    assert (summary.rescheduled, summary.unknown, summary.sent) == (4, 4, 2)
+    assert open_attempts(stage) == []
+
+
 def test_a_database_that_goes_away_meanwhile_comes_out_as_itself(stage: Stage) -> None:
     """The command turns it into exit code 69, for which it must know it."""
 
@@ -992,6 +1042,7 @@ def test_a_pass_is_written_down_with_its_beginning_and_its_end(stage: Stage) -> 
     assert (record.started_at, record.finished_at) == (START, START + timedelta(seconds=2))
     assert (record.result, record.sent) == (PassResult.COMPLETED, 1)
     assert summary.duration_seconds == 2.0
+    assert stage.ledger.swept_to() == stage.enrolment.plan_sweep(None)[1]  # where the next one goes on
 
 
 def test_every_message_is_told_of_once(stage: Stage) -> None:
@@ -1003,9 +1054,3 @@ def test_every_message_is_told_of_once(stage: Stage) -> None:
         MessageRescheduled,
         MessageEscalated,
     ]
-
-
-def test_the_older_messages_are_compared_a_slice_at_a_time_and_the_next_pass_goes_on_from_there(stage: Stage) -> None:
-    assert stage.run().result is PassResult.COMPLETED
-    ((swept_to,),) = stage.sql("SELECT swept_to FROM retrycli_passes")
-    assert swept_to == stage.ledger.swept_to()

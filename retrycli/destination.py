@@ -1,0 +1,116 @@
+"""What a pass learns of the place it delivers to: how wide it may go, when it must stop, whom a 403 is about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+
+from retrycli.breaker import Breaker, BreakerRules, BreakerState, wider
+from retrycli.events import StopReason
+from retrycli.message import QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+
+FORBIDDEN = 403
+FORBIDDEN_LIMIT = 3
+"""So many 403 in a row are about us and not about the messages."""
+
+
+@dataclass(frozen=True, slots=True)
+class Attempt:
+    """An attempt that has an outcome."""
+
+    queued: QueuedMessage
+    outcome: Outcome
+    duration: timedelta
+    finished_at: datetime
+    charged: bool = True
+    """Whether a failure takes one of the message's tries; not where the destination is known to be down."""
+
+
+class Destination:
+    """One destination as one pass meets it.
+
+    Args:
+        breaker: what earlier passes have learnt.
+        rules: when the breaker opens.
+        since: the start of the pass.
+        due_by: a probe that is due by then is due.
+        concurrency: how wide the pass may go at most.
+    """
+
+    def __init__(
+        self, breaker: Breaker, rules: BreakerRules, *, since: datetime, due_by: datetime, concurrency: int
+    ) -> None:
+        self.breaker = breaker.admitting(due_by)
+        self.width = 1
+        self.trouble: StopReason | None = None
+        self.detail: str | None = None
+        self._rules = rules
+        self._since = since
+        self._concurrency = concurrency
+        self._doubtful: list[Attempt] = []
+        if self.breaker.blocks(due_by):
+            resting = breaker.state is BreakerState.RESTING
+            self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
+
+    def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+        """Learn from attempts in the order in which they ended.
+
+        Returns:
+            Those that can be decided: with the outcome they come to, and whether they are charged. A 403 is held
+            back until it is clear whether it is about its message or about our credentials.
+        """
+        judged: list[Attempt] = []
+        for attempt in attempts:
+            if not _is_forbidden(attempt.outcome):
+                judged += [*self.judge_doubtful(), self._learn(attempt)]
+                continue
+            self._doubtful.append(attempt)
+            if len(self._doubtful) == FORBIDDEN_LIMIT:
+                self._refuse(f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
+                judged += self.judge_doubtful()
+        return judged
+
+    def judge_doubtful(self) -> list[Attempt]:
+        """The 403 that were held back, now that no other answer can tell whom they are about."""
+        doubtful, self._doubtful = self._doubtful, []
+        if self.trouble is StopReason.CREDENTIALS_REFUSED:
+            refused = OutcomeKind.UNAUTHORIZED
+            doubtful = [replace(each, outcome=replace(each.outcome, kind=refused)) for each in doubtful]
+        return [self._learn(each) for each in doubtful]
+
+    def _learn(self, attempt: Attempt) -> Attempt:
+        kind = attempt.outcome.kind
+        down = self.breaker.state is BreakerState.OPEN
+        self.width = wider(self.width, kind, self._concurrency)
+        match kind:
+            case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
+                self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
+                self._stop(StopReason.THROTTLED)
+            case OutcomeKind.UNAUTHORIZED:
+                self._refuse(_refusal(attempt.outcome))
+            case _:
+                self.breaker = self.breaker.after(kind, self._rules, since=self._since)
+        if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
+            self._stop(StopReason.BREAKER_OPEN)
+        return replace(attempt, charged=False) if down else attempt
+
+    def _refuse(self, detail: str | None) -> None:
+        if self.trouble is None:
+            self.trouble, self.detail = StopReason.CREDENTIALS_REFUSED, detail
+
+    def _stop(self, reason: StopReason) -> None:
+        until = self.breaker.probe_at
+        if self.trouble is None and until is not None:
+            self.trouble = reason
+            self.detail = f"{self.breaker.destination}, to be tried again at {until.isoformat(timespec='seconds')}"
+
+
+def _is_forbidden(outcome: Outcome) -> bool:
+    return outcome.status_code == FORBIDDEN and outcome.kind is OutcomeKind.PERMANENT
+
+
+def _refusal(outcome: Outcome) -> str | None:
+    """What refused us, without the answer's words, which are not for a log."""
+    return outcome.error if outcome.status_code is None else f"HTTP {outcome.status_code}"

@@ -1,0 +1,58 @@
+"""What a call costs when nothing is due, as it is at most ticks of cron."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import contenders as take_part
+from tests.benchmarks.database import add_waiting
+from tests.benchmarks.processes import Sample, Server, run
+from tests.benchmarks.tables import ratio, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.benchmarks.contenders import Contender
+
+MILLION = 1_000_000
+PEER = "post-office, nothing queued"
+
+
+def contenders(concurrency: int, *, million: bool) -> dict[Contender, int]:
+    """Everyone, with the messages in its database; none of them is due."""
+    retrycli = take_part.retrycli(concurrency, "retrycli, empty table", add_waiting)
+    waiting = take_part.retrycli(concurrency, f"retrycli, {MILLION:,} waiting", add_waiting)
+    return {retrycli: 0, **({waiting: MILLION} if million else {}), take_part.post_office("nothing queued"): 0}
+
+
+def report(taking_part: Mapping[Contender, int], rounds: int) -> str:
+    samples: dict[str, list[Sample]] = {each.name: [] for each in taking_part}
+    with Server(0) as server, TemporaryDirectory() as folder:
+        databases = {each: Path(folder, each.name, "messages.db") for each in taking_part}
+        for contender, database in databases.items():
+            database.parent.mkdir()
+            contender.add(database, taking_part[contender])
+            run(contender.call(database, server.url), database.parent)  # the warm-up: makes tables, enrols
+        for _ in range(rounds):
+            for contender, database in databases.items():
+                samples[contender.name].append(run(contender.call(database, server.url), database.parent))
+        server.expect(0, of="idle")
+    title = f"Idle: a call with nothing due, medians of {rounds} rounds"
+    return table(title, ["", "ms", "to post-office", "CPU ms", "peak MiB"], _rows(samples))
+
+
+def _rows(samples: Mapping[str, Sequence[Sample]]) -> list[list[str]]:
+    times = {name: median(each.seconds for each in own) for name, own in samples.items()}
+    return [
+        [
+            name,
+            f"{1000 * seconds:.0f}",
+            ratio(seconds, times.get(PEER)),
+            f"{1000 * median(each.cpu_seconds for each in samples[name]):.0f}",
+            f"{median(each.peak_mib for each in samples[name]):.0f}",
+        ]
+        for name, seconds in times.items()
+    ]

@@ -1,0 +1,61 @@
+"""The peer: django-post-office, whose mails go out as HTTP requests.
+
+`post_office.py prepare DATABASE COUNT` makes the tables and queues mails; `post_office.py send DATABASE URL` is
+what cron would run, `manage.py send_queued_mail` (without its system checks, which cost 10 ms), with the default
+settings, or with THREADS and BATCH after it.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import django  # type: ignore[import-untyped]
+from django.conf import settings  # type: ignore[import-untyped]
+from django.core.management import call_command  # type: ignore[import-untyped]
+
+
+def configure(database: str, post_office: dict[str, object], **further: object) -> None:
+    """Set up Django with nothing but what post-office needs, and SQLite as one would tune it."""
+    sqlite = {
+        "ENGINE": "django.db.backends.sqlite3",
+        "NAME": database,
+        "OPTIONS": {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"},
+    }
+    backends = {"default": "tests.benchmarks.post_office_backend.HttpBackend"}
+    settings.configure(
+        INSTALLED_APPS=["post_office"],
+        DATABASES={"default": sqlite},
+        POST_OFFICE={"BACKENDS": backends, **post_office},
+        DEFAULT_AUTO_FIELD="django.db.models.AutoField",
+        USE_TZ=True,
+        **further,
+    )
+    django.setup()
+
+
+def prepare(database: str, count: int) -> None:
+    configure(database, {}, TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}])
+    from post_office import mail  # type: ignore[import-untyped]
+
+    from tests.benchmarks.database import BODY
+
+    call_command("migrate", verbosity=0)
+    addresses = {"sender": "help@example.com", "recipients": ["someone@example.com"]}
+    mail.send_many([{**addresses, "subject": f"Ticket {n}", "message": BODY} for n in range(count)])
+
+
+def send(database: str, url: str, tuned: list[int]) -> None:
+    names = ("THREADS_PER_PROCESS", "BATCH_SIZE")
+    configure(database, dict(zip(names, tuned, strict=False)), BENCHMARK_URL=url)
+    call_command("send_queued_mail", lockfile=str(Path(database).with_name("post_office")))
+
+
+if __name__ == "__main__":
+    match sys.argv[1:]:
+        case ["prepare", database, count]:
+            prepare(database, int(count))
+        case ["send", database, url, *tuned]:
+            send(database, url, [int(each) for each in tuned])
+        case _:
+            sys.exit(__doc__)

@@ -1,0 +1,79 @@
+"""An HTTP server that answers every POST with `{"succeeded": true}` and counts them: `server.py DELAY_MS`.
+
+It prints its port once it listens. `GET /count` answers how many POSTs came since the last such question.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from typing import cast
+
+import uvloop
+
+
+def answer(body: bytes) -> bytes:
+    head = f"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    return head.encode() + body
+
+
+SUCCEEDED = answer(b'{"succeeded": true}')
+
+
+class Counter:
+    """How many POSTs came, and how long each waits for its answer."""
+
+    def __init__(self, delay: float) -> None:
+        self.delay = delay
+        self.count = 0
+
+    def take(self) -> int:
+        count, self.count = self.count, 0
+        return count
+
+
+class Connection(asyncio.Protocol):
+    """One connection: just enough of HTTP/1.1 for clients that send Content-Length and don't pipeline."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, counter: Counter) -> None:
+        self.counter = counter
+        self.received = b""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)  # uvloop has a class of its own
+
+    def data_received(self, data: bytes) -> None:
+        self.received += data
+        head, end, body = self.received.partition(b"\r\n\r\n")
+        if end and len(body) >= content_length(head):
+            self.received = b""
+            self.respond(head)
+
+    def respond(self, head: bytes) -> None:
+        if head.startswith(b"GET /count "):
+            self.transport.write(answer(b"%d" % self.counter.take()))
+            return
+        self.counter.count += head.startswith(b"POST ")
+        if self.counter.delay:
+            asyncio.get_running_loop().call_later(self.counter.delay, self.transport.write, SUCCEEDED)
+        else:
+            self.transport.write(SUCCEEDED)
+
+
+def content_length(head: bytes) -> int:
+    _, found, rest = head.lower().partition(b"\r\ncontent-length:")
+    return int(rest.partition(b"\r\n")[0]) if found else 0
+
+
+async def serve(delay: float) -> None:
+    counter = Counter(delay)
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Connection(counter), "127.0.0.1", 0, backlog=1024)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+if __name__ == "__main__":
+    uvloop.run(serve(float(sys.argv[1]) / 1000))

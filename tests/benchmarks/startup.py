@@ -1,0 +1,53 @@
+"""Where the start of an idle pass goes: the time each package takes to import itself."""
+
+from __future__ import annotations
+
+import re
+from collections import defaultdict
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from tests.benchmarks.processes import run
+from tests.benchmarks.tables import ratio, table
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from tests.benchmarks.contenders import Contender
+
+IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", re.MULTILINE)
+SHOWN = 15
+NOWHERE = "http://127.0.0.1:9/"
+
+
+def report(contender: Contender, rounds: int) -> str:
+    profiles: list[dict[str, int]] = []
+    with TemporaryDirectory() as folder:
+        database = Path(folder, "messages.db")
+        contender.add(database, 0)
+        call = contender.call(database, NOWHERE)
+        run(call, database.parent)  # the warm-up: makes tables
+        profiled = replace(call, arguments=("-X", "importtime", *call.arguments))
+        profiles.extend(imports(run(profiled, database.parent).output) for _ in range(rounds))
+    title = f"Start-up: imports of an idle {contender.name} pass by package, medians of {rounds} rounds"
+    return table(title, ["", "own ms", "of all"], _rows(profiles))
+
+
+def imports(output: str) -> dict[str, int]:
+    """Microseconds that each top-level package spent on its own modules, from what `-X importtime` prints."""
+    spent: dict[str, int] = defaultdict(int)
+    for own, module in IMPORT.findall(output):
+        spent[module.partition(".")[0]] += int(own)
+    return spent
+
+
+def _rows(profiles: Sequence[Mapping[str, int]]) -> list[list[str]]:
+    packages = {package for each in profiles for package in each}
+    spent = {package: median(each.get(package, 0) for each in profiles) for package in packages}
+    total = sum(spent.values())
+    longest = sorted(spent, key=lambda package: spent[package], reverse=True)[:SHOWN]
+    rows = [(package, spent[package]) for package in longest]
+    return [[name, f"{own / 1000:.1f}", ratio(own, total)] for name, own in [*rows, ("all packages", total)]]

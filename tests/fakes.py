@@ -1,0 +1,277 @@
+"""The world around the engine, made up: a gateway that follows a script, a clock that tests move, a lock, an ear.
+
+The store is no fake: it is the real one on a SQLite file, for a second one in memory would only agree with itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sqlite3
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from contextlib import asynccontextmanager, closing
+from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from retrycli import by_hand, engine
+from retrycli.breaker import BreakerRules
+from retrycli.errors import LockHeld
+from retrycli.events import Event, PassSummary
+from retrycli.message import MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import RetryPolicy, Settled, Transition
+from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+START = datetime(2025, 3, 3, 12, tzinfo=UTC)
+"""When the clock begins: a tick of cron."""
+TICK = timedelta(minutes=15)
+
+DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
+REFUSED = Outcome(OutcomeKind.REFUSED, 200, "not now")
+DOWN = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer within 30 s")
+CUT_OFF = Outcome(OutcomeKind.UNREACHABLE, error="connection refused")
+THROTTLED = Outcome(OutcomeKind.THROTTLED, 429, "HTTP 429")
+UNAUTHORIZED = Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
+FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403")
+NOT_FOUND = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404")
+
+RULES = PassRules(
+    destination="https://tickets.example.com",
+    policies=dict.fromkeys(MessageType, RetryPolicy()),
+    breaker=BreakerRules(),
+    due_slack=timedelta(seconds=60),
+    deadline=timedelta(minutes=12),
+    request_timeout=timedelta(seconds=30),
+    concurrency=8,
+)
+
+Kind = TypeVar("Kind")
+Answer = Callable[[QueuedMessage], Outcome | Awaitable[Outcome]]
+Script = Outcome | Mapping[int, Outcome] | Answer
+"""One outcome for all, or outcomes by message (the others are delivered), or a function, which may wait."""
+
+
+def in_turn(*outcomes: Outcome) -> Answer:
+    """One outcome after the other, whatever the message, and the last one from then on."""
+    coming = chain(outcomes, repeat(outcomes[-1]))
+    return lambda _: next(coming)
+
+
+class Clock:
+    """Stands still unless a test, a delivery or a sleep moves it."""
+
+    def __init__(self) -> None:
+        self.now = START
+
+    def __call__(self) -> datetime:
+        return self.now
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += timedelta(seconds=seconds)
+        await asyncio.sleep(0)
+
+
+class FakeGateway:
+    """Answers as its script says, after a given time on the clock, and keeps book."""
+
+    def __init__(self, script: Script, clock: Clock, takes: timedelta) -> None:
+        self._script = script
+        self._clock = clock
+        self._takes = takes
+        self.order: list[int] = []
+        self.begun_at: list[datetime] = []
+        self.in_flight = 0
+        self.widths: list[int] = []
+        """How many were in flight as each delivery began, itself included."""
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        self.order.append(queued.message_id)
+        self.begun_at.append(self._clock.now)
+        self.in_flight += 1
+        self.widths.append(self.in_flight)
+        try:
+            await asyncio.sleep(0)  # as any request would, so that others can begin
+            self._clock.now += self._takes
+            answer = self._answer(queued)
+            return await answer if isinstance(answer, Awaitable) else answer
+        finally:
+            self.in_flight -= 1
+
+    def _answer(self, queued: QueuedMessage) -> Outcome | Awaitable[Outcome]:
+        if isinstance(self._script, Outcome):
+            return self._script
+        if isinstance(self._script, Mapping):
+            return self._script.get(queued.message_id, DELIVERED)
+        return self._script(queued)
+
+
+class FakeLock:
+    """A lock that another holds where ``trouble`` says so."""
+
+    def __init__(self) -> None:
+        self.trouble: Exception | None = None
+        self.on_acquire: Callable[[], None] = lambda: None
+        self.held = False
+
+    def acquire(self) -> None:
+        self.on_acquire()
+        if self.trouble is not None:
+            raise self.trouble
+        self.held = True
+
+    def release(self) -> None:
+        self.held = False
+
+
+HELD = LockHeld("another pass holds the lock /run/retrycli.lock: pid 7 on mill, for 3 s")
+
+
+class Recorder:
+    """Hears every event."""
+
+    def __init__(self) -> None:
+        self.all: list[Event] = []
+
+    def __call__(self, event: Event) -> None:
+        self.all.append(event)
+
+    def of(self, kind: type[Kind]) -> list[Kind]:
+        return [each for each in self.all if isinstance(each, kind)]
+
+
+class Stage:
+    """An application's database with retrycli's tables in it, and the made-up world around it.
+
+    Args:
+        path: a SQLite file that has all tables.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.database = Database(f"sqlite:///{path}")
+        self.enrolment = Enrolment(self.database)
+        self.claims = Claims(self.database)
+        self.ledger = Ledger(self.database)
+        self.clock = Clock()
+        self.events = Recorder()
+        self.lock = FakeLock()
+        self.stop_requested = False
+        self.gateway: FakeGateway | None = None
+        """The one that the last pass opened, if it did."""
+        self.passes = 0
+
+    # -- the application's side -------------------------------------------------------------------------------
+
+    def add(self, *ids: int, due: datetime | None = None, **columns: object) -> None:
+        """Add failed messages. They are due as soon as a pass finds them, or enrolled already and due when told."""
+        row = {"message_type": "customer", "subject": "Re: tea", "body": "Is it hot?", "status": "failed"} | columns
+        names = ", ".join(["id", "ticket_id", *row])
+        marks = ", ".join("?" * (len(row) + 2))
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            connection.executemany(
+                f"INSERT INTO pending_messages ({names}) VALUES ({marks})",
+                [(each, 1000 + each, *row.values()) for each in ids],
+            )
+        if due is not None:
+            entries = [(Settled(each, Transition.enrolled(due)), START, 1000 + each) for each in ids]
+            self.enrolment.enrol(entries, START)
+
+    def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
+        """Ask or change anything over a connection of its own, as another process would."""
+        with closing(sqlite3.connect(self.path)) as connection, connection:
+            return connection.execute(statement, values).fetchall()
+
+    # -- what is there ----------------------------------------------------------------------------------------
+
+    def tries(self) -> dict[int, int]:
+        return dict(self.sql("SELECT id, retry_count FROM pending_messages ORDER BY id"))
+
+    def states(self) -> dict[int, str]:
+        """The queue: state by message."""
+        return dict(self.sql("SELECT message_id, state FROM retrycli_queue ORDER BY message_id"))
+
+    def sent(self) -> list[int]:
+        return [each for (each,) in self.sql("SELECT id FROM pending_messages WHERE status = 'sent' ORDER BY id")]
+
+    def next_attempt_at(self, message_id: int) -> datetime:
+        ((at,),) = self.sql("SELECT next_attempt_at FROM retrycli_queue WHERE message_id = ?", message_id)
+        return datetime.fromisoformat(at).replace(tzinfo=UTC)
+
+    def escalation(self, message_id: int) -> tuple[str, int, str]:
+        """An escalated message's reason, tries and last error."""
+        ((reason, tries, error),) = self.sql(
+            "SELECT escalation_reason, retry_count, last_error FROM retrycli_queue"
+            " JOIN pending_messages ON id = message_id WHERE message_id = ? AND state = 'escalated'",
+            message_id,
+        )
+        return reason, tries, error
+
+    def attempts(self, message_id: int) -> list[tuple[str, str | None]]:
+        """Who made each attempt, and what came of it."""
+        return self.sql(
+            "SELECT made_by, outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number", message_id
+        )
+
+    # -- what is done -----------------------------------------------------------------------------------------
+
+    def run(
+        self, script: Script = DELIVERED, rules: PassRules = RULES, *, takes: timedelta = timedelta(0)
+    ) -> PassSummary:
+        """Make a pass."""
+        return asyncio.run(self.run_pass(script, rules, takes=takes))
+
+    async def run_pass(
+        self, script: Script = DELIVERED, rules: PassRules = RULES, *, takes: timedelta = timedelta(0)
+    ) -> PassSummary:
+        """Make a pass in the loop that is running."""
+        self.passes += 1
+        me = Identity(f"pass-{self.passes}", host="mill", pid=self.passes)
+        return await engine.run_pass(self._world(script, takes), self.lock, rules, me)
+
+    def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
+        """Try one message by hand."""
+        world = self._world(script, timedelta(seconds=1))
+        return asyncio.run(by_hand.attempt_by_hand(world, RULES, message_id, by=by))
+
+    @property
+    def order(self) -> list[int]:
+        """The messages that the last pass tried to deliver, in order."""
+        return self.gateway.order if self.gateway else []
+
+    @property
+    def widths(self) -> list[int]:
+        """How many were in flight as each delivery of the last pass began."""
+        return self.gateway.widths if self.gateway else []
+
+    @property
+    def begun_at(self) -> list[datetime]:
+        """When each delivery of the last pass began."""
+        return self.gateway.begun_at if self.gateway else []
+
+    def _world(self, script: Script, takes: timedelta) -> World:
+        self.gateway = None
+
+        @asynccontextmanager
+        async def open_gateway() -> AsyncIterator[Gateway]:
+            self.gateway = FakeGateway(script, self.clock, takes)
+            yield self.gateway
+
+        return World(
+            enrolment=self.enrolment,
+            claims=self.claims,
+            ledger=self.ledger,
+            open_gateway=open_gateway,
+            emit=self.events,
+            now=self.clock,
+            sleep=self.clock.sleep,
+            jitter=lambda: 0.0,
+            stop_requested=lambda: self.stop_requested,
+        )

@@ -1,0 +1,119 @@
+"""Messages to deliver, and the shortest way to have the HTTP gateway deliver them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from retrycli.config import Gateway
+from retrycli.gateway.http import HttpGateway
+from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
+from retrycli.outcome import Outcome
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+KEY = "message-7-20250303T1200"
+PATH = "/tickets/12345/messages"
+"""Where the generic preset sends `queued()`."""
+
+POLL_SECONDS = 0.005
+
+COLUMNS = (*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS)
+
+
+def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
+    """A message to a customer, but for what a test changes."""
+    row: dict[str, object] = {
+        "id": 7,
+        "ticket_id": 12345,
+        "message_type": "customer",
+        "subject": "Your delivery",
+        "body": "It is on its way.",
+        "status": "failed",
+        "retry_count": 3,
+        "last_error": "HTTP 503",
+        "recipient_email": "anna@example.com",
+        "cc_emails": '["ben@example.com"]',
+        "bcc_emails": None,
+    }
+    return QueuedMessage(Message.from_row(row | changes), key, NOON)
+
+
+def gateway_settings(url: str, **changes: object) -> Gateway:
+    """Settings for a server, with a deadline that no test waits for unless it asks for a shorter one."""
+    return Gateway.model_validate({"base_url": url, "request_timeout_seconds": 10} | changes)
+
+
+async def no_wait(_seconds: float) -> None:
+    """What the gateway sleeps with here."""
+
+
+def open_gateway(
+    settings: Gateway, *, columns: Sequence[str] = COLUMNS, sleep: Callable[[float], Awaitable[None]] = no_wait
+) -> HttpGateway:
+    """A gateway whose clock stands at noon."""
+    return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep)
+
+
+def deliver(
+    settings: Gateway, message: QueuedMessage | None = None, *, sleep: Callable[[float], Awaitable[None]] = no_wait
+) -> Outcome:
+    """Deliver one message, by default `queued()`."""
+
+    async def one() -> Outcome:
+        async with open_gateway(settings, sleep=sleep) as gateway:
+            return await gateway.deliver(message or queued())
+
+    return asyncio.run(one())
+
+
+def deliver_in_turn(
+    settings: Gateway, *messages: QueuedMessage, until: Callable[[], bool] | None = None
+) -> list[Outcome]:
+    """Deliver messages one after the other through one gateway, and so over a kept connection.
+
+    With ``until``, wait after each for this to come true at the server, and for us to hear of it.
+    """
+
+    async def all_of_them() -> list[Outcome]:
+        outcomes = []
+        async with open_gateway(settings) as gateway:
+            for message in messages:
+                outcomes.append(await gateway.deliver(message))
+                if until is not None:
+                    await _hear_of(until)
+        return outcomes
+
+    return asyncio.run(all_of_them())
+
+
+async def _hear_of(event: Callable[[], bool]) -> None:
+    while not event():  # noqa: ASYNC110  it happens in another thread
+        await asyncio.sleep(POLL_SECONDS)
+    await asyncio.sleep(POLL_SECONDS)
+
+
+def deliver_together(settings: Gateway, *messages: QueuedMessage) -> list[Outcome]:
+    """Deliver messages at the same time through one gateway."""
+
+    async def all_of_them() -> list[Outcome]:
+        async with open_gateway(settings) as gateway:
+            return await asyncio.gather(*(gateway.deliver(message) for message in messages))
+
+    return asyncio.run(all_of_them())
+
+
+def preset_file(folder: Path, text: str) -> str:
+    """Write a preset, and give its path as ``gateway.preset`` takes it."""
+    file = folder / "own.toml"
+    file.write_text(text, encoding="utf-8")
+    return str(file)
+
+
+PUT_PRESET = """
+[messages.customer]
+method = "PUT"
+path = "/tickets/{ticket_id}/messages"
+body = { body = "{body}" }
+"""

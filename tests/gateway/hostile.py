@@ -1,0 +1,327 @@
+"""A real HTTP server on loopback that misbehaves as a test tells it to, and remembers all that it was sent.
+
+What it does with a request is a `Behaviour`, a function that is given the connection. Behaviours are played in
+turn, and the last one repeats::
+
+    with Hostile(answer(401), answer(200)) as server:
+        ...
+    assert [each.path for each in server.requests] == [...]
+
+It works with sockets and threads, because no HTTP server would do what these tests need.
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from http import HTTPStatus
+from types import TracebackType
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+LINGER_0 = struct.pack("ii", 1, 0)
+SEND_BUFFER = 64 * 1024
+"""Small, so that the kernel does not swallow what the client never reads."""
+
+SUCCEEDED = b'{"succeeded": true}'
+"""What the generic ticketing API says to a message it has taken."""
+
+
+@dataclass(frozen=True, slots=True)
+class Received:
+    """One request as it came in. Header names are in small letters."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    body: bytes
+    connection: int
+    """The connection's number, from 1 on."""
+
+
+@dataclass(slots=True)
+class Connection:
+    """The server's end of one connection."""
+
+    sock: socket.socket
+    closing: threading.Event
+    number: int
+    asked: Received | None = None
+    """The request that is being answered."""
+    sent: int = 0
+    _read: bytearray = field(default_factory=bytearray)
+
+    def send(self, data: bytes) -> None:
+        """Write all of it, or as much as the client lets us."""
+        for start in range(0, len(data), SEND_BUFFER):
+            piece = data[start : start + SEND_BUFFER]
+            self.sock.sendall(piece)
+            self.sent += len(piece)
+
+    def drip(self, data: bytes, seconds: float) -> None:
+        """Write one byte at a time, with a pause after each."""
+        for byte in data:
+            self.send(bytes([byte]))
+            if self.closing.wait(seconds):
+                return
+
+    def wait_until_client_leaves(self) -> None:
+        """Say nothing, and read whatever still comes."""
+        while self.sock.recv(4096):
+            pass
+
+    def close(self) -> None:
+        """Close as a server does that has ended."""
+        with suppress(OSError):
+            self.sock.shutdown(socket.SHUT_RDWR)
+        self.sock.close()
+
+    def reset(self) -> None:
+        """Close as a server does that has crashed: the client sees a reset."""
+        self.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+        self.sock.close()
+
+    def request(self, *, hasty: bool) -> Received | None:
+        """Read the next request; None where the client has left."""
+        while b"\r\n\r\n" not in self._read:
+            if not (data := self.sock.recv(65536)):
+                return None
+            self._read += data
+        head, _, rest = bytes(self._read).partition(b"\r\n\r\n")
+        first, *lines = head.decode("latin-1").split("\r\n")
+        method, path, _ = first.split(" ")
+        headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+        length = 0 if hasty else int(headers.get("content-length", "0"))
+        while len(rest) < length:
+            if not (data := self.sock.recv(65536)):
+                return None
+            rest += data
+        self._read = bytearray(rest[length:])
+        return Received(method, path, headers, rest[:length], self.number)
+
+
+Behaviour = Callable[[Connection], None]
+
+
+class Hostile:
+    """The server; its port is closed until it is entered.
+
+    Behaviours given as arguments are for every path that ``at`` has none of its own for.
+
+    Args:
+        behaviours: what it does with the first request, the second, and so on; the last repeats.
+        at: the same for single paths.
+        tls: with it, the server speaks HTTPS.
+        hasty: answer as soon as the head has come, and let the body be.
+    """
+
+    def __init__(
+        self,
+        *behaviours: Behaviour,
+        at: Mapping[str, Sequence[Behaviour]] | None = None,
+        tls: ssl.SSLContext | None = None,
+        hasty: bool = False,
+    ) -> None:
+        self._scripts = {"*": _Script(behaviours)} | {path: _Script(each) for path, each in (at or {}).items()}
+        self._tls = tls
+        self._hasty = hasty
+        self._closing = threading.Event()
+        self._lock = threading.Lock()
+        self._threads: list[threading.Thread] = []
+        self._listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+        self._listener.bind((LOOPBACK, 0))
+        self.port: int = self._listener.getsockname()[1]
+        self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
+        self.requests: list[Received] = []
+        self.connections: list[Connection] = []
+
+    def __enter__(self) -> Self:
+        self._listener.listen(128)
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        with suppress(OSError):
+            self._listener.shutdown(socket.SHUT_RDWR)
+        with self._lock:
+            for each in self.connections:
+                with suppress(OSError):
+                    each.sock.shutdown(socket.SHUT_RDWR)
+        for thread in self._threads:
+            thread.join(timeout=10)
+        self._listener.close()
+
+    @property
+    def paths(self) -> list[str]:
+        """What was asked for, in turn."""
+        return [each.path for each in self.requests]
+
+    @property
+    def open_connections(self) -> int:
+        """How many connections the server has not closed."""
+        return sum(each.sock.fileno() != -1 for each in self.connections)
+
+    @property
+    def sent(self) -> int:
+        """How many bytes all its answers came to, as far as the clients took them."""
+        return sum(each.sent for each in self.connections)
+
+    def _start(self, target: Callable[[], None]) -> None:
+        thread = threading.Thread(target=target, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                sock, _ = self._listener.accept()
+            except OSError:
+                return
+            with self._lock:
+                if self._closing.is_set():
+                    sock.close()
+                    return
+                connection = Connection(sock, self._closing, len(self.connections) + 1)
+                self.connections.append(connection)
+                self._start(lambda connection=connection: self._serve(connection))  # type: ignore[misc]
+
+    def _serve(self, connection: Connection) -> None:
+        """Answer until either side has had enough; that the client leaves is what many tests are about."""
+        try:
+            connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
+            connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._tls is not None:
+                connection.sock = self._tls.wrap_socket(connection.sock, server_side=True)
+            while (request := connection.request(hasty=self._hasty)) is not None:
+                with self._lock:
+                    self.requests.append(request)
+                    behaviour = self._scripts.get(request.path, self._scripts["*"]).next()
+                connection.asked = request
+                behaviour(connection)
+        except OSError:
+            pass
+        finally:
+            connection.close()
+
+
+class _Script:
+    def __init__(self, behaviours: Sequence[Behaviour]) -> None:
+        self._left = list(behaviours)
+
+    def next(self) -> Behaviour:
+        if not self._left:
+            return answer(HTTPStatus.NOT_IMPLEMENTED)
+        return self._left.pop(0) if len(self._left) > 1 else self._left[0]
+
+
+# -- behaviours -----------------------------------------------------------------------------------------------------
+
+
+def http(
+    status: int, body: bytes = b"", headers: Mapping[str, str] | None = None, *, length: int | None = None
+) -> bytes:
+    """An answer's bytes; ``length`` lies about the body's."""
+    reason = next((each.phrase for each in HTTPStatus if each == status), "Something")
+    lines = [f"HTTP/1.1 {status} {reason}", "Content-Type: application/json"]
+    lines += [f"{name}: {value}" for name, value in (headers or {}).items()]
+    if status != HTTPStatus.NO_CONTENT:
+        lines.append(f"Content-Length: {len(body) if length is None else length}")
+    return ("\r\n".join(lines) + "\r\n\r\n").encode() + body
+
+
+def answer(status: int, body: bytes = b"", headers: Mapping[str, str] | None = None) -> Behaviour:
+    """A plain answer, and the connection stays open."""
+    return raw(http(status, body, headers))
+
+
+def raw(data: bytes) -> Behaviour:
+    """These bytes, whatever they are, and the connection stays open."""
+    return lambda connection: connection.send(data)
+
+
+def in_pieces(*pieces: bytes, seconds: float = 0.02) -> Behaviour:
+    """These bytes, each piece on its own a moment after the one before."""
+
+    def play(connection: Connection) -> None:
+        for piece in pieces:
+            connection.send(piece)
+            connection.closing.wait(seconds)
+
+    return play
+
+
+def then_close(data: bytes) -> Behaviour:
+    """These bytes, and then the end."""
+
+    def play(connection: Connection) -> None:
+        connection.send(data)
+        connection.close()
+
+    return play
+
+
+def close(connection: Connection) -> None:
+    """Read the request and close the connection."""
+    connection.close()
+
+
+def reset(connection: Connection) -> None:
+    """Read the request and reset the connection."""
+    connection.reset()
+
+
+def silence(connection: Connection) -> None:
+    """Read the request and never answer."""
+    connection.wait_until_client_leaves()
+
+
+def deafness(connection: Connection) -> None:
+    """Never answer, and never read again either: not even that the client leaves is heard."""
+    connection.closing.wait()
+
+
+def drip(data: bytes, *, after: bytes = b"", seconds: float = 0.05) -> Behaviour:
+    """``after`` at once, and then one byte at a time."""
+
+    def play(connection: Connection) -> None:
+        connection.send(after)
+        connection.drip(data, seconds)
+
+    return play
+
+
+# -- places where nobody is -----------------------------------------------------------------------------------------
+
+
+@contextmanager
+def closed_port() -> Iterator[int]:
+    """A port that refuses connections."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as sock:
+        sock.bind((LOOPBACK, 0))
+        yield sock.getsockname()[1]
+
+
+@contextmanager
+def mute_port() -> Iterator[int]:
+    """A port that takes a connection and then neither reads nor writes."""
+    with socket.create_server((LOOPBACK, 0), backlog=8) as sock:
+        yield sock.getsockname()[1]
+
+
+@contextmanager
+def full_port() -> Iterator[int]:
+    """A port that does not even answer to a connection, because its queue is full."""
+    with socket.create_server((LOOPBACK, 0), backlog=0) as sock, ExitStack() as stack:
+        for _ in range(4):
+            waiting = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_STREAM))
+            waiting.setblocking(False)  # noqa: FBT003  its name is in the call
+            waiting.connect_ex(sock.getsockname())
+        yield sock.getsockname()[1]

@@ -1,0 +1,353 @@
+"""Credentials: how they are sent, got and renewed, and that nobody reads them in an error."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import timedelta
+
+import pytest
+
+from retrycli.config import Gateway
+from retrycli.errors import ConfigurationError
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import (
+    PATH,
+    deliver,
+    deliver_in_turn,
+    deliver_together,
+    gateway_settings,
+    queued,
+)
+from tests.gateway.hostile import (
+    LOOPBACK,
+    SUCCEEDED,
+    Behaviour,
+    Connection,
+    Hostile,
+    Received,
+    answer,
+    close,
+    closed_port,
+    http,
+    raw,
+    reset,
+    silence,
+    then_close,
+)
+
+LOG_IN = "/auth/login"
+ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}
+SHORT = 0.3
+"""A deadline that a test waits for."""
+
+
+def token(text: str) -> Behaviour:
+    """A log-in that is let in, and gets this token."""
+    return answer(200, json.dumps({"access_token": text, "token_type": "bearer"}).encode())
+
+
+def only_with(text: str) -> Behaviour:
+    """Deliver with this token, and refuse any other."""
+
+    def play(connection: Connection) -> None:
+        asked = connection.asked
+        good = asked is not None and asked.headers.get("authorization") == f"Bearer {text}"
+        connection.send(http(200, SUCCEEDED) if good else http(401, b'{"error": "token expired"}'))
+
+    return play
+
+
+def messages_of(server: Hostile) -> list[Received]:
+    return [each for each in server.requests if each.path == PATH]
+
+
+def log_ins_of(server: Hostile) -> list[Received]:
+    return [each for each in server.requests if each.path == LOG_IN]
+
+
+def authorizations(server: Hostile) -> list[str | None]:
+    return [each.headers.get("authorization") for each in messages_of(server)]
+
+
+# Fixed credentials.
+
+
+def test_none() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        assert deliver(gateway_settings(server.url)).kind is OutcomeKind.DELIVERED
+    assert authorizations(server) == [None]
+
+
+def test_bearer() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        assert (
+            deliver(gateway_settings(server.url, auth="bearer", token="abc.d-e_f~/+==")).kind is OutcomeKind.DELIVERED
+        )
+    assert authorizations(server) == ["Bearer abc.d-e_f~/+=="]
+
+
+@pytest.mark.parametrize(("username", "password"), [("agent", "geheim"), ("Jürgen", "pass: wört\n"), (" ", " ")])
+def test_basic(username: str, password: str) -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        settings = gateway_settings(server.url, auth="basic", username=username, password=password)
+        assert deliver(settings).kind is OutcomeKind.DELIVERED
+    (sent,) = authorizations(server)
+    scheme, _, pair = (sent or "").partition(" ")
+    assert (scheme, base64.b64decode(pair).decode()) == ("Basic", f"{username}:{password}")
+
+
+@pytest.mark.parametrize(
+    ("auth", "more"),
+    [("none", {}), ("bearer", {"token": "abc"}), ("basic", {"username": "agent", "password": "geheim"})],
+)
+@pytest.mark.parametrize("status", [401, 407])
+def test_fixed_credentials_that_are_refused_are_not_tried_again(
+    auth: str, more: dict[str, object], status: int
+) -> None:
+    with Hostile(answer(status, b'{"error": "who are you?"}')) as server:
+        outcome = deliver(gateway_settings(server.url, auth=auth, **more))
+    assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, status, f"HTTP {status}: who are you?")
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize("bad", ["two words", "line\nfeed", "tökén"])
+def test_a_token_that_cannot_be_sent_is_wrong_settings(bad: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.token") as raised:
+        deliver(gateway_settings("http://127.0.0.1:1", auth="bearer", token=bad))
+    assert bad not in str(raised.value)
+
+
+# Logging in.
+
+
+def test_a_log_in_posts_user_and_password() -> None:
+    with Hostile(only_with("t1"), at={LOG_IN: [token("t1")]}) as server:
+        assert deliver(gateway_settings(server.url, **ACCOUNT)) == Outcome(OutcomeKind.DELIVERED, 200)
+    assert server.paths == [LOG_IN, PATH]
+    asked = server.requests[0]
+    assert (asked.method, asked.headers["content-type"]) == ("POST", "application/json")
+    assert json.loads(asked.body) == {"username": "agent", "password": "geheim"}
+    assert "authorization" not in asked.headers
+    assert "idempotency-key" not in asked.headers
+
+
+def test_the_log_in_path_is_below_the_base_url() -> None:
+    with Hostile(only_with("t1"), at={"/api/session": [token("t1")]}) as server:
+        outcome = deliver(gateway_settings(f"{server.url}/api/", login_path="/session", **ACCOUNT))
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert server.paths == ["/api/session", "/api" + PATH]
+
+
+def test_a_password_may_be_any_text() -> None:
+    password = 'ge"heim\\ü {x}\n'
+    with Hostile(only_with("t1"), at={LOG_IN: [token("t1")]}) as server:
+        deliver(gateway_settings(server.url, **ACCOUNT | {"password": password}))
+    assert json.loads(server.requests[0].body)["password"] == password
+
+
+def test_one_log_in_serves_all_messages() -> None:
+    with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), *[queued()] * 5)
+    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert server.paths == [LOG_IN, *[PATH] * 5]
+
+
+def test_one_log_in_serves_messages_sent_at_once() -> None:
+    with Hostile(only_with("t1"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
+        outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 12)
+    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert server.paths == [LOG_IN, *[PATH] * 12]
+
+
+def test_a_token_that_has_run_out_is_renewed_once() -> None:
+    with Hostile(only_with("t2"), at={LOG_IN: [token("t1"), token("t2")]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
+    assert server.paths == [LOG_IN, PATH, LOG_IN, PATH]
+    assert authorizations(server) == ["Bearer t1", "Bearer t2"]
+    assert "authorization" not in log_ins_of(server)[1].headers
+    first, second = messages_of(server)
+    assert (first.body, first.headers["idempotency-key"]) == (second.body, second.headers["idempotency-key"])
+
+
+def test_a_token_that_has_run_out_is_renewed_once_for_all() -> None:
+    with Hostile(only_with("t2"), at={LOG_IN: [token("t1"), token("t2"), token("t3")]}) as server:
+        outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 8)
+    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert len(log_ins_of(server)) == 2
+    assert authorizations(server).count("Bearer t2") == 8
+    assert authorizations(server).count("Bearer t1") <= 8
+
+
+def test_a_fresh_token_that_is_refused_is_unauthorized() -> None:
+    with Hostile(answer(401), at={LOG_IN: [token("t1"), token("t2"), token("t3")]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
+    assert server.paths == [LOG_IN, PATH, LOG_IN, PATH]
+
+
+@pytest.mark.parametrize("status", [400, 403, 500, 503])
+def test_only_a_401_asks_for_a_new_token(status: int) -> None:
+    with Hostile(answer(status), at={LOG_IN: [token("t1")]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome.status_code == status
+    assert server.paths == [LOG_IN, PATH]
+
+
+@pytest.mark.parametrize("behaviour", [close, reset], ids=["closed", "reset"])
+def test_what_breaks_after_the_renewal_is_not_sent_a_third_time(behaviour: Behaviour) -> None:
+    with Hostile(answer(401), behaviour, at={LOG_IN: [token("t1"), token("t2")]}) as server:
+        outcome = deliver(gateway_settings(server.url, immediate_retries=5, **ACCOUNT))
+    assert outcome.kind is OutcomeKind.UNKNOWN
+    assert server.paths == [LOG_IN, PATH, LOG_IN, PATH]
+
+
+def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.login_path"):
+        deliver(gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"login_path": "/log\nin"}))
+
+
+# Log-ins that fail: the message was not sent, and its outcome says so.
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "status", "wait"),
+    [
+        (answer(400), OutcomeKind.UNAUTHORIZED, 400, None),
+        (answer(401, b'{"error": "wrong password"}'), OutcomeKind.UNAUTHORIZED, 401, None),
+        (answer(403), OutcomeKind.UNAUTHORIZED, 403, None),
+        (answer(404), OutcomeKind.UNAUTHORIZED, 404, None),
+        (answer(302, headers={"Location": "/sso"}), OutcomeKind.UNAUTHORIZED, 302, None),
+        (answer(429, headers={"Retry-After": "120"}), OutcomeKind.THROTTLED, 429, timedelta(minutes=2)),
+        (answer(429), OutcomeKind.THROTTLED, 429, None),
+        (answer(500), OutcomeKind.TRANSIENT, 500, None),
+        (answer(502, b"<html>"), OutcomeKind.TRANSIENT, 502, None),
+        (answer(503, headers={"Retry-After": "120"}), OutcomeKind.TRANSIENT, 503, timedelta(minutes=2)),
+        (answer(500, b'{"access_token": "t1"}'), OutcomeKind.TRANSIENT, 500, None),
+        (answer(204), OutcomeKind.UNAUTHORIZED, 204, None),
+        (answer(200, b"{}"), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'["t1"]'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": 5}'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": null}'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": ""}'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": "a\\r\\nX-Evil: 1"}'), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
+        (answer(200, b'{"access_token": "' + b"a" * 100_000 + b'"}'), OutcomeKind.UNAUTHORIZED, 200, None),
+    ],
+)
+def test_an_answer_without_a_token(
+    behaviour: Behaviour, kind: OutcomeKind, status: int, wait: timedelta | None
+) -> None:
+    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, and no access_token", wait)
+    assert server.paths == [LOG_IN]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        close,
+        reset,
+        raw(b"220 mail.example.com ESMTP\r\n\r\n"),
+        then_close(http(200, b'{"access_', length=80)),
+    ],
+    ids=["closed", "reset", "no HTTP", "half a body"],
+)
+def test_a_log_in_that_breaks_leaves_the_message_unsent(behaviour: Behaviour) -> None:
+    """The same from the message itself would be unknown; a log-in may be repeated without harm."""
+    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
+        outcome = deliver(gateway_settings(server.url, immediate_retries=1, **ACCOUNT))
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNREACHABLE, None)
+    assert (outcome.error or "").startswith("log-in: ")
+    assert server.paths == [LOG_IN, LOG_IN]
+
+
+def test_a_log_in_that_breaks_once_is_made_up_for_at_once() -> None:
+    with Hostile(only_with("t1"), at={LOG_IN: [close, token("t1")]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert server.paths == [LOG_IN, LOG_IN, PATH]
+
+
+def test_a_log_in_to_a_closed_port() -> None:
+    with closed_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", **ACCOUNT))
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert (outcome.error or "").startswith("log-in: ClientConnectorError")
+
+
+def test_a_log_in_without_an_answer_leaves_the_message_unsent() -> None:
+    """That of the message whose turn it was, and those that waited for its token."""
+    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [silence]}) as server:
+        settings = gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT)
+        outcomes = deliver_together(settings, *[queued()] * 3)
+    assert outcomes == [Outcome(OutcomeKind.UNREACHABLE, None, f"not sent within {SHORT} s")] * 3
+    assert not messages_of(server)
+
+
+def test_a_renewal_without_an_answer_leaves_the_message_unsent() -> None:
+    """It was sent once, but a 401 has done nothing."""
+    with Hostile(answer(401), at={LOG_IN: [token("t1"), silence]}) as server:
+        outcome = deliver(gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT))
+    assert outcome == Outcome(OutcomeKind.UNREACHABLE, None, f"not sent within {SHORT} s")
+    assert server.paths == [LOG_IN, PATH, LOG_IN]
+
+
+def test_a_renewal_that_fails_leaves_the_message_unsent() -> None:
+    with Hostile(answer(401), at={LOG_IN: [token("t1"), answer(500)]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, 500, "log-in: HTTP 500, and no access_token")
+    assert server.paths == [LOG_IN, PATH, LOG_IN]
+
+
+def test_a_message_without_an_answer_is_unknown_after_a_log_in_as_well() -> None:
+    with Hostile(silence, at={LOG_IN: [token("t1")]}) as server:
+        outcome = deliver(gateway_settings(server.url, request_timeout_seconds=SHORT, **ACCOUNT))
+    assert outcome == Outcome(OutcomeKind.UNKNOWN, None, f"no answer within {SHORT} s")
+    assert server.paths == [LOG_IN, PATH]
+
+
+def test_a_log_in_that_failed_is_tried_again_for_the_next_message() -> None:
+    with Hostile(only_with("t1"), at={LOG_IN: [answer(500), token("t1")]}) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url, **ACCOUNT), queued(), queued())
+    assert [each.kind for each in outcomes] == [OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED]
+    assert server.paths == [LOG_IN, LOG_IN, PATH]
+
+
+# What nobody is to read.
+
+
+@pytest.mark.parametrize(
+    ("settings", "secrets"),
+    [
+        ({"auth": "bearer", "token": "abc.def"}, ["abc.def"]),
+        (
+            {"auth": "basic", "username": "agent", "password": "geheim"},
+            ["geheim", base64.b64encode(b"agent:geheim").decode()],
+        ),
+        ({"auth": "basic", "username": "agent", "password": "correct horse battery"}, ["correct horse battery"]),
+        (ACCOUNT, ["geheim", "t1.very.secret"]),
+    ],
+    ids=["bearer", "basic", "password of words", "login"],
+)
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_secrets_that_are_echoed_are_starred_out(settings: dict[str, object], secrets: list[str], status: int) -> None:
+    echo = json.dumps({"succeeded": False, "error": f"no good: {', '.join(secrets)}!"}).encode()
+    with Hostile(answer(status, echo), at={LOG_IN: [token("t1.very.secret")]}) as server:
+        outcome = deliver(gateway_settings(server.url, **settings))
+    assert (outcome.error or "").endswith(f": no good: {', '.join('***' for _ in secrets)}!")
+
+
+def test_secrets_that_are_echoed_in_no_http_are_starred_out() -> None:
+    with Hostile(raw(b"Bearer abc.def is not known here\r\n\r\n")) as server:
+        outcome = deliver(gateway_settings(server.url, auth="bearer", token="abc.def"))
+    assert "Bearer *** is not known" in (outcome.error or "")
+    assert "abc.def" not in (outcome.error or "")
+
+
+def test_settings_do_not_show_their_secrets() -> None:
+    settings: Gateway = gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"token": "abc.def"})
+    assert "geheim" not in repr(settings)
+    assert "abc.def" not in repr(settings)

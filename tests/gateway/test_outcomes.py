@@ -1,0 +1,593 @@
+"""What the ticketing API, or whoever answers in its place, does to a request, and the outcome it stands for.
+
+Each row meets a real server. Everywhere the server counts: what may have been sent is never sent a second time.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from contextlib import ExitStack
+from dataclasses import replace
+from datetime import timedelta
+from email.utils import format_datetime
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.http import ANSWER_LIMIT, IMMEDIATE_RETRY_SECONDS
+from retrycli.gateway.transport import TRANSPORT_ERRORS, kind_of_exception
+from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
+from tests.gateway.deliveries import (
+    NOON,
+    PATH,
+    PUT_PRESET,
+    deliver,
+    deliver_in_turn,
+    deliver_together,
+    gateway_settings,
+    preset_file,
+    queued,
+)
+from tests.gateway.hostile import (
+    LOOPBACK,
+    SUCCEEDED,
+    Behaviour,
+    Hostile,
+    answer,
+    close,
+    closed_port,
+    drip,
+    full_port,
+    http,
+    in_pieces,
+    mute_port,
+    raw,
+    reset,
+    silence,
+    then_close,
+)
+
+TEN_MB = 10_000_000
+SHORT = 0.3
+"""A deadline that a test waits for."""
+
+DELIVERED = OutcomeKind.DELIVERED
+REFUSED = OutcomeKind.REFUSED
+UNKNOWN = OutcomeKind.UNKNOWN
+TRANSIENT = OutcomeKind.TRANSIENT
+UNREACHABLE = OutcomeKind.UNREACHABLE
+THROTTLED = OutcomeKind.THROTTLED
+UNAUTHORIZED = OutcomeKind.UNAUTHORIZED
+PERMANENT = OutcomeKind.PERMANENT
+
+IN_TWO_MINUTES = format_datetime(NOON + timedelta(minutes=2), usegmt=True)
+IN_A_YEAR = format_datetime(NOON + timedelta(days=365), usegmt=True)
+A_YEAR_AGO = format_datetime(NOON - timedelta(days=365), usegmt=True)
+
+CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+def nested(depth: int) -> list[object]:
+    """A list in a list in a list."""
+    tree: list[object] = []
+    for _ in range(depth):
+        tree = [tree]
+    return tree
+
+
+def outcome_of(behaviour: Behaviour, **settings: object) -> Outcome:
+    """Deliver to a server that does this; it must get the message exactly once."""
+    with Hostile(behaviour) as server:
+        outcome = deliver(gateway_settings(server.url, immediate_retries=5, **settings))
+    assert server.paths == [PATH]
+    return outcome
+
+
+# Answers.
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (200, DELIVERED),
+        (201, DELIVERED),
+        (202, DELIVERED),
+        (204, DELIVERED),
+        (300, PERMANENT),
+        (304, PERMANENT),
+        (400, PERMANENT),
+        (401, UNAUTHORIZED),
+        (403, PERMANENT),
+        (404, PERMANENT),
+        (405, PERMANENT),
+        (407, UNAUTHORIZED),
+        (408, TRANSIENT),
+        (409, PERMANENT),
+        (410, PERMANENT),
+        (413, PERMANENT),
+        (422, PERMANENT),
+        (425, TRANSIENT),
+        (429, THROTTLED),
+        (500, TRANSIENT),
+        (501, PERMANENT),
+        (502, TRANSIENT),
+        (503, TRANSIENT),
+        (504, TRANSIENT),
+        (505, PERMANENT),
+        (599, TRANSIENT),
+        (999, TRANSIENT),
+    ],
+)
+def test_a_status_without_a_word(status: int, kind: OutcomeKind) -> None:
+    outcome = outcome_of(answer(status))
+    assert outcome == Outcome(kind, status, None if kind is DELIVERED else f"HTTP {status}")
+
+
+@pytest.mark.parametrize("status", [200, 201, 202])
+@pytest.mark.parametrize("body", [SUCCEEDED, b"{}", b" \r\n", b"[]", b"null", b'"queued"', b'{"id": 31}'])
+def test_a_success_that_does_not_say_otherwise(status: int, body: bytes) -> None:
+    assert outcome_of(answer(status, body)) == Outcome(DELIVERED, status)
+
+
+@pytest.mark.parametrize(
+    ("body", "error"),
+    [
+        (
+            {"succeeded": False, "messages": ["No such recipient", "Ticket is locked"]},
+            "No such recipient; Ticket is locked",
+        ),
+        ({"succeeded": False, "messages": "No such recipient"}, "No such recipient"),
+        ({"succeeded": False, "messages": [], "error": "Ticket is locked"}, "Ticket is locked"),
+        ({"succeeded": False, "errors": {"to": ["is empty"]}}, '{"to": ["is empty"]}'),
+        ({"succeeded": None, "detail": ["a\r\nb", 7]}, "a b; 7"),
+    ],
+)
+def test_a_success_that_says_otherwise(body: object, error: str) -> None:
+    assert outcome_of(answer(200, json.dumps(body).encode())) == Outcome(REFUSED, 200, f"refused: {error}")
+
+
+def test_a_refusal_without_a_reason() -> None:
+    assert outcome_of(answer(200, b'{"succeeded": false}')) == Outcome(REFUSED, 200, "refused")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"<html>Welcome to our new hotel network</html>",
+        b'{"succeeded": tr',
+        b"\xff\xfe\x00",
+        b"[" * 60_000,
+        b"9" * 60_000,
+        b'"' + b"a" * ANSWER_LIMIT,
+        SUCCEEDED + b" " * ANSWER_LIMIT,
+    ],
+    ids=[
+        "html",
+        "cut JSON",
+        "no UTF-8",
+        "deeply nested",
+        "an endless number",
+        "beyond the limit",
+        "blank beyond the limit",
+    ],
+)
+def test_a_success_that_cannot_be_judged(body: bytes) -> None:
+    outcome = outcome_of(answer(200, body))
+    assert outcome == Outcome(UNKNOWN, 200, "HTTP 200, but the answer is no JSON to be judged by")
+
+
+@pytest.mark.parametrize("name", ["messages", "errors", "message", "error", "detail"])
+def test_an_error_says_what_the_server_says(name: str) -> None:
+    outcome = outcome_of(answer(422, json.dumps({name: "to is empty"}).encode()))
+    assert outcome == Outcome(PERMANENT, 422, "HTTP 422: to is empty")
+
+
+@pytest.mark.parametrize("body", [b"", b"<html>Bad gateway</html>", b'["a"]', b'{"error": null}', b"\xff", b"[" * 9000])
+def test_an_error_page_is_no_hindrance(body: bytes) -> None:
+    assert outcome_of(answer(502, body)) == Outcome(TRANSIENT, 502, "HTTP 502")
+
+
+def test_an_error_text_is_kept_short() -> None:
+    error = outcome_of(answer(400, json.dumps({"error": "long " * 5000}).encode())).error
+    assert error is not None
+    assert len(error) == ERROR_LENGTH
+
+
+def test_an_error_text_can_be_stored_in_any_database() -> None:
+    """JSON can write a NUL and half of a surrogate pair; PostgreSQL takes neither, and SQLite not the latter."""
+    outcome = outcome_of(answer(400, rb'{"error": "a\u0000b\ud800c"}'))
+    assert outcome.error == "HTTP 400: a b?c"
+
+
+def test_a_reason_phrase_may_be_in_any_charset() -> None:
+    outcome = outcome_of(raw("HTTP/1.1 503 Service momentanément coupé\r\nContent-Length: 0\r\n\r\n".encode("latin-1")))
+    assert outcome == Outcome(TRANSIENT, 503, "HTTP 503")
+
+
+def test_a_header_may_be_in_any_charset() -> None:
+    outcome = outcome_of(raw("HTTP/1.1 503 No\r\nRetry-After: später\r\nContent-Length: 0\r\n\r\n".encode("latin-1")))
+    assert outcome == Outcome(TRANSIENT, 503, "HTTP 503")
+
+
+def test_early_hints_are_not_the_answer() -> None:
+    hints = b"HTTP/1.1 103 Early Hints\r\nLink: </style.css>\r\n\r\n"
+    assert outcome_of(raw(hints + http(200, SUCCEEDED))) == Outcome(DELIVERED, 200)
+
+
+def test_an_answer_in_chunks() -> None:
+    chunks = (b"%x\r\n%b\r\n" % (len(each), each) for each in (SUCCEEDED[:4], SUCCEEDED[4:]))
+    assert outcome_of(in_pieces(CHUNKED, *chunks, b"0\r\n\r\n")) == Outcome(DELIVERED, 200)
+
+
+def test_an_answer_that_ends_with_the_connection() -> None:
+    assert outcome_of(then_close(b"HTTP/1.0 200 OK\r\n\r\n" + SUCCEEDED)) == Outcome(DELIVERED, 200)
+
+
+@pytest.mark.parametrize("cookie", ["session=1; Path=/", "=;\x01@=,; Expires=never"])
+def test_cookies_are_neither_minded_nor_kept(cookie: str) -> None:
+    with Hostile(answer(200, SUCCEEDED, {"Set-Cookie": cookie})) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
+    assert [each.kind for each in outcomes] == [DELIVERED, DELIVERED]
+    assert all("cookie" not in each.headers for each in server.requests)
+
+
+# Retry-After.
+
+
+@pytest.mark.parametrize(
+    ("header", "wait"),
+    [
+        (None, None),
+        ("120", timedelta(minutes=2)),
+        ("0", timedelta(0)),
+        (IN_TWO_MINUTES, timedelta(minutes=2)),
+        (A_YEAR_AGO, timedelta(0)),
+        (IN_A_YEAR, RETRY_AFTER_CAP),
+        ("9" * 5000, RETRY_AFTER_CAP),
+        ("soon", None),
+        ("-1", None),
+        ("1.5", None),
+    ],
+)
+@pytest.mark.parametrize(("status", "kind"), [(408, TRANSIENT), (425, TRANSIENT), (429, THROTTLED), (503, TRANSIENT)])
+def test_retry_after(status: int, kind: OutcomeKind, header: str | None, wait: timedelta | None) -> None:
+    outcome = outcome_of(answer(status, headers={} if header is None else {"Retry-After": header}))
+    assert outcome == Outcome(kind, status, f"HTTP {status}", wait)
+
+
+@pytest.mark.parametrize(
+    ("header", "kind", "wait"),
+    [
+        ("120", TRANSIENT, timedelta(minutes=2)),
+        (IN_TWO_MINUTES, TRANSIENT, timedelta(minutes=2)),
+        ("soon", PERMANENT, None),
+    ],
+)
+def test_too_large_passes_only_where_the_server_says_when(
+    header: str, kind: OutcomeKind, wait: timedelta | None
+) -> None:
+    assert outcome_of(answer(413, headers={"Retry-After": header})) == Outcome(kind, 413, "HTTP 413", wait)
+
+
+# Redirects.
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_to_another_server(status: int) -> None:
+    with Hostile(answer(200, SUCCEEDED)) as elsewhere:
+        outcome = outcome_of(answer(status, headers={"Location": elsewhere.url + PATH}))
+    assert outcome == Outcome(PERMANENT, status, f"HTTP {status}")
+    assert not elsewhere.connections
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_a_redirect_is_not_followed_on_the_same_server(status: int) -> None:
+    assert outcome_of(answer(status, headers={"Location": "/elsewhere"})).kind is PERMANENT
+
+
+# Answers without end, and without an end.
+
+
+def test_a_long_success_cannot_be_judged_and_is_not_read() -> None:
+    with Hostile(answer(200, b'"' + b"a" * TEN_MB)) as server:
+        outcome = deliver(gateway_settings(server.url))
+    assert outcome.kind is UNKNOWN
+    assert len(server.requests) == 1
+    assert server.sent < TEN_MB / 4
+
+
+def test_a_long_error_is_not_read() -> None:
+    with Hostile(answer(500, b"a" * TEN_MB)) as server:
+        outcome = deliver(gateway_settings(server.url))
+    assert outcome == Outcome(TRANSIENT, 500, "HTTP 500")
+    assert len(server.requests) == 1
+    assert server.sent < TEN_MB / 4
+
+
+def test_an_answer_of_just_the_limit_is_read() -> None:
+    body = SUCCEEDED + b" " * (ANSWER_LIMIT - len(SUCCEEDED))
+    assert outcome_of(answer(200, body)) == Outcome(DELIVERED, 200)
+
+
+def test_a_connection_that_was_not_read_to_the_end_is_not_used_again() -> None:
+    with Hostile(answer(500, b"a" * TEN_MB), answer(200, SUCCEEDED)) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url), queued(), queued())
+    assert [each.kind for each in outcomes] == [TRANSIENT, DELIVERED]
+    assert [each.connection for each in server.requests] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [
+        silence,
+        drip(http(200, SUCCEEDED)),
+        drip(SUCCEEDED + b" " * 60, after=http(200, length=len(SUCCEEDED) + 60)),
+        raw(b"HTTP/1.1 100 Continue\r\n\r\n"),
+        raw(http(200, SUCCEEDED[:5], length=len(SUCCEEDED))),
+        raw(b"HTTP/1.1 200 OK\r\n\r\n" + SUCCEEDED),
+        raw(CHUNKED + b"5\r\nhello\r\n"),
+    ],
+    ids=["silence", "slow head", "slow body", "only 100", "half a body", "a body without end", "chunks without end"],
+)
+def test_the_whole_request_has_a_deadline(behaviour: Behaviour) -> None:
+    """The timeouts of httpx count from byte to byte, and a byte now and then would hold a pass up for ever."""
+    began = time.monotonic()
+    outcome = outcome_of(behaviour, request_timeout_seconds=SHORT)
+    assert outcome == Outcome(UNKNOWN, None, f"no answer within {SHORT} s")
+    assert time.monotonic() - began < 10 * SHORT  # the slow ones would take longer
+
+
+# Connections that end before the answer does.
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (close, "ServerDisconnectedError"),
+        (reset, "ClientOSError"),
+        (then_close(b"HTTP/1.1 200 OK\r\nContent-"), "ServerDisconnectedError"),
+        (then_close(http(200, SUCCEEDED, length=500)), "ClientPayloadError"),
+        (then_close(http(500, b"half", length=500)), "ClientPayloadError"),
+        (then_close(CHUNKED + b"5\r\nhel"), "ClientPayloadError"),
+    ],
+    ids=["closed", "reset", "half a head", "half a body", "half an error", "half a chunk"],
+)
+def test_a_connection_that_breaks_after_the_request(behaviour: Behaviour, error: str) -> None:
+    """To httpx-aiohttp the first two are a ``ConnectTimeout``, which would say that nothing was sent."""
+    outcome = outcome_of(behaviour)
+    assert (outcome.kind, outcome.status_code) == (UNKNOWN, None)
+    assert (outcome.error or "").startswith(error)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"220 mail.example.com ESMTP\r\n\r\n",
+        b"\x00\x00\x12\x04\x00\x00\x00\x00\x00" * 9,
+        b"HTTP/7.1 200 OK\r\n\r\n",
+        b"HTTP/1.1 1000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\nContent-Length: 2\r\n\r\nab",
+        b"HTTP/1.1 200 OK\r\nX: " + b"a" * 100_000 + b"\r\n\r\n",
+        CHUNKED + b"many\r\n",
+    ],
+    ids=["SMTP", "binary", "version", "status", "length", "two lengths", "long header", "chunk size"],
+)
+def test_an_answer_that_is_no_http(data: bytes) -> None:
+    outcome = outcome_of(raw(data))
+    assert (outcome.kind, outcome.status_code) == (UNKNOWN, None)
+    assert outcome.error
+    assert len(outcome.error) <= ERROR_LENGTH
+
+
+@pytest.mark.parametrize("behaviour", [close, reset])
+def test_a_put_is_not_sent_again_over_a_kept_connection(tmp_path: Path, behaviour: Behaviour) -> None:
+    """Left alone, aiohttp sends a PUT again when a kept connection breaks, and the customer would be told twice."""
+    preset = preset_file(tmp_path, PUT_PRESET)
+    with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED)) as server:
+        outcomes = deliver_in_turn(
+            gateway_settings(server.url, preset=preset), queued(body="first"), queued(body="second")
+        )
+    assert [each.kind for each in outcomes] == [DELIVERED, UNKNOWN]
+    assert [(each.method, json.loads(each.body), each.connection) for each in server.requests] == [
+        ("PUT", {"body": "first"}, 1),
+        ("PUT", {"body": "second"}, 1),
+    ]
+
+
+def test_a_connection_that_the_server_has_closed_is_not_used_again() -> None:
+    with Hostile(then_close(http(200, SUCCEEDED))) as server:
+        outcomes = deliver_in_turn(
+            gateway_settings(server.url), queued(), queued(), until=lambda: not server.open_connections
+        )
+    assert [each.kind for each in outcomes] == [DELIVERED, DELIVERED]
+    assert [each.connection for each in server.requests] == [1, 2]
+
+
+def test_one_connection_serves_many_messages() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url), *[queued()] * 10)
+    assert outcomes == [Outcome(DELIVERED, 200)] * 10
+    assert len(server.connections) == 1
+
+
+def test_each_of_many_at_once_has_its_own_outcome() -> None:
+    """Answers do not get mixed up between connections."""
+    paths = {f"/tickets/{status}/messages": [answer(status)] for status in (200, 404, 429, 500)}
+    messages = [queued(ticket_id=status) for status in (200, 404, 429, 500)] * 4
+    with Hostile(at=paths) as server:
+        outcomes = deliver_together(gateway_settings(server.url), *messages)
+    assert [each.status_code for each in outcomes] == [200, 404, 429, 500] * 4
+    assert len(server.requests) == 16
+
+
+# Where nobody is: certainly not sent.
+
+
+def test_a_closed_port() -> None:
+    with closed_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}"))
+    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
+    assert (outcome.error or "").startswith("ClientConnectorError: Cannot connect to host 127.0.0.1")
+
+
+def test_an_unknown_name() -> None:
+    outcome = deliver(gateway_settings("http://name.invalid"))
+    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
+    assert "name.invalid" in (outcome.error or "")
+
+
+def test_a_connection_that_is_not_made_in_time() -> None:
+    with full_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", connect_timeout_seconds=0.1))
+    assert (outcome.kind, outcome.status_code) == (UNREACHABLE, None)
+    assert (outcome.error or "").startswith("ConnectionTimeoutError")
+
+
+@pytest.mark.parametrize("retries", [0, 1, 2, 5])
+def test_only_what_was_not_sent_is_tried_again_at_once(retries: int) -> None:
+    waits: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        waits.append(seconds)
+
+    with closed_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", immediate_retries=retries), sleep=sleep)
+    assert outcome.kind is UNREACHABLE
+    shortest, longest = IMMEDIATE_RETRY_SECONDS
+    assert len(waits) == retries
+    assert all(shortest <= wait <= longest for wait in waits)
+
+
+def test_the_immediate_retry_finds_a_server_that_has_just_started() -> None:
+    server = Hostile(answer(200, SUCCEEDED))
+    with ExitStack() as stack:
+
+        async def start_the_server(_seconds: float) -> None:
+            stack.enter_context(server)
+
+        outcome = deliver(gateway_settings(server.url), sleep=start_the_server)
+    assert outcome == Outcome(DELIVERED, 200)
+    assert server.paths == [PATH]
+
+
+def test_what_the_immediate_retry_sends_is_not_sent_again() -> None:
+    """The second try may have arrived, so there is no third, whatever is allowed."""
+    server = Hostile(close)
+    with ExitStack() as stack:
+
+        async def start_the_server(_seconds: float) -> None:
+            stack.enter_context(server)
+
+        outcome = deliver(gateway_settings(server.url, immediate_retries=5), sleep=start_the_server)
+    assert outcome.kind is UNKNOWN
+    assert server.paths == [PATH]
+
+
+def test_a_deadline_between_two_tries_leaves_it_unsent() -> None:
+    async def sleep(_seconds: float) -> None:
+        raise TimeoutError
+
+    with closed_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=7), sleep=sleep)
+    assert outcome == Outcome(UNREACHABLE, None, "not sent within 7 s")
+
+
+def test_a_mute_port_may_have_read_it() -> None:
+    """The kernel takes connection and request, so nobody can tell."""
+    with mute_port() as port:
+        outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=SHORT))
+    assert outcome == Outcome(UNKNOWN, None, f"no answer within {SHORT} s")
+
+
+@pytest.mark.parametrize("error", [OSError(5, "?"), TimeoutError(), UnicodeError("?"), httpx.ReadError("?")])
+def test_what_is_not_proven_unsent_is_unknown(error: Exception) -> None:
+    assert isinstance(error, TRANSPORT_ERRORS)
+    assert kind_of_exception(error) is UNKNOWN
+
+
+# Requests that can't be built.
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"ticket_id": "9" * 70_000},
+        {"ticket_id": ".."},
+        {"subject": "\ud800"},
+        {"cc_emails": nested(5000)},
+        {"cc_emails": [float("nan")]},
+    ],
+    ids=["long URL", "step up", "surrogate", "nesting", "NaN"],
+)
+def test_a_message_that_cannot_become_a_request(changes: dict[str, object]) -> None:
+    """Reading a row refuses some of these already; the gateway does not rely on it."""
+    message = queued()
+    message = replace(message, message=replace(message.message, fields={**message.message.fields, **changes}))
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        outcome = deliver(gateway_settings(server.url), message)
+    assert (outcome.kind, outcome.status_code) == (PERMANENT, None)
+    assert (outcome.error or "").startswith("the request can't be built: ")
+    assert not server.connections
+
+
+def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, PUT_PRESET))
+        outcome = deliver(settings, queued(message_type="internal"))
+    assert outcome.kind is PERMANENT
+    assert "no rule for internal messages" in (outcome.error or "")
+    assert not server.connections
+
+
+def test_a_port_that_cannot_be() -> None:
+    """The settings refuse it; should one get through, nothing is sent, and nothing is raised."""
+    with pytest.raises(ValidationError, match="its port is none"):
+        gateway_settings("http://127.0.0.1:65536")
+    settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
+    assert deliver(settings).kind is PERMANENT
+
+
+@pytest.mark.parametrize(
+    "url", ["http://256.1.1.1", "http://a..b", f"http://{'a' * 64}.com", "http://[v1.x]", "http://xn--"]
+)
+def test_a_host_that_cannot_be_is_wrong_settings(url: str) -> None:
+    """It is no fault of the messages, so none is escalated for it."""
+    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
+        deliver(gateway_settings(url))
+
+
+def test_there_must_be_a_base_url() -> None:
+    settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": None})
+    with pytest.raises(ConfigurationError, match="TICKETING_API_BASE_URL"):
+        deliver(settings)
+
+
+# Large requests.
+
+
+LARGE = "ü" * 500_000
+
+
+def test_large_messages_arrive_whole() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        outcomes = deliver_in_turn(gateway_settings(server.url), *[queued(body=LARGE)] * 3)
+    assert outcomes == [Outcome(DELIVERED, 200)] * 3
+    assert [json.loads(each.body)["body"] == LARGE for each in server.requests] == [True] * 3
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [answer(413), then_close(http(413)), in_pieces(http(413), b"", seconds=60)],
+    ids=["reads on", "leaves", "deaf"],
+)
+def test_an_answer_that_comes_before_the_message_is_through_is_an_answer(behaviour: Behaviour) -> None:
+    """A server that has a limit does not read on to the end just to say no."""
+    with Hostile(behaviour, hasty=True) as server:
+        outcome = deliver(gateway_settings(server.url), queued(body=LARGE))
+    assert outcome == Outcome(PERMANENT, 413, "HTTP 413")
+    assert len(server.connections) == 1

@@ -1,0 +1,508 @@
+"""Presets: templates are filled without harm, answers are judged by their rules, and mistakes are named."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+from pathlib import Path
+from urllib.parse import unquote
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.gateway.preset import MessageRule, load_preset, render
+from retrycli.message import REQUIRED_COLUMNS, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import (
+    COLUMNS,
+    KEY,
+    PATH,
+    deliver,
+    deliver_in_turn,
+    gateway_settings,
+    open_gateway,
+    preset_file,
+    queued,
+)
+from tests.gateway.hostile import SUCCEEDED, Hostile, Received, answer
+
+NOTE = """
+[messages.customer]
+path = "/notes"
+body = { text = "{body}" }
+"""
+"""A preset for a test to add to."""
+
+TEXTS = [
+    'She said "no".',
+    "it's",
+    "{subject} and {body.__class__} and {0} and {{x}}",
+    "a } brace, another {",
+    "line one\nline two\r\nline three\ttab",
+    "Grüße, 你好, 🎫, e\u0301, \u200f\u202e",
+    "\x00\x01\x1b[31m\x7f",
+    "\\u0041 \\n %s %(x)s ${HOME} $(id)",
+    "</script><b>&amp;",
+    "",
+    " ",
+]
+
+
+def sent(message: QueuedMessage, **changes: object) -> Received:
+    """What reaches the server."""
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        outcome = deliver(gateway_settings(server.url, **changes), message)
+    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
+    (received,) = server.requests
+    return received
+
+
+def sent_body(message: QueuedMessage, **changes: object) -> dict[str, object]:
+    """The JSON that reaches the server."""
+    received = sent(message, **changes)
+    assert received.headers["content-type"] == "application/json"
+    content: dict[str, object] = json.loads(received.body)
+    return content
+
+
+def refused(message: QueuedMessage, **changes: object) -> str:
+    """What is said of a message that never leaves."""
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        outcome = deliver(gateway_settings(server.url, **changes), message)
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, None)
+    assert not server.connections
+    return outcome.error or ""
+
+
+# The generic preset.
+
+
+def test_a_message_to_a_customer() -> None:
+    received = sent(queued())
+    assert (received.method, received.path) == ("POST", PATH)
+    assert json.loads(received.body) == {
+        "message_type": "customer",
+        "recipient": "anna@example.com",
+        "cc": ["ben@example.com"],
+        "bcc": [],
+        "subject": "Your delivery",
+        "body": "It is on its way.",
+    }
+
+
+def test_a_message_to_a_supplier() -> None:
+    received = sent(queued(message_type="supplier"))
+    assert received.path == PATH
+    assert json.loads(received.body)["message_type"] == "supplier"
+
+
+def test_an_internal_note_goes_to_nobody() -> None:
+    received = sent(queued(message_type="internal"))
+    assert received.path == "/tickets/12345/notes"
+    assert json.loads(received.body) == {
+        "message_type": "internal",
+        "subject": "Your delivery",
+        "body": "It is on its way.",
+    }
+
+
+def test_a_base_url_may_have_a_path() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        deliver(gateway_settings(f"{server.url}/api/v1/"))
+    assert server.paths == ["/api/v1" + PATH]
+
+
+@pytest.mark.parametrize("file", [each.name for each in (resources.files("retrycli.gateway") / "presets").iterdir()])
+def test_each_preset_of_ours_is_sound(file: str) -> None:
+    load_preset(file.removesuffix(".toml")).check_columns(COLUMNS)
+
+
+def test_a_request_has_these_headers_and_no_others() -> None:
+    received = sent(queued())
+    assert {name: value for name, value in received.headers.items() if name != "host"} == {
+        "accept": "application/json",
+        "accept-encoding": "identity",
+        "content-type": "application/json",
+        "content-length": str(len(received.body)),
+        "user-agent": "retrycli",
+        "idempotency-key": KEY,
+    }
+
+
+# Texts arrive as they were.
+
+
+def test_texts_arrive_as_they_were() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        deliver_in_turn(gateway_settings(server.url), *(queued(subject=text, body=text) for text in TEXTS))
+    contents = [json.loads(each.body) for each in server.requests]
+    assert [(each["subject"], each["body"]) for each in contents] == [(text, text) for text in TEXTS]
+
+
+@settings(max_examples=60, deadline=None)
+@given(subject=st.text(), body=st.text(), recipient=st.text())
+def test_any_text_arrives_as_it_was(subject: str, body: str, recipient: str) -> None:
+    content = sent_body(queued(subject=subject, body=body, recipient_email=recipient))
+    assert (content["subject"], content["body"], content["recipient"]) == (subject, body, recipient)
+
+
+@given(before=st.text(), body=st.text(), after=st.text())
+def test_any_text_within_a_template_arrives_as_it_was(before: str, body: str, after: str) -> None:
+    literal = [each.replace("{", "{{").replace("}", "}}") for each in (before, after)]
+    rule = MessageRule.model_validate({"path": "/", "body": {"text": f"{literal[0]}{{body}}{literal[1]}"}})
+    assert render(rule, {"body": body}).body == {"text": before + body + after}
+
+
+def test_the_body_is_sent_as_utf_8() -> None:
+    assert "Grüße 🎫".encode() in sent(queued(body="Grüße 🎫")).body
+
+
+# Columns keep their types.
+
+
+def test_lists_stay_lists() -> None:
+    content = sent_body(queued(cc_emails='["a@example.com", "ü@example.com"]', bcc_emails='[{"name": "B"}]'))
+    assert content["cc"] == ["a@example.com", "ü@example.com"]
+    assert content["bcc"] == [{"name": "B"}]
+
+
+@pytest.mark.parametrize("value", [None, "", "[]", "null"])
+def test_an_empty_list_column_is_an_empty_list(value: str | None) -> None:
+    assert sent_body(queued(cc_emails=value))["cc"] == []
+
+
+@pytest.mark.parametrize("name", ["subject", "recipient_email"])
+def test_a_null_stays_null(name: str) -> None:
+    assert sent_body(queued(**{name: None}))[name.removesuffix("_email")] is None
+
+
+def test_an_optional_column_that_the_table_has_not_is_null() -> None:
+    """The generic preset suits a table that has nothing but what it must have."""
+    rule = load_preset("generic").messages[queued().message.message_type]
+    fields = {name: queued().message.fields[name] for name in REQUIRED_COLUMNS}
+    body = render(rule, fields).body
+    assert isinstance(body, dict)
+    assert (body["recipient"], body["cc"], body["bcc"]) == (None, None, None)
+    open_gateway(gateway_settings("http://127.0.0.1:1"), columns=REQUIRED_COLUMNS)
+
+
+def test_a_column_of_the_application_may_be_used(tmp_path: Path) -> None:
+    file = preset_file(
+        tmp_path,
+        """
+        [messages.customer]
+        path = "/notes"
+        [messages.customer.body]
+        queue = "{queue_id}"
+        text = "Queue {queue_id}: {body}"
+        fixed = "as it is"
+        braces = "{{queue_id}}"
+        flags = [true, 7, "{subject}", { deep = ["{retry_count}"] }]
+        empty = ""
+        """,
+    )
+    rule = load_preset(file).messages[queued().message.message_type]
+    assert render(rule, queued(queue_id=31).message.fields).body == {
+        "queue": 31,
+        "text": "Queue 31: It is on its way.",
+        "fixed": "as it is",
+        "braces": "{queue_id}",
+        "flags": [True, 7, "Your delivery", {"deep": [3]}],
+        "empty": "",
+    }
+
+
+def test_within_a_text_a_list_is_its_entries_and_a_null_is_nothing(tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, NOTE.replace('"{body}"', '"to {cc_emails}; {bcc_emails}; {recipient_email}."'))
+    message = queued(cc_emails='["a@example.com", "b@example.com"]', recipient_email=None)
+    assert sent_body(message, preset=preset) == {"text": "to a@example.com, b@example.com; ; ."}
+
+
+# Paths.
+
+
+@pytest.mark.parametrize(
+    ("ticket_id", "path"),
+    [
+        ("ABC-1", "/tickets/ABC-1/messages"),
+        ("a/b", "/tickets/a%2Fb/messages"),
+        ("../../admin", "/tickets/..%2F..%2Fadmin/messages"),
+        (" 1 2 ", "/tickets/%201%202%20/messages"),
+        ("ü", "/tickets/%C3%BC/messages"),
+        ("1?x=2#y", "/tickets/1%3Fx=2%23y/messages"),
+        ("%2e%2e", "/tickets/%252e%252e/messages"),
+        ("%2F", "/tickets/%252F/messages"),
+        ("a\\b", "/tickets/a%5Cb/messages"),
+        ("1\r\nX-Evil: 1", "/tickets/1%0D%0AX-Evil:%201/messages"),
+        ("{body}", "/tickets/%7Bbody%7D/messages"),
+        ("...", "/tickets/.../messages"),
+    ],
+)
+def test_a_ticket_id_stays_one_step_of_the_path(ticket_id: str, path: str) -> None:
+    assert sent(queued(ticket_id=ticket_id)).path == path
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.text(min_size=1, max_size=200).filter(lambda text: text.strip() not in {"", ".", ".."}))
+def test_any_ticket_id_stays_one_step_of_the_path(ticket_id: str) -> None:
+    steps = sent(queued(ticket_id=ticket_id)).path.split("/")
+    assert [unquote(step, errors="strict") for step in steps] == ["", "tickets", ticket_id, "messages"]
+
+
+@pytest.mark.parametrize("ticket_id", [".", ".."])
+def test_a_ticket_id_that_is_a_step_elsewhere_is_not_sent(ticket_id: str) -> None:
+    assert "ticket_id can't stand in the path" in refused(queued(ticket_id=ticket_id))
+
+
+@pytest.mark.parametrize("value", [None, ""])
+def test_a_path_has_no_gaps(value: str | None, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, NOTE.replace("/notes", "/notes/{recipient_email}"))
+    assert "recipient_email can't stand in the path" in refused(queued(recipient_email=value), preset=preset)
+
+
+# Headers.
+
+
+def header_preset(folder: Path, headers: str) -> str:
+    return preset_file(folder, f"{NOTE}headers = {{ {headers} }}")
+
+
+def test_a_header_from_a_template(tmp_path: Path) -> None:
+    preset = header_preset(tmp_path, 'X-On-Behalf-Of = "{recipient_email}", X-Ticket = "no. {ticket_id}"')
+    headers = sent(queued(), preset=preset).headers
+    assert (headers["x-on-behalf-of"], headers["x-ticket"]) == ("anna@example.com", "no. 12345")
+
+
+def test_a_null_in_a_header_is_nothing(tmp_path: Path) -> None:
+    preset = header_preset(tmp_path, 'X-Subject = "{subject}"')
+    assert sent(queued(subject=None), preset=preset).headers["x-subject"] == ""
+
+
+def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
+    preset = header_preset(tmp_path, 'accept = "text/plain", USER-AGENT = "agent", idempotency-key = "{subject}"')
+    headers = sent(queued(), preset=preset).headers
+    assert (headers["accept"], headers["user-agent"]) == ("text/plain", "agent")
+    assert headers["idempotency-key"] == KEY
+
+
+@pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "Grüße", "🎫"])
+def test_nothing_is_smuggled_into_a_header(value: str, tmp_path: Path) -> None:
+    preset = header_preset(tmp_path, 'X-Subject = "Re: {subject}"')
+    error = refused(queued(subject=value), preset=preset)
+    assert error == "the request can't be built: a value can't stand in the header X-Subject: only printable ASCII can"
+
+
+# The key.
+
+
+def test_each_request_carries_its_messages_key() -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        deliver_in_turn(gateway_settings(server.url), queued("key-1"), queued("key-2"), queued("key-1"))
+    assert [each.headers["idempotency-key"] for each in server.requests] == ["key-1", "key-2", "key-1"]
+
+
+def test_the_key_may_go_by_another_name(tmp_path: Path) -> None:
+    headers = sent(queued(), preset=preset_file(tmp_path, 'key_header = "X-Request-Id"\n' + NOTE)).headers
+    assert headers["x-request-id"] == KEY
+    assert "idempotency-key" not in headers
+
+
+# Mistakes in a preset.
+
+
+def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
+    """What is said of a preset that is wrong."""
+    with pytest.raises(ConfigurationError) as raised:
+        open_gateway(gateway_settings("http://127.0.0.1:1", preset=name), columns=columns)
+    return str(raised.value)
+
+
+def test_a_preset_that_is_not_there() -> None:
+    assert mistake("zendsk") == "gateway.preset: no preset 'zendsk'; write a .toml file or generic"
+
+
+@pytest.mark.parametrize("name", ["", "../presets/generic", "generic.", "GENERIC"])
+def test_a_name_is_no_way_out_of_our_presets(name: str) -> None:
+    assert mistake(name).startswith("gateway.preset: no preset")
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    file = tmp_path / "missing.toml"
+    assert mistake(str(file)) == f"gateway.preset: no file {file}"
+
+
+def test_a_folder_is_no_file(tmp_path: Path) -> None:
+    folder = tmp_path / "folder.toml"
+    folder.mkdir()
+    assert mistake(str(folder)) == f"gateway.preset: no file {folder}"
+
+
+def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
+    file = preset_file(tmp_path, "[messages.customer\n")
+    assert mistake(file).startswith(f"preset {file} is no TOML: ")
+
+
+def test_a_file_that_is_no_text(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_bytes(b'title = "\xff"')
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is no UTF-8 text"
+
+
+@pytest.mark.parametrize(
+    ("text", "key"),
+    [
+        (NOTE + "[sucess]\nfield = 'ok'", "sucess"),
+        (NOTE + "[success]\nfeild = 'ok'", "success.feild"),
+        (NOTE + "[answer]\nerror = ['message']", "answer.error"),
+        (NOTE + "[[classify]]\nstatsu = [409]\noutcome = 'delivered'", "classify.0.statsu"),
+        (NOTE + "[[classify]]\nstatus = [409]", "classify.0.outcome"),
+        (NOTE + "[[classify]]\nstatus = [409]\noutcome = 'fine'", "classify.0.outcome"),
+        (NOTE + "[[classify]]\nstatus = 409\noutcome = 'delivered'", "classify.0.status"),
+        (NOTE + "[messages.partner]\npath = '/'", "messages.partner"),
+        (NOTE + "query = 'x'", "messages.customer.query"),
+        (NOTE + "method = 'GET'", "messages.customer.method"),
+        (NOTE.replace("/notes", "notes"), "messages.customer.path"),
+        (NOTE + "headers = { 'X Y' = 'z' }", "messages.customer.headers.X Y"),
+        (NOTE + "headers = { 'X-Ü' = 'z' }", "messages.customer.headers.X-Ü"),
+        (NOTE + "headers = { X-Number = 7 }", "messages.customer.headers.X-Number"),
+        ('key_header = "Key: 1"\n' + NOTE, "key_header"),
+        ("[messages.customer]\nmethod = 'PUT'", "messages.customer.path"),
+        ("[success]\nfield = 'ok'", "messages"),
+    ],
+)
+def test_a_key_that_is_wrong_is_named(text: str, key: str, tmp_path: Path) -> None:
+    file = preset_file(tmp_path, text)
+    assert mistake(file).startswith(f"preset {file}: {key}")
+
+
+@pytest.mark.parametrize(
+    "template",
+    [
+        "{subject",
+        "subject}",
+        "{}",
+        "{subject.upper}",
+        "{subject[0]}",
+        "{subject!r}",
+        "{subject:>9}",
+        "{subject:{body}}",
+        "{sub ject}",
+    ],
+)
+@pytest.mark.parametrize(
+    ("key", "place"),
+    [
+        ("messages.customer.path", "path = '/{template}'"),
+        ("messages.customer.headers.X-Y", "path = '/'\nheaders.X-Y = '{template}'"),
+        ("messages.customer.body", "path = '/'\nbody.x = '{template}'"),
+        ("messages.customer.body", "path = '/'\nbody.x = [{y = ['{template}']}]"),
+    ],
+    ids=["path", "header", "body", "list in body"],
+)
+def test_a_template_that_is_wrong_is_named(key: str, place: str, template: str, tmp_path: Path) -> None:
+    file = preset_file(tmp_path, "[messages.customer]\n" + place.replace("{template}", template))
+    assert mistake(file).startswith(f"preset {file}: {key}: ")
+
+
+@pytest.mark.parametrize(
+    "place", ["path = '/{colour}'", "path = '/'\nheaders.X = '{colour}'", "path = '/'\nbody.x = ['{colour}']"]
+)
+def test_a_column_that_the_table_has_not_is_named(place: str, tmp_path: Path) -> None:
+    file = preset_file(tmp_path, "[messages.supplier]\n" + place)
+    assert mistake(file) == "the preset's messages.supplier names the column colour, which the table has not"
+    open_gateway(gateway_settings("http://127.0.0.1:1", preset=file), columns=[*COLUMNS, "colour"])
+
+
+# Rules for answers.
+
+
+CLASSIFY = (
+    NOTE
+    + """
+[[classify]]
+status = [409]
+text = "Already Sent"
+outcome = "delivered"
+
+[[classify]]
+status = [404, 409]
+outcome = "transient"
+
+[[classify]]
+text = "maintenance"
+outcome = "throttled"
+
+[[classify]]
+status = [409, 422]
+outcome = "refused"
+"""
+)
+
+
+@pytest.mark.parametrize(
+    ("status", "text", "kind"),
+    [
+        (409, "already sent", OutcomeKind.DELIVERED),
+        (409, "Message was ALREADY SENT.", OutcomeKind.DELIVERED),
+        (409, "locked", OutcomeKind.TRANSIENT),
+        (404, "already sent", OutcomeKind.TRANSIENT),
+        (400, "down for maintenance", OutcomeKind.THROTTLED),
+        (200, "down for maintenance", OutcomeKind.THROTTLED),
+        (422, "no", OutcomeKind.REFUSED),
+        (400, "no", OutcomeKind.PERMANENT),
+        (500, "already sent", OutcomeKind.TRANSIENT),
+    ],
+)
+def test_a_preset_moves_answers_to_another_outcome(status: int, text: str, kind: OutcomeKind, tmp_path: Path) -> None:
+    with Hostile(answer(status, json.dumps({"error": text}).encode())) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, CLASSIFY)))
+    error = None if kind is OutcomeKind.DELIVERED else f"HTTP {status}: {text}"
+    assert outcome == Outcome(kind, status, error)
+    assert len(server.requests) == 1
+
+
+@pytest.mark.parametrize(
+    ("rule", "body", "kind"),
+    [
+        ("", b"<html>", OutcomeKind.DELIVERED),
+        ("", b'{"succeeded": false}', OutcomeKind.DELIVERED),
+        ("field = 'ok'", b'{"ok": true}', OutcomeKind.DELIVERED),
+        ("field = 'ok'", b'{"ok": false}', OutcomeKind.REFUSED),
+        ("field = 'ok'", b'{"ok": "yes"}', OutcomeKind.REFUSED),
+        ("field = 'ok'", b"{}", OutcomeKind.DELIVERED),
+        ("field = 'ok'", b"", OutcomeKind.DELIVERED),
+        ("field = 'ok'", b"<html>", OutcomeKind.UNKNOWN),
+        ("field = 'ok'\nrequired = true", b'{"ok": true}', OutcomeKind.DELIVERED),
+        ("field = 'ok'\nrequired = true", b"{}", OutcomeKind.REFUSED),
+        ("field = 'ok'\nrequired = true", b"[true]", OutcomeKind.REFUSED),
+        ("field = 'ok'\nrequired = true", b"", OutcomeKind.REFUSED),
+        ("field = 'status'\nequals = 'queued'", b'{"status": "queued"}', OutcomeKind.DELIVERED),
+        ("field = 'status'\nequals = 'queued'", b'{"status": "lost"}', OutcomeKind.REFUSED),
+        ("field = 'code'\nequals = 0", b'{"code": 0}', OutcomeKind.DELIVERED),
+        ("field = 'code'\nequals = 0", b'{"code": 1}', OutcomeKind.REFUSED),
+    ],
+)
+def test_a_preset_says_what_success_is(rule: str, body: bytes, kind: OutcomeKind, tmp_path: Path) -> None:
+    with Hostile(answer(200, body)) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}[success]\n{rule}")))
+    assert (outcome.kind, outcome.status_code) == (kind, 200)
+
+
+def test_a_preset_says_where_an_answer_tells_what_is_wrong(tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, NOTE + "[answer]\nerrors = ['reason', 'code']")
+    with Hostile(answer(400, b'{"error": "E", "code": 7, "reason": ""}')) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset))
+    assert outcome.error == "HTTP 400: 7"
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "PATCH"])
+def test_a_preset_names_the_method(method: str, tmp_path: Path) -> None:
+    assert sent(queued(), preset=preset_file(tmp_path, NOTE + f"method = '{method}'")).method == method
+
+
+def test_a_message_may_lack_what_a_path_needs() -> None:
+    rule = MessageRule(path="/tickets/{ticket_id}")
+    with pytest.raises(InvalidMessage, match="ticket_id can't stand in the path"):
+        render(rule, {})

@@ -1,0 +1,254 @@
+"""One attempt for a person who asks for it: what it changes, and what it leaves as it was."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.events import MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
+from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.store.ledger import Pause
+from tests.fakes import (
+    CUT_OFF,
+    DELIVERED,
+    DOWN,
+    FORBIDDEN,
+    LOST,
+    NOT_FOUND,
+    REFUSED,
+    RULES,
+    START,
+    THROTTLED,
+    UNAUTHORIZED,
+    Stage,
+)
+
+LATER = START + timedelta(hours=3)
+NOT_DELIVERED = [CUT_OFF, DOWN, FORBIDDEN, NOT_FOUND, REFUSED, THROTTLED, UNAUTHORIZED]
+
+
+def escalate(stage: Stage, message_id: int = 1) -> None:
+    """Put a message into a person's hands, as a pass does with one that has had all its tries."""
+    stage.add(message_id, retry_count=9, last_error="HTTP 500")
+    stage.run(DOWN)
+    stage.events.all.clear()
+    assert stage.states() == {message_id: "escalated"}
+
+
+def everything(stage: Stage) -> list[tuple[Any, ...]]:
+    """Both tables, all columns."""
+    return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql("SELECT * FROM retrycli_queue")]
+
+
+# Delivered.
+
+
+def test_a_message_is_sent_before_its_time(stage: Stage) -> None:
+    stage.add(1, due=LATER, retry_count=4, last_error="HTTP 503")
+    assert stage.retry(1, DELIVERED) == DELIVERED
+    assert stage.sql("SELECT status, retry_count, last_error, sent_at FROM pending_messages") == [
+        ("sent", 4, None, "2025-03-03 12:00:01.000000")
+    ]
+    assert stage.states() == {}
+    assert stage.events.all == [MessageDelivered(1, 1001, MessageType.CUSTOMER, 4)]
+
+
+def test_the_attempt_is_in_the_history_under_the_name_of_who_asked(stage: Stage) -> None:
+    stage.add(1, due=LATER)
+    stage.retry(1, DOWN, by="anna")
+    stage.retry(1, DELIVERED, by="bert")
+    assert stage.sql(
+        "SELECT number, made_by, pass_id, outcome, status_code, error, duration_ms FROM retrycli_attempts ORDER BY id"
+    ) == [
+        (1, "anna", None, "transient", 503, "HTTP 503", 1000),
+        (2, "bert", None, "delivered", 200, None, 1000),
+    ]
+
+
+def test_the_attempt_is_committed_before_its_request_goes_out(stage: Stage) -> None:
+    def look(_: QueuedMessage) -> Outcome:
+        assert stage.attempts(1) == [("anna", None)]
+        assert stage.states() == {1: "sending"}
+        return DELIVERED
+
+    stage.add(1, due=LATER)
+    assert stage.retry(1, look) == DELIVERED
+
+
+def test_an_escalated_message_can_be_sent(stage: Stage) -> None:
+    escalate(stage)
+    stage.retry(1, DELIVERED)
+    assert stage.sent() == [1]
+    assert stage.states() == {}
+
+
+def test_neither_a_pause_nor_an_open_breaker_keeps_a_person_from_trying(stage: Stage) -> None:
+    stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None))
+    opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER)
+    stage.ledger.save_breaker(opened)
+    stage.add(1, due=LATER)
+    assert stage.retry(1, DELIVERED) == DELIVERED
+    assert stage.ledger.breaker(RULES.destination) == opened
+
+
+# Not delivered.
+
+
+@pytest.mark.parametrize("outcome", NOT_DELIVERED, ids=lambda each: str(each.kind))
+def test_a_waiting_message_that_is_not_delivered_waits_as_before(stage: Stage, outcome: Outcome) -> None:
+    stage.add(1, due=LATER, retry_count=9, last_error="HTTP 500")
+    before = everything(stage)
+    assert stage.retry(1, outcome) == outcome
+    assert everything(stage) == before
+    assert stage.events.all == [MessageReleased(1, 1001, MessageType.CUSTOMER, 9, outcome.kind, outcome.status_code)]
+
+
+@pytest.mark.parametrize("outcome", NOT_DELIVERED, ids=lambda each: str(each.kind))
+def test_an_escalated_message_that_is_not_delivered_stays_in_the_persons_hands(stage: Stage, outcome: Outcome) -> None:
+    escalate(stage)
+    before = everything(stage)
+    stage.clock.now += timedelta(days=1)
+    assert stage.retry(1, outcome) == outcome
+    assert everything(stage) == before
+
+
+@pytest.mark.parametrize("escalated", [False, True])
+def test_an_unknown_outcome_is_remembered_and_nothing_else_changes(stage: Stage, *, escalated: bool) -> None:
+    if escalated:
+        escalate(stage)
+    else:
+        stage.add(1, due=LATER, retry_count=4)
+    stage.sql("UPDATE retrycli_queue SET unknown_count = 1")
+    before = everything(stage)
+    assert stage.retry(1, LOST) == LOST
+    assert stage.sql("SELECT unknown_count FROM retrycli_queue") == [(2,)]
+    stage.sql("UPDATE retrycli_queue SET unknown_count = 1")
+    assert everything(stage) == before
+
+
+def test_many_tries_by_hand_escalate_nothing(stage: Stage) -> None:
+    stage.add(1, due=LATER)
+    for _ in range(12):
+        stage.retry(1, LOST)
+    assert stage.states() == {1: "waiting"}
+    assert stage.tries() == {1: 0}
+
+
+# Not enrolled yet.
+
+
+def test_a_message_that_no_pass_has_seen_yet_is_enrolled_and_sent(stage: Stage) -> None:
+    stage.add(1)
+    assert stage.retry(1, DELIVERED) == DELIVERED
+    assert stage.sent() == [1]
+    assert stage.states() == {}
+
+
+def test_other_messages_are_left_for_the_next_pass(stage: Stage) -> None:
+    stage.add(2, due=LATER)
+    stage.add(1, 3)
+    stage.retry(2, DELIVERED)
+    assert stage.sent() == [2]
+    assert stage.states() == {}
+
+
+def test_a_message_that_no_pass_has_seen_yet_waits_its_first_wait_where_it_is_not_delivered(stage: Stage) -> None:
+    stage.add(1, created_at="2025-03-03 11:59:00")
+    stage.retry(1, DOWN)
+    assert stage.states() == {1: "waiting"}
+    assert stage.next_attempt_at(1) == START + timedelta(minutes=14)
+
+
+def test_what_is_escalated_as_it_is_enrolled_is_told_of(stage: Stage) -> None:
+    """No later pass would tell of it, for all of them find it escalated."""
+    stage.add(1, retry_count=10, last_error="HTTP 500")
+    stage.retry(1, DOWN)
+    assert stage.states() == {1: "escalated"}
+    assert stage.events.of(MessageEscalated) == [
+        MessageEscalated(1, 1001, MessageType.CUSTOMER, 10, EscalationReason.EXHAUSTED)
+    ]
+
+
+# Rows that can't be sent.
+
+
+def test_a_row_that_can_not_be_sent_is_escalated_and_named(stage: Stage) -> None:
+    stage.add(1, due=LATER, message_type="fax")
+    with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; mend its row first"):
+        stage.retry(1)
+    assert stage.gateway is None
+    assert stage.escalation(1)[0] == "invalid"
+    assert stage.attempts(1) == []
+
+
+def test_a_row_that_no_pass_has_seen_yet_and_that_can_not_be_sent_is_told_of_once(stage: Stage) -> None:
+    stage.add(1, body=None)
+    with pytest.raises(InvalidMessage, match="body is missing"):
+        stage.retry(1)
+    assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
+
+
+def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
+    stage.add(1, message_type="fax")
+    stage.run()
+    stage.sql("UPDATE pending_messages SET message_type = 'internal'")
+    assert stage.retry(1, DELIVERED) == DELIVERED
+    assert stage.sent() == [1]
+
+
+# Refusals.
+
+
+def test_an_id_that_is_not_there_is_refused(stage: Stage) -> None:
+    stage.add(1)
+    with pytest.raises(NoSuchMessage, match="there is no message 2; `retrycli list-failed` shows"):
+        stage.retry(2)
+
+
+@pytest.mark.parametrize("status", ["pending", "approved", "rejected", "sent"])
+def test_a_message_that_is_not_failed_is_refused(stage: Stage, status: str) -> None:
+    stage.add(1, status=status)
+    before = everything(stage)
+    with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to retry"):
+        stage.retry(1)
+    assert stage.gateway is None
+    assert everything(stage) == before
+
+
+def test_a_message_that_is_being_sent_is_refused(stage: Stage) -> None:
+    stage.add(1, due=START)
+    assert stage.claims.claim(Claim("pass-7", LATER), START, limit=10) == [1]
+    before = everything(stage)
+    with pytest.raises(NotActionable, match=r"message 1 is being sent just now \(pass-7\)"):
+        stage.retry(1)
+    assert stage.gateway is None
+    assert everything(stage) == before
+
+
+def test_a_message_that_is_tried_by_hand_is_left_alone_by_a_pass(stage: Stage) -> None:
+    def pass_meanwhile(_: QueuedMessage) -> Outcome:
+        assert stage.claims.claim(Claim("pass-7", LATER), LATER, limit=10) == []
+        return DELIVERED
+
+    stage.add(1)
+    assert stage.retry(1, pass_meanwhile) == DELIVERED
+
+
+# While others are at work.
+
+
+def test_a_message_that_the_application_takes_back_meanwhile_stays_the_applications(stage: Stage) -> None:
+    def reject(_: QueuedMessage) -> Outcome:
+        stage.sql("UPDATE pending_messages SET status = 'rejected'")
+        return DELIVERED
+
+    stage.add(1, due=LATER)
+    assert stage.retry(1, reject) == DELIVERED
+    assert stage.events.all == [MessageMovedOn(1, OutcomeKind.DELIVERED)]
+    assert stage.sql("SELECT status, sent_at FROM pending_messages") == [("rejected", None)]
+    assert stage.attempts(1) == [("anna", "delivered")]

@@ -1,0 +1,317 @@
+"""The pass lock: a real file, and where it matters a real second process."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import subprocess
+import sys
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.errors import LockHeld, LockUnusable
+from retrycli.lock import POLL_SECONDS, Holder, PassLock
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+ME = Holder(4711, "mill", NOON)
+
+HOLD = """
+import os, sys
+from datetime import UTC, datetime
+from pathlib import Path
+from retrycli.lock import Holder, PassLock
+
+me = Holder(os.getpid(), "barn", datetime.fromisoformat("2025-03-03T11:59:30+00:00"))
+PassLock(Path(sys.argv[1])).acquire(me, wait_seconds=0, now=lambda: datetime.now(UTC), sleep=print)
+print("held", flush=True)
+sys.stdin.read()
+"""
+
+
+def never(_: float) -> None:
+    pytest.fail("it waited")
+
+
+def acquire(
+    lock: PassLock, *, me: Holder = ME, wait_seconds: float = 0, sleep: Callable[[float], None] = never
+) -> None:
+    lock.acquire(me, wait_seconds=wait_seconds, now=lambda: NOON, sleep=sleep)
+
+
+@contextmanager
+def held(path: Path, me: Holder = ME) -> Iterator[PassLock]:
+    lock = PassLock(path)
+    acquire(lock, me=me)
+    try:
+        yield lock
+    finally:
+        lock.release()
+
+
+@contextmanager
+def another_process(path: Path) -> Iterator[subprocess.Popen[str]]:
+    """A process that holds the lock since half past, until its input ends or it is killed."""
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, str(path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout
+        assert process.stdout.readline() == "held\n"
+        yield process
+        process.kill()
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "agent.db.retrycli.lock"
+
+
+# One at a time.
+
+
+def test_a_free_lock_is_taken_at_once_and_given_back(path: Path) -> None:
+    for _ in range(2):
+        with held(path) as lock:
+            assert lock.holder() == ME
+        assert lock.holder() is None
+
+
+def test_a_second_process_keeps_us_out_and_is_named_with_pid_host_and_age(path: Path) -> None:
+    with another_process(path) as other:
+        with pytest.raises(LockHeld) as refused:
+            acquire(PassLock(path))
+        assert str(refused.value) == f"another pass holds the lock {path}: pid {other.pid} on barn, for 30 s"
+        assert PassLock(path).holder() == Holder(other.pid, "barn", NOON - timedelta(seconds=30))
+
+
+def test_we_keep_a_second_process_out(path: Path) -> None:
+    with held(path):
+        other = subprocess.run([sys.executable, "-c", HOLD, str(path)], capture_output=True, text=True, check=False)
+    assert other.stdout == ""
+    assert "LockHeld: another pass holds the lock" in other.stderr
+    assert "pid 4711 on mill" in other.stderr
+
+
+def open_files() -> int:
+    return sum(1 for _ in Path("/proc/self/fd").iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").exists(), reason="needs Linux's /proc")
+def test_a_lock_that_was_refused_leaves_no_file_open(path: Path) -> None:
+    with held(path):
+        before = open_files()
+        with pytest.raises(LockHeld):
+            acquire(PassLock(path))
+        PassLock(path).holder()
+        PassLock(path).check()
+        assert open_files() == before
+
+
+def test_giving_back_what_was_never_taken_is_nothing(path: Path) -> None:
+    lock = PassLock(path)
+    lock.release()
+    with held(path):
+        lock.release()
+        with pytest.raises(LockHeld):
+            acquire(PassLock(path))
+
+
+# Waiting.
+
+
+def test_it_waits_as_long_as_told_and_no_longer(path: Path) -> None:
+    waits: list[float] = []
+    with held(path), pytest.raises(LockHeld):
+        acquire(PassLock(path), wait_seconds=2, sleep=waits.append)
+    assert set(waits) == {POLL_SECONDS}
+    assert sum(waits) == pytest.approx(2)
+
+
+def test_a_lock_that_comes_free_meanwhile_is_taken(path: Path) -> None:
+    waits: list[float] = []
+    with another_process(path) as other:
+
+        def end_the_other(seconds: float) -> None:
+            waits.append(seconds)
+            if len(waits) == 3:
+                other.communicate()
+
+        lock = PassLock(path)
+        acquire(lock, wait_seconds=2, sleep=end_the_other)
+        assert len(waits) == 3
+        assert lock.holder() == ME
+        lock.release()
+
+
+# What is left behind.
+
+
+def test_a_process_that_was_killed_leaves_nothing_that_blocks(path: Path) -> None:
+    """Its file is still there and still names it; the kernel knows better."""
+    with another_process(path) as other:
+        other.kill()
+        other.wait()
+    assert json.loads(path.read_text())["pid"] == other.pid
+    assert PassLock(path).holder() is None
+    with held(path) as lock:
+        assert lock.holder() == ME
+
+
+def test_the_file_stays_so_that_who_waits_for_it_waits_for_the_same_one(path: Path) -> None:
+    with held(path):
+        before = path.stat().st_ino
+    with held(path):
+        assert path.stat().st_ino == before
+    assert path.stat().st_ino == before
+
+
+def test_a_shorter_text_leaves_no_rest_of_a_longer_one(path: Path) -> None:
+    with held(path, Holder(1, "a" * 200, NOON)):
+        pass
+    with held(path) as lock:
+        assert lock.holder() == ME
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"",
+        b"4711",
+        b"\xff\xfe\x00garbage",
+        b"[]",
+        b"{}",
+        b'{"pid": null, "host": "mill", "since": "2025-03-03T12:00:00+00:00"}',
+        b'{"pid": Infinity, "host": "mill", "since": "2025-03-03T12:00:00+00:00"}',
+        b'{"pid": 1, "host": "mill", "since": "yesterday"}',
+        b'{"pid": 1, "host": "mill", "since": 5}',
+        b'{"pid": 1, "host": "mill", "since": "0001-01-01T00:00:00+14:00"}',
+        b"[" * 4096,
+    ],
+)
+def test_garbage_in_the_file_takes_nothing_but_the_name_from_an_error(path: Path, text: bytes) -> None:
+    with held(path):
+        path.write_bytes(text)
+        with pytest.raises(LockHeld, match="a process that did not say who it is"):
+            acquire(PassLock(path))
+        assert PassLock(path).holder() == Holder()
+    with held(path) as lock:
+        assert lock.holder() == ME
+
+
+def test_a_time_without_its_zone_is_still_a_time(path: Path) -> None:
+    with held(path):
+        path.write_text('{"pid": 1, "host": "mill", "since": "2025-03-01T12:00:00"}')
+        with pytest.raises(LockHeld, match="pid 1 on mill, for"):
+            acquire(PassLock(path))
+
+
+def test_a_holder_from_the_future_has_no_age(path: Path) -> None:
+    """Its clock, or ours, was set meanwhile."""
+    with held(path, Holder(1, "mill", NOON + timedelta(hours=1))), pytest.raises(LockHeld, match="for 0 s"):
+        acquire(PassLock(path))
+
+
+def test_a_full_disk_does_not_end_a_pass_before_it_begins(path: Path) -> None:
+    """The lock holds without its text; a process that may write no byte to any file stands for the full disk."""
+    script = (
+        "import resource, sys; from datetime import datetime; from pathlib import Path\n"
+        "from retrycli.lock import Holder, PassLock\n"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
+        "lock = PassLock(Path(sys.argv[1]))\n"
+        "lock.acquire(Holder(1, 'mill', None), wait_seconds=0, now=datetime.now, sleep=print)\n"
+        "print(lock.holder())"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=False)
+    assert (done.stdout.strip(), done.stderr) == (str(Holder()), "")
+
+
+# Looking.
+
+
+def test_where_there_is_no_file_nobody_holds_the_lock_and_none_is_made(path: Path) -> None:
+    assert PassLock(path).holder() is None
+    assert not path.exists()
+
+
+def test_looking_changes_nothing(path: Path) -> None:
+    with held(path):
+        text = path.read_text()
+        PassLock(path).holder()
+        assert path.read_text() == text
+
+
+def test_two_who_look_at_once_do_not_take_each_other_for_a_pass(path: Path) -> None:
+    with held(path):
+        pass
+    with path.open() as looking:
+        fcntl.flock(looking, fcntl.LOCK_SH)
+        assert PassLock(path).holder() is None
+
+
+# The file.
+
+
+def test_the_file_is_its_owners_alone(path: Path) -> None:
+    before = os.umask(0)
+    try:
+        with held(path):
+            assert path.stat().st_mode & 0o777 == 0o600
+    finally:
+        os.umask(before)
+
+
+def test_a_link_is_refused_and_what_it_points_at_is_left_alone(path: Path) -> None:
+    """In a folder that others can write to, it could point at any file of ours."""
+    target = path.with_name("precious")
+    target.write_text("of ours")
+    path.symlink_to(target)
+    with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
+        acquire(PassLock(path))
+    assert target.read_text() == "of ours"
+
+
+def test_a_link_that_points_nowhere_makes_no_file_there(path: Path) -> None:
+    path.symlink_to(path.with_name("elsewhere"))
+    with pytest.raises(LockUnusable):
+        acquire(PassLock(path))
+    assert not path.with_name("elsewhere").exists()
+
+
+@pytest.mark.parametrize("place", ["no/such/folder/lock", "file/lock", "folder"])
+def test_a_place_where_no_file_can_be_made_is_named(tmp_path: Path, place: str) -> None:
+    (tmp_path / "file").write_text("")
+    (tmp_path / "folder").mkdir()
+    lock = PassLock(tmp_path / place)
+    with pytest.raises(LockUnusable, match=f"can't open the lock file {tmp_path / place}: "):
+        acquire(lock)
+    with pytest.raises(LockUnusable):
+        lock.check()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_we_may_not_write_to_is_named(tmp_path: Path) -> None:
+    tmp_path.chmod(0o500)
+    with pytest.raises(LockUnusable, match="Permission denied"):
+        acquire(PassLock(tmp_path / "lock"))
+
+
+def test_what_is_no_plain_file_is_refused(path: Path) -> None:
+    os.mkfifo(path)
+    with pytest.raises(LockUnusable, match="is no plain file"):
+        acquire(PassLock(path))
+
+
+def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
+    """Also where the child is given every file that may be given on."""
+    with held(path):
+        child = subprocess.Popen(["cat"], stdin=subprocess.PIPE, close_fds=False)
+    with child, held(path) as lock:
+        assert child.poll() is None
+        assert lock.holder() == ME

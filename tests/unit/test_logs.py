@@ -1,0 +1,295 @@
+"""The log: the lines that operators search for, and that no line holds what it must not."""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import logging
+import re
+from contextlib import redirect_stderr
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Literal
+
+import pytest
+
+from retrycli import logs
+from retrycli.events import (
+    BreakerClosed,
+    BreakerOpened,
+    ClaimsLapsed,
+    Event,
+    MessageDelivered,
+    MessageEscalated,
+    MessageMovedOn,
+    MessageReleased,
+    MessageRescheduled,
+    PassStarted,
+    PassStopped,
+    StopReason,
+)
+from retrycli.message import EscalationReason, MessageType
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.fakes import RULES, Stage
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+ABOUT = (7, 12345, MessageType.SUPPLIER)
+
+
+def escalated(reason: EscalationReason, problem: str | None = None) -> MessageEscalated:
+    return MessageEscalated(*ABOUT, 10, reason, problem)
+
+
+LINES: list[tuple[Event, list[tuple[str, str]]]] = [
+    (
+        PassStarted("8c7c1f0e", due=42),
+        [("INFO", "Message retry pass started"), ("INFO", "Found 42 failed messages to retry")],
+    ),
+    (
+        ClaimsLapsed(released=2, unknown=3),
+        [("WARNING", "An earlier pass died: 2 messages released, 3 may have been delivered")],
+    ),
+    (MessageDelivered(*ABOUT, 3), [("INFO", "Message 7 sent successfully on retry")]),
+    (
+        MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON),
+        [("INFO", "Message 7 not sent (transient, HTTP 503), try 4, next attempt at 2025-03-03T12:00:00Z")],
+    ),
+    (
+        MessageRescheduled(*ABOUT, 4, OutcomeKind.UNKNOWN, None, NOON),
+        [("INFO", "Message 7 not sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
+    ),
+    (
+        MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
+        [("INFO", "Message 7 not sent (throttled, HTTP 429), its tries untouched")],
+    ),
+    (
+        MessageReleased(*ABOUT, 4, None, None),
+        [("INFO", "Message 7 not sent (no attempt was begun), its tries untouched")],
+    ),
+    (
+        escalated(EscalationReason.EXHAUSTED),
+        [
+            ("WARNING", "Message 7 reached max retries"),
+            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
+        ],
+    ),
+    (
+        escalated(EscalationReason.PERMANENT),
+        [
+            ("WARNING", "Message 7 needs a person (permanent); see `retrycli show 7`"),
+            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
+        ],
+    ),
+    (
+        escalated(EscalationReason.INVALID, "body is missing"),
+        [
+            ("WARNING", "Message 7 needs a person (invalid: body is missing); see `retrycli show 7`"),
+            ("WARNING", "METRIC: message_escalated ticket_id=12345 message_type=supplier retry_count=10"),
+        ],
+    ),
+    (
+        MessageMovedOn(7, OutcomeKind.DELIVERED),
+        [("WARNING", "Message 7 was changed by another while it was being sent")],
+    ),
+    (
+        BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),
+        [("INFO", "https://tickets.example.com is down: 5 failures in a row, next try at 2025-03-03T12:00:00Z")],
+    ),
+    (BreakerClosed("https://tickets.example.com"), [("INFO", "https://tickets.example.com is back")]),
+    (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stops: breaker_open")]),
+]
+
+
+@pytest.fixture(autouse=True)
+def the_logger_as_it_was() -> Iterator[None]:
+    """Configuring it changes the process's one logger."""
+    before = logs.logger.handlers, logs.logger.level, logs.logger.propagate
+    yield
+    logs.logger.handlers, logs.logger.level, logs.logger.propagate = before
+
+
+def text_lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
+    """Level and text of each line on stderr, whose time is checked; nothing else may be printed."""
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    found = [re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ ([A-Z]+) (.*)", each) for each in printed.err.splitlines()]
+    return [(each[1], each[2]) if each else ("", "") for each in found]
+
+
+def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in capsys.readouterr().err.splitlines()]
+
+
+# The lines.
+
+
+@pytest.mark.parametrize(("event", "lines"), LINES, ids=lambda value: type(value).__name__)
+def test_each_event_has_its_lines(
+    capsys: pytest.CaptureFixture[str], event: Event, lines: list[tuple[str, str]]
+) -> None:
+    logs.configure("INFO", "text")
+    logs.log_event(event)
+    assert text_lines(capsys) == lines
+
+
+def test_every_kind_of_event_is_among_them() -> None:
+    assert {type(event) for event, _ in LINES} == set(Event.__args__)
+
+
+def test_off_a_terminal_only_what_a_person_should_see_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    """The level there is WARNING: cron mails whatever is printed."""
+    logs.configure("WARNING", "text")
+    for event, _ in LINES:
+        logs.log_event(event)
+    warnings = [line for _, lines in LINES for line in lines if line[0] == "WARNING"]
+    assert text_lines(capsys) == warnings
+
+
+def test_the_time_of_a_line_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "text")
+    record = logging.makeLogRecord(
+        {"msg": "tea", "levelno": logging.INFO, "levelname": "INFO", "created": NOON.timestamp()}
+    )
+    logs.logger.handle(record)
+    assert capsys.readouterr().err == "2025-03-03T12:00:00Z INFO tea\n"
+
+
+def test_configuring_again_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    logs.configure("INFO", "text")
+    logs.log_event(BreakerClosed("x"))
+    assert text_lines(capsys) == [("INFO", "x is back")]
+
+
+def test_what_embeds_us_gets_the_events_with_its_own_logging(caplog: pytest.LogCaptureFixture) -> None:
+    """Without `configure`, an application's handlers see the lines, each with its event."""
+    with caplog.at_level(logging.INFO, logger="retrycli"):
+        logs.log_event(MessageDelivered(*ABOUT, 3))
+    (record,) = caplog.records
+    assert record.getMessage() == "Message 7 sent successfully on retry"
+    assert record.__dict__["event"] == MessageDelivered(*ABOUT, 3)
+
+
+class FullDisk(io.StringIO):
+    """A stderr that takes nothing."""
+
+    def write(self, _: str) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def test_a_log_that_can_not_be_written_does_not_end_a_pass() -> None:
+    logs.configure("INFO", "text")
+    with redirect_stderr(FullDisk()):
+        logs.log_event(BreakerClosed("x"))
+
+
+# What no line holds.
+
+Style = Literal["text", "json"]
+SECRETS = ("Dear customer", "Re: my divorce", "anna@example.com", "the answer's own words")
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
+    stage: Stage, capsys: pytest.CaptureFixture[str], style: Style
+) -> None:
+    """Through whole passes, at the lowest level, with an outcome of every kind; two of them end a pass."""
+    body, subject, recipient, answer = SECRETS
+    kinds = [each for each in OutcomeKind if each not in {OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED}]
+    outcomes = [Outcome(kind, 200, answer) for kind in kinds]
+    stage.add(*range(1, 30), body=f"{body} {recipient}", subject=subject, last_error=answer)
+    stage.add(30, body=f"{body}", subject=subject.encode(), last_error=answer)
+    stage.add(31, body=f"{body}", subject=subject, retry_count=10, last_error=answer)
+    stage.run(dict(enumerate(outcomes, start=2)), replace(RULES, limit=20))
+    stage.run(Outcome(OutcomeKind.THROTTLED, 429, answer))
+    stage.run(Outcome(OutcomeKind.UNAUTHORIZED, 401, answer))
+    logs.configure("DEBUG", style)
+    for event in stage.events.all:
+        logs.log_event(event)
+    printed = capsys.readouterr().err
+    assert printed.count("sent successfully") == len(stage.sent()) > 1
+    assert all(str(each.kind) in printed for each in outcomes[1:])
+    assert "needs a person (invalid: subject is not text)" in printed
+    assert not [each for each in SECRETS if each in printed]
+
+
+NASTY = "1\n2025-03-03T12:00:00Z INFO Message 8 sent\r\t\x1b[31m\x00\u202e\u2028\x85é"
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_a_ticket_id_makes_no_line_of_its_own_and_no_colour(capsys: pytest.CaptureFixture[str], style: Style) -> None:
+    logs.configure("INFO", style)
+    logs.log_event(MessageEscalated(7, NASTY, NASTY, 10, EscalationReason.EXHAUSTED))
+    printed = capsys.readouterr().err
+    assert len(printed.splitlines()) == 2
+    assert printed.replace("\n", "").isprintable()
+
+
+def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "text")
+    logs.log_event(MessageEscalated(7, "1\x1b2\n3", "fax", 0, EscalationReason.INVALID))
+    assert text_lines(capsys)[1] == (
+        "WARNING",
+        r"METRIC: message_escalated ticket_id=1\x1b2\n3 message_type=fax retry_count=0",
+    )
+
+
+def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "text")
+    try:
+        int("tea\x1b[2J")
+    except ValueError:
+        logs.logger.exception("spilt")
+    assert len(text_lines(capsys)) == 1
+
+
+# JSON.
+
+
+def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    logs.log_event(MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON))
+    (line,) = json_lines(capsys)
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line.pop("time"))
+    assert line == {
+        "level": "INFO",
+        "event": "MessageRescheduled",
+        "message_id": 7,
+        "ticket_id": 12345,
+        "message_type": "supplier",
+        "retry_count": 4,
+        "outcome": "transient",
+        "status_code": 503,
+        "next_attempt_at": "2025-03-03T12:00:00Z",
+        "message": "Message 7 not sent (transient, HTTP 503), try 4, next attempt at 2025-03-03T12:00:00Z",
+    }
+
+
+@pytest.mark.parametrize(("event", "lines"), LINES, ids=lambda value: type(value).__name__)
+def test_every_json_line_parses_and_says_what_the_text_says(
+    capsys: pytest.CaptureFixture[str], event: Event, lines: list[tuple[str, str]]
+) -> None:
+    logs.configure("INFO", "json")
+    logs.log_event(event)
+    found = json_lines(capsys)
+    assert [(each["level"], each["message"]) for each in found] == lines
+    assert {each["event"] for each in found} == {type(event).__name__}
+
+
+def test_a_json_line_keeps_a_nasty_value_whole(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    nasty = NASTY + "\udcff\"'\\"
+    logs.log_event(MessageDelivered(7, nasty, MessageType.CUSTOMER, 0))
+    (line,) = json_lines(capsys)
+    assert line["ticket_id"] == nasty
+
+
+def test_a_line_without_an_event_parses_too(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure("INFO", "json")
+    logs.logger.warning("Message retry pass skipped: %s", "pid 7")
+    (line,) = json_lines(capsys)
+    assert (line["event"], line["message"]) == (None, "Message retry pass skipped: pid 7")
