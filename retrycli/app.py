@@ -21,7 +21,6 @@ from pathlib import Path
 
 from retrycli import by_hand, engine, intake, logs, news
 from retrycli.config import Settings
-from retrycli.errors import ConfigurationError
 from retrycli.events import Event, PassSummary, StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
@@ -156,12 +155,8 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
     Raises:
         ConfigurationError: there is no base URL.
     """
-    if settings.gateway.base_url is None:
-        raise ConfigurationError(
-            "gateway.base_url is not set: where is the ticketing API? Set it in retrycli.toml or TICKETING_API_BASE_URL"
-        )
     return PassRules(
-        destination=settings.gateway.base_url,
+        destination=settings.gateway.destination,
         policies=settings.policies,
         breaker=settings.breaker.rules,
         due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),

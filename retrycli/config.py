@@ -164,6 +164,20 @@ class Gateway(_Section):
     ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
     attachments_dir: Path | None = Field(None, description="the folder that attachments are under")
 
+    @property
+    def destination(self) -> str:
+        """Where messages go: the base URL.
+
+        Raises:
+            ConfigurationError: it is not set.
+        """
+        if self.base_url is None:
+            raise ConfigurationError(
+                "gateway.base_url is not set: where is the ticketing API? "
+                "Set it in retrycli.toml or TICKETING_API_BASE_URL"
+            )
+        return self.base_url
+
     @field_validator("base_url")
     @classmethod
     def _absolute_url(cls, url: str | None) -> str | None:

@@ -50,6 +50,7 @@ class Destination:
         self._since = since
         self._concurrency = concurrency
         self._doubtful: list[Attempt] = []
+        self._refused = False
         if self.breaker.blocks(due_by):
             resting = breaker.state is BreakerState.RESTING
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
@@ -75,7 +76,7 @@ class Destination:
     def judge_doubtful(self) -> list[Attempt]:
         """The 403 that were held back, now that no other answer can tell whom they are about."""
         doubtful, self._doubtful = self._doubtful, []
-        if self.trouble is StopReason.CREDENTIALS_REFUSED:
+        if self._refused:
             refused = OutcomeKind.UNAUTHORIZED
             doubtful = [replace(each, outcome=replace(each.outcome, kind=refused)) for each in doubtful]
         return [self._learn(each) for each in doubtful]
@@ -97,6 +98,7 @@ class Destination:
         return replace(attempt, charged=False) if down else attempt
 
     def _refuse(self, detail: str | None) -> None:
+        self._refused = True
         if self.trouble is None:
             self.trouble, self.detail = StopReason.CREDENTIALS_REFUSED, detail
 

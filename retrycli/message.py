@@ -97,8 +97,8 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 class Message:
     """One failed message, with its data checked.
 
-    ``fields`` holds every column of the row for the templates of a preset, list columns as lists. Times are
-    aware and in UTC.
+    ``fields`` holds every column of the row for the templates of a preset, list columns as lists, also those that
+    the table has not. Times are aware and in UTC.
     """
 
     id: int
@@ -119,8 +119,7 @@ class Message:
         """
         fields = dict(row)
         for name in LIST_COLUMNS:
-            if name in fields:
-                fields[name] = _json_list(name, fields[name])
+            fields[name] = _json_list(name, fields.get(name))
         for name, value in fields.items():
             _reject_undecodable(name, value)
         if not isinstance(fields["body"], str):
@@ -280,8 +279,9 @@ def _reject_undecodable(column: str, value: object) -> None:
             value.encode()
         elif isinstance(value, list):
             json.dumps(value, ensure_ascii=False, default=str).encode()
-    except UnicodeEncodeError:
-        raise InvalidMessage(f"{column} is not valid UTF-8") from None
+    except (UnicodeEncodeError, RecursionError) as error:
+        problem = "nested too deeply" if isinstance(error, RecursionError) else "not valid UTF-8"
+        raise InvalidMessage(f"{column} is {problem}") from None
 
 
 def _quoted(value: object) -> str:

@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "errors message outcome backoff policy breaker events duration escape news",
         "config config_text",
         "schema migrations store gateway lock sandbox example notify metrics",
-        "ports engine intake by_hand",
+        "ports engine destination intake by_hand",
         "logs console report",
         "app desk demo cli __init__ __main__",
     )
@@ -123,6 +123,9 @@ def objections(who: str, name: str) -> Iterator[str]:
 
 
 def floor_objections(who: str, whom: str) -> Iterator[str]:
+    if whom not in FLOOR_OF and f"retrycli.{whom}" in MODULES:
+        yield "it stands on no floor"
+        return
     mine, theirs = FLOOR_OF[who], FLOOR_OF.get(whom, FLOOR_OF["__init__"])
     if theirs > mine:
         yield f"it is on floor {theirs}, above floor {mine}"

@@ -10,10 +10,10 @@ from functools import lru_cache
 from importlib import resources
 from pathlib import Path
 from string import Formatter
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.message import MessageType
@@ -75,6 +75,12 @@ class Reclassification(_Table):
     status: tuple[int, ...] = ()
     text: str | None = None
     outcome: OutcomeKind
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if not self.status and not self.text:
+            raise ValueError("name a status or a text; without both it would apply to every answer")
+        return self
 
     def applies(self, status: int, text: str) -> bool:
         """Whether an answer is the one meant."""

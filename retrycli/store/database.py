@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import column, create_engine, event, exc, inspect, make_url, select
+from sqlalchemy import column, create_engine, event, exc, func, inspect, make_url, select
 from sqlalchemy import table as table_clause
 
 from retrycli import schema
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds on a SQLite file, unless the URL has a ``timeout``."""
+
+UPGRADE_LOCK = 0x7265747279
+"""The number by which PostgreSQL lets one process at a time make or upgrade our tables; on SQLite the write lock does."""
 
 
 class Database:
@@ -173,6 +176,8 @@ class Database:
         config.set_main_option("script_location", "retrycli:migrations")
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
+            if not self.is_sqlite:
+                connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

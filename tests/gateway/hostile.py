@@ -19,6 +19,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from http import HTTPStatus
 from types import TracebackType
 from typing import Self
@@ -191,7 +192,7 @@ class Hostile:
                     return
                 connection = Connection(sock, self._closing, len(self.connections) + 1)
                 self.connections.append(connection)
-                self._start(lambda connection=connection: self._serve(connection))  # type: ignore[misc]
+                self._start(partial(self._serve, connection))
 
     def _serve(self, connection: Connection) -> None:
         """Answer until either side has had enough; that the client leaves is what many tests are about."""

@@ -18,7 +18,8 @@ import pytest
 from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError
-from retrycli.gateway.http import ANSWER_LIMIT, IMMEDIATE_RETRY_SECONDS
+from retrycli.gateway.answer import ANSWER_LIMIT
+from retrycli.gateway.http import IMMEDIATE_RETRY_SECONDS
 from retrycli.gateway.transport import TRANSPORT_ERRORS, kind_of_exception
 from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
 from tests.gateway.deliveries import (

@@ -94,7 +94,8 @@ def test_more_than_one_claim_takes_is_sent_all_the_same(stage: Stage) -> None:
 
 
 def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_left_alone(stage: Stage) -> None:
-    stage.add(1, 2, due=START)
+    stage.add(1, due=START + timedelta(hours=1))
+    stage.add(2, due=START)
     stage.sql("UPDATE pending_messages SET status = 'rejected' WHERE id = 1")
     stage.add(3)
     stage.run()
@@ -510,6 +511,15 @@ def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them
     assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
     assert summary.escalated == 0
     assert stage.states() == dict.fromkeys(range(4, 8), "waiting")
+
+
+def test_three_403_in_a_row_are_about_us_also_where_they_come_in_after_the_breaker_opened(stage: Stage) -> None:
+    """Rounds of 1, 2 and 4 are delivered; of the eight that are out, five fail and three are refused."""
+    stage.add(*range(1, 20))
+    answers = dict.fromkeys(range(8, 13), DOWN) | dict.fromkeys(range(13, 20), FORBIDDEN)
+    summary = stage.run(answers)
+    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
+    assert (summary.sent, summary.rescheduled, summary.released, summary.escalated) == (7, 5, 3, 0)
 
 
 @pytest.mark.parametrize("why", [StopReason.LIMIT, StopReason.SIGNAL, StopReason.DEADLINE])

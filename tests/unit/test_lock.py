@@ -134,6 +134,16 @@ def test_it_waits_as_long_as_told_and_no_longer(path: Path) -> None:
     assert sum(waits) == pytest.approx(2)
 
 
+def test_it_waits_no_longer_once_it_is_to_give_up(path: Path) -> None:
+    """A signal, which sets a flag, does not end a sleep."""
+    waits: list[float] = []
+    with held(path), pytest.raises(LockHeld):
+        PassLock(path).acquire(
+            ME, wait_seconds=3600, now=lambda: NOON, sleep=waits.append, give_up=lambda: len(waits) == 2
+        )
+    assert len(waits) == 2
+
+
 def test_a_lock_that_comes_free_meanwhile_is_taken(path: Path) -> None:
     waits: list[float] = []
     with another_process(path) as other:

@@ -165,6 +165,12 @@ def test_configuring_again_does_not_double_the_lines(capsys: pytest.CaptureFixtu
     assert text_lines(capsys) == [("INFO", "x is back")]
 
 
+def test_a_line_is_not_printed_again_by_the_root_logger(caplog: pytest.LogCaptureFixture) -> None:
+    logs.configure("INFO", "text")
+    logs.log_event(BreakerClosed("x"))
+    assert caplog.records == []
+
+
 def test_what_embeds_us_gets_the_events_with_its_own_logging(caplog: pytest.LogCaptureFixture) -> None:
     """Without `configure`, an application's handlers see the lines, each with its event."""
     with caplog.at_level(logging.INFO, logger="retrycli"):
