@@ -33,6 +33,8 @@ from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 
 BATCH = 500
 """How many messages are recovered or claimed in one transaction."""
+PRUNE_AT_MOST = 10_000
+"""How many attempts, and how many passes, one pass forgets at most."""
 CLAIM_MARGIN = timedelta(seconds=30)
 """How long a claim outlives the last moment at which its pass can be at work."""
 BY_PASS = "pass"  # noqa: S105  no password
@@ -53,6 +55,7 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
         the_pass.recover()
         the_pass.enrol()
         await the_pass.deliver_what_is_due()
+        the_pass.forget_the_old()
         return the_pass.report()
     except LockHeld as error:
         return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
@@ -275,7 +278,12 @@ class _Pass:
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
 
-    # -- report -----------------------------------------------------------------------------------------------
+    # -- forget and report -----------------------------------------------------------------------------------------------
+
+    def forget_the_old(self) -> None:
+        """Forget attempts and passes that are older than anybody wants to look back."""
+        if self._rules.retention is not None:
+            self._world.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
         """Write down how the pass ended."""

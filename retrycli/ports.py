@@ -83,6 +83,9 @@ class Ledger(Protocol):
     def bury_dead_passes(self, pass_id: str, *, host: str, now: datetime) -> None:
         """Passes of this host that did not end are dead."""
 
+    def prune(self, before: datetime, limit: int) -> int:
+        """Forget old attempts and passes."""
+
     def swept_to(self) -> int | None:
         """Where the last sweep left off."""
 
@@ -147,6 +150,8 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
+    retention: timedelta | None = None
+    """How long attempts and passes are kept; None is for ever."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,11 +147,16 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts and passes that ended before a time, at most so many of each; how many went."""
+        """Forget attempts and passes that ended before a time; only the oldest so many of each are looked at.
+
+        Returns:
+            How many went.
+        """
         gone = 0
         with self._database.write() as connection:
-            for table in (attempts, passes):
-                old = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.id).limit(limit)
+            for table, age in ((attempts, attempts.c.id), (passes, passes.c.started_at)):
+                oldest = select(table.c.id, table.c.finished_at).order_by(age).limit(limit).subquery()
+                old = select(oldest.c.id).where(oldest.c.finished_at < before)
                 gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
         return gone
 

@@ -1064,3 +1064,25 @@ def test_every_message_is_told_of_once(stage: Stage) -> None:
         MessageRescheduled,
         MessageEscalated,
     ]
+
+
+def test_what_is_older_than_its_retention_is_forgotten_and_the_rest_is_kept(stage: Stage) -> None:
+    rules = replace(RULES, retention=timedelta(days=90))
+    stage.add(1)
+    stage.run()
+    stage.clock.now += timedelta(days=89)
+    stage.add(2)
+    stage.run(rules=rules)
+    assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(1,), (2,)]
+    stage.clock.now += timedelta(days=2)
+    stage.run(rules=rules)
+    assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
+    assert stage.sql("SELECT id FROM retrycli_passes ORDER BY started_at") == [("pass-2",), ("pass-3",)]
+
+
+def test_without_a_retention_nothing_is_forgotten(stage: Stage) -> None:
+    stage.add(1)
+    stage.run()
+    stage.clock.now += timedelta(days=9000)
+    stage.run()
+    assert stage.attempts(1) == [("pass", "delivered")]
