@@ -42,6 +42,9 @@ class Destination:
     def __init__(
         self, breaker: Breaker, rules: BreakerRules, *, since: datetime, due_by: datetime, concurrency: int
     ) -> None:
+        resting = breaker.state is BreakerState.RESTING
+        # The slack is there for cron's ticks; what the other side has asked for is kept to the second.
+        due_by = since if resting else due_by
         self.breaker = breaker.admitting(due_by)
         self.width = 1
         self.trouble: StopReason | None = None
@@ -52,7 +55,6 @@ class Destination:
         self._doubtful: list[Attempt] = []
         self._refused = False
         if self.breaker.blocks(due_by):
-            resting = breaker.state is BreakerState.RESTING
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -1,4 +1,4 @@
-"""One pass: recover, enrol, claim, deliver, decide, record, report."""
+"""One pass: lock, recover, enrol, claim, deliver, decide, record, report."""
 
 from __future__ import annotations
 
@@ -14,30 +14,30 @@ from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import (
     BreakerClosed,
     BreakerOpened,
-    ClaimsLapsed,
     Event,
-    MessageMovedOn,
     PassResult,
     PassStarted,
     PassStopped,
     PassSummary,
     StopReason,
     Tally,
-    event_of,
 )
 from retrycli.intake import follow_the_table
-from retrycli.message import Claim, Lapsed, QueuedMessage, UnusableMessage
-from retrycli.outcome import LAPSED, Outcome
+from retrycli.message import Claim, QueuedMessage, UnusableMessage
+from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
+from retrycli.record import record
+from retrycli.recovery import BY_PASS, recover
 
 BATCH = 500
-"""How many messages are recovered or claimed in one transaction."""
+"""How many messages are claimed in one transaction."""
 PRUNE_AT_MOST = 10_000
 """How many attempts, and how many passes, one pass forgets at most."""
 CLAIM_MARGIN = timedelta(seconds=30)
-"""How long a claim outlives the last moment at which its pass can be at work."""
-BY_PASS = "pass"  # noqa: S105  no password
+"""How long a claim outlives the last moment at which its holder can be at work."""
+RECORD_WITHIN_SECONDS = 0.1
+"""How long an answer may wait to be written down while a rate holds the next attempt back."""
 
 
 async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> PassSummary:
@@ -72,47 +72,28 @@ class _Pass:
         self._world = world
         self._rules = rules
         self._me = me
-        self._deadline = self.started_at + rules.deadline
         self._due_by = self.started_at + rules.due_slack
-        self._claim = Claim(me.pass_id, self._deadline + rules.request_timeout + CLAIM_MARGIN)
+        ends_by = self.started_at + rules.deadline + rules.request_timeout
+        self._claim = Claim(me.pass_id, ends_by + CLAIM_MARGIN)
+        self._pace = Pace(rules, self.started_at, world.now, world.stop_requested)
         self._remembered = Breaker(rules.destination)
         self._destination = self._meet(self._remembered)
-        self._events: list[Event] = []
-        self._tally = Tally()
-        self._own_reason: StopReason | None = None
-        self._swept_to: int | None = None
-        self._finished = False
-        self._nothing_due = False
         self._claimed: deque[int] = deque()
-        self._begun = 0
-        self._next_begin = self.started_at
+        self._nothing_due = False
         self._in_flight = 0
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
+        self._events: list[Event] = []
+        self._tally = Tally()
+        self._swept_to: int | None = None
+        self._finished = False
 
     # -- recover and enrol ------------------------------------------------------------------------------------
 
     def recover(self) -> None:
-        """Take back the messages of passes that died: what they were sending may have arrived."""
-        world = self._world
-        world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host, now=self.started_at)
-        while lapsed := world.claims.take_over_lapsed(self._claim, self.started_at, BATCH):
-            unknown = sum(each.attempt_by is not None for each in lapsed)
-            self._events.append(ClaimsLapsed(released=len(lapsed) - unknown, unknown=unknown))
-            self._record([(each.message, self._of_the_dead(each)) for each in lapsed])
-            self._tell()
-
-    def _of_the_dead(self, lapsed: Lapsed) -> Settled:
-        message = lapsed.message
-        outcome = LAPSED if lapsed.attempt_by else None
-        if isinstance(message, UnusableMessage):
-            transition = Transition.invalid(message.problem)
-        elif outcome is None:
-            transition = Transition.released()
-        elif lapsed.attempt_by == BY_PASS:
-            transition = self._decide(message, LAPSED, self.started_at)
-        else:
-            transition = Transition.released(unknown_count=message.unknown_count + 1)
-        return Settled(message.message_id, transition, outcome, finished_at=self.started_at)
+        """Take back the messages of passes that died."""
+        self._world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host, now=self.started_at)
+        self._events += recover(self._world, self._rules, self._claim, self.started_at)
+        self._tell()
 
     def enrol(self) -> None:
         """Follow the application's table: messages that have failed come in, others go out."""
@@ -149,8 +130,7 @@ class _Pass:
             self._tell()
             answers = await self._answers()
         self._settle(self._destination.judge_doubtful())
-        if self._claimed:
-            self._world.claims.release(self._claim, self._claimed)
+        self._release()
         self._tell()
 
     def _begin_attempts(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
@@ -161,6 +141,7 @@ class _Pass:
                 self._claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_wanted
             )
             unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
+            begun = 0
             for each in loaded:
                 if isinstance(each, UnusableMessage):
                     unfit.append((each, Settled(each.message_id, Transition.invalid(each.problem))))
@@ -168,11 +149,10 @@ class _Pass:
                     unfit.append((each, Settled(each.message_id, Transition.expired())))
                 else:
                     group.create_task(self._attempt(gateway, each, now))
-                    self._in_flight += 1
-                    self._begun += 1
-            self._record(unfit)
-            if self._rules.rate_per_second:
-                self._next_begin = now + timedelta(seconds=1 / self._rules.rate_per_second)
+                    begun += 1
+            self._in_flight += begun
+            self._pace.begun(begun)
+            self._events += record(self._world, self._claim, unfit)
 
     async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
         outcome = await gateway.deliver(queued)
@@ -180,43 +160,23 @@ class _Pass:
         self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
 
     async def _answers(self) -> list[Attempt]:
-        """Wait for an answer, and take with it all that have come meanwhile."""
-        pause = (self._next_begin - self._world.now()).total_seconds() if self._rules.rate_per_second else 0
-        if not self._in_flight:
-            await self._world.sleep(max(pause, 0))
-            return []
-        try:
-            async with asyncio.timeout(pause if pause > 0 else None):
-                answers = [await self._answered.get()]
-        except TimeoutError:
-            return []
+        """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
+        answers = []
+        if pause := self._pace.pause():
+            await self._world.sleep(min(pause, RECORD_WITHIN_SECONDS))
+        elif self._in_flight:
+            answers.append(await self._answered.get())
         while not self._answered.empty():
             answers.append(self._answered.get_nowait())
         self._in_flight -= len(answers)
         return answers
 
+    def _may_begin(self) -> bool:
+        return not self._nothing_due and self._destination.trouble is None and self._pace.may_begin()
+
     def _room(self) -> int:
         """How many attempts may begin now."""
-        if not self._may_begin():
-            return 0
-        room = self._destination.width - self._in_flight
-        if self._rules.limit is not None:
-            room = min(room, self._rules.limit - self._begun)
-        if self._rules.rate_per_second:
-            room = min(room, int(self._world.now() >= self._next_begin))
-        return max(room, 0)
-
-    def _may_begin(self) -> bool:
-        """Whether the pass goes on; the first reason against it is kept."""
-        if self._nothing_due or self._own_reason or self._destination.trouble:
-            return False
-        if self._world.stop_requested():
-            self._own_reason = StopReason.SIGNAL
-        elif self._world.now() >= self._deadline:
-            self._own_reason = StopReason.DEADLINE
-        elif self._rules.limit is not None and self._begun >= self._rules.limit:
-            self._own_reason = StopReason.LIMIT
-        return self._own_reason is None
+        return self._pace.room(self._destination.width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
         """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
@@ -226,6 +186,12 @@ class _Pass:
             self._nothing_due = not self._claimed
         return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
 
+    def _release(self) -> None:
+        """Give back what was claimed and not begun."""
+        if self._claimed:
+            self._world.claims.release(self._claim, self._claimed)
+            self._claimed.clear()
+
     def _is_wanted(self, queued: QueuedMessage) -> bool:
         return not self._policy(queued).expired(queued, self.started_at)
 
@@ -233,22 +199,31 @@ class _Pass:
 
     def _settle(self, judged: Sequence[Attempt]) -> None:
         """Decide what each attempt does to its message, and write it down."""
-        self._record([(each.queued, self._settled(each)) for each in judged])
+        self._events += record(self._world, self._claim, [(each.queued, self._decide(each)) for each in judged])
         self._remember()
 
-    def _settled(self, attempt: Attempt) -> Settled:
-        change = self._decide(attempt.queued, attempt.outcome, attempt.finished_at, charged=attempt.charged)
-        return Settled(attempt.queued.message_id, change, attempt.outcome, attempt.duration, attempt.finished_at)
+    def _decide(self, attempt: Attempt) -> Settled:
+        queued = attempt.queued
+        transition = self._policy(queued).decide(
+            queued,
+            attempt.outcome,
+            since=self.started_at,
+            now=attempt.finished_at,
+            jitter=self._world.jitter(),
+            charged=attempt.charged,
+        )
+        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)
 
-    def _record(self, settled: Sequence[tuple[QueuedMessage | UnusableMessage, Settled]]) -> None:
-        if not settled:
-            return
-        moved_on = self._world.claims.record(self._claim, [each for _, each in settled], self._world.now())
-        for message, each in settled:
-            if each.message_id in moved_on:
-                self._events.append(MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None))
-            else:
-                self._events.append(event_of(message, each))
+    def _policy(self, queued: QueuedMessage) -> RetryPolicy:
+        return self._rules.policies[queued.message.message_type]
+
+    def _meet(self, breaker: Breaker) -> Destination:
+        rules = self._rules
+        destination = Destination(
+            breaker, rules.breaker, since=self.started_at, due_by=self._due_by, concurrency=rules.concurrency
+        )
+        self._remembered = destination.breaker
+        return destination
 
     def _remember(self) -> None:
         """Keep for later passes what this one has learnt of its destination."""
@@ -262,23 +237,7 @@ class _Pass:
         elif before.state is BreakerState.OPEN:
             self._events.append(BreakerClosed(breaker.destination))
 
-    def _meet(self, breaker: Breaker) -> Destination:
-        rules = self._rules
-        destination = Destination(
-            breaker, rules.breaker, since=self.started_at, due_by=self._due_by, concurrency=rules.concurrency
-        )
-        self._remembered = destination.breaker
-        return destination
-
-    def _decide(self, queued: QueuedMessage, outcome: Outcome, at: datetime, *, charged: bool = True) -> Transition:
-        return self._policy(queued).decide(
-            queued, outcome, since=self.started_at, now=at, jitter=self._world.jitter(), charged=charged
-        )
-
-    def _policy(self, queued: QueuedMessage) -> RetryPolicy:
-        return self._rules.policies[queued.message.message_type]
-
-    # -- forget and report -----------------------------------------------------------------------------------------------
+    # -- forget and report ------------------------------------------------------------------------------------
 
     def forget_the_old(self) -> None:
         """Forget attempts and passes that are older than anybody wants to look back."""
@@ -298,9 +257,9 @@ class _Pass:
 
     def _reason(self) -> StopReason | None:
         """Why the pass ended early. A limit that was asked for gives way to what is wrong with the destination."""
-        if self._own_reason in {None, StopReason.LIMIT}:
-            return self._destination.trouble or self._own_reason
-        return self._own_reason
+        if self._pace.reason in {None, StopReason.LIMIT}:
+            return self._destination.trouble or self._pace.reason
+        return self._pace.reason
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""
@@ -316,6 +275,7 @@ class _Pass:
         """Write down that a fault ended the pass, where the database can still be written."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
+                self._release()
                 self.finish(PassResult.FAILED, StopReason.FAULT)
 
     def _tell(self) -> None:

@@ -75,8 +75,8 @@ class Clock:
         return self.now
 
     async def sleep(self, seconds: float) -> None:
+        await asyncio.sleep(0)  # as in the world, what is ready to run goes first
         self.now += timedelta(seconds=seconds)
-        await asyncio.sleep(0)
 
 
 class FakeGateway:

@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "errors message outcome backoff policy breaker events duration escape news",
         "config config_text",
         "schema migrations store gateway lock sandbox example notify metrics",
-        "ports engine destination intake by_hand",
+        "ports engine destination intake pace record recovery by_hand",
         "logs console report",
         "app desk demo cli __init__ __main__",
     )

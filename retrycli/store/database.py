@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds on a SQLite file, unless the URL has a ``timeout``."""
 
-UPGRADE_LOCK = 0x7265747279
-"""The number by which PostgreSQL lets one process at a time make or upgrade our tables; on SQLite the write lock does."""
+ADVISORY_LOCK = 0x7265747279
+"""The number by which processes that use the same PostgreSQL database know each other."""
 
 
 class Database:
@@ -93,6 +93,11 @@ class Database:
                 yield
             finally:
                 self._kept = before
+
+    def one_at_a_time(self, connection: Connection) -> None:
+        """Wait for every other transaction that has called this; on SQLite one that writes waits for all others."""
+        if not self.is_sqlite:
+            connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
     def nothing_kept(self) -> Iterator[None]:
@@ -176,8 +181,7 @@ class Database:
         config.set_main_option("script_location", "retrycli:migrations")
         config.set_main_option("path_separator", "os")
         with self.write() as connection:
-            if not self.is_sqlite:
-                connection.execute(select(func.pg_advisory_xact_lock(UPGRADE_LOCK)))
+            self.one_at_a_time(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
 

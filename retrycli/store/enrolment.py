@@ -119,6 +119,7 @@ class Enrolment:
         if not rows:
             return
         with self._database.write() as connection:
+            self._database.one_at_a_time(connection)
             ids = [row["message_id"] for row in rows]
             known = set(connection.execute(select(queue.c.message_id).where(queue.c.message_id.in_(ids))).scalars())
             fresh = [row for row in rows if row["message_id"] not in known]

@@ -181,7 +181,7 @@ def test_a_row_that_can_not_be_sent_is_escalated_and_named(stage: Stage) -> None
     stage.add(1, due=LATER, message_type="fax")
     with pytest.raises(InvalidMessage, match=r"message 1 can't be sent: message_type is 'fax', .*; mend its row first"):
         stage.retry(1)
-    assert stage.gateway is None
+    assert stage.order == []
     assert stage.escalation(1)[0] == "invalid"
     assert stage.attempts(1) == []
 
@@ -216,7 +216,7 @@ def test_a_message_that_is_not_failed_is_refused(stage: Stage, status: str) -> N
     before = everything(stage)
     with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to retry"):
         stage.retry(1)
-    assert stage.gateway is None
+    assert stage.order == []
     assert everything(stage) == before
 
 
@@ -226,7 +226,7 @@ def test_a_message_that_is_being_sent_is_refused(stage: Stage) -> None:
     before = everything(stage)
     with pytest.raises(NotActionable, match=r"message 1 is being sent just now \(pass-7\)"):
         stage.retry(1)
-    assert stage.gateway is None
+    assert stage.order == []
     assert everything(stage) == before
 
 
