@@ -120,8 +120,7 @@ class Message:
         fields = dict(row)
         for name in LIST_COLUMNS:
             fields[name] = _json_list(name, fields.get(name))
-        for name, value in fields.items():
-            _reject_undecodable(name, value)
+        _reject_undecodable(fields)
         if not isinstance(fields["body"], str):
             raise InvalidMessage("body is missing" if fields["body"] is None else "body is not text")
         if not isinstance(fields["subject"], str | None):
@@ -273,15 +272,27 @@ def _no_constant(name: str) -> None:
     raise ValueError(name)
 
 
-def _reject_undecodable(column: str, value: object) -> None:
+def _reject_undecodable(fields: Mapping[str, object]) -> None:
+    """Find text that came from a database as something else than UTF-8; it could be neither sent nor shown."""
+    for column, value in fields.items():
+        if isinstance(value, str):
+            text = value
+        elif isinstance(value, list) and value:
+            text = _as_text(column, value)
+        else:
+            continue
+        if not text.isascii():
+            try:
+                text.encode()
+            except UnicodeEncodeError:
+                raise InvalidMessage(f"{column} is not valid UTF-8") from None
+
+
+def _as_text(column: str, value: list[object]) -> str:
     try:
-        if isinstance(value, str) and not value.isascii():
-            value.encode()
-        elif isinstance(value, list):
-            json.dumps(value, ensure_ascii=False, default=str).encode()
-    except (UnicodeEncodeError, RecursionError) as error:
-        problem = "nested too deeply" if isinstance(error, RecursionError) else "not valid UTF-8"
-        raise InvalidMessage(f"{column} is {problem}") from None
+        return json.dumps(value, ensure_ascii=False, default=str)
+    except RecursionError:
+        raise InvalidMessage(f"{column} is nested too deeply") from None
 
 
 def _quoted(value: object) -> str:

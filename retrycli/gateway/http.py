@@ -26,6 +26,13 @@ if TYPE_CHECKING:
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
 
+HEADERS = {
+    "accept": "application/json",
+    "accept-encoding": "identity",
+    "content-type": "application/json",
+    "user-agent": "retrycli",
+}
+
 IN_FLIGHT = "retrycli.in_flight"
 """Marks a request, in its ``extensions``, that may be on its way or may have arrived."""
 
@@ -97,17 +104,9 @@ class HttpGateway:
         if rule is None:
             raise InvalidMessage(f"the preset {self._settings.preset} has no rule for {message.message_type} messages")
         parts = render(rule, message.fields)
-        headers = httpx.Headers(
-            {
-                "Accept": "application/json",
-                "Accept-Encoding": "identity",
-                "Content-Type": "application/json",
-                "User-Agent": "retrycli",
-            }
-        )
-        # Not by ** in the literal: the names may differ from ours in nothing but their case.
-        headers.update(parts.headers)
-        headers[self._preset.key_header] = queued.delivery_key
+        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
+        own = {name.lower(): value for name, value in parts.headers.items()}
+        headers = HEADERS | own | {self._preset.key_header.lower(): queued.delivery_key}
         return httpx.Request(
             parts.method,
             self._settings.destination + parts.path,

@@ -30,11 +30,13 @@ def message_of(row: Mapping[Any, Any]) -> Message | UnusableMessage:
 
 def queued_of(row: Mapping[Any, Any]) -> QueuedMessage | UnusableMessage:
     """A row joined with its queue row, whose columns bear the prefix ``retrycli_``."""
-    own = {name: row[f"retrycli_{name}"] for name in ("delivery_key", "first_failed_at", "unknown_count")}
-    message = message_of({name: value for name, value in row.items() if not name.startswith("retrycli_")})
+    fields = dict(row)
+    own = {name: fields.pop(f"retrycli_{name}") for name in ("delivery_key", "first_failed_at", "unknown_count")}
+    number = fields.pop("retrycli_number")
+    message = message_of(fields)
     if isinstance(message, UnusableMessage):
         return message
-    return QueuedMessage(message, attempt_number=row["retrycli_number"], **own)
+    return QueuedMessage(message, attempt_number=number, **own)
 
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
