@@ -1,0 +1,69 @@
+"""The README against the program: what it names is there, and what is there it names."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrycli.config import Settings
+
+README = Path(__file__).parents[1] / "README.md"
+TEXT = README.read_text(encoding="utf-8")
+
+KEYS = [
+    f"{section}.{key}"
+    for section in Settings.model_fields
+    for key in type(getattr(Settings(), section)).model_fields
+    if key != "types"
+]
+COMMANDS = [
+    "run-once",
+    "status",
+    "list-failed",
+    "escalations",
+    "show",
+    "retry",
+    "pause",
+    "resume",
+    "passes",
+    "init",
+    "config",
+    "db",
+    "version",
+    "sandbox",
+    "demo",
+]
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_has_its_row(key: str) -> None:
+    assert f"| `{key}` |" in TEXT
+
+
+def test_no_row_is_about_a_setting_that_is_not_there() -> None:
+    assert set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", TEXT, re.MULTILINE)) == set(KEYS)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_is_told_of(command: str) -> None:
+    assert re.search(rf"`(retrycli )?{command}[ `]", TEXT)
+
+
+def test_the_commands_told_of_are_all_there_are() -> None:
+    shown = subprocess.run([sys.executable, "-m", "retrycli", "--help"], capture_output=True, text=True, check=True)
+    listed = re.findall(r"^  ([a-z][a-z-]+)  ", shown.stdout.partition("Commands")[2], re.MULTILINE)
+    assert sorted(listed) == sorted(COMMANDS)
+
+
+def test_its_python_compiles() -> None:
+    for source in re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL):
+        compile(source, str(README), "exec")
+
+
+def test_the_files_it_points_to_are_there() -> None:
+    for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
+        assert (README.parent / target).exists(), target
