@@ -48,14 +48,14 @@ def show_json(values: Mapping[str, object]) -> None:
     print(json.dumps({"schema_version": 1, **values}, default=_json_value))  # noqa: T201
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Row], *, text_last: bool = False) -> None:
+def show_table(headers: Sequence[str], rows: Sequence[Row], *, texts: int = 0) -> None:
     """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
 
     Args:
         headers: the columns' names, for the terminal.
         rows: the values of each row.
-        text_last: the last column is a text of any length. Where the terminal has too little room for it, it
-            stands under its row.
+        texts: so many of the last columns may be of any length. Where the terminal has too little room for them,
+            they stand under their row.
     """
     if not on_terminal():
         for row in rows:
@@ -69,8 +69,9 @@ def show_table(headers: Sequence[str], rows: Sequence[Row], *, text_last: bool =
     screen = Console(highlight=False)
     cells = [[_local(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
-    if text_last and sum(widths[:-1]) + GAP * len(widths[1:]) + min(widths[-1], TEXT_ROOM) > screen.width:
-        _show_stacked(screen, headers, cells, widths)
+    least = [min(width, TEXT_ROOM) if number >= len(widths) - texts else width for number, width in enumerate(widths)]
+    if texts and sum(least) + GAP * (len(least) - 1) > screen.width:
+        _show_stacked(screen, headers, cells, widths[:-texts])
     else:
         _show_columns(screen, headers, cells)
 
@@ -92,18 +93,21 @@ def _show_columns(screen: RichConsole, headers: Sequence[str], rows: Sequence[Se
 def _show_stacked(
     screen: RichConsole, headers: Sequence[str], rows: Sequence[Sequence[str]], widths: Sequence[int]
 ) -> None:
-    """Each row's last value on lines of its own, under the others."""
+    """Each row's texts, which are those beyond the given widths, on lines of their own under the other values."""
     from rich.cells import set_cell_size
     from rich.padding import Padding
     from rich.text import Text
 
     def line(cells: Sequence[str], style: str = "") -> Text:
-        padded = [set_cell_size(cell, width) for cell, width in zip(cells[:-1], widths[:-1], strict=True)]
+        padded = [set_cell_size(cell, width) for cell, width in zip(cells, widths, strict=False)]
         return Text((" " * GAP).join(padded).rstrip(), style)
 
-    screen.print(line(headers, "bold"), Padding(Text(headers[-1], "bold"), INDENT))
+    def texts(cells: Sequence[str], style: str = "") -> list[Padding]:
+        return [Padding(Text(cell, style), INDENT) for cell in cells[len(widths) :]]
+
+    screen.print(line(headers, "bold"), *texts(headers, "bold"), sep="\n")
     for row in rows:
-        screen.print(line(row), Padding(Text(row[-1]), INDENT), overflow="fold")
+        screen.print(line(row), *texts(row), sep="\n", overflow="fold")
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:

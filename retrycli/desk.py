@@ -203,4 +203,4 @@ def write_config(file: Path, *, database_url: str, base_url: str | None) -> None
     except FileExistsError:
         raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
     except OSError as error:
-        raise ConfigurationError(f"can't write {file}: {error.strerror}") from error
+        raise ConfigurationError(f"can't write {file}: {error.strerror}; name another with --config") from error

@@ -166,6 +166,7 @@ class _Pass:
             await self._world.sleep(min(pause, RECORD_WITHIN_SECONDS))
         elif self._in_flight:
             answers.append(await self._answered.get())
+            await asyncio.sleep(0)  # one round of the event loop: what else has arrived is written down with it
         while not self._answered.empty():
             answers.append(self._answered.get_nowait())
         self._in_flight -= len(answers)

@@ -176,7 +176,7 @@ def list_failed(
             )
             for each in messages
         ],
-        text_last=True,
+        texts=1,
     )
     console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
@@ -204,7 +204,7 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
         console.show_json({"escalations": [{name: getattr(each, name) for name in fields} for each in messages]})
         return
     console.show_table(
-        ("ID", "Ticket", "Type", "Reason", "Since", "Next step", "Last error"),
+        ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
         [
             (
                 each.id,
@@ -212,12 +212,12 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
                 each.message_type,
                 each.reason,
                 each.escalated_at,
-                _step(each.reason, each.id),
                 each.last_error,
+                _step(each.reason, each.id),
             )
             for each in messages
         ],
-        text_last=True,
+        texts=2,
     )
     if messages:
         console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
@@ -265,7 +265,7 @@ def show(
             )
             for each in found.attempts
         ],
-        text_last=True,
+        texts=1,
     )
     if not found.attempts:
         console.say("No attempt was made at it yet.")

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, DateTime, Integer, Text, bindparam, func, update
+from sqlalchemy import ColumnElement, DateTime, Integer, Text, bindparam, func, literal, update
+from sqlalchemy.types import NullType
 
 from retrycli.errors import InvalidMessage, SchemaMismatch
-from retrycli.message import Message, QueuedMessage, Status, UnusableMessage
+from retrycli.message import Message, MessageType, QueuedMessage, Status, UnusableMessage
 from retrycli.policy import Settled, TransitionKind
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, TableClause, Update
 
     from retrycli.store.database import Database
 
@@ -39,20 +41,24 @@ def queued_of(row: Mapping[Any, Any]) -> QueuedMessage | UnusableMessage:
     return QueuedMessage(message, attempt_number=number, **own)
 
 
+def word(value: Status | MessageType) -> ColumnElement[str]:
+    """A word to compare a column of the application's with. It has no type: that column may have one of its own.
+
+    PostgreSQL compares an enumeration with no text, only with what it can take for one of its words.
+    """
+    return literal(value.value, NullType())
+
+
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
     """Change the application's rows: the only place that does."""
     m = database.messages.c
-    guarded = update(database.messages).where(m.id == bindparam("of_id"), m.status == Status.FAILED.value)
     delivered = [
         {"of_id": each.message_id, "at": _sent_at(database, each.finished_at)}
         for each in settled
         if each.transition.kind is TransitionKind.DELIVERED
     ]
     if delivered:
-        values = {"status": Status.SENT.value, "last_error": None}
-        if "sent_at" in m:
-            values["sent_at"] = bindparam("at")  # type: ignore[assignment]
-        connection.execute(guarded.values(values), delivered)
+        connection.execute(_mark_sent(database.messages), delivered)
     failed = [
         {
             "of_id": each.message_id,
@@ -65,7 +71,20 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
     if failed:
         tries: ColumnElement[int] = func.coalesce(bindparam("tries", type_=Integer), m.retry_count)
         error: ColumnElement[str] = func.coalesce(bindparam("error", type_=Text), m.last_error)
-        connection.execute(guarded.values(last_error=error, retry_count=tries), failed)
+        connection.execute(_failed_one(database.messages).values(last_error=error, retry_count=tries), failed)
+
+
+def _failed_one(messages: TableClause) -> Update:
+    m = messages.c
+    return update(messages).where(m.id == bindparam("of_id"), m.status == word(Status.FAILED))
+
+
+@lru_cache
+def _mark_sent(messages: TableClause) -> Update:
+    values: dict[str, object] = {"status": Status.SENT.value, "last_error": None}
+    if "sent_at" in messages.c:
+        values["sent_at"] = bindparam("at")
+    return _failed_one(messages).values(values)
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:

@@ -5,21 +5,27 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import ColumnElement, Integer, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, delete, func, insert, select, update
 
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
 from retrycli.schema import attempts, queue
-from retrycli.store.application import queued_of, write_messages
+from retrycli.store.application import queued_of, word, write_messages
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from retrycli.store.database import Database
+
+
+HELD = (queue.c.state == State.SENDING.value, queue.c.claimed_by == bindparam("claimant"))
+HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
+LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
 
 
 class Claims:
@@ -132,17 +138,26 @@ class Claims:
                 if isinstance(each, QueuedMessage) and fit(each)
             ]
             if started:
-                connection.execute(insert(attempts), started)
+                connection.execute(START_ATTEMPT, started)
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+        rows = connection.execute(self._held_messages, {"ids": ids, "claimant": claim.claimant}).mappings()
+        by_id = {row["id"]: row for row in rows}
+        return [queued_of(by_id[each]) for each in ids if each in by_id]
+
+    # The statements of the innermost loop are put together once: that takes longer than to run them.
+
+    @cached_property
+    def _held_messages(self) -> Select[Any]:
+        """Whole messages that are still failed, of a claim."""
         m = self._database.messages.c
         number = (
             select(func.coalesce(func.max(attempts.c.number), 0) + 1)
             .where(attempts.c.message_id == queue.c.message_id)
             .scalar_subquery()
         )
-        statement = (
+        return (
             select(
                 *m,
                 queue.c.delivery_key.label("retrycli_delivery_key"),
@@ -151,10 +166,19 @@ class Claims:
                 number.label("retrycli_number"),
             )
             .join_from(queue, self._database.messages, m.id == queue.c.message_id)
-            .where(queue.c.message_id.in_(ids), *_held(claim), m.status == Status.FAILED.value)
+            .where(*HELD_OF_THESE, m.status == word(Status.FAILED))
         )
-        by_id = {row["id"]: row for row in connection.execute(statement).mappings()}
-        return [queued_of(by_id[each]) for each in ids if each in by_id]
+
+    @cached_property
+    def _held_statuses(self) -> Select[Any]:
+        """Messages of a claim, with the application's status."""
+        m = self._database.messages.c
+        return (
+            select(queue.c.message_id, m.status)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
+            .where(*HELD_OF_THESE)
+            .with_for_update()
+        )
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
         """Write down what came of claimed messages, in one transaction.
@@ -163,16 +187,10 @@ class Claims:
             The ids of those that had moved on: the claim was lost, or the application changed the message.
             Of these only the attempt's outcome is kept, and only where the claim still held.
         """
-        m = self._database.messages.c
         ids = [each.message_id for each in settled]
-        held = (
-            select(queue.c.message_id, m.status)
-            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
-            .where(queue.c.message_id.in_(ids), *_held(claim))
-            .with_for_update()
-        )
         with self._database.write() as connection:
-            status = dict(connection.execute(held).all())
+            held = connection.execute(self._held_statuses, {"ids": ids, "claimant": claim.claimant})
+            status: dict[int, Any] = dict(held.all())
             if len(status) < len(ids):
                 status |= dict.fromkeys(self._orphans(connection, claim, ids))
             mine = [each for each in settled if each.message_id in status]
@@ -261,21 +279,22 @@ def _finish_attempts(connection: Connection, settled: Sequence[Settled], now: da
         connection.execute(FINISH_ATTEMPT, finished)
 
 
+START_ATTEMPT = insert(attempts)
 FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), attempts.c.finished_at.is_(None))
 
 
 def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
     """Move messages that this claim holds to the state that their transition says."""
-    of_mine = (queue.c.message_id == bindparam("of_id"), *_held(claim))
+    of_mine = (queue.c.message_id == bindparam("of_id"), *HELD)
     free: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
     unknowns: ColumnElement[int] = func.coalesce(bindparam("unknowns", type_=Integer), queue.c.unknown_count)
     gone, back, escalated = [], [], []
     for each in settled:
         change = each.transition
-        row = {"of_id": each.message_id, "unknowns": change.unknown_count}
+        row = {"of_id": each.message_id, "claimant": claim.claimant, "unknowns": change.unknown_count}
         match change.kind:
             case TransitionKind.DELIVERED:
-                gone.append({"of_id": each.message_id})
+                gone.append({"of_id": each.message_id, "claimant": claim.claimant})
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
                 back.append({**row, "at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
@@ -285,7 +304,7 @@ def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now:
             case _:
                 assert_never(change.kind)
     if gone:
-        connection.execute(delete(queue).where(*of_mine), gone)
+        connection.execute(LEAVE_THE_QUEUE, gone)
     if back:
         at = func.coalesce(bindparam("at", type_=queue.c.next_attempt_at.type), queue.c.next_attempt_at)
         values: dict[str, Any] = {"state": _where_it_was(), "next_attempt_at": at, "unknown_count": unknowns}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote, urlsplit
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 
 BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds on a SQLite file, unless the URL has a ``timeout``."""
+
+UPGRADING = Lock()
+"""Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
 
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
@@ -180,7 +184,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "retrycli:migrations")
         config.set_main_option("path_separator", "os")
-        with self.write() as connection:
+        with UPGRADING, self.write() as connection:
             self.one_at_a_time(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")

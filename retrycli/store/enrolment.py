@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, bindparam, case, delete, insert, literal, 
 from retrycli.message import Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
-from retrycli.store.application import message_of, write_messages
+from retrycli.store.application import message_of, word, write_messages
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -89,7 +89,7 @@ class Enrolment:
         statement = (
             select(*columns)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
-            .where(m.status == Status.FAILED.value, queue.c.message_id.is_(None), *_within(m.id, span))
+            .where(m.status == word(Status.FAILED), queue.c.message_id.is_(None), *_within(m.id, span))
             .order_by(m.id)
             .limit(limit)
         )
@@ -133,7 +133,7 @@ class Enrolment:
         gone = (
             select(queue.c.message_id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(or_(m.id.is_(None), m.status != Status.FAILED.value), *_within(queue.c.message_id, span))
+            .where(or_(m.id.is_(None), m.status != word(Status.FAILED)), *_within(queue.c.message_id, span))
         )
         with self._database.read() as connection:
             ids = list(connection.execute(gone).scalars())

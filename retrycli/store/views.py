@@ -12,6 +12,7 @@ from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal,
 from retrycli.errors import InvalidMessage, NoSuchMessage
 from retrycli.message import MessageType, State, Status, utc_time
 from retrycli.schema import attempts, queue
+from retrycli.store.application import word
 from retrycli.store.claims import is_due
 
 if TYPE_CHECKING:
@@ -161,12 +162,12 @@ class Views:
         statement = (
             select(*columns)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
-            .where(m.status == Status.FAILED.value)
+            .where(m.status == word(Status.FAILED))
         )
         if wanted.state is not None:
             statement = statement.where(func.coalesce(queue.c.state, State.WAITING.value) == wanted.state.value)
         if wanted.message_type is not None:
-            statement = statement.where(m.message_type == wanted.message_type.value)
+            statement = statement.where(m.message_type == word(wanted.message_type))
         if wanted.ticket is not None:
             statement = statement.where(cast(m.ticket_id, String) == wanted.ticket)
         if wanted.error is not None:
