@@ -183,7 +183,8 @@ def test_it_is_open_exactly_when_the_last_five_that_count_were_failures(kinds: l
         breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON)
     assert breaker.destination == "tickets.example.com"
     assert (breaker.state is BreakerState.OPEN) is down
-    assert (breaker.probe_at is not None) is down
+    if kinds and kinds[-1] not in SILENT:  # what says nothing leaves an admitted probe as it was
+        assert (breaker.probe_at is not None) is down
 
 
 # How wide a pass goes.
