@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import shlex
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -34,11 +35,12 @@ def run() -> None:
             _command(settings, command)
         kept = len(sandbox.received)
     _print(f"The API kept {kept} messages, each once. The files stay where they are. To go on:\n")
-    _print("  retrycli sandbox --fail 30%        # in another terminal; it says its address")
+    program = "retrycli" if shutil.which("retrycli") else shlex.quote(str(Path(sys.argv[0]).absolute()))
+    _print(f"  {program} sandbox --fail 30%        # in another terminal; it says its address")
     _print(f"  cd {shlex.quote(str(folder))}")
     _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")
-    _print("  retrycli show 5")
-    _print("  retrycli retry 9")
+    _print(f"  {program} show 3")
+    _print(f"  {program} retry 9")
 
 
 def _command(settings: Path, name: str) -> None:

@@ -17,9 +17,9 @@ from retrycli.store.application import message_of, word, write_messages
 if TYPE_CHECKING:
     from retrycli.store.database import Database
 
-TAIL = 10_000
+TAIL = 5_000
 """How many of the newest messages every pass compares with its queue."""
-SWEEP = 20_000
+SWEEP = 10_000
 """How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
 those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short."""
 START = -(2**63)

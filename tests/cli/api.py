@@ -1,0 +1,56 @@
+"""A ticketing API on loopback that answers as a test tells it to."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
+from random import Random
+from threading import Event
+
+from retrycli.sandbox import Answer, Behaviour, Sandbox
+from tests.cli.command import LONGEST
+
+BAD_GATEWAY: Answer = (502, {})
+BUSY: Answer = (503, {"messages": ["too busy"]})
+FORBIDS: Answer = (401, {"messages": ["who are you?"]})
+REJECTS: Answer = (422, {"messages": ["no such recipient"]})
+TAKES: Answer = (200, {"succeeded": True})
+
+
+class Scripted(Sandbox):
+    """Gives its answers in turn, and the last one for ever; remembers which paths were asked for."""
+
+    def __init__(self, *answers: Answer) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self._answers = list(answers)
+        self.paths: list[str] = []
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        """The next answer, whatever is asked."""
+        self.paths.append(path)
+        return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+class Gate:
+    """Holds every request of a sandbox until a test opens it."""
+
+    def __init__(self) -> None:
+        self.reached = Event()
+        self.opened = Event()
+
+    def hold(self, _seconds: float) -> None:
+        """Stands where the sandbox would sleep."""
+        self.reached.set()
+        self.opened.wait(LONGEST)
+
+
+@contextmanager
+def held_back() -> Iterator[tuple[Sandbox, Gate]]:
+    """A sandbox behind a gate."""
+    gate = Gate()
+    with Sandbox(Behaviour(latency=timedelta(seconds=1)), rng=Random(0), sleep=gate.hold) as sandbox:
+        try:
+            yield sandbox, gate
+        finally:
+            gate.opened.set()

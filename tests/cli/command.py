@@ -1,0 +1,188 @@
+"""The installed command as a real process, in a bare environment, piped or on a terminal of 80 columns."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import re
+import shlex
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
+MODULE = (sys.executable, "-m", "retrycli")
+BARE = {"PATH": "/usr/bin:/bin"}
+"""All that cron's environment is sure to hold, and a little less."""
+LONGEST = 60
+"""Seconds after which a test gives up on a process."""
+ROWS, COLUMNS = 24, 80
+WIDTH = 4
+"""How many processes run side by side."""
+
+Finished = subprocess.CompletedProcess[str]
+Key = TypeVar("Key")
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class Screen:
+    """What a terminal was sent, and how the command ended."""
+
+    returncode: int
+    raw: str
+
+    @property
+    def text(self) -> str:
+        """What a person reads there: no colours, no cursor movements."""
+        plain = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", self.raw)
+        return plain.replace("\r\n", "\n").replace("\r", "\n")
+
+    @property
+    def words(self) -> str:
+        """The same with every line break and run of spaces as one space, for what may be wrapped."""
+        return " ".join(self.text.split())
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What commands said that were run side by side, by the command line; see `Cli.show_all`."""
+
+    piped: Mapping[str, Finished]
+    screens: Mapping[str, Screen]
+
+    def json(self, command: str) -> dict[str, Any]:
+        """The object that a command printed."""
+        return _object(self.piped[command])
+
+
+@dataclass(frozen=True)
+class Cli:
+    """Runs ``retrycli`` in a folder, with ``PATH`` and whatever a test gives it in its environment, and no more."""
+
+    cwd: Path
+    env: Mapping[str, str] = field(default_factory=dict)
+    program: tuple[str, ...] = SCRIPT
+    wrapper: tuple[str, ...] = ()
+    """A program to run it under, such as ``setpriv``."""
+
+    def having(self, env: Mapping[str, str] | None = None, *, cwd: Path | None = None) -> Cli:
+        """The same with more in its environment, or elsewhere."""
+        return replace(self, env={**self.env, **(env or {})}, cwd=cwd or self.cwd)
+
+    def under(self, *wrapper: str) -> Cli:
+        """The same, started by another program."""
+        return replace(self, wrapper=wrapper)
+
+    def __call__(self, *args: str | Path, env: Mapping[str, str] | None = None, cwd: Path | None = None) -> Finished:
+        """Run a command to its end, its output piped."""
+        return subprocess.run(
+            [*self.wrapper, *self.program, *args],
+            env={**BARE, **self.env, **(env or {})},
+            cwd=cwd or self.cwd,
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            text=True,
+            encoding="utf-8",
+            timeout=LONGEST,
+            check=False,
+        )
+
+    def json(self, *args: str | Path, code: int = 0) -> dict[str, Any]:
+        """Run a command with ``--json``, and read the one object that it prints."""
+        return _object(self(*args, "--json"), code)
+
+    def show_all(self, *, piped: Iterable[str] = (), on_terminal: Iterable[str] = ()) -> Shown:
+        """Run commands that only look, side by side."""
+        with ThreadPoolExecutor(WIDTH) as pool:
+            outputs = {each: pool.submit(self, *shlex.split(each)) for each in piped}
+            screens = {each: pool.submit(self.on_terminal, *shlex.split(each)) for each in on_terminal}
+        return Shown({k: v.result() for k, v in outputs.items()}, {k: v.result() for k, v in screens.items()})
+
+    def start(self, *args: str | Path, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+        """Begin a command; whoever calls this waits for it."""
+        return subprocess.Popen(
+            [*self.wrapper, *self.program, *args],
+            env={**BARE, **self.env},
+            cwd=self.cwd,
+            stdin=subprocess.DEVNULL,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+            text=True,
+            encoding="utf-8",
+        )
+
+    def on_terminal(self, *args: str | Path, columns: int = COLUMNS) -> Screen:
+        """Run a command with a terminal for its input, output and errors."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
+        with subprocess.Popen(
+            [*self.wrapper, *self.program, *args],
+            env={**BARE, "TERM": "xterm-256color", **self.env},
+            cwd=self.cwd,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+            start_new_session=True,
+        ) as process:
+            os.close(theirs)
+            raw = _read_all(ours)
+            return Screen(process.wait(LONGEST), raw)
+
+
+def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]:
+    """Make calls that don't touch one another at the same time: a start takes a quarter of a second."""
+    with ThreadPoolExecutor(WIDTH) as pool:
+        return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
+
+
+def _object(done: Finished, code: int = 0) -> dict[str, Any]:
+    """The one JSON object that a command printed, without the version of its fields."""
+    assert done.returncode == code, done.stderr
+    values: dict[str, Any] = json.loads(done.stdout)
+    assert values.pop("schema_version") == 1
+    return values
+
+
+def _read_all(terminal: int) -> str:
+    """Everything until the other side is closed, which Linux tells by an error."""
+    pieces = []
+    with os.fdopen(terminal, "rb", buffering=0) as reader:
+        while True:
+            try:
+                piece = reader.read(65536)
+            except OSError:
+                break
+            if not piece:
+                break
+            pieces.append(piece)
+    return b"".join(pieces).decode()
+
+
+def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:
+    """Wait for something that a process is to do."""
+    deadline = time.monotonic() + LONGEST
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        assert process is None or process.poll() is None, "the process has ended"
+        time.sleep(0.01)  # poll
+
+
+def end(process: subprocess.Popen[str]) -> Finished:
+    """Wait for a process that was started, and collect its output."""
+    try:
+        out, err = process.communicate(timeout=LONGEST)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)

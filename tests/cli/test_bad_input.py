@@ -1,0 +1,360 @@
+"""What is wrong from outside: one clear line on stderr that names the thing and the remedy, and nothing is lost."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.cli.api import held_back
+from tests.cli.application import Application
+from tests.cli.command import Cli, end, side_by_side
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.cli.application import Row
+    from tests.cli.command import Finished
+
+API = "http://127.0.0.1:9"
+"""Nobody is asked there: each test here ends before, or says so."""
+
+
+def fault(done: Finished, code: int) -> str:
+    """The one line that a command ends with."""
+    assert (done.returncode, done.stdout) == (code, "")
+    assert "Traceback" not in done.stderr
+    [line] = done.stderr.splitlines()
+    assert line.startswith("retrycli: ")
+    return line.removeprefix("retrycli: ")
+
+
+@contextmanager
+def exclusively_locked(application: Application) -> Iterator[None]:
+    """Somebody else holds the database, and lets nobody read or write."""
+    with closing(sqlite3.connect(application.path, isolation_level=None)) as connection:
+        connection.execute("BEGIN EXCLUSIVE")
+        yield
+
+
+def impatient(application: Application) -> dict[str, str]:
+    """The variables of a command that waits a tenth of a second for a database lock instead of half a minute."""
+    return {**application.variables(API), "RETRYCLI_DATABASE__URL": f"{application.url}?timeout=0.1"}
+
+
+def without_roots_powers(cli: Cli) -> Cli:
+    """The command bound by file modes, even where the tests run as root."""
+    if os.geteuid() != 0:
+        return cli
+    setpriv = shutil.which("setpriv")
+    if setpriv is None:
+        pytest.skip("setpriv is not installed: apt-get install util-linux")
+    powers = "-dac_override,-dac_read_search"
+    return cli.under(setpriv, f"--bounding-set={powers}", f"--inh-caps={powers}")
+
+
+# -- the database ----------------------------------------------------------------------------------------------------
+
+
+def test_a_missing_database_is_named_and_not_made(cli: Cli) -> None:
+    where = cli.cwd / "no.db"
+    lost = cli.having({"RETRYCLI_DATABASE__URL": "sqlite:///no.db", "TICKETING_API_BASE_URL": API})
+    shown = lost.show_all(piped=["run-once", "status", "db upgrade"])
+    lines = {fault(done, 69) for done in shown.piped.values()}
+    assert lines == {f"no database at {where}; check database.url (RETRYCLI_DATABASE__URL)"}
+    assert not where.exists()
+
+
+def test_a_locked_database_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+    with exclusively_locked(application):
+        line = fault(cli("run-once", env=impatient(application)), 69)
+    assert line == (
+        f"{application.path}: database is locked: "
+        "the application held its write lock for too long; end its transaction, or use WAL"
+    )
+
+
+def test_a_database_that_gets_locked_in_the_middle_of_a_pass_loses_nothing(cli: Cli, application: Application) -> None:
+    """The attempt was written down before; its claim lapses, and the next pass takes it for unknown."""
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        env = {**impatient(application), "TICKETING_API_BASE_URL": sandbox.url}
+        process = cli.having(env).start("run-once")
+        assert gate.reached.wait(60)
+        with exclusively_locked(application):
+            gate.opened.set()
+            line = fault(end(process), 69)
+    assert "database is locked" in line
+    assert (application.row(101)["status"], application.state(101)) == ("failed", "sending")
+    assert len(application.rows("retrycli_attempts")) == 1
+
+
+def test_a_database_that_may_only_be_read_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+    """What only looks works all the same."""
+    application.add(101)
+    application.path.chmod(0o400)
+    bound = without_roots_powers(cli).having(application.variables(API))
+    line = fault(bound("run-once"), 69)
+    assert line == (
+        f"{application.path}: attempt to write a readonly database: "
+        "the file or its folder can't be written; check their owner and mode"
+    )
+    assert bound("list-failed").stdout.startswith("101\t")
+
+
+def test_a_file_that_may_not_even_be_read_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+    application.path.chmod(0)
+    line = fault(without_roots_powers(cli)("status", env=application.variables(API)), 69)
+    assert line.startswith(
+        f"{application.path}: unable to open database file: the file can't be opened; check its owner"
+    )
+
+
+def test_a_file_that_is_no_database_is_left_alone(cli: Cli) -> None:
+    file = cli.cwd / "agent.db"
+    file.write_text("Dear database,\n" * 100)
+    line = fault(
+        cli("run-once", env={"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": API}), 69
+    )
+    assert line == f"{file}: file is not a database: this is no SQLite file; check database.url"
+    assert file.read_text() == "Dear database,\n" * 100
+
+
+def test_a_damaged_database_is_told_with_what_to_do(cli: Cli, application: Application) -> None:
+    application.add_due(20)
+    content = bytearray(application.path.read_bytes())
+    content[4096:] = bytes(each ^ 0x5A for each in content[4096:])
+    application.path.write_bytes(content)
+    line = fault(cli("run-once", env=application.variables(API)), 69)
+    assert line == (
+        f"{application.path}: database disk image is malformed: "
+        "the file is damaged; restore it, or see `sqlite3 FILE .recover`"
+    )
+
+
+def test_somebody_elses_database_gets_no_tables_of_ours(cli: Cli) -> None:
+    file = cli.cwd / "other.db"
+    with closing(sqlite3.connect(file)) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    before = file.read_bytes()
+    astray = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": API})
+    shown = astray.show_all(piped=["run-once", "run-once --dry-run", "status", "db upgrade", "init --config new.toml"])
+    lines = {fault(done, 78) for done in shown.piped.values()}
+    assert lines == {f"no table pending_messages in {file}; check database.url and database.table"}
+    assert file.read_bytes() == before
+
+
+def test_a_table_without_a_column_that_is_needed_names_the_column(cli: Cli, untouched: Application) -> None:
+    untouched.execute("ALTER TABLE pending_messages DROP COLUMN last_error")
+    before = untouched.dump()
+    line = fault(cli("run-once", env=untouched.variables(API)), 78)
+    assert line == (
+        f"pending_messages in {untouched.path} has no column last_error; "
+        "retrycli needs id, ticket_id, message_type, subject, body, status, retry_count, last_error"
+    )
+    assert untouched.dump() == before
+
+
+def test_the_least_table_that_there_may_be_is_enough(cli: Cli, sandbox: Sandbox) -> None:
+    """The eight columns that are needed, and no other."""
+    file = cli.cwd / "least.db"
+    with closing(sqlite3.connect(file)) as connection, connection:
+        connection.execute(
+            "CREATE TABLE mail (id INTEGER PRIMARY KEY, ticket_id, message_type, "
+            "subject, body, status, retry_count, last_error)"
+        )
+        connection.execute(
+            "INSERT INTO mail VALUES (1, 'T-1', 'customer', 'Hello', 'How are you?', 'failed', NULL, NULL)"
+        )
+    env = {"RETRYCLI_DATABASE__URL": f"sqlite:///{file}", "TICKETING_API_BASE_URL": sandbox.url}
+    assert cli.having({**env, "RETRYCLI_DATABASE__TABLE": "mail"}).json("run-once")["sent"] == 1
+    assert [each.ticket_id for each in sandbox.received] == ["T-1"]
+
+
+# -- rows ------------------------------------------------------------------------------------------------------------
+
+BAD_ROWS: dict[int, tuple[dict[str, Any], str]] = {
+    20: ({"body": None}, "body is missing"),
+    21: ({"body": b"\x00\x01"}, "body is not text"),
+    22: ({"subject": b"\xff"}, "subject is not text"),
+    23: ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
+    24: ({"retry_count": "three"}, "retry_count is no whole number: 'three'"),
+    25: ({"cc_emails": "not a list"}, "cc_emails is no JSON"),
+    26: ({"bcc_emails": '{"to": 1}'}, "bcc_emails is no JSON list"),
+    27: ({"created_at": "yesterday"}, "created_at is no date: 'yesterday'"),
+    28: ({"updated_at": "2026-13-45 00:00:00"}, "updated_at is no date: '2026-13-45 00:00:00'"),
+    29: ({"message_type": "fax"}, "message_type is 'fax', not one of customer, supplier, internal"),
+    30: ({"ticket_id": ""}, "ticket_id is missing"),
+}
+
+
+@dataclass(frozen=True)
+class Mixed:
+    """One pass over a bad row of each kind and three good messages."""
+
+    cli: Cli
+    application: Application
+    before: dict[object, Row]
+    done: Finished
+    tickets: list[str]
+
+
+@pytest.fixture(scope="module")
+def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Mixed:
+    """Make that pass."""
+    folder = tmp_path_factory.mktemp("rows")
+    application = Application(folder / "agent.db", like=prepared)
+    application.fill_due()
+    for message_id, (columns, _) in BAD_ROWS.items():
+        application.add(message_id, **columns)
+    before = application.rows()
+    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+        cli = Cli(folder, application.variables(sandbox.url))
+        done = cli("run-once")
+        return Mixed(cli, application, before, done, [each.ticket_id for each in sandbox.received])
+
+
+@pytest.mark.parametrize("message_id", BAD_ROWS)
+def test_a_row_with_unusable_data_goes_to_a_person_with_what_is_wrong_with_it(mixed: Mixed, message_id: int) -> None:
+    """Of its row only last_error changes; the log has one line about it and one for the metrics."""
+    problem = BAD_ROWS[message_id][1]
+    assert mixed.application.row(message_id) == mixed.before[message_id] | {"last_error": f"Can't be sent: {problem}"}
+    assert mixed.application.state(message_id) == "escalated"
+    assert f"Message {message_id} needs a person (invalid: {problem}); see `retrycli show {message_id}`\n" in (
+        mixed.done.stderr
+    )
+
+
+def test_the_other_messages_go_on(mixed: Mixed) -> None:
+    assert mixed.done.returncode == 0
+    assert sorted(mixed.tickets) == ["4705", "4706", "4707"]
+    assert mixed.done.stderr.count("METRIC: message_escalated") == len(BAD_ROWS)
+    assert len(mixed.done.stderr.splitlines()) == 2 * len(BAD_ROWS)
+
+
+def test_rows_with_unusable_data_can_be_listed_and_shown(mixed: Mixed) -> None:
+    """What is no number or no time is null there."""
+    shown = mixed.cli.show_all(
+        piped=["list-failed --json", "list-failed", "escalations --json", "show 21 --json", "show 20"]
+    )
+    listed = {each["id"]: each for each in shown.json("list-failed --json")["messages"]}
+    assert listed.keys() == BAD_ROWS.keys()
+    assert (listed[24]["retry_count"], listed[27]["created_at"], listed[29]["max_retries"]) == (None, None, None)
+    assert "24\t4724\tcustomer\tescalated\t?/10\t" in shown.piped["list-failed"].stdout
+    assert {each["reason"] for each in shown.json("escalations --json")["escalations"]} == {"invalid"}
+    assert shown.json("show 21 --json")["message"]["body"] == "\0\1"
+    assert shown.piped["show 20"].returncode == 0
+
+
+# -- the lock --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("place", "reason"),
+    [
+        ("no/such/folder/retrycli.lock", "No such file or directory"),
+        (".", "Is a directory"),
+        ("link.lock", "Too many levels of symbolic links"),
+    ],
+)
+def test_a_lock_that_cant_be_made_is_told_with_the_setting(
+    cli: Cli, application: Application, place: str, reason: str
+) -> None:
+    application.add(101)
+    before = application.rows()
+    (cli.cwd / "link.lock").symlink_to(application.path)
+    done = cli("run-once", env={**application.variables(API), "RETRYCLI_RUN__LOCK_FILE": place})
+    assert fault(done, 78) == (
+        f"can't open the lock file {place}: {reason}; "
+        "set run.lock_file to a path that the user who runs retrycli can write"
+    )
+    assert application.rows() == before
+
+
+def test_a_lock_folder_that_may_not_be_written_is_told_with_the_setting(cli: Cli, application: Application) -> None:
+    folder = cli.cwd / "locks"
+    folder.mkdir(mode=0o500)
+    lock = folder / "retrycli.lock"
+    env = {**application.variables(API), "RETRYCLI_RUN__LOCK_FILE": str(lock)}
+    line = fault(without_roots_powers(cli)("config", "check", env=env), 78)
+    assert line.startswith(f"can't open the lock file {lock}: Permission denied; set run.lock_file to a path")
+
+
+# -- settings --------------------------------------------------------------------------------------------------------
+
+
+WRONG_SETTINGS: dict[tuple[str, str], str] = {
+    ("TICKETING_API_BASE_URL", "tickets.example.com"): (
+        "gateway.base_url (environment TICKETING_API_BASE_URL): write it with its scheme and host, as in "
+        "https://tickets.example.com/api"
+    ),
+    ("RETRYCLI_RUN__CONCURENCY", "8"): "run.concurency (environment RETRYCLI_RUN__CONCURENCY): no such setting",
+    ("RETRYCLI_DATABASE__URL", "mysql://db/desk"): (
+        "database.url (environment RETRYCLI_DATABASE__URL): write sqlite:///FILE or postgresql://USER@HOST/NAME; "
+        "no other database is supported"
+    ),
+    ("RETRYCLI_DATABASE__URL", "sqlite://"): "database.url names no file; write sqlite:///PATH",
+    ("RETRYCLI_SCHEDULE__MAX_RETRIES", "ten"): "schedule.max_retries (environment RETRYCLI_SCHEDULE__MAX_RETRIES): ",
+    ("RETRYCLI_GATEWAY__AUTH", "bearer"): "gateway.auth = 'bearer' needs gateway.token or gateway.token_file",
+    ("RETRYCLI_GATEWAY__TOKEN_FILE", "/no/such/token"): (
+        "gateway.token_file: can't read /no/such/token: No such file or directory"
+    ),
+    ("RETRYCLI_GATEWAY__PRESET", "zendesk"): "gateway.preset: no preset 'zendesk'; write a .toml file or generic",
+    (
+        "RETRYCLI_CONFIG",
+        "/no/such.toml",
+    ): "no configuration file /no/such.toml ($RETRYCLI_CONFIG); `retrycli init` makes",
+}
+WRONG_FILES = {
+    b"[gateway\n": "is no TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
+    b"\xff\n": "is no TOML: 'utf-8' codec can't decode byte 0xff",
+    b"schedule = 3\n": "schedule (file ",
+    b'[gateway]\nbase_uri = "http://one"\n': "): no such setting",
+}
+
+
+@pytest.fixture(scope="module")
+def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[tuple[str, str] | bytes, Finished]:
+    """What ``config check`` says to each of them."""
+    folder = tmp_path_factory.mktemp("settings")
+    application = Application(folder / "agent.db", like=prepared)
+    cli = Cli(folder, application.variables(API))
+    calls: dict[tuple[str, str] | bytes, Callable[[], Finished]] = {}
+    for name, value in WRONG_SETTINGS:
+        calls[name, value] = partial(cli, "config", "check", env={name: value})
+    for number, content in enumerate(WRONG_FILES):
+        file = folder / f"{number}.toml"
+        file.write_bytes(content)
+        calls[content] = partial(cli, "--config", file, "config", "check")
+    return side_by_side(calls)
+
+
+@pytest.mark.parametrize("setting", WRONG_SETTINGS, ids="=".join)
+def test_a_wrong_setting_is_named_with_its_source_and_the_remedy(
+    checked: dict[tuple[str, str] | bytes, Finished], setting: tuple[str, str]
+) -> None:
+    assert WRONG_SETTINGS[setting] in fault(checked[setting], 78)
+
+
+@pytest.mark.parametrize("content", WRONG_FILES)
+def test_a_wrong_configuration_file_is_named_with_what_is_wrong_in_it(
+    checked: dict[tuple[str, str] | bytes, Finished], content: bytes
+) -> None:
+    assert WRONG_FILES[content] in fault(checked[content], 78)
+
+
+def test_a_configuration_file_that_may_not_be_read_is_told(cli: Cli) -> None:
+    file = cli.cwd / "retrycli.toml"
+    file.touch(mode=0)
+    assert fault(without_roots_powers(cli)("status"), 78) == (
+        "can't read retrycli.toml: Permission denied; check its mode and owner"
+    )

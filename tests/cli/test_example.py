@@ -1,0 +1,77 @@
+"""``ticketing_agent.db.example``: made by code, in the wheel, and a believable queue."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import tomllib
+from contextlib import closing
+from pathlib import Path
+
+import pytest
+
+from retrycli import example
+
+ROOT = Path(__file__).parents[2]
+FILE = ROOT / example.NAME
+
+
+@pytest.fixture
+def shipped(tmp_path: Path) -> Path:
+    """A copy of the file: opening one in WAL mode leaves two others beside it."""
+    return Path(shutil.copyfile(FILE, tmp_path / "shipped.db"))
+
+
+def dump(file: Path) -> list[str]:
+    """A database as statements."""
+    with closing(sqlite3.connect(file)) as connection:
+        return list(connection.iterdump())
+
+
+def one(file: Path, query: str) -> object:
+    """A single value."""
+    with closing(sqlite3.connect(file)) as connection:
+        return connection.execute(query).fetchone()[0]
+
+
+def test_the_example_is_what_the_code_makes(shipped: Path, tmp_path: Path) -> None:
+    """If this fails, ``python -m retrycli.example`` makes it anew."""
+    built = tmp_path / "built.db"
+    example.build(built)
+    assert dump(built) == dump(shipped)
+
+
+def test_the_example_is_in_wal_mode_and_whole(shipped: Path) -> None:
+    assert one(shipped, "PRAGMA journal_mode") == "wal"
+    assert one(shipped, "PRAGMA integrity_check") == "ok"
+    assert not Path(f"{FILE}-wal").exists()
+
+
+def test_the_example_has_a_little_of_everything(shipped: Path) -> None:
+    with closing(sqlite3.connect(shipped)) as connection:
+        statuses = {each for (each,) in connection.execute("SELECT DISTINCT status FROM pending_messages")}
+        types = {each for (each,) in connection.execute("SELECT DISTINCT message_type FROM pending_messages")}
+        reasons = {each for (each,) in connection.execute("SELECT DISTINCT escalation_reason FROM retrycli_queue")}
+    assert statuses == {"pending", "approved", "rejected", "sent", "failed"}
+    assert types == {"customer", "supplier", "internal"}
+    assert reasons == {None, "exhausted", "permanent"}
+    assert one(shipped, "SELECT COUNT(*) FROM pending_messages WHERE status = 'failed' AND retry_count >= 8") == 3
+    assert one(shipped, "SELECT COUNT(*) FROM pragma_foreign_key_check") == 0
+
+
+def test_the_example_travels_in_the_wheel_where_the_demo_looks_for_it() -> None:
+    """Building one takes too long for here; this is what hatchling is told."""
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]["targets"]
+    assert build["wheel"]["force-include"] == {example.NAME: f"retrycli/{example.NAME}"}
+    assert f"/{example.NAME}" in build["sdist"]["include"]
+
+
+def test_a_copy_has_its_times_moved_up_to_now(tmp_path: Path) -> None:
+    """So that what was due on that Monday is due today."""
+    later = example.MADE_AT.replace(year=2031)
+    copied = example.copy(tmp_path, now=later)
+    ages = "SELECT julianday(?) - julianday(created_at) FROM pending_messages WHERE id = 16"
+    with closing(sqlite3.connect(copied)) as connection:
+        [(days,)] = connection.execute(ages, (later.replace(tzinfo=None).isoformat(sep=" "),))
+    assert days == pytest.approx(2 / 24, abs=1e-6)
+    assert one(copied, "PRAGMA journal_mode") == "wal"

@@ -1,0 +1,132 @@
+"""What other people wrote is data in every form of output: nothing in it moves a cursor or forges a line."""
+
+from __future__ import annotations
+
+import json
+import re
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import retrycli
+from tests.cli.api import Scripted
+from tests.cli.application import Application
+from tests.cli.command import Cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Shown
+
+EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
+"""Clears the screen, renames the window, opens markup, adds columns and a row, and turns the reading direction."""
+SHOWN = r"\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+"""All that rich sends for a table."""
+COMMANDS = ("list-failed", "escalations", "show 1", "passes", "status")
+AS_JSON = ("list-failed --json", "show 1 --json")
+EACH = pytest.mark.parametrize("command", COMMANDS)
+
+
+@pytest.fixture(scope="module")
+def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Shown:
+    """What is shown of three messages whose every text is hostile, one of them tried at an API that answers so too."""
+    folder = tmp_path_factory.mktemp("evil")
+    application = Application(folder / "agent.db", like=prepared)
+    texts: dict[str, Any] = {"subject": EVIL, "recipient_email": EVIL, "body": EVIL, "last_error": EVIL}
+    application.add(1, ticket_id=EVIL, **texts)
+    application.add(2, retry_count=10, **texts)
+    application.add(3, message_type=EVIL, **texts)
+    with Scripted((422, {"messages": [EVIL]})) as api:
+        retrycli.retry(application.settings(api.url), 1, by=EVIL)
+        retrycli.run_once(application.settings(api.url))
+        application.execute("INSERT INTO retrycli_pause VALUES ('2026-01-01 00:00:00.000000', NULL, 'anna', ?)", EVIL)
+        retrycli.run_once(application.settings(api.url))
+    cli = Cli(folder, application.variables("http://127.0.0.1:9"))
+    return cli.show_all(piped=[*COMMANDS, *AS_JSON], on_terminal=COMMANDS)
+
+
+@EACH
+def test_piped_only_our_own_tabs_and_line_ends_are_left(evil: Shown, command: str) -> None:
+    done = evil.piped[command]
+    assert done.returncode == 0, done.stderr
+    assert all(char.isprintable() or char in "\t\n" for char in done.stdout)
+    assert "forged" in done.stdout
+    assert not any(line.startswith("99\t") for line in done.stdout.splitlines())
+
+
+@EACH
+def test_on_a_terminal_nothing_but_our_own_colours_is_left(evil: Shown, command: str) -> None:
+    screen = evil.screens[command]
+    assert screen.returncode == 0, screen.text
+    assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw))
+    assert "[red]" in screen.words
+    assert "[/nosuch]" in screen.words
+    assert ":smile:" in screen.words
+
+
+@pytest.mark.parametrize("command", AS_JSON)
+def test_json_holds_it_all_in_characters_that_do_nothing(evil: Shown, command: str) -> None:
+    done = evil.piped[command]
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    assert done.stdout.count("\n") == 1
+    assert all(char >= " " for char in done.stdout.rstrip("\n"))
+    json.loads(done.stdout)
+
+
+def test_piped_a_message_stays_one_line_of_seven_columns(evil: Shown) -> None:
+    lines = evil.piped["list-failed"].stdout.splitlines()
+    assert [len(each.split("\t")) for each in lines] == [7, 7, 7]
+    assert lines[0].split("\t")[1] == SHOWN
+
+
+def test_a_body_is_shown_line_by_line_and_each_line_is_harmless(evil: Shown) -> None:
+    """It can't pass for a fact or an attempt, which have tabs."""
+    shown = evil.piped["show 1"].stdout
+    assert "\n" + r"\x1b[2J\x1b]0;title\x07[red]\tforged" + "\n" in shown
+    assert "\n" + r"99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: " in shown
+    assert f"subject\t{SHOWN}\n" in shown
+
+
+def test_json_gives_back_what_was_written(evil: Shown) -> None:
+    assert evil.json("show 1 --json")["message"]["subject"] == EVIL
+
+
+@pytest.mark.parametrize("style", ["text", "json"])
+def test_the_log_is_one_harmless_line_an_event(cli: Cli, application: Application, style: str) -> None:
+    """Ticket and type are all that it takes from a message."""
+    application.add(1, ticket_id=EVIL, message_type=EVIL)
+    env = application.variables("http://127.0.0.1:9")
+    done = cli("--log-format", style, "run-once", env=env)
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) == 2
+    assert all(char.isprintable() or char == "\n" for char in done.stderr)
+
+
+def test_errors_show_arguments_and_paths_harmlessly(cli: Cli) -> None:
+    done = cli("--config", "no\x1b[2Jsuch\nfile", "status")
+    assert done.returncode == 78
+    assert done.stderr.startswith(r"retrycli: no configuration file no\x1b[2Jsuch\nfile (--config)")
+
+
+def test_a_terminal_that_knows_ascii_alone_sees_the_rest_escaped(cli: Cli, application: Application) -> None:
+    application.add(1, subject="日本", last_error="naïve")
+    ascii_only = cli.having({**application.variables("http://127.0.0.1:9"), "PYTHONIOENCODING": "ascii"})
+    shown = ascii_only.show_all(piped=["show 1"], on_terminal=["list-failed"])
+    done = shown.piped["show 1"]
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "subject\t" + r"\u65e5\u672c" + "\n" in done.stdout
+    assert r"na\xefve" in shown.screens["list-failed"].text
+
+
+def test_text_that_is_no_utf8_can_be_looked_at_in_every_form(cli: Cli, application: Application) -> None:
+    application.add(1)
+    application.execute(
+        "UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), last_error = CAST(x'fe42' AS TEXT)"
+    )
+    strict = cli.having({**application.variables("http://127.0.0.1:9"), "PYTHONIOENCODING": "utf-8:strict"})
+    shown = strict.show_all(piped=["show 1", "list-failed --json"], on_terminal=["list-failed"])
+    assert r"\udcffA" in shown.piped["show 1"].stdout
+    assert shown.json("list-failed --json")["messages"][0]["last_error"] == "\udcfeB"
+    assert r"\udcfeB" in shown.screens["list-failed"].text

@@ -1,0 +1,128 @@
+"""What the commands call, from Python: in an application with a scheduler of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from retrycli.events import MessageDelivered, PassResult
+from retrycli.outcome import OutcomeKind
+from tests.cli.api import BUSY, Scripted, held_back
+from tests.cli.command import BARE, LONGEST, end
+
+if TYPE_CHECKING:
+    from retrycli.events import Event
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+README = Path(__file__).parents[2] / "README.md"
+
+LIVE_AND_LOOK = """
+import asyncio
+import httpx
+
+async def live_and_look():
+    async with app.router.lifespan_context(app):
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://app") as client:
+            messages = {"waiting": 4, "sending": 0}
+            while messages["waiting"] + messages["sending"] > 1:
+                await asyncio.sleep(0.01)  # poll
+                answer = (await client.get("/deliveries")).json()
+                messages = answer["messages"]
+            print(answer)
+
+asyncio.run(live_and_look())
+"""
+
+
+def test_a_pass_is_a_call_that_gives_its_summary_and_tells_its_events(
+    application: Application, sandbox: Sandbox
+) -> None:
+    application.fill()
+    told: list[Event] = []
+    summary = retrycli.run_once(application.settings(sandbox.url), limit=2, listen=told.append)
+    assert isinstance(summary, retrycli.PassSummary)
+    assert (summary.result, summary.sent, summary.reason) == (PassResult.COMPLETED, 2, "limit")
+    assert [each.message_id for each in told if isinstance(each, MessageDelivered)] == [5, 6]
+
+
+def test_a_pass_is_made_from_a_running_event_loop_in_a_thread(application: Application, sandbox: Sandbox) -> None:
+    application.fill()
+
+    async def apply() -> retrycli.PassSummary:
+        return await asyncio.to_thread(retrycli.run_once, application.settings(sandbox.url))
+
+    assert asyncio.run(apply()).sent == 3
+
+
+def test_a_pass_from_python_and_the_command_take_the_same_lock(cli: Cli, application: Application) -> None:
+    """That the other holds it is a result here, and no error."""
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        process = cli.having(application.variables(sandbox.url)).start("run-once")
+        assert gate.reached.wait(LONGEST)
+        summary = retrycli.run_once(application.settings(sandbox.url), wait_lock_seconds=0)
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert (summary.result, summary.reason) == (PassResult.SKIPPED, "lock_held")
+    assert f"pid {process.pid} on " in str(summary.detail)
+
+
+def test_status_is_a_value_with_the_same_facts_as_the_command(application: Application, sandbox: Sandbox) -> None:
+    application.fill()
+    settings = application.settings(sandbox.url)
+    assert retrycli.status(settings).state == "never_run"
+    retrycli.run_once(settings)
+    status = retrycli.status(settings)
+    assert isinstance(status, retrycli.Status)
+    assert (status.state, status.running, status.messages["waiting"]) == ("ok", True, 1)
+
+
+def test_a_retry_gives_its_outcome_and_refuses_with_an_error_of_retryclis(application: Application) -> None:
+    application.fill()
+    with Scripted(BUSY) as api:
+        outcome = retrycli.retry(application.settings(api.url), 5)
+        assert isinstance(outcome, retrycli.Outcome)
+        assert (outcome.kind, outcome.status_code) == (OutcomeKind.TRANSIENT, 503)
+        with pytest.raises(retrycli.RetrycliError, match="message 1 is sent"):
+            retrycli.retry(application.settings(api.url), 1)
+
+
+def test_settings_are_read_as_the_command_reads_them(tmp_path: Path) -> None:
+    file = tmp_path / "retrycli.toml"
+    file.write_text('[gateway]\nbase_url = "http://one"\n')
+    assert retrycli.load_settings(file).gateway.base_url == "http://one"
+
+
+def test_importing_retrycli_loads_nothing_else() -> None:
+    names = "print([each for each in sys.modules if each.startswith(('retrycli.', 'sqlalchemy', 'pydantic'))])"
+    done = subprocess.run(
+        [sys.executable, "-c", f"import retrycli, sys; {names}"], env=BARE, capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "[]\n"
+
+
+def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+    """Its code as it stands there: FastAPI's lifespan begins the passes and ends them."""
+    application.fill()
+    [code] = [each for each in re.findall(r"```python\n(.+?)```", README.read_text(), re.DOTALL) if "FastAPI(" in each]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", code + LIVE_AND_LOOK],
+        env={**BARE, **application.variables(sandbox.url)},
+        cwd=cli.cwd,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.endswith("{'state': 'ok', 'messages': {'waiting': 1, 'due': 0, 'sending': 0, 'escalated': 0}}\n")
+    assert len(sandbox.received) == 3

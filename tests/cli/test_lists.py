@@ -1,0 +1,213 @@
+"""``list-failed``, ``escalations`` and ``show``: which messages, in which order, in which form."""
+
+from __future__ import annotations
+
+import os
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
+from tests.cli.application import Application
+from tests.cli.command import COLUMNS, Cli, end
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Shown
+
+LIST_KEYS = [
+    "id",
+    "ticket_id",
+    "message_type",
+    "state",
+    "retry_count",
+    "next_attempt_at",
+    "last_error",
+    "max_retries",
+    "created_at",
+]
+ESCALATION_KEYS = ["id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"]
+UTC_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+LOCAL_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d"
+LONG = "HTTP 503: " + " ".join(f"word{number}" for number in range(60))
+
+
+FILTERS = {
+    "--state escalated --sort id": [13, 14, 15],
+    "--state waiting --ticket 4711 --error word7": [11],
+    "--type supplier --error '100% OF'": [12],
+    "--error 100_": [],
+    "--older-than 7h --sort id": [13],
+    "--sort tries --limit 2": [13, 12],
+    "--sort age --limit 1": [13],
+}
+"""Which messages of the queue below each of them lets through, in which order."""
+PIPED = (
+    *(f"list-failed {each}" for each in FILTERS),
+    *("list-failed", "list-failed --json", "list-failed --sort id"),
+    *("escalations", "escalations --json", "status --json"),
+    *("show 1", "show 15 --json", "show 99"),
+)
+ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 15")
+
+
+@pytest.fixture(scope="module")
+def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Cli:
+    """The command over a queue of every kind; nothing that these tests do changes it."""
+    folder = tmp_path_factory.mktemp("lists")
+    application = Application(folder / "agent.db", like=prepared)
+    application.add(1, status="sent", sent_at="2026-01-02 03:04:05")
+    application.add(11, hours_ago=1, retry_count=4, ticket_id=4711, last_error=LONG)
+    application.add(12, hours_ago=0.5, retry_count=5, message_type="supplier", last_error="HTTP 504 (100% of it)")
+    application.add(13, hours_ago=8, retry_count=10, message_type="internal", last_error="ConnectError")
+    application.add(14, hours_ago=9, body=None)
+    application.add(15, hours_ago=3)
+    application.add(16, hours_ago=2, retry_count=1)
+    with Scripted(REJECTS, BUSY, TAKES) as api:
+        retrycli.run_once(application.settings(api.url))
+    return Cli(folder, application.variables("http://127.0.0.1:9"))
+
+
+@pytest.fixture(scope="module")
+def shown(queue: Cli) -> Shown:
+    """What is shown of it."""
+    return queue.show_all(piped=PIPED, on_terminal=ON_TERMINAL)
+
+
+# -- list-failed -----------------------------------------------------------------------------------------------------
+
+
+def test_list_failed_has_the_keys_that_are_promised(shown: Shown) -> None:
+    messages = shown.json("list-failed --json")["messages"]
+    assert all(list(each) == LIST_KEYS for each in messages)
+    [first] = [each for each in messages if each["id"] == 12]
+    assert (first["state"], first["retry_count"], first["max_retries"]) == ("waiting", 5, 10)
+    assert re.fullmatch(UTC_TIME, first["next_attempt_at"])
+    assert re.fullmatch(UTC_TIME, first["created_at"])
+
+
+@pytest.mark.parametrize("arguments", FILTERS)
+def test_filters_and_sorts_of_list_failed(shown: Shown, arguments: str) -> None:
+    """Filters all hold at once; a piece of an error is found in any case, and % and _ are no wildcards."""
+    lines = shown.piped[f"list-failed {arguments}"].stdout.splitlines()
+    assert [int(each.split("\t")[0]) for each in lines] == FILTERS[arguments]
+
+
+def test_list_failed_shows_first_what_comes_next(shown: Shown) -> None:
+    """What has no time stands at the end, by id."""
+    messages = shown.json("list-failed --json")["messages"]
+    times = [each["next_attempt_at"] for each in messages if each["next_attempt_at"]]
+    assert times == sorted(times)
+    assert [each["id"] for each in messages[len(times) :]] == [13, 14, 15]
+
+
+def test_piped_a_list_has_tabs_no_header_utc_and_nothing_cut(shown: Shown) -> None:
+    lines = shown.piped["list-failed --sort id"].stdout.splitlines()
+    assert len(lines) == 6
+    message_id, ticket, kind, state, tries, due, error = lines[0].split("\t")
+    assert (message_id, ticket, kind, state, tries) == ("11", "4711", "customer", "waiting", "4/10")
+    assert re.fullmatch(UTC_TIME, due)
+    assert error == LONG
+
+
+def test_on_a_terminal_a_list_fits_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
+    screen = shown.screens["list-failed"]
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert "…" not in screen.text
+    assert LONG in screen.words
+    assert re.search(rf"^12  4712    supplier  waiting    5/10   {LOCAL_TIME}$", screen.text, re.MULTILINE)
+    assert re.search(r"6 messages\nNext: retrycli show (\d+), or retrycli retry \1\n$", screen.text)
+
+
+def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
+    screen = queue.on_terminal("list-failed", "--type", "supplier", columns=140)
+    assert re.search(rf"12 +4712 +supplier +waiting +5/10 +{LOCAL_TIME} +HTTP 504 \(100% of it\)", screen.text)
+
+
+def test_a_list_that_is_cut_short_on_purpose_says_so(shown: Shown) -> None:
+    assert "6 messages, 2 shown\n" in shown.screens["list-failed --limit 2"].text
+
+
+# -- escalations -----------------------------------------------------------------------------------------------------
+
+
+def test_escalations_have_the_keys_that_are_promised(shown: Shown) -> None:
+    found = shown.json("escalations --json")["escalations"]
+    assert all(list(each) == ESCALATION_KEYS for each in found)
+    assert {each["id"]: each["reason"] for each in found} == {13: "exhausted", 14: "invalid", 15: "permanent"}
+    assert all(re.fullmatch(UTC_TIME, each["escalated_at"]) for each in found)
+
+
+def test_escalations_piped_name_the_command_for_each_next_step(shown: Shown) -> None:
+    lines = [line.split("\t") for line in shown.piped["escalations"].stdout.splitlines()]
+    assert [(each[0], each[3], each[6]) for each in lines] == [
+        ("13", "exhausted", "retrycli retry 13"),
+        ("14", "invalid", "retrycli show 14"),
+        ("15", "permanent", "retrycli show 15"),
+    ]
+    assert lines[1][5] == "Can't be sent: body is missing"
+
+
+def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
+    screen = shown.screens["escalations"]
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert "…" not in screen.text
+    assert re.search(rf"^13  4713    internal  exhausted  {LOCAL_TIME}\n    Max retries", screen.text, re.MULTILINE)
+    assert "Max retries (10) exceeded. Manual intervention required. Last error: ConnectError" in screen.words
+    assert "\n    retrycli retry 13\n" in re.sub(" +\n", "\n", screen.text)
+    assert screen.text.endswith("Next: retrycli show 13; when its cause is mended, retrycli retry 13\n")
+
+
+def test_where_nothing_waits_for_a_person_escalations_says_so(at_work: Cli) -> None:
+    screen = at_work.on_terminal("escalations")
+    assert screen.text.endswith("Nothing is waiting for a person. Next: retrycli status\n")
+
+
+# -- show ------------------------------------------------------------------------------------------------------------
+
+
+def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) -> None:
+    found = shown.json("show 15 --json")
+    assert list(found) == ["message", "queue", "attempts"]
+    assert found["message"]["body"] == "It is attached."
+    assert found["message"]["confidence_score"] == 0.93
+    assert found["queue"]["escalation_reason"] == "permanent"
+    [attempt] = found["attempts"]
+    assert (attempt["number"], attempt["made_by"], attempt["outcome"], attempt["status_code"]) == (
+        1,
+        "pass",
+        "permanent",
+        422,
+    )
+    screen = shown.screens["show 15"]
+    assert "It is attached." in screen.text
+    assert re.search(rf"^1    pass  {LOCAL_TIME}  permanent  422   \d+", screen.text, re.MULTILINE)
+    assert screen.text.endswith("Next: retrycli retry 15\n")
+
+
+def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown: Shown) -> None:
+    assert "status\tsent\n" in shown.piped["show 1"].stdout
+    missing = shown.piped["show 99"]
+    assert (missing.returncode, missing.stdout) == (4, "")
+    assert re.fullmatch(
+        r"retrycli: there is no message 99 in \S+agent\.db; see `retrycli list-failed`\n", missing.stderr
+    )
+
+
+def test_bodies_are_shown_by_show_alone(shown: Shown) -> None:
+    others = [done for command, done in shown.piped.items() if not command.startswith("show")]
+    assert not any("It is attached" in each.stdout + each.stderr for each in others)
+
+
+@pytest.mark.parametrize("arguments", ["list-failed", "--help"])
+def test_a_reader_that_has_enough_is_no_error_to_complain_of(queue: Cli, arguments: str) -> None:
+    """As with ``retrycli list-failed | head -0``: quiet, and the exit code that a shell gives to SIGPIPE."""
+    reader, writer = os.pipe()
+    os.close(reader)
+    process = queue.start(*arguments.split(), stdout=writer)
+    os.close(writer)
+    done = end(process)
+    assert (done.returncode, done.stderr) == (141, "")

@@ -1,0 +1,144 @@
+"""What goes to stderr: the log in the operators' words or as JSON, tracebacks when asked for, and never a secret."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
+from tests.cli.command import side_by_side
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Answer, Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+API = "http://127.0.0.1:9"
+
+
+def test_the_log_has_the_lines_that_operators_search_for(at_work: Cli, application: Application) -> None:
+    application.fill()
+    done = at_work("--log-level", "info", "run-once")
+    assert done.stdout == ""
+    lines = done.stderr.splitlines()
+    assert all(re.match(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ INFO ", each) for each in lines)
+    assert [each.partition(" INFO ")[2] for each in lines[:2]] == [
+        "Message retry pass started",
+        "Found 3 failed messages to retry",
+    ]
+    assert [f"Message {each} sent successfully on retry" in done.stderr for each in (5, 6, 7, 8)] == [True] * 3 + [
+        False
+    ]
+
+
+def test_as_json_the_log_is_one_object_a_line_with_the_events_own_fields(cli: Cli, application: Application) -> None:
+    application.add_due(3)
+    with Scripted(TAKES, REJECTS, BUSY) as api:
+        env = application.variables(api.url) | {"RETRYCLI_LOGGING__FORMAT": "json", "RETRYCLI_LOGGING__LEVEL": "INFO"}
+        done = cli("run-once", env=env)
+    lines = [json.loads(line) for line in done.stderr.splitlines()]
+    assert all(list(each)[:3] == ["time", "level", "event"] and list(each)[-1] == "message" for each in lines)
+    by_event = {each["event"]: each for each in lines}
+    assert by_event["PassStarted"]["due"] == 3
+    assert by_event["MessageDelivered"]["message_id"] == 101
+    assert by_event["MessageRescheduled"]["status_code"] == 503
+    assert re.fullmatch(r"[-0-9]{10}T[0-9:]{8}Z", by_event["MessageRescheduled"]["next_attempt_at"])
+    assert {each["reason"] for each in lines if each["event"] == "MessageEscalated"} == {"permanent"}
+
+
+def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None:
+    commands = ["--config no.toml status", "--debug --config no.toml status"]
+    plain, debug = cli.show_all(piped=commands).piped.values()
+    assert (plain.returncode, debug.returncode) == (78, 78)
+    assert "Traceback" not in plain.stderr
+    assert debug.stderr.startswith("Traceback (most recent call last):\n")
+    assert debug.stderr.endswith(plain.stderr)
+
+
+def test_a_fault_of_retryclis_own_is_one_line_that_quotes_nothing(cli: Cli, application: Application) -> None:
+    """Here somebody has written into retrycli's own tables."""
+    application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
+    done = cli("status", env=application.variables(API))
+    assert (done.returncode, done.stdout) == (1, "")
+    assert done.stderr == ("retrycli: a fault of retrycli's own: ValueError; `retrycli --debug …` tells more\n")
+
+
+def test_a_pass_whose_outputs_are_closed_delivers_all_the_same(
+    cli: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """As crontabs do it that want no mail."""
+    application.add(101)
+    closed = cli.under("/bin/sh", "-c", 'exec "$@" >&- 2>&-', "sh").having(application.variables(sandbox.url))
+    assert closed("run-once").returncode == 0
+    assert len(sandbox.received) == 1
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+TOKEN, PASSWORD = "tok-hush-1", "pass-hush-2"
+BASIC = base64.b64encode(f"anna:{PASSWORD}".encode()).decode()
+BEARER = {"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": TOKEN}
+LOOKING = ("status", "list-failed", "show 101", "passes", "config show --json", "config check")
+
+
+def echo(status: int, *secrets: str) -> Answer:
+    """An API that sends back what it was sent."""
+    return status, {"messages": [f"you sent {' and '.join(secrets)}"]}
+
+
+@pytest.mark.parametrize(
+    ("auth", "answers"),
+    [
+        (BEARER, [echo(422, TOKEN)]),
+        (
+            {"RETRYCLI_GATEWAY__AUTH": "login", "RETRYCLI_GATEWAY__USERNAME": "anna"},
+            [(200, {"access_token": TOKEN}), echo(503, TOKEN, PASSWORD)],
+        ),
+        ({"RETRYCLI_GATEWAY__AUTH": "basic", "RETRYCLI_GATEWAY__USERNAME": "anna"}, [echo(401, PASSWORD, BASIC)]),
+    ],
+    ids=["bearer", "login", "basic"],
+)
+def test_a_secret_is_neither_logged_nor_kept_though_the_other_side_sends_it_back(
+    cli: Cli, application: Application, auth: dict[str, str], answers: list[Answer]
+) -> None:
+    """With tracebacks and all that can be logged."""
+    application.add(101)
+    (cli.cwd / "password").write_text(f"{PASSWORD}\n")
+    password = {} if auth is BEARER else {"RETRYCLI_GATEWAY__PASSWORD_FILE": "password"}
+    with Scripted(*answers) as api:
+        talkative = cli.having(application.variables(api.url) | auth | password)
+        done = talkative("--debug", "--log-level", "debug", "run-once", "--json")
+    shown = done.stdout + done.stderr + "\n".join(application.dump())
+    assert "you sent" in shown
+    assert not any(each in shown for each in (TOKEN, PASSWORD, BASIC))
+
+
+def test_a_secret_is_shown_by_no_command(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with Scripted(echo(422, TOKEN)) as api:
+        known = cli.having(application.variables(api.url) | BEARER)
+        assert known("run-once").returncode == 0
+    done = known.show_all(piped=LOOKING).piped.values()
+    assert [each.returncode for each in done] == [0] * len(LOOKING)
+    assert not any(TOKEN in each.stdout + each.stderr for each in done)
+
+
+def test_an_error_about_a_setting_does_not_quote_the_secret_in_it(cli: Cli, application: Application) -> None:
+    application.add(101)
+    known = cli.having(application.variables(API))
+    wrong = (
+        {"RETRYCLI_DATABASE__URL": f"postgresql://anna:{PASSWORD}@127.0.0.1:9/desk"},
+        {"RETRYCLI_DATABASE__URL": f"mysql://anna:{PASSWORD}@127.0.0.1:9/desk"},
+        {"TICKETING_API_BASE_URL": f"https://anna:{PASSWORD}@127.0.0.1"},
+        {"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": f"{TOKEN} {PASSWORD}"},
+    )
+    calls = {number: partial(known, "--debug", "run-once", env=each) for number, each in enumerate(wrong)}
+    for done in side_by_side(calls).values():
+        assert done.returncode in {69, 78}
+        assert done.stderr
+        assert PASSWORD not in done.stdout + done.stderr

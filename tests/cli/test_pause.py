@@ -1,0 +1,115 @@
+"""``pause``, ``resume`` and ``passes``."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from retrycli import desk
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.cli.application import Application
+from tests.cli.command import COLUMNS, Cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Shown
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+PASS_KEYS = [
+    "pass_id",
+    "host",
+    "pid",
+    "started_at",
+    "finished_at",
+    "result",
+    "reason",
+    "sent",
+    "rescheduled",
+    "escalated",
+    "unknown",
+    "released",
+]
+
+
+def test_a_pause_holds_deliveries_back_until_it_is_ended(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """A pass is written down as paused, ends with 0 and says nothing."""
+    application.fill()
+    assert at_work("pause", "--reason", "the API moves").returncode == 0
+    done = at_work("run-once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert sandbox.received == ()
+    assert application.last_pass()["result"] == "paused"
+    assert application.last_pass()["detail"] == f"paused by {USER}: the API moves"
+    assert at_work("resume").returncode == 0
+    assert at_work.json("run-once")["sent"] == 3
+
+
+def test_a_pause_for_a_time_ends_by_itself(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.add(101)
+    screen = at_work.on_terminal("pause", "--for", "2h")
+    assert re.search(r"Paused until [-0-9]{10} [0-9:+-]+\. Passes record themselves and send nothing\.\n", screen.text)
+    [pause] = application.rows("retrycli_pause").values()
+    began, until = (datetime.fromisoformat(str(pause[name])) for name in ("since", "until"))
+    assert until - began == timedelta(hours=2)
+    over = datetime.now(UTC).replace(tzinfo=None) - timedelta(seconds=1)
+    application.execute("UPDATE retrycli_pause SET until = ?", f"{over:%Y-%m-%d %H:%M:%S.%f}")
+    assert retrycli.run_once(application.settings(sandbox.url)).sent == 1
+
+
+def test_a_second_pause_takes_the_place_of_the_first(at_work: Cli, application: Application) -> None:
+    for arguments in (["--for", "1m", "--reason", "short"], ["--reason", "long"]):
+        assert at_work("pause", *arguments).returncode == 0
+    [pause] = application.rows("retrycli_pause").values()
+    assert (pause["until"], pause["reason"]) == (None, "long")
+
+
+def test_resume_says_when_nothing_was_paused(at_work: Cli) -> None:
+    screen = at_work.on_terminal("resume")
+    assert (screen.returncode, screen.text) == (0, "Nothing was paused.\nNext: retrycli status\n")
+
+
+@pytest.fixture(scope="module")
+def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Shown:
+    """What is shown of three passes: one with all sorts of outcomes, one with nothing due, and one in a pause."""
+    folder = tmp_path_factory.mktemp("passes")
+    application = Application(folder / "agent.db", like=prepared).fill()
+    application.add(9, body=None)
+    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+        settings = application.settings(sandbox.url)
+        retrycli.run_once(settings)
+        retrycli.run_once(settings)
+        desk.pause(settings, reason="a very long reason " * 5)
+        retrycli.run_once(settings)
+    commands = ["passes", "passes --json", "passes --json --limit 2"]
+    return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])
+
+
+def test_passes_have_the_keys_that_are_promised_and_the_newest_stands_first(passes: Shown) -> None:
+    found = passes.json("passes --json")["passes"]
+    assert all(list(each) == PASS_KEYS for each in found)
+    assert [each["result"] for each in found] == ["paused", "completed", "completed"]
+    assert [(each["sent"], each["escalated"]) for each in found] == [(0, 0), (0, 0), (3, 1)]
+    assert passes.json("passes --json --limit 2")["passes"] == found[:2]
+
+
+def test_passes_piped_have_all_their_counts(passes: Shown) -> None:
+    first = passes.piped["passes"].stdout.splitlines()[-1].split("\t")
+    assert first[2:] == ["completed", "3", "0", "1", "0", "0", ""]
+
+
+def test_passes_on_a_terminal_fit_in_80_columns_and_tell_what_came_of_them(passes: Shown) -> None:
+    screen = passes.screens["passes"]
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert re.search(r"completed  3 sent, 1 escalated *\n", screen.text)
+    assert re.search(r"completed  nothing was due *\n", screen.text)
+    assert screen.text.endswith("Next: retrycli status\n")

@@ -1,0 +1,130 @@
+"""``retry``: one attempt now, for a person who asks for it."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+from typing import TYPE_CHECKING
+
+import retrycli
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import end
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+
+
+def test_a_message_that_waits_is_sent_at_once_and_the_history_says_for_whom(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """Whatever its wait, and whether a pass has seen it yet or not. Without --by it is the login name."""
+    message = application.add(8, hours_ago=0, retry_count=3)
+    done = at_work("retry", str(message))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "8\tdelivered\t200\t\n", "")
+    assert len(sandbox.received) == 1
+    assert (application.row(8)["status"], application.row(8)["retry_count"]) == ("sent", 3)
+    [attempt] = application.rows("retrycli_attempts").values()
+    assert (attempt["made_by"], attempt["pass_id"], attempt["outcome"]) == (USER, None, "delivered")
+
+
+def test_a_message_that_is_not_taken_stays_where_it_was_and_keeps_its_tries(cli: Cli, application: Application) -> None:
+    """Exit 3. Row and queue are as before, and the attempt is in the history with its error."""
+    application.add(8, hours_ago=0, retry_count=3)
+    with Scripted(BUSY) as api:
+        retrycli.run_once(application.settings(api.url))
+        before = application.rows(), application.rows("retrycli_queue")
+        results = cli.having(application.variables(api.url)).json("retry", "8", "--by", "anna", code=3)["results"]
+    assert results == [{"id": 8, "outcome": "transient", "status_code": 503, "error": "HTTP 503: too busy"}]
+    assert (application.rows(), application.rows("retrycli_queue")) == before
+    [attempt] = application.rows("retrycli_attempts").values()
+    assert (attempt["made_by"], attempt["error"]) == ("anna", "HTTP 503: too busy")
+
+
+def test_an_escalated_message_is_tried_too_and_stays_escalated_until_it_is_taken(
+    cli: Cli, application: Application
+) -> None:
+    application.add(9, retry_count=10)
+    with Scripted(REJECTS, TAKES) as api:
+        retrycli.run_once(application.settings(api.url))
+        at_work = cli.having(application.variables(api.url))
+        refused = at_work.on_terminal("retry", "9")
+        assert refused.returncode == 3
+        assert "Message 9 not sent: permanent, HTTP 422: no such recipient. It is where it was." in refused.words
+        assert refused.text.endswith("Next: retrycli show 9\n")
+        assert application.state(9) == "escalated"
+        sent = at_work.on_terminal("retry", "9")
+    assert (sent.returncode, application.row(9)["status"], application.state(9)) == (0, "sent", None)
+    assert "Message 9 sent.\n" in sent.text
+
+
+def test_what_is_sent_rejected_or_not_there_is_refused_each_with_a_line_that_says_why(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.fill()
+    before = application.rows()
+    done = at_work("retry", "1", "4", "99")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.splitlines() == [
+        "retrycli: message 1 is sent, not failed: there is nothing to retry",
+        "retrycli: message 4 is rejected, not failed: there is nothing to retry",
+        "retrycli: there is no message 99; `retrycli list-failed` shows those that wait",
+    ]
+    assert application.rows() == before
+    assert sandbox.received == ()
+
+
+def test_several_messages_are_tried_each_for_itself_and_not_delivered_weighs_most(
+    cli: Cli, application: Application
+) -> None:
+    application.fill()
+    with Scripted(BUSY, TAKES) as api:
+        done = cli.having(application.variables(api.url))("retry", "5", "1", "6", "--json")
+    assert done.returncode == 3
+    assert [(each["id"], each["outcome"]) for each in json.loads(done.stdout)["results"]] == [
+        (5, "transient"),
+        (1, None),
+        (6, "delivered"),
+    ]
+    assert done.stderr == "retrycli: message 1 is sent, not failed: there is nothing to retry\n"
+
+
+def test_a_message_that_a_pass_is_sending_just_now_is_refused(cli: Cli, application: Application) -> None:
+    """It would arrive twice."""
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        done = at_work("retry", "101")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert done.returncode == 4
+    assert done.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert len(sandbox.received) == 1
+
+
+def test_a_message_with_unusable_data_is_refused_with_what_to_mend(at_work: Cli, application: Application) -> None:
+    """And once its row is mended, it goes out."""
+    application.add(9, body=None)
+    done = at_work("retry", "9")
+    assert done.returncode == 4
+    assert "message 9 can't be sent: body is missing; mend its row first" in done.stderr
+    assert application.state(9) == "escalated"
+    application.execute("UPDATE pending_messages SET body = 'It is attached.' WHERE id = 9")
+    assert at_work("retry", "9").returncode == 0
+
+
+def test_a_hand_takes_nothing_from_the_ten_tries(cli: Cli, application: Application) -> None:
+    """After a failed attempt by hand, the pass's own is still the tenth, and escalates."""
+    application.add(101, retry_count=9, hours_ago=5)
+    with Scripted(BUSY) as api:
+        settings = application.settings(api.url)
+        assert cli("retry", "101", env=application.variables(api.url)).returncode == 3
+        assert application.row(101)["retry_count"] == 9
+        assert retrycli.run_once(settings).escalated == 1
+    assert application.row(101)["retry_count"] == 10

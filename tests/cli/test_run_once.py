@@ -1,0 +1,373 @@
+"""``run-once``: what it sends, what it writes, what it says, and how it ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import socket
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from retrycli.sandbox import Behaviour, Received, Sandbox
+from tests.cli.api import BUSY, FORBIDS, REJECTS, Scripted, held_back
+from tests.cli.application import DUE, OWN, Application, Row
+from tests.cli.command import MODULE, Cli, Finished, end, wait_until
+
+JSON_KEYS = [
+    "pass_id",
+    "result",
+    "sent",
+    "rescheduled",
+    "escalated",
+    "unknown",
+    "released",
+    "reason",
+    "duration_seconds",
+]
+
+
+def changes(before: dict[object, Row], after: dict[object, Row]) -> dict[object, dict[str, object]]:
+    """For each row that differs, the columns that do, with what is in them now."""
+    assert before.keys() == after.keys()
+    found = {
+        key: {name: value for name, value in row.items() if value != before[key][name]} for key, row in after.items()
+    }
+    return {key: columns for key, columns in found.items() if columns}
+
+
+# -- one pass in which all goes well, told of nothing but database and API -------------------------------------------
+
+
+@dataclass(frozen=True)
+class Story:
+    """One pass over a database with messages in all five statuses."""
+
+    application: Application
+    before: dict[object, Row]
+    others_before: list[str]
+    done: Finished
+    received: tuple[Received, ...]
+
+    @property
+    def changed(self) -> dict[object, dict[str, object]]:
+        """What the pass changed in the application's table."""
+        return changes(self.before, self.application.rows())
+
+
+def others(application: Application) -> list[str]:
+    """The database's statements without retrycli's own tables and without the messages' rows."""
+    mine = ("retrycli_", 'INSERT INTO "pending_messages"')
+    return [line for line in application.dump() if not any(sign in line for sign in mine)]
+
+
+@pytest.fixture(scope="module")
+def well(tmp_path_factory: pytest.TempPathFactory) -> Story:
+    """A pass with two environment variables, and a ticketing API that takes everything."""
+    folder = tmp_path_factory.mktemp("well")
+    application = Application(folder / "agent.db").fill()
+    before, others_before = application.rows(), others(application)
+    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+        done = Cli(folder, application.variables(sandbox.url))("run-once")
+        return Story(application, before, others_before, done, sandbox.received)
+
+
+def test_two_environment_variables_are_all_that_a_pass_needs(well: Story) -> None:
+    assert well.done.returncode == 0
+    assert len(well.received) == len(DUE)
+
+
+def test_a_pass_in_which_all_is_well_says_nothing_off_a_terminal(well: Story) -> None:
+    assert (well.done.stdout, well.done.stderr) == ("", "")
+
+
+def test_a_message_arrives_as_it_was_written(well: Story) -> None:
+    [reply] = [each for each in well.received if each.ticket_id == "4705"]
+    assert reply.kind == "message"
+    assert reply.content == {
+        "message_type": "customer",
+        "recipient": "ana@example.com",
+        "cc": ["lead@example.net"],
+        "bcc": [],
+        "subject": "Re: Invoice",
+        "body": 'A {brace}, a "quote" and 日本.',
+    }
+
+
+def test_an_internal_message_becomes_a_note(well: Story) -> None:
+    assert [each.ticket_id for each in well.received if each.kind == "note"] == ["4707"]
+
+
+def test_what_was_due_is_sent_and_nothing_else_in_its_row_changes(well: Story) -> None:
+    """Of a delivered message status, sent_at and last_error change, and of the other statuses nothing at all."""
+    assert well.changed.keys() == set(DUE)
+    for columns in well.changed.values():
+        assert columns.keys() == {"status", "sent_at", "last_error"}
+        assert columns["status"] == "sent"
+        assert columns["last_error"] is None
+        assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{6}", str(columns["sent_at"]))
+
+
+def test_a_message_whose_time_has_not_come_waits(well: Story) -> None:
+    assert well.application.state(8) == "waiting"
+
+
+def test_the_applications_other_tables_and_its_schema_stay_as_they_are(well: Story) -> None:
+    assert others(well.application) == well.others_before
+    assert {*OWN, "retrycli_version"} == {each for each in well.application.tables() if "retrycli" in str(each)}
+
+
+def test_the_files_journal_mode_stays_the_applications(well: Story) -> None:
+    assert well.application.execute("PRAGMA journal_mode") == [{"journal_mode": "delete"}]
+
+
+# -- how it is set up ------------------------------------------------------------------------------------------------
+
+
+def test_a_configuration_file_of_two_lines_is_enough_from_anywhere(
+    cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """From ``env -i`` and another folder, with ``--config``; the file's relative path is relative to the file."""
+    application.fill()
+    file = tmp_path / "retrycli.toml"
+    file.write_text(f'database.url = "sqlite:///agent.db"\ngateway.base_url = "{sandbox.url}"\n')
+    bare = cli.under("/usr/bin/env", "-i", "PATH=/usr/bin:/bin")
+    done = bare("--config", file, "run-once", cwd=Path("/"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert len(sandbox.received) == len(DUE)
+
+
+def test_a_configuration_file_in_the_folder_is_found_by_the_module_as_by_the_script(
+    cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    application.add(101)
+    (tmp_path / "retrycli.toml").write_text(
+        f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"'
+    )
+    assert replace(cli, program=MODULE).json("run-once")["sent"] == 1
+
+
+# -- what it says ----------------------------------------------------------------------------------------------------
+
+
+def test_json_has_exactly_the_keys_that_are_promised(at_work: Cli, application: Application) -> None:
+    application.fill()
+    summary = at_work.json("run-once")
+    assert list(summary) == JSON_KEYS
+    assert summary["result"] == "completed"
+    assert (summary["sent"], summary["reason"]) == (3, None)
+    assert application.last_pass()["id"] == summary["pass_id"]
+
+
+def test_with_nothing_due_it_is_silent_and_the_pass_is_written_down(at_work: Cli, application: Application) -> None:
+    application.add(8, hours_ago=0)
+    done = at_work("run-once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert application.last_pass()["result"] == "completed"
+
+
+def test_a_message_that_is_not_taken_waits_longer_with_one_try_less(cli: Cli, application: Application) -> None:
+    """It is no failed pass: exit 0. Only retry_count and last_error of the row change."""
+    application.add(101, retry_count=2)
+    before = application.rows()
+    with Scripted(BUSY) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert changes(before, application.rows()) == {101: {"retry_count": 3, "last_error": "HTTP 503: too busy"}}
+    assert application.state(101) == "waiting"
+
+
+def test_limit_says_how_many_messages_are_tried(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.fill()
+    summary = at_work.json("run-once", "--limit", "2")
+    assert (summary["sent"], summary["result"], summary["reason"]) == (2, "completed", "limit")
+    assert len(sandbox.received) == 2
+
+
+def test_an_escalation_is_told_on_stderr_with_its_metric(cli: Cli, application: Application) -> None:
+    application.add(101, retry_count=9, message_type="supplier", hours_ago=5)
+    with Scripted(BUSY) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+    assert (done.returncode, done.stdout) == (0, "")
+    first, metric = done.stderr.splitlines()
+    assert first.endswith("WARNING Message 101 reached max retries")
+    assert metric.endswith("METRIC: message_escalated ticket_id=4711 message_type=supplier retry_count=10")
+    assert application.row(101)["last_error"] == (
+        "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503: too busy"
+    )
+
+
+def test_a_message_that_will_never_be_taken_is_escalated_at_once(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with Scripted(REJECTS) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+    assert "Message 101 needs a person (permanent); see `retrycli show 101`" in done.stderr
+    assert "no such recipient" not in done.stderr  # the answer's words may be the customer's
+    assert application.row(101)["status"] == "failed"
+    assert application.state(101) == "escalated"
+
+
+def test_a_person_at_a_terminal_sees_log_lines_a_summary_and_what_to_do_next(
+    at_work: Cli, application: Application
+) -> None:
+    application.fill()
+    application.add(9, body=None)
+    screen = at_work.on_terminal("run-once")
+    assert screen.returncode == 0
+    assert "Message 5 sent successfully on retry" in screen.words
+    assert re.search(r"Pass completed after \d+\.\d s\n  3 sent, 0 rescheduled, 1 escalated", screen.text)
+    assert screen.text.endswith("Next: retrycli escalations\n")
+    counted = re.findall(r"(\d+)/(\d+) 0:", screen.text)
+    assert all(int(done) <= int(due) for done, due in counted), "what was not due is no progress"
+
+
+# -- --dry-run -------------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_writes_nothing_and_lists_what_would_be_sent(
+    cli: Cli, untouched: Application, sandbox: Sandbox
+) -> None:
+    """Where retrycli's tables are not there yet, they are not there afterwards either."""
+    untouched.fill()
+    untouched.add(9, body=None)
+    before = untouched.dump()
+    done = cli("run-once", "--dry-run", env=untouched.variables(sandbox.url))
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "5\t4705\tcustomer\t0\n6\t4706\tsupplier\t0\n7\t4707\tinternal\t1\n"
+    assert untouched.dump() == before
+    assert sandbox.received == ()
+
+
+def test_a_dry_run_over_tables_that_are_there_writes_nothing_either(at_work: Cli, application: Application) -> None:
+    application.fill()
+    before = application.dump()
+    listed = at_work.json("run-once", "--dry-run", "--limit", "2")["would_send"]
+    assert [each["id"] for each in listed] == [5, 6]
+    assert list(listed[0]) == ["id", "ticket_id", "message_type", "retry_count", "next_attempt_at"]
+    assert application.dump() == before
+
+
+def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, application: Application) -> None:
+    application.fill()
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert "A pass would send 3 messages; nothing was sent or written.\nNext: retrycli run-once\n" in screen.text
+
+
+# -- trouble on the other side ---------------------------------------------------------------------------------------
+
+
+def test_an_api_that_is_down_ends_the_pass_with_69_and_costs_five_messages_one_try(
+    cli: Cli, application: Application
+) -> None:
+    application.add_due(8)
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
+        done = cli.having(application.variables(sandbox.url))("run-once")
+    assert done.returncode == 69
+    assert f"The ticketing API can't be reached ({sandbox.url}, to be tried again at " in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert [each["retry_count"] for each in application.rows().values()] == [1] * 5 + [0] * 3
+    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+
+
+def test_a_port_that_nobody_listens_on_ends_the_pass_with_69(cli: Cli, application: Application) -> None:
+    application.add_due(6)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        env = application.variables(f"http://127.0.0.1:{closed.getsockname()[1]}")
+        at_work = cli.having({**env, "RETRYCLI_GATEWAY__IMMEDIATE_RETRIES": "0"})
+        assert at_work.json("run-once", code=69)["reason"] == "breaker_open"
+
+
+def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
+    cli: Cli, application: Application
+) -> None:
+    """The exit code tells it each time. The waits between probes are a moment, so that each pass makes one."""
+    application.add_due(6)
+    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
+        at_work = cli.having(application.variables(sandbox.url) | quick)
+        began, lasts = at_work("run-once"), at_work("run-once")
+        sandbox.behaviour = Behaviour()
+        ended, usual = at_work("run-once"), at_work("run-once")
+    assert [each.returncode for each in (began, lasts, ended, usual)] == [69, 69, 0, 0]
+    assert "The ticketing API can't be reached" in began.stderr
+    assert lasts.stderr == ""
+    assert "Message retry passes go on as usual; the one before had stopped: breaker" in ended.stderr
+    assert usual.stderr == ""
+
+
+def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli: Cli, application: Application) -> None:
+    application.add_due(3)
+    before = application.rows()
+    with Scripted(FORBIDS) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+        assert len(api.paths) == 1
+    assert done.returncode == 77
+    [line] = done.stderr.splitlines()
+    assert "The ticketing API refuses our credentials (HTTP 401). No message loses its tries." in line
+    assert application.rows() == before
+    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+
+
+def test_without_a_base_url_it_ends_with_78_and_says_where_to_set_it(cli: Cli, application: Application) -> None:
+    before = application.dump()
+    done = cli("run-once", env={"RETRYCLI_DATABASE__URL": application.url})
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == (
+        "retrycli: gateway.base_url is not set: where is the ticketing API? "
+        "Set it in retrycli.toml or TICKETING_API_BASE_URL\n"
+    )
+    assert application.dump() == before
+
+
+# -- two at once -----------------------------------------------------------------------------------------------------
+
+
+def test_a_second_pass_ends_with_75_names_the_first_and_is_written_down(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        first = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        second = at_work("run-once", "--wait-lock", "0", "--json")
+        gate.opened.set()
+        assert end(first).returncode == 0
+    holder = f"pid {first.pid} on {socket.gethostname()}, for "
+    assert second.returncode == 75
+    assert holder in second.stderr
+    assert json.loads(second.stdout)["result"] == "skipped"
+    listed = at_work("passes").stdout.splitlines()
+    assert sorted(line.split("\t")[2] for line in listed) == ["completed", "skipped"]
+    assert any(holder in line for line in listed)
+
+
+def test_wait_lock_waits_for_the_first_pass_to_end(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        first = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        second = at_work.start("run-once", "--wait-lock", "60")
+        wait_until(lambda: len(application.rows("retrycli_passes")) == 2, second)
+        gate.opened.set()
+        assert [end(first).returncode, end(second).returncode] == [0, 0]
+    assert [each["result"] for each in application.rows("retrycli_passes").values()] == ["completed"] * 2
+    assert len(sandbox.received) == 1
+
+
+def test_a_lock_file_that_a_dead_process_left_blocks_nothing(at_work: Cli, application: Application) -> None:
+    application.add(101)
+    left = Path(f"{application.path}.retrycli.lock")
+    left.write_text(
+        json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-01T00:00:00+00:00"})
+    )
+    assert at_work.json("run-once")["sent"] == 1
+
+
+def test_the_lock_file_is_for_its_owner_alone(well: Story) -> None:
+    lock = Path(f"{well.application.path}.retrycli.lock")
+    assert stat.S_IMODE(lock.stat().st_mode) == 0o600

@@ -1,0 +1,182 @@
+"""``init``, ``config``, ``db`` and ``version``."""
+
+from __future__ import annotations
+
+import re
+import stat
+import tomllib
+from importlib.metadata import version
+from typing import TYPE_CHECKING
+
+from retrycli.config import Settings, load
+from tests.cli.application import OWN, Application
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Cli
+
+# -- init ------------------------------------------------------------------------------------------------------------
+
+
+def test_init_writes_a_file_for_its_owner_alone_and_makes_the_tables(cli: Cli, untouched: Application) -> None:
+    """Whatever the umask. The application's own table stays as it is."""
+    untouched.fill()
+    before = untouched.rows()
+    open_to_all = cli.under("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
+    done = open_to_all("init", "--database-url", "sqlite:///agent.db")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    file = cli.cwd / "retrycli.toml"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert {*OWN, "retrycli_version"} < untouched.tables()
+    assert untouched.rows() == before
+
+
+def test_inits_file_loads_to_the_defaults(cli: Cli, application: Application) -> None:
+    """Both as it stands and with every example in it taken at its word."""
+    assert cli("init", "--database-url", "sqlite:///agent.db").returncode == 0
+    file = cli.cwd / "retrycli.toml"
+    text = file.read_text()
+    defaults = Settings().model_copy(
+        update={"database": Settings().database.model_copy(update={"url": application.url})}
+    )
+    assert load(file, {}).settings == defaults
+    every, _, _ = text.partition("# Other rules for one message type")
+    file.write_text(re.sub(r"^# (\w+ = )", r"\1", every, flags=re.MULTILINE))
+    assert "backoff" in tomllib.loads(file.read_text())["schedule"]
+    assert load(file, {}).settings == defaults
+
+
+def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, application: Application) -> None:
+    file = cli.cwd / "conf.toml"
+    screen = cli.on_terminal(
+        "init", "--config", file, "--database-url", application.url, "--base-url", "https://tickets.example.com/api"
+    )
+    assert screen.returncode == 0
+    assert screen.words.startswith(f"Wrote {file}. Made retrycli's tables in {application.path}.")
+    assert screen.text.endswith("Next: retrycli run-once --dry-run\n")
+    assert load(file, {}).settings.gateway.base_url == "https://tickets.example.com/api"
+
+
+def test_init_overwrites_nothing(cli: Cli, application: Application) -> None:
+    file = cli.cwd / "retrycli.toml"
+    file.write_text("# mine\n")
+    done = cli("init", "--database-url", application.url)
+    assert done.returncode == 78
+    assert done.stderr == "retrycli: retrycli.toml is there already; edit it, or name another with --config\n"
+    assert file.read_text() == "# mine\n"
+
+
+def test_init_says_which_folder_is_not_there(cli: Cli) -> None:
+    done = cli("init", "--config", "no/such/retrycli.toml")
+    assert done.returncode == 78
+    assert (
+        done.stderr
+        == "retrycli: can't write no/such/retrycli.toml: No such file or directory; name another with --config\n"
+    )
+
+
+# -- config ----------------------------------------------------------------------------------------------------------
+
+
+def shown(cli: Cli, *arguments: str | Path) -> dict[str, tuple[str, str]]:
+    """Each setting's value and source, as ``config show`` prints them when piped."""
+    done = cli(*arguments, "config", "show")
+    assert done.returncode == 0, done.stderr
+    return {key: (value, source) for key, value, source in (line.split("\t") for line in done.stdout.splitlines())}
+
+
+def test_config_show_says_where_each_value_came_from(cli: Cli) -> None:
+    """The environment goes before the file, the file before the default; nothing need be reachable for it."""
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(
+        '[gateway]\nbase_url = "http://one"\nunknown_limit = 3\n[schedule.types.supplier]\nmax_retries = 5\n'
+    )
+    env = {"TICKETING_API_BASE_URL": "http://two", "RETRYCLI_RUN__CONCURRENCY": "16"}
+    found = shown(cli.having(env))
+    assert found["gateway.base_url"] == ("http://two", "environment TICKETING_API_BASE_URL")
+    assert found["run.concurrency"] == ("16", "environment RETRYCLI_RUN__CONCURRENCY")
+    assert found["gateway.unknown_limit"] == ("3", "file retrycli.toml")
+    assert found["schedule.types.supplier.max_retries"] == ("5", "file retrycli.toml")
+    assert found["schedule.max_retries"] == ("10", "default")
+    assert found["breaker.probe_minutes"] == ("15, 30, 60", "default")
+    listed = cli.having(env).json("config", "show")["settings"]
+    assert [(each["key"], each["value"] or "", each["source"]) for each in listed] == [
+        (k, *v) for k, v in found.items()
+    ]
+
+
+def test_config_show_masks_secrets_wherever_they_came_from(cli: Cli) -> None:
+    """A token, a password from a file, and the passwords in a database's URL, in all three forms of output."""
+    (cli.cwd / "password").write_text("hunter1\n")
+    secret = cli.having(
+        {
+            "RETRYCLI_GATEWAY__TOKEN": "hunter2",
+            "RETRYCLI_GATEWAY__PASSWORD_FILE": "password",
+            "RETRYCLI_DATABASE__URL": "postgresql://anna:hun/ter3@db.example.com/desk?password=hunter4&sslmode=require",
+        }
+    )
+    found = shown(secret)
+    assert found["gateway.token"] == ("********", "environment RETRYCLI_GATEWAY__TOKEN")
+    assert found["gateway.password"] == ("********", "file password")
+    url = "postgresql://anna:********@db.example.com/desk?password=********&sslmode=require"
+    assert found["database.url"] == (url, "environment RETRYCLI_DATABASE__URL")
+    shown_otherwise = secret.show_all(piped=["config show --json"], on_terminal=["config show"])
+    everything = shown_otherwise.piped["config show --json"].stdout
+    everything += "".join(shown_otherwise.screens["config show"].text.split())
+    assert "hunter" not in everything
+    assert "ter3" not in everything
+
+
+def test_config_show_fits_a_terminal_of_80_columns(cli: Cli) -> None:
+    screen = cli.having({"RETRYCLI_DATABASE__URL": f"sqlite:////{'long/' * 20}agent.db"}).on_terminal("config", "show")
+    assert max(map(len, screen.text.splitlines())) <= 80
+    assert "…" not in screen.text
+    assert screen.text.endswith("Next: retrycli config check\n")
+
+
+def test_config_check_tells_what_it_found_and_sends_nothing(cli: Cli, application: Application) -> None:
+    env = application.variables("http://127.0.0.1:9")
+    found = cli.having(env).json("config", "check")
+    assert found["ok"] is True
+    assert found["database"] == str(application.path)
+    assert found["table"].startswith("pending_messages: id, ticket_id, message_type")
+    assert (found["tables"], found["api"], found["preset"]) == ("version 0001", "http://127.0.0.1:9", "generic")
+    assert found["lock"] == f"{application.path}.retrycli.lock"
+
+
+def test_config_check_finds_a_preset_that_names_a_column_that_is_not_there(cli: Cli, application: Application) -> None:
+    preset = cli.cwd / "preset.toml"
+    preset.write_text('[messages.customer]\npath = "/t/{ticket_id}"\nbody = { to = "{reply_to}" }\n')
+    env = {**application.variables("http://127.0.0.1:9"), "RETRYCLI_GATEWAY__PRESET": str(preset)}
+    done = cli("config", "check", env=env)
+    assert done.returncode == 78
+    assert done.stderr == (
+        "retrycli: the preset's messages.customer names the column reply_to, which the table has not\n"
+    )
+
+
+# -- db and version --------------------------------------------------------------------------------------------------
+
+
+def test_db_upgrade_makes_the_tables_and_a_second_time_changes_nothing(cli: Cli, untouched: Application) -> None:
+    known = cli.having({"RETRYCLI_DATABASE__URL": untouched.url})
+    assert known.on_terminal("db", "upgrade").text == "Tables are at version 0001.\nNext: retrycli status\n"
+    before = untouched.dump()
+    assert known("db", "upgrade").returncode == 0
+    assert untouched.dump() == before
+
+
+def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Application) -> None:
+    application.execute("UPDATE retrycli_version SET version_num = '9999'")
+    before = application.dump()
+    for command in (("run-once",), ("db", "upgrade")):
+        done = cli(*command, env=application.variables("http://127.0.0.1:9"))
+        assert done.returncode == 78
+        assert "are of version 9999, and this program's of 0001; install a newer retrycli\n" in done.stderr
+    assert application.dump() == before
+
+
+def test_version_is_the_packages_own(cli: Cli) -> None:
+    assert cli("version").stdout == f"retrycli {version('retrycli')}\n"
+    assert cli.json("version") == {"version": version("retrycli")}

@@ -1,0 +1,173 @@
+"""``status``: whether passes are made, what waits, and what stands in the way."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import retrycli
+from retrycli.sandbox import Behaviour
+from tests.cli.api import FORBIDS, Scripted, held_back
+from tests.cli.command import end
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+KEYS = [
+    "state",
+    "running",
+    "retry_interval_minutes",
+    "max_retries",
+    "next_run",
+    "last_pass",
+    "messages",
+    "breaker",
+    "paused",
+    "lock",
+]
+UTC_TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ")
+
+
+def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int = 0) -> None:
+    """Make a pass, and have it begun some time ago."""
+    retrycli.run_once(application.settings(sandbox.url))
+    began = datetime.now(UTC).replace(tzinfo=None) - timedelta(minutes=minutes_ago)
+    application.execute("UPDATE retrycli_passes SET started_at = ?", str(began))
+
+
+def test_before_the_first_pass_it_says_so_and_what_to_do(at_work: Cli, application: Application) -> None:
+    """What has failed and is not in the queue yet counts as due."""
+    application.fill()
+    found = at_work.json("status", "--check", code=3)
+    assert list(found) == KEYS
+    assert (found["state"], found["running"], found["last_pass"], found["next_run"]) == ("never_run", False, None, None)
+    assert found["messages"] == {"waiting": 4, "due": 4, "sending": 0, "escalated": 0}
+    assert "Next: retrycli run-once, and then a line in your crontab\n" in at_work.on_terminal("status").text
+
+
+def test_after_a_pass_all_is_ok_and_the_next_run_is_an_interval_later(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.fill()
+    application.add(9, body=None)
+    made_a_pass(application, sandbox)
+    found = at_work.json("status", "--check")
+    assert (found["state"], found["running"]) == ("ok", True)
+    assert (found["retry_interval_minutes"], found["max_retries"]) == (15, 10)
+    assert found["messages"] == {"waiting": 1, "due": 0, "sending": 0, "escalated": 1}
+    assert (found["breaker"], found["paused"], found["lock"]) == ([], None, None)
+    last: dict[str, Any] = found["last_pass"]
+    assert (last["result"], last["sent"], last["pid"], last["host"]) == (
+        "completed",
+        3,
+        os.getpid(),
+        socket.gethostname(),
+    )
+    assert UTC_TIME.fullmatch(last["started_at"])
+    began, runs = (datetime.fromisoformat(each) for each in (last["started_at"], found["next_run"]))
+    assert runs - began == timedelta(minutes=15)
+
+
+def test_when_the_last_pass_began_47_minutes_ago_cron_looks_dead(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    made_a_pass(application, sandbox, minutes_ago=47)
+    shown = at_work.show_all(piped=["status --json", "status --check"], on_terminal=["status"])
+    found = shown.json("status --json")
+    assert (found["state"], found["running"], found["next_run"]) == ("late", False, None)
+    assert shown.piped["status --check"].returncode == 3
+    screen = shown.screens["status"]
+    assert screen.returncode == 0
+    assert "the last one began 47 minutes ago: completed" in screen.words
+    assert "cron looks dead" in screen.words
+    assert "systemctl status cron" in screen.words
+
+
+def test_two_intervals_and_almost_five_minutes_are_not_late(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    made_a_pass(application, sandbox, minutes_ago=34)
+    assert at_work.json("status", "--check")["state"] == "ok"
+
+
+def test_paused_says_by_whom_until_when_and_why(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    made_a_pass(application, sandbox)
+    assert at_work("pause", "--for", "2h", "--reason", "the API moves").returncode == 0
+    found = at_work.json("status", "--check", code=3)
+    assert (found["state"], found["running"]) == ("paused", False)
+    assert found["paused"]["reason"] == "the API moves"
+    assert found["paused"]["by"]
+    assert UTC_TIME.fullmatch(found["paused"]["until"])
+    screen = at_work.on_terminal("status")
+    assert re.search(r"Pause +by \w+ until [-0-9]{10} [0-9:+]+: the API moves\n", screen.text)
+    assert screen.text.endswith("Next: retrycli resume\n")
+
+
+def test_an_open_breaker_is_down_and_says_until_when(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.add_due(6)
+    sandbox.behaviour = Behaviour(down=True)
+    made_a_pass(application, sandbox)
+    found = at_work.json("status", "--check", code=3)
+    assert (found["state"], found["running"]) == ("down", True)
+    [breaker] = found["breaker"]
+    assert (breaker["destination"], breaker["state"], breaker["failures"]) == (sandbox.url, "open", 5)
+    assert UTC_TIME.fullmatch(breaker["probe_at"])
+    piped = at_work("status").stdout
+    assert "State\tdown\nPasses\tthe last one began just now: stopped (breaker open)" in piped
+    assert re.search(rf"Breaker open\t{sandbox.url}, until {UTC_TIME.pattern}, 5 failures in a row\n", piped)
+
+
+def test_refused_credentials_are_not_ok_either(cli: Cli, application: Application) -> None:
+    """Every pass would end so, and nothing would go out."""
+    application.add(101)
+    with Scripted(FORBIDS) as api:
+        retrycli.run_once(application.settings(api.url))
+        at_work = cli.having(application.variables(api.url))
+    assert at_work.json("status", "--check", code=3)["state"] == "down"
+    screen = at_work.on_terminal("status")
+    assert "stopped (credentials refused)" in screen.words
+    assert screen.text.endswith("Next: retrycli config show\n")
+
+
+def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """With nothing due, no request comes to show it."""
+    made_a_pass(application, sandbox)
+    application.execute(
+        "INSERT INTO retrycli_breakers VALUES (?, 'resting', 0, '2026-01-01', '2026-01-01 00:00:00.000000')",
+        sandbox.url,
+    )
+    assert at_work.json("status", "--check")["state"] == "ok"
+
+
+def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, application: Application) -> None:
+    application.add_due(2)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        found = at_work.json("status")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert found["lock"]["pid"] == process.pid
+    assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0}
+    assert found["last_pass"]["result"] is None
+
+
+def test_it_needs_no_base_url(cli: Cli, application: Application) -> None:
+    """Whoever only looks need not know where the API is."""
+    assert cli("status", env={"RETRYCLI_DATABASE__URL": application.url}).returncode == 0
+
+
+def test_looking_changes_nothing(at_work: Cli, application: Application) -> None:
+    application.fill()
+    before = application.dump()
+    shown = at_work.show_all(piped=["status", "list-failed", "escalations", "show 5", "passes", "config check"])
+    assert {each.returncode for each in shown.piped.values()} == {0}
+    assert application.dump() == before

@@ -1,0 +1,121 @@
+"""``sandbox`` and ``demo``."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import socket
+import sqlite3
+import subprocess
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.error import HTTPError
+from urllib.request import Request, urlopen
+
+import pytest
+
+from tests.cli.command import BARE, LONGEST, Cli, end
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.command import Finished
+
+ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+); Ctrl-C ends it\.")
+
+
+@contextmanager
+def started(cli: Cli, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A sandbox that listens, and where."""
+    process = cli.start("sandbox", "--port", "0", *arguments)
+    try:
+        assert process.stdout is not None
+        found = ADDRESS.search(process.stdout.readline())
+        assert found is not None
+        assert process.stdout.readline() == f"Next: TICKETING_API_BASE_URL={found[1]} retrycli run-once\n"
+        yield process, found[1]
+    finally:
+        process.kill()
+        end(process)
+
+
+def asked(url: str, content: object = None) -> dict[str, Any]:
+    """What it answers to a GET, or to a POST with a JSON object."""
+    body = None if content is None else json.dumps(content).encode()
+    with urlopen(Request(url, body, {"Idempotency-Key": "k-1"}), timeout=LONGEST) as answer:
+        found: dict[str, Any] = json.load(answer)
+        return found
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_sandbox_takes_a_message_shows_it_and_ends_when_told_to(cli: Cli, number: signal.Signals) -> None:
+    with started(cli) as (process, url):
+        assert asked(f"{url}/tickets/4711/messages", {"body": "Hello"})["succeeded"] is True
+        assert asked(f"{url}/tickets/4711/messages", {"body": "Hello"})["succeeded"] is True
+        [kept] = asked(f"{url}/received")["received"]
+        assert (kept["ticket_id"], kept["content"], kept["times"]) == ("4711", {"body": "Hello"}, 2)
+        process.send_signal(number)
+        done = end(process)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "200  POST /tickets/4711/messages  key k-1\n"
+        "200  POST /tickets/4711/messages  key k-1\n"
+        "200  GET /received  key k-1\n"
+        "Kept 1 message.\n"
+    )
+
+
+def test_the_sandbox_can_play_an_outage(cli: Cli) -> None:
+    with started(cli, "--down") as (_, url), pytest.raises(HTTPError, match="503") as failure:
+        asked(f"{url}/received")
+    failure.value.close()
+
+
+def test_a_port_that_is_taken_is_told_with_the_way_out(cli: Cli) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        done = cli("sandbox", "--port", str(port))
+    assert done.returncode == 1
+    assert done.stderr == f"retrycli: can't listen on port {port}: Address already in use; name another with --port\n"
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, Finished]:
+    """The demo with its temporary folder where it can be found, and settings about that it must not heed."""
+    folder = tmp_path_factory.mktemp("demo")
+    other = {"RETRYCLI_DATABASE__URL": "sqlite:////no/such.db", "TICKETING_API_BASE_URL": "http://192.0.2.1"}
+    cli = Cli(folder)
+    return cli, cli.having({"TMPDIR": str(folder), **other})("demo")
+
+
+def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Finished]) -> None:
+    _, done = demo
+    assert done.returncode == 0, done.stderr
+    shown = re.findall(r"^\$ retrycli (\S+)$", done.stdout, re.MULTILINE)
+    assert shown == ["status", "run-once", "list-failed", "escalations", "passes"]
+    assert "Message retry pass started" in done.stderr
+    assert "METRIC: message_escalated" in done.stderr
+
+
+def test_the_demo_leaves_its_files_and_what_to_type_next_can_be_typed(demo: tuple[Cli, Finished]) -> None:
+    cli, done = demo
+    folder = Path(re.findall(r"^  cd (\S+)$", done.stdout, re.MULTILINE)[0])
+    assert folder.parent == cli.cwd
+    assert {each.name for each in folder.iterdir()} > {"retrycli.toml", "ticketing_agent.db"}
+    typed = "\n".join(re.findall(r"^  (cd .+|export .+|\S+ show \d+)$", done.stdout, re.MULTILINE))
+    shell = subprocess.run(["/bin/sh", "-e", "-c", typed], env=BARE, capture_output=True, text=True, check=False)
+    assert (shell.returncode, shell.stderr) == (0, "")
+    assert re.match(r"id\t\d+\nticket_id\t", shell.stdout)
+
+
+def test_the_demos_pass_delivers_reschedules_and_escalates(demo: tuple[Cli, Finished]) -> None:
+    """And the API kept as many messages as were sent."""
+    cli, done = demo
+    with closing(sqlite3.connect(next(cli.cwd.glob("retrycli-demo-*/ticketing_agent.db")))) as connection:
+        [(sent, rescheduled, escalated)] = connection.execute(
+            "SELECT sent, rescheduled, escalated FROM retrycli_passes"
+        )
+    assert min(sent, rescheduled, escalated) > 0
+    assert f"The API kept {sent} messages, each once." in done.stdout

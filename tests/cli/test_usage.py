@@ -1,0 +1,90 @@
+"""Help, and wrong usage."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.command import COLUMNS, Cli
+
+if TYPE_CHECKING:
+    from tests.cli.command import Finished, Shown
+
+COMMANDS = (
+    "",
+    "run-once",
+    "passes",
+    "pause",
+    "resume",
+    "status",
+    "list-failed",
+    "escalations",
+    "show",
+    "retry",
+    "init",
+    "version",
+    "config",
+    "config show",
+    "config check",
+    "db",
+    "db upgrade",
+    "sandbox",
+    "demo",
+)
+HEAVY = re.compile(r"\| +(sqlalchemy|alembic|sqlite3|httpx|aiohttp|tenacity|rich\.table)\b")
+
+
+@pytest.fixture(scope="module")
+def helps(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Finished]:
+    """The help of each command, and on stderr what was imported for it."""
+    cli = Cli(tmp_path_factory.mktemp("help"), {"PYTHONPROFILEIMPORTTIME": "1"})
+    shown = cli.show_all(piped=[f"{each} -h" for each in COMMANDS])
+    return {each: shown.piped[f"{each} -h"] for each in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_the_help_of_each_command_loads_neither_database_nor_network(helps: dict[str, Finished], command: str) -> None:
+    done = helps[command]
+    assert done.returncode == 0
+    assert done.stdout.startswith(f"Usage: retrycli {command} ".replace("  ", " "))
+    assert "retrycli.cli" in done.stderr, "the import times are there"
+    assert not HEAVY.search(done.stderr)
+    assert max(map(len, done.stdout.splitlines())) <= COLUMNS
+
+
+def test_the_help_names_every_command_with_what_it_does_and_cuts_no_sentence(helps: dict[str, Finished]) -> None:
+    told = dict(re.findall(r"^  ([a-z-]+)  +(\S.+)$", helps[""].stdout.partition("Commands:")[2], re.MULTILINE))
+    assert told.keys() == {each.split()[0] for each in COMMANDS if each}
+    assert all(each.endswith(".") and not each.endswith("...") for each in told.values())
+
+
+WRONG = {
+    "": "Commands:",
+    "deliver": "No such command 'deliver'",
+    "status --fast": "No such option: --fast",
+    "retry": "Missing argument 'ID…'",
+    "show one": "Invalid value for 'ID'",
+    "list-failed --sort size": "'size' is not one of 'next', 'id', 'tries', 'age'",
+    "run-once --limit 0": "Invalid value for '--limit'",
+    "run-once --wait-lock -1": "Invalid value for '--wait-lock'",
+    "list-failed --older-than 7": "Invalid value for --older-than: '7' is no length of time",
+    "pause --for soon": "Invalid value for --for: 'soon' is no length of time; write a number and a unit",
+    "sandbox --fail 130%": "Invalid value for --fail: '130%' is no share; write 0% to 100%",
+    "sandbox --latency fast": "Invalid value for --latency: 'fast' is no length of time",
+    "--log-level loud status": "'loud' is not one of",
+}
+
+
+@pytest.fixture(scope="module")
+def wrong(tmp_path_factory: pytest.TempPathFactory) -> Shown:
+    """What is said to each wrong command line."""
+    return Cli(tmp_path_factory.mktemp("wrong")).show_all(piped=WRONG)
+
+
+@pytest.mark.parametrize("command", WRONG)
+def test_wrong_usage_ends_with_2_and_says_what_is_wrong_with_it(wrong: Shown, command: str) -> None:
+    done = wrong.piped[command]
+    assert (done.returncode, done.stdout) == (2, "")
+    assert WRONG[command] in done.stderr

@@ -1,0 +1,29 @@
+"""Measures calls of ``run-once`` in turns: ``python -m tests.crash.in_turns ROUNDS CONFIG…``.
+
+It prints a line for each call: its configuration, its seconds from start to exit, its seconds of CPU, its peak memory
+in KiB. It is a process of its own, and a small one: Linux counts what the starter has in memory as the child's until
+that runs its own program.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+
+def main(rounds: str, *configs: str) -> None:
+    for _ in range(int(rounds)):
+        for config in configs:
+            began = time.perf_counter()
+            arguments = [sys.executable, "-m", "retrycli", "run-once", "--config", config]
+            child = os.posix_spawn(sys.executable, arguments, os.environ)
+            _, status, usage = os.wait4(child, 0)
+            seconds = time.perf_counter() - began
+            if status != 0:
+                raise SystemExit(f"run-once on {config} ended with {os.waitstatus_to_exitcode(status)}")
+            print(config, seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

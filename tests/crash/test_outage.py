@@ -1,0 +1,169 @@
+"""An outage of the ticketing API costs no message its chances, however long it lasts."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from retrycli.events import PassResult, StopReason
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.crash import scene
+from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from retrycli.sandbox import Received
+    from tests.crash.scene import Scene
+
+DUE = 1000
+OUTAGE_ENDS_A_PASS = 69
+UNDER_A_MINUTE = 60.0
+PROBES = (15, 30, 60, 60)
+"""Minutes from the pass that opens the breaker to the first probe, and from each probe to the next."""
+TICK = timedelta(minutes=15)
+BREAKER_FAILURES = 5
+
+
+@dataclass
+class Attempts:
+    """Looks at the attempts of a scene, each at most once."""
+
+    stage: Scene
+    seen: int = 0
+
+    def new(self) -> list[tuple[int, str]]:
+        """Those since the last look: message and outcome."""
+        found = self.stage.rows(
+            "SELECT id, message_id, outcome FROM retrycli_attempts WHERE id > ? ORDER BY id", self.seen
+        )
+        self.seen = max((row[0] for row in found), default=self.seen)
+        return [(message_id, outcome) for _, message_id, outcome in found]
+
+
+@contextmanager
+def closed_port() -> Iterator[tuple[int, str]]:
+    """A port that refuses connections and that nobody else gets: bound, and never listened at."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield held.getsockname()[1], "unreachable"
+
+
+@contextmanager
+def answers_503() -> Iterator[tuple[int, str]]:
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
+        yield server.server_address[1], "transient"
+
+
+Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
+"""Holds a port where nothing is delivered, and names the outcome of trying."""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("outage", [closed_port, answers_503])
+def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_back(
+    outage: Outage, tmp_path: Path
+) -> None:
+    with outage() as (port, outcome):
+        stage = scene.set_up(tmp_path, f"http://127.0.0.1:{port}", failed=DUE, concurrency=16)
+        now = utc_now()
+        with stage.start("-m", "retrycli", "run-once") as process:
+            _, errors = process.communicate(timeout=UNDER_A_MINUTE)
+        assert process.returncode == OUTAGE_ENDS_A_PASS, errors
+        attempts = Attempts(stage)
+        first = attempts.new()
+        assert [each for _, each in first] == [outcome] * BREAKER_FAILURES
+        _check_charged(stage, [message_id for message_id, _ in first])
+
+        probed = []
+        for minutes in PROBES:
+            early = stage.run_once_at(now + timedelta(minutes=minutes - 5))
+            assert (early.result, early.reason) == (PassResult.STOPPED, StopReason.BREAKER_OPEN)
+            assert attempts.new() == []
+            now += timedelta(minutes=minutes)
+            probe = stage.run_once_at(now)
+            assert (probe.result, probe.reason) == (PassResult.STOPPED, StopReason.BREAKER_OPEN)
+            [(message_id, came_of_it)] = attempts.new()
+            assert came_of_it == outcome
+            probed.append(message_id)
+        assert len({*probed, *(message_id for message_id, _ in first)}) == len(probed) + len(first)
+        _check_charged(stage, [message_id for message_id, _ in first])
+
+    with Sandbox(Behaviour(), rng=Random(0), port=port) as server:
+        back = stage.run_once_at(now + timedelta(minutes=60))
+        assert (back.result, back.sent) == (PassResult.COMPLETED, DUE)
+        _check_each_arrived_once(server.received, DUE)
+    assert stage.count("pending_messages WHERE status = 'failed'") == stage.count("retrycli_queue") == 0
+    assert stage.count("retrycli_breakers") == 0
+
+
+@pytest.mark.slow
+def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """14 hours of ticks, over messages that have from no try to all but one behind them."""
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
+        stage = scene.set_up(tmp_path, server.url, failed=90)
+        stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
+        tries = dict(stage.rows("SELECT id, retry_count FROM pending_messages"))
+        evening = utc_now()
+        for tick in range(14 * 4):
+            summary = stage.run_once_at(evening + tick * TICK)
+            assert (summary.sent, summary.escalated) == (0, 0)
+        charged = {
+            message_id
+            for message_id, count in stage.rows("SELECT id, retry_count FROM pending_messages")
+            if count != tries[message_id]
+        }
+        assert len(charged) == BREAKER_FAILURES
+        # The breaker opens with the first tick; 15, 45, 105, … minutes later there is a probe, each of another message.
+        assert stage.rows("SELECT count(*), count(DISTINCT message_id) FROM retrycli_attempts") == [(20, 20)]
+        assert stage.count("retrycli_queue WHERE state = 'waiting'") == len(tries) - len(scene.others(0))
+
+        server.behaviour = Behaviour()
+        sent = [stage.run_once_at(evening + timedelta(hours=14) + tick * TICK).sent for tick in range(4)]
+        assert sent == [0, 0, 0, 90]  # the next probe comes within the hour
+        assert len(caplog.records) == 4, "as it begins, after 6 and 12 hours, and as it ends"
+        _check_each_arrived_once(server.received, 90)
+
+
+def test_a_server_that_goes_down_under_load_charges_five_messages(tmp_path: Path) -> None:
+    """What else was in flight fails too, and is not charged."""
+    gate, failed, in_flight = Gate(), 300, 16
+    with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
+        stage = scene.set_up(tmp_path, server.url, failed=failed, concurrency=in_flight)
+        now = utc_now()
+        with stage.start("-m", "retrycli", "run-once") as process:
+            gate.wait_until_held(in_flight)
+            server.behaviour = Behaviour(down=True)
+            gate.let_through()
+            _, errors = process.communicate(timeout=LONGEST_SECONDS)
+        assert process.returncode == OUTAGE_ENDS_A_PASS, errors
+        outcomes = stage.rows("SELECT outcome, count(*) FROM retrycli_attempts GROUP BY outcome ORDER BY outcome")
+        assert outcomes == [("delivered", FREE), ("transient", in_flight)]
+        assert stage.count("pending_messages WHERE retry_count > 0") == BREAKER_FAILURES
+        assert stage.count("retrycli_queue WHERE state = 'waiting'") == failed - FREE
+
+        server.behaviour = Behaviour()
+        assert stage.run_once_at(now + TICK).sent == failed - FREE - BREAKER_FAILURES
+        assert stage.run_once_at(now + 2 * TICK).sent == BREAKER_FAILURES
+        _check_each_arrived_once(server.received, failed)
+
+
+def _check_charged(stage: Scene, ids: list[int]) -> None:
+    charged = stage.rows("SELECT id, retry_count FROM pending_messages WHERE retry_count > 0 ORDER BY id")
+    assert charged == [(message_id, 1) for message_id in sorted(ids)]
+
+
+def _check_each_arrived_once(received: tuple[Received, ...], count: int) -> None:
+    assert len({each.ticket_id for each in received}) == len(received) == count
+    assert {each.times for each in received} == {1}

@@ -1,0 +1,128 @@
+"""A signal under load: what is in flight is recorded, and all else goes back to wait."""
+
+from __future__ import annotations
+
+import signal
+import time
+from collections import Counter
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from retrycli.events import PassResult
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.crash import scene
+from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
+
+if TYPE_CHECKING:
+    import subprocess
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.crash.scene import Scene
+
+MESSAGES = 200
+CONCURRENCY = 8
+NEXT_TICK = timedelta(minutes=15)
+
+
+@pytest.fixture
+def gate() -> Iterator[Gate]:
+    made = Gate()
+    yield made
+    made.let_through()
+
+
+@pytest.fixture
+def server(gate: Gate) -> Iterator[Sandbox]:
+    behaviour = Behaviour(latency=timedelta(milliseconds=1))
+    with Sandbox(behaviour, rng=Random(0), sleep=gate.pass_through) as running:
+        yield running
+        gate.let_through()
+
+
+@pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_what_is_in_flight_is_waited_for_and_recorded_and_nothing_else_begins(
+    number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path
+) -> None:
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+    with stage.start("-m", "retrycli", "run-once") as process:
+        gate.wait_until_held(CONCURRENCY)
+        process.send_signal(number)
+        gate.let_through(1)
+        _poll_until(lambda: _outcomes(stage)["delivered"] == FREE + 1)  # it goes on waiting for the others
+        gate.let_through()
+        _, errors = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == exit_code, errors
+
+    sent = FREE + CONCURRENCY
+    assert len(server.received) == sent
+    assert _outcomes(stage) == {"delivered": sent}
+    _check_all_else_waits_untouched(stage, sent)
+    assert stage.rows("SELECT result, reason, sent FROM retrycli_passes") == [("interrupted", "signal", sent)]
+
+    assert stage.run_once_at(utc_now()).sent == MESSAGES - sent
+    assert [each for each in server.received if each.times > 1] == []
+
+
+def test_what_is_not_answered_in_time_is_recorded_as_unknown(gate: Gate, server: Sandbox, tmp_path: Path) -> None:
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+    with stage.start("-m", "retrycli", "run-once", request_timeout_seconds=2) as process:
+        gate.wait_until_held(CONCURRENCY)
+        process.terminate()
+        _, errors = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 143, errors
+
+    assert _outcomes(stage) == {"delivered": FREE, "unknown": CONCURRENCY}
+    _check_all_else_waits_untouched(stage, FREE + CONCURRENCY)
+    # Five in a row open the breaker, and what comes after it is not charged; but all eight may have arrived.
+    assert stage.count("pending_messages WHERE retry_count = 1") == 5
+    assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
+
+
+def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, tmp_path: Path) -> None:
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+    with stage.start("-m", "retrycli", "run-once") as process:
+        gate.wait_until_held(CONCURRENCY)
+        _poll_until(lambda: _has_ended_by_another_sigterm(process))
+    assert process.returncode == 143
+    assert _outcomes(stage) == {"delivered": FREE, None: CONCURRENCY}
+    left = MESSAGES - FREE
+    assert stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL") == left
+
+    gate.let_through()
+    now = utc_now()
+    assert stage.run_once_at(now).sent == 0, "the claims still hold"
+    after = stage.run_once_at(now + NEXT_TICK)
+    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, left - CONCURRENCY, CONCURRENCY)
+    assert stage.run_once_at(now + 3 * NEXT_TICK).sent == CONCURRENCY
+    assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": CONCURRENCY}
+    _poll_until(lambda: sum(each.times == 2 for each in server.received) == CONCURRENCY)
+    assert len(server.received) == MESSAGES
+
+
+def _has_ended_by_another_sigterm(process: subprocess.Popen[str]) -> bool:
+    process.terminate()  # does nothing to a process that has ended
+    return process.poll() is not None
+
+
+def _outcomes(stage: Scene) -> Counter[str | None]:
+    return Counter(outcome for (outcome,) in stage.rows("SELECT outcome FROM retrycli_attempts"))
+
+
+def _check_all_else_waits_untouched(stage: Scene, tried: int) -> None:
+    assert stage.count("retrycli_queue WHERE state != 'waiting' OR claimed_by IS NOT NULL") == 0
+    untried = "message_id NOT IN (SELECT message_id FROM retrycli_attempts)"
+    assert stage.count(f"retrycli_queue WHERE {untried}") == MESSAGES - tried
+    changed = "(retry_count > 0 OR last_error != 'HTTP 503')"
+    assert stage.count(f"pending_messages JOIN retrycli_queue ON message_id = id WHERE {untried} AND {changed}") == 0
+
+
+def _poll_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + LONGEST_SECONDS
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)  # poll

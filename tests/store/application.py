@@ -1,0 +1,247 @@
+"""The application whose table retrycli works on: its tables as a real one has them, and what it does to its own rows.
+
+It speaks to the database through connections of its own, so what a test sees of a row is what the application sees.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import (
+    Column,
+    DateTime,
+    ForeignKey,
+    Integer,
+    MetaData,
+    String,
+    Table,
+    Text,
+    create_engine,
+    delete,
+    event,
+    insert,
+    make_url,
+    select,
+    text,
+    update,
+)
+
+from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store.database import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy import Engine, Executable
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+"""The time at which things happen in these tests."""
+MINUTE = timedelta(minutes=1)
+HOUR = timedelta(hours=1)
+
+TICKET = 12345
+"""The ticket that messages are about where a test does not say otherwise."""
+OWN_COLUMNS = ("draft_of", "priority")
+"""Columns that only the application knows."""
+
+
+def naive(time: datetime) -> datetime:
+    """A time as the application keeps it: in UTC, without saying so."""
+    return time.astimezone(UTC).replace(tzinfo=None)
+
+
+def messages_table(metadata: MetaData, name: str, schema: str | None = None) -> Table:
+    """``pending_messages`` with every column that retrycli has a use for, and two that it has none for.
+
+    The columns that a bad row leaves out may be null here: that is how bad rows come about.
+    """
+    tickets = Table(
+        "ticket_states",
+        metadata,
+        Column("ticket_id", Integer, primary_key=True, autoincrement=False),
+        Column("state", String(20), nullable=False),
+        Column("updated_at", DateTime),
+        schema=schema,
+    )
+    return Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("ticket_id", Integer, ForeignKey(tickets.c.ticket_id)),
+        Column("message_type", String(20)),
+        Column("subject", Text),
+        Column("body", Text),
+        Column("status", String(20), nullable=False),
+        Column("retry_count", Integer),
+        Column("last_error", Text),
+        Column("created_at", DateTime),
+        Column("updated_at", DateTime),
+        Column("sent_at", DateTime),
+        Column("recipient_email", String(255)),
+        Column("cc_emails", Text),
+        Column("bcc_emails", Text),
+        Column("attachments", Text),
+        Column("draft_of", Integer),
+        Column("priority", Integer, nullable=False, server_default="3"),
+        schema=schema,
+    )
+
+
+def bare_table(metadata: MetaData, name: str, schema: str | None = None, *, without: str | None = None) -> Table:
+    """The required columns and no other, or all but one of them."""
+    numbers = ("id", "ticket_id", "retry_count")
+    columns = [
+        Column(each, Integer if each in numbers else Text, primary_key=each == "id")
+        for each in REQUIRED_COLUMNS
+        if each != without
+    ]
+    return Table(name, metadata, *columns, schema=schema)
+
+
+class Application:
+    """The application, with its tables in a database.
+
+    Args:
+        url: the database.
+        table: the name of its table, with its schema where it has one.
+        kind: what its table looks like.
+        made: whether the tables are there already.
+    """
+
+    def __init__(
+        self,
+        url: str,
+        table: str = "pending_messages",
+        *,
+        kind: Callable[[MetaData, str, str | None], Table] = messages_table,
+        made: bool = False,
+    ) -> None:
+        self.url = url
+        self.table_name = table
+        self._engine = create_engine(url)
+        self._ids = count(1)
+        if is_sqlite(url):
+            hasten(self._engine)
+            respect_foreign_keys(self._engine)
+        metadata = MetaData()
+        schema, _, name = table.rpartition(".")
+        self.table = kind(metadata, name, schema or None)
+        if not made:
+            self._make(metadata, schema)
+
+    def _make(self, metadata: MetaData, schema: str) -> None:
+        with self._engine.begin() as connection:
+            if schema and not is_sqlite(self.url):
+                connection.execute(text(f"CREATE SCHEMA {schema}"))
+            metadata.create_all(connection)
+            for each in metadata.tables.values():
+                if each.name == "ticket_states":
+                    connection.execute(insert(each), [{"ticket_id": TICKET + n, "state": "open"} for n in range(3)])
+
+    def add(self, **changes: object) -> int:
+        """Write a message that has just failed, but for what a test changes; its id."""
+        return self.add_all([changes])[0]
+
+    def add_all(self, rows: Iterable[Mapping[str, object]]) -> list[int]:
+        """Write many messages at once; their ids."""
+        made = [self._row(each) for each in rows]
+        if made:
+            self._execute(insert(self.table), made)
+        return [each["id"] for each in made]
+
+    def change(self, message_id: int, **values: object) -> None:
+        """Change a row, as the application may at any time."""
+        self._execute(update(self.table).where(self.table.c.id == message_id).values(values))
+
+    def delete(self, *ids: int) -> None:
+        """Remove rows; all of them where none is named."""
+        statement = delete(self.table)
+        self._execute(statement.where(self.table.c.id.in_(ids)) if ids else statement)
+
+    def row(self, message_id: int) -> dict[str, Any]:
+        """One row with all its columns, as the database holds them."""
+        return self.rows()[message_id]
+
+    def rows(self) -> dict[int, dict[str, Any]]:
+        """All rows by id, with all their columns, as the database holds them."""
+        statement = select(text("*")).select_from(self.table)
+        with self._engine.connect() as connection:
+            return {row["id"]: dict(row) for row in connection.execute(statement).mappings()}
+
+    @contextmanager
+    def watched(self) -> Iterator[dict[int, dict[str, Any]]]:
+        """Tells, once the block has ended, what it changed: for each changed row the new values by column."""
+        before = self.rows()
+        changed: dict[int, dict[str, Any]] = {}
+        yield changed
+        after = self.rows()
+        assert after.keys() == before.keys()
+        for each, row in after.items():
+            if news := {name: value for name, value in row.items() if value != before[each][name]}:
+                changed[each] = news
+
+    def sql(self, statement: str, **values: object) -> None:
+        """Do whatever the application's SQL does."""
+        self._execute(text(statement), values)
+
+    def close(self) -> None:
+        """Give back the connections."""
+        self._engine.dispose()
+
+    def _row(self, changes: Mapping[str, object]) -> dict[str, Any]:
+        usual: dict[str, Any] = {
+            "id": next(self._ids) if "id" not in changes else None,
+            "ticket_id": TICKET,
+            "message_type": "supplier",
+            "subject": "Your delivery",
+            "body": "Where is it?",
+            "status": "failed",
+            "retry_count": 0,
+            "last_error": "HTTP 503",
+            "created_at": naive(NOON - HOUR),
+            "updated_at": naive(NOON - 15 * MINUTE),
+            "sent_at": None,
+            "recipient_email": "orders@example.com",
+            "cc_emails": '["boss@example.com"]',
+            "bcc_emails": "[]",
+            "attachments": None,
+            "draft_of": None,
+            "priority": 1,
+        }
+        return {name: value for name, value in usual.items() if name in self.table.c} | dict(changes)
+
+    def _execute(
+        self, statement: Executable, values: Mapping[str, object] | Sequence[Mapping[str, object]] | None = None
+    ) -> None:
+        with self._engine.begin() as connection:
+            connection.execute(statement, values)
+
+
+def hasten(engine: Engine) -> None:
+    """Let SQLite not wait for the disk: no test here cuts the power."""
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA synchronous = OFF"))
+
+
+def respect_foreign_keys(engine: Engine) -> None:
+    """Let SQLite hold to the foreign keys, as the other engines do."""
+    event.listen(engine, "connect", lambda connection, _: connection.execute("PRAGMA foreign_keys = ON"))
+
+
+def is_sqlite(url: str) -> bool:
+    """Whether a database is a SQLite file."""
+    return make_url(url).get_backend_name() == "sqlite"
+
+
+@contextmanager
+def opened(application: Application, *, url: str | None = None, upgrade: bool = True) -> Iterator[Database]:
+    """The application's database as retrycli opens it, with its own tables in it."""
+    database = Database(url or application.url, application.table_name)
+    if database.is_sqlite:
+        hasten(database._engine)
+    try:
+        database.ensure_tables(upgrade=upgrade)
+        yield database
+    finally:
+        database.close()

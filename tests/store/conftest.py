@@ -1,0 +1,169 @@
+"""The databases that the store's suite runs on: one factory per engine, one database per test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sqlite3
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, closing, contextmanager
+from pathlib import Path
+from typing import cast
+
+import pytest
+from sqlalchemy import create_engine, make_url, text
+
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger
+from retrycli.store.views import Views
+from tests.store.application import Application, bare_table, opened
+
+SERVER = os.environ.get("TEST_POSTGRESQL_URL", "")
+"""A PostgreSQL server on which databases may be made and dropped."""
+
+Factory = Callable[[Path, str | None], AbstractContextManager[str]]
+"""Makes a database in a folder, empty or a copy of the one at a URL, and gives its URL."""
+
+
+@contextmanager
+def sqlite_file(folder: Path, template: str | None) -> Iterator[str]:
+    """A SQLite file with a rollback journal, the mode that it has by itself."""
+    path = folder / "agent.db"
+    if template is None:
+        path.touch()
+    else:
+        shutil.copy(file_of(template), path)
+    yield f"sqlite:///{path}"
+
+
+@contextmanager
+def sqlite_file_with_wal(folder: Path, template: str | None) -> Iterator[str]:
+    """A SQLite file with a write-ahead log."""
+    with sqlite_file(folder, template) as url:
+        with closing(sqlite3.connect(file_of(url))) as connection:
+            connection.execute("PRAGMA journal_mode = WAL")
+        yield url
+
+
+@contextmanager
+def postgresql_database(_folder: Path, template: str | None) -> Iterator[str]:
+    """A database of its own on the server."""
+    name = f"retrycli_{uuid.uuid4().hex}"
+    server = create_engine(SERVER, isolation_level="AUTOCOMMIT")
+    copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
+    with server.connect() as connection:
+        connection.execute(text(f"CREATE DATABASE {name}{copied}"))
+    try:
+        yield make_url(SERVER).set(database=name).render_as_string(hide_password=False)
+    finally:
+        with server.connect() as connection:
+            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
+        server.dispose()
+
+
+FACTORIES: dict[str, Factory] = {
+    "sqlite": sqlite_file,
+    "sqlite-wal": sqlite_file_with_wal,
+    "postgresql": postgresql_database,
+}
+ENGINES = ["sqlite", *(["postgresql"] if SERVER else [])]
+"""What every test runs on."""
+in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
+"""For tests in which two are at work at once: with a write-ahead log, readers and writers meet differently."""
+
+
+def file_of(url: str) -> str:
+    """The file behind a SQLite URL."""
+    return str(make_url(url).database)
+
+
+@pytest.fixture(scope="session", params=ENGINES)
+def engine(request: pytest.FixtureRequest) -> Factory:
+    """One engine after the other: what makes its databases."""
+    return FACTORIES[cast("str", request.param)]
+
+
+@pytest.fixture(scope="session")
+def template(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A database with all tables and no message; making one for each test anew would take most of the suite's time."""
+    with engine(tmp_path_factory.mktemp("template"), None) as url:
+        made = Application(url)
+        with opened(made):
+            pass
+        made.close()
+        yield url
+
+
+@pytest.fixture
+def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
+    """An application whose database retrycli has never seen."""
+    with engine(tmp_path, None) as url:
+        made = Application(url)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def application(engine: Factory, template: str, tmp_path: Path) -> Iterator[Application]:
+    """An application whose database retrycli has made its tables in."""
+    with engine(tmp_path, template) as url:
+        made = Application(url, made=True)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
+    """An application whose table has the required columns and no other."""
+    with engine(tmp_path, None) as url:
+        made = Application(url, kind=bare_table)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def sqlite_application(tmp_path: Path) -> Iterator[Application]:
+    """An application that is known to use a SQLite file with a rollback journal."""
+    with sqlite_file(tmp_path, None) as url:
+        made = Application(url)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def loose_application(tmp_path: Path) -> Iterator[Application]:
+    """An application that puts anything into any column, as only SQLite lets it."""
+    with sqlite_file(tmp_path, None) as url:
+        made = Application(url, kind=bare_table)
+        yield made
+        made.close()
+
+
+@pytest.fixture
+def database(application: Application) -> Iterator[Database]:
+    """The application's database as retrycli opens it."""
+    with opened(application) as it:
+        yield it
+
+
+@pytest.fixture
+def enrolment(database: Database) -> Enrolment:
+    return Enrolment(database)
+
+
+@pytest.fixture
+def claims(database: Database) -> Claims:
+    return Claims(database)
+
+
+@pytest.fixture
+def ledger(database: Database) -> Ledger:
+    return Ledger(database)
+
+
+@pytest.fixture
+def views(database: Database) -> Views:
+    return Views(database)

@@ -1,0 +1,55 @@
+"""retrycli's own tables as the tests fill and read them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import select
+
+from retrycli import schema
+from retrycli.message import Claim
+from retrycli.policy import Settled, Transition
+from retrycli.store.enrolment import Enrolment
+from tests.store.application import HOUR, MINUTE, NOON, TICKET
+
+if TYPE_CHECKING:
+    from sqlalchemy import Table
+
+    from retrycli.store.database import Database
+
+PASS = Claim("the-pass", NOON + 13 * MINUTE)
+"""What the pass of most tests holds its messages by."""
+FAILED_AT = NOON - 15 * MINUTE
+
+
+def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> tuple[Settled, datetime, int]:
+    """What enrols a message that is due at a time."""
+    return Settled(message_id, Transition.enrolled(at)), failed_at, TICKET
+
+
+def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:
+    """Take messages into the queue, due at a time."""
+    Enrolment(database).enrol([entry(each, at=at, failed_at=failed_at) for each in ids], NOON - HOUR)
+
+
+def queue_rows(database: Database) -> dict[int, dict[str, Any]]:
+    """The queue by message."""
+    return {row["message_id"]: row for row in _all(database, schema.queue)}
+
+
+def attempt_rows(database: Database, message_id: int) -> list[dict[str, Any]]:
+    """The attempts at one message, in the order in which they were begun."""
+    rows = [row for row in _all(database, schema.attempts) if row["message_id"] == message_id]
+    return sorted(rows, key=lambda row: int(row["id"]))
+
+
+def pass_rows(database: Database) -> dict[str, dict[str, Any]]:
+    """The passes by id."""
+    return {row["id"]: row for row in _all(database, schema.passes)}
+
+
+def _all(database: Database, table: Table) -> list[dict[str, Any]]:
+    with database.read() as connection:
+        return [dict(row) for row in connection.execute(select(table)).mappings()]

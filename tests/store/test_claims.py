@@ -1,0 +1,1004 @@
+"""Claims: who may send a message, and what is written down of it. A pass that comes too late changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from datetime import datetime, timedelta, timezone
+from itertools import product
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import Column, DateTime, MetaData, Table, Text, event
+from sqlalchemy.types import TypeEngine
+
+from retrycli import schema
+from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
+from retrycli.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment, delivery_key
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, is_sqlite, naive, opened
+from tests.store.conftest import Factory, in_every_mode
+from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
+
+OTHER = Claim("another-pass", NOON + 40 * MINUTE)
+HAND = Claim("a-hand", NOON + MINUTE)
+ANSWERED_AT = NOON + timedelta(seconds=3, milliseconds=250)
+DOWN = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(minutes=2))
+DELIVERED = Outcome(OutcomeKind.DELIVERED, 200)
+OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
+
+
+def begin(
+    claims: Claims,
+    ids: Sequence[int],
+    claim: Claim = PASS,
+    *,
+    fit: Callable[[QueuedMessage], bool] = lambda _: True,
+    made_by: str = "pass",
+) -> list[QueuedMessage | UnusableMessage]:
+    """Begin attempts at messages that a claim holds."""
+    pass_id = claim.claimant if made_by == "pass" else None
+    return claims.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
+
+
+def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
+    """Bring messages so far that their requests are out."""
+    claims = Claims(database)
+    enrol(database, ids)
+    assert sorted(claims.claim(claim, NOON, len(ids))) == sorted(ids)
+    assert len(begin(claims, ids, claim)) == len(ids)
+    return claims
+
+
+def escalate(database: Database, message_id: int, *, at: datetime = NOON - HOUR) -> None:
+    """Bring a new message into a person's hands."""
+    settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
+
+
+def ids_of(messages: Sequence[QueuedMessage | UnusableMessage]) -> list[int]:
+    return [each.message_id for each in messages]
+
+
+# Claiming.
+
+
+def test_the_message_that_has_waited_longest_comes_first(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    """Of those that have waited equally long, the one with the lowest id."""
+    application.add_all([{}] * 6)
+    enrol(database, [5, 2], at=NOON - MINUTE)
+    enrol(database, [4, 1], at=NOON - 2 * MINUTE)
+    enrol(database, [6, 3], at=NOON)
+    assert claims.claim(PASS, NOON, 10) == [1, 4, 2, 5, 3, 6]
+
+
+@pytest.mark.parametrize(
+    ("late", "due"), [(timedelta(0), True), (timedelta(microseconds=1), False), (-HOUR, True), (HOUR, False)]
+)
+def test_what_is_due_is_claimed_and_counted(
+    application: Application, database: Database, claims: Claims, late: timedelta, *, due: bool
+) -> None:
+    """Up to the microsecond, and nothing that is not."""
+    application.add()
+    enrol(database, [1], at=NOON + late)
+    assert claims.count_due(NOON) == int(due)
+    assert claims.claim(PASS, NOON, 10) == [1] * due
+
+
+def test_due_times_are_compared_whatever_their_zone(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    east = timezone(timedelta(hours=5, minutes=30))
+    enrol(database, [1], at=NOON.astimezone(east))
+    assert claims.count_due(NOON - MINUTE) == 0
+    assert claims.count_due(NOON.astimezone(east)) == 1
+
+
+@pytest.mark.parametrize(("limit", "expected"), [(0, []), (2, [1, 2]), (99, [1, 2, 3])])
+def test_no_more_are_claimed_than_asked_for(
+    application: Application, database: Database, claims: Claims, limit: int, expected: list[int]
+) -> None:
+    application.add_all([{}] * 3)
+    enrol(database, [1, 2, 3])
+    assert claims.claim(PASS, NOON, limit) == expected
+
+
+def test_a_claim_writes_who_and_until_when(application: Application, database: Database, claims: Claims) -> None:
+    """And nothing else, in no other row, and nothing in the application's table."""
+    application.add_all([{}, {}])
+    enrol(database, [1])
+    enrol(database, [2], at=NOON + HOUR)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        claims.claim(PASS, NOON, 10)
+    assert changed == {}
+    claimed = {"state": "sending", "claimed_by": "the-pass", "claim_expires_at": PASS.expires_at}
+    assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
+
+
+@pytest.mark.parametrize("claim", [PASS, OTHER])
+def test_what_is_claimed_is_not_claimed_again(
+    application: Application, database: Database, claims: Claims, claim: Claim
+) -> None:
+    """Not even where its claim has lapsed: that is found out by `take_over_lapsed`, which asks about its attempt."""
+    application.add()
+    enrol(database, [1])
+    assert claims.claim(PASS, NOON, 10) == [1]
+    assert claims.claim(claim, NOON + 10 * HOUR, 10) == []
+    assert claims.count_due(NOON + 10 * HOUR) == 0
+
+
+def test_an_escalated_message_is_not_claimed(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    escalate(database, 1)
+    assert claims.count_due(NOON + 1000 * HOUR) == 0
+    assert claims.claim(PASS, NOON + 1000 * HOUR, 10) == []
+
+
+@contextmanager
+def two_sides(application: Application) -> Iterator[list[Database]]:
+    """The same database, opened by two that know nothing of each other."""
+    with ExitStack() as stack:
+        yield [stack.enter_context(opened(application)) for _ in range(2)]
+
+
+def side_by_side(work: Callable[[int], None]) -> None:
+    """Do the same work in two threads, begun at the same moment, and let nothing that goes wrong there go unseen."""
+    start, failures = Barrier(2), []
+
+    def run(side: int) -> None:
+        try:
+            start.wait()
+            work(side)
+        except BaseException as error:  # noqa: BLE001  raised again below
+            failures.append(error)
+
+    threads = [Thread(target=run, args=(side,)) for side in range(2)]
+    for each in threads:
+        each.start()
+    for each in threads:
+        each.join()
+    if failures:
+        raise failures[0]
+
+
+@in_every_mode
+def test_two_that_claim_at_once_never_get_the_same_message(application: Application) -> None:
+    """And all are claimed by one of them."""
+    got: list[list[int]] = [[], []]
+    application.add_all([{}] * 60)
+    with two_sides(application) as sides:
+        enrol(sides[0], range(1, 61))
+        for each in sides:
+            assert each.messages is not None
+
+        def claim_all(side: int) -> None:
+            claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + HOUR)
+            while ids := claims.claim(claim, NOON, 3):
+                got[side] += ids
+
+        side_by_side(claim_all)
+        assert sorted(got[0] + got[1]) == list(range(1, 61))
+        holders = {each: row["claimed_by"] for each, row in queue_rows(sides[0]).items()}
+    assert holders == {each: f"side-{side}" for side in range(2) for each in got[side]}
+
+
+@in_every_mode
+def test_two_that_claim_one_message_by_hand_never_both_get_it(application: Application) -> None:
+    """Whoever is late is refused, or finds that it holds nothing."""
+    ids = range(1, 21)
+    begun: list[list[int]] = [[], []]
+    refused: list[list[int]] = [[], []]
+    application.add_all([{}] * len(ids))
+    with two_sides(application) as sides:
+        enrol(sides[0], ids)
+        in_step = Barrier(2)
+
+        def claim_each(side: int) -> None:
+            claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + HOUR)
+            for each in ids:
+                in_step.wait()
+                try:
+                    claims.claim_one(claim, each, NOON)
+                except NotActionable:
+                    refused[side].append(each)
+                begun[side] += ids_of(begin(claims, [each], claim, made_by="ada"))
+
+        side_by_side(claim_each)
+        assert sorted(begun[0] + begun[1]) == list(ids)
+        assert all(not set(begun[side]) & set(refused[side]) for side in range(2))
+        assert all(len(attempt_rows(sides[0], each)) == 1 for each in ids)
+
+
+@in_every_mode
+def test_two_that_take_over_the_dead_at_once_never_get_the_same_message(application: Application) -> None:
+    got: list[list[int]] = [[], []]
+    application.add_all([{}] * 40)
+    with two_sides(application) as sides:
+        send(sides[0], range(1, 41))
+
+        def take_all(side: int) -> None:
+            claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + 10 * HOUR)
+            while lapsed := claims.take_over_lapsed(claim, NOON + HOUR, 3):
+                got[side] += ids_of([each.message for each in lapsed])
+
+        side_by_side(take_all)
+    assert sorted(got[0] + got[1]) == list(range(1, 41))
+
+
+@in_every_mode
+def test_two_that_enrol_the_same_messages_at_once_enrol_each_once(application: Application) -> None:
+    """An operator's `retry` and a pass may both find a message new."""
+    application.add_all([{}] * 30)
+    with two_sides(application) as sides:
+
+        def enrol_all(side: int) -> None:
+            for each in range(1, 31):
+                enrol(sides[side], [each], at=NOON + side * HOUR)
+
+        side_by_side(enrol_all)
+        assert queue_rows(sides[0]).keys() == set(range(1, 31))
+
+
+# Claiming one, by hand.
+
+
+@pytest.mark.parametrize("at", [NOON, NOON + HOUR])
+def test_one_message_is_claimed_whatever_its_wait(
+    application: Application, database: Database, claims: Claims, at: datetime
+) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1, 2], at=at)
+    before = queue_rows(database)
+    claims.claim_one(HAND, 1, NOON)
+    claimed = {"state": "sending", "claimed_by": "a-hand", "claim_expires_at": HAND.expires_at}
+    assert queue_rows(database) == {1: before[1] | claimed, 2: before[2]}
+
+
+def test_an_escalated_message_is_claimed_by_hand(application: Application, database: Database, claims: Claims) -> None:
+    """It keeps the reason for which it was escalated."""
+    application.add()
+    escalate(database, 1)
+    before = queue_rows(database)[1]
+    claims.claim_one(HAND, 1, NOON)
+    claimed = {"state": "sending", "claimed_by": "a-hand", "claim_expires_at": HAND.expires_at}
+    assert queue_rows(database)[1] == before | claimed
+    assert ids_of(begin(claims, [1], HAND, made_by="ada")) == [1]
+
+
+def test_a_message_that_is_not_there_is_named(claims: Claims) -> None:
+    with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
+        claims.claim_one(HAND, 4711, NOON)
+
+
+@pytest.mark.parametrize("status", OTHER_STATUSES)
+def test_a_message_that_is_not_failed_is_not_claimed(
+    application: Application, database: Database, claims: Claims, status: str
+) -> None:
+    application.add()
+    enrol(database, [1])
+    application.change(1, status=status)
+    before = queue_rows(database)
+    with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed"):
+        claims.claim_one(HAND, 1, NOON)
+    assert queue_rows(database) == before
+
+
+@pytest.mark.parametrize("now", [NOON, PASS.expires_at + HOUR])
+def test_a_message_that_is_being_sent_is_not_claimed(
+    application: Application, database: Database, now: datetime
+) -> None:
+    """Who is sending it is named. Also a claim that has lapsed is for the next pass to judge: it may have arrived."""
+    application.add()
+    claims = send(database, [1])
+    before = queue_rows(database)
+    until = max(now, PASS.expires_at).astimezone().strftime("%H:%M:%S")
+    with pytest.raises(NotActionable, match=rf"being sent just now \(the-pass\).*{until}"):
+        claims.claim_one(HAND, 1, now)
+    assert queue_rows(database) == before
+
+
+def test_a_message_that_the_queue_does_not_know_is_not_held(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    claims.claim_one(HAND, 1, NOON)
+    assert begin(claims, [1], HAND, made_by="ada") == []
+    assert queue_rows(database) == {}
+
+
+# Beginning attempts.
+
+
+def test_a_begun_attempt_is_written_down_before_anything_is_sent(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    enrol(database, [1])
+    claims.claim(PASS, NOON, 1)
+    held = queue_rows(database)
+    with application.watched() as changed:
+        begin(claims, [1])
+    assert changed == {}
+    assert queue_rows(database) == held
+    (row,) = attempt_rows(database, 1)
+    unfinished = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms")
+    begun = {"message_id": 1, "pass_id": "the-pass", "number": 1, "made_by": "pass", "started_at": NOON}
+    assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)
+
+
+def test_an_attempt_by_hand_says_by_whom(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    enrol(database, [1])
+    claims.claim_one(HAND, 1, NOON)
+    begin(claims, [1], HAND, made_by="Zoë")
+    (row,) = attempt_rows(database, 1)
+    assert (row["made_by"], row["pass_id"]) == ("Zoë", None)
+
+
+def test_messages_are_loaded_whole_and_in_the_order_asked_for(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add(body="Where is it?\nIt was due on Monday.", retry_count=4, attachments='["invoice.pdf"]')
+    application.add(id=7, message_type="customer")
+    enrol(database, [1, 7])
+    claims.claim(PASS, NOON, 10)
+    first, second = begin(claims, [7, 1])
+    assert isinstance(first, QueuedMessage)
+    assert isinstance(second, QueuedMessage)
+    assert (first.message_id, second.message_id) == (7, 1)
+    assert second.message.fields["body"] == "Where is it?\nIt was due on Monday."
+    assert second.message.fields["attachments"] == ["invoice.pdf"]
+    assert second.message.fields["priority"] == 1
+    assert not [name for name in second.message.fields if name.startswith("retrycli_")]
+    assert second.message.retry_count == 4
+    assert (second.delivery_key, second.first_failed_at) == (delivery_key(1, TICKET, FAILED_AT), FAILED_AT)
+    assert (second.unknown_count, second.attempt_number) == (0, 1)
+
+
+def test_attempts_are_counted_up_message_by_message(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    """Also past a time in which the message was the application's again."""
+    application.add_all([{}, {}])
+    numbers = []
+    enrol(database, [2])
+    for due in (NOON, NOON, NOON):
+        enrol(database, [1])
+        claims.claim(PASS, due, 10)
+        loaded = begin(claims, [1, 2])
+        numbers.append([each.attempt_number for each in loaded if isinstance(each, QueuedMessage)])
+        claims.record(PASS, [Settled(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
+        application.change(1, status="sent")
+        Enrolment(database).retire(Span(0, 1))
+        application.change(1, status="failed")
+    assert numbers == [[1, 1], [2, 2], [3, 3]]
+    assert [row["number"] for row in attempt_rows(database, 1)] == [1, 2, 3]
+
+
+@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
+def test_what_the_application_took_back_is_not_begun_and_leaves_the_queue(
+    application: Application, database: Database, claims: Claims, status: str
+) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    claims.claim(PASS, NOON, 10)
+    take_back(application, 1, status)
+    assert ids_of(begin(claims, [1, 2])) == [2]
+    assert queue_rows(database).keys() == {2}
+    assert attempt_rows(database, 1) == []
+
+
+def take_back(application: Application, message_id: int, status: str) -> None:
+    """Give a message another status, or remove it."""
+    if status == "deleted":
+        application.delete(message_id)
+    else:
+        application.change(message_id, status=status)
+
+
+def test_a_message_that_is_not_fit_gets_no_attempt_but_is_told_of(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add_all([{}, {}, {"body": None}])
+    enrol(database, [1, 2, 3])
+    claims.claim(PASS, NOON, 10)
+    loaded = begin(claims, [1, 2, 3], fit=lambda each: each.message_id != 1)
+    assert ids_of(loaded) == [1, 2, 3]
+    assert isinstance(loaded[2], UnusableMessage)
+    assert loaded[2].problem == "body is missing"
+    assert [len(attempt_rows(database, each)) for each in (1, 2, 3)] == [0, 1, 0]
+    assert {row["claimed_by"] for row in queue_rows(database).values()} == {"the-pass"}
+
+
+@pytest.mark.parametrize("status", ["failed", "sent"])
+def test_a_claim_that_was_lost_begins_nothing_and_drops_nothing(
+    application: Application, database: Database, claims: Claims, status: str
+) -> None:
+    application.add_all([{}, {}, {}])
+    enrol(database, [1, 2, 3])
+    claims.claim(PASS, NOON, 2)
+    claims.take_over_lapsed(OTHER, PASS.expires_at, 1)
+    application.change(1, status=status)
+    before = queue_rows(database)
+    lost = [each for each, row in before.items() if row["claimed_by"] != "the-pass"]
+    assert len(lost) == 2
+    assert ids_of(begin(claims, [1, 2, 3])) == [each for each in (1, 2, 3) if each not in lost and each != 1]
+    after = queue_rows(database)
+    assert {each: after[each] for each in lost} == {each: before[each] for each in lost}
+    assert [attempt_rows(database, each) for each in lost] == [[], []]
+
+
+def test_nothing_to_begin_is_no_error(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    enrol(database, [1])
+    assert claims.claim(PASS, NOON, 1) == [1]
+    assert begin(claims, []) == []
+    assert queue_rows(database).keys() == {1}
+
+
+# Recording: each transition sets exactly its own fields.
+
+FREE: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
+WAITING = FREE | {"state": "waiting"}
+ESCALATED = FREE | {"state": "escalated", "next_attempt_at": None, "escalated_at": ANSWERED_AT}
+LATER = NOON + HOUR
+
+TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
+    (Transition.delivered(), {"status": "sent", "last_error": None, "sent_at": ANSWERED_AT}, None),
+    (
+        Transition.rescheduled(LATER, retry_count=4, unknown_count=1, last_error="HTTP 502"),
+        {"retry_count": 4, "last_error": "HTTP 502"},
+        WAITING | {"next_attempt_at": LATER, "unknown_count": 1},
+    ),
+    (
+        Transition.rescheduled(LATER, retry_count=4, unknown_count=0, last_error=None),
+        {"retry_count": 4},
+        WAITING | {"next_attempt_at": LATER},
+    ),
+    (
+        Transition.escalated(EscalationReason.EXHAUSTED, last_error="Max", retry_count=10, unknown_count=2),
+        {"retry_count": 10, "last_error": "Max"},
+        ESCALATED | {"escalation_reason": "exhausted", "unknown_count": 2},
+    ),
+    (
+        Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived", retry_count=4, unknown_count=3),
+        {"retry_count": 4, "last_error": "May have arrived"},
+        ESCALATED | {"escalation_reason": "unknown", "unknown_count": 3},
+    ),
+    (
+        Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404: 'Ünknown' %s :x"),
+        {"last_error": "HTTP 404: 'Ünknown' %s :x"},
+        ESCALATED | {"escalation_reason": "permanent"},
+    ),
+    (
+        Transition.escalated(EscalationReason.PERMANENT, last_error=None),
+        {},
+        ESCALATED | {"escalation_reason": "permanent"},
+    ),
+    (
+        Transition.invalid("body is missing"),
+        {"last_error": "Can't be sent: body is missing"},
+        ESCALATED | {"escalation_reason": "invalid"},
+    ),
+    (
+        Transition.expired(),
+        {"last_error": "Expired: it is too old to be sent"},
+        ESCALATED | {"escalation_reason": "expired"},
+    ),
+    (Transition.released(), {}, WAITING),
+    (Transition.released(LATER), {}, WAITING | {"next_attempt_at": LATER}),
+    (Transition.released(LATER, unknown_count=1), {}, WAITING | {"next_attempt_at": LATER, "unknown_count": 1}),
+    (Transition.released(unknown_count=2), {}, WAITING | {"unknown_count": 2}),
+]
+NAMES = [f"{each.kind}-{number}" for number, (each, _, _) in enumerate(TRANSITIONS)]
+
+
+def settled(message_id: int, transition: Transition, outcome: Outcome | None = DOWN) -> Settled:
+    return Settled(message_id, transition, outcome, timedelta(milliseconds=3250), ANSWERED_AT)
+
+
+def as_written(application: Application, changes: dict[str, Any]) -> dict[str, Any]:
+    """Values as the database shows them where the application writes them itself."""
+    if "sent_at" not in changes:
+        return changes
+    model = application.add(status="sent", sent_at=naive(changes["sent_at"]))
+    written = application.row(model)["sent_at"]
+    application.delete(model)
+    return changes | {"sent_at": written}
+
+
+@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
+def test_a_transition_sets_its_own_fields_and_no_others(
+    application: Application,
+    database: Database,
+    transition: Transition,
+    row: dict[str, Any],
+    queued: dict[str, Any] | None,
+) -> None:
+    """In the application's row, in the queue's, and in no other row of either."""
+    application.add_all([{"retry_count": 3}, {"retry_count": 3}, {"status": "sent"}])
+    expected = as_written(application, row)
+    claims = send(database, [1, 2])
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT) == set()
+    assert changed == ({1: expected} if expected else {})
+    after = queue_rows(database)
+    assert after.get(1) == (None if queued is None else before[1] | queued)
+    assert after[2] == before[2]
+
+
+@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
+def test_a_transition_is_the_same_in_company(
+    application: Application,
+    database: Database,
+    transition: Transition,
+    row: dict[str, Any],
+    queued: dict[str, Any] | None,
+) -> None:
+    """One transaction may settle many messages, each in its own way."""
+    ids = list(range(1, len(TRANSITIONS) + 2))
+    application.add_all([{"retry_count": 3}] * len(ids))
+    last = ids[-1]
+    expected = as_written(application, row)
+    claims = send(database, ids)
+    before = queue_rows(database)
+    company = [settled(each, other) for each, (other, _, _) in zip(ids, TRANSITIONS, strict=False)]
+    with application.watched() as changed:
+        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT) == set()
+    assert changed.get(last, {}) == expected
+    assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
+
+
+def test_a_null_retry_count_stays_null_until_a_try_is_counted(application: Application, database: Database) -> None:
+    application.add(retry_count=None)
+    claims = send(database, [1])
+    claims.record(PASS, [settled(1, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))], NOON)
+    assert application.row(1)["retry_count"] is None
+
+
+OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
+    (
+        DELIVERED,
+        timedelta(seconds=1, microseconds=499),
+        {"outcome": "delivered", "status_code": 200, "error": None, "retry_after_s": None, "duration_ms": 1000},
+    ),
+    (
+        DOWN,
+        timedelta(milliseconds=3250),
+        {"outcome": "transient", "status_code": 503, "error": "HTTP 503", "retry_after_s": 120, "duration_ms": 3250},
+    ),
+    (
+        LAPSED,
+        None,
+        {
+            "outcome": "unknown",
+            "status_code": None,
+            "error": "the process died before the answer came",
+            "retry_after_s": None,
+            "duration_ms": None,
+        },
+    ),
+    *(
+        (
+            Outcome(kind, None, "x" * 500),
+            timedelta(0),
+            {"outcome": kind.value, "status_code": None, "error": "x" * 500, "retry_after_s": None, "duration_ms": 0},
+        )
+        for kind in OutcomeKind
+    ),
+]
+
+
+@pytest.mark.parametrize(("outcome", "duration", "written"), OUTCOMES)
+def test_an_attempt_gets_its_outcome(
+    application: Application,
+    database: Database,
+    outcome: Outcome,
+    duration: timedelta | None,
+    written: dict[str, Any],
+) -> None:
+    """What was written when it began stays, and so do the attempts at other messages."""
+    application.add_all([{}, {}])
+    claims = send(database, [1, 2])
+    (begun,), other = attempt_rows(database, 1), attempt_rows(database, 2)
+    claims.record(PASS, [Settled(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
+    assert attempt_rows(database, 1) == [begun | written | {"finished_at": ANSWERED_AT}]
+    assert attempt_rows(database, 2) == other
+
+
+def test_an_outcome_without_a_time_gets_that_of_the_record(application: Application, database: Database) -> None:
+    application.add()
+    claims = send(database, [1])
+    claims.record(PASS, [Settled(1, Transition.released(), DOWN)], LATER)
+    assert [row["finished_at"] for row in attempt_rows(database, 1)] == [LATER]
+
+
+def test_a_finished_attempt_is_never_rewritten(application: Application, database: Database) -> None:
+    application.add()
+    claims = send(database, [1])
+    claims.record(PASS, [settled(1, Transition.released(), DOWN)], ANSWERED_AT)
+    history = attempt_rows(database, 1)
+    claims.claim(PASS, NOON, 1)
+    begin(claims, [1])
+    claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+    first, second = attempt_rows(database, 1)
+    assert [first] == history
+    assert second["outcome"] == "delivered"
+
+
+def test_where_no_attempt_was_made_no_attempt_is_finished(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add(body=None)
+    enrol(database, [1])
+    claims.claim(PASS, NOON, 1)
+    begin(claims, [1])
+    assert claims.record(PASS, [Settled(1, Transition.invalid("body is missing"))], NOON) == set()
+    assert attempt_rows(database, 1) == []
+    assert queue_rows(database)[1]["state"] == "escalated"
+
+
+def test_nothing_to_record_is_no_error(claims: Claims) -> None:
+    assert claims.record(PASS, [], NOON) == set()
+
+
+# Recording too late.
+
+
+@pytest.mark.parametrize(("transition", "row", "queued"), TRANSITIONS, ids=NAMES)
+def test_a_claim_that_was_lost_changes_nothing(
+    application: Application,
+    database: Database,
+    transition: Transition,
+    row: dict[str, Any],
+    queued: dict[str, Any] | None,
+) -> None:
+    """Neither rows, nor queue, nor history: another has the message, and its attempt, in its hands."""
+    del row, queued
+    application.add()
+    claims = send(database, [1])
+    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    held, history = queue_rows(database), attempt_rows(database, 1)
+    with application.watched() as changed:
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT) == {1}
+    assert changed == {}
+    assert queue_rows(database) == held
+    assert attempt_rows(database, 1) == history
+
+
+def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
+    application: Application, database: Database
+) -> None:
+    application.add()
+    claims = send(database, [1])
+    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    claims.record(OTHER, [settled(1, Transition.released(LATER), LAPSED)], ANSWERED_AT)
+    waiting = queue_rows(database)
+    with application.watched() as changed:
+        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == {1}
+    assert changed == {}
+    assert queue_rows(database) == waiting
+
+
+@pytest.mark.parametrize(
+    ("status", "transition"),
+    [
+        *product(OTHER_STATUSES, [Transition.delivered()]),
+        *(("approved", transition) for transition, _, _ in TRANSITIONS[1:]),
+    ],
+)
+def test_a_status_that_the_application_wrote_meanwhile_stays(
+    application: Application, database: Database, status: str, transition: Transition
+) -> None:
+    """The message is no longer retrycli's business, but its history tells what came of the attempt."""
+    application.add_all([{}, {}])
+    claims = send(database, [1, 2])
+    application.change(1, status=status)
+    with application.watched() as changed:
+        both = [settled(1, transition), settled(2, Transition.released())]
+        assert claims.record(PASS, both, ANSWERED_AT) == {1}
+    assert changed == {}
+    assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
+    assert [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)] == [("transient", ANSWERED_AT)]
+
+
+@pytest.mark.parametrize("transition", [each for each, _, _ in TRANSITIONS], ids=NAMES)
+def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
+    application: Application, database: Database, transition: Transition
+) -> None:
+    application.add_all([{}, {}])
+    claims = send(database, [1, 2])
+    application.delete(1)
+    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT) == {1}
+    assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
+    assert [row["outcome"] for row in attempt_rows(database, 1)] == ["transient"]
+
+
+def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, database: Database) -> None:
+    application.add()
+    claims = send(database, [1])
+    with database.write() as connection:
+        connection.execute(schema.queue.delete())
+    with application.watched() as changed:
+        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT) == {1}
+    assert changed == {}
+
+
+# Giving back.
+
+
+def test_what_is_released_waits_as_before(application: Application, database: Database, claims: Claims) -> None:
+    """What another holds is left to it."""
+    application.add_all([{}] * 4)
+    enrol(database, [1, 2, 3, 4])
+    before = queue_rows(database)
+    claims.claim(PASS, NOON, 3)
+    claims.claim(OTHER, NOON, 1)
+    held = queue_rows(database)
+    with application.watched() as changed:
+        claims.release(PASS, [1, 2, 4])
+    assert changed == {}
+    assert queue_rows(database) == {1: before[1], 2: before[2], 3: held[3], 4: held[4]}
+    claims.release(PASS, [])
+    assert claims.claim(OTHER, NOON, 9) == [1, 2]
+
+
+def test_an_escalated_message_that_is_released_is_escalated_again(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    escalate(database, 1)
+    before = queue_rows(database)
+    claims.claim_one(HAND, 1, NOON)
+    claims.release(HAND, [1])
+    assert queue_rows(database) == before
+
+
+@pytest.mark.parametrize("unknown_count", [None, 1])
+def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
+    application: Application, database: Database, claims: Claims, unknown_count: int | None
+) -> None:
+    """For the reason, and since the time, that it was; its row stays."""
+    application.add()
+    escalate(database, 1)
+    before = queue_rows(database)[1]
+    claims.claim_one(HAND, 1, NOON)
+    begin(claims, [1], HAND, made_by="ada")
+    with application.watched() as changed:
+        tried = settled(1, Transition.released(unknown_count=unknown_count))
+        assert claims.record(HAND, [tried], ANSWERED_AT) == set()
+    assert changed == {}
+    assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
+
+
+def test_an_escalated_message_that_was_tried_by_hand_and_delivered_leaves_the_queue(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    escalate(database, 1)
+    claims.claim_one(HAND, 1, NOON)
+    begin(claims, [1], HAND, made_by="ada")
+    claims.record(HAND, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+    assert application.row(1)["status"] == "sent"
+    assert queue_rows(database) == {}
+
+
+# Taking over from the dead.
+
+
+def taken(lapsed: list[Lapsed]) -> list[tuple[int, str | None]]:
+    return [(each.message.message_id, each.attempt_by) for each in lapsed]
+
+
+def test_a_claim_lapses_at_its_time_and_not_before(application: Application, database: Database) -> None:
+    application.add()
+    claims = send(database, [1])
+    before = queue_rows(database)
+    assert claims.take_over_lapsed(OTHER, PASS.expires_at - timedelta(microseconds=1), 10) == []
+    assert queue_rows(database) == before
+    assert taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 10)) == [(1, "pass")]
+    claimed = {"claimed_by": "another-pass", "claim_expires_at": OTHER.expires_at}
+    assert queue_rows(database) == {1: before[1] | claimed}
+    assert claims.take_over_lapsed(OTHER, PASS.expires_at, 10) == []
+
+
+@pytest.mark.parametrize("made_by", ["pass", "ada", None])
+@pytest.mark.parametrize("earlier", [True, False])
+def test_a_lapsed_message_tells_who_was_sending_it(
+    application: Application, database: Database, claims: Claims, made_by: str | None, *, earlier: bool
+) -> None:
+    """None where nobody had begun to, also where there were attempts before."""
+    application.add()
+    enrol(database, [1])
+    if earlier:
+        claims.claim(PASS, NOON, 1)
+        begin(claims, [1])
+        claims.record(PASS, [settled(1, Transition.released())], NOON)
+    claims.claim(PASS, NOON, 1)
+    if made_by is not None:
+        begin(claims, [1], made_by=made_by)
+    history = attempt_rows(database, 1)
+    with application.watched() as changed:
+        (lapsed,) = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    assert changed == {}
+    assert lapsed.attempt_by == made_by
+    assert isinstance(lapsed.message, QueuedMessage)
+    assert lapsed.message.message.fields["body"] == "Where is it?"
+    assert attempt_rows(database, 1) == history
+    assert claims.record(OTHER, [settled(1, Transition.released(), LAPSED)], ANSWERED_AT) == set()
+
+
+def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    escalate(database, 1)
+    before = queue_rows(database)[1]
+    claims.claim_one(HAND, 1, NOON)
+    begin(claims, [1], HAND, made_by="ada")
+    assert taken(claims.take_over_lapsed(PASS, HAND.expires_at, 10)) == [(1, "ada")]
+    claims.record(PASS, [settled(1, Transition.released(unknown_count=1), LAPSED)], NOON)
+    assert queue_rows(database)[1] == before | {"unknown_count": 1}
+
+
+@pytest.mark.parametrize("begun", [True, False])
+@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
+def test_a_lapsed_message_that_the_application_took_back_leaves_the_queue(
+    application: Application, database: Database, claims: Claims, status: str, *, begun: bool
+) -> None:
+    """Its attempt, if there was one, ends as unknown."""
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    claims.claim(PASS, NOON, 10)
+    if begun:
+        begin(claims, [1, 2])
+    take_back(application, 1, status)
+    with application.watched() as changed:
+        assert [each for each, _ in taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 10))] == [2]
+    assert changed == {}
+    assert queue_rows(database).keys() == {2}
+    ended = [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)]
+    assert ended == ([("unknown", PASS.expires_at)] if begun else [])
+    assert [row["outcome"] for row in attempt_rows(database, 2)] == ([None] if begun else [])
+
+
+def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(
+    application: Application, database: Database
+) -> None:
+    application.add()
+    claims = send(database, [1])
+    application.change(1, body=None)
+    (lapsed,) = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    assert isinstance(lapsed.message, UnusableMessage)
+    assert lapsed.attempt_by == "pass"
+
+
+def test_no_more_are_taken_over_than_asked_for(application: Application, database: Database) -> None:
+    application.add_all([{}] * 5)
+    claims = send(database, [1, 2, 3, 4, 5])
+    rounds = [len(claims.take_over_lapsed(OTHER, PASS.expires_at, 2)) for _ in range(4)]
+    assert rounds == [2, 2, 1, 0]
+
+
+def test_what_waits_or_is_escalated_is_not_taken_over(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1])
+    escalate(database, 2)
+    assert claims.take_over_lapsed(OTHER, NOON + 1000 * HOUR, 10) == []
+
+
+# When a message was sent.
+
+
+@contextmanager
+def application_with(engine: Factory, folder: Path, sent_at: TypeEngine[Any]) -> Iterator[Application]:
+    """An application whose ``sent_at`` is of a certain type."""
+
+    def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
+        table = bare_table(metadata, name, schema_name)
+        table.append_column(Column("sent_at", sent_at))
+        return table
+
+    with engine(folder, None) as url:
+        made = Application(url, kind=kind)
+        yield made
+        made.close()
+
+
+@pytest.mark.parametrize(
+    ("sent_at", "on_sqlite", "on_postgresql"),
+    [
+        (DateTime(), "2025-03-03 12:00:03.250000", naive(ANSWERED_AT)),
+        (DateTime(timezone=True), "2025-03-03 12:00:03.250000", ANSWERED_AT),
+        (Text(), "2025-03-03 12:00:03.250000", "2025-03-03 12:00:03.250000"),
+    ],
+    ids=["naive", "aware", "text"],
+)
+def test_sent_at_is_written_as_its_column_holds_times(
+    engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], on_sqlite: object, on_postgresql: object
+) -> None:
+    """In UTC, and on SQLite as SQLAlchemy and Django write it, with which it sorts as text."""
+    with application_with(engine, tmp_path, sent_at) as made:
+        made.add()
+        with opened(made) as database:
+            claims = send(database, [1])
+            claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+        assert made.row(1)["sent_at"] == (on_sqlite if is_sqlite(made.url) else on_postgresql)
+
+
+def test_where_there_is_no_sent_at_none_is_written(bare_application: Application) -> None:
+    bare_application.add_all([{}, {}])
+    with opened(bare_application) as database:
+        claims = send(database, [1, 2])
+        with bare_application.watched() as changed:
+            claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
+    assert changed == {1: {"status": "sent", "last_error": None}}
+
+
+# Plans: a pass with nothing due is short, however many messages wait.
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """What is asked of the database meanwhile, with its values."""
+    heard: list[tuple[str, Any]] = []
+
+    def hear(*told: object) -> None:
+        heard.append((str(told[2]), told[3]))
+
+    event.listen(database._engine, "before_cursor_execute", hear)
+    yield heard
+    event.remove(database._engine, "before_cursor_execute", hear)
+
+
+def plan_of(database: Database, statement: tuple[str, Any]) -> str:
+    """How SQLite would go about it."""
+    text, values = statement
+    with database.read() as connection:
+        return "\n".join(str(row[3]) for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {text}", values))
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda claims: claims.count_due(NOON),
+        lambda claims: claims.claim(PASS, NOON, 10),
+    ],
+    ids=["count_due", "claim"],
+)
+def test_what_is_due_is_found_by_its_index(sqlite_application: Application, ask: Callable[[Claims], object]) -> None:
+    """Without looking at the rest of the queue, and without sorting."""
+    sqlite_application.add_all([{}] * 20)
+    with opened(sqlite_application) as database:
+        enrol(database, range(1, 21), at=LATER)
+        with statements(database) as heard:
+            ask(Claims(database))
+        (select,) = [each for each in heard if each[0].startswith("SELECT")]
+        plan = plan_of(database, select)
+    assert "retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
+    assert "USING COVERING INDEX" in plan
+    assert "TEMP B-TREE" not in plan
+    assert "SCAN" not in plan
+
+
+def test_without_the_index_its_absence_would_be_seen(sqlite_application: Application) -> None:
+    """The test above can fail."""
+    with opened(sqlite_application) as database:
+        with statements(database) as heard:
+            Claims(database).claim(PASS, NOON, 10)
+        with database.write() as connection:
+            connection.exec_driver_sql("DROP INDEX retrycli_queue_due")
+        assert "TEMP B-TREE" in plan_of(database, heard[-1])

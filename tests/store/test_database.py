@@ -1,0 +1,520 @@
+"""The database: what is said of one that can't be used, the application's table, and upgrades of retrycli's own."""
+
+from __future__ import annotations
+
+import os
+import sqlite3
+import subprocess
+import sys
+from contextlib import ExitStack, closing
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from alembic.autogenerate import compare_metadata
+from alembic.config import Config
+from alembic.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy import MetaData, inspect, update
+
+from retrycli import schema
+from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Span, UnusableMessage
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger
+from retrycli.store.views import Filter, Views
+from tests.store.application import NOON, OWN_COLUMNS, Application, bare_table, is_sqlite, opened
+from tests.store.conftest import Factory, file_of, in_every_mode
+from tests.store.own_tables import PASS, enrol, queue_rows
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OWN_TABLES = {"retrycli_queue", "retrycli_attempts", "retrycli_passes", "retrycli_breakers", "retrycli_pause"}
+
+
+def tables_of(database: Database) -> set[str]:
+    """Those of retrycli's own tables that are there."""
+    with database.read() as connection:
+        return {name for name in inspect(connection).get_table_names() if name.startswith("retrycli_")}
+
+
+def words_of(url: str, kind: type[RetrycliError], table: str = "pending_messages") -> str:
+    """What is said when this database is opened, its tables are made and the application's is read."""
+    with pytest.raises(kind) as raised:
+        use(url, table)
+    text = str(raised.value)
+    assert "\n" not in text
+    return text
+
+
+def use(url: str, table: str = "pending_messages") -> None:
+    database = Database(url, table)
+    try:
+        database.ensure_tables(upgrade=True)
+        assert database.messages is not None
+    finally:
+        database.close()
+
+
+# A database that can't be used.
+
+
+@pytest.mark.parametrize("url", ["sqlite:///{}", "sqlite:///file:{}?uri=true", "sqlite:///file://{}?uri=true&mode=rwc"])
+def test_a_missing_file_is_named_and_not_made(tmp_path: Path, url: str) -> None:
+    path = tmp_path / "agent.db"
+    text = words_of(url.format(path), DatabaseUnavailable)
+    assert str(path) in text
+    assert "database.url" in text
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_relative_path_is_shown_whole(tmp_path: Path) -> None:
+    """So that it is plain which folder cron looked in."""
+    relative = os.path.relpath(tmp_path / "agent.db")
+    assert str(Path(relative).absolute()) in words_of(f"sqlite:///{relative}", DatabaseUnavailable)
+
+
+def test_a_folder_is_no_database(tmp_path: Path) -> None:
+    assert str(tmp_path) in words_of(f"sqlite:///{tmp_path}", DatabaseUnavailable)
+
+
+@pytest.mark.parametrize("url", ["sqlite://", "sqlite:///", "sqlite:///:memory:"])
+def test_a_database_in_memory_is_refused(url: str) -> None:
+    assert "names no file" in words_of(url, ConfigurationError)
+
+
+def test_a_missing_driver_is_named(tmp_path: Path) -> None:
+    text = words_of(f"sqlite+pysqlcipher:///{there(tmp_path, b'')}", ConfigurationError)
+    assert "sqlcipher3 is not installed" in text
+    assert "database.url" in text
+
+
+def there(folder: Path, content: bytes) -> Path:
+    """A file with some content."""
+    path = folder / "agent.db"
+    path.write_bytes(content)
+    return path
+
+
+def test_a_file_that_is_no_database_is_left_as_it_is(tmp_path: Path) -> None:
+    path = there(tmp_path, b"id,ticket_id,message_type\n" * 100)
+    text = words_of(f"sqlite:///{path}", DatabaseUnavailable)
+    assert str(path) in text
+    assert "no SQLite file" in text
+    assert path.read_bytes() == b"id,ticket_id,message_type\n" * 100
+
+
+def test_a_damaged_file_is_called_damaged(sqlite_application: Application) -> None:
+    sqlite_application.add_all([{}] * 200)
+    with opened(sqlite_application) as database:
+        enrol(database, range(1, 201))
+    path = Path(file_of(sqlite_application.url))
+    content = path.read_bytes()
+    path.write_bytes(content[:4096] + b"\x55" * (len(content) - 4096))
+    text = words_of(sqlite_application.url, DatabaseUnavailable)
+    assert str(path) in text
+    assert "the file is damaged" in text
+
+
+def test_a_read_only_file_says_what_to_check(sqlite_application: Application) -> None:
+    """The mode of a file does not bind root, so the URL says that it is read only."""
+    url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+    text = words_of(url, DatabaseUnavailable)
+    assert file_of(sqlite_application.url) in text
+    assert "can't be written; check their owner and mode" in text
+
+
+def test_a_read_only_file_can_still_be_looked_at(sqlite_application: Application) -> None:
+    """Reading takes no write lock once the tables are there."""
+    sqlite_application.add()
+    with opened(sqlite_application):
+        pass
+    url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
+    with opened(sqlite_application, url=url) as database:
+        assert [each.id for each in Views(database).messages(Filter())] == [1]
+        with pytest.raises(DatabaseUnavailable, match="readonly"):
+            enrol(database, [1])
+
+
+def test_a_lock_that_the_application_holds_too_long_is_named(sqlite_application: Application) -> None:
+    """How long is too long stands in the URL, for those who want another time than ours."""
+    sqlite_application.add()
+    with opened(sqlite_application, url=sqlite_application.url + "?timeout=0.01") as database:
+        with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
+            other.execute("BEGIN IMMEDIATE")
+            with pytest.raises(DatabaseUnavailable, match="held its write lock for too long"):
+                enrol(database, [1])
+        enrol(database, [1])
+        assert queue_rows(database).keys() == {1}
+
+
+@in_every_mode
+def test_while_a_claim_is_written_the_application_can_read(application: Application, database: Database) -> None:
+    application.add()
+    enrol(database, [1])
+    with database.write():
+        assert application.row(1)["status"] == "failed"
+
+
+def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
+    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
+    text = words_of(f"postgresql://agent:s3cret@/tickets?host={tmp_path}", DatabaseUnavailable)
+    assert "agent:***@" in text
+    assert "s3cret" not in text
+
+
+def test_place_is_the_file(tmp_path: Path) -> None:
+    path = there(tmp_path, b"")
+    database = Database(f"sqlite:///{path}")
+    assert database.place == str(path)
+    database.close()
+
+
+def test_place_hides_the_password() -> None:
+    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
+    database = Database("postgresql://agent:s3cret@db.example.com/tickets")
+    assert database.place == "postgresql://agent:***@db.example.com/tickets"
+    database.close()
+
+
+# Transactions.
+
+
+def test_a_transaction_that_fails_leaves_nothing(application: Application, database: Database) -> None:
+    def fail() -> None:
+        with database.write() as connection:
+            connection.execute(schema.pause.insert().values(since=NOON, by="ada"))
+            raise ZeroDivisionError
+
+    application.add()
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert Ledger(database).pause(NOON) is None
+
+
+@in_every_mode
+def test_what_is_written_together_is_kept_together(application: Application, database: Database) -> None:
+    application.add_all([{}, {}])
+    with database.together():
+        enrol(database, [1])
+        enrol(database, [2])
+    assert queue_rows(database).keys() == {1, 2}
+
+
+@in_every_mode
+def test_what_is_written_together_is_lost_together(application: Application, database: Database) -> None:
+    """Also what a part of it wrote together; the next write is one by itself again."""
+
+    def fail() -> None:
+        with database.together():
+            with database.together():
+                enrol(database, [1])
+            enrol(database, [2])
+            raise ZeroDivisionError
+
+    application.add_all([{}, {}, {}])
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    enrol(database, [3])
+    assert queue_rows(database).keys() == {3}
+
+
+@in_every_mode
+def test_what_is_written_together_in_a_dry_run_is_not_kept(application: Application, database: Database) -> None:
+    """Nor what is written after it."""
+    application.add_all([{}, {}])
+    with database.nothing_kept():
+        with database.together():
+            enrol(database, [1])
+        enrol(database, [2])
+        assert queue_rows(database).keys() == {1, 2}
+    assert queue_rows(database) == {}
+
+
+@in_every_mode
+def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
+    """Neither the tables that it needed, nor what it wrote, though it sees both itself."""
+    untouched.add()
+    before = untouched.rows()
+    database = Database(untouched.url)
+    with database.nothing_kept():
+        database.ensure_tables(upgrade=True)
+        Enrolment(database).enrol([(Settled(1, Transition.invalid("no body")), NOON, 1)], NOON)
+        assert queue_rows(database).keys() == {1}
+    assert tables_of(database) == set()
+    assert untouched.rows() == before
+    database.close()
+
+
+def test_a_dry_run_that_fails_keeps_nothing_and_lets_the_next_write(
+    application: Application, database: Database
+) -> None:
+    def fail() -> None:
+        with database.nothing_kept():
+            enrol(database, [1])
+            raise ZeroDivisionError
+
+    application.add_all([{}, {}])
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    enrol(database, [2])
+    assert queue_rows(database).keys() == {2}
+
+
+# The application's table.
+
+
+def test_all_columns_are_seen(database: Database) -> None:
+    assert set(database.messages.c.keys()) == {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS, *OWN_COLUMNS}
+
+
+def test_the_required_columns_are_enough(bare_application: Application) -> None:
+    with opened(bare_application) as database:
+        assert set(database.messages.c.keys()) == set(REQUIRED_COLUMNS)
+
+
+def test_a_missing_table_is_named(untouched: Application) -> None:
+    text = words_of(untouched.url, SchemaMismatch, table="outbox")
+    assert "no table outbox" in text
+    assert "database.table" in text
+
+
+def test_a_missing_schema_is_named(untouched: Application) -> None:
+    with pytest.raises(RetrycliError, match=r"helpdesk"):
+        use(untouched.url, "helpdesk.pending_messages")
+
+
+@pytest.mark.parametrize("column", REQUIRED_COLUMNS)
+def test_a_missing_required_column_is_named(engine: Factory, tmp_path: Path, column: str) -> None:
+    """It alone is said to be missing."""
+    with engine(tmp_path, None) as url:
+        made = Application(url, kind=partial(bare_table, without=column))
+        assert f"has no column {column};" in words_of(url, SchemaMismatch)
+        made.close()
+
+
+@pytest.mark.parametrize("table", ["outbox", "Pending Messages", "helpdesk.pending_messages"])
+def test_the_table_may_have_another_name_and_schema(engine: Factory, tmp_path: Path, table: str) -> None:
+    with engine(tmp_path, None) as url:
+        # SQLite has no schemas but those of attached files; its own file's is called main.
+        made = Application(url, table.replace("helpdesk", "main") if is_sqlite(url) else table, kind=bare_table)
+        made.add()
+        with opened(made) as database:
+            assert [each.id for each in Views(database).messages(Filter())] == [1]
+            assert deliver(database) == {1: "sent"}
+        assert made.row(1)["status"] == "sent"
+        made.close()
+
+
+def deliver(database: Database) -> dict[int, str]:
+    """Take every failed message through a pass that delivers it; those that were."""
+    enrolment, claims = Enrolment(database), Claims(database)
+    enrol(database, [each.id for each in Views(database).messages(Filter())])
+    ids = claims.claim(PASS, NOON, 100)
+    claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+    assert claims.record(PASS, [Settled(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON) == set()
+    assert enrolment.newly_failed(Span(None, None), 100) == []
+    return dict.fromkeys(ids, "sent")
+
+
+@pytest.mark.parametrize("column", ["subject", "last_error", "message_type", "ticket_id", "status"])
+def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application, column: str) -> None:
+    """One bad row is no reason to stop. A status in no encoding is none that retrycli looks for."""
+    loose_application.add_all([{}, {}])
+    loose_application.sql(f"UPDATE pending_messages SET {column} = CAST(x'636166e9' AS TEXT) WHERE id = 1")
+    with opened(loose_application) as database:
+        enrolment = Enrolment(database)
+        found = {each.id: each for each in Views(database).messages(Filter())}
+        fresh = enrolment.newly_failed(Span(None, None), 10)
+        if column == "status":
+            assert found.keys() == {2}
+            assert len(fresh) == 1
+            return
+        assert found.keys() == {1, 2}
+        assert isinstance(fresh[0], UnusableMessage)
+        assert column in fresh[0].problem
+        fresh[0].problem.encode()
+        enrolment.enrol([(Settled(1, Transition.invalid(fresh[0].problem)), NOON, fresh[0].ticket_id)], NOON)
+        assert queue_rows(database)[1]["escalation_reason"] == "invalid"
+
+
+def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: Application) -> None:
+    loose_application.add()
+    loose_application.sql("UPDATE pending_messages SET body = CAST(x'636166e9' AS TEXT)")
+    with opened(loose_application) as database:
+        enrol(database, [1])
+        claims = Claims(database)
+        ids = claims.claim(PASS, NOON, 1)
+        (bad,) = claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+        assert isinstance(bad, UnusableMessage)
+        assert bad.problem == "body is not valid UTF-8"
+        assert Views(database).message(1).row["body"] == "caf\udce9"
+
+
+# retrycli's own tables.
+
+
+def test_a_new_database_gets_the_tables_at_the_first_call(untouched: Application) -> None:
+    """Whether or not upgrades are on: there is nothing yet to be upgraded."""
+    with opened(untouched, upgrade=False) as database:
+        assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
+        assert database.revision() == schema.HEAD
+
+
+def test_the_second_call_changes_nothing(application: Application, database: Database) -> None:
+    application.add()
+    enrol(database, [1])
+    before = queue_rows(database)
+    database.ensure_tables(upgrade=True)
+    database.upgrade()
+    assert queue_rows(database) == before
+
+
+def test_making_the_tables_touches_no_row_of_the_application(untouched: Application) -> None:
+    untouched.add_all([{"status": status} for status in ("failed", "sent", "pending")])
+    with untouched.watched() as changed, opened(untouched):
+        pass
+    assert changed == {}
+
+
+def set_version(database: Database, version: str) -> None:
+    with database.write() as connection:
+        connection.execute(update(schema.version).values(version_num=version))
+
+
+@pytest.mark.parametrize("upgrade", [True, False])
+def test_tables_of_a_newer_version_are_refused(database: Database, *, upgrade: bool) -> None:
+    set_version(database, "9999")
+    with pytest.raises(ConfigurationError, match=r"version 9999.*install a newer retrycli"):
+        database.ensure_tables(upgrade=upgrade)
+    assert database.revision() == "9999"
+
+
+def test_tables_of_an_older_version_are_refused_where_upgrades_are_off(database: Database) -> None:
+    set_version(database, "0000")
+    with pytest.raises(ConfigurationError, match=r"version 0000.*retrycli db upgrade"):
+        database.ensure_tables(upgrade=False)
+    assert database.revision() == "0000"
+
+
+def alembic() -> Config:
+    config = Config()
+    config.set_main_option("script_location", "retrycli:migrations")
+    config.set_main_option("path_separator", "os")
+    return config
+
+
+def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> None:
+    """From no tables at all, as `downgrade` leaves them."""
+    config = alembic()
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "base")
+    assert tables_of(database) == {"retrycli_version"}
+    database.ensure_tables(upgrade=True)
+    assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
+
+
+def test_the_newest_revision_is_the_one_that_the_schema_names() -> None:
+    assert ScriptDirectory.from_config(alembic()).get_heads() == [schema.HEAD]
+
+
+def own(name: str | None, kind: str, _parents: object) -> bool:
+    return kind != "table" or (name or "").startswith("retrycli_")
+
+
+def differences(database: Database, metadata: MetaData) -> list[Any]:
+    """What Alembic would have to change in the database to make it what the metadata says."""
+    options = {"compare_type": True, "include_name": own, "version_table": "retrycli_version"}
+    with database.read() as connection:
+        return list(compare_metadata(MigrationContext.configure(connection, opts=options), metadata))
+
+
+def test_the_migrations_build_what_the_schema_describes(database: Database) -> None:
+    assert differences(database, schema.metadata) == []
+
+
+def test_a_migration_that_is_forgotten_would_be_found(database: Database) -> None:
+    """The test above can fail."""
+    metadata = MetaData()
+    for table in schema.metadata.tables.values():
+        table.to_metadata(metadata)
+    metadata.tables["retrycli_queue"].c.note.nullable = False
+    metadata.tables["retrycli_queue"].indexes.clear()
+    assert len(differences(database, metadata)) == 2
+
+
+@pytest.mark.parametrize("mode", ["delete", "wal"])
+def test_the_journal_mode_is_left_as_the_application_set_it(sqlite_application: Application, mode: str) -> None:
+    def journal_mode() -> str:
+        with closing(sqlite3.connect(file_of(sqlite_application.url))) as connection:
+            return str(connection.execute("PRAGMA journal_mode").fetchone()[0])
+
+    with closing(sqlite3.connect(file_of(sqlite_application.url))) as connection:
+        connection.execute(f"PRAGMA journal_mode = {mode}")
+    sqlite_application.add()
+    with opened(sqlite_application) as database:
+        deliver(database)
+        assert journal_mode() == mode
+    assert journal_mode() == mode
+
+
+MAKE_TABLES = """
+import sys
+import alembic.command
+from retrycli.store.database import Database
+
+for url in sys.argv[1:]:
+    database = Database(url)
+    print("ready", flush=True)
+    sys.stdin.readline()
+    database.ensure_tables(upgrade=True)
+    print(database.revision(), flush=True)
+    database.close()
+"""
+ROUNDS = 5
+
+
+@pytest.fixture
+def new_databases(engine: Factory, tmp_path: Path) -> Iterator[list[str]]:
+    """Some databases without tables of ours."""
+
+    def make(folders: list[Path]) -> Iterator[list[str]]:
+        if not folders:
+            yield []
+            return
+        folders[0].mkdir()
+        with engine(folders[0], None) as url:
+            for rest in make(folders[1:]):
+                yield [url, *rest]
+
+    yield from make([tmp_path / str(n) for n in range(ROUNDS)])
+
+
+@in_every_mode
+def test_two_processes_can_make_the_tables_at_the_same_moment(new_databases: list[str]) -> None:
+    """Both find the tables there in the end, in each of some rounds."""
+    make = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    answers: list[list[str]] = []
+    with ExitStack() as stack:
+        processes = [stack.enter_context(make([sys.executable, "-c", MAKE_TABLES, *new_databases])) for _ in range(2)]
+        for _ in new_databases:
+            assert [line_of(each) for each in processes] == ["ready", "ready"]
+            for each in processes:
+                assert each.stdin is not None
+                each.stdin.write("go\n")
+                each.stdin.flush()
+            answers.append([line_of(each) for each in processes])
+    assert [each.returncode for each in processes] == [0, 0]
+    assert answers == [[schema.HEAD, schema.HEAD]] * ROUNDS
+
+
+def line_of(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()

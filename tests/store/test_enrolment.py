@@ -1,0 +1,452 @@
+"""Enrolment: which messages come into the queue, which go out of it, and which rows a pass looks at for that."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from itertools import pairwise
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from retrycli.message import EscalationReason, Message, MessageType, Span, State, UnusableMessage
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import START, Enrolment, delivery_key
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
+
+ALL = Span(None, None)
+OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
+
+
+def fresh_ids(enrolment: Enrolment, span: Span = ALL, limit: int = 100) -> list[int]:
+    """The ids of newly failed messages, usable or not."""
+    return [each.id if isinstance(each, Message) else each.message_id for each in enrolment.newly_failed(span, limit)]
+
+
+def unusable(enrolment: Enrolment) -> dict[int, str]:
+    """What is wrong with the newly failed messages that are unusable."""
+    found = enrolment.newly_failed(ALL, 100)
+    return {each.message_id: each.problem for each in found if isinstance(each, UnusableMessage)}
+
+
+# Who comes in.
+
+
+def test_only_failed_messages_are_found(application: Application, enrolment: Enrolment) -> None:
+    application.add_all([{"status": status} for status in [*OTHER_STATUSES, "failed", "Failed", ""]])
+    assert fresh_ids(enrolment) == [5]
+
+
+def test_a_message_is_found_until_it_is_enrolled(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add_all([{}, {}, {}])
+    assert fresh_ids(enrolment) == fresh_ids(enrolment) == [1, 2, 3]
+    enrol(database, [2])
+    assert fresh_ids(enrolment) == [1, 3]
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_message_that_the_queue_knows_is_never_new(
+    application: Application, database: Database, enrolment: Enrolment, state: State
+) -> None:
+    application.add()
+    put(database, 1, state)
+    assert fresh_ids(enrolment) == []
+
+
+def put(database: Database, message_id: int, state: State) -> None:
+    """Bring a message into the queue and to a state."""
+    if state is State.ESCALATED:
+        settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+        Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
+        return
+    enrol(database, [message_id])
+    if state is State.SENDING:
+        assert Claims(database).claim(PASS, NOON, 1) == [message_id]
+
+
+@pytest.mark.parametrize(
+    ("span", "expected"),
+    [
+        (Span(None, None), [-3, 10, 20, 30]),
+        (Span(10, None), [20, 30]),
+        (Span(None, 20), [-3, 10, 20]),
+        (Span(10, 20), [20]),
+        (Span(11, 19), []),
+        (Span(START, 10), [-3, 10]),
+    ],
+)
+def test_a_span_is_above_its_start_and_up_to_its_end(
+    application: Application, enrolment: Enrolment, span: Span, expected: list[int]
+) -> None:
+    application.add_all([{"id": each} for each in (30, 10, 20, -3)])
+    assert fresh_ids(enrolment, span) == expected
+
+
+def test_a_limit_takes_the_lowest_ids(application: Application, enrolment: Enrolment) -> None:
+    application.add_all([{"id": each} for each in (7, 3, 5)])
+    assert fresh_ids(enrolment, limit=2) == [3, 5]
+
+
+def test_a_message_is_found_with_its_data_but_for_its_body(application: Application, enrolment: Enrolment) -> None:
+    """Bodies are large, and nothing about enrolment depends on them."""
+    application.add(retry_count=None, attachments='["invoice.pdf"]', priority=7)
+    (found,) = enrolment.newly_failed(ALL, 10)
+    assert isinstance(found, Message)
+    assert (found.id, found.ticket_id, found.message_type) == (1, TICKET, MessageType.SUPPLIER)
+    assert (found.retry_count, found.last_error) == (0, "HTTP 503")
+    assert (found.created_at, found.updated_at) == (NOON - HOUR, NOON - 15 * MINUTE)
+    assert found.fields["body"] == ""
+    assert found.fields["subject"] == "Your delivery"
+    assert found.fields["cc_emails"] == ["boss@example.com"]
+    assert found.fields["attachments"] == ["invoice.pdf"]
+    assert found.fields["priority"] == 7
+
+
+def test_the_required_columns_are_enough(bare_application: Application) -> None:
+    bare_application.add()
+    with opened(bare_application) as database:
+        (found,) = Enrolment(database).newly_failed(ALL, 10)
+        assert isinstance(found, Message)
+        assert (found.created_at, found.updated_at) == (None, None)
+        enrol(database, [1])
+        assert fresh_ids(Enrolment(database)) == []
+
+
+# Rows that are no messages.
+
+BAD_ROWS: list[tuple[dict[str, object], str]] = [
+    ({"body": None}, "body is missing"),
+    ({"ticket_id": None}, "ticket_id is missing"),
+    ({"message_type": "pigeon"}, "message_type is 'pigeon', not one of customer, supplier, internal"),
+    ({"message_type": None}, "message_type is None, not one of customer, supplier, internal"),
+    ({"retry_count": -1}, "retry_count is -1, and can't be below 0"),
+    ({"cc_emails": "boss@example.com"}, "cc_emails is no JSON"),
+    ({"attachments": '{"name": "invoice.pdf"}'}, "attachments is no JSON list"),
+]
+
+
+@pytest.mark.parametrize(("changes", "problem"), BAD_ROWS)
+def test_a_bad_row_is_named_and_does_not_hide_the_others(
+    application: Application, enrolment: Enrolment, changes: dict[str, object], problem: str
+) -> None:
+    application.add_all([{}, changes, {}])
+    assert fresh_ids(enrolment) == [1, 2, 3]
+    assert unusable(enrolment) == {2: problem}
+
+
+@pytest.mark.parametrize(
+    ("column", "value", "problem"),
+    [
+        ("retry_count", "'many'", "retry_count is no whole number: 'many'"),
+        ("retry_count", "1.5", "retry_count is no whole number: 1.5"),
+        ("ticket_id", "x'00'", "ticket_id is no number or text"),
+        ("ticket_id", "''", "ticket_id is missing"),
+        ("subject", "x'00'", "subject is not text"),
+    ],
+)
+def test_a_value_of_another_kind_is_named(
+    loose_application: Application, column: str, value: str, problem: str
+) -> None:
+    """SQLite puts anything into any column."""
+    loose_application.add_all([{}, {}])
+    loose_application.sql(f"UPDATE pending_messages SET {column} = {value} WHERE id = 1")
+    with opened(loose_application) as database:
+        assert unusable(Enrolment(database)) == {1: problem}
+        assert fresh_ids(Enrolment(database)) == [1, 2]
+
+
+def test_a_time_that_is_none_is_named(sqlite_application: Application) -> None:
+    sqlite_application.add()
+    sqlite_application.sql("UPDATE pending_messages SET created_at = 'yesterday'")
+    with opened(sqlite_application) as database:
+        assert unusable(Enrolment(database)) == {1: "created_at is no date: 'yesterday'"}
+
+
+# What enrolment writes.
+
+
+def test_a_waiting_message_gets_a_row_and_its_own_stays(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add()
+    with application.watched() as changed:
+        enrolment.enrol([entry(1, at=NOON + 15 * MINUTE)], NOON)
+    assert changed == {}
+    assert queue_rows(database)[1] == {
+        "message_id": 1,
+        "state": "waiting",
+        "next_attempt_at": NOON + 15 * MINUTE,
+        "delivery_key": delivery_key(1, TICKET, FAILED_AT),
+        "claimed_by": None,
+        "claim_expires_at": None,
+        "first_failed_at": FAILED_AT,
+        "unknown_count": 0,
+        "escalated_at": None,
+        "escalation_reason": None,
+        "fingerprint": None,
+        "acknowledged_by": None,
+        "acknowledged_at": None,
+        "note": None,
+    }
+
+
+@pytest.mark.parametrize(
+    ("transition", "reason", "last_error"),
+    [
+        (Transition.invalid("body is missing"), "invalid", "Can't be sent: body is missing"),
+        (Transition.escalated(EscalationReason.EXHAUSTED, last_error="Max retries"), "exhausted", "Max retries"),
+    ],
+)
+def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
+    application: Application,
+    database: Database,
+    enrolment: Enrolment,
+    transition: Transition,
+    reason: str,
+    last_error: str,
+) -> None:
+    """Nothing else in its row is touched, and no other row."""
+    application.add_all([{"retry_count": 10}, {}])
+    with application.watched() as changed:
+        enrolment.enrol([(Settled(1, transition), FAILED_AT, TICKET), entry(2)], NOON)
+    assert changed == {1: {"last_error": last_error}}
+    row = queue_rows(database)[1]
+    assert (row["state"], row["escalation_reason"], row["escalated_at"]) == ("escalated", reason, NOON)
+    assert (row["next_attempt_at"], row["first_failed_at"]) == (None, FAILED_AT)
+    assert queue_rows(database)[2]["state"] == "waiting"
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_message_that_is_there_already_stays_as_it_is(
+    application: Application, database: Database, enrolment: Enrolment, state: State
+) -> None:
+    """Its row too, whatever is said of it now; one that is new at the same time comes in."""
+    application.add_all([{}, {}])
+    put(database, 1, state)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        enrolment.enrol([(Settled(1, Transition.invalid("no body")), NOON, TICKET), entry(2)], NOON + HOUR)
+    assert changed == {}
+    after = queue_rows(database)
+    assert after.pop(2)["state"] == "waiting"
+    assert after == before
+
+
+def test_a_message_that_the_application_sent_meanwhile_keeps_its_row(
+    application: Application, enrolment: Enrolment
+) -> None:
+    application.add(status="sent")
+    with application.watched() as changed:
+        enrolment.enrol([(Settled(1, Transition.invalid("no body")), NOON, TICKET)], NOON)
+    assert changed == {}
+
+
+def test_nothing_to_enrol_is_no_error(database: Database, enrolment: Enrolment) -> None:
+    enrolment.enrol([], NOON)
+    assert queue_rows(database) == {}
+
+
+# The delivery key.
+
+
+def test_a_delivery_key_stays_the_same_from_version_to_version() -> None:
+    """A message that was tried before an upgrade must not look like another after it."""
+    assert delivery_key(1, 12345, NOON) == "94ba0b75-ca1d-5cc3-8881-8fbaba394738"
+
+
+def test_a_delivery_key_differs_by_message_ticket_and_first_failure() -> None:
+    keys = {
+        delivery_key(message_id, ticket_id, failed_at)
+        for message_id in (1, 11)
+        for ticket_id in (1, 11, "A-1", "caf\udce9", "café")
+        for failed_at in (NOON, NOON + timedelta(microseconds=1))
+    }
+    assert len(keys) == 20
+
+
+def test_a_message_that_fails_anew_gets_another_key(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    """An operator who edits a message and sends it again does not send the old one again."""
+    application.add()
+    enrol(database, [1], failed_at=FAILED_AT)
+    key = queue_rows(database)[1]["delivery_key"]
+    application.change(1, status="approved")
+    enrolment.retire(ALL)
+    application.change(1, status="failed")
+    enrol(database, [1], failed_at=FAILED_AT)
+    assert queue_rows(database)[1]["delivery_key"] == key
+    application.delete(1)
+    enrolment.retire(ALL)
+    application.add(id=1)
+    enrol(database, [1], failed_at=NOON)
+    assert queue_rows(database)[1]["delivery_key"] != key
+
+
+# Who goes out.
+
+
+@pytest.mark.parametrize("state", [State.WAITING, State.ESCALATED])
+@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
+def test_a_message_that_is_the_applications_again_leaves_the_queue(
+    application: Application, database: Database, enrolment: Enrolment, status: str, state: State
+) -> None:
+    application.add_all([{}, {}])
+    put(database, 1, state)
+    enrol(database, [2])
+    take_back(application, 1, status)
+    with application.watched() as changed:
+        assert enrolment.retire(ALL) == 1
+    assert changed == {}
+    assert queue_rows(database).keys() == {2}
+    assert enrolment.retire(ALL) == 0
+
+
+def take_back(application: Application, message_id: int, status: str) -> None:
+    """Give a message another status, or remove it."""
+    if status == "deleted":
+        application.delete(message_id)
+    else:
+        application.change(message_id, status=status)
+
+
+@pytest.mark.parametrize("status", [*OTHER_STATUSES, "deleted"])
+def test_a_message_that_is_being_sent_stays_until_its_outcome_is_known(
+    application: Application, database: Database, enrolment: Enrolment, status: str
+) -> None:
+    application.add()
+    put(database, 1, State.SENDING)
+    take_back(application, 1, status)
+    assert enrolment.retire(ALL) == 0
+    assert queue_rows(database)[1]["state"] == "sending"
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_failed_message_stays(
+    application: Application, database: Database, enrolment: Enrolment, state: State
+) -> None:
+    application.add()
+    put(database, 1, state)
+    assert enrolment.retire(ALL) == 0
+    assert queue_rows(database).keys() == {1}
+
+
+def test_only_messages_in_the_span_are_retired(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add_all([{}] * 6)
+    enrol(database, range(1, 7))
+    application.delete()
+    assert enrolment.retire(Span(2, 4)) == 2
+    assert queue_rows(database).keys() == {1, 2, 5, 6}
+    assert enrolment.retire(Span(5, None)) == 1
+    assert enrolment.retire(Span(None, 2)) == 2
+    assert queue_rows(database).keys() == {5}
+
+
+# The sweep: all of the newest rows in each pass, and a slice of the older ones.
+
+
+@pytest.mark.parametrize(
+    ("ids", "swept_to", "expected"),
+    [
+        ([], None, ([(None, None)], START)),
+        ([], START, ([(None, None)], START)),
+        ([1, 2, 3], None, ([(None, None)], START)),
+        ([1, 2, 3], 2, ([(None, None)], START)),
+        ([1, 2, 3, 4], None, ([(START, 1), (1, None)], START)),
+        (range(1, 9), None, ([(START, 2), (2, 4), (4, 5), (5, None)], START)),
+        (range(1, 9), START, ([(START, 2), (5, None)], 2)),
+        (range(1, 9), 2, ([(2, 4), (5, None)], 4)),
+        (range(1, 9), 4, ([(4, 5), (5, None)], START)),
+        (range(1, 9), 3, ([(3, 5), (5, None)], START)),
+        (range(1, 9), 8, ([(5, None)], START)),
+        (range(1, 9), 10**9, ([(5, None)], START)),
+        ([-40, -7, 0, 90, 91, 92], START, ([(START, -7), (0, None)], -7)),
+        ([-40, -7, 0, 90, 91, 92], -7, ([(-7, 0), (0, None)], START)),
+        ([10, 2000, 2001, 2002, 2003], 10, ([(10, 2000), (2000, None)], START)),
+    ],
+)
+def test_a_plan_covers_the_three_newest_rows_and_two_older_ones(
+    application: Application,
+    database: Database,
+    ids: Sequence[int],
+    swept_to: int | None,
+    expected: tuple[list[tuple[int | None, int | None]], int],
+) -> None:
+    application.add_all([{"id": each} for each in ids])
+    spans, next_start = Enrolment(database, tail=3, sweep=2).plan_sweep(swept_to)
+    assert ([(each.after, each.upto) for each in spans], next_start) == expected
+
+
+def covers(span: Span, message_id: int) -> bool:
+    above = span.after is None or message_id > span.after
+    return above and (span.upto is None or message_id <= span.upto)
+
+
+tables = st.sets(st.integers(-50, 500), max_size=40)
+figures = st.integers(1, 8)
+one_database = settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+"""Each example fills the same database anew."""
+
+
+def refill(application: Application, ids: set[int]) -> None:
+    application.delete()
+    application.add_all([{"id": each} for each in ids])
+
+
+@one_database
+@given(ids=tables, tail=figures, sweep=figures)
+def test_a_pass_that_must_see_everything_does(
+    application: Application, database: Database, ids: set[int], tail: int, sweep: int
+) -> None:
+    """Each id is in exactly one of its spans, rows or none."""
+    refill(application, ids)
+    spans, next_start = Enrolment(database, tail=tail, sweep=sweep).plan_sweep(None)
+    assert next_start == START
+    for message_id in range(-51, 502):
+        assert sum(covers(each, message_id) for each in spans) == 1
+    assert all(first.upto == second.after for first, second in pairwise(spans))
+
+
+@one_database
+@given(ids=tables, tail=figures, sweep=figures)
+def test_every_id_is_covered_within_so_many_passes_as_the_slices_need(
+    application: Application, database: Database, ids: set[int], tail: int, sweep: int
+) -> None:
+    """And each pass covers all of the newest rows, and no more of the older ones than it should."""
+    refill(application, ids)
+    enrolment = Enrolment(database, tail=tail, sweep=sweep)
+    newest = set(sorted(ids)[-tail:])
+    swept_to, seen, passes = START, [], 0
+    while passes == 0 or swept_to != START:
+        spans, swept_to = enrolment.plan_sweep(swept_to)
+        covered = {each for each in ids if any(covers(span, each) for span in spans)}
+        assert newest <= covered
+        assert len(covered - newest) <= sweep
+        seen += spans
+        passes += 1
+    assert passes == max(1, -(-len(ids - newest) // sweep))
+    assert all(any(covers(span, each) for span in seen) for each in range(-51, 502))
+
+
+def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, database: Database) -> None:
+    """A message far back that fails is found when the sweep comes to it, and one that is taken back goes then."""
+    application.add_all([{"status": "sent"} for _ in range(20)])
+    enrolment = Enrolment(database, tail=3, sweep=5)
+    application.change(7, status="failed")
+    enrol(database, [12])
+    found, retired = [], []
+    swept_to = START
+    for _ in range(4):
+        spans, swept_to = enrolment.plan_sweep(swept_to)
+        retired.append(sum(enrolment.retire(each) for each in spans))
+        found.append([each for span in spans for each in fresh_ids(enrolment, span)])
+    assert found == [[], [7], [], []]
+    assert retired == [0, 0, 1, 0]

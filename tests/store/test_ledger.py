@@ -1,0 +1,236 @@
+"""The ledger: what passes write down of themselves, and what they remember from one to the next."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta, timezone
+
+import pytest
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.events import PassResult, PassSummary
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger, PassRecord, Pause
+from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.own_tables import PASS, attempt_rows, enrol, pass_rows
+
+ENDED_AT = NOON + 3 * MINUTE
+UNFINISHED = PassRecord("p1", "box", 4711, NOON, None, None, None, None, 0, 0, 0, 0, 0)
+
+
+def start(ledger: Ledger, pass_id: str, *, at: datetime = NOON, host: str = "box") -> None:
+    ledger.start_pass(pass_id, host=host, pid=4711, now=at)
+
+
+def finish(ledger: Ledger, pass_id: str, *, at: datetime = ENDED_AT, swept_to: int | None = None) -> None:
+    ledger.finish_pass(PassSummary(pass_id, PassResult.COMPLETED), at, swept_to=swept_to)
+
+
+# Passes.
+
+
+def test_a_pass_that_runs_has_a_start_and_no_end(database: Database, ledger: Ledger) -> None:
+    start(ledger, "p1")
+    assert ledger.last_passes(9) == [UNFINISHED]
+    assert pass_rows(database)["p1"]["heartbeat_at"] == NOON
+
+
+def test_a_heartbeat_is_that_of_its_pass_alone(database: Database, ledger: Ledger) -> None:
+    start(ledger, "p1")
+    start(ledger, "p2")
+    before = pass_rows(database)
+    ledger.heartbeat("p1", NOON + MINUTE)
+    assert pass_rows(database) == before | {"p1": before["p1"] | {"heartbeat_at": NOON + MINUTE}}
+
+
+@pytest.mark.parametrize("result", list(PassResult))
+def test_a_pass_that_ended_says_how(database: Database, ledger: Ledger, result: PassResult) -> None:
+    """Nothing is written of the others."""
+    start(ledger, "p1")
+    start(ledger, "p2", at=NOON + MINUTE)
+    before = pass_rows(database)
+    summary = PassSummary(
+        "p1",
+        result,
+        sent=1,
+        rescheduled=2,
+        escalated=3,
+        unknown=4,
+        released=5,
+        reason="deadline",
+        detail="zu spät",
+    )
+    ledger.finish_pass(summary, ENDED_AT, swept_to=20_000)
+    other, ended = ledger.last_passes(9)
+    assert ended == PassRecord("p1", "box", 4711, NOON, ENDED_AT, result, "deadline", "zu spät", 1, 2, 3, 4, 5)
+    assert other.result is None
+    after = pass_rows(database)
+    assert (after["p1"]["heartbeat_at"], after["p1"]["swept_to"]) == (ENDED_AT, 20_000)
+    assert after["p2"] == before["p2"]
+
+
+def test_the_newest_passes_come_first(ledger: Ledger) -> None:
+    for number, pass_id in enumerate("bdac"):
+        start(ledger, pass_id, at=NOON + number * MINUTE)
+    assert [each.pass_id for each in ledger.last_passes(3)] == ["c", "a", "d"]
+    assert [each.pass_id for each in ledger.last_passes(0)] == []
+
+
+def test_passes_that_began_at_the_same_moment_have_an_order(ledger: Ledger) -> None:
+    for pass_id in "bca":
+        start(ledger, pass_id)
+    assert [each.pass_id for each in ledger.last_passes(9)] == ["a", "b", "c"]
+
+
+def test_dead_passes_of_this_host_are_interrupted(database: Database, ledger: Ledger) -> None:
+    """Not the one that finds them, nor those that ended, nor those of another host."""
+    start(ledger, "dead")
+    start(ledger, "dead-too", at=NOON - HOUR)
+    start(ledger, "ended")
+    finish(ledger, "ended")
+    start(ledger, "elsewhere", host="other")
+    start(ledger, "mine")
+    before = pass_rows(database)
+    ledger.bury_dead_passes("mine", host="box", now=ENDED_AT)
+    buried = {"finished_at": ENDED_AT, "result": "interrupted"}
+    after = {each: before[each] | buried for each in ("dead", "dead-too")}
+    assert pass_rows(database) == before | after
+
+
+def test_the_sweep_goes_on_where_the_newest_pass_that_swept_left_off(ledger: Ledger) -> None:
+    assert ledger.swept_to() is None
+    swept = [500, -(2**63), None, 2**62]
+    found = []
+    for number, swept_to in enumerate(swept):
+        start(ledger, f"p{number}", at=NOON + number * MINUTE)
+        finish(ledger, f"p{number}", swept_to=swept_to)
+        start(ledger, f"running-{number}", at=NOON + number * MINUTE + MINUTE / 2)
+        found.append(ledger.swept_to())
+    assert found == [500, -(2**63), -(2**63), 2**62]
+
+
+# Breakers.
+
+OPEN = Breaker("https://a.example.com", BreakerState.OPEN, 6, NOON, NOON + 15 * MINUTE)
+COUNTING = Breaker("https://b.example.com", BreakerState.CLOSED, 3)
+RESTING = Breaker("https://c.example.com", BreakerState.RESTING, 0, ENDED_AT, ENDED_AT)
+
+
+@pytest.mark.parametrize("breaker", [OPEN, COUNTING, RESTING])
+def test_a_breaker_is_remembered_as_it_was(ledger: Ledger, breaker: Breaker) -> None:
+    ledger.save_breaker(breaker)
+    assert ledger.breaker(breaker.destination) == breaker
+    assert ledger.breaker("https://other.example.com") == Breaker("https://other.example.com")
+
+
+def test_a_breaker_takes_the_place_of_what_was_remembered_before(ledger: Ledger) -> None:
+    for each in (OPEN, COUNTING, RESTING):
+        ledger.save_breaker(each)
+    ledger.save_breaker(Breaker(OPEN.destination, BreakerState.CLOSED, 1))
+    assert ledger.breakers() == [Breaker(OPEN.destination, BreakerState.CLOSED, 1), COUNTING, RESTING]
+
+
+def test_a_destination_that_is_well_is_forgotten(ledger: Ledger) -> None:
+    for each in (OPEN, COUNTING):
+        ledger.save_breaker(each)
+    ledger.save_breaker(Breaker(OPEN.destination))
+    assert ledger.breakers() == [COUNTING]
+    assert ledger.breaker(OPEN.destination) == Breaker(OPEN.destination)
+
+
+# The pause.
+
+EAST = timezone(timedelta(hours=2))
+
+
+@pytest.mark.parametrize(
+    ("pause", "at", "words"),
+    [
+        (Pause(NOON, None, "ada", None), NOON, "paused by ada"),
+        (Pause(NOON, None, "ada", "upgrade"), NOON + 1000 * HOUR, "paused by ada: upgrade"),
+        (Pause(NOON, NOON + HOUR, "Zoë", None), NOON, "paused by Zoë until 2025-03-03T13:00:00+00:00"),
+        (
+            Pause(NOON, NOON + HOUR, "ada", "upgrade"),
+            NOON + HOUR - timedelta(microseconds=1),
+            "paused by ada until 2025-03-03T13:00:00+00:00: upgrade",
+        ),
+        (Pause(NOON, NOON + HOUR, "ada", None), NOON + HOUR, None),
+        (Pause(NOON, NOON + HOUR, "ada", None), (NOON + HOUR).astimezone(EAST), None),
+        (None, NOON, None),
+    ],
+)
+def test_a_pause_is_in_force_until_its_end(
+    ledger: Ledger, pause: Pause | None, at: datetime, words: str | None
+) -> None:
+    ledger.set_pause(pause)
+    assert ledger.paused(at) == words
+    assert ledger.pause(at) == (None if words is None else pause)
+
+
+@pytest.mark.parametrize("later", [Pause(NOON + MINUTE, None, "bob", None), Pause(NOON, None, "bob", "x"), None])
+def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | None) -> None:
+    """And resuming ends it."""
+    ledger.set_pause(Pause(NOON, NOON + HOUR, "ada", None))
+    ledger.set_pause(later)
+    assert ledger.pause(NOON + MINUTE) == later
+
+
+# Forgetting.
+
+
+def attempt(database: Database, message_id: int, *, finished_at: datetime | None) -> None:
+    """Make an attempt at a message that is in the queue, and finish it or let it run."""
+    claims = Claims(database)
+    claims.claim_one(PASS, message_id, NOON)
+    claims.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+    if finished_at is not None:
+        outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+        claims.record(PASS, [Settled(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
+
+
+def test_what_ended_before_a_time_is_forgotten(application: Application, database: Database, ledger: Ledger) -> None:
+    """What ended at that time or later is kept, and so is what has not ended, however old."""
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    for finished_at in (NOON - HOUR, NOON - timedelta(microseconds=1), NOON, NOON + HOUR):
+        attempt(database, 1, finished_at=finished_at)
+    attempt(database, 2, finished_at=None)
+    for pass_id, finished_at in {"old": NOON - HOUR, "kept": NOON}.items():
+        start(ledger, pass_id, at=NOON - 2 * HOUR)
+        finish(ledger, pass_id, at=finished_at)
+    start(ledger, "running", at=NOON - 9 * HOUR)
+    assert ledger.prune(NOON, 100) == 3
+    assert [row["finished_at"] for row in attempt_rows(database, 1)] == [NOON, NOON + HOUR]
+    assert len(attempt_rows(database, 2)) == 1
+    assert pass_rows(database).keys() == {"kept", "running"}
+    assert ledger.prune(NOON, 100) == 0
+
+
+def test_no_more_is_forgotten_at_once_than_asked_for(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """The oldest first, so many attempts and so many passes."""
+    application.add()
+    enrol(database, [1])
+    for number in range(5):
+        attempt(database, 1, finished_at=NOON - 5 * HOUR + number * HOUR)
+        start(ledger, f"p{number}", at=NOON - 6 * HOUR + number * HOUR)
+        finish(ledger, f"p{number}", at=NOON - 5 * HOUR + number * HOUR)
+    assert ledger.prune(NOON, 2) == 4
+    assert [row["number"] for row in attempt_rows(database, 1)] == [3, 4, 5]
+    assert pass_rows(database).keys() == {"p2", "p3", "p4"}
+    assert [ledger.prune(NOON, 2), ledger.prune(NOON, 2), ledger.prune(NOON, 2)] == [4, 2, 0]
+
+
+def test_forgetting_touches_neither_queue_nor_messages(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    application.add()
+    enrol(database, [1])
+    attempt(database, 1, finished_at=NOON - HOUR)
+    with application.watched() as changed:
+        assert ledger.prune(NOON, 9) == 1
+    assert changed == {}
+    assert Claims(database).count_due(NOON) == 1

@@ -1,0 +1,381 @@
+"""The views: what an operator is shown. They change nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text
+
+from retrycli.errors import NoSuchMessage
+from retrycli.message import Claim, EscalationReason, MessageType, Span, State, Status
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.views import SORTS, AttemptRecord, Filter, ListedMessage, Views
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.conftest import Factory
+from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
+
+HAND = Claim("a-hand", NOON + HOUR)
+
+
+def shown(views: Views, wanted: Filter | None = None, *, sort: str = "next", limit: int | None = None) -> list[int]:
+    """The ids that are listed."""
+    return [each.id for each in views.messages(wanted or Filter(), sort=sort, limit=limit)]
+
+
+def escalate(database: Database, message_id: int) -> None:
+    """Bring a new message into a person's hands."""
+    settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
+
+
+@pytest.fixture
+def in_every_state(application: Application, database: Database) -> Application:
+    """Messages 1 to 5: not enrolled, due, waiting for an hour, being sent, escalated; and one that was sent."""
+    application.add_all([{}] * 5)
+    application.add(status="sent")
+    enrol(database, [4], at=NOON - HOUR)
+    assert Claims(database).claim(PASS, NOON, 9) == [4]
+    enrol(database, [2])
+    enrol(database, [3], at=NOON + HOUR)
+    escalate(database, 5)
+    return application
+
+
+# What is listed.
+
+
+def test_failed_messages_are_listed_whatever_their_state(in_every_state: Application, views: Views) -> None:
+    """Those that no pass has seen yet wait for the next one."""
+    del in_every_state
+    found = {each.id: each.state for each in views.messages(Filter())}
+    assert found == {1: "waiting", 2: "waiting", 3: "waiting", 4: "sending", 5: "escalated"}
+
+
+def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Application, views: Views) -> None:
+    del in_every_state
+    found = {each.id: each for each in views.messages(Filter())}
+    new = ListedMessage(
+        id=1,
+        ticket_id=TICKET,
+        message_type="supplier",
+        state=State.WAITING,
+        retry_count=0,
+        next_attempt_at=None,
+        last_error="HTTP 503",
+        created_at=NOON - HOUR,
+        reason=None,
+        escalated_at=None,
+        claimed_by=None,
+    )
+    assert found[1] == new
+    assert (found[3].next_attempt_at, found[3].claimed_by) == (NOON + HOUR, None)
+    assert (found[4].claimed_by, found[4].next_attempt_at) == ("the-pass", NOON - HOUR)
+    assert (found[5].reason, found[5].escalated_at, found[5].next_attempt_at) == ("permanent", NOON, None)
+    assert found[5].last_error == "HTTP 404"
+
+
+def test_the_required_columns_are_enough(bare_application: Application) -> None:
+    bare_application.add(retry_count=None, last_error=None)
+    with opened(bare_application) as database:
+        (found,) = Views(database).messages(Filter())
+        assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
+        assert Views(database).message(1).row["body"] == "Where is it?"
+
+
+BAD_ROWS: list[dict[str, object]] = [
+    {"body": None},
+    {"ticket_id": None},
+    {"message_type": "pigeon"},
+    {"message_type": None},
+    {"retry_count": -1},
+    {"attachments": "no JSON"},
+    {"created_at": None},
+]
+
+
+def test_bad_rows_are_listed_too(application: Application, views: Views) -> None:
+    """They are what an operator has to see."""
+    ids = application.add_all(BAD_ROWS)
+    assert shown(views) == ids
+    assert views.count(Filter()) == len(ids)
+    found = {each.id: each for each in views.messages(Filter())}
+    assert found[2].ticket_id is None
+    assert (found[3].message_type, found[4].message_type) == ("pigeon", "None")
+    assert found[5].retry_count == -1
+    assert found[7].created_at is None
+
+
+@pytest.mark.parametrize("column", ["retry_count", "created_at"])
+def test_what_is_no_number_or_time_is_shown_as_none(sqlite_application: Application, column: str) -> None:
+    """Only SQLite has such rows."""
+    sqlite_application.add_all([{}, {}])
+    sqlite_application.sql(f"UPDATE pending_messages SET {column} = 'lots' WHERE id = 1")
+    with opened(sqlite_application) as database:
+        found = {each.id: each for each in Views(database).messages(Filter(), sort="id")}
+        assert getattr(found[1], column) is None
+        assert getattr(found[2], column) is not None
+        assert sorted(shown(Views(database), sort="tries")) == [1, 2]
+
+
+# Filters.
+
+
+@pytest.mark.parametrize(
+    ("wanted", "expected"),
+    [
+        (Filter(), [1, 2, 3, 4, 5]),
+        (Filter(state=State.WAITING), [1, 2, 3]),
+        (Filter(state=State.SENDING), [4]),
+        (Filter(state=State.ESCALATED), [5]),
+        (Filter(due_by=NOON), [2]),
+        (Filter(due_by=NOON - timedelta(microseconds=1)), []),
+        (Filter(due_by=NOON + HOUR), [2, 3]),
+        (Filter(failed_before=FAILED_AT), []),
+        (Filter(failed_before=FAILED_AT + timedelta(microseconds=1)), [2, 3, 4, 5]),
+        (Filter(state=State.WAITING, failed_before=NOON), [2, 3]),
+        (Filter(state=State.ESCALATED, due_by=NOON + HOUR), []),
+        (Filter(error="404"), [5]),
+        (Filter(error="404", state=State.WAITING), []),
+        (Filter(message_type=MessageType.CUSTOMER), []),
+        (Filter(message_type=MessageType.SUPPLIER, ticket=str(TICKET), error="http", failed_before=NOON), [2, 3, 4, 5]),
+    ],
+)
+def test_filters_are_all_to_be_met(
+    in_every_state: Application, views: Views, wanted: Filter, expected: list[int]
+) -> None:
+    """The count and the list agree."""
+    del in_every_state
+    assert shown(views, wanted, sort="id") == expected
+    assert views.count(wanted) == len(expected)
+
+
+def test_a_filter_by_type(application: Application, views: Views) -> None:
+    application.add_all([{"message_type": each} for each in ("customer", "supplier", "internal", "pigeon")])
+    found = {each: shown(views, Filter(message_type=each)) for each in MessageType}
+    assert found == {MessageType.CUSTOMER: [1], MessageType.SUPPLIER: [2], MessageType.INTERNAL: [3]}
+
+
+@pytest.mark.parametrize(
+    ("ticket", "expected"), [("12345", [1]), ("12346", [2]), ("1234", []), ("%", []), ("012345", []), ("x' OR 1", [])]
+)
+def test_a_filter_by_ticket_takes_the_whole_number(
+    application: Application, views: Views, ticket: str, expected: list[int]
+) -> None:
+    application.add_all([{"ticket_id": TICKET}, {"ticket_id": TICKET + 1}, {"ticket_id": None}])
+    assert shown(views, Filter(ticket=ticket)) == expected
+
+
+def test_a_ticket_may_be_text(loose_application: Application) -> None:
+    loose_application.add_all([{}, {}])
+    loose_application.sql("UPDATE pending_messages SET ticket_id = 'A-1' WHERE id = 2")
+    with opened(loose_application) as database:
+        assert shown(Views(database), Filter(ticket="A-1")) == [2]
+        assert shown(Views(database), Filter(ticket="12345")) == [1]
+
+
+ERRORS = [
+    "HTTP 503",
+    "disk 100% full",
+    "disk 1000 full",
+    "no file_name",
+    "no fileXname",
+    'it\'s "quoted"',
+    "back\\slash",
+    "Überlauf der Warteschlange",
+    "straße gesperrt",
+    "refused: 発送できません",
+    None,
+]
+
+
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        ("503", [1]),
+        ("http", [1]),
+        ("HTTP 503", [1]),
+        ("100%", [2]),
+        ("%", [2]),
+        ("DISK 100", [2, 3]),
+        ("file_name", [4]),
+        ("_", [4]),
+        ("it's", [6]),
+        ('"QUOTED"', [6]),
+        ("'; DROP TABLE pending_messages; --", []),
+        ("\\", [7]),
+        ("back\\s", [7]),
+        ("Überlauf", [8]),
+        ("ÜberLAUF DER", [8]),
+        ("straße", [9]),
+        ("STRAßE", [9]),
+        ("発送", [10]),
+        (":error", []),
+        ("/", []),
+        ("", [1, 2, 3, 4, 5, 6, 7, 8, 9, 10]),
+    ],
+)
+def test_a_filter_by_error_takes_a_piece_of_it_as_it_is(
+    application: Application, views: Views, error: str, expected: list[int]
+) -> None:
+    """Nothing in it is a pattern, and the case of its letters is all the same."""
+    application.add_all([{"last_error": each} for each in ERRORS])
+    assert shown(views, Filter(error=error), sort="id") == expected
+    assert views.count(Filter(error=error)) == len(expected)
+
+
+def test_a_filter_by_error_reads_past_one_that_is_no_utf_8(loose_application: Application) -> None:
+    loose_application.add_all([{}, {}])
+    loose_application.sql("UPDATE pending_messages SET last_error = CAST(x'636166e9' AS TEXT) WHERE id = 1")
+    with opened(loose_application) as database:
+        assert shown(Views(database), Filter(error="CAF")) == [1]
+        assert shown(Views(database), Filter(error="503")) == [2]
+
+
+# Order and number.
+
+
+@pytest.fixture
+def shuffled(application: Application, database: Database) -> Application:
+    """Messages 1 to 6, the last of them unknown to the queue, in another order by everything than by id."""
+    application.add_all([{"retry_count": each} for each in (2, None, 7, 2, 0, 9)])
+    for message_id, due, failed in ((1, 3, 5), (2, 1, 4), (3, 3, 1), (4, 2, 2)):
+        enrol(database, [message_id], at=NOON + due * HOUR, failed_at=NOON - failed * HOUR)
+    escalate(database, 5)
+    return application
+
+
+@pytest.mark.parametrize(
+    ("sort", "expected"),
+    [
+        ("next", [2, 4, 1, 3, 5, 6]),
+        ("id", [1, 2, 3, 4, 5, 6]),
+        ("tries", [6, 3, 1, 4, 2, 5]),
+        ("age", [1, 2, 4, 3, 5, 6]),
+    ],
+)
+@pytest.mark.parametrize("limit", [None, 0, 1, 4, 99])
+def test_lists_have_an_order_and_an_end(
+    shuffled: Application, views: Views, sort: str, expected: Sequence[int], limit: int | None
+) -> None:
+    """Messages without a time come last, and of those that are alike the one with the lowest id comes first."""
+    del shuffled
+    assert shown(views, sort=sort, limit=limit) == expected[:limit]
+
+
+def test_every_order_is_tested() -> None:
+    assert set(SORTS) == {"next", "id", "tries", "age"}
+
+
+# Counts.
+
+
+def test_messages_are_counted_by_state(in_every_state: Application, views: Views) -> None:
+    """A message that no pass has seen yet is taken for due."""
+    del in_every_state
+    assert views.counts(NOON) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
+    assert views.counts(NOON + HOUR) == {"waiting": 3, "due": 3, "sending": 1, "escalated": 1}
+    assert views.counts(NOON - HOUR) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
+
+
+def test_where_nothing_failed_nothing_is_counted(application: Application, views: Views) -> None:
+    application.add_all([{"status": "sent"}, {"status": "pending"}])
+    assert views.counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+    assert shown(views) == []
+
+
+def test_what_the_application_took_back_is_no_longer_counted(
+    in_every_state: Application, database: Database, views: Views
+) -> None:
+    """Also before a pass has noticed."""
+    in_every_state.change(2, status="approved")
+    in_every_state.delete(5)
+    assert views.counts(NOON + HOUR) == {"waiting": 2, "due": 2, "sending": 1, "escalated": 0}
+    assert queue_rows(database).keys() == {2, 3, 4, 5}
+
+
+# One message.
+
+
+def test_a_message_is_shown_with_its_body_and_its_history(
+    application: Application, database: Database, views: Views
+) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    claims = Claims(database)
+    outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90))
+    claims.claim(PASS, NOON, 1)
+    claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    tried = Settled(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE)
+    claims.record(PASS, [tried], NOON + MINUTE)
+    claims.claim_one(HAND, 1, NOON)
+    claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
+    found = views.message(1)
+    assert found.row == application.row(1)
+    assert found.row["body"] == "Where is it?"
+    assert found.queue == queue_rows(database)[1]
+    assert found.attempts == [
+        AttemptRecord(1, "pass", "the-pass", NOON, NOON + MINUTE, "transient", 503, "HTTP 503", 90, 2000),
+        AttemptRecord(2, "ada", None, NOON + HOUR, None, None, None, None, None, None),
+    ]
+
+
+@pytest.mark.parametrize("status", list(Status))
+def test_a_message_is_shown_whatever_its_status(application: Application, views: Views, status: Status) -> None:
+    """And whether or not the queue knows it."""
+    application.add(status=status.value)
+    found = views.message(1)
+    assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
+
+
+def test_a_message_that_is_not_there_is_named(views: Views) -> None:
+    with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
+        views.message(4711)
+
+
+# An application may say which words its columns take.
+
+
+def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
+    """A table whose words are enumerations, as SQLAlchemy makes them; on PostgreSQL they are types of their own."""
+    kinds = Enum(*map(str, MessageType), name="message_kind")
+    statuses = Enum(*map(str, Status), name="message_status")
+    return Table(
+        name,
+        metadata,
+        Column("id", Integer, primary_key=True),
+        Column("ticket_id", Integer),
+        Column("message_type", kinds),
+        Column("subject", Text),
+        Column("body", Text),
+        Column("status", statuses),
+        Column("retry_count", Integer),
+        Column("last_error", Text),
+        schema=schema,
+    )
+
+
+def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
+    """In everything that asks for them or writes them."""
+    with engine(tmp_path, None) as url:
+        made = Application(url, kind=strict_table)
+        made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
+        with opened(made) as database:
+            enrolment, claims, views = Enrolment(database), Claims(database), Views(database)
+            assert len(enrolment.newly_failed(Span(None, None), 9)) == 2
+            enrol(database, [1, 3])
+            escalate(database, 2)
+            assert enrolment.retire(Span(None, None)) == 1
+            assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
+            assert views.counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
+            ids = claims.claim(PASS, NOON, 9)
+            claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
+            assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON) == set()
+        assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
+        made.close()
