@@ -38,7 +38,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         """Store UTC; SQLite keeps it without a zone."""
         if value is None:
             return None
-        utc = value.astimezone(UTC)
+        utc = value if value.tzinfo is UTC else value.astimezone(UTC)
         return utc.replace(tzinfo=None) if dialect.name == "sqlite" else utc
 
     def process_result_value(self, value: datetime | None, dialect: Dialect) -> datetime | None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -15,12 +15,18 @@ from retrycli.message import Message, MessageType, QueuedMessage, Status, Unusab
 from retrycli.policy import Settled, TransitionKind
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, TableClause, Update
+    from sqlalchemy import Connection, Result, TableClause, Update
 
     from retrycli.store.database import Database
 
 
-def message_of(row: Mapping[Any, Any]) -> Message | UnusableMessage:
+def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
+    """Rows as plain dictionaries: SQLAlchemy's own mappings look each name up afresh, and every value is read."""
+    names = list(result.keys())
+    return (dict(zip(names, row, strict=True)) for row in result)
+
+
+def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
     """A row of the application's table, checked."""
     if not isinstance(row["id"], int):
         raise SchemaMismatch(f"the application's table has an id that is no whole number: {row['id']!r}")
@@ -30,7 +36,7 @@ def message_of(row: Mapping[Any, Any]) -> Message | UnusableMessage:
         return UnusableMessage.from_row(row, str(error))
 
 
-def queued_of(row: Mapping[Any, Any]) -> QueuedMessage | UnusableMessage:
+def queued_of(row: Mapping[str, Any]) -> QueuedMessage | UnusableMessage:
     """A row joined with its queue row, whose columns bear the prefix ``retrycli_``."""
     fields = dict(row)
     own = {name: fields.pop(f"retrycli_{name}") for name in ("delivery_key", "first_failed_at", "unknown_count")}

@@ -15,7 +15,7 @@ from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, Unusab
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
 from retrycli.schema import attempts, queue
-from retrycli.store.application import queued_of, word, write_messages
+from retrycli.store.application import queued_of, rows_of, word, write_messages
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -142,8 +142,8 @@ class Claims:
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-        rows = connection.execute(self._held_messages, {"ids": ids, "claimant": claim.claimant}).mappings()
-        by_id = {row["id"]: row for row in rows}
+        found = connection.execute(self._held_messages, {"ids": ids, "claimant": claim.claimant})
+        by_id = {row["id"]: row for row in rows_of(found)}
         return [queued_of(by_id[each]) for each in ids if each in by_id]
 
     # The statements of the innermost loop are put together once: that takes longer than to run them.

@@ -12,7 +12,7 @@ from sqlalchemy import ColumnElement, bindparam, case, delete, insert, literal, 
 from retrycli.message import Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
-from retrycli.store.application import message_of, word, write_messages
+from retrycli.store.application import message_of, rows_of, word, write_messages
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -94,7 +94,7 @@ class Enrolment:
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [message_of(row) for row in connection.execute(statement).mappings()]
+            return [message_of(row) for row in rows_of(connection.execute(statement))]
 
     def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
         """Add messages to the queue; one that is there already stays as it is.
