@@ -324,17 +324,18 @@ WRONG_FILES = {
 
 @pytest.fixture(scope="module")
 def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[tuple[str, str] | bytes, Finished]:
-    """What ``config check`` says to each of them."""
+    """What is said to each of them: by ``config show`` where the settings alone tell, as it starts in half the time."""
     folder = tmp_path_factory.mktemp("settings")
     application = Application(folder / "agent.db", like=prepared)
     cli = Cli(folder, application.variables(API))
     calls: dict[tuple[str, str] | bytes, Callable[[], Finished]] = {}
     for name, value in WRONG_SETTINGS:
-        calls[name, value] = partial(cli, "config", "check", env={name: value})
+        command = "check" if value in {"sqlite://", "zendesk"} else "show"
+        calls[name, value] = partial(cli, "config", command, env={name: value})
     for number, content in enumerate(WRONG_FILES):
         file = folder / f"{number}.toml"
         file.write_bytes(content)
-        calls[content] = partial(cli, "--config", file, "config", "check")
+        calls[content] = partial(cli, "--config", file, "config", "show")
     return side_by_side(calls)
 
 

@@ -1,0 +1,60 @@
+"""cron starts us every time: what a start may load, and what a pass with nothing due may cost."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from statistics import median
+
+import pytest
+
+from tests.benchmarks import contenders
+from tests.benchmarks.database import add_waiting
+from tests.benchmarks.processes import Call, Sample, run
+
+ROUNDS = 5
+NOWHERE = "http://127.0.0.1:9"
+
+
+def loaded(sample: Sample) -> set[str]:
+    """The top-level packages that a process run with ``-X importtime`` has imported."""
+    lines = [line for line in sample.output.splitlines() if line.startswith("import time:")]
+    return {line.rpartition("|")[2].strip().partition(".")[0] for line in lines}
+
+
+def with_import_times(call: Call) -> Call:
+    return Call(("-X", "importtime", *call.arguments), call.environment)
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("run-once", "--help"), ("version",)])
+def test_help_loads_neither_the_database_nor_the_http_client(arguments: tuple[str, ...], tmp_path: Path) -> None:
+    packages = loaded(run(Call(("-X", "importtime", "-m", "retrycli", *arguments)), tmp_path))
+    assert "typer" in packages
+    assert packages.isdisjoint({"sqlalchemy", "httpx", "aiohttp", "alembic"})
+
+
+def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_path: Path) -> None:
+    database = tmp_path / "messages.db"
+    ours = contenders.retrycli(8, add=add_waiting)
+    ours.add(database, 10)
+    run(ours.call(database, NOWHERE), tmp_path)  # makes the tables, for which it loads Alembic
+    packages = loaded(run(with_import_times(ours.call(database, NOWHERE)), tmp_path))
+    assert "sqlalchemy" in packages
+    assert packages.isdisjoint({"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity"})
+
+
+@pytest.mark.slow
+def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office_does(tmp_path: Path) -> None:
+    """CPU time, in turns, so that what else the machine does falls on both alike."""
+    taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]
+    spent: list[list[float]] = [[], []]
+    for number, each in enumerate(taking_part):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        each.add(folder / "messages.db", 0)
+        run(each.call(folder / "messages.db", NOWHERE), folder)
+    for _ in range(ROUNDS):
+        for number, each in enumerate(taking_part):
+            folder = tmp_path / str(number)
+            spent[number].append(run(each.call(folder / "messages.db", NOWHERE), folder).cpu_seconds)
+    ours, theirs = map(median, spent)
+    assert ours <= 1.5 * theirs
