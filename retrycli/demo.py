@@ -35,7 +35,7 @@ def run() -> None:
             _command(settings, command)
         kept = len(sandbox.received)
     _print(f"The API kept {kept} messages, each once. The files stay where they are. To go on:\n")
-    program = "retrycli" if shutil.which("retrycli") else shlex.quote(str(Path(sys.argv[0]).absolute()))
+    program = "retrycli" if shutil.which("retrycli") else shlex.quote(str(Path(sys.executable).with_name("retrycli")))
     _print(f"  {program} sandbox --fail 30%        # in another terminal; it says its address")
     _print(f"  cd {shlex.quote(str(folder))}")
     _print("  export TICKETING_API_BASE_URL=http://127.0.0.1:8808")

@@ -18,7 +18,7 @@ LOOKBACK = 1000
 
 TROUBLE: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost, "
-    "and none loses its tries. `retrycli status` tells more",
+    "and none loses its tries to the outage. `retrycli status` tells more",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message loses its tries. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.DEADLINE: "The pass ran out of time with messages left. Raise run.concurrency or run.deadline_minutes",

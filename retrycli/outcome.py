@@ -93,7 +93,9 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     Returns:
         How long to wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None for no header and for garbage.
     """
-    text = (value or "").strip()
+    if value is None:
+        return None
+    text = value.strip()
     if text.isascii() and text.isdigit():
         # Ten digits are far beyond the cap already, and int() is slow on a header full of them.
         return min(timedelta(seconds=int(text.lstrip("0")[:10] or "0")), RETRY_AFTER_CAP)

@@ -38,7 +38,8 @@ LONG = "HTTP 503: " + " ".join(f"word{number}" for number in range(60))
 FILTERS = {
     "--state escalated --sort id": [13, 14, 15],
     "--state waiting --ticket 4711 --error word7": [11],
-    "--type supplier --error '100% OF' --older-than 20m": [12],
+    "--state escalated --older-than 7h": [13],
+    "--type supplier --error '100% OF'": [12],
     "--error 100_": [],
     "--sort tries --limit 2": [13, 12],
     "--sort age --limit 1": [13],

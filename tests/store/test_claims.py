@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from datetime import datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
 from threading import Barrier, Thread
@@ -677,6 +677,21 @@ def test_a_claim_that_was_lost_changes_nothing(
     assert attempt_rows(database, 1) == history
 
 
+@pytest.mark.parametrize("status", ["sent", "deleted"])
+def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holder(
+    application: Application, database: Database, status: str
+) -> None:
+    """Whose attempt at it may still be under way."""
+    application.add()
+    claims = send(database, [1])
+    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    take_back(application, 1, status)
+    held, history = queue_rows(database), attempt_rows(database, 1)
+    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == {1}
+    assert queue_rows(database) == held
+    assert attempt_rows(database, 1) == history
+
+
 def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
     application: Application, database: Database
 ) -> None:
@@ -903,6 +918,11 @@ def test_what_waits_or_is_escalated_is_not_taken_over(
 # When a message was sent.
 
 
+def as_text(time: datetime) -> str:
+    """A time as SQLAlchemy and Django write it to SQLite."""
+    return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
+
+
 @contextmanager
 def application_with(engine: Factory, folder: Path, sent_at: TypeEngine[Any]) -> Iterator[Application]:
     """An application whose ``sent_at`` is of a certain type."""
@@ -919,24 +939,22 @@ def application_with(engine: Factory, folder: Path, sent_at: TypeEngine[Any]) ->
 
 
 @pytest.mark.parametrize(
-    ("sent_at", "on_sqlite", "on_postgresql"),
-    [
-        (DateTime(), "2025-03-03 12:00:03.250000", naive(ANSWERED_AT)),
-        (DateTime(timezone=True), "2025-03-03 12:00:03.250000", ANSWERED_AT),
-        (Text(), "2025-03-03 12:00:03.250000", "2025-03-03 12:00:03.250000"),
-    ],
+    ("sent_at", "of"),
+    [(DateTime(), naive), (DateTime(timezone=True), lambda at: at), (Text(), as_text)],
     ids=["naive", "aware", "text"],
 )
+@pytest.mark.parametrize("whole", [True, False])
 def test_sent_at_is_written_as_its_column_holds_times(
-    engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], on_sqlite: object, on_postgresql: object
+    engine: Factory, tmp_path: Path, sent_at: TypeEngine[Any], of: Callable[[datetime], object], *, whole: bool
 ) -> None:
-    """In UTC, and on SQLite as SQLAlchemy and Django write it, with which it sorts as text."""
+    """In UTC; as text in one form, whole seconds or not, so that it sorts."""
+    at = ANSWERED_AT.replace(microsecond=0) if whole else ANSWERED_AT
     with application_with(engine, tmp_path, sent_at) as made:
         made.add()
         with opened(made) as database:
             claims = send(database, [1])
-            claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT)
-        assert made.row(1)["sent_at"] == (on_sqlite if is_sqlite(made.url) else on_postgresql)
+            claims.record(PASS, [Settled(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
+        assert made.row(1)["sent_at"] == (as_text(at) if is_sqlite(made.url) else of(at))
 
 
 def test_where_there_is_no_sent_at_none_is_written(bare_application: Application) -> None:

@@ -252,6 +252,16 @@ def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
     database.close()
 
 
+def test_a_dry_run_has_the_write_lock_from_its_start(sqlite_application: Application) -> None:
+    """So that it can't lose it half-way to the application."""
+    sqlite_application.add()
+    with opened(sqlite_application) as database, database.nothing_kept():
+        other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
+        with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
+            other.execute("UPDATE pending_messages SET priority = 9")
+        enrol(database, [1])
+
+
 def test_a_dry_run_that_fails_keeps_nothing_and_lets_the_next_write(
     application: Application, database: Database
 ) -> None:
