@@ -144,7 +144,7 @@ def preview(settings: Settings, *, limit: int | None = None, surroundings: Surro
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             at = surroundings.now()
             intake.follow_the_table(_world(settings, database, surroundings), rules, at, emit=lambda _: None)
-            return list(Views(database).messages(Filter(due_by=at + rules.due_slack), limit=rules.limit))
+            return Views(database).messages(Filter(due_by=at + rules.due_slack), limit=rules.limit)
     finally:
         database.close()
 
@@ -179,7 +179,7 @@ def lock_path(settings: Settings) -> Path:
     url = settings.database.url
     scheme, _, rest = url.partition(":///")
     if scheme.startswith("sqlite"):
-        return Path(rest.partition("?")[0] + ".retrycli.lock").absolute()
+        return Path(rest.partition("?")[0].removeprefix("file:") + ".retrycli.lock").absolute()
     name = hashlib.sha256(url.encode()).hexdigest()[:12]
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
 

@@ -94,7 +94,7 @@ def list_messages(
     """
     with open_database(settings) as database:
         views = Views(database)
-        found = list(views.messages(wanted, sort=sort, limit=limit))
+        found = views.messages(wanted, sort=sort, limit=limit)
         return len(found) if limit is None or len(found) < limit else views.count(wanted), found
 
 

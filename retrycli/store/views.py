@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -88,7 +88,7 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
+    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> list[ListedMessage]:
         """Failed messages, those that the queue does not know yet included: they wait for the next pass."""
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
@@ -114,8 +114,7 @@ class Views:
         }
         statement = statement.order_by(*order[sort], m.id).limit(limit)
         with self._database.read() as connection:
-            for row in connection.execute(statement).mappings():
-                yield _listed(row)
+            return [_listed(row) for row in connection.execute(statement).mappings()]
 
     def count(self, wanted: Filter) -> int:
         """How many messages a filter lets through."""
