@@ -91,7 +91,7 @@ class _Pass:
 
     def recover(self) -> None:
         """Take back the messages of passes that died."""
-        self._world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host, now=self.started_at)
+        self._world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host)
         self._events += recover(self._world, self._rules, self._claim, self.started_at)
         self._tell()
 

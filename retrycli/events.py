@@ -41,6 +41,7 @@ class StopReason(StrEnum):
     LOCK_HELD = "lock_held"
     PAUSED = "paused"
     FAULT = "fault"
+    DIED = "died"
 
 
 @dataclass(frozen=True, slots=True)

@@ -80,7 +80,7 @@ class Ledger(Protocol):
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
         """A pass has ended."""
 
-    def bury_dead_passes(self, pass_id: str, *, host: str, now: datetime) -> None:
+    def bury_dead_passes(self, pass_id: str, *, host: str) -> None:
         """Passes of this host that did not end are dead."""
 
     def prune(self, before: datetime, limit: int) -> int:

@@ -13,9 +13,6 @@ import typer
 from retrycli.cli import act, look, passes, setup, tryout
 from retrycli.cli.shared import Globals, LogFormat, LogLevel
 
-# Help in plain text comes up in half the time, and reads the same when it is piped.
-os.environ.setdefault("TYPER_USE_RICH", "0")
-
 READER_GONE = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
 
@@ -24,7 +21,7 @@ app = typer.Typer(
     help="Delivers failed ticket messages after all: one safe pass per cron tick.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+    rich_markup_mode=None,  # help in plain text comes up in half the time, and reads the same when it is piped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 for group in (passes, look, act, setup, tryout):

@@ -6,10 +6,11 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import PassResult, PassSummary
+from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.outcome import OutcomeKind
 from retrycli.schema import attempts, breakers, passes, pause
 
 if TYPE_CHECKING:
@@ -80,13 +81,22 @@ class Ledger:
                 .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
             )
 
-    def bury_dead_passes(self, pass_id: str, *, host: str, now: datetime) -> None:
-        """Mark this host's unfinished passes as interrupted: whoever holds its lock knows that they are dead."""
+    def bury_dead_passes(self, pass_id: str, *, host: str) -> None:
+        """Mark this host's unfinished passes as interrupted: whoever holds its lock knows that they are dead.
+
+        They ended with their last sign of life; what they sent is counted from their attempts.
+        """
+        sent = (
+            select(func.count())
+            .where(attempts.c.pass_id == passes.c.id, attempts.c.outcome == OutcomeKind.DELIVERED.value)
+            .scalar_subquery()
+        )
+        ended = {"finished_at": passes.c.heartbeat_at, "result": PassResult.INTERRUPTED, "reason": StopReason.DIED}
         with self._database.write() as connection:
             connection.execute(
                 update(passes)
                 .where(passes.c.host == host, passes.c.finished_at.is_(None), passes.c.id != pass_id)
-                .values(finished_at=now, result=PassResult.INTERRUPTED)
+                .values(sent=sent, **ended)
             )
 
     def swept_to(self) -> int | None:

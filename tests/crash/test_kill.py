@@ -256,8 +256,8 @@ def _check_passes(stage: Scene, killed: dict[int, str]) -> None:
     assert interrupted == {pid for pid, phase in killed.items() if phase[0] in "3456"}
     for pass_id, pid, result, sent, finished_at in passes:
         assert finished_at
-        if pid not in interrupted:
-            assert (result, sent) == ("completed", delivered.get(pass_id, 0))
+        assert result == ("interrupted" if pid in interrupted else "completed")
+        assert sent == delivered.get(pass_id, 0)
 
 
 def _left_alone(stage: Scene) -> list[Any]:

@@ -93,9 +93,11 @@ def test_dead_passes_of_this_host_are_interrupted(database: Database, ledger: Le
     start(ledger, "elsewhere", host="other")
     start(ledger, "mine")
     before = pass_rows(database)
-    ledger.bury_dead_passes("mine", host="box", now=ENDED_AT)
-    buried = {"finished_at": ENDED_AT, "result": "interrupted"}
-    after = {each: before[each] | buried for each in ("dead", "dead-too")}
+    ledger.bury_dead_passes("mine", host="box")
+    buried = {"result": "interrupted", "reason": "died"}
+    after = {
+        each: before[each] | buried | {"finished_at": before[each]["heartbeat_at"]} for each in ("dead", "dead-too")
+    }
     assert pass_rows(database) == before | after
 
 
