@@ -8,7 +8,19 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import ColumnElement, Integer, Select, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    case,
+    delete,
+    func,
+    insert,
+    select,
+    update,
+)
 
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
@@ -23,7 +35,12 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-HELD = (queue.c.state == State.SENDING.value, queue.c.claimed_by == bindparam("claimant"))
+def _held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
+    """What a claim holds: the guard of every change that a claim allows."""
+    return queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant
+
+
+HELD = _held(bindparam("claimant"))
 HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
 LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
 
@@ -102,7 +119,7 @@ class Claims:
         with self._database.write() as connection:
             connection.execute(
                 update(queue)
-                .where(queue.c.message_id == bindparam("id"), *_held(claim))
+                .where(queue.c.message_id == bindparam("id"), *_held(claim.claimant))
                 .values(state=_where_it_was(), claimed_by=None, claim_expires_at=None),
                 [{"id": each} for each in ids],
             )
@@ -125,7 +142,7 @@ class Claims:
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {each.message_id for each in loaded}:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *_held(claim)))
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *_held(claim.claimant)))
             started = [
                 {
                     "message_id": each.message.id,
@@ -200,7 +217,7 @@ class Claims:
             write_messages(self._database, connection, ours)
             _move(connection, claim, ours, now)
             if taken_back:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *_held(claim)))
+                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *_held(claim.claimant)))
         return set(ids) - {each.message_id for each in ours}
 
     def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:
@@ -209,7 +226,7 @@ class Claims:
         orphan = (
             select(queue.c.message_id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(queue.c.message_id.in_(ids), *_held(claim), m.id.is_(None))
+            .where(queue.c.message_id.in_(ids), *_held(claim.claimant), m.id.is_(None))
         )
         return connection.execute(orphan).scalars().all()
 
@@ -240,10 +257,6 @@ class Claims:
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
     """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
-
-
-def _held(claim: Claim) -> tuple[ColumnElement[bool], ...]:
-    return queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant
 
 
 def _claimed(claim: Claim) -> dict[str, object]:
