@@ -42,6 +42,9 @@ class Globals:
     debug: bool
 
 
+LARGEST_ID = 2**63 - 1
+"""No database holds a larger whole number."""
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 
