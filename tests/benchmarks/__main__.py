@@ -14,6 +14,8 @@ What is measured, and how:
 - Throughput: each run gets a fresh copy of a database with the same messages. An HTTP server in a process of
   its own answers at once, or after 20 ms, and counts: a run that delivered one message more or less ends the
   benchmark.
+- retrycli is measured with messages that an earlier pass has enrolled and that are due now, as most are, and with
+  messages that failed long ago and that no pass has seen yet: those it enrols and delivers in one pass.
 - The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the distance to it
   is what retrycli's promises cost. A retrycli pass begins with one request in flight and widens from there.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.

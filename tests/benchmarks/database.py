@@ -23,12 +23,24 @@ INSERT INTO pending_messages (
     recipient_email
 ) VALUES (?, 'customer', ?, ?, 'failed', ?, 'HTTP 503', ?, ?, 'someone@example.com')
 """
+QUEUE = """
+INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, unknown_count)
+SELECT id, 'waiting', created_at, lower(hex(randomblob(16))), created_at, 0 FROM pending_messages
+"""
 BODY = "Your order has left our house. " * 66  # 2 KB
 
 
 def add_due(database: Path, count: int) -> None:
-    """Add messages that failed two days ago, and make the table if it isn't there."""
+    """Add messages that failed two days ago and that no queue knows, and make the table if it isn't there."""
     _add(database, count, retry_count=0, failed_at=datetime.now(UTC) - timedelta(days=2))
+
+
+def add_queued(database: Path, count: int) -> None:
+    """Add such messages, and to retrycli's queue, where it is there: an earlier pass took them in, and they are due."""
+    add_due(database, count)
+    with closing(sqlite3.connect(database)) as connection, connection:
+        if connection.execute("SELECT 1 FROM sqlite_master WHERE name = 'retrycli_queue'").fetchone():
+            connection.execute(QUEUE)
 
 
 def add_waiting(database: Path, count: int) -> None:

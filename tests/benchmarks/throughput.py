@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import contenders as take_part
+from tests.benchmarks.database import add_queued
 from tests.benchmarks.processes import Sample, Server, run
 from tests.benchmarks.tables import ratio, table
 
@@ -27,8 +28,13 @@ def contenders(messages: int, concurrency: int) -> list[Contender]:
         take_part.post_office(f"{threads} threads, one batch", threads=threads, batch=messages)
         for threads in sorted({16, concurrency})  # 16 is often enough; a server that answers late needs more
     ]
-    default = take_part.post_office("5 threads (default)")
-    return [take_part.retrycli(concurrency), take_part.bare(concurrency), default, *tuned]
+    return [
+        take_part.retrycli(concurrency, add=add_queued),
+        take_part.retrycli(concurrency, "retrycli, enrols them first"),
+        take_part.bare(concurrency),
+        take_part.post_office("5 threads (default)"),
+        *tuned,
+    ]
 
 
 def report(taking_part: Sequence[Contender], delay_ms: int, messages: int, rounds: int) -> str:
