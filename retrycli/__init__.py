@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.app import retry, run_once
-    from retrycli.config import Settings, load_settings
+    from retrycli.config import load_settings
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
     from retrycli.events import PassSummary
     from retrycli.outcome import Outcome
+    from retrycli.settings import Settings
 
 __all__ = [
     "Outcome",
@@ -40,7 +41,7 @@ _HOMES = {
     "Outcome": "outcome",
     "PassSummary": "events",
     "RetrycliError": "errors",
-    "Settings": "config",
+    "Settings": "settings",
     "Status": "desk",
     "load_settings": "config",
     "retry": "app",

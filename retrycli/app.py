@@ -20,11 +20,11 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from retrycli import by_hand, engine, intake, logs, news
-from retrycli.config import Settings
 from retrycli.events import Event, PassSummary, StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.settings import Settings
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment

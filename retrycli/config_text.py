@@ -8,7 +8,8 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, SecretStr
 
-from retrycli.config import Loaded, Settings
+from retrycli.config import Loaded
+from retrycli.settings import Settings
 
 HEAD = """\
 # retrycli's settings. Every line that begins with # and a key shows a default; take the # away to change it.

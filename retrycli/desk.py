@@ -9,11 +9,11 @@ from pathlib import Path
 
 from retrycli.app import lock_path, login_name, open_database, pass_rules, utc_now
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.config import Settings
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
+from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views

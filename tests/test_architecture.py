@@ -25,7 +25,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors message outcome backoff policy breaker events duration escape news",
-        "config config_text",
+        "settings config config_text",
         "schema migrations store gateway lock sandbox example notify metrics",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
@@ -233,14 +233,14 @@ def test_every_name_in_the_rules_is_on_a_floor_once() -> None:
 
 BROKEN = [
     # floors
-    ("retrycli.message", "from retrycli.config import Settings", "on floor 1, above floor 0"),
+    ("retrycli.message", "from retrycli.settings import Settings", "on floor 1, above floor 0"),
     ("retrycli.config", "from retrycli.store.database import Database", "on floor 2, above floor 1"),
     ("retrycli.store.claims", "from retrycli import engine", "on floor 3, above floor 2"),
     ("retrycli.engine", "from retrycli.logs import logger", "on floor 4, above floor 3"),
     ("retrycli.logs", "import retrycli.app", "on floor 5, above floor 4"),
     ("retrycli.events", "import retrycli", "on floor 5, above floor 0"),
     ("retrycli.events", "from retrycli import run_once", "on floor 5, above floor 0"),
-    ("retrycli.policy", "from .config import Settings", "on floor 1, above floor 0"),
+    ("retrycli.policy", "from .settings import Settings", "on floor 1, above floor 0"),
     ("retrycli.policy", "from . import config", "on floor 1, above floor 0"),
     ("retrycli.policy", "def f():\n    from retrycli import config", "on floor 1, above floor 0"),
     ("retrycli.policy", "if TYPE_CHECKING:\n    from retrycli.ports import World", "on floor 3, above floor 0"),
@@ -322,7 +322,7 @@ def test_each_rule_is_among_the_broken_ones(rule: Rule) -> None:
     [
         ("retrycli.policy", "from retrycli.message import Message"),
         ("retrycli.events", "from datetime import UTC, datetime, timedelta\nworld.now()\nself._world.now()"),
-        ("retrycli.config", "from retrycli.backoff import Backoff"),
+        ("retrycli.settings", "from retrycli.backoff import Backoff"),
         ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
         ("retrycli.store.claims", "from retrycli.schema import queue"),
         ("retrycli.gateway.http", "import httpx\nfrom .preset import load_preset"),

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.config import Settings
+from retrycli.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

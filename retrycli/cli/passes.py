@@ -13,8 +13,8 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
 
 if TYPE_CHECKING:
-    from retrycli.config import Settings
     from retrycli.events import PassSummary
+    from retrycli.settings import Settings
     from retrycli.store.ledger import PassRecord
 
 NOT_IN_JSON = ("detail",)

@@ -13,7 +13,8 @@ import typer
 if TYPE_CHECKING:
     from datetime import timedelta
 
-    from retrycli.config import Loaded, Settings
+    from retrycli.config import Loaded
+    from retrycli.settings import Settings
 
 
 class LogLevel(StrEnum):

@@ -11,11 +11,11 @@ from datetime import datetime
 import httpx
 from pydantic import SecretStr
 
-from retrycli.config import Gateway as GatewaySettings
 from retrycli.errors import ConfigurationError
 from retrycli.gateway.answer import Answer, access_token
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
+from retrycli.settings import Gateway as GatewaySettings
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""

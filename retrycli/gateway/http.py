@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from retrycli.config import Gateway as GatewaySettings
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway.answer import Answer, outcome_of
 from retrycli.gateway.credentials import Credentials
@@ -19,6 +18,7 @@ from retrycli.gateway.preset import load_preset, render
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
+from retrycli.settings import Gateway as GatewaySettings
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -14,9 +14,9 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli.config import Gateway as GatewaySettings
 from retrycli.errors import ConfigurationError
 from retrycli.outcome import OutcomeKind
+from retrycli.settings import Gateway as GatewaySettings
 
 KEEPALIVE_SECONDS = 3.0
 """Idle connections are dropped before a server is likely to: a server that closes one just as the next request is

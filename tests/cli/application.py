@@ -9,9 +9,9 @@ from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from retrycli.config import Database as DatabaseSettings
-from retrycli.config import Gateway as GatewaySettings
-from retrycli.config import Settings
+from retrycli.settings import Database as DatabaseSettings
+from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import Settings
 
 TABLES = """
 CREATE TABLE ticket_states (

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.app import open_database
-from retrycli.config import Database, Settings
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database, Settings
 from tests.cli.application import Application
 from tests.cli.command import Cli
 

@@ -8,7 +8,8 @@ import tomllib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
-from retrycli.config import Settings, load
+from retrycli.config import load
+from retrycli.settings import Settings
 from tests.cli.application import OWN, Application
 
 if TYPE_CHECKING:

@@ -20,8 +20,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, Settings, load
+from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.errors import LockHeld
+from retrycli.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,9 +8,9 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli.config import Gateway
 from retrycli.errors import ConfigurationError
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.settings import Gateway
 from tests.gateway.deliveries import (
     PATH,
     deliver,

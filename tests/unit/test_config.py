@@ -12,10 +12,11 @@ from pydantic import ValidationError
 
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
-from retrycli.config import Loaded, Settings, candidates, load
+from retrycli.config import Loaded, candidates, load
 from retrycli.errors import ConfigurationError
 from retrycli.message import MessageType
 from retrycli.policy import RetryPolicy
+from retrycli.settings import Settings
 
 SECRET = "hush-hush"
 

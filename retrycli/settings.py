@@ -1,0 +1,253 @@
+"""Everything that can be set, with its default and its meaning: one frozen, validated `Settings`."""
+
+from __future__ import annotations
+
+import re
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+from retrycli.backoff import Backoff, BackoffKind
+from retrycli.breaker import BreakerRules
+from retrycli.errors import ConfigurationError
+from retrycli.message import MessageType
+from retrycli.policy import RetryPolicy
+
+
+def _split(value: object) -> object:
+    """A list may be written with commas, as an environment variable must be."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
+Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+
+class Database(_Section):
+    """Where the application's table is."""
+
+    url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
+    table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
+    auto_upgrade: bool = Field(default=True, description="let a pass upgrade retrycli's own tables")
+
+    @field_validator("url")
+    @classmethod
+    def _known_database(cls, url: str) -> str:
+        if not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
+            raise ValueError("write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported")
+        return url
+
+    @field_validator("table")
+    @classmethod
+    def _plain_name(cls, table: str) -> str:
+        if not re.fullmatch(r"\w+(\.\w+)?", table):
+            raise ValueError("write a table's name, or SCHEMA.NAME")
+        return table
+
+
+class TypeSchedule(_Section):
+    """What one message type does otherwise than the rest; None is: as the rest."""
+
+    max_retries: int | None = Field(None, ge=1, le=1000)
+    backoff: BackoffKind | None = None
+    base_minutes: Minutes | None = None
+    factor: float | None = Field(None, ge=1, le=100)
+    cap_minutes: Minutes | None = None
+    jitter: float | None = Field(None, ge=0, le=1)
+    waits_minutes: Waits | None = None
+    expires_after_hours: Hours | None = None
+
+
+class Schedule(_Section):
+    """When a message is tried again."""
+
+    retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
+    max_retries: int = Field(10, ge=1, le=1000, description="tries before a person is asked")
+    backoff: BackoffKind = Field(BackoffKind.EXPONENTIAL, description="exponential, linear, fixed or list")
+    base_minutes: Minutes = Field(15.0, description="the first wait")
+    factor: float = Field(2.0, ge=1, le=100, description="exponential: each wait is so many times the last")
+    cap_minutes: Minutes = Field(240.0, description="exponential: no wait is longer")
+    jitter: float = Field(0.2, ge=0, le=1, description="spread of waits of an hour or more, as a part of the wait")
+    waits_minutes: Waits = Field((), description="list: the waits; the last repeats")
+    due_slack_seconds: float = Field(
+        60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
+    )
+    expires_after_hours: Hours | None = Field(None, description="older messages go to a person")
+    types: dict[MessageType, TypeSchedule] = Field({}, description="other rules for a message type")
+
+    def as_backoff(self) -> Backoff:
+        """The waits."""
+        return Backoff(
+            kind=self.backoff,
+            base=timedelta(minutes=self.base_minutes),
+            factor=self.factor,
+            cap=timedelta(minutes=self.cap_minutes),
+            spread=self.jitter,
+            waits=tuple(timedelta(minutes=minutes) for minutes in self.waits_minutes),
+        )
+
+    def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
+        """The rules for one message type."""
+        own = self.types.get(message_type, TypeSchedule())
+        rules = self.model_copy(update=own.model_dump(exclude_none=True))
+        expires = rules.expires_after_hours
+        return RetryPolicy(
+            backoff=rules.as_backoff(),
+            max_retries=rules.max_retries,
+            unknown_limit=unknown_limit,
+            expires_after=None if expires is None else timedelta(hours=expires),
+        )
+
+    @model_validator(mode="after")
+    def _waits_outlast_the_pass(self) -> Self:
+        """A wait within the slack would be due again in the very pass that set it."""
+        for name, own in [("schedule", None), *((f"schedule.types.{t}", o) for t, o in self.types.items())]:
+            rules = self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
+            if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
+                raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
+            shortest = rules.as_backoff().shortest(rules.max_retries)
+            if shortest <= timedelta(seconds=self.due_slack_seconds):
+                raise ValueError(
+                    f"{name}: with its jitter a wait can be {shortest.total_seconds() / 60:g} min, which is not longer "
+                    f"than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
+                )
+        return self
+
+
+class Gateway(_Section):
+    """How messages leave."""
+
+    preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
+    base_url: str | None = Field(None, description="where the ticketing API is")
+    auth: Literal["none", "bearer", "basic", "login"] = Field("none", description="none, bearer, basic or login")
+    username: str | None = Field(None, description="basic, login")
+    username_file: Path | None = Field(None, description="a file that holds it")
+    password: SecretStr | None = Field(None, description="basic, login")
+    password_file: Path | None = Field(None, description="a file that holds it")
+    token: SecretStr | None = Field(None, description="bearer")
+    token_file: Path | None = Field(None, description="a file that holds it")
+    login_path: str = Field("/auth/login", description="login: where user and password are posted")
+    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection to be made")
+    request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
+    immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
+    unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
+    ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
+    attachments_dir: Path | None = Field(
+        None, description="the folder of attachments, for presets that send them; none does yet"
+    )
+
+    @property
+    def destination(self) -> str:
+        """Where messages go: the base URL.
+
+        Raises:
+            ConfigurationError: it is not set.
+        """
+        if self.base_url is None:
+            raise ConfigurationError(
+                "gateway.base_url is not set: where is the ticketing API? "
+                "Set it in retrycli.toml or TICKETING_API_BASE_URL"
+            )
+        return self.base_url
+
+    @field_validator("base_url")
+    @classmethod
+    def _absolute_url(cls, url: str | None) -> str | None:
+        if url is None:
+            return None
+        if not re.fullmatch(r"[!-~]*", url):
+            raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
+        try:
+            parts = urlsplit(url)
+            _ = parts.port  # parsed only when asked for
+        except ValueError:
+            raise ValueError("that is no URL, or its port is none") from None
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("write it with its scheme and host, as in https://tickets.example.com/api")
+        if parts.username or parts.password:
+            raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
+        if "?" in url or "#" in url:
+            raise ValueError("a base URL ends with its path; leave out what follows ? or #")
+        return url.rstrip("/")
+
+    @field_validator("login_path")
+    @classmethod
+    def _rooted(cls, path: str) -> str:
+        if not path.startswith("/"):
+            raise ValueError("start it with a slash")
+        return path
+
+    @model_validator(mode="after")
+    def _credentials(self) -> Self:
+        needed = {"none": (), "bearer": ("token",), "basic": ("username", "password")}.get(
+            self.auth, ("username", "password")
+        )
+        for name in needed:
+            if not _revealed(getattr(self, name)):
+                raise ValueError(f"gateway.auth = {self.auth!r} needs gateway.{name} or gateway.{name}_file")
+        return self
+
+
+class Run(_Section):
+    """How much one pass does."""
+
+    concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
+    deadline_minutes: Minutes = Field(12.0, description="a pass begins nothing after that")
+    limit: int | None = Field(None, ge=1, le=2**31, description="messages a pass")
+    rate_per_second: Positive | None = Field(None, description="requests a second at most")
+    lock_file: Path | None = Field(None, description="the pass lock; by default beside the database")
+    wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
+    retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts and passes are kept")
+
+
+class BreakerSettings(_Section):
+    """When a destination is taken to be down."""
+
+    failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
+    probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
+        (15.0, 30.0, 60.0), description="waits before each probe; the last repeats"
+    )
+
+    @property
+    def rules(self) -> BreakerRules:
+        """The same, for the breaker."""
+        return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
+
+
+class Logging(_Section):
+    """What goes to stderr."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
+        None, description="DEBUG, INFO, WARNING or ERROR; by default INFO on a terminal and WARNING off it"
+    )
+    format: Literal["text", "json"] = Field("text", description="text or json")
+
+
+class Settings(_Section):
+    """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
+
+    database: Database = Database()
+    schedule: Schedule = Schedule()
+    gateway: Gateway = Gateway()
+    run: Run = Run()
+    breaker: BreakerSettings = BreakerSettings()
+    logging: Logging = Logging()
+
+    @property
+    def policies(self) -> dict[MessageType, RetryPolicy]:
+        """The rules for each message type."""
+        limit = self.gateway.unknown_limit
+        return {each: self.schedule.policy(each, unknown_limit=limit) for each in MessageType}
+
+
+def _revealed(value: object) -> str:
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
