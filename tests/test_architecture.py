@@ -24,7 +24,7 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint",
         "settings config config_text",
         "schema migrations store gateway lock sandbox example notify metrics",
         "ports engine destination intake pace record recovery by_hand",

@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
@@ -311,7 +312,7 @@ def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now:
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
                 back.append({**row, "at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                escalated.append({**row, "reason": change.reason})
+                escalated.append({**row, "reason": change.reason, "cause": fingerprint(each)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
             case _:
@@ -329,5 +330,6 @@ def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now:
             "unknown_count": unknowns,
             "escalated_at": now,
             "escalation_reason": bindparam("reason"),
+            "fingerprint": bindparam("cause"),
         }
         connection.execute(update(queue).where(*of_mine).values(**free, **values), escalated)

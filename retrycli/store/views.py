@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
-from retrycli.message import MessageType, State, Status, utc_time
+from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import attempts, queue
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
@@ -31,6 +31,9 @@ class Filter:
     failed_before: datetime | None = None
     due_by: datetime | None = None
     """Waiting, and due by then."""
+    reason: EscalationReason | None = None
+    fingerprint: str | None = None
+    ids: Collection[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +51,27 @@ class ListedMessage:
     reason: str | None
     escalated_at: datetime | None
     claimed_by: str | None
+    fingerprint: str | None = None
+    acknowledged_by: str | None = None
+    acknowledged_at: datetime | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationGroup:
+    """Escalated messages of one cause."""
+
+    fingerprint: str | None
+    """None where they were escalated before there were fingerprints."""
+    count: int
+    new: int
+    """How many of them nobody has acknowledged."""
+    oldest: datetime
+    newest: datetime
+    types: dict[str, int]
+    """How many there are of each message type."""
+    example: ListedMessage
+    """The one with the lowest id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +129,10 @@ class Views:
             queue.c.escalation_reason,
             queue.c.escalated_at,
             queue.c.claimed_by,
+            queue.c.fingerprint,
+            queue.c.acknowledged_by,
+            queue.c.acknowledged_at,
+            queue.c.note,
         )
         order: dict[str, list[ColumnElement[Any]]] = {
             "next": [case((queue.c.next_attempt_at.is_(None), 1), else_=0), queue.c.next_attempt_at],
@@ -120,6 +148,30 @@ class Views:
         """How many messages a filter lets through."""
         with self._database.read() as connection:
             return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
+
+    def escalation_groups(self) -> list[EscalationGroup]:
+        """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
+        m = self._database.messages.c
+        by_type = self._failed(
+            Filter(state=State.ESCALATED),
+            queue.c.fingerprint,
+            m.message_type,
+            func.count().label("n"),
+            func.count(queue.c.acknowledged_at).label("seen"),
+            func.min(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("oldest"),
+            func.max(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("newest"),
+            func.min(m.id).label("example"),
+        ).group_by(queue.c.fingerprint, m.message_type)
+        by_cause: dict[str | None, list[Mapping[Any, Any]]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(by_type).mappings():
+                by_cause.setdefault(row["fingerprint"], []).append(row)
+        first = {cause: min(row["example"] for row in rows) for cause, rows in by_cause.items()}
+        examples = {each.id: each for each in self.messages(Filter(ids=tuple(first.values())))}
+        groups = [
+            _group(cause, rows, examples[first[cause]]) for cause, rows in by_cause.items() if first[cause] in examples
+        ]
+        return sorted(groups, key=lambda each: (-each.count, each.example.id))
 
     def counts(self, due_by: datetime) -> dict[str, int]:
         """Failed messages: waiting (due ones included), due, sending, escalated."""
@@ -175,6 +227,12 @@ class Views:
             statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
         if wanted.due_by is not None:
             statement = statement.where(*is_due(wanted.due_by))
+        if wanted.reason is not None:
+            statement = statement.where(queue.c.escalation_reason == wanted.reason.value)
+        if wanted.fingerprint is not None:
+            statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
+        if wanted.ids is not None:
+            statement = statement.where(m.id.in_(wanted.ids))
         return statement
 
 
@@ -191,6 +249,23 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         reason=row["escalation_reason"],
         escalated_at=row["escalated_at"],
         claimed_by=row["claimed_by"],
+        fingerprint=row["fingerprint"],
+        acknowledged_by=row["acknowledged_by"],
+        acknowledged_at=row["acknowledged_at"],
+        note=row["note"],
+    )
+
+
+def _group(cause: str | None, by_type: Sequence[Mapping[Any, Any]], example: ListedMessage) -> EscalationGroup:
+    count = sum(row["n"] for row in by_type)
+    return EscalationGroup(
+        fingerprint=cause,
+        count=count,
+        new=count - sum(row["seen"] for row in by_type),
+        oldest=min(row["oldest"] for row in by_type),
+        newest=max(row["newest"] for row in by_type),
+        types={str(row["message_type"]): row["n"] for row in by_type},
+        example=example,
     )
 
 
