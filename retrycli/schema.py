@@ -24,7 +24,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -88,6 +88,7 @@ attempts = Table(
     Column("error", Text),
     Column("retry_after_s", Integer),
     Column("duration_ms", Integer),
+    Column("waited_s", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
 )
 

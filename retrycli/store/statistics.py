@@ -1,0 +1,178 @@
+"""What came of the attempts of some days, counted by the database: no history is too long to be looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select
+
+from retrycli.events import StopReason
+from retrycli.figures import DAY, HOUR, TEN_MINUTES, UNDER_WAY, By, Figures, Group, PassMark, Slice, Trouble, unit_for
+from retrycli.fingerprint import cause
+from retrycli.outage import Outage, outages
+from retrycli.outcome import OutcomeKind
+from retrycli.schema import attempts, passes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+MOST_TEXTS = 20_000
+"""So many different error texts are read, the most frequent first."""
+MOST_PASSES = 20_000
+"""So many passes are read: two weeks of one a minute."""
+DISORDER = DAY
+"""So far apart two attempts may have begun that were written down in the other order."""
+
+LETTERS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
+"""How much of a time, as it is written, two times within such a length have in common."""
+
+a = attempts.c
+DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
+FAILED = a.outcome != OutcomeKind.DELIVERED.value
+NUMBER = func.count()
+
+
+class Statistics:
+    """Counts, and changes nothing.
+
+    Args:
+        database: where to look.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def figures(self, since: datetime, until: datetime) -> Figures:
+        """What came of the attempts that began within a time."""
+        unit = unit_for(until - since)
+        with self._database.read() as connection:
+            within = self._within(connection, since, until)
+            return Figures(
+                since=since,
+                until=until,
+                unit=unit,
+                slices=[*self._slices(connection, within, unit)],
+                troubles=_troubles(connection, within),
+                outages=_outages(connection, since, until),
+                **_deliveries(connection, within),
+            )
+
+    def groups(self, by: By, since: datetime, until: datetime, *, limit: int | None = None) -> list[Group]:
+        """The attempts that began within a time, by what they have in common: the largest group first, hours in turn.
+
+        Attempts at messages that the application has deleted have no type and no ticket.
+        """
+        m = self._database.messages.c
+        keys: dict[By, ColumnElement[Any]] = {
+            By.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
+            By.TYPE: cast(m.message_type, String),
+            By.TICKET: cast(m.ticket_id, String),
+            By.HOUR: self._written(a.started_at, LETTERS[HOUR]),
+        }
+        key = keys[by]
+        order = [key] if by is By.HOUR else [NUMBER.desc(), key]
+        statement = select(key, NUMBER, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
+        if by in {By.TYPE, By.TICKET}:
+            statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.where(self._within(connection, since, until)))
+            return [Group(_time(key) if by is By.HOUR else key, made, good) for key, made, good in rows]
+
+    def passes(self, since: datetime) -> list[PassMark]:
+        """The passes since a time, oldest first; not more than the newest `MOST_PASSES`."""
+        p = passes.c
+        newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
+        with self._database.read() as connection:
+            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MOST_PASSES)).all()
+        return [PassMark(*row) for row in reversed(rows)]
+
+    def first_pass(self) -> datetime | None:
+        """When the first pass began that is known."""
+        p = passes.c
+        with self._database.read() as connection:
+            return connection.execute(select(p.started_at).order_by(p.started_at).limit(1)).scalar()
+
+    def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
+        at = self._written(a.started_at, LETTERS[unit])
+        for text, outcome, number in connection.execute(
+            select(at, a.outcome, NUMBER).where(within).group_by(at, a.outcome).order_by(at)
+        ):
+            yield Slice(_time(text), outcome or UNDER_WAY, number)
+
+    def _within(self, connection: Connection, since: datetime, until: datetime) -> ColumnElement[bool]:
+        """The attempts of a time. Ids grow with time, so those that are far too old need not even be looked at."""
+        first = _first_id(connection, since - DISORDER)
+        return and_(a.id >= first, a.started_at >= since, a.started_at <= until)
+
+    def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
+        """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
+        text: ColumnElement[str]
+        if self._database.is_sqlite:
+            return func.substr(time, 1, letters, type_=String)
+        text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
+        return func.substr(text, 1, letters, type_=String)
+
+
+def _first_id(connection: Connection, since: datetime) -> int:
+    """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
+    low, high = connection.execute(select(func.min(a.id), func.max(a.id))).one()
+    while low is not None and low < high:
+        middle = (low + high) // 2
+        found = connection.execute(select(a.id, a.started_at).where(a.id > middle).order_by(a.id).limit(1)).one()
+        low, high = (low, middle) if found.started_at >= since else (found.id, high)
+    return low or 0
+
+
+def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[str, Any]:
+    """Delivered messages by the number of the attempt, and by the minutes that they had waited."""
+    minutes = a.waited_s // 60
+    tries: Counter[int] = Counter()
+    waits: Counter[int] = Counter()
+    statement = select(a.number, minutes, NUMBER).where(within, DELIVERED).group_by(a.number, minutes)
+    for number, waited, messages in connection.execute(statement):
+        tries[number] += messages
+        if waited is not None:
+            waits[waited] += messages
+    return {"tries": dict(sorted(tries.items())), "waits": dict(sorted(waits.items()))}
+
+
+def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Trouble]:
+    """What attempts came to nothing for, by cause. The texts are compared here, without their numbers and ids."""
+    columns = (a.outcome, a.status_code, a.error)
+    texts = select(*columns, NUMBER.label("n"), func.max(a.started_at, type_=a.started_at.type)).where(within, FAILED)
+    texts = texts.group_by(*columns).order_by(NUMBER.desc()).limit(MOST_TEXTS)
+    found: dict[tuple[str, int | None, str], tuple[int, datetime]] = {}
+    for outcome, status, error, number, last_at in connection.execute(texts):
+        key = (outcome, status, cause(error or ""))
+        before, last_before = found.get(key, (0, last_at))
+        found[key] = (before + number, max(last_before, last_at))
+    troubles = [Trouble(*key, number, last_at) for key, (number, last_at) in found.items()]
+    return sorted(troubles, key=lambda each: (-each.attempts, each.outcome, each.cause))
+
+
+def _outages(connection: Connection, since: datetime, until: datetime) -> list[Outage]:
+    """The passes at which the API went down or came back, and what they make. A pass that tried nothing says nothing."""
+    p = passes.c
+    down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
+    answered = p.reason.in_((StopReason.THROTTLED, StopReason.CREDENTIALS_REFUSED))
+    telling = or_(down == 1, answered, p.sent + p.rescheduled > 0)
+    turns: Select[Any] = select(
+        p.started_at, down.label("down"), func.lag(down).over(order_by=(p.started_at, p.id)).label("before")
+    ).where(telling, p.started_at >= since, p.started_at <= until)
+    turn = turns.subquery().c
+    statement = select(turn.started_at, turn.down).where(turn.down.is_distinct_from(turn.before))
+    rows = connection.execute(statement.order_by(turn.started_at))
+    return outages((started_at, bool(stopped)) for started_at, stopped in rows)
+
+
+def _time(text: str) -> datetime:
+    """The time that the beginning of a written one stands for."""
+    whole = "0000-00-00 00:00"
+    return datetime.fromisoformat(text + whole[len(text) :]).replace(tzinfo=UTC)
