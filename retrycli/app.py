@@ -20,6 +20,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from retrycli import by_hand, engine, intake, logs, news
+from retrycli.errors import RetrycliError
 from retrycli.events import Event, PassSummary, StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
@@ -102,6 +103,7 @@ def run_once(
         world = _world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         _tell_the_news(Ledger(database), summary)
+        _write_report(settings, database, summary, surroundings.now())
         return summary
 
 
@@ -244,6 +246,20 @@ def _world(
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
+
+
+def _write_report(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    """Renew the report where one is wanted; the messages are sent, whatever comes of this."""
+    if (path := settings.report.path) is None:
+        return
+    try:
+        from retrycli import reporting
+
+        reporting.renew(settings, database, path, summary, now)
+    except RetrycliError as error:
+        logs.logger.warning("The report was not renewed: %s", error)
+    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
+        logs.logger.warning("The report was not renewed: %s; try `retrycli report`", type(error).__name__)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:

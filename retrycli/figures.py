@@ -19,7 +19,7 @@ OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEN_MINUTES, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
 FINE, FAIR = 2 * DAY, 60 * DAY
-BARS = (TEN_MINUTES, 3 * TEN_MINUTES, HOUR, 2 * HOUR, 4 * HOUR, 8 * HOUR, DAY, 7 * DAY, 28 * DAY)
+BARS = (TEN_MINUTES, *(each * HOUR for each in (0.5, 1, 2, 4, 8, 12)), *(each * DAY for each in (1, 2, 7, 28, 364)))
 """The lengths of time that one bar may stand for."""
 MOST_BARS = 90
 """So many bars can still be told apart on a phone."""
@@ -126,9 +126,9 @@ def unit_for(span: timedelta) -> timedelta:
     return HOUR if span <= FAIR else DAY
 
 
-def bar_for(span: timedelta) -> timedelta:
+def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
     """How long a time one bar of a chart stands for, so that there are not too many of them."""
-    return next((each for each in BARS if span / each <= MOST_BARS), BARS[-1])
+    return next((each for each in BARS if span / each <= most), BARS[-1])
 
 
 def bars(figures: Figures, length: timedelta) -> dict[datetime, dict[str, int]]:

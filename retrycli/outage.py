@@ -1,10 +1,10 @@
 """When the ticketing API was down, read off the passes.
 
 An outage is what the breaker took for one: it lasts from the pass that opened the breaker, or found it open, to the
-next pass that got through. The passes tell this better than the attempts do. Once the breaker is open hardly any attempt
-is made, one probe an hour, so that a night's outage and a quiet night look alike in their counts; and failures among
-deliveries that succeed are no outage. What is a failure of the destination and how many make an outage is decided in
-`breaker`, and only there. The price is that an outage is known to the tick, not to the second.
+next pass that got through. The passes tell this better than the attempts do. Once the breaker is open hardly any
+attempt is made, one probe an hour, so that a night's outage and a quiet night look alike in their counts; and failures
+among deliveries that succeed are no outage. What is a failure of the destination and how many make an outage is decided
+in `breaker`, and only there. The price is that an outage is known to the tick, not to the second.
 """
 
 from __future__ import annotations

@@ -35,12 +35,14 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
     statistics, views = Statistics(database), Views(database)
+    first_pass, last_pass = statistics.first_and_last_pass()
     return render(
         Report(
             figures=statistics.figures(since, until),
             state=state,
             messages=views.counts(until),
-            first_pass=statistics.first_pass(),
+            first_pass=first_pass,
+            last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
             interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
             causes=[_cause(each) for each in views.escalation_groups()],
@@ -123,7 +125,7 @@ def _cause(group: EscalationGroup) -> Cause:
     return Cause(
         count=group.count,
         reason=example.reason,
-        error=example.last_error or "",
+        error=group.cause or "no error text",
         types=group.types,
         oldest=group.oldest,
         example=example.id,

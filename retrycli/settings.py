@@ -223,6 +223,12 @@ class BreakerSettings(_Section):
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
+class Report(_Section):
+    """The page that a person looks at."""
+
+    path: Path | None = Field(None, description="an HTML file that passes renew; needs the report extra")
+
+
 class Logging(_Section):
     """What goes to stderr."""
 
@@ -240,6 +246,7 @@ class Settings(_Section):
     gateway: Gateway = Gateway()
     run: Run = Run()
     breaker: BreakerSettings = BreakerSettings()
+    report: Report = Report()
     logging: Logging = Logging()
 
     @property

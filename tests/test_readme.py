@@ -30,6 +30,8 @@ COMMANDS = [
     "pause",
     "resume",
     "passes",
+    "stats",
+    "report",
     "init",
     "config",
     "db",

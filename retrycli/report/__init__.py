@@ -40,6 +40,7 @@ LAST_TICK = 94
 WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
 """The bounds of the bars of waits, in minutes."""
 
+
 @dataclass(frozen=True, slots=True)
 class Cause:
     """Escalated messages of one cause."""
@@ -66,6 +67,7 @@ class Report:
     """`Status.messages`."""
     first_pass: datetime | None
     """When the first one began that is known."""
+    last_pass: datetime | None
     passes: Sequence[PassMark]
     """Those that there is room for, oldest first; see `passes_since`."""
     interval: timedelta
@@ -130,8 +132,7 @@ def _cut(text: object, room: int) -> str:
 def _values(report: Report, clock: Clock) -> dict[str, object]:
     """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
     figures = report.figures
-    last = report.passes[-1].started_at if report.passes else None
-    title, tone = words.headline(report.state, figures, report.messages, last, clock)
+    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock)
     return {
         "title": title,
         "tone": tone,
@@ -140,7 +141,7 @@ def _values(report: Report, clock: Clock) -> dict[str, object]:
         "since": figures.since,
         "span": words.span(figures),
         "messages": report.messages,
-        "last_pass": last,
+        "last_pass": report.last_pass,
         "delivered": figures.delivered,
         "attempts": figures.attempts,
         "outages": [(words.from_to(each, clock), each.length(figures.until)) for each in figures.outages],
@@ -196,7 +197,9 @@ def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, floa
 
 def _tries(figures: Figures) -> list[tuple[str, int, object]]:
     """Delivered messages by tries: what it says, how many, and a bar."""
-    few = {number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)}
+    few = {
+        number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
+    }
     rows = [(_ordinal(number), messages) for number, messages in few.items()]
     more = sum(messages for number, messages in figures.tries.items() if number > MOST_TRIES)
     return _with_bars([*rows, *([("later", more)] if more else [])])
@@ -232,7 +235,9 @@ def _passes(report: Report, clock: Clock) -> dict[str, object]:
     rows = [
         (
             f"{row.day:%a} {row.day.day}",
-            _markup(charts.day(row.marks, cells=found.cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)),
+            _markup(
+                charts.day(row.marks, cells=found.cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
+            ),
             said,
         )
         for row in found.rows

@@ -65,7 +65,12 @@ def outcomes(
     )
     return _svg(
         (0, -BAND, len(bars), HEIGHT + BAND),
-        [_shape("down", shades), _shape("down-edge", marks), *(_shape(f"o-{_word(outcome)}", each) for outcome, each in boxes.items()), *columns],
+        [
+            _shape("down", shades),
+            _shape("down-edge", marks),
+            *(_shape(f"o-{_word(outcome)}", each) for outcome, each in boxes.items()),
+            *columns,
+        ],
         title="Attempts by outcome over time",
         desc=f"{len(bars)} columns with {total:,} attempts; the ticketing API was down {len(outages)} times.",
     )
@@ -76,7 +81,7 @@ def scale(bars: Mapping[datetime, Mapping[str, int]]) -> int:
     highest = max((sum(each.values()) for each in bars.values()), default=0)
     if highest <= ROUND[0]:
         return max(highest, 1)
-    power = 10 ** (len(str(highest)) - 2)
+    power = int(10 ** (len(str(highest)) - 2))
     return next(each * power for each in ROUND if each * power >= highest)
 
 

@@ -106,9 +106,7 @@ def _cell(local: datetime, cell: timedelta) -> int:
     return timedelta(hours=local.hour, minutes=local.minute, seconds=local.second) // cell
 
 
-def _missed(
-    passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta
-) -> Iterator[datetime]:
+def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
     """When a pass was to begin and none did."""
     for before, after in pairwise([since, *(each.started_at for each in passes), until]):
         if after - before >= MISSED_AFTER * interval:

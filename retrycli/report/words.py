@@ -42,7 +42,10 @@ def headline(
             "and none waits for you.",
             "good",
         )
-    return f"All quiet: nothing was delivered in the last {span(figures)}, and nothing waits for you.", "good"
+    if waiting := messages["waiting"]:
+        wait = f"{amount(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next try"
+        return f"{wait}; none was delivered in the last {span(figures)}.", "mind"
+    return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
 
 
 def _trouble(

@@ -50,22 +50,22 @@ class Statistics:
         self._database = database
 
     def figures(self, since: datetime, until: datetime) -> Figures:
-        """What came of the attempts that began within a time."""
+        """What came of the attempts that began from a time to the present."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
-            within = self._within(connection, since, until)
+            within = _since(connection, since)
             return Figures(
                 since=since,
                 until=until,
                 unit=unit,
                 slices=[*self._slices(connection, within, unit)],
                 troubles=_troubles(connection, within),
-                outages=_outages(connection, since, until),
+                outages=_outages(connection, since),
                 **_deliveries(connection, within),
             )
 
-    def groups(self, by: By, since: datetime, until: datetime, *, limit: int | None = None) -> list[Group]:
-        """The attempts that began within a time, by what they have in common: the largest group first, hours in turn.
+    def groups(self, by: By, since: datetime, *, limit: int) -> list[Group]:
+        """The attempts that began since a time, by what they have in common: the largest groups, or the first hours.
 
         Attempts at messages that the application has deleted have no type and no ticket.
         """
@@ -82,7 +82,7 @@ class Statistics:
         if by in {By.TYPE, By.TICKET}:
             statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
         with self._database.read() as connection:
-            rows = connection.execute(statement.where(self._within(connection, since, until)))
+            rows = connection.execute(statement.where(_since(connection, since)))
             return [Group(_time(key) if by is By.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
@@ -93,11 +93,12 @@ class Statistics:
             rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MOST_PASSES)).all()
         return [PassMark(*row) for row in reversed(rows)]
 
-    def first_pass(self) -> datetime | None:
-        """When the first pass began that is known."""
-        p = passes.c
+    def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
+        """When the first pass began that is known, and when the newest."""
+        at = passes.c.started_at
         with self._database.read() as connection:
-            return connection.execute(select(p.started_at).order_by(p.started_at).limit(1)).scalar()
+            first, last = (connection.execute(select(at).order_by(each).limit(1)).scalar() for each in (at, at.desc()))
+        return first, last
 
     def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
         at = self._written(a.started_at, LETTERS[unit])
@@ -105,11 +106,6 @@ class Statistics:
             select(at, a.outcome, NUMBER).where(within).group_by(at, a.outcome).order_by(at)
         ):
             yield Slice(_time(text), outcome or UNDER_WAY, number)
-
-    def _within(self, connection: Connection, since: datetime, until: datetime) -> ColumnElement[bool]:
-        """The attempts of a time. Ids grow with time, so those that are far too old need not even be looked at."""
-        first = _first_id(connection, since - DISORDER)
-        return and_(a.id >= first, a.started_at >= since, a.started_at <= until)
 
     def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
         """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
@@ -120,13 +116,18 @@ class Statistics:
         return func.substr(text, 1, letters, type_=String)
 
 
+def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
+    """The attempts since a time. Ids grow with time, so those that are far too old need not even be looked at."""
+    return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
+
+
 def _first_id(connection: Connection, since: datetime) -> int:
     """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
     low, high = connection.execute(select(func.min(a.id), func.max(a.id))).one()
     while low is not None and low < high:
         middle = (low + high) // 2
-        found = connection.execute(select(a.id, a.started_at).where(a.id > middle).order_by(a.id).limit(1)).one()
-        low, high = (low, middle) if found.started_at >= since else (found.id, high)
+        found = connection.execute(select(a.id, a.started_at).where(a.id >= middle).order_by(a.id).limit(1)).one()
+        low, high = (low, middle) if found.started_at >= since else (found.id + 1, high)
     return low or 0
 
 
@@ -157,15 +158,15 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Troub
     return sorted(troubles, key=lambda each: (-each.attempts, each.outcome, each.cause))
 
 
-def _outages(connection: Connection, since: datetime, until: datetime) -> list[Outage]:
-    """The passes at which the API went down or came back, and what they make. A pass that tried nothing says nothing."""
+def _outages(connection: Connection, since: datetime) -> list[Outage]:
+    """What the passes make at which the API went down or came back; one that tried nothing says nothing."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
     answered = p.reason.in_((StopReason.THROTTLED, StopReason.CREDENTIALS_REFUSED))
     telling = or_(down == 1, answered, p.sent + p.rescheduled > 0)
     turns: Select[Any] = select(
         p.started_at, down.label("down"), func.lag(down).over(order_by=(p.started_at, p.id)).label("before")
-    ).where(telling, p.started_at >= since, p.started_at <= until)
+    ).where(telling, p.started_at >= since)
     turn = turns.subquery().c
     statement = select(turn.started_at, turn.down).where(turn.down.is_distinct_from(turn.before))
     rows = connection.execute(statement.order_by(turn.started_at))
