@@ -33,7 +33,7 @@ def headline(
     trouble = _trouble(state, figures, messages["waiting"], last_pass, clock)
     if trouble is not None:
         said, tone = trouble
-        return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "over" and people else tone
+        return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
     if yours:
         return f"{yours}; all else is well.", "mind"
     if figures.delivered:
