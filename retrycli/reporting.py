@@ -92,11 +92,10 @@ def write(path: Path, text: str) -> None:
         ConfigurationError: it can't be written; what was there is as it was.
     """
     try:
-        whole = path.resolve()  # where a link leads, not the link, is replaced
-        if whole.exists() and not whole.is_file() and not whole.is_dir():
-            whole.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
         else:
-            _replace(whole, text)
+            _replace(path.resolve(), text)  # where a link leads, not the link
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(

@@ -1,8 +1,9 @@
-"""Two weeks in the life of a support desk, made up: attempts, passes, a night's outage, messages for a person."""
+"""A week in the life of a support desk, made up: attempts, passes, a night's outage, messages for a person."""
 
 from __future__ import annotations
 
 import sqlite3
+import sys
 from collections.abc import Iterator
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
@@ -72,7 +73,7 @@ def make(path: Path, *, attempts: int, now: datetime, days: float = 7, people: b
     rng = Random(0)
     with closing(sqlite3.connect(path)) as connection, connection:
         connection.execute("PRAGMA synchronous = off")
-        outages = [(now - 2.4 * DAY, now - 2.4 * DAY + 9 * HOUR), (now - 5.1 * DAY, now - 5.1 * DAY + 75 * MINUTE)]
+        outages = [(now - 0.9 * DAY, now - 0.9 * DAY + 9 * HOUR), (now - 5.1 * DAY, now - 5.1 * DAY + 75 * MINUTE)]
         connection.executemany(ATTEMPT, _attempts(attempts, now, days, outages, rng))
         connection.executemany(PASS, _passes(now, days, outages))
         connection.executemany(MESSAGE, (_message(each, now) for each in range(1, attempts // 2 + 1)))
@@ -141,3 +142,7 @@ def _escalate(connection: sqlite3.Connection, first: int, now: datetime) -> None
 def _text(time: datetime) -> str:
     """A time as SQLite keeps it."""
     return time.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds")
+
+
+if __name__ == "__main__":
+    make(Path(sys.argv[1]), attempts=int(sys.argv[2]), now=datetime.now(UTC))

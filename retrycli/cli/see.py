@@ -46,10 +46,10 @@ def stats(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what came of the attempts, how long messages took, and when the ticketing API was down."""
+    """Show what came of the attempts, how long it took, and outages."""
     from retrycli import console, desk
 
-    span = length_of_time(since, "--since")
+    span = _span(since)
     on_terminal = console.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not By.HOUR else MOST
     figures, groups = desk.stats(load_settings(ctx, config), by, span=span, limit=shown)
@@ -72,20 +72,31 @@ def report(
     since: Since = "7d",
     config: ConfigFile = None,
 ) -> None:
-    """Write a page for a person who would rather look: one HTML file that needs nothing else."""
+    """Write a page of HTML that shows how it has been going."""
     from retrycli import console, desk, reporting
 
     settings = load_settings(ctx, config)
     file = html or settings.report.path
     if file is None:
         raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
-    page = desk.report(settings, span=length_of_time(since, "--since"))
+    page = desk.report(settings, span=_span(since))
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return
     reporting.write(file, page)
     console.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
     console.say(f"Next: look at it with a browser, as in xdg-open {file}")
+
+
+def _span(since: str) -> timedelta:
+    """How far to look back.
+
+    Raises:
+        typer.BadParameter: it is no time, or none at all.
+    """
+    if span := length_of_time(since, "--since"):
+        return span
+    raise typer.BadParameter("look back for longer than that, as in 12h or 7d", param_hint="--since")
 
 
 # -- stats as JSON and as lines --------------------------------------------------------------------------------------

@@ -100,7 +100,9 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
     def clock(time: datetime) -> datetime:
         return time.astimezone(zone)
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
     environment.filters |= {
         "number": "{:,}".format,
         "length": in_words,

@@ -22,6 +22,8 @@ COMMANDS = (
     "list-failed",
     "escalations",
     "show",
+    "stats",
+    "report",
     "retry",
     "init",
     "version",

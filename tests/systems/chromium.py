@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 QUIET = (
@@ -27,6 +27,8 @@ QUIET = (
     "--hide-scrollbars",
     "--remote-debugging-pipe",
 )
+PATIENCE = 30
+"""Seconds that it may take to end."""
 NOISE = {"console": "Runtime.consoleAPICalled", "log": "Log.entryAdded", "exception": "Runtime.exceptionThrown"}
 
 
@@ -48,9 +50,9 @@ class Seen:
 class Chromium:
     """One browser, with one page open."""
 
-    def __init__(self, to_browser: int, from_browser: int) -> None:
-        self._out = os.fdopen(to_browser, "wb", buffering=0)
-        self._in = os.fdopen(from_browser, "rb")
+    def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
+        self._out = commands
+        self._in = answers
         self._number = 0
         self._events: list[dict[str, Any]] = []
         page = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
@@ -105,19 +107,22 @@ class Chromium:
 
 
 @contextmanager
-def chromium(profile: Path) -> Iterator[Chromium]:
-    """A browser with an empty profile, ended with the block."""
+def chromium(folder: Path) -> Iterator[Chromium]:
+    """A browser with an empty profile in a folder of its own, ended with the block."""
     assert PROGRAM is not None
     theirs_in, ours_out = os.pipe()
     ours_in, theirs_out = os.pipe()
     handed_over = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'  # the two numbers that the browser knows
-    command = ["bash", "-c", handed_over, PROGRAM, *QUIET, f"--user-data-dir={profile}"]
-    with (profile.parent / "chromium.log").open("wb") as log:
-        process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log)
+    command = ["bash", "-c", handed_over, PROGRAM, *QUIET, f"--user-data-dir={folder / 'profile'}"]
+    env = {**os.environ, "TMPDIR": str(folder)}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log, env=env)
     os.close(theirs_in)
     os.close(theirs_out)
     try:
-        yield Chromium(ours_out, ours_in)
+        with os.fdopen(ours_out, "wb", buffering=0) as commands, os.fdopen(ours_in, "rb") as answers:
+            yield Chromium(commands, answers)
+        process.wait(PATIENCE)  # it goes when nobody speaks to it any more
     finally:
         process.kill()
         process.wait()

@@ -495,7 +495,7 @@ def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file"])
+@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "report.path"])
 def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
     section, name = key.split(".")
     relative = read(f'[{section}]\n{name} = "here/it"\n').settings
