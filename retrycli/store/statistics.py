@@ -158,7 +158,7 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Troub
         found[key] = (before + number, max(last_before, last))
     busiest = sorted(found.items(), key=lambda each: (-each[1][0], str(each[0])))[:MOST_CAUSES]
     newest = [last for _, (_, last) in busiest]
-    times = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(newest))).tuples().all())
+    times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(newest))).all())
     return [Trouble(*key, number, times[last]) for key, (number, last) in busiest]
 
 
