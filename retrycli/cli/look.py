@@ -216,7 +216,7 @@ def _most(most: dict[MessageType, int], message_type: str) -> int | None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at: groups by cause, then the rest."""
+    """List what a person must look at, by cause."""
     from retrycli import console, desk
 
     groups, messages = desk.escalations(load_settings(ctx, config))
