@@ -352,7 +352,7 @@ def explain(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what holds a message back, and when it will be tried next."""
+    """Show what holds a message back, and when it is tried next."""
     from retrycli import console
     from retrycli.explain import explain as explained
 
