@@ -1,4 +1,4 @@
-"""``status``, ``list-failed``, ``escalations``, ``show``."""
+"""``status``, ``list-failed``, ``escalations``, ``show``, ``explain``."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrycli.desk import Status
+    from retrycli.explain import Explanation
     from retrycli.store.views import EscalationGroup, ListedMessage
 
 ON_SCREEN = 50
@@ -42,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("list-failed")(list_failed)
     app.command("escalations")(escalations)
     app.command("show")(show)
+    app.command("explain")(explain)
 
 
 def status(
@@ -214,7 +216,7 @@ def _most(most: dict[MessageType, int], message_type: str) -> int | None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, and why: groups of one cause first, single messages after them."""
+    """List what a person must look at, by cause."""
     from retrycli import console, desk
 
     groups, messages = desk.escalations(load_settings(ctx, config))
@@ -342,3 +344,42 @@ def show(
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+
+
+def explain(
+    ctx: typer.Context,
+    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what holds a message back, and when it is tried next."""
+    from retrycli import console
+    from retrycli.explain import explain as explained
+
+    found = explained(load_settings(ctx, config), message_id)
+    if as_json:
+        fields = asdict(found)
+        console.show_json({"id": fields.pop("message_id")} | fields)
+        return
+    console.show_table(
+        ("Gate", "Open", "Figure", "Time"),
+        [(each.name.replace("_", "-"), each.open, each.figure, each.time) for each in found.gates],
+    )
+    console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
+    console.say(f"Next: {_remedy(found)}")
+
+
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "retrycli show {id}; mend its row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+}
+
+
+def _remedy(found: Explanation) -> str:
+    """The command for what stands in the way, first gate first."""
+    usual = "retrycli retry {id} tries it now"
+    remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
+    return remedy.format(id=found.message_id)
