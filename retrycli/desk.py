@@ -12,7 +12,8 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
-from retrycli.figures import By, Figures, Group
+from retrycli.figures import Figures, Group
+from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
 from retrycli.message import State
 from retrycli.settings import Settings

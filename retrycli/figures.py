@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
 
 from retrycli.outage import Outage
 from retrycli.outcome import OutcomeKind
@@ -23,16 +22,6 @@ BARS = (TEN_MINUTES, *(each * HOUR for each in (0.5, 1, 2, 4, 8, 12)), *(each * 
 """The lengths of time that one bar may stand for."""
 MOST_BARS = 90
 """So many bars can still be told apart on a phone."""
-
-
-class By(StrEnum):
-    """What attempts are counted by."""
-
-    OUTCOME = "outcome"
-    TYPE = "type"
-    TICKET = "ticket"
-    HOUR = "hour"
-    ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,9 +1,11 @@
-"""The report from the database to its file. Without a terminal: passes renew it too."""
+"""The report from the database to its file. Without a terminal: passes renew it too.
+
+A pass that has nothing to renew loads only this module, so what makes a page is imported where it is made.
+"""
 
 from __future__ import annotations
 
 import os
-import tempfile
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -11,13 +13,12 @@ from typing import TYPE_CHECKING
 
 from retrycli.errors import ConfigurationError
 from retrycli.events import PassResult, PassSummary, StopReason
-from retrycli.report import Cause, Report, passes_since, render
-from retrycli.store.statistics import Statistics
-from retrycli.store.views import EscalationGroup, Views
 
 if TYPE_CHECKING:
+    from retrycli.report import Cause
     from retrycli.settings import Settings
     from retrycli.store.database import Database
+    from retrycli.store.views import EscalationGroup
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
@@ -34,6 +35,10 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         DatabaseUnavailable: the database can't be read.
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
+    from retrycli.report import Report, passes_since, render
+    from retrycli.store.statistics import Statistics
+    from retrycli.store.views import Views
+
     statistics, views = Statistics(database), Views(database)
     first_pass, last_pass = statistics.first_and_last_pass()
     return render(
@@ -105,6 +110,8 @@ def write(path: Path, text: str) -> None:
 
 
 def _replace(path: Path, text: str) -> None:
+    import tempfile
+
     with tempfile.NamedTemporaryFile(
         "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False
     ) as new:
@@ -120,6 +127,8 @@ def _replace(path: Path, text: str) -> None:
 
 
 def _cause(group: EscalationGroup) -> Cause:
+    from retrycli.report import Cause
+
     example = group.example
     return Cause(
         count=group.count,

@@ -24,7 +24,8 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks outage figures",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks outage figures"
+        " grouping",
         "settings config config_text",
         "schema migrations store gateway lock sandbox example notify metrics",
         "ports engine destination intake pace record recovery by_hand",

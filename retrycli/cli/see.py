@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
-from retrycli.figures import By
+from retrycli.grouping import By
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -46,7 +46,7 @@ def stats(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show what came of the attempts, how long it took, and outages."""
+    """Show what came of the attempts, and when the API was down."""
     from retrycli import console, desk
 
     span = _span(since)

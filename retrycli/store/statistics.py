@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select
 
 from retrycli.events import StopReason
-from retrycli.figures import DAY, HOUR, TEN_MINUTES, UNDER_WAY, By, Figures, Group, PassMark, Slice, Trouble, unit_for
+from retrycli.figures import DAY, HOUR, TEN_MINUTES, UNDER_WAY, Figures, Group, PassMark, Slice, Trouble, unit_for
 from retrycli.fingerprint import cause
+from retrycli.grouping import By
 from retrycli.outage import Outage, outages
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import attempts, passes

@@ -10,7 +10,8 @@ import pytest
 from sqlalchemy import insert
 
 from retrycli import schema
-from retrycli.figures import By, Group, PassMark, Slice, Trouble
+from retrycli.figures import Group, PassMark, Slice, Trouble
+from retrycli.grouping import By
 from retrycli.outage import Outage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
