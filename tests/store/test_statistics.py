@@ -182,10 +182,13 @@ def test_errors_are_counted_by_cause_the_busiest_first(database: Database, stati
     for minutes in (2, 1, 0):
         attempt(database, NOON - minutes * MINUTE, "permanent", status_code=422, error=f"HTTP 422: no ticket {minutes}")
     attempt(database, NOON - HOUR, "transient", status_code=422, error="HTTP 422: no ticket 1")
+    for person in ("ana", "zoe"):
+        attempt(database, NOON - 3 * HOUR, "refused", status_code=200, error=f"refused: {person}@example.com is away")
     attempt(database, NOON - 2 * HOUR, "unknown", error=None)
     found = statistics.figures(NOON - WEEK, NOON)
     assert list(found.troubles) == [
         Trouble("permanent", 422, "HTTP 422: no ticket …", 3, NOON),
+        Trouble("refused", 200, "refused: … is away", 2, NOON - 3 * HOUR),
         Trouble("transient", 422, "HTTP 422: no ticket …", 1, NOON - HOUR),
         Trouble("unknown", None, "", 1, NOON - 2 * HOUR),
     ]

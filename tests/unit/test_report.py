@@ -125,7 +125,7 @@ def test_every_picture_that_says_something_has_its_words(report: Report) -> None
 def test_the_page_tells_what_there_is_to_tell() -> None:
     words_of_it = page_of(BUSY).words
     assert "12 messages wait for you; all else is well." in words_of_it
-    assert "The ticketing API was down 1 time, 9 h in all" in words_of_it
+    assert "The ticketing API was down once, 9 h in all" in words_of_it
     assert "down from Sat 1 Mar 00:00 to 09:00 (9 h)" in words_of_it
     assert "12 HTTP 422: no … permanent · 8 customer, 4 supplier Sun 2 Mar 12:00" in words_of_it
     assert "retrycli show 17" in words_of_it
