@@ -8,3 +8,31 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+INERT = str.maketrans(
+    {
+        "<": "‹",
+        ">": "›",
+        "&": "＆",
+        "@": "＠",
+        "#": "＃",
+        "*": "∗",
+        "_": "＿",
+        "~": "∼",
+        "`": "ˋ",
+        "|": "｜",
+        "[": "［",
+        "]": "］",
+    }
+)
+
+
+def inert(text: str, longest: int) -> str:
+    """The same for a chat or a mail: what a channel might read as markup, a mention or a link becomes a letter like it.
+
+    Every channel has rules of its own (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none of them can be
+    told reliably to let a text be.
+    """
+    shown = printable(text).replace("://", ":／／").translate(INERT)
+    return shown if len(shown) <= longest else shown[: longest - 1] + "…"

@@ -99,6 +99,13 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         },
         "breaker": {"failures": 5, "probe_minutes": (15, 30, 60)},
         "logging": {"level": None, "format": "text"},
+        "notify": {
+            "urls": (),
+            "urls_file": None,
+            "remind_hours": 6,
+            "ping_url": None,
+            "ping_url_file": None,
+        },
     }
 
 

@@ -1,0 +1,107 @@
+"""Sends a text over apprise, and says what came of it for each target. No word of that shows a target's URL."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from threading import Lock, Thread
+from time import monotonic
+
+MISSING = "apprise is not installed; pip install 'retrycli[notify]'"
+
+WAIT_SECONDS = 30.0
+"""How long the targets may take, all side by side: a mail is a dozen steps, each with a time-out of its own."""
+
+SENDING = Lock()
+"""Loggers are the process's own: one at a time silences them."""
+
+
+def scheme(url: str) -> str:
+    """What may be shown of a URL."""
+    return url.partition("://")[0].lower()
+
+
+def send(urls: Sequence[str], title: str, body: str, *, good: bool) -> list[str | None]:
+    """Send one text to each target.
+
+    Args:
+        urls: apprise's URLs of the targets.
+        title: a line; where a channel has no titles, apprise puts it above the text.
+        body: plain text.
+        good: whether it is good news.
+
+    Returns:
+        For each target None where it took the text, else why not, in words without the URL.
+    """
+    attempts = [_Attempt(url, title, body, good) for url in urls]
+    with SENDING, _silence(attempts):
+        for each in attempts:
+            each.start()
+        give_up_at = monotonic() + WAIT_SECONDS
+        for each in attempts:
+            each.join(max(give_up_at - monotonic(), 0))
+        return [each.failure for each in attempts]
+
+
+class _Attempt(Thread):
+    """One target's turn, in a thread that nobody has to wait for: what apprise waits for, its URL may say."""
+
+    def __init__(self, url: str, title: str, body: str, good: bool) -> None:  # noqa: FBT001  as they come
+        super().__init__(daemon=True)
+        self.failure: str | None = f"no answer within {WAIT_SECONDS:g} s"
+        self._url, self._title, self._body, self._good = url, title, body, good
+
+    def run(self) -> None:
+        try:
+            self.failure = _send(self._url, self._title, self._body, self._good)
+        except ImportError:
+            self.failure = MISSING
+        except Exception as error:  # noqa: BLE001  a plugin may raise anything, and its text may quote the URL
+            self.failure = type(error).__name__
+
+
+def _send(url: str, title: str, body: str, good: bool) -> str | None:  # noqa: FBT001  as they come
+    import apprise
+
+    asset = apprise.AppriseAsset(
+        app_id="retrycli",
+        app_desc="retrycli",
+        app_url="",
+        image_url_mask="",
+        service_timeout=0,  # our own; apprise's would leave a thread that the process's end waits for
+        http_redirects=False,
+    )
+    target = apprise.Apprise.instantiate(url, asset=asset)
+    if target is None:
+        return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
+    kind = apprise.NotifyType.SUCCESS if good else apprise.NotifyType.WARNING
+    result = apprise.Apprise(target, asset=asset).notify(
+        title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT, interpret_escapes=False
+    )
+    if result:
+        return None
+    statuses = [found[1] for entry in result.logs() if (found := re.search(r"\berror=(\d{3})\b", entry.message))]
+    return f"not accepted: HTTP {statuses[-1]}" if statuses else "not accepted, or not reached"
+
+
+@contextmanager
+def _silence(attempts: Sequence[_Attempt]) -> Iterator[None]:
+    """Keep apprise and what it uses out of every log meanwhile: their lines hold hosts, tokens and answers.
+
+    An attempt that was given up on may still have something to say; then they are kept out for good.
+    """
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
+    before = [(each.handlers, each.propagate) for each in loggers]
+    for each in loggers:
+        each.handlers, each.propagate = [logging.NullHandler()], False
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if not any(each.is_alive() for each in attempts):
+            for each, (handlers, propagate) in zip(loggers, before, strict=True):
+                each.handlers, each.propagate = handlers, propagate
