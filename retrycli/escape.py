@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 
 def printable(text: str) -> str:
     """Show control characters, line breaks, tabs and direction overrides escaped, and all else as it is."""
@@ -10,22 +12,9 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-INERT = str.maketrans(
-    {
-        "<": "‹",
-        ">": "›",
-        "&": "＆",
-        "@": "＠",
-        "#": "＃",
-        "*": "∗",
-        "_": "＿",
-        "~": "∼",
-        "`": "ˋ",
-        "|": "｜",
-        "[": "［",
-        "]": "］",
-    }
-)
+LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
+UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
+"""One that is not within a word, and so may be emphasis."""
 
 
 def inert(text: str, longest: int) -> str:
@@ -34,5 +23,6 @@ def inert(text: str, longest: int) -> str:
     Every channel has rules of its own (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none of them can be
     told reliably to let a text be.
     """
-    shown = printable(text).replace("://", ":／／").translate(INERT)
+    shown = UNDERSCORE.sub("＿", printable(text))
+    shown = shown.replace("://", ":／／").translate(LOOKALIKES)
     return shown if len(shown) <= longest else shown[: longest - 1] + "…"

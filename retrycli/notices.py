@@ -1,7 +1,7 @@
 """What to tell a person after a pass: what has changed since that person was last told.
 
-Nothing here remembers that something is still to be told. What is told follows from how things stand and from what a
-target has been told before; a notification that fails has changed neither, so the next pass tells it again.
+No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
+that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
 
 A standing trouble is told when it begins, every ``remind_hours`` while it lasts, and when it has ended. One that comes
 and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
@@ -51,7 +51,7 @@ class Told:
     told_at: datetime
     ended: bool = False
     times: int = 1
-    """How often a trouble that comes and goes has been told as new."""
+    """How often a trouble that comes and goes has been told as new; 0 is one that the target has yet to hear of."""
 
 
 Memory = Mapping[Topic, Told]
@@ -130,8 +130,8 @@ def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
 
 def to_tell(
     here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[Cause]]
-) -> tuple[list[Item], Memory]:
-    """What to tell one target now, and what it knows once it has been told.
+) -> tuple[list[Item], Memory, Memory]:
+    """What to tell one target now, what it knows once it has heard that, and what is known of it while it has not.
 
     Args:
         here: how things stand.
@@ -139,7 +139,7 @@ def to_tell(
         causes: the causes of what was escalated after a time, up to now.
     """
     items: list[Item] = []
-    known = dict(memory)
+    known, unheard = dict(memory), dict(memory)
     for topic, trouble in _troubles(here).items():
         turn, told = follow(trouble, memory.get(topic), here.at, here.remind)
         if told is None:
@@ -148,6 +148,8 @@ def to_tell(
             known[topic] = told
         if turn is not None and told is not None:
             items.append(Change(topic, turn, told.since, trouble.detail if trouble else None))
+        if turn is Turn.BEGAN and told is not None:
+            unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
         items.extend(gaps)
         known[Topic.MISSED] = Told(here.at, here.at)
@@ -157,7 +159,7 @@ def to_tell(
         if new := causes(since if since is None or since <= here.now else here.at):
             items.append(Escalated(new))
             known[Topic.ESCALATIONS] = Told(here.now, here.at)
-    return items, known
+    return items, known, unheard
 
 
 def follow(
@@ -165,6 +167,9 @@ def follow(
 ) -> tuple[Turn | None, Told | None]:
     """What there is to say of a trouble that stands, or of none, and what is to be remembered once it is said."""
     due = told is not None and at - told.told_at >= remind - SLACK
+    if told is not None and not told.times:
+        heard = Told(told.since, at, ended=trouble is None)
+        return (Turn.BEGAN if trouble else Turn.ENDED), heard
     if trouble is None:
         if told is None or told.ended:
             return None, None if due else told

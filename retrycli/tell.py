@@ -64,15 +64,14 @@ class _Round:
         before = [self._memory(each) for each in urls]
         causes = cache(self._causes)
         told = [notices.to_tell(self._here, each, causes) for each in before]
-        outcomes = self._send(urls, [items for items, _ in told])
-        for number, (url, known, (items, after)) in enumerate(zip(urls, before, told, strict=True), 1):
+        outcomes = self._send(urls, [items for items, _, _ in told])
+        for number, (url, known, (items, heard, unheard)) in enumerate(zip(urls, before, told, strict=True), 1):
             if not items:
-                self._targets.remember(_name(url), known, after)
+                self._targets.remember(_name(url), known, heard)
             else:
                 failure = outcomes[number - 1]
-                heard = known if failure else after
-                heard = _with_outcome(heard, f"notification target {number}", url, failure, self._here.at, self._remind)
-                self._targets.remember(_name(url), known, heard)
+                after = _with_outcome(unheard if failure else heard, number, url, failure, self._here.at, self._remind)
+                self._targets.remember(_name(url), known, after)
 
     def _memory(self, url: str) -> Memory:
         memory = self._targets.memory(_name(url))
@@ -143,19 +142,18 @@ def _name(url: str) -> str:
     return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
 
 
-def _with_outcome(memory: Memory, who: str, url: str, failure: str | None, at: datetime, remind: timedelta) -> Memory:
+def _with_outcome(
+    memory: Memory, number: int, url: str, failure: str | None, at: datetime, remind: timedelta
+) -> Memory:
     """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
     turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, remind)
-    if turn in {Turn.BEGAN, Turn.LASTS}:
+    target = f"notification target {number} ({adapter.scheme(url)})"
+    if turn is Turn.ENDED:
+        logger.info("Notifications get through to %s again", target)
+    elif turn is not None:
         logger.warning(
-            "No word got through to %s (%s): %s. It is kept, and sent after the next pass; "
-            "`retrycli notify test` tries it now",
-            who,
-            adapter.scheme(url),
-            failure,
+            "Could not notify %s: %s. It is kept for the next pass; see `retrycli notify test`", target, failure
         )
-    elif turn is Turn.ENDED:
-        logger.info("Words get through to %s again", who)
     known = dict(memory)
     known.pop(Topic.UNHEARD, None)
     return known if told is None else known | {Topic.UNHEARD: told}
