@@ -79,12 +79,34 @@ def _send(url: str, title: str, body: str, good: bool) -> str | None:  # noqa: F
         return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
     kind = apprise.NotifyType.SUCCESS if good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
-        title=title, body=body, notify_type=kind, body_format=apprise.NotifyFormat.TEXT, interpret_escapes=False
+        title=title,
+        body=body,
+        notify_type=kind,
+        body_format=apprise.NotifyFormat.TEXT,
+        interpret_escapes=False,
+        log_level=logging.DEBUG,
     )
-    if result:
-        return None
-    statuses = [found[1] for entry in result.logs() if (found := re.search(r"\berror=(\d{3})\b", entry.message))]
-    return f"not accepted: HTTP {statuses[-1]}" if statuses else "not accepted, or not reached"
+    return None if result else _why([each.message for each in result.logs()])
+
+
+REASONS = (
+    (r"\berror=(\d{3})\b", "HTTP {}"),
+    (r"\((\d{3}), b['\"]", "SMTP {}"),
+    (r"\[Errno -?\d+\] ([A-Za-z ]+)", "{}"),
+    (r"\[SSL: ([A-Z_]+)\]", "TLS: {}"),
+    (r"((?:SMTP AUTH|STARTTLS) extension not supported)", "{}"),
+    (r"(timed out)", "{}"),
+)
+"""What may be told of apprise's log lines, which hold hosts, tokens and answers besides."""
+
+
+def _why(lines: Sequence[str]) -> str:
+    """Why a text was not taken, as far as apprise's log says."""
+    for pattern, words in REASONS:
+        for line in lines:
+            if found := re.search(pattern, line):
+                return "not accepted: " + words.format(found[1])
+    return "not accepted, or not reached"
 
 
 @contextmanager
@@ -94,14 +116,16 @@ def _silence(attempts: Sequence[_Attempt]) -> Iterator[None]:
     An attempt that was given up on may still have something to say; then they are kept out for good.
     """
     loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
-    before = [(each.handlers, each.propagate) for each in loggers]
+    before = [(each.handlers, each.propagate, each.level) for each in loggers]
     for each in loggers:
         each.handlers, each.propagate = [logging.NullHandler()], False
+    loggers[0].setLevel(logging.DEBUG)  # heard by nobody but `_why`
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
         if not any(each.is_alive() for each in attempts):
-            for each, (handlers, propagate) in zip(loggers, before, strict=True):
+            for each, (handlers, propagate, level) in zip(loggers, before, strict=True):
                 each.handlers, each.propagate = handlers, propagate
+                each.setLevel(level)

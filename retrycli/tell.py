@@ -147,12 +147,14 @@ def _with_outcome(
 ) -> Memory:
     """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
     turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, remind)
-    target = f"notification target {number} ({adapter.scheme(url)})"
+    target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
     if turn is Turn.ENDED:
-        logger.info("Notifications get through to %s again", target)
+        logger.info("Notifications get through again to %s", target)
     elif turn is not None:
         logger.warning(
-            "Could not notify %s: %s. It is kept for the next pass; see `retrycli notify test`", target, failure
+            "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`",
+            target,
+            failure,
         )
     known = dict(memory)
     known.pop(Topic.UNHEARD, None)

@@ -107,14 +107,15 @@ def webhook() -> Iterator[Webhook]:
 
 @dataclass
 class Mailbox:
-    """Takes every mail."""
+    """Keeps every mail, and gives one answer to all."""
 
+    answer: str
     raw: list[bytes] = field(default_factory=list)
 
     async def handle_DATA(self, _server: SMTP, _session: Session, envelope: Envelope) -> str:  # noqa: N802  aiosmtpd's
         assert isinstance(envelope.content, bytes)
         self.raw.append(envelope.content)
-        return "250 kept"
+        return self.answer
 
     @property
     def mails(self) -> list[EmailMessage]:
@@ -132,9 +133,9 @@ class _MailServer(Controller):
 
 
 @contextmanager
-def mail_server() -> Iterator[tuple[Mailbox, str]]:
+def mail_server(answer: str = "250 kept") -> Iterator[tuple[Mailbox, str]]:
     """A mailbox, and apprise's URL that writes to it."""
-    mailbox = Mailbox()
+    mailbox = Mailbox(answer)
     controller = _MailServer(mailbox, hostname="127.0.0.1", port=0)
     controller.start()
     try:

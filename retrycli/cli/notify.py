@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import uuid
-
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, load_settings
@@ -20,6 +18,8 @@ def register(app: typer.Typer) -> None:
 
 def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Send a test to each target of notifications, and say what came of it."""
+    import uuid
+
     from retrycli import console, tell
 
     tried = tell.try_out(load_settings(ctx, config), str(uuid.uuid4()))

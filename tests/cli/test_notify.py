@@ -172,10 +172,10 @@ def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass
     hook.status = 200
     heard, quiet = told("--log-level", "INFO", "run-once"), told("run-once")
     assert [each.returncode for each in (failed, again, heard, quiet)] == [0] * 4
-    warning = "Could not notify notification target 1 (mmost): not accepted: HTTP 500. It is kept for the next pass"
+    warning = "No notification got through to target 1 (mmost) of notify.urls: not accepted: HTTP 500. It is kept"
     assert warning in failed.stderr
     assert again.stderr == quiet.stderr == ""
-    assert "Notifications get through to notification target 1 (mmost) again" in heard.stderr
+    assert "Notifications get through again to target 1 (mmost)" in heard.stderr
     assert len(hook.texts) == 3
     assert len(set(hook.texts)) == 1
 

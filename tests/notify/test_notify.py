@@ -66,13 +66,34 @@ def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
     refused, unknown, accepted = send(f"json://{nobody}/{TOKEN}", f"nosuch://{TOKEN}", hook.slack_shaped)
     assert accepted is None
     assert len(hook.texts) == 1
-    assert refused == "not accepted, or not reached"
+    assert refused == "not accepted: Connection refused"
     assert unknown == "apprise does not understand this nosuch:// URL, or lacks what it needs for it"
 
 
 def test_a_status_is_told(hook: Webhook) -> None:
     hook.status, hook.text = 403, f"token {TOKEN} was revoked".encode()
     assert send(hook.slack_shaped) == ["not accepted: HTTP 403"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("550 5.1.1 <ops@x.test>: no such mailbox", "not accepted: SMTP 550"),
+        ("451 4.3.0 try again", "not accepted: SMTP 451"),
+    ],
+)
+def test_a_mail_servers_answer_is_told_by_its_code(answer: str, said: str) -> None:
+    with mail_server(answer) as (mailbox, url):
+        assert send(url) == [said]
+        assert len(mailbox.raw) == 1
+
+
+def test_a_mail_server_that_is_not_there_or_lacks_what_is_asked_for_is_told(nobody: str) -> None:
+    assert send(f"mailto://{nobody}?from=a@x.test&to=b@x.test&mode=insecure") == ["not accepted: Connection refused"]
+    with mail_server() as (_, url):
+        assert send(url.replace("mailto://", "mailto://ann:hush@")) == [
+            "not accepted: SMTP AUTH extension not supported"
+        ]
 
 
 def test_a_redirect_is_not_followed(hook: Webhook) -> None:
