@@ -166,7 +166,7 @@ class PassSummary:
 
     @property
     def exit_status(self) -> int:
-        """What a command ends with that made this pass. SIGINT is taken for SIGTERM here, which it seldom is not."""
+        """What a command that made this pass ends with; one that a signal has ended, as by SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 

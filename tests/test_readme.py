@@ -27,6 +27,7 @@ COMMANDS = [
     "escalations",
     "show",
     "retry",
+    "notify",
     "pause",
     "resume",
     "passes",

@@ -39,6 +39,7 @@ class Targets:
         if not changed:
             return
         with self._database.write() as connection:
+            self._database.one_at_a_time(connection)
             connection.execute(
                 delete(told).where(told.c.target == target, told.c.topic.in_([each.value for each in changed]))
             )
