@@ -5,10 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
 from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrycli.notice_text import Notice
 
 MISSING = "apprise is not installed; pip install 'retrycli[notify]'"
 
@@ -24,46 +28,43 @@ def scheme(url: str) -> str:
     return url.partition("://")[0].lower()
 
 
-def send(urls: Sequence[str], title: str, body: str, *, good: bool) -> list[str | None]:
-    """Send one text to each target.
+def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
+    """Send each target its notice, to all of them at the same time.
 
     Args:
-        urls: apprise's URLs of the targets.
-        title: a line; where a channel has no titles, apprise puts it above the text.
-        body: plain text.
-        good: whether it is good news.
+        notices: by apprise's URL of the target. Where a channel has no titles, the title stands above the text.
 
     Returns:
         For each target None where it took the text, else why not, in words without the URL.
     """
-    attempts = [_Attempt(url, title, body, good) for url in urls]
-    with SENDING, _silence(attempts):
-        for each in attempts:
+    attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
+    with SENDING, _silence(attempts.values()):
+        for each in attempts.values():
             each.start()
         give_up_at = monotonic() + WAIT_SECONDS
-        for each in attempts:
+        for each in attempts.values():
             each.join(max(give_up_at - monotonic(), 0))
-        return [each.failure for each in attempts]
+        return {url: each.failure for url, each in attempts.items()}
 
 
 class _Attempt(Thread):
     """One target's turn, in a thread that nobody has to wait for: what apprise waits for, its URL may say."""
 
-    def __init__(self, url: str, title: str, body: str, good: bool) -> None:  # noqa: FBT001  as they come
+    def __init__(self, url: str, notice: Notice) -> None:
         super().__init__(daemon=True)
         self.failure: str | None = f"no answer within {WAIT_SECONDS:g} s"
-        self._url, self._title, self._body, self._good = url, title, body, good
+        self._url, self._notice = url, notice
 
     def run(self) -> None:
         try:
-            self.failure = _send(self._url, self._title, self._body, self._good)
+            self.failure = _send(self._url, self._notice)
         except ImportError:
             self.failure = MISSING
         except Exception as error:  # noqa: BLE001  a plugin may raise anything, and its text may quote the URL
             self.failure = type(error).__name__
 
 
-def _send(url: str, title: str, body: str, good: bool) -> str | None:  # noqa: FBT001  as they come
+def _send(url: str, notice: Notice) -> str | None:
     import apprise
 
     asset = apprise.AppriseAsset(
@@ -77,10 +78,10 @@ def _send(url: str, title: str, body: str, good: bool) -> str | None:  # noqa: F
     target = apprise.Apprise.instantiate(url, asset=asset)
     if target is None:
         return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
-    kind = apprise.NotifyType.SUCCESS if good else apprise.NotifyType.WARNING
+    kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
-        title=title,
-        body=body,
+        title=notice.title,
+        body=notice.body,
         notify_type=kind,
         body_format=apprise.NotifyFormat.TEXT,
         interpret_escapes=False,
@@ -110,7 +111,7 @@ def _why(lines: Sequence[str]) -> str:
 
 
 @contextmanager
-def _silence(attempts: Sequence[_Attempt]) -> Iterator[None]:
+def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
     """Keep apprise and what it uses out of every log meanwhile: their lines hold hosts, tokens and answers.
 
     An attempt that was given up on may still have something to say; then they are kept out for good.

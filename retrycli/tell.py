@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import cache
@@ -22,7 +22,7 @@ from retrycli.events import Event, PassResult, PassStarted, PassSummary
 from retrycli.logs import logger
 from retrycli.message import State
 from retrycli.news import LOOKBACK, Trouble
-from retrycli.notice_text import Notice, Surroundings, trial, worded
+from retrycli.notice_text import Surroundings, trial, worded
 from retrycli.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.settings import Settings
 from retrycli.store.database import Database
@@ -61,17 +61,15 @@ class _Round:
     def make(self) -> None:
         """Find out what each target is to be told, send it, and remember what was heard."""
         urls = [each.get_secret_value() for each in self._settings.notify.urls]
-        before = [self._memory(each) for each in urls]
+        known = {each: self._memory(each) for each in urls}
         causes = cache(self._causes)
-        told = [notices.to_tell(self._here, each, causes) for each in before]
-        outcomes = self._send(urls, [items for items, _, _ in told])
-        for number, (url, known, (items, heard, unheard)) in enumerate(zip(urls, before, told, strict=True), 1):
-            if not items:
-                self._targets.remember(_name(url), known, heard)
-            else:
-                failure = outcomes[number - 1]
-                after = _with_outcome(unheard if failure else heard, number, url, failure, self._here.at, self._remind)
-                self._targets.remember(_name(url), known, after)
+        told = {url: notices.to_tell(self._here, memory, causes) for url, memory in known.items()}
+        outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
+        for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
+            after = heard
+            if url in outcomes:
+                after = self._with_outcome(unheard if outcomes[url] else heard, number, url, outcomes[url])
+            self._targets.remember(_name(url), known[url], after)
 
     def _memory(self, url: str) -> Memory:
         memory = self._targets.memory(_name(url))
@@ -81,20 +79,26 @@ class _Round:
         self._targets.remember(_name(url), {}, first)
         return first
 
-    def _send(self, urls: Sequence[str], items: Sequence[list[Item]]) -> list[str | None]:
-        """What came of each target's notification; targets that are told the same are told at the same time."""
-        outcomes: list[str | None] = [None] * len(urls)
-        numbers = [number for number, each in enumerate(items) if each]
-        if not numbers:
-            return outcomes
+    def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
+        """What came of each target's notification."""
+        if not items:
+            return {}
         around = self._around()
-        texts = {number: worded(items[number], around) for number in numbers}
-        for notice in dict.fromkeys(texts.values()):
-            those = [number for number in numbers if texts[number] == notice]
-            said = adapter.send([urls[each] for each in those], notice.title, notice.body, good=notice.good)
-            for number, outcome in zip(those, said, strict=True):
-                outcomes[number] = outcome
-        return outcomes
+        return adapter.send({url: worded(each, around) for url, each in items.items()})
+
+    def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
+        """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
+        at = self._here.at
+        turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
+        target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
+        if turn is Turn.ENDED:
+            logger.info("Notifications get through again to %s", target)
+        elif turn is not None:
+            words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
+            logger.warning(words, target, failure)
+        known = dict(memory)
+        known.pop(Topic.UNHEARD, None)
+        return known if told is None else known | {Topic.UNHEARD: told}
 
     def _situation(self, ledger: Ledger, summary: PassSummary) -> Situation:
         passes = list(dropwhile(lambda each: each.pass_id != summary.pass_id, ledger.last_passes(LOOKBACK)))
@@ -140,25 +144,6 @@ class _Round:
 def _name(url: str) -> str:
     """A target's name in the database, which tells nobody its URL."""
     return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
-
-
-def _with_outcome(
-    memory: Memory, number: int, url: str, failure: str | None, at: datetime, remind: timedelta
-) -> Memory:
-    """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
-    turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, remind)
-    target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
-    if turn is Turn.ENDED:
-        logger.info("Notifications get through again to %s", target)
-    elif turn is not None:
-        logger.warning(
-            "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`",
-            target,
-            failure,
-        )
-    known = dict(memory)
-    known.pop(Topic.UNHEARD, None)
-    return known if told is None else known | {Topic.UNHEARD: told}
 
 
 # -- the dead-man switch --------------------------------------------------------------------------------------
@@ -245,14 +230,10 @@ def try_out(settings: Settings, pass_id: str) -> list[Tried]:
             "neither notify.urls nor notify.ping_url is set: whom are notifications to go to? "
             "Put apprise URLs, one a line, into a file of your own and name it as notify.urls_file"
         )
-    notice: Notice = trial(socket.gethostname())
-    failures = adapter.send(urls, notice.title, notice.body, good=notice.good)
-    if adapter.MISSING in failures:
+    failures = adapter.send(dict.fromkeys(urls, trial(socket.gethostname())))
+    if adapter.MISSING in failures.values():
         raise ConfigurationError(adapter.MISSING)
-    tried = [
-        Tried(str(number), adapter.scheme(url), failure)
-        for number, (url, failure) in enumerate(zip(urls, failures, strict=True), 1)
-    ]
+    tried = [Tried(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
     if ping_url is not None:
         text = ping_url.get_secret_value()
         tried.append(Tried(PING, adapter.scheme(text), ping.Ping(text, pass_id).note()))

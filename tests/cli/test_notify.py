@@ -381,9 +381,9 @@ def test_urls_come_from_a_credential_of_systemd_or_a_list(cli: Cli, hook: Webhoo
     (tmp_path / "credentials").mkdir()
     (tmp_path / "credentials" / "notify.urls").write_text(f"{hook.slack_shaped}\n")
     assert cli("notify", "test", env={"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}).returncode == 0
-    (tmp_path / "retrycli.toml").write_text(f"[notify]\nurls = {json.dumps([hook.slack_shaped] * 2)}\n")
-    assert cli("notify", "test").returncode == 0
-    assert len(hook.texts) == 3
+    (tmp_path / "retrycli.toml").write_text(f"[notify]\nurls = {json.dumps([hook.slack_shaped, NOBODY])}\n")
+    assert cli("notify", "test").returncode == 3
+    assert len(hook.texts) == 2
 
 
 def test_a_delivery_that_is_told_of_goes_on_as_usual(

@@ -23,6 +23,8 @@ COMMANDS = (
     "escalations",
     "show",
     "retry",
+    "notify",
+    "notify test",
     "init",
     "version",
     "config",

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from retrycli import notify
+from retrycli.notice_text import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
 TITLE = "retrycli on mill: 3 messages need a person"
@@ -32,7 +33,7 @@ def nobody() -> Iterator[str]:
 
 
 def send(*urls: str, good: bool = False) -> list[str | None]:
-    return notify.send(urls, TITLE, BODY, good=good)
+    return list(notify.send(dict.fromkeys(urls, Notice(TITLE, BODY, good))).values())
 
 
 def test_a_slack_shaped_webhook_gets_title_and_text_and_nothing_from_elsewhere(hook: Webhook) -> None:
@@ -122,8 +123,8 @@ def test_the_scheme_is_all_that_is_shown_of_a_url() -> None:
 def test_what_is_missing_is_named_with_the_extra() -> None:
     """In a process of its own, in which apprise can't be imported."""
     source = "import sys; sys.modules['apprise'] = None\n" + (
-        "from retrycli import notify\nprint(notify.send(['json://127.0.0.1/x'], 'a', 'b', good=True))"
+        "from retrycli import notify\nprint(*notify.send({'json://127.0.0.1/x': None}).values())"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == '["' + notify.MISSING + '"]\n'
+    assert done.stdout == f"{notify.MISSING}\n"
     assert done.stderr == ""

@@ -10,10 +10,10 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from retrycli import config_text
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
 from retrycli.config import Loaded, candidates, load
-from retrycli.config_text import shown
 from retrycli.errors import ConfigurationError
 from retrycli.message import MessageType
 from retrycli.policy import RetryPolicy
@@ -811,7 +811,7 @@ def test_a_ping_url_loses_the_slash_at_its_end() -> None:
 
 def test_urls_are_masked_one_by_one() -> None:
     loaded = read("", RETRYCLI_NOTIFY__URLS=f"{MAIL} {CHAT}", RETRYCLI_NOTIFY__PING_URL="https://hc.example/uuid")
-    values = {key: value for key, value, _ in shown(loaded)}
+    values = {key: value for key, value, _ in config_text.shown(loaded)}
     assert values["notify.urls"] == "********, ********"
     assert values["notify.ping_url"] == "********"
 
