@@ -13,11 +13,12 @@ from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
-from retrycli.news import is_late
+from retrycli.message import State
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
-from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
+from retrycli.ticks import is_late
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,6 +95,17 @@ def list_messages(
         views = Views(database)
         found = views.messages(wanted, sort=sort, limit=limit)
         return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+
+
+def escalations(settings: Settings) -> tuple[list[EscalationGroup], list[ListedMessage]]:
+    """What a person must look at: groups of one cause, the largest first, and every message by its id.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        return views.escalation_groups(), views.messages(Filter(state=State.ESCALATED), sort="id")
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:

@@ -30,9 +30,6 @@ TROUBLE: dict[str, str] = {
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 """Results that say nothing about whether a trouble lasts; None is that of a pass that has not ended."""
 
-LATE_AFTER_INTERVALS = 2
-LATE_GRACE = timedelta(minutes=5)
-
 
 class PastPass(Protocol):
     """What is asked of a pass that has been."""
@@ -64,11 +61,6 @@ class Trouble:
 
     since: datetime
     detail: str | None = None
-
-
-def is_late(last: datetime, at: datetime, interval: timedelta) -> bool:
-    """Whether no pass has begun for so long that nobody can be calling any more."""
-    return at - last >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
 
 
 def lasting(reason: str, passes: Sequence[PastPass]) -> list[PastPass]:

@@ -15,7 +15,8 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import PastPass, Trouble, is_late, lasting
+from retrycli.news import PastPass, Trouble, lasting
+from retrycli.ticks import is_late
 
 SKIPPED_IN_A_ROW = 3
 """One skipped pass is a long one before it; three are something that hangs."""

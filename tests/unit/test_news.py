@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import TROUBLE, is_late, lasting, news
+from retrycli.news import TROUBLE, lasting, news
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)
@@ -95,8 +95,3 @@ def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
 
 def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
     assert news(None, []) is None
-
-
-@pytest.mark.parametrize(("minutes", "late"), [(15, False), (34.9, False), (35, True), (600, True)])
-def test_passes_are_late_after_two_intervals_and_five_minutes(minutes: float, *, late: bool) -> None:
-    assert is_late(NOON, NOON + timedelta(minutes=minutes), TICK) is late
