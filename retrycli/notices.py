@@ -144,12 +144,11 @@ def to_tell(
     for topic, trouble in _troubles(here).items():
         turn, told = follow(trouble, memory.get(topic), here.at, here.remind)
         if told is None:
-            known.pop(topic, None)
-        else:
-            known[topic] = told
-        if turn is not None and told is not None:
+            continue
+        known[topic] = told
+        if turn is not None:
             items.append(Change(topic, turn, told.since, trouble.detail if trouble else None))
-        if turn is Turn.BEGAN and told is not None:
+        if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
         items.extend(gaps)
@@ -173,7 +172,7 @@ def follow(
         return (Turn.BEGAN if trouble else Turn.ENDED), heard
     if trouble is None:
         if told is None or told.ended:
-            return None, None if due else told
+            return None, told
         return Turn.ENDED, replace(told, told_at=at, ended=True)
     if told is None or (told.ended and due):
         return Turn.BEGAN, Told(trouble.since, at)

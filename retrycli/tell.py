@@ -96,9 +96,7 @@ class _Round:
         elif turn is not None:
             words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
             logger.warning(words, target, failure)
-        known = dict(memory)
-        known.pop(Topic.UNHEARD, None)
-        return known if told is None else known | {Topic.UNHEARD: told}
+        return memory if told is None else {**memory, Topic.UNHEARD: told}
 
     def _situation(self, ledger: Ledger, summary: PassSummary) -> Situation:
         passes = list(dropwhile(lambda each: each.pass_id != summary.pass_id, ledger.last_passes(LOOKBACK)))

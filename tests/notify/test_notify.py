@@ -63,6 +63,17 @@ def test_a_mail_has_the_title_for_its_subject_and_the_text_as_it_is() -> None:
     assert BODY in plain.get_content().replace("\r\n", "\n")
 
 
+def test_a_mail_in_html_shows_the_text_as_text() -> None:
+    with mail_server() as (mailbox, url):
+        notice = Notice(TITLE, f'{BODY}\n<b>bold</b> & "so"', good=False)
+        assert list(notify.send({f"{url}&format=html": notice}).values()) == [None]
+        [mail] = mailbox.mails
+    page = mail.get_body(("html",))
+    assert page is not None
+    text = page.get_content().replace("&nbsp;", " ")
+    assert "recipient … unknown<br/>Next: retrycli escalations<br/>&lt;b&gt;bold&lt;/b&gt; &amp; &quot;so&quot;" in text
+
+
 def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
     refused, unknown, accepted = send(f"json://{nobody}/{TOKEN}", f"nosuch://{TOKEN}", hook.slack_shaped)
     assert accepted is None
@@ -108,6 +119,7 @@ def test_nothing_of_it_is_logged_and_the_loggers_are_as_before(
 ) -> None:
     hook.status = 500
     known = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
+    caplog.set_level(logging.ERROR, logger="apprise")
     before = [(each.handlers, each.propagate, each.level) for each in known]
     with caplog.at_level(logging.DEBUG):
         send(hook.slack_shaped, f"json://user:{TOKEN}@{nobody}/", f"nosuch://{TOKEN}", "mailto://a:b@")

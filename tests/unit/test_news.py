@@ -28,7 +28,7 @@ class Past:
 
 
 def stopped(reason: str) -> Past:
-    return Past(result=PassResult.STOPPED, reason=reason)
+    return Past(result=PassResult.STOPPED, reason=reason, rescheduled=5)
 
 
 BUSY = Past(sent=3)

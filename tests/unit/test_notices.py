@@ -44,7 +44,7 @@ class Past:
 BUSY = Past()
 SKIPPED = Past(result=PassResult.SKIPPED, reason=StopReason.LOCK_HELD, sent=0)
 PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED, sent=0)
-DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, sent=0)
+DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, sent=0, rescheduled=5)
 REFUSED = Past(result=PassResult.STOPPED, reason=StopReason.CREDENTIALS_REFUSED, sent=0)
 LATE = Past(result=PassResult.STOPPED, reason=StopReason.DEADLINE, sent=900)
 STANDING = {Topic.DOWN: DOWN, Topic.CREDENTIALS: REFUSED, Topic.DEADLINE: LATE}
@@ -164,6 +164,19 @@ def test_a_pass_that_was_not_made_tells_nothing_of_a_trouble(world: World, topic
     world.tick(STANDING[topic])
     assert told(world, [nothing, nothing, STANDING[topic], nothing]) == []
     assert world.tick() == [f"{topic} ended"]
+
+
+@pytest.mark.parametrize("topic", STANDING)
+def test_nobody_is_reminded_of_a_trouble_while_deliveries_are_paused(world: World, topic: Topic) -> None:
+    world.tick(STANDING[topic])
+    assert told(world, [PAUSED] * 40) == []
+    assert world.tick(STANDING[topic]) == [f"{topic} lasts"]
+
+
+@pytest.mark.parametrize("topic", STANDING)
+def test_a_skipped_pass_reminds_of_nothing_but_that_passes_are_skipped(world: World, topic: Topic) -> None:
+    world.tick(STANDING[topic])
+    assert {each for _, each in told(world, [SKIPPED] * 40)} == {"skipped began", "skipped lasts"}
 
 
 def test_refused_credentials_are_not_accepted_because_nothing_was_to_be_sent_or_the_api_is_down(world: World) -> None:
