@@ -16,7 +16,7 @@ from retrycli.lock import Holder, PassLock
 from retrycli.sandbox import Behaviour
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
-from tests.cli.command import COLUMNS, Cli
+from tests.cli.command import COLUMNS, Cli, wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -220,6 +220,17 @@ def test_a_pass_is_begun_and_ended_under_its_id(at_work: Cli, application: Appli
     application.fill()
     summary = at_work.having(ping_at(hook)).json("run-once")
     assert hook.paths == [f"/{TOKEN}{path}?rid={summary['pass_id']}" for path in ("/start", "")]
+
+
+def test_no_message_waits_for_the_ping_that_the_pass_has_begun(
+    at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
+) -> None:
+    """The switch answers once all messages have come; a pass that waited for it would not have been heard."""
+    application.fill()
+    hook.hold = lambda: wait_until(lambda: len(sandbox.received) == 3)
+    done = at_work.having(ping_at(hook))("run-once")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pings(hook) == ["/start", ""]
 
 
 def test_a_pass_that_goes_wrong_tells_its_exit_status(cli: Cli, application: Application, hook: Webhook) -> None:
