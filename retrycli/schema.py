@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Index,
@@ -24,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -129,6 +130,17 @@ pause = Table(
     Column("until", UtcDateTime),
     Column("by", String(255), nullable=False),
     Column("reason", Text),
+)
+
+told = Table(
+    "retrycli_told",
+    metadata,
+    Column("target", String(16), primary_key=True),
+    Column("topic", String(16), primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("told_at", UtcDateTime, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("times", Integer, nullable=False),
 )
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
