@@ -102,6 +102,7 @@ def run_once(
         world = _world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         _tell_the_news(Ledger(database), summary)
+        _write_metrics(settings, database, surroundings.now())
         return summary
 
 
@@ -244,6 +245,14 @@ def _world(
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
+
+
+def _write_metrics(settings: Settings, database: Database, now: datetime) -> None:
+    """Leave for Prometheus what it is to know, where somebody wants that."""
+    if settings.metrics.path is not None:
+        from retrycli.measure import write_metrics
+
+        write_metrics(settings, database, settings.metrics.path, now)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:

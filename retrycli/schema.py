@@ -24,7 +24,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -130,6 +130,15 @@ pause = Table(
     Column("by", String(255), nullable=False),
     Column("reason", Text),
 )
+
+totals = Table(
+    "retrycli_totals",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("label", String(255), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.totals`."""
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Alembic's own; described here only to be read."""

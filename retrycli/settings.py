@@ -232,6 +232,21 @@ class Logging(_Section):
     format: Literal["text", "json"] = Field("text", description="text or json")
 
 
+class Metrics(_Section):
+    """What Prometheus is told."""
+
+    path: Path | None = Field(
+        None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _read_by_the_collector(cls, path: Path | None) -> Path | None:
+        if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
+            raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
+        return path
+
+
 class Settings(_Section):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
@@ -241,6 +256,7 @@ class Settings(_Section):
     run: Run = Run()
     breaker: BreakerSettings = BreakerSettings()
     logging: Logging = Logging()
+    metrics: Metrics = Metrics()
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:

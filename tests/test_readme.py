@@ -26,6 +26,7 @@ COMMANDS = [
     "list-failed",
     "escalations",
     "show",
+    "metrics",
     "retry",
     "pause",
     "resume",
