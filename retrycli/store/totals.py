@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 
 from retrycli.schema import attempts, passes, totals
 
@@ -99,7 +99,8 @@ def roll_up(connection: Connection, *, ended_before: datetime, begun_before: dat
     newest = _newest(connection)  # asked first: what is begun after this is left for the next time
     first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
     stop = connection.execute(first).scalar()
-    upto = newest if stop is None else min(newest, stop - 1)
+    # To the last one before it, and not to its id less one: a transaction under way may hold the ids between them.
+    upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
     for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
         add(connection, ATTEMPTS, outcome, number)
     _set_mark(connection, mark, upto)
@@ -143,5 +144,6 @@ def _set_mark(connection: Connection, before: int, after: int) -> None:
         connection.execute(update(totals).where(totals.c.name == COUNTED_TO).values(value=after))
 
 
-def _newest(connection: Connection) -> int:
-    return int(connection.execute(select(func.coalesce(func.max(attempts.c.id), 0))).scalar_one())
+def _newest(connection: Connection, *among: ColumnElement[bool]) -> int:
+    newest = select(func.coalesce(func.max(attempts.c.id), 0)).where(*among)
+    return int(connection.execute(newest).scalar_one())
