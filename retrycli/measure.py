@@ -47,7 +47,7 @@ def _warn(totals: Totals, host: str, now: datetime, problem: str) -> None:
     last = totals.warned(host)
     if last is None or now - last >= REMIND_AFTER:
         totals.set_warned(host, now)
-        logs.logger.warning("The pass went on, but its metrics were not written: %s", problem)
+        logs.logger.warning("The pass is recorded, but its metrics were not written: %s", problem)
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:

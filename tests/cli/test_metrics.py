@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 NAME = "retrycli.prom"
-WARNING = "The pass went on, but its metrics were not written: "
+WARNING = "The pass is recorded, but its metrics were not written: "
 
 
 def read(text: str) -> dict[str, float]:
