@@ -188,12 +188,13 @@ def test_the_collector_takes_no_notice_of_a_file_that_is_still_written(tmp_path:
     writer = Thread(target=keep_writing)
     writer.start()
     try:
-        while not any(name.endswith(".tmp") for name in names):
+        while writer.is_alive() and names <= {path.name}:
             names.update(each.name for each in tmp_path.iterdir())
     finally:
         over.set()
         writer.join()
-    assert {name for name in names if name.endswith(".prom")} <= {"retrycli.prom"}
+    assert names > {path.name}
+    assert {name for name in names if name.endswith(".prom")} == {path.name}
 
 
 def refusal(path: Path) -> str:
