@@ -312,9 +312,60 @@ def test_a_file_that_was_there_stays_when_it_cant_be_replaced(measuring: Cli, fo
     assert [each.name for each in folder.iterdir()] == [NAME]
 
 
-def test_from_python_the_measures_are_values(application: Application, sandbox: Sandbox) -> None:
+# What is measured, from Python.
+
+
+@pytest.fixture
+def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settings:
+    return settings_of(application, sandbox.url, folder)
+
+
+def test_each_pass_counts_what_is_new_for_good(application: Application, settings: Settings) -> None:
+    """What becomes of the rows changes no total any more, and no later pass reads them."""
     now = datetime.now(UTC)
-    application.add(101, hours_ago=4)
-    assert desk.metrics(application.settings(sandbox.url), now=lambda: now).last_start is None
-    retrycli.run_once(application.settings(sandbox.url))
-    assert desk.metrics(application.settings(sandbox.url)).attempts["delivered"] == 1
+    application.fill()
+    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=1)))
+    retrycli.run_once(settings, surroundings=clock_at(now))
+    application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
+    found = desk.metrics(settings).attempts
+    assert (found["delivered"], found["permanent"]) == (3, 0)
+
+
+def test_a_message_is_due_when_the_next_pass_would_send_it(application: Application, settings: Settings) -> None:
+    application.add(101, hours_ago=0)
+    retrycli.run_once(settings)
+    [row] = application.rows("retrycli_queue").values()
+    at = datetime.fromisoformat(str(row["next_attempt_at"])).replace(tzinfo=UTC)
+    for seconds, due in ((-61, 0), (-60, 1), (0, 1)):
+        assert desk.metrics(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
+
+
+def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not(
+    application: Application, settings: Settings
+) -> None:
+    retrycli.run_once(settings)
+    before = desk.metrics(settings)
+    began = datetime.now(UTC) + timedelta(minutes=15)
+    application.execute(
+        "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, unknown, "
+        "released) VALUES ('running', 'box', 1, ?, ?, 0, 0, 0, 0, 0)",
+        *[f"{began:%Y-%m-%d %H:%M:%S.%f}"] * 2,
+    )
+    after = desk.metrics(settings)
+    assert after.last_start == began
+    assert after.last_success == before.last_success is not None
+    assert after.last_duration_seconds == before.last_duration_seconds is not None
+
+
+def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
+    application: Application, settings: Settings
+) -> None:
+    application.add(101, body=None)
+    retrycli.run_once(settings, surroundings=clock_at(datetime.now(UTC) - timedelta(hours=2)))
+    found = desk.metrics(settings)
+    assert found.oldest_unacknowledged_seconds == pytest.approx(7200, abs=60)
+    application.execute("UPDATE retrycli_queue SET acknowledged_at = '2026-03-02 12:00:00', acknowledged_by = 'ada'")
+    found = desk.metrics(settings)
+    assert (found.oldest_unacknowledged_seconds, found.messages["escalated", "customer"]) == (0, 1)
+    assert found.oldest_escalated_seconds == pytest.approx(7200, abs=60)
+    assert found.oldest_waiting_seconds == 0

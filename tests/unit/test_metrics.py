@@ -178,6 +178,7 @@ def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
 def test_the_collector_takes_no_notice_of_a_file_that_is_still_written(tmp_path: Path) -> None:
     """It reads what ends in .prom: no such name is there, even for a moment, but the one that was asked for."""
     path = tmp_path / "retrycli.prom"
+    write(path, "one\n")
     names: set[str] = set()
     over = Event()
 
