@@ -11,7 +11,7 @@ from urllib.parse import urlsplit
 
 from retrycli import logs, metrics, schema
 from retrycli.breaker import BreakerState
-from retrycli.errors import RetrycliError
+from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.events import PassResult
 from retrycli.message import MessageType, State
 from retrycli.metrics import Measured
@@ -26,28 +26,37 @@ from retrycli.store.totals import Totals
 
 OTHER = "other"
 """A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
+NOT_WRITTEN = "The pass is recorded, but its metrics were not written: %s"
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
     """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
-    totals, host = Totals(database), socket.gethostname()
     try:
-        totals.roll_up(now)
+        problem = _write(settings, database, path, now)
+        _tell(Totals(database), socket.gethostname(), now, problem)
+    except DatabaseUnavailable as error:
+        logs.logger.warning(NOT_WRITTEN, error)
+
+
+def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
+    """Write the file; why that could not be done, if so."""
+    Totals(database).roll_up(now)
+    try:
         metrics.write(path, metrics.text(measured(settings, database, now)))
-    except RetrycliError as error:
-        _warn(totals, host, now, str(error))
-    else:
-        if totals.warned(host) is not None:
-            totals.set_warned(host, None)
-            logs.logger.warning("Metrics are written again")
+    except ConfigurationError as error:
+        return str(error)
+    return None
 
 
-def _warn(totals: Totals, host: str, now: datetime, problem: str) -> None:
-    """Warn when it begins, and then as often as of other troubles: cron mails whatever a pass says."""
+def _tell(totals: Totals, host: str, now: datetime, problem: str | None) -> None:
+    """Warn when it begins, as often as of other troubles while it lasts, and when it ends: cron mails each warning."""
     last = totals.warned(host)
-    if last is None or now - last >= REMIND_AFTER:
+    if problem is None and last is not None:
+        totals.set_warned(host, None)
+        logs.logger.warning("Metrics are written again")
+    elif problem is not None and (last is None or now - last >= REMIND_AFTER):
         totals.set_warned(host, now)
-        logs.logger.warning("The pass is recorded, but its metrics were not written: %s", problem)
+        logs.logger.warning(NOT_WRITTEN, problem)
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:

@@ -16,10 +16,12 @@ from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
 from retrycli import desk, logs
-from retrycli.app import Surroundings, lock_path
+from retrycli.app import Surroundings, lock_path, open_database
+from retrycli.measure import write_metrics
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Metrics
-from tests.cli.test_bad_input import without_roots_powers
+from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -310,6 +312,17 @@ def test_a_file_that_was_there_stays_when_it_cant_be_replaced(measuring: Cli, fo
     folder.chmod(0o700)
     assert (folder / NAME).read_text() == before
     assert [each.name for each in folder.iterdir()] == [NAME]
+
+
+def test_a_database_that_is_taken_away_at_the_last_moment_does_not_fail_the_pass(
+    application: Application, sandbox: Sandbox, folder: Path
+) -> None:
+    impatient = DatabaseSettings(url=f"{application.url}?timeout=0.1")
+    settings = settings_of(application, sandbox.url, folder).model_copy(update={"database": impatient})
+    with open_database(settings) as database, exclusively_locked(application), logged() as lines:
+        write_metrics(settings, database, folder / NAME, datetime.now(UTC))
+    [line] = lines
+    assert line.startswith(f"{WARNING}{application.path}: database is locked: ")
 
 
 # What is measured, from Python.

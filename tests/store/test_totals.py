@@ -16,7 +16,9 @@ from retrycli.events import PassResult, PassSummary
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import GIVEN_UP, SETTLING, Totals
-from tests.store.application import HOUR, MINUTE, NOON
+from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.conftest import in_every_mode
+from tests.store.test_claims import side_by_side, two_sides
 from tests.store.test_database import alembic
 
 if TYPE_CHECKING:
@@ -172,6 +174,21 @@ def test_lower_ids_may_come_late(database: Database, totals: Totals) -> None:
     attempt(database, "refused", at=NOON, number=5)
     totals.roll_up(NOON)
     assert totals.read().attempts == {"delivered": 2, "refused": 1}
+
+
+@in_every_mode
+def test_two_that_roll_up_at_once_count_each_attempt_once(application: Application) -> None:
+    with two_sides(application) as sides:
+        for number in range(20):
+            attempt(sides[0], "delivered" if number % 2 else "refused")
+
+        def roll_up(side: int) -> None:
+            for minutes in range(10):
+                Totals(sides[side]).roll_up(NOON + minutes * MINUTE)
+
+        side_by_side(roll_up)
+        assert Totals(sides[0]).read().attempts == {"delivered": 10, "refused": 10}
+        assert mark(sides[0]) > 0
 
 
 # Forgetting.
