@@ -100,7 +100,7 @@ def write(path: Path, text: str) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
         else:
-            _replace(path.resolve(), text)  # where a link leads, not the link
+            _replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(

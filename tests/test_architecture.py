@@ -24,13 +24,13 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks outage figures"
-        " grouping",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
+        "notice_text outage figures grouping",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify metrics",
+        "schema migrations store gateway lock sandbox example notify ping metrics",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk explain reporting demo cli __init__ __main__",
+        "app desk explain tell measure reporting demo cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

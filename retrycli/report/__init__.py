@@ -134,7 +134,8 @@ def _cut(text: object, room: int) -> str:
 def _values(report: Report, clock: Clock) -> dict[str, object]:
     """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
     figures = report.figures
-    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock)
+    reason = report.passes[-1].reason if report.passes else None
+    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
     return {
         "title": title,
         "tone": tone,

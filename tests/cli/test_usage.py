@@ -26,6 +26,8 @@ COMMANDS = (
     "stats",
     "report",
     "retry",
+    "notify",
+    "notify test",
     "init",
     "version",
     "config",

@@ -232,6 +232,17 @@ def test_the_headline_says_how_things_are(
     assert found == tone
 
 
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("credentials_refused", "The ticketing API refuses our credentials."),
+        ("throttled", "The ticketing API has asked to be left alone for a while."),
+    ],
+)
+def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
+    assert words.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
+
+
 def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
     old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
     assert words.headline("ok", figures(outages=[old]), QUIET, NOON, utc)[0].startswith("All quiet")
@@ -405,6 +416,11 @@ def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
     )
     assert [f"{row.day:%d}" for row in found.rows] == ["03", "04"]
     assert [row.results for row in found.rows] == [{"completed": 1}, {"completed": 1}]
+
+
+def test_a_pass_by_a_clock_that_is_ahead_does_no_harm() -> None:
+    found = set_out(marks(0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
+    assert (found.results, found.missed) == ({"completed": 1}, 0)
 
 
 def test_without_passes_there_is_nothing_but_misses() -> None:

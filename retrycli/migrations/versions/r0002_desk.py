@@ -1,4 +1,4 @@
-"""What the operator's desk looks back on: how long a message had waited when an attempt at it began."""
+"""What the operator's desk remembers: who was told what, totals that outlive their rows, how long messages waited."""
 
 from __future__ import annotations
 
@@ -8,12 +8,36 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+Time = sa.DateTime(timezone=True)
+RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
+
 
 def upgrade() -> None:
-    """Add to the tables."""
+    """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
     op.add_column("retrycli_attempts", sa.Column("waited_s", sa.Integer))
+    op.create_table(
+        "retrycli_told",
+        sa.Column("target", sa.String(16), primary_key=True),
+        sa.Column("topic", sa.String(16), primary_key=True),
+        sa.Column("since", Time, nullable=False),
+        sa.Column("told_at", Time, nullable=False),
+        sa.Column("ended", sa.Boolean, nullable=False),
+        sa.Column("times", sa.Integer, nullable=False),
+    )
+    totals = op.create_table(
+        "retrycli_totals",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("label", sa.String(255), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    there_were = "SELECT result, COUNT(*) FROM retrycli_passes WHERE result IS NOT NULL GROUP BY result"
+    passes = dict.fromkeys(RESULTS, 0) | dict(op.get_bind().execute(sa.text(there_were)).all())
+    rows = [{"name": "passes", "label": result, "value": number} for result, number in passes.items()]
+    op.bulk_insert(totals, [*rows, {"name": "attempts_counted_to", "label": "", "value": 0}])
 
 
 def downgrade() -> None:
-    """Take it away again."""
+    """Remove them: everybody is told anew of what stands, and what is known of rows that are gone is lost."""
+    for table in ("totals", "told"):
+        op.drop_table(f"retrycli_{table}")
     op.drop_column("retrycli_attempts", "waited_s")
