@@ -33,6 +33,7 @@ COMMANDS = (
     "config check",
     "db",
     "db upgrade",
+    "metrics",
     "sandbox",
     "demo",
 )
