@@ -13,7 +13,7 @@ def register(app: typer.Typer) -> None:
 
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """Print what Prometheus is told: passes, attempts, what waits and how old it is."""
+    """Print what Prometheus is told."""
     from retrycli import console, desk
     from retrycli.metrics import samples, text
 

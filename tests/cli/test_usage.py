@@ -35,6 +35,7 @@ COMMANDS = (
     "config check",
     "db",
     "db upgrade",
+    "metrics",
     "sandbox",
     "demo",
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from sqlalchemy import update
 
@@ -16,6 +18,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Group, Measures, Run
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import FAILED_AT, PASS, enrol
+from tests.store.test_totals import statements
 
 
 @pytest.fixture
@@ -67,6 +70,16 @@ def test_a_message_that_the_application_has_deleted_is_of_no_type(
     enrol(database, [1])
     application.delete(1)
     assert list(by_place(measures)) == [("waiting", None)]
+
+
+def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
+    database: Database, measures: Measures
+) -> None:
+    assert database.messages is not None
+    with statements(database) as seen:
+        measures.groups()
+    [sql] = [statement for statement, _ in seen if "pending_messages" in statement]
+    assert set(re.findall(r"pending_messages\.(\w+)", sql)) == {"id", "message_type"}
 
 
 def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: Measures) -> None:
