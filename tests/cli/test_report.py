@@ -185,7 +185,7 @@ def test_a_pass_renews_the_page_when_it_did_something_or_the_page_is_an_hour_old
 def test_a_page_that_cant_be_renewed_fails_no_pass(
     at_work: Cli, application: Application, program: tuple[str, ...] | None, path: str, said: str
 ) -> None:
-    """It is said, with the remedy, and all messages are sent."""
+    """It is said, with the remedy, and all messages are sent; then once every six hours, for cron mails each word."""
     application.fill_due()
     done: Finished = replace(at_work, program=program or at_work.program)(
         "run-once", env={"RETRYCLI_REPORT__PATH": path}
@@ -194,6 +194,8 @@ def test_a_page_that_cant_be_renewed_fails_no_pass(
     [line] = done.stderr.splitlines()
     assert f"WARNING The report was not renewed: {said}" in line
     assert application.last_pass()["sent"] == 3
+    later = [at_work("run-once", env={"RETRYCLI_REPORT__PATH": "nowhere/page.html"}).stderr for _ in range(2)]
+    assert "" in later, "one of the two may be the first of its six hours"
 
 
 def test_a_pass_that_is_stopped_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:
