@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 import getpass
 import hashlib
-import logging
 import os
 import random
 import socket
@@ -21,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from retrycli import by_hand, engine, intake, logs, news
-from retrycli.errors import RetrycliError
 from retrycli.events import Event, PassSummary, StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
@@ -281,24 +279,11 @@ def _write_metrics(settings: Settings, database: Database, now: datetime) -> Non
 
 
 def _write_report(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
-    """Renew the report where one is wanted; the messages are sent, whatever comes of this."""
-    if (path := settings.report.path) is None:
-        return
-    try:
-        from retrycli import reporting
+    """Renew the report, where somebody wants one."""
+    if settings.report.path is not None:
+        from retrycli.reporting import renew
 
-        reporting.renew(settings, database, path, summary, now)
-    except RetrycliError as error:
-        _warn_now_and_then(database, f"The report was not renewed: {error}")
-    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
-        _warn_now_and_then(database, f"The report was not renewed: {type(error).__name__}; try `retrycli report`")
-
-
-def _warn_now_and_then(database: Database, text: str) -> None:
-    """Warn of what every pass meets, but not four times an hour by mail; a terminal shows it each time."""
-    newest, before, *_ = [*(each.started_at for each in Ledger(database).last_passes(2)), None, None]
-    told = newest is None or news.to_be_repeated(newest, before)
-    logs.logger.log(logging.WARNING if told else logging.INFO, "%s", text)
+        renew(settings, database, settings.report.path, summary, now)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:

@@ -247,7 +247,7 @@ def _passes(report: Report, clock: Clock) -> dict[str, object]:
         for said in [_came(row.results, row.missed)]
     ]
     return {
-        "days": rows if report.passes else [],
+        "days": rows if report.first_pass else [],
         "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
         "missed": found.missed,
         "interval": report.interval,

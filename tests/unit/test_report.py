@@ -144,6 +144,15 @@ def test_the_page_of_nothing_says_so() -> None:
     assert "None was made yet" in words_of_it
 
 
+def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
+    """No pass began within the page's time, and every one is missing."""
+    last = NOON - 30 * DAY
+    late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
+    words_of_it = page_of(late).words
+    assert "No pass has begun since Sat 1 Feb 12:00: look for cron." in words_of_it
+    assert "0 passes; 671 did not come, and leave gaps." in words_of_it
+
+
 def test_what_comes_from_elsewhere_is_text() -> None:
     """In every place that shows any of it, and in the words that appear over it."""
     cause = replace(CAUSE, error=HOSTILE, types={HOSTILE: 1}, reason=HOSTILE, fingerprint=HOSTILE)
