@@ -6,13 +6,12 @@ A pass that has nothing to renew loads only this module, so what makes a page is
 from __future__ import annotations
 
 import logging
-import os
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import logs
+from retrycli import atomic, logs
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.news import to_be_repeated
@@ -28,8 +27,6 @@ LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
 STALE = timedelta(hours=1)
 """So old a page is renewed even if there is nothing new to tell, for its time says that passes come."""
-READABLE = 0o644
-"""A web server reads it, under a user of its own."""
 
 
 def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
@@ -116,30 +113,13 @@ def write(path: Path, text: str) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
         else:
-            _replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
+            atomic.replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(
             f"can't write the report {path}: {reason}; name a file in a folder that you may write to "
             "(--html, or report.path in the settings)"
         ) from error
-
-
-def _replace(path: Path, text: str) -> None:
-    import tempfile
-
-    with tempfile.NamedTemporaryFile(
-        "w", encoding="utf-8", dir=path.parent, prefix=f".{path.name[:100]}.", delete=False
-    ) as new:
-        try:
-            new.write(text)
-            new.flush()
-            os.fchmod(new.fileno(), READABLE)
-            Path(new.name).replace(path)
-        except BaseException:
-            with suppress(OSError):
-                Path(new.name).unlink()
-            raise
 
 
 def _cause(group: EscalationGroup) -> Cause:

@@ -26,11 +26,11 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     for names in (
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
         "notice_text outage figures grouping",
-        "settings config config_text",
+        "settings config config_text atomic",
         "schema migrations store gateway lock sandbox example notify ping metrics",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk explain tell measure reporting demo cli __init__ __main__",
+        "app aftermath desk explain tell measure reporting demo cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

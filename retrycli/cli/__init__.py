@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help in plain text comes up in half the time, and reads the same when it is piped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (passes, look, see, act, notify, measure, setup, tryout):
+for group in (passes, look, act, notify, measure, see, setup, tryout):
     group.register(app)
 
 
