@@ -14,7 +14,6 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 def upgrade() -> None:
     """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
-    op.add_column("retrycli_attempts", sa.Column("waited_s", sa.Integer))
     op.create_table(
         "retrycli_told",
         sa.Column("target", sa.String(16), primary_key=True),
