@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
 from importlib import resources
 from itertools import pairwise
@@ -97,8 +97,11 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
     except ImportError:
         raise ConfigurationError("a report needs Jinja2: pip install 'retrycli[report]'") from None
 
+    # One offset for all of the page, which it names: a day on which clocks are changed would have an hour's gap.
+    offset = timezone(report.figures.until.astimezone(zone).utcoffset() or timedelta())
+
     def clock(time: datetime) -> datetime:
-        return time.astimezone(zone)
+        return time.astimezone(offset)
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -190,6 +190,36 @@ def test_times_are_of_the_zone_that_is_asked_for() -> None:
     page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
     assert "made Mon 3 Mar 17:30 (UTC+05:30)" in page.words
     assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
+
+
+class Spring(tzinfo):
+    """Central Europe at the end of March 2025."""
+
+    CHANGE = datetime(2025, 3, 30, 1)  # noqa: DTZ001  as `fromutc` is given it
+
+    def fromutc(self, dt: datetime) -> datetime:
+        return dt + (2 * HOUR if dt.replace(tzinfo=None) >= self.CHANGE else HOUR)
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        return 2 * HOUR if dt is not None and dt.replace(tzinfo=None) >= self.CHANGE + 2 * HOUR else HOUR
+
+    def dst(self, dt: datetime | None) -> timedelta:
+        return self.utcoffset(dt) - HOUR
+
+    def tzname(self, dt: datetime | None) -> str:
+        return str(dt)
+
+
+def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
+    """All times are of the offset that the page names, the present one."""
+    monday = datetime(2025, 3, 31, 10, tzinfo=UTC)
+    passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
+    told = replace(figures(), since=monday - 7 * DAY, until=monday)
+    page = render(replace(BUSY, figures=told, passes=passes, first_pass=passes[0].started_at), zone=Spring())
+    assert "made Mon 31 Mar 12:00 (UTC+02:00)" in Page(page).words
+    [sunday] = re.findall(r"<title>Sunday 30 March</title>.*?</svg>", page)
+    assert "<desc>96 completed</desc>" in sunday
+    assert [left for left, *_ in boxes(sunday, "p-completed")] == [cell + 0.07 for cell in range(96)]
 
 
 @pytest.mark.parametrize("template", ["{{ no_such_thing }}", "{% if %}", "{{ title | no_such_filter }}"])
@@ -428,7 +458,7 @@ def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
 
 
 def test_a_pass_by_a_clock_that_is_ahead_does_no_harm() -> None:
-    found = set_out(marks(0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
+    found = set_out(marks(-20, 0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
     assert (found.results, found.missed) == ({"completed": 1}, 0)
 
 
