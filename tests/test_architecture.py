@@ -24,12 +24,12 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news",
+        "errors message outcome backoff policy breaker events duration escape news cronline units",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify metrics",
+        "schema migrations store gateway lock sandbox example notify metrics crontab",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk demo cli __init__ __main__",
+        "app desk demo scheduler doctor cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

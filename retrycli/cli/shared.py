@@ -88,3 +88,16 @@ def length_of_time(text: str, option: str) -> timedelta:
         return duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def agreed(question: str, *, yes: bool) -> bool:
+    """Whether a person, or ``--yes`` in place of one, wants it so.
+
+    Raises:
+        typer.BadParameter: nobody is there to be asked.
+    """
+    if yes:
+        return True
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise typer.BadParameter("nobody is there to be asked; give it, if it is to be done", param_hint="--yes")
+    return typer.confirm(question)
