@@ -20,6 +20,8 @@ from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
+PRUNE_BATCH = 5_000
+"""So many rows go in one transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +190,28 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         return before, database.revision()
     finally:
         database.close()
+
+
+def count_history(settings: Settings, *, before: datetime) -> tuple[int, int]:
+    """How many attempts, and how many passes, ended before a time.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return Ledger(database).count_ended(before)
+
+
+def prune(settings: Settings, *, before: datetime) -> None:
+    """Forget the attempts and passes that ended before a time, in short transactions: a pass may be under way.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        while ledger.prune(before, PRUNE_BATCH):
+            pass
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:

@@ -24,7 +24,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -89,6 +89,7 @@ attempts = Table(
     Column("retry_after_s", Integer),
     Column("duration_ms", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
+    Index("retrycli_attempts_finished", "finished_at"),
 )
 
 passes = Table(

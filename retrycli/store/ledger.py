@@ -157,18 +157,26 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts and passes that ended before a time; only the oldest so many of each are looked at.
+        """Forget attempts and passes that ended before a time, the oldest first, at most so many of each.
 
         Returns:
-            How many went.
+            How many went; 0 when none is left. What has not ended is kept, however old.
         """
         gone = 0
         with self._database.write() as connection:
-            for table, age in ((attempts, attempts.c.id), (passes, passes.c.started_at)):
-                oldest = select(table.c.id, table.c.finished_at).order_by(age).limit(limit).subquery()
-                old = select(oldest.c.id).where(oldest.c.finished_at < before)
+            for table in (attempts, passes):
+                old = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.finished_at).limit(limit)
                 gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
         return gone
+
+    def count_ended(self, before: datetime) -> tuple[int, int]:
+        """How many attempts, and how many passes, ended before a time."""
+        with self._database.read() as connection:
+            found = [
+                connection.execute(select(func.count()).where(table.c.finished_at < before)).scalar_one()
+                for table in (attempts, passes)
+            ]
+        return found[0], found[1]
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:
