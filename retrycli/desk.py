@@ -20,6 +20,9 @@ from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
+OFFERED = 50
+"""So many messages are offered by a shell's completion at most."""
+OFFER_WITHIN_SECONDS = 1
 PRUNE_BATCH = 5_000
 """So many rows go in one transaction."""
 
@@ -98,6 +101,21 @@ def list_messages(
         views = Views(database)
         found = views.messages(wanted, sort=sort, limit=limit)
         return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+
+
+def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
+    """The newest failed messages whose ids begin with some digits, for a shell to offer: id, ticket, last error.
+
+    Nothing is written, and nobody waits long for it.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    database = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
+    try:
+        return Views(database).failed_beginning(digits, limit=OFFERED)
+    finally:
+        database.close()
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import LARGEST_ID, ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.shared import ConfigFile, Json, MessageId, length_of_time, load_settings
 from retrycli.message import MessageType, State
 
 if TYPE_CHECKING:
@@ -232,7 +232,7 @@ def _step(reason: str | None, message_id: int) -> str:
 
 def show(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
