@@ -20,7 +20,7 @@ from retrycli.errors import ConfigurationError
 
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
-SECONDS = 30
+SECONDS = 120
 """After which a program of this machine has failed."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
 SYSTEM_UNITS = "etc/systemd/system"
@@ -55,12 +55,20 @@ def _login(uid: int) -> str:
         return str(uid)
 
 
+def _home() -> str:
+    """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
 @dataclass(frozen=True, slots=True)
 class Host:
     """The machine, and who is at work on it."""
 
     root: Path = Path("/")
-    home: Path = field(default_factory=Path.home)
+    home: Path = field(default_factory=lambda: Path(_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
 
@@ -216,6 +224,12 @@ def callers(host: Host) -> list[Caller]:
 def has_systemd(host: Host) -> bool:
     """Whether systemd is at work here, and not merely installed."""
     return (host.root / "run/systemd/system").is_dir()
+
+
+def under_cron(host: Host, command: Sequence[str]) -> Finished:
+    """Run a program as cron would: in the user's home, with hardly anything in its environment."""
+    variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
+    return host.run(["env", "-i", *variables, "sh", "-c", 'cd && exec "$@"', "sh", *command], b"")
 
 
 def systemctl(host: Host, *words: str, own: bool) -> None:

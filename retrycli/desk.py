@@ -63,7 +63,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
-        late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
+        late = last is not None and is_late(last.started_at, interval, at)
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
             running=last is not None and not late and pause is None,
@@ -77,6 +77,11 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
+
+
+def is_late(last_began: datetime, interval: timedelta, now: datetime) -> bool:
+    """Whether the next pass should have begun long ago."""
+    return now - last_began >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -119,7 +120,7 @@ def config_path(loaded: Loaded) -> str:
         raise ConfigurationError(
             "there is no configuration file, and a scheduler passes on no environment; `retrycli init` makes one"
         )
-    return str(loaded.file.absolute())
+    return os.path.normpath(loaded.file.absolute())
 
 
 def reachable(host: Host) -> list[Place]:

@@ -1,0 +1,36 @@
+"""How a database is, apart from what it holds."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, select
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
+
+
+def journal_mode(database: Database) -> str:
+    """The journal mode of a SQLite file, as ``wal``."""
+    with database.read() as connection:
+        return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
+
+
+def clock(database: Database) -> datetime | None:
+    """What time a server has; None for a file, which has no clock."""
+    if database.is_sqlite:
+        return None
+    with database.read() as connection:
+        found: datetime = connection.execute(select(func.now())).scalar_one()
+        return found
+
+
+def check_writable(database: Database) -> None:
+    """Take the right to write, and give it back.
+
+    Raises:
+        DatabaseUnavailable: there is no getting it.
+    """
+    with database.nothing_kept():
+        pass
