@@ -80,14 +80,19 @@ class Verdict:
     objection: str | None
 
 
-def job(loaded: Loaded, host: Host, *, user: str | None = None, interpreter: str = sys.executable) -> Job:
+def this_python() -> str:
+    """The Python that retrycli is installed in, by the same name whichever of its names it was started by."""
+    usual = Path(sys.executable).with_name("python3")
+    return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
+
+
+def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     """A pass as a scheduler is to begin it.
 
     Args:
         loaded: the settings, and where they came from.
         host: the machine.
         user: who is to make the passes; by default who owns the database, or else the settings' file.
-        interpreter: the Python that retrycli is installed in.
 
     Raises:
         ConfigurationError: a scheduler would not find these settings.
@@ -103,7 +108,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None, interpreter: str
     request = timedelta(seconds=settings.gateway.request_timeout_seconds)
     return Job(
         interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
-        interpreter=interpreter,
+        interpreter=this_python(),
         config=config,
         user=user or _owner(settings.database.url, config) or host.login,
         longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,

@@ -33,6 +33,8 @@ COMMANDS = [
     "init",
     "config",
     "db",
+    "doctor",
+    "cron",
     "version",
     "sandbox",
     "demo",
