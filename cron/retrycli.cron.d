@@ -1,6 +1,6 @@
 # retrycli from the system's cron.
 #
-# Where:   /etc/cron.d/retrycli, owned by root, mode 0644:
+# Where:   /etc/cron.d/retrycli, owned by root, mode 0644; `retrycli cron install` writes such a file by itself. By hand:
 #          install -o root -g root -m 0644 cron/retrycli.cron.d /etc/cron.d/retrycli
 #          The name there must have no dot: cron passes over /etc/cron.d/retrycli.cron.d without a word. It also
 #          ignores a file that others may write to. It sees a changed file within a minute; nothing is to be restarted.

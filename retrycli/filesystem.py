@@ -25,6 +25,16 @@ def others_may_write(path: Path) -> bool:
     return bool(_mode(path) & stat.S_IWOTH or (replaceable and path.exists()))
 
 
+def owner(path: Path) -> str | None:
+    """Who owns a file, by name where there is one; None where there is no file."""
+    try:
+        return path.owner()
+    except KeyError:
+        return str(path.stat().st_uid)
+    except OSError:
+        return None
+
+
 def kind_of(path: Path, mounts: str) -> str | None:
     """The kind of file system that a file lies on.
 

@@ -11,7 +11,7 @@ from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import cronline, crontab, units
+from retrycli import cronline, crontab, filesystem, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
@@ -284,10 +284,5 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
 def _owner(database_url: str, config: str) -> str | None:
     """Who owns the SQLite file, or else the settings' file."""
     scheme, _, rest = database_url.partition(":///")
-    candidates = [rest.partition("?")[0]] if scheme.startswith("sqlite") else []
-    for each in [*candidates, config]:
-        try:
-            return Path(each).owner()
-        except (OSError, KeyError):
-            continue
-    return None
+    database = filesystem.owner(Path(rest.partition("?")[0])) if scheme.startswith("sqlite") else None
+    return database or filesystem.owner(Path(config))

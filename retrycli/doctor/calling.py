@@ -18,6 +18,8 @@ from retrycli.store.ledger import PassRecord
 
 UNEVEN = 1.5
 """Intervals that are so many times too long, or too short, are no chance."""
+MANY = 120
+"""Minutes that are better said in hours."""
 
 
 def calling(case: Case, database: Database) -> Iterator[Finding]:
@@ -63,10 +65,10 @@ def _one(case: Case, caller: Caller) -> Finding:
 
 def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     """Whether passes come as often as they should."""
-    wanted = _minutes(case.interval)
+    wanted = _in_words(case.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")
-    ago = f"the last one began {_minutes(max(case.now() - passes[0].started_at, timedelta()))} ago"
+    ago = f"the last one began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(case, passes[0]):
         return failure(
             "passes",
@@ -77,7 +79,7 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     usual = timedelta(seconds=median(gaps)) if len(gaps) > 1 else case.interval
     if case.interval / UNEVEN <= usual <= case.interval * UNEVEN:
         return well("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they come every {_minutes(usual)}, and schedule.retry_interval_minutes says {wanted}"
+    words = f"they come every {_in_words(usual)}, and schedule.retry_interval_minutes says {wanted}"
     return warning("passes", words, "make the two the same: `retrycli cron check`")
 
 
@@ -85,5 +87,8 @@ def _is_late(case: Case, last: PassRecord) -> bool:
     return desk.is_late(last.started_at, case.interval, case.now())
 
 
-def _minutes(time: timedelta) -> str:
-    return f"{time / timedelta(minutes=1):,.3g} min"
+def _in_words(time: timedelta) -> str:
+    minutes = time / timedelta(minutes=1)
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes:.3g} min" if minutes < MANY else f"{minutes / 60:,.3g} h"

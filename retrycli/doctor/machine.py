@@ -91,6 +91,8 @@ def lock(case: Case) -> Iterator[Finding]:
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
         )
         return
+    if (strangers := _strangers_lock(case, path)) is not None:
+        yield strangers
     holder = PassLock(path).holder() if path.exists() else None
     if holder is None:
         yield well("lock", f"{path} is free")
@@ -102,3 +104,12 @@ def lock(case: Case) -> Iterator[Finding]:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:
         yield well("lock", words)
+
+
+def _strangers_lock(case: Case, path: Path) -> Finding | None:
+    """A lock that was made by another than who makes the passes: root, trying things out, shuts cron's passes out."""
+    owner, database = filesystem.owner(path), case.database_file and filesystem.owner(case.database_file)
+    if owner is None or database is None or owner == database:
+        return None
+    words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"
+    return warning("lock", words, f"chown {database} {path}; run retrycli by hand as {database} too")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -188,6 +189,16 @@ def test_a_lock_is_held_for_too_long_when_no_pass_may_last_so_long(desk: Desk) -
         assert "pid 4711 on box, for 300 s" in only(machine.lock(desk.case()), Level.OK, "lock").found
     with held(path, NOON - 30 * MINUTE):
         only(machine.lock(desk.case()), Level.WARNING, "lock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: Desk) -> None:
+    """Root tries a pass out, and cron's passes, which are another user's, can't take its lock any more."""
+    path = desk.root / "agent.db.retrycli.lock"
+    path.touch(0o600)
+    os.chown(desk.root / "agent.db", 12345, -1)
+    found, _ = machine.lock(desk.case())
+    assert only([found], Level.WARNING, "lock").remedy == f"chown 12345 {path}; run retrycli by hand as 12345 too"
 
 
 def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
