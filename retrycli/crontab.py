@@ -55,6 +55,13 @@ def _login(uid: int) -> str:
         return str(uid)
 
 
+def _is_user(name: str) -> bool:
+    try:
+        return pwd.getpwnam(name).pw_name == name
+    except KeyError:
+        return False
+
+
 def _home() -> str:
     """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
     try:
@@ -71,6 +78,8 @@ class Host:
     home: Path = field(default_factory=lambda: Path(_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
+    knows: Callable[[str], bool] = _is_user
+    """Whether there is a user of that name."""
 
     @property
     def login(self) -> str:

@@ -137,9 +137,11 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
     """What is put where: the part of a crontab that is retrycli's own, or whole units.
 
     Raises:
-        ConfigurationError: cron does not know such an interval, or a path can't stand there.
+        ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
     """
     system = place.is_system
+    if system and not host.knows(wanted.user):
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
     if place.is_timer:
         parts = [units.service(wanted, system=system), units.timer(wanted)]
     else:

@@ -46,7 +46,7 @@ def cron_print(
     from retrycli.crontab import Host
 
     host = Host()
-    place = scheduler.Place.of(host, user=user, systemd=systemd)
+    place = _place(user=user, systemd=systemd, run_as=run_as)
     parts = scheduler.texts(place, scheduler.job(load(ctx, config), host, user=run_as), host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
@@ -73,13 +73,15 @@ def cron_install(
     from retrycli.crontab import Host
 
     host = Host()
-    place = scheduler.Place.of(host, user=user, systemd=systemd)
+    place = _place(user=user, systemd=systemd, run_as=run_as)
     changes = scheduler.install(place, scheduler.job(load(ctx, config), host, user=run_as), host)
     done = _agree_and_apply({place: changes} if changes else {}, yes=yes, as_json=as_json)
     if as_json:
         console.show_json({"changed": done, "place": place.value, "diff": [each.diff for each in changes]})
     elif not changes:
         console.say("It is there already, as it should be.")
+    elif done and place is scheduler.Place.OWN_TIMER:
+        console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not as_json:
         console.say("Next: retrycli cron check" if done or not changes else "Nothing was changed.")
 
@@ -134,6 +136,21 @@ def cron_remove(
         console.say("`retrycli cron install` has written nothing for these settings that you may take away.")
     if not as_json:
         console.say("Next: retrycli cron check" if done or not found else "Nothing was changed.")
+
+
+def _place(*, user: bool, systemd: bool, run_as: str | None) -> Place:
+    """The place that the options mean.
+
+    Raises:
+        typer.BadParameter: it names no user, and one is named.
+    """
+    from retrycli.crontab import Host
+    from retrycli.scheduler import Place
+
+    place = Place.of(Host(), user=user, systemd=systemd)
+    if run_as is not None and not place.is_system:
+        raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
+    return place
 
 
 def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bool) -> bool:

@@ -123,6 +123,13 @@ def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text
     assert "\x1b[2J" not in shown.screens["cron check --user"].raw
 
 
+def test_a_user_can_be_named_only_where_a_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
+    done = desk("cron", "install", "--user", "--run-as", "daemon", "--yes")
+    assert done.returncode == 2
+    assert "Invalid value for --run-as: only root's schedule can be another user's" in done.stderr
+    assert crontab.file.read_bytes() == OTHERS
+
+
 WRONG = {
     "there is no configuration file": {},
     "which cron can't keep evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import subprocess
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -50,7 +50,8 @@ class Desk:
 
     @property
     def host(self) -> Host:
-        return Host(root=self.root, home=self.root / "home", uid=self.uid, run=self.programs)
+        home = self.root / "home"
+        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, knows=lambda name: name == "desk")
 
     def settings(self, more: str = "", environment: dict[str, str] | None = None) -> Loaded:
         file = self.root / "retrycli.toml"
@@ -128,9 +129,9 @@ def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
         desk.programs(command, given)
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
-    host = Host(root=desk.root, home=desk.root / "home", uid=0, run=active)
+    host = replace(desk.host, run=active)
     with pytest.raises(ConfigurationError, match=r"desk\.timer \(hourly\)"):
-        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host), host)
+        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
 def test_another_installation_with_its_own_settings_is_no_second_scheduler(desk: Desk) -> None:
@@ -183,6 +184,22 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
     (folder / "retrycli.timer").write_text("[Timer]\n")
     with pytest.raises(ConfigurationError, match="is there already"):
         desk.install(Place.SYSTEM_TIMER)
+
+
+@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER])
+@pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
+def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: Place, user: str) -> None:
+    """A crontab with another is ignored whole, and what is no name could be a line of its own."""
+    with pytest.raises(ConfigurationError, match="there is no user"):
+        install(place, job(desk.settings(), desk.host, user=user), desk.host)
+
+
+def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk) -> None:
+    (desk.root / "etc/cron.d").touch()
+    before = desk.files()
+    with pytest.raises(ConfigurationError, match=r"can't (read|write) .*/etc/cron.d/retrycli"):
+        desk.install(Place.SYSTEM_CRONTAB)
+    assert desk.files() == before
 
 
 def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
