@@ -13,13 +13,13 @@ from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
+from retrycli.message import State
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
-from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
+from retrycli.ticks import is_late
 
-LATE_AFTER_INTERVALS = 2
-LATE_GRACE = timedelta(minutes=5)
 OFFERED = 50
 """So many messages are offered by a shell's completion at most."""
 OFFER_WITHIN_SECONDS = 1
@@ -63,7 +63,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
-        late = last is not None and is_late(last.started_at, interval, at)
+        late = last is not None and is_late(last.started_at, at, interval)
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
             running=last is not None and not late and pause is None,
@@ -77,11 +77,6 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
-
-
-def is_late(last_began: datetime, interval: timedelta, now: datetime) -> bool:
-    """Whether the next pass should have begun long ago."""
-    return now - last_began >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:
@@ -121,6 +116,17 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         return Views(database).failed_beginning(digits, limit=OFFERED)
     finally:
         database.close()
+
+
+def escalations(settings: Settings) -> tuple[list[EscalationGroup], list[ListedMessage]]:
+    """What a person must look at: groups of one cause, the largest first, and every message by its id.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        return views.escalation_groups(), views.messages(Filter(state=State.ESCALATED), sort="id")
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:

@@ -1,4 +1,4 @@
-"""``status``, ``list-failed``, ``escalations``, ``show``."""
+"""``status``, ``list-failed``, ``escalations``, ``show``, ``explain``."""
 
 from __future__ import annotations
 
@@ -10,14 +10,22 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, MessageId, length_of_time, load_settings
-from retrycli.message import MessageType, State
+from retrycli.message import EscalationReason, MessageType, State
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from retrycli.desk import Status
+    from retrycli.explain import Explanation
+    from retrycli.store.views import EscalationGroup, ListedMessage
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
+ESCALATION_FIELDS = (
+    *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
+    *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
+)
 
 
 class Sort(StrEnum):
@@ -35,6 +43,7 @@ def register(app: typer.Typer) -> None:
     app.command("list-failed")(list_failed)
     app.command("escalations")(escalations)
     app.command("show")(show)
+    app.command("explain")(explain)
 
 
 def status(
@@ -132,6 +141,12 @@ def list_failed(
     ] = None,
     ticket: Annotated[str | None, typer.Option(help="Of this ticket.", show_default=False)] = None,
     error: Annotated[str | None, typer.Option(help="With this in the last error.", show_default=False)] = None,
+    reason: Annotated[
+        EscalationReason | None, typer.Option(help="Escalated for this reason.", show_default=False)
+    ] = None,
+    fingerprint: Annotated[
+        str | None, typer.Option(help="Escalated by this cause; `escalations` shows it.", show_default=False)
+    ] = None,
     older_than: Annotated[
         str | None, typer.Option(help="That first failed so long ago: 30m, 2h, 7d.", show_default=False)
     ] = None,
@@ -146,7 +161,15 @@ def list_failed(
 
     settings = load_settings(ctx, config)
     before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    wanted = Filter(state=state, message_type=message_type, ticket=ticket, error=error, failed_before=before)
+    wanted = Filter(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        failed_before=before,
+        reason=reason,
+        fingerprint=fingerprint,
+    )
     shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
     total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
     most = {each: policy.max_retries for each, policy in settings.policies.items()}
@@ -193,16 +216,70 @@ def _most(most: dict[MessageType, int], message_type: str) -> int | None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, and why."""
+    """List what a person must look at, by cause."""
     from retrycli import console, desk
-    from retrycli.store.views import Filter
 
-    settings = load_settings(ctx, config)
-    _, messages = desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id")
+    groups, messages = desk.escalations(load_settings(ctx, config))
     if as_json:
-        fields = ("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at")
-        console.show_json({"escalations": [{name: getattr(each, name) for name in fields} for each in messages]})
+        console.show_json(
+            {
+                "escalations": [{name: getattr(each, name) for name in ESCALATION_FIELDS} for each in messages],
+                "groups": [_group_fields(each) for each in groups],
+            }
+        )
         return
+    alike = [each for each in groups if each.count > 1] if console.on_terminal() else []
+    _show_groups(alike)
+    in_groups = {each.fingerprint for each in alike}
+    _show_escalated([each for each in messages if each.fingerprint not in in_groups])
+    if alike:
+        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
+    elif messages:
+        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
+    else:
+        console.say("Nothing is waiting for a person. Next: retrycli status")
+
+
+def _group_fields(group: EscalationGroup) -> dict[str, object]:
+    return {
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "new": group.new,
+        "reason": group.example.reason,
+        "cause": group.cause,
+        "oldest": group.oldest,
+        "newest": group.newest,
+        "types": group.types,
+        "example": group.example.id,
+    }
+
+
+def _show_groups(groups: Sequence[EscalationGroup]) -> None:
+    from retrycli import console
+
+    console.show_table(
+        ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
+        [
+            (
+                each.count,
+                each.new,
+                each.oldest,
+                each.fingerprint,
+                each.example.id,
+                ", ".join(f"{number} {name}" for name, number in each.types.items()),
+                each.cause,
+            )
+            for each in groups
+        ],
+        texts=2,
+    )
+    if groups:
+        console.say("")
+
+
+def _show_escalated(messages: Sequence[ListedMessage]) -> None:
+    from retrycli import console
+
     console.show_table(
         ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
         [
@@ -219,10 +296,6 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
         ],
         texts=2,
     )
-    if messages:
-        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
-    else:
-        console.say("Nothing is waiting for a person. Next: retrycli status")
 
 
 def _step(reason: str | None, message_id: int) -> str:
@@ -271,3 +344,42 @@ def show(
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+
+
+def explain(
+    ctx: typer.Context,
+    message_id: MessageId,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what holds a message back, and when it is tried next."""
+    from retrycli import console
+    from retrycli.explain import explain as explained
+
+    found = explained(load_settings(ctx, config), message_id)
+    if as_json:
+        fields = asdict(found)
+        console.show_json({"id": fields.pop("message_id")} | fields)
+        return
+    console.show_table(
+        ("Gate", "Open", "Figure", "Time"),
+        [(each.name.replace("_", "-"), each.open, each.figure, each.time) for each in found.gates],
+    )
+    console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
+    console.say(f"Next: {_remedy(found)}")
+
+
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "retrycli show {id}; mend its row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+}
+
+
+def _remedy(found: Explanation) -> str:
+    """The command for what stands in the way, first gate first."""
+    usual = "retrycli retry {id} tries it now"
+    remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
+    return remedy.format(id=found.message_id)

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
-from retrycli import desk, scheduler
+from retrycli import scheduler
 from retrycli.crontab import Caller
 from retrycli.doctor.case import Case
 from retrycli.doctor.database import newest_passes
@@ -15,6 +15,7 @@ from retrycli.errors import ConfigurationError
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
 from retrycli.store.ledger import PassRecord
+from retrycli.ticks import is_late
 
 UNEVEN = 1.5
 """Intervals that are so many times too long, or too short, are no chance."""
@@ -84,7 +85,7 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
 
 
 def _is_late(case: Case, last: PassRecord) -> bool:
-    return desk.is_late(last.started_at, case.interval, case.now())
+    return is_late(last.started_at, case.now(), case.interval)
 
 
 def _in_words(time: timedelta) -> str:

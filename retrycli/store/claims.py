@@ -23,6 +23,7 @@ from sqlalchemy import (
 )
 
 from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
@@ -45,6 +46,11 @@ HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD
 LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
 
 
+def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
+    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
 class Claims:
     """The queue as a pass works on it.
 
@@ -55,22 +61,31 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    due = staticmethod(is_due)
+    """What a pass may claim, given what is due by when: the one predicate that counts, claims and explains."""
+
     def together(self) -> AbstractContextManager[None]:
         """Write all that is written inside in one transaction."""
         return self._database.together()
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
-        statement = select(func.count()).select_from(queue).where(*is_due(due_by))
+        statement = select(func.count()).select_from(queue).where(*self.due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
+
+    def is_due(self, message_id: int, due_by: datetime) -> bool:
+        """Whether a pass may claim this message."""
+        statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *self.due(due_by))
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar() is not None
 
     def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
         """Claim due messages, the one that has waited longest first; their ids."""
         with self._database.write() as connection:
             due = (
                 select(queue.c.message_id)
-                .where(*is_due(due_by))
+                .where(*self.due(due_by))
                 .order_by(queue.c.next_attempt_at, queue.c.message_id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -254,11 +269,6 @@ class Claims:
             return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
 
 
-def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
-    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
-
-
 def _claimed(claim: Claim) -> dict[str, object]:
     return {
         "state": State.SENDING.value,
@@ -311,7 +321,7 @@ def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now:
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
                 back.append({**row, "at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                escalated.append({**row, "reason": change.reason})
+                escalated.append({**row, "reason": change.reason, "cause": fingerprint(each)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
             case _:
@@ -329,5 +339,6 @@ def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now:
             "unknown_count": unknowns,
             "escalated_at": now,
             "escalation_reason": bindparam("reason"),
+            "fingerprint": bindparam("cause"),
         }
         connection.execute(update(queue).where(*of_mine).values(**free, **values), escalated)

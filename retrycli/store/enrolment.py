@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, bindparam, case, delete, insert, literal, or_, select
 
+from retrycli.fingerprint import fingerprint
 from retrycli.message import Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
@@ -113,6 +114,7 @@ class Enrolment:
                 "unknown_count": 0,
                 "escalated_at": now if settled.transition.reason else None,
                 "escalation_reason": settled.transition.reason,
+                "fingerprint": fingerprint(settled) if settled.transition.reason else None,
             }
             for settled, first_failed_at, ticket_id in entries
         ]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
-from retrycli.message import MessageType, State, Status, utc_time
+from retrycli.fingerprint import cause
+from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import attempts, queue
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
@@ -31,6 +32,9 @@ class Filter:
     failed_before: datetime | None = None
     due_by: datetime | None = None
     """Waiting, and due by then."""
+    reason: EscalationReason | None = None
+    fingerprint: str | None = None
+    ids: Collection[int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +52,29 @@ class ListedMessage:
     reason: str | None
     escalated_at: datetime | None
     claimed_by: str | None
+    fingerprint: str | None = None
+    acknowledged_by: str | None = None
+    acknowledged_at: datetime | None = None
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationGroup:
+    """Escalated messages of one cause."""
+
+    fingerprint: str | None
+    """None where they were escalated before there were fingerprints."""
+    cause: str | None
+    """The error of one of them, with its numbers and ids taken out."""
+    count: int
+    new: int
+    """How many of them nobody has acknowledged."""
+    oldest: datetime
+    newest: datetime
+    types: dict[str, int]
+    """How many there are of each message type."""
+    example: ListedMessage
+    """The one with the lowest id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,6 +132,10 @@ class Views:
             queue.c.escalation_reason,
             queue.c.escalated_at,
             queue.c.claimed_by,
+            queue.c.fingerprint,
+            queue.c.acknowledged_by,
+            queue.c.acknowledged_at,
+            queue.c.note,
         )
         order: dict[str, list[ColumnElement[Any]]] = {
             "next": [case((queue.c.next_attempt_at.is_(None), 1), else_=0), queue.c.next_attempt_at],
@@ -135,6 +166,28 @@ class Views:
         """How many messages a filter lets through."""
         with self._database.read() as connection:
             return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
+
+    def escalation_groups(self) -> list[EscalationGroup]:
+        """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
+        m = self._database.messages.c
+        by_type = self._failed(
+            Filter(state=State.ESCALATED),
+            queue.c.fingerprint,
+            m.message_type,
+            func.count().label("n"),
+            func.count(queue.c.acknowledged_at).label("seen"),
+            func.min(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("oldest"),
+            func.max(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("newest"),
+            func.min(m.id).label("example"),
+        ).group_by(queue.c.fingerprint, m.message_type)
+        alike: dict[str | None, list[Mapping[Any, Any]]] = {}
+        with self._database.read() as connection:
+            for row in connection.execute(by_type).mappings():
+                alike.setdefault(row["fingerprint"], []).append(row)
+        first = {key: min(row["example"] for row in rows) for key, rows in alike.items()}
+        examples = {each.id: each for each in self.messages(Filter(ids=tuple(first.values())))}
+        groups = [_group(key, rows, examples[first[key]]) for key, rows in alike.items() if first[key] in examples]
+        return sorted(groups, key=lambda each: (-each.count, each.example.id))
 
     def counts(self, due_by: datetime) -> dict[str, int]:
         """Failed messages: waiting (due ones included), due, sending, escalated."""
@@ -171,6 +224,21 @@ class Views:
             ]
         return MessageDetails(dict(row), None if ours is None else dict(ours), made)
 
+    def times_ahead(self, message_id: int) -> list[datetime]:
+        """When those waiting messages are due that a pass claims before this one, earliest first."""
+        this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
+        earlier = or_(
+            queue.c.next_attempt_at < this,
+            and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
+        )
+        statement = (
+            select(queue.c.next_attempt_at)
+            .where(queue.c.state == State.WAITING.value, earlier)
+            .order_by(queue.c.next_attempt_at)
+        )
+        with self._database.read() as connection:
+            return list(connection.execute(statement).scalars())
+
     def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages.c
         statement = (
@@ -190,6 +258,12 @@ class Views:
             statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
         if wanted.due_by is not None:
             statement = statement.where(*is_due(wanted.due_by))
+        if wanted.reason is not None:
+            statement = statement.where(queue.c.escalation_reason == wanted.reason.value)
+        if wanted.fingerprint is not None:
+            statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
+        if wanted.ids is not None:
+            statement = statement.where(m.id.in_(wanted.ids))
         return statement
 
 
@@ -206,6 +280,24 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         reason=row["escalation_reason"],
         escalated_at=row["escalated_at"],
         claimed_by=row["claimed_by"],
+        fingerprint=row["fingerprint"],
+        acknowledged_by=row["acknowledged_by"],
+        acknowledged_at=row["acknowledged_at"],
+        note=row["note"],
+    )
+
+
+def _group(fingerprint: str | None, by_type: Sequence[Mapping[Any, Any]], example: ListedMessage) -> EscalationGroup:
+    count = sum(row["n"] for row in by_type)
+    return EscalationGroup(
+        fingerprint=fingerprint,
+        cause=None if example.last_error is None else cause(example.last_error),
+        count=count,
+        new=count - sum(row["seen"] for row in by_type),
+        oldest=min(row["oldest"] for row in by_type),
+        newest=max(row["newest"] for row in by_type),
+        types={str(row["message_type"]): row["n"] for row in by_type},
+        example=example,
     )
 
 

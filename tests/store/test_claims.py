@@ -16,6 +16,7 @@ from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
 from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
@@ -507,6 +508,13 @@ def settled(message_id: int, transition: Transition, outcome: Outcome | None = D
     return Settled(message_id, transition, outcome, timedelta(milliseconds=3250), ANSWERED_AT)
 
 
+def with_fingerprint(queued: dict[str, Any] | None, transition: Transition) -> dict[str, Any] | None:
+    """What the queue then shows of an escalated message besides: what it has in common with others."""
+    if queued is None or transition.reason is None:
+        return queued
+    return queued | {"fingerprint": fingerprint(settled(1, transition))}
+
+
 def as_written(application: Application, changes: dict[str, Any]) -> dict[str, Any]:
     """Values as the database shows them where the application writes them itself."""
     if "sent_at" not in changes:
@@ -534,6 +542,7 @@ def test_a_transition_sets_its_own_fields_and_no_others(
         assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT) == set()
     assert changed == ({1: expected} if expected else {})
     after = queue_rows(database)
+    queued = with_fingerprint(queued, transition)
     assert after.get(1) == (None if queued is None else before[1] | queued)
     assert after[2] == before[2]
 
@@ -557,6 +566,7 @@ def test_a_transition_is_the_same_in_company(
     with application.watched() as changed:
         assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT) == set()
     assert changed.get(last, {}) == expected
+    queued = with_fingerprint(queued, transition)
     assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
 
 

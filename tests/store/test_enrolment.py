@@ -10,6 +10,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from retrycli.fingerprint import fingerprint
 from retrycli.message import EscalationReason, Message, MessageType, Span, State, UnusableMessage
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
@@ -219,7 +220,9 @@ def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
     row = queue_rows(database)[1]
     assert (row["state"], row["escalation_reason"], row["escalated_at"]) == ("escalated", reason, NOON)
     assert (row["next_attempt_at"], row["first_failed_at"]) == (None, FAILED_AT)
-    assert queue_rows(database)[2]["state"] == "waiting"
+    assert row["fingerprint"] == fingerprint(Settled(1, transition))
+    other = queue_rows(database)[2]
+    assert (other["state"], other["fingerprint"]) == ("waiting", None)
 
 
 @pytest.mark.parametrize("state", list(State))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -298,6 +298,57 @@ def test_what_the_application_took_back_is_no_longer_counted(
     in_every_state.delete(5)
     assert views.counts(NOON + HOUR) == {"waiting": 2, "due": 2, "sending": 1, "escalated": 0}
     assert queue_rows(database).keys() == {2, 3, 4, 5}
+
+
+# Escalations of one cause.
+
+
+def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
+    """Bring a new message into a person's hands by an answer of the ticketing API's."""
+    outcome = Outcome(OutcomeKind.PERMANENT, status, error)
+    settled = Settled(
+        message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=error), outcome, None, None
+    )
+    Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
+
+
+def test_escalations_of_one_cause_are_one_group(application: Application, database: Database, views: Views) -> None:
+    application.add_all(
+        [{"message_type": each} for each in ("customer", "supplier", "customer", "internal", "supplier")]
+    )
+    escalate_by(database, 5, "HTTP 404: no ticket 5", at=NOON)
+    escalate_by(database, 1, "HTTP 422: recipient 17 unknown", at=NOON + HOUR)
+    escalate_by(database, 2, "HTTP 422: recipient 18 unknown", at=NOON - HOUR)
+    escalate_by(database, 3, "HTTP 422: recipient 19 unknown", at=NOON)
+    enrol(database, [4])
+    larger, smaller = views.escalation_groups()
+    assert (larger.count, larger.new, larger.types) == (3, 3, {"customer": 2, "supplier": 1})
+    assert (larger.oldest, larger.newest) == (NOON - HOUR, NOON + HOUR)
+    assert (larger.example.id, larger.example.last_error) == (1, "HTTP 422: recipient 17 unknown")
+    assert (larger.cause, smaller.cause) == ("HTTP 422: recipient … unknown", "HTTP 404: no ticket …")
+    assert (smaller.count, smaller.example.id) == (1, 5)
+    assert shown(views, Filter(fingerprint=larger.fingerprint), sort="id") == [1, 2, 3]
+    assert shown(views, Filter(reason=EscalationReason.PERMANENT), sort="id") == [1, 2, 3, 5]
+    assert shown(views, Filter(reason=EscalationReason.EXHAUSTED)) == []
+
+
+def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
+    application: Application, database: Database, views: Views
+) -> None:
+    """Also before a pass has noticed."""
+    application.add_all([{}] * 3)
+    for each in (1, 2, 3):
+        escalate_by(database, each, "HTTP 422: recipient unknown")
+    application.change(1, status="sent")
+    application.change(3, status="rejected")
+    (group,) = views.escalation_groups()
+    assert (group.count, group.example.id) == (1, 2)
+
+
+def test_without_escalations_there_are_no_groups(application: Application, database: Database, views: Views) -> None:
+    application.add()
+    enrol(database, [1])
+    assert views.escalation_groups() == []
 
 
 # One message.

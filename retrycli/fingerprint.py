@@ -1,0 +1,41 @@
+"""What escalated messages have in common: one fingerprint per cause, so that a person decides once for a hundred."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+
+from retrycli.outcome import OutcomeKind
+from retrycli.policy import EXHAUSTED, Settled
+
+LENGTH = 12
+"""Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""
+
+VARIABLE = re.compile(
+    r"""(?P<kept>\bHTTP\ \d{3}\b)                              # the status says what kind of error it is
+    |[^\s<>"'()\[\]{}:;,=@]{1,64}@[^\s<>"'()\[\]{}:;,=]+         # an address (local part: RFC 5321, 4.5.3.1.1)
+    |\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b             # a UUID
+    |\b(?=[a-z_-]*\d)[0-9a-z][0-9a-z_-]{7,}\b                    # an id of letters and digits
+    |\d+(?:[.,:]\d+)*                                            # a number, a time, an IP address
+    """,
+    re.VERBOSE | re.IGNORECASE,
+)
+LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
+
+
+def cause(error: str) -> str:
+    """An error text with its numbers, addresses and ids taken out, so that the same error reads the same for all.
+
+    Args:
+        error: a ``last_error``, with or without the words that an exhausted message's begins with.
+    """
+    last_error = LAST_ERROR.sub("", error, count=1).strip() or error
+    return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
+
+
+def fingerprint(settled: Settled) -> str:
+    """The fingerprint of an escalation: its outcome (or its reason, where no attempt was made), status and cause."""
+    outcome, transition = settled.outcome, settled.transition
+    kind: OutcomeKind | str | None = outcome.kind if outcome else transition.reason
+    parts = (str(kind), str(outcome.status_code if outcome else None), cause(transition.last_error or ""))
+    return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:LENGTH]

@@ -1,0 +1,79 @@
+"""What counts as the same cause, and what does not."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from retrycli.fingerprint import LENGTH, cause, fingerprint
+from retrycli.message import EscalationReason
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition, exhausted
+
+
+@pytest.mark.parametrize(
+    ("error", "stripped"),
+    [
+        ("HTTP 422: recipient unknown", "HTTP 422: recipient unknown"),
+        ("HTTP 422: ticket 8812 is closed", "HTTP 422: ticket … is closed"),
+        ("HTTP 422: bob.o'neil+x@example.com is unknown", "HTTP 422: bob.o'… is unknown"),
+        ("HTTP 422: <eve@example.com> is unknown", "HTTP 422: <…> is unknown"),
+        ("HTTP 400: no object 6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e", "HTTP 400: no object …"),
+        ("HTTP 400: no object a81bc81bdead4e5dabff90865d1e13b1", "HTTP 400: no object …"),
+        ("HTTP 400: request req_8fJ2kLmQ failed", "HTTP 400: request … failed"),
+        ("HTTP 503", "HTTP 503"),
+        ("no answer within 30 s", "no answer within … s"),
+        ("10.0.0.7:8080 refused at 12:30:01.25", "… refused at …"),
+        ("May have arrived: ReadTimeout (3 times)", "May have arrived: ReadTimeout (… times)"),
+        ("Can't be sent: subject is null", "Can't be sent: subject is null"),
+        (exhausted(10, "HTTP 503"), "HTTP 503"),
+        (exhausted(10, None), exhausted(10, None).replace("10", "…")),
+        ("", ""),
+    ],
+)
+def test_numbers_addresses_and_ids_are_no_part_of_a_cause(error: str, stripped: str) -> None:
+    assert cause(error) == stripped
+
+
+def escalated(error: str, outcome: Outcome | None) -> Settled:
+    reason = EscalationReason.PERMANENT if outcome else EscalationReason.INVALID
+    return Settled(1, Transition.escalated(reason, last_error=error), outcome)
+
+
+def test_messages_that_differ_in_ids_alone_bear_one_fingerprint() -> None:
+    refused = Outcome(OutcomeKind.PERMANENT, 422)
+    one = fingerprint(escalated("HTTP 422: ticket 1 is closed", refused))
+    assert one == fingerprint(escalated("HTTP 422: ticket 234 is closed", refused))
+    assert len(one) == LENGTH
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [
+        ("HTTP 422: ticket 1 is locked", Outcome(OutcomeKind.PERMANENT, 422)),
+        ("ticket 1 is closed", Outcome(OutcomeKind.PERMANENT, 409)),
+        ("ticket 1 is closed", Outcome(OutcomeKind.REFUSED, 422)),
+        ("ticket 1 is closed", None),
+    ],
+)
+def test_another_text_status_or_outcome_is_another_cause(error: str, outcome: Outcome | None) -> None:
+    usual = fingerprint(escalated("ticket 1 is closed", Outcome(OutcomeKind.PERMANENT, 422)))
+    assert fingerprint(escalated(error, outcome)) != usual
+
+
+def test_half_a_surrogate_pair_has_a_fingerprint_too() -> None:
+    assert len(fingerprint(escalated("\ud800", None))) == LENGTH
+
+
+@pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "@", "HTTP 4", "0-"])
+def test_no_error_text_takes_long_to_strip(piece: str) -> None:
+    """Against the CPU time for as many plain words: a pattern that backtracks takes thousands of times as long."""
+
+    def taken(text: str) -> float:
+        before = time.process_time()
+        for _ in range(20):
+            cause(text)
+        return time.process_time() - before
+
+    assert taken(piece * (4000 // len(piece))) < 100 * max(taken("plain words " * 333), 1e-3)
