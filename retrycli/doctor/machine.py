@@ -46,8 +46,8 @@ def files(case: Case) -> Iterator[Finding]:
 
 
 def _open_files(case: Case) -> Iterator[Finding]:
-    secrets = {Path(source.removeprefix("file ")) for source in _secret_sources(case.loaded)}
-    config = {case.loaded.file} if case.loaded.file is not None else set()
+    secrets = {Path(source.removeprefix("file ")).absolute() for source in _secret_sources(case.loaded)}
+    config = {case.loaded.file.absolute()} if case.loaded.file is not None else set()
     own = {each for each in (case.database_file, lock_path(case.settings)) if each is not None}
     for path in sorted(secrets):
         if filesystem.others_may_read(path):

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import func, select
+from sqlalchemy import false, func, select, update
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -27,10 +27,13 @@ def clock(database: Database) -> datetime | None:
 
 
 def check_writable(database: Database) -> None:
-    """Take the right to write, and give it back.
+    """Change no message, as a pass would change one: that takes the right to write, and, of a file, its write lock.
 
     Raises:
         DatabaseUnavailable: there is no getting it.
+        SchemaMismatch: the application's table is not as needed.
     """
-    with database.nothing_kept():
-        pass
+    messages = database.messages
+    nothing = update(messages).where(false()).values(status=messages.c.status)
+    with database.nothing_kept(), database.write() as connection:
+        connection.execute(nothing)
