@@ -230,6 +230,11 @@ def callers(host: Host) -> list[Caller]:
     return [*_in_crontabs(host), *_in_timers(host)]
 
 
+def has_cron(host: Host) -> bool:
+    """Whether a cron is installed here; a folder /etc/cron.d is no sign of one."""
+    return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
+
+
 def has_systemd(host: Host) -> bool:
     """Whether systemd is at work here, and not merely installed."""
     return (host.root / "run/systemd/system").is_dir()

@@ -59,6 +59,8 @@ class Change:
     @property
     def diff(self) -> str:
         """The change, for a person to read."""
+        if self.before == self.after:
+            return f"{self.target.title} is to be switched on"
         titles = (self.target.title, self.target.title)
         before, after = (text.removesuffix("\n").split("\n") for text in (self.before, self.after))
         return "\n".join(unified_diff(before if self.before else [], after if self.after else [], *titles, lineterm=""))
@@ -156,10 +158,18 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
         ConfigurationError: something else calls it, or the place is not there.
     """
     parts = texts(place, wanted, host)
-    _refuse_a_second(wanted.config, host, {target.title for target, _ in parts})
+    titles = {target.title for target, _ in parts}
+    callers = callers_for(wanted.config, host)
+    _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
-    return [change for target, text in parts if (change := _put(place, target, text, wanted.config)) is not None]
+    if not place.is_timer and not crontab.has_cron(host):
+        raise ConfigurationError(
+            "cron is not installed on this machine; `retrycli cron install --systemd` does without"
+        )
+    changes = [_put(place, target, text, wanted.config) for target, text in parts]
+    off = place.is_timer and not callers
+    return [each for each in changes if off or each.before != each.after]
 
 
 def remove(places: Sequence[Place], config: str, host: Host) -> dict[Place, list[Change]]:
@@ -182,7 +192,7 @@ def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
         if change.target.read() != change.before:
             raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
     own, goes = place is Place.OWN_TIMER, all(not change.after for change in changes)
-    if place.is_timer and goes and crontab.has_systemd(host):
+    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(units.TIMER) for each in changes):
         crontab.systemctl(host, "disable", "--now", units.TIMER, own=own)
     for change in changes:
         change.target.write(change.after)
@@ -229,8 +239,7 @@ def callers_for(config: str | None, host: Host) -> list[Caller]:
     return [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
 
 
-def _refuse_a_second(config: str, host: Host, titles: set[str]) -> None:
-    others = [each for each in callers_for(config, host) if not (each.installed and each.title in titles)]
+def _refuse_a_second(others: list[Caller]) -> None:
     if others:
         places = "; ".join(f"{each.place} ({each.when})" for each in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
@@ -240,7 +249,7 @@ def _refuse_a_second(config: str, host: Host, titles: set[str]) -> None:
         )
 
 
-def _put(place: Place, target: Target, text: str, config: str) -> Change | None:
+def _put(place: Place, target: Target, text: str, config: str) -> Change:
     before = target.read()
     if not place.is_timer:
         after = cronline.with_block(before, config, text)
@@ -248,7 +257,7 @@ def _put(place: Place, target: Target, text: str, config: str) -> Change | None:
         raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
     else:
         after = text
-    return None if before == after else Change(target, before, after)
+    return Change(target, before, after)
 
 
 def _removal(place: Place, config: str, host: Host) -> list[Change]:

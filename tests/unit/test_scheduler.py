@@ -225,11 +225,42 @@ def test_only_root_has_a_choice(desk: Desk) -> None:
     assert reachable(other) == [Place.OWN_CRONTAB, Place.OWN_TIMER]
 
 
-def test_a_cron_that_is_not_there_is_named(desk: Desk) -> None:
+@pytest.mark.parametrize("place", CRONTABS)
+def test_cron_is_refused_where_there_is_none(desk: Desk, place: Place) -> None:
+    """Some machines have a folder /etc/cron.d and nobody who looks into it."""
+
     def missing(command: Sequence[str], _given: bytes) -> Finished:
         return subprocess.CompletedProcess(command, 127, b"", b"No such file or directory")
 
-    host = Host(root=desk.root, home=desk.root, uid=4711, run=missing)
-    changes = install(Place.OWN_CRONTAB, job(desk.settings(), host), host)
-    with pytest.raises(ConfigurationError, match="is cron installed"):
-        apply(Place.OWN_CRONTAB, changes, host)
+    (desk.root / "etc/cron.d").mkdir()
+    host = replace(desk.host, run=missing)
+    with pytest.raises(ConfigurationError, match="cron is not installed"):
+        install(place, job(desk.settings(), host, user="desk"), host)
+
+
+def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
+    def forbidding(command: Sequence[str], _given: bytes) -> Finished:
+        return subprocess.CompletedProcess(command, 1, b"", b"You (ana) are not allowed to use this program\n")
+
+    host = replace(desk.host, run=forbidding)
+    with pytest.raises(ConfigurationError, match=r"You \(ana\) are not allowed to use this program; .* --systemd"):
+        install(Place.OWN_CRONTAB, job(desk.settings(), host), host)
+
+
+def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    desk.programs.asked.clear()
+    changes = install(Place.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
+    assert all(each.diff.endswith("is to be switched on") for each in changes)
+    apply(Place.SYSTEM_TIMER, changes, desk.host)
+    assert "systemctl enable --now retrycli.timer" in desk.programs.asked
+
+
+def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
+    """There is no timer left to be switched off."""
+    desk.install(Place.SYSTEM_TIMER)
+    (desk.root / "etc/systemd/system/retrycli.timer").unlink()
+    desk.programs.asked.clear()
+    desk.remove()
+    assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
+    assert not any("disable" in each for each in desk.programs.asked)
