@@ -101,8 +101,8 @@ def _show_status(found: Status) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then a line in your crontab",
-        "late": "look for cron: `systemctl status cron`, `crontab -l`; retrycli passes",
+        "never_run": "retrycli run-once, and then retrycli cron install",
+        "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli config show",
     }
@@ -374,7 +374,7 @@ REMEDIES = {
     "data": "retrycli show {id}; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
-    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+    "cron": "retrycli doctor, and `systemctl status cron`",
 }
 
 

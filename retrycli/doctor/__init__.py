@@ -103,7 +103,7 @@ def _in_database(case: Case) -> list[Finding]:
     try:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
     except RetrycliError as error:
-        return [of_error("database", str(error)), calling.callers(case, [])]
+        return [of_error("database", str(error)), *calling.scheduling(case, [])]
     try:
         return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]
     finally:

@@ -26,23 +26,26 @@ MANY = 120
 def calling(case: Case, database: Database) -> Iterator[Finding]:
     """What calls the passes, and whether they come as they should."""
     passes = newest_passes(database)
-    yield callers(case, passes)
+    yield from scheduling(case, passes)
     yield _cadence(case, passes)
 
 
-def callers(case: Case, passes: list[PassRecord]) -> Finding:
-    """Whether cron, a timer, both or neither call a pass."""
+def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
+    """Whether cron, a timer, both or neither call a pass, and for whom."""
     config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
     match scheduler.callers_for(config, case.host):
         case []:
-            return _none(case, passes)
+            yield _none(case, passes)
         case [one]:
-            return _one(case, one)
+            yield _one(case, one)
+            if one.user not in {None, case.host.login}:
+                words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
+                yield warning("user", words, f"sudo -u {one.user} retrycli doctor")
         case several:
             kinds = {each.kind for each in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
             places = ", ".join(each.place for each in several)
-            return warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
+            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
 
 
 def _none(case: Case, passes: list[PassRecord]) -> Finding:

@@ -268,7 +268,7 @@ def of_callers(desk: Desk, *, more: str = "") -> Finding:
 
 
 def of_cadence(desk: Desk, *, more: str = "") -> Finding:
-    return desk.in_database(calling.calling, more=more)[1]
+    return desk.in_database(calling.calling, more=more)[-1]
 
 
 def test_nothing_calls_and_nothing_comes(desk: Desk) -> None:
@@ -288,6 +288,15 @@ def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     assert f"cron calls at */15 * * * *: {desk.root}/etc/crontab, line 1; the command would be" in found.found
+
+
+def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
+    """Root may read everything, so what root finds says little of another's passes."""
+    (desk.root / "etc/crontab").write_text(LINE)
+    _, found, _ = desk.in_database(calling.calling)
+    assert only([found], Level.WARNING, "user").remedy == "sudo -u desk retrycli doctor"
+    (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
+    assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
 
 
 def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
