@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
-SECRETS = ("gateway.token", "gateway.password", "gateway.username", "database.url")
+SECRETS = (
+    "gateway.token",
+    "gateway.password",
+    "gateway.username",
+    "database.url",
+    "notify.urls",
+    "notify.ping_url",
+)
 """Keys that systemd may hand over as credentials of the same name (systemd.exec(5), LoadCredential=)."""
 
 

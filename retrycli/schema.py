@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Index,
@@ -130,6 +131,17 @@ pause = Table(
     Column("until", UtcDateTime),
     Column("by", String(255), nullable=False),
     Column("reason", Text),
+)
+
+told = Table(
+    "retrycli_told",
+    metadata,
+    Column("target", String(16), primary_key=True),
+    Column("topic", String(16), primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("told_at", UtcDateTime, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("times", Integer, nullable=False),
 )
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))

@@ -24,13 +24,13 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks "
-        "cronline units finding",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
+        "notice_text cronline units finding",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify metrics crontab filesystem",
+        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk explain demo scheduler doctor cli __init__ __main__",
+        "app desk explain tell demo scheduler doctor cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

@@ -28,6 +28,7 @@ COMMANDS = [
     "show",
     "explain",
     "retry",
+    "notify",
     "pause",
     "resume",
     "passes",

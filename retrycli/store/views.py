@@ -35,6 +35,11 @@ class Filter:
     reason: EscalationReason | None = None
     fingerprint: str | None = None
     ids: Collection[int] | None = None
+    escalated_after: datetime | None = None
+    escalated_until: datetime | None = None
+
+
+ESCALATED = Filter(state=State.ESCALATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -167,11 +172,11 @@ class Views:
         with self._database.read() as connection:
             return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
 
-    def escalation_groups(self) -> list[EscalationGroup]:
+    def escalation_groups(self, among: Filter = ESCALATED) -> list[EscalationGroup]:
         """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
         m = self._database.messages.c
         by_type = self._failed(
-            Filter(state=State.ESCALATED),
+            among,
             queue.c.fingerprint,
             m.message_type,
             func.count().label("n"),
@@ -264,6 +269,10 @@ class Views:
             statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
         if wanted.ids is not None:
             statement = statement.where(m.id.in_(wanted.ids))
+        if wanted.escalated_after is not None:
+            statement = statement.where(queue.c.escalated_at > wanted.escalated_after)
+        if wanted.escalated_until is not None:
+            statement = statement.where(queue.c.escalated_at <= wanted.escalated_until)
         return statement
 
 

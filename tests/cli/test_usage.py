@@ -24,6 +24,8 @@ COMMANDS = (
     "show",
     "explain",
     "retry",
+    "notify",
+    "notify test",
     "init",
     "version",
     "config",
