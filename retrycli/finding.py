@@ -13,7 +13,7 @@ class Level(StrEnum):
     WARNING = "warning"
     """It works, and might better not be so."""
     FAILURE = "failure"
-    """Messages are not delivered, or strangers can reach what is ours."""
+    """Something does not work, or strangers can reach what is ours."""
 
 
 @dataclass(frozen=True, slots=True)

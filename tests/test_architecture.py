@@ -27,7 +27,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
         "notice_text cronline units finding",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem",
+        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
         "app desk explain tell demo scheduler doctor cli __init__ __main__",

@@ -16,7 +16,7 @@ from retrycli import crontab
 from retrycli.app import utc_now
 from retrycli.config import load
 from retrycli.crontab import Host
-from retrycli.doctor import api, calling, database, machine
+from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.finding import Finding, Level, failure, of_error
@@ -32,6 +32,8 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.file_system,
     machine.lock,
     api.api,
+    people.notifications,
+    people.ping,
 )
 """What is looked at beside the database."""
 DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from retrycli import filesystem, scheduler
 from retrycli.app import lock_path
-from retrycli.config import Loaded
+from retrycli.config import SECRETS, Loaded
 from retrycli.doctor.case import Case
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
@@ -61,7 +61,7 @@ def _open_files(case: Case) -> Iterator[Finding]:
 
 def _secret_sources(loaded: Loaded) -> Iterator[str]:
     """Which files secrets come from."""
-    for key in ("gateway.token", "gateway.password", "database.url"):
+    for key in {*SECRETS} - {"gateway.username"}:
         source = loaded.sources.get(key, "")
         secret = key != "database.url" or re.search(r"://[^/@]*:[^@]+@|[?&]password=", loaded.settings.database.url)
         if secret and source.startswith("file "):

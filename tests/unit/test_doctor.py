@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,7 +17,7 @@ import pytest
 from retrycli.app import open_database
 from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
-from retrycli.doctor import calling, database, examine, machine
+from retrycli.doctor import calling, database, examine, machine, people
 from retrycli.doctor.case import Case
 from retrycli.events import PassResult, PassSummary
 from retrycli.finding import Finding, Level
@@ -126,6 +127,7 @@ def test_closed_files_are_well(desk: Desk) -> None:
         ('token = "s3cret"\n', "retrycli.toml"),
         ('password = "s3cret"\n', "retrycli.toml"),
         ('token_file = "token"\n', "token"),
+        ('[notify]\nurls = ["mailto://ana:s3cret@mail.example.com"]\n', "retrycli.toml"),
     ],
 )
 def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, path: str) -> None:
@@ -162,6 +164,45 @@ def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
     mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/ {desk.root} nfs4 rw 0 0\n")
     levels = [(each.level, each.found.partition(" /")[0]) for each in machine.file_system(desk.case())]
     assert levels == [(Level.FAILURE, "the database"), (Level.FAILURE, "the lock")]
+
+
+# Whom passes tell.
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that somebody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(desk: Desk, listener: int) -> None:
+    urls = [
+        f"mailto://ana:s3cret@example.com:{listener}?smtp=127.0.0.1",
+        f"json://ana:s3cret@127.0.0.1:{closed_port()}",
+        "slack://s3cret",
+    ]
+    case = desk.case(more=f"[notify]\nurls = {urls}\n")
+    found = list(people.notifications(case))
+    assert [each.level for each in found] == [Level.OK, Level.FAILURE, Level.FAILURE]
+    assert [each.found.partition(")")[0] for each in found] == [
+        f"target {number} ({scheme}" for number, scheme in ((1, "mailto"), (2, "json"), (3, "slack"))
+    ]
+    assert not any(word in str(found) for word in ("s3cret", "127.0.0.1", "ana", "example"))
+
+
+def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener: int) -> None:
+    assert list(people.ping(desk.case())) == []
+    only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
+    shut = desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{closed_port()}/s3cret"\n')
+    found = only(people.ping(shut), Level.FAILURE, "ping")
+    assert found.found == "the dead-man switch can't be reached: Connection refused"
 
 
 # The lock.
