@@ -14,7 +14,7 @@ from datetime import timedelta
 
 from retrycli.errors import ConfigurationError
 
-END = "# retrycli: end"
+BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 """For a file of our own: in a user's crontab it would hold for every line below."""
 
@@ -115,7 +115,7 @@ def block(job: Job, *, system: bool) -> str:
 
 def begin(config: str) -> str:
     """The mark that a block for these settings begins with."""
-    return f"# retrycli: begin, for {config}"
+    return BEGIN + config
 
 
 def with_block(text: str, config: str, new: str) -> str:
@@ -169,7 +169,7 @@ def _calls(lines: list[str], *, system: bool) -> Iterator[Call]:
     installed = False
     for number, line in enumerate(lines, 1):
         text = line.strip()
-        if text.startswith("# retrycli: "):
+        if text.startswith(BEGIN) or text == END:
             installed = text != END
         if not text or text.startswith("#"):
             continue
@@ -208,7 +208,7 @@ def _span(lines: list[str], config: str) -> range | None:
         return None
     first = marks.index(mark)
     rest = marks[first + 1 :]
-    last = next((number for number, each in enumerate(rest) if each.startswith("# retrycli: ")), None)
+    last = next((number for number, each in enumerate(rest) if each.startswith(BEGIN) or each == END), None)
     if last is None or rest[last] != END:
         raise ConfigurationError(
             f"line {first + 1} of the crontab, {mark!r}, has lost its end, {END!r}; put it back below what "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -25,6 +26,8 @@ OFFERED = 50
 OFFER_WITHIN_SECONDS = 1
 PRUNE_BATCH = 5_000
 """So many rows go in one transaction."""
+BREATH_SECONDS = 0.05
+"""Long enough for whoever waits for SQLite's write lock to ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,8 +234,10 @@ def count_history(settings: Settings, *, before: datetime) -> tuple[int, int]:
         return Ledger(database).count_ended(before)
 
 
-def prune(settings: Settings, *, before: datetime) -> None:
-    """Forget the attempts and passes that ended before a time, in short transactions: a pass may be under way.
+def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Forget the attempts and passes that ended before a time, in short transactions.
+
+    Between two of them it waits a moment: a pass may be under way, and the application has its own to write.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
@@ -240,7 +245,7 @@ def prune(settings: Settings, *, before: datetime) -> None:
     with open_database(settings) as database:
         ledger = Ledger(database)
         while ledger.prune(before, PRUNE_BATCH):
-            pass
+            sleep(BREATH_SECONDS)
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:

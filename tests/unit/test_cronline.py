@@ -140,6 +140,13 @@ def test_in_a_crontab_of_etc_the_user_is_told_from_the_command() -> None:
     assert (found.user, found.command, found.config, found.installed) == ("ticketing", LINE, CONFIG, True)
 
 
+def test_a_comment_that_only_speaks_of_retrycli_is_no_mark() -> None:
+    text = "# retrycli: our own\n0 * * * * retrycli run-once\n" + block(JOB, system=False)
+    assert [each.installed for each in calls(text, system=False)] == [False, True]
+    inside = block(JOB, system=False).replace(END, "# retrycli: mine\n" + END)
+    assert without_block(OTHERS + inside, CONFIG) == OTHERS
+
+
 def test_what_follows_a_block_is_not_of_it() -> None:
     installed, by_hand = calls(block(JOB, system=False) + "0 * * * * retrycli run-once\n", system=False)
     assert (installed.installed, by_hand.installed) == (True, False)
