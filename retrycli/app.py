@@ -121,6 +121,7 @@ def run_once(
             summary = asyncio.run(engine.run_pass(world, lock, rules, me))
             _tell_the_news(Ledger(database), summary)
             _notify(settings, database, summary, surroundings.now())
+            _write_metrics(settings, database, surroundings.now())
             return summary
 
     if settings.notify.ping_url is None:
@@ -266,6 +267,14 @@ def make_world(
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
+
+
+def _write_metrics(settings: Settings, database: Database, now: datetime) -> None:
+    """Leave for Prometheus what it is to know, where somebody wants that."""
+    if settings.metrics.path is not None:
+        from retrycli.measure import write_metrics
+
+        write_metrics(settings, database, settings.metrics.path, now)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:

@@ -119,7 +119,7 @@ def _beside(file: Path, key: str, value: object) -> object:
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
         return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
-    is_path = key.endswith(("_file", "_dir")) or (key == "gateway.preset" and str(value).endswith(".toml"))
+    is_path = key.endswith(("_file", "_dir", ".path")) or (key == "gateway.preset" and str(value).endswith(".toml"))
     return str(folder / value) if is_path and isinstance(value, str) else value
 
 

@@ -144,5 +144,14 @@ told = Table(
     Column("times", Integer, nullable=False),
 )
 
+totals = Table(
+    "retrycli_totals",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("label", String(255), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.totals`."""
+
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Alembic's own; described here only to be read."""

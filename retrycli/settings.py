@@ -256,6 +256,21 @@ class Notify(_Section):
         return None if url is None else SecretStr(_absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
+class Metrics(_Section):
+    """What Prometheus is told."""
+
+    path: Path | None = Field(
+        None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _read_by_the_collector(cls, path: Path | None) -> Path | None:
+        if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
+            raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
+        return path
+
+
 class Settings(_Section):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
@@ -266,6 +281,7 @@ class Settings(_Section):
     breaker: BreakerSettings = BreakerSettings()
     logging: Logging = Logging()
     notify: Notify = Notify()
+    metrics: Metrics = Metrics()
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:

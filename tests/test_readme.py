@@ -27,6 +27,7 @@ COMMANDS = [
     "escalations",
     "show",
     "explain",
+    "metrics",
     "retry",
     "notify",
     "pause",

@@ -12,9 +12,10 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import attempts, breakers, passes, pause
+from retrycli.store import totals
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import ColumnElement, Row, Table
 
     from retrycli.store.database import Database
 
@@ -75,6 +76,7 @@ class Ledger:
         """Write down how a pass ended."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
         with self._database.write() as connection:
+            totals.count_pass(connection, summary.pass_id, summary.result)
             connection.execute(
                 update(passes)
                 .where(passes.c.id == summary.pass_id)
@@ -93,11 +95,12 @@ class Ledger:
         )
         ended = {"finished_at": passes.c.heartbeat_at, "result": PassResult.INTERRUPTED, "reason": StopReason.DIED}
         with self._database.write() as connection:
-            connection.execute(
+            dead = connection.execute(
                 update(passes)
                 .where(passes.c.host == host, passes.c.finished_at.is_(None), passes.c.id != pass_id)
                 .values(sent=sent, **ended)
-            )
+            ).rowcount
+            totals.add(connection, totals.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
         """Where the last sweep of older messages left off; None where there was none."""
@@ -164,9 +167,10 @@ class Ledger:
         """
         gone = 0
         with self._database.write() as connection:
+            counted_to = totals.count_leaving(connection, _oldest(attempts, before, limit))
             for table in (attempts, passes):
-                old = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.finished_at).limit(limit)
-                gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
+                gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
+            totals.follow_the_newest(connection, counted_to)
         return gone
 
     def count_ended(self, before: datetime) -> tuple[int, int]:
@@ -177,6 +181,12 @@ class Ledger:
                 for table in (attempts, passes)
             ]
         return found[0], found[1]
+
+
+def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
+    """Whether a row is among the so many that ended first, and before a time."""
+    ended = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.finished_at, table.c.id)
+    return table.c.id.in_(ended.limit(limit))
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

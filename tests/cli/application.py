@@ -45,6 +45,7 @@ OWN = (
     "retrycli_pause",
     "retrycli_queue",
     "retrycli_told",
+    "retrycli_totals",
 )
 DUE = (5, 6, 7)
 """The messages of `fill` that a pass would send."""

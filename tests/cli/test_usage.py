@@ -40,6 +40,7 @@ COMMANDS = (
     "cron install",
     "cron check",
     "cron remove",
+    "metrics",
     "sandbox",
     "demo",
 )

@@ -42,6 +42,7 @@ OWN_TABLES = {
     "retrycli_breakers",
     "retrycli_pause",
     "retrycli_told",
+    "retrycli_totals",
 }
 
 

@@ -107,6 +107,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "ping_url": None,
             "ping_url_file": None,
         },
+        "metrics": {"path": None},
     }
 
 
@@ -503,13 +504,13 @@ def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file"])
+@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path"])
 def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
     section, name = key.split(".")
-    relative = read(f'[{section}]\n{name} = "here/it"\n').settings
-    absolute = read(f'[{section}]\n{name} = "/there/it"\n').settings
-    assert setting(relative, key) == folder / "here" / "it"
-    assert setting(absolute, key) == Path("/there/it")
+    relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings
+    absolute = read(f'[{section}]\n{name} = "/there/it.prom"\n').settings
+    assert setting(relative, key) == folder / "here" / "it.prom"
+    assert setting(absolute, key) == Path("/there/it.prom")
 
 
 @pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])

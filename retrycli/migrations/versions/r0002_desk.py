@@ -1,4 +1,4 @@
-"""What the operator's desk needs: what the targets of notifications have been told, and where the old history is."""
+"""What the operator's desk remembers: who was told what, and totals that outlive the rows they were counted from."""
 
 from __future__ import annotations
 
@@ -9,10 +9,11 @@ revision = "0002"
 down_revision = "0001"
 
 Time = sa.DateTime(timezone=True)
+RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Add to the tables."""
+    """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_told",
@@ -23,9 +24,20 @@ def upgrade() -> None:
         sa.Column("ended", sa.Boolean, nullable=False),
         sa.Column("times", sa.Integer, nullable=False),
     )
+    totals = op.create_table(
+        "retrycli_totals",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("label", sa.String(255), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    there_were = "SELECT result, COUNT(*) FROM retrycli_passes WHERE result IS NOT NULL GROUP BY result"
+    passes = dict.fromkeys(RESULTS, 0) | dict(op.get_bind().execute(sa.text(there_were)).all())
+    rows = [{"name": "passes", "label": result, "value": number} for result, number in passes.items()]
+    op.bulk_insert(totals, [*rows, {"name": "attempts_counted_to", "label": "", "value": 0}])
 
 
 def downgrade() -> None:
-    """Take it away again: every target is told anew of what stands."""
-    op.drop_table("retrycli_told")
+    """Remove them: everybody is told anew of what stands, and what is known of rows that are gone is lost."""
+    for table in ("totals", "told"):
+        op.drop_table(f"retrycli_{table}")
     op.drop_index("retrycli_attempts_finished", "retrycli_attempts")
