@@ -31,6 +31,7 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.files,
     machine.file_system,
     machine.lock,
+    machine.outputs,
     api.api,
     people.notifications,
     people.ping,

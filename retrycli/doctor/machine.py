@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Iterator
 from datetime import timedelta
+from importlib.util import find_spec
 from pathlib import Path
 
 from retrycli import filesystem, scheduler
@@ -104,6 +105,25 @@ def lock(case: Case) -> Iterator[Finding]:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:
         yield well("lock", words)
+
+
+def outputs(case: Case) -> Iterator[Finding]:
+    """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
+    metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "retrycli[metrics]")
+    for key, path, package, extra in (metrics,):
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            yield failure("outputs", f"{key} is in {folder}, which is no folder", f"mkdir {folder}, or mend {key}")
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            yield failure(
+                "outputs", f"{key} is in {folder}, which can't be written", f"see to its owner, or mend {key}"
+            )
+        elif find_spec(package) is None:
+            yield failure("outputs", f"{key} needs {package}, which is not installed", f"pip install '{extra}'")
+        else:
+            yield well("outputs", f"{key} can be written: {path}")
 
 
 def _strangers_lock(case: Case, path: Path) -> Finding | None:

@@ -205,6 +205,27 @@ def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener:
     assert found.found == "the dead-man switch can't be reached: Connection refused"
 
 
+# What passes write.
+
+
+def test_what_each_pass_writes_needs_a_folder(desk: Desk) -> None:
+    assert list(machine.outputs(desk.case())) == []
+    more = f'[metrics]\npath = "{desk.root}/collector/retrycli.prom"\n'
+    assert only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs").remedy == (
+        f"mkdir {desk.root}/collector, or mend metrics.path"
+    )
+    (desk.root / "collector").mkdir()
+    only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
+    assert list((desk.root / "collector").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_can_not_be_written_is_a_failure(desk: Desk) -> None:
+    (desk.root / "collector").mkdir(0o500)
+    more = f'[metrics]\npath = "{desk.root}/collector/retrycli.prom"\n'
+    only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+
+
 # The lock.
 
 
