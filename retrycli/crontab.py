@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
 
-from retrycli import cronline, units
+from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
 
 NOT_THERE = 127
@@ -208,18 +208,13 @@ class File:
         Raises:
             ConfigurationError: it can't be written.
         """
-        draft = self.path.with_name(f".{self.path.name}.retrycli")  # cron passes over a name with a dot
         try:
-            if not text:
+            if text:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.replace(self.path, text, errors="surrogateescape")  # by way of a name that cron passes over
+            else:
                 self.path.unlink(missing_ok=True)
-                return
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            draft.write_bytes(_encoded(text))
-            draft.chmod(0o644)
-            draft.replace(self.path)
         except OSError as error:
-            with suppress(OSError):
-                draft.unlink(missing_ok=True)
             raise ConfigurationError(
                 f"can't write {self.path}: {error.strerror}; as root, or with --user for a schedule of your own"
             ) from error

@@ -33,6 +33,8 @@ COMMANDS = [
     "pause",
     "resume",
     "passes",
+    "stats",
+    "report",
     "init",
     "config",
     "db",

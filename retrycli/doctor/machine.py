@@ -110,7 +110,8 @@ def lock(case: Case) -> Iterator[Finding]:
 def outputs(case: Case) -> Iterator[Finding]:
     """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
     metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "retrycli[metrics]")
-    for key, path, package, extra in (metrics,):
+    report = ("report.path", case.settings.report.path, "jinja2", "retrycli[report]")
+    for key, path, package, extra in (metrics, report):
         if path is None:
             continue
         folder = path.absolute().parent

@@ -208,15 +208,15 @@ def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener:
 # What passes write.
 
 
-def test_what_each_pass_writes_needs_a_folder(desk: Desk) -> None:
+@pytest.mark.parametrize(("section", "name"), [("metrics", "retrycli.prom"), ("report", "report.html")])
+def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: str) -> None:
     assert list(machine.outputs(desk.case())) == []
-    more = f'[metrics]\npath = "{desk.root}/collector/retrycli.prom"\n'
-    assert only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs").remedy == (
-        f"mkdir {desk.root}/collector, or mend metrics.path"
-    )
-    (desk.root / "collector").mkdir()
+    more = f'[{section}]\npath = "{desk.root}/out/{name}"\n'
+    found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    assert found.remedy == f"mkdir {desk.root}/out, or mend {section}.path"
+    (desk.root / "out").mkdir()
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
-    assert list((desk.root / "collector").iterdir()) == []
+    assert list((desk.root / "out").iterdir()) == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")

@@ -1,4 +1,4 @@
-"""What the operator's desk remembers: who was told what, and totals that outlive the rows they were counted from."""
+"""What the operator's desk remembers: who was told what, and totals that outlive what they count, waits."""
 
 from __future__ import annotations
 
@@ -24,6 +24,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.Boolean, nullable=False),
         sa.Column("times", sa.Integer, nullable=False),
     )
+    op.add_column("retrycli_attempts", sa.Column("waited_s", sa.Integer))
     totals = op.create_table(
         "retrycli_totals",
         sa.Column("name", sa.String(32), primary_key=True),
@@ -38,6 +39,7 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them: everybody is told anew of what stands, and what is known of rows that are gone is lost."""
+    op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told"):
         op.drop_table(f"retrycli_{table}")
     op.drop_index("retrycli_attempts_finished", "retrycli_attempts")
