@@ -178,6 +178,17 @@ def test_a_crontab_that_changed_while_somebody_was_asked_is_left_alone(desk: Des
     assert desk.programs.crontab == b"0 0 * * * new\n"
 
 
+def test_what_somebody_added_to_our_file_of_the_systems_stays_whatever_its_encoding(desk: Desk) -> None:
+    (desk.root / "etc/cron.d").mkdir()
+    file = desk.root / "etc/cron.d/retrycli"
+    file.write_bytes(b"MAILTO=ana\r\n" + OTHERS)
+    desk.install(Place.SYSTEM_CRONTAB)
+    assert file.read_bytes().startswith(b"MAILTO=ana\r\n" + OTHERS)
+    assert file.stat().st_mode & 0o777 == 0o644
+    desk.remove()
+    assert file.read_bytes() == b"MAILTO=ana\r\n" + OTHERS
+
+
 def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Desk) -> None:
     folder = desk.root / "etc/systemd/system"
     folder.mkdir(parents=True)
