@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from retrycli import cronline
 from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.errors import LockHeld
 from retrycli.settings import Settings
@@ -79,6 +80,18 @@ def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: 
     _, [job] = jobs(crontab)
     assert job.schedule == QUARTERS
     assert job.command == f"umask 077; exec {PROGRAM} {ARGUMENTS}"
+
+
+def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
+    system = crontab == "retrycli.cron.d"
+    longest = timedelta(minutes=14)
+    block = cronline.block(
+        cronline.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", longest), system=system
+    )
+    line = block.splitlines()[-2]
+    assert (FILES / crontab).read_text().splitlines()[-1] == line
+    readme = (FILES.parent / "README.md").read_text()
+    assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in readme
 
 
 def test_only_the_file_for_etc_cron_d_names_a_user_and_it_is_not_root() -> None:
