@@ -92,21 +92,24 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
 
 def _held(check: Callable[..., Iterable[Finding]], *given: object) -> list[Finding]:
     """A check's findings; an error is one too, for the other checks are not to go without."""
-    name = check.__name__.replace("_", " ")
     try:
         return list(check(*given))
-    except RetrycliError as error:
-        return [of_error(name, str(error))]
     except Exception as error:  # noqa: BLE001  whatever a check did not foresee
-        return [failure(name, f"it could not be looked at: {type(error).__name__}", "`retrycli --debug doctor`")]
+        return [_problem(check.__name__.replace("_", " "), error)]
+
+
+def _problem(name: str, error: Exception) -> Finding:
+    if isinstance(error, RetrycliError):
+        return of_error(name, str(error))
+    return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
 
 
 def _in_database(case: Case) -> list[Finding]:
     """Everything about the database, if it can be opened."""
     try:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
-    except RetrycliError as error:
-        return [of_error("database", str(error)), *calling.scheduling(case, [])]
+    except Exception as error:  # noqa: BLE001  as in `_held`
+        return [_problem("database", error), *_held(calling.scheduling, case, [])]
     try:
         return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]
     finally:

@@ -43,11 +43,11 @@ class Database:
 
     Raises:
         DatabaseUnavailable: a SQLite file that is not there.
-        ConfigurationError: the URL's driver is not installed.
+        ConfigurationError: the URL is none, or its driver is not installed.
     """
 
     def __init__(self, url: str, table: str = "pending_messages", *, patience: int | None = None) -> None:
-        self._url = make_url(url)
+        self._url = _parsed(url)
         self._table = table
         self._kept: Connection | None = None
         if self._url.get_backend_name() == "sqlite":
@@ -208,6 +208,13 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise DatabaseUnavailable(f"{self.place}: {_in_words(error)}") from error
+
+
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (exc.ArgumentError, ValueError):  # their texts may quote the password
+        raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
 
 
 def _engine(url: URL, patience: int | None) -> Engine:

@@ -419,3 +419,10 @@ def test_a_database_that_is_not_there_leaves_the_schedulers_to_be_looked_at(desk
     assert found["database"].remedy == "check database.url (RETRYCLI_DATABASE__URL)"
     assert found["scheduler"].level is Level.FAILURE
     assert not (desk.root / "agent.db").exists()
+
+
+def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> None:
+    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://db:port/desk"))
+    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    assert found["database"].found == "database.url is no URL of a database"
+    assert found["scheduler"].level is Level.FAILURE
