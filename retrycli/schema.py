@@ -91,6 +91,7 @@ attempts = Table(
     Column("duration_ms", Integer),
     Column("waited_s", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
+    Index("retrycli_attempts_finished", "finished_at"),
 )
 
 passes = Table(

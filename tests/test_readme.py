@@ -38,6 +38,8 @@ COMMANDS = [
     "init",
     "config",
     "db",
+    "doctor",
+    "cron",
     "version",
     "sandbox",
     "demo",

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import LARGEST_ID, ConfigFile, Json, load_settings
+from retrycli.cli.shared import ConfigFile, Json, MessageIds, load_settings
 
 if TYPE_CHECKING:
     from retrycli.outcome import Outcome
@@ -22,7 +22,7 @@ def register(app: typer.Typer) -> None:
 
 def retry(
     ctx: typer.Context,
-    message_ids: Annotated[list[int], typer.Argument(metavar="ID…", max=LARGEST_ID, help="The messages.")],
+    message_ids: MessageIds,
     by: Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name")] = None,
     as_json: Json = False,
     config: ConfigFile = None,

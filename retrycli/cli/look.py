@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import LARGEST_ID, ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.shared import ConfigFile, Json, MessageId, length_of_time, load_settings
 from retrycli.message import EscalationReason, MessageType, State
 
 if TYPE_CHECKING:
@@ -101,8 +101,8 @@ def _show_status(found: Status) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then a line in your crontab",
-        "late": "look for cron: `systemctl status cron`, `crontab -l`; retrycli passes",
+        "never_run": "retrycli run-once, and then retrycli cron install",
+        "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli config show",
     }
@@ -305,7 +305,7 @@ def _step(reason: str | None, message_id: int) -> str:
 
 def show(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -348,7 +348,7 @@ def show(
 
 def explain(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -374,7 +374,7 @@ REMEDIES = {
     "data": "retrycli show {id}; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
-    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+    "cron": "retrycli doctor, and `systemctl status cron`",
 }
 
 

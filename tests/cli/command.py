@@ -121,9 +121,10 @@ class Cli:
             encoding="utf-8",
         )
 
-    def on_terminal(self, *args: str | Path, columns: int = COLUMNS) -> Screen:
-        """Run a command with a terminal for its input, output and errors."""
+    def on_terminal(self, *args: str | Path, columns: int = COLUMNS, typed: str = "") -> Screen:
+        """Run a command with a terminal for its input, output and errors, and type something there."""
         ours, theirs = pty.openpty()
+        os.write(ours, typed.encode())
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         with subprocess.Popen(
             [*self.wrapper, *self.program, *args],

@@ -14,6 +14,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 def upgrade() -> None:
     """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
+    op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_told",
         sa.Column("target", sa.String(16), primary_key=True),
@@ -41,3 +42,4 @@ def downgrade() -> None:
     op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told"):
         op.drop_table(f"retrycli_{table}")
+    op.drop_index("retrycli_attempts_finished", "retrycli_attempts")
