@@ -99,7 +99,7 @@ def run_once(
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     with open_database(settings) as database:
         lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-        world = _world(settings, database, surroundings, listen)
+        world = world_of(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         _tell_the_news(Ledger(database), summary)
         return summary
@@ -127,7 +127,7 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
     """
     rules = pass_rules(settings)
     with open_database(settings) as database:
-        world = _world(settings, database, surroundings)
+        world = world_of(settings, database, surroundings)
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
@@ -143,7 +143,7 @@ def preview(settings: Settings, *, limit: int | None = None, surroundings: Surro
         with database.nothing_kept():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             at = surroundings.now()
-            intake.follow_the_table(_world(settings, database, surroundings), rules, at, emit=lambda _: None)
+            intake.follow_the_table(world_of(settings, database, surroundings), rules, at, emit=lambda _: None)
             return Views(database).messages(Filter(due_by=at + rules.due_slack), limit=rules.limit)
     finally:
         database.close()
@@ -211,12 +211,14 @@ class _Lock:
         self.lock.release()
 
 
-def _world(
+def world_of(
     settings: Settings,
     database: Database,
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None = None,
 ) -> World:
+    """Everything outside the engine, as it is here."""
+
     def emit(event: Event) -> None:
         logs.log_event(event)
         if listen is not None:

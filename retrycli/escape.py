@@ -8,3 +8,12 @@ def printable(text: str) -> str:
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
+
+
+def encodable(text: str) -> bool:
+    """Whether a text is all Unicode; what a shell passes on of other bytes is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True

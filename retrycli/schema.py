@@ -24,7 +24,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0001"
+HEAD = "0002"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -89,6 +89,18 @@ attempts = Table(
     Column("retry_after_s", Integer),
     Column("duration_ms", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
+)
+
+acts = Table(
+    "retrycli_acts",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("message_id", BigId, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("act", String(16), nullable=False),
+    Column("detail", Text),
+    Index("retrycli_acts_message", "message_id", "id"),
 )
 
 passes = Table(

@@ -24,12 +24,12 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint acts draft",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify metrics",
+        "schema migrations store gateway lock sandbox example notify metrics editor",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk demo cli __init__ __main__",
+        "app desk casework demo cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""
@@ -78,7 +78,7 @@ RULES = (
     Rule(FLOORS[3], DATABASE | NETWORK | SCREEN, "the engine is given the world"),
     Rule(FLOORS[3], CHANCE | {"logging", "os", "sys"}, "the engine is given clock, randomness and ears"),
     Rule(FLOORS[4], own(FLOORS[2] | FLOORS[3]) | DATABASE | NETWORK, "views get values and give text"),
-    Rule(["app", "desk"], SCREEN, "what is put together here is used without a terminal too"),
+    Rule(["app", "desk", "casework"], SCREEN, "what is put together here is used without a terminal too"),
     Rule(["cli"], DATABASE | NETWORK, "a command parses, calls one thing, shows"),
 )
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import LARGEST_ID, ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.shared import (
+    LARGEST_ID,
+    ConfigFile,
+    ForReason,
+    Json,
+    OfCause,
+    OfState,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    filter_of,
+    load_settings,
+)
 from retrycli.message import MessageType, State
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
+    from retrycli.console import Row
     from retrycli.desk import Status
+    from retrycli.settings import Settings
+    from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
@@ -126,15 +144,13 @@ def _pause_in_words(found: Status) -> str:
 
 def list_failed(
     ctx: typer.Context,
-    state: Annotated[State | None, typer.Option(help="In this state.", show_default=False)] = None,
-    message_type: Annotated[
-        MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)
-    ] = None,
-    ticket: Annotated[str | None, typer.Option(help="Of this ticket.", show_default=False)] = None,
-    error: Annotated[str | None, typer.Option(help="With this in the last error.", show_default=False)] = None,
-    older_than: Annotated[
-        str | None, typer.Option(help="That first failed so long ago: 30m, 2h, 7d.", show_default=False)
-    ] = None,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
     sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
     limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", show_default="50 on a terminal")] = None,
     as_json: Json = False,
@@ -142,15 +158,21 @@ def list_failed(
 ) -> None:
     """List failed messages: which wait, until when, and why."""
     from retrycli import console, desk
-    from retrycli.store.views import Filter
 
     settings = load_settings(ctx, config)
-    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    wanted = Filter(state=state, message_type=message_type, ticket=ticket, error=error, failed_before=before)
+    wanted = filter_of(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
     shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
     total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
-    most = {each: policy.max_retries for each, policy in settings.policies.items()}
     if as_json:
+        most = _tries_allowed(settings)
         fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
         console.show_json(
             {
@@ -162,6 +184,17 @@ def list_failed(
             }
         )
         return
+    show_messages(settings, messages)
+    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    one = messages[0].id if messages else None
+    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
+
+
+def show_messages(settings: Settings, messages: Sequence[ListedMessage]) -> None:
+    """Show messages as a list does."""
+    from retrycli import console
+
+    most = _tries_allowed(settings)
     console.show_table(
         ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error"),
         [
@@ -178,9 +211,10 @@ def list_failed(
         ],
         texts=1,
     )
-    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
-    one = messages[0].id if messages else None
-    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
+
+
+def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
+    return {each: policy.max_retries for each, policy in settings.policies.items()}
 
 
 def _tries(made: int | None, most: int | None) -> str:
@@ -242,7 +276,12 @@ def show(
     found = desk.show(load_settings(ctx, config), message_id)
     if as_json:
         console.show_json(
-            {"message": found.row, "queue": found.queue, "attempts": [asdict(each) for each in found.attempts]}
+            {
+                "message": found.row,
+                "queue": found.queue,
+                "attempts": [asdict(each) for each in found.attempts],
+                "acts": [asdict(each) for each in found.acts],
+            }
         )
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
@@ -251,23 +290,20 @@ def show(
     console.say("")
     console.show_text("" if found.row["body"] is None else str(found.row["body"]))
     console.say("")
-    console.show_table(
-        ("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"),
-        [
-            (
-                each.number,
-                each.made_by,
-                each.started_at,
-                each.outcome or "under way",
-                each.status_code,
-                each.duration_ms,
-                each.error,
-            )
-            for each in found.attempts
-        ],
-        texts=1,
-    )
+    console.show_table(("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"), _history(found), texts=1)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+
+
+def _history(found: MessageDetails) -> list[Row]:
+    """Attempts and what people did besides, in the order in which they came about."""
+    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each)) for each in found.attempts]
+    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail)) for each in found.acts]
+    return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+
+def _attempt(made: AttemptRecord) -> Row:
+    outcome = made.outcome or "under way"
+    return (made.number, made.made_by, made.started_at, outcome, made.status_code, made.duration_ms, made.error)

@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
-from retrycli.schema import attempts, breakers, passes, pause
+from retrycli.schema import acts, attempts, breakers, passes, pause
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -157,16 +157,20 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts and passes that ended before a time; only the oldest so many of each are looked at.
+        """Forget attempts, acts and passes that ended before a time; only the oldest so many of each are looked at.
 
         Returns:
             How many went.
         """
         gone = 0
         with self._database.write() as connection:
-            for table, age in ((attempts, attempts.c.id), (passes, passes.c.started_at)):
-                oldest = select(table.c.id, table.c.finished_at).order_by(age).limit(limit).subquery()
-                old = select(oldest.c.id).where(oldest.c.finished_at < before)
+            for table, age, ended in (
+                (attempts, attempts.c.id, attempts.c.finished_at),
+                (passes, passes.c.started_at, passes.c.finished_at),
+                (acts, acts.c.id, acts.c.at),
+            ):
+                oldest = select(table.c.id, ended.label("ended")).order_by(age).limit(limit).subquery()
+                old = select(oldest.c.id).where(oldest.c.ended < before)
                 gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
         return gone
 

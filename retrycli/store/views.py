@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
-from retrycli.schema import attempts, queue
+from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
 
@@ -34,6 +34,8 @@ class Filter:
     reason: EscalationReason | None = None
     fingerprint: str | None = None
     ids: Collection[int] | None = None
+    new: bool = False
+    """Acknowledged by nobody yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,14 +93,26 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ActRecord:
+    """What a person did about a message, as it is written down."""
+
+    at: datetime
+    by: str
+    act: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class MessageDetails:
     """Everything about one message."""
 
     row: Mapping[str, Any]
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
+    acts: list[ActRecord]
 
 
+Record = TypeVar("Record", AttemptRecord, ActRecord)
 SORTS = ("next", "id", "tries", "age")
 
 
@@ -149,6 +163,12 @@ class Views:
         with self._database.read() as connection:
             return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
 
+    def ids(self, wanted: Filter) -> list[int]:
+        """The ids of all messages that a filter lets through, the lowest first."""
+        m = self._database.messages.c
+        with self._database.read() as connection:
+            return list(connection.execute(self._failed(wanted, m.id).order_by(m.id)).scalars())
+
     def escalation_groups(self) -> list[EscalationGroup]:
         """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
         m = self._database.messages.c
@@ -195,6 +215,7 @@ class Views:
         """
         m = self._database.messages
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
+        by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
             row = connection.execute(select(*m.c).where(m.c.id == message_id)).mappings().one_or_none()
             if row is None:
@@ -202,11 +223,9 @@ class Views:
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
                 )
             ours = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            names = AttemptRecord.__slots__
-            made = [
-                AttemptRecord(**{name: each[name] for name in names}) for each in connection.execute(history).mappings()
-            ]
-        return MessageDetails(dict(row), None if ours is None else dict(ours), made)
+            made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
+            done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
+        return MessageDetails(dict(row), None if ours is None else dict(ours), made, done)
 
     def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages.c
@@ -233,7 +252,13 @@ class Views:
             statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
         if wanted.ids is not None:
             statement = statement.where(m.id.in_(wanted.ids))
+        if wanted.new:
+            statement = statement.where(queue.c.acknowledged_at.is_(None))
         return statement
+
+
+def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:
+    return kind(**{each.name: row[each.name] for each in fields(kind)})
 
 
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:
