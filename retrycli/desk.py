@@ -13,10 +13,11 @@ from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
+from retrycli.message import State
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
-from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
 
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
@@ -96,6 +97,17 @@ def list_messages(
         views = Views(database)
         found = views.messages(wanted, sort=sort, limit=limit)
         return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+
+
+def escalations(settings: Settings) -> tuple[list[EscalationGroup], list[ListedMessage]]:
+    """What a person must look at: groups of one cause, the largest first, and every message by its id.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        return views.escalation_groups(), views.messages(Filter(state=State.ESCALATED), sort="id")
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:

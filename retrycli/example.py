@@ -17,7 +17,10 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
+from retrycli.fingerprint import fingerprint
 from retrycli.message import EscalationReason, State
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.database import Database
 from retrycli.store.enrolment import delivery_key
@@ -116,7 +119,10 @@ def build(file: Path, *, now: datetime = MADE_AT) -> None:
     database.close()
 
 
-PEOPLES = ((9, 4718, 20.0, EscalationReason.EXHAUSTED), (10, 4719, 25.0, EscalationReason.PERMANENT))
+PEOPLES = (
+    (9, 4718, 20.0, EscalationReason.EXHAUSTED, Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")),
+    (10, 4719, 25.0, EscalationReason.PERMANENT, Outcome(OutcomeKind.PERMANENT, 422, "HTTP 422: recipient unknown")),
+)
 
 
 def copy(folder: Path, *, now: datetime) -> Path:
@@ -168,13 +174,15 @@ def _waiting(message_id: int, ticket_id: int, now: datetime) -> dict[str, object
 
 
 def _escalated(
-    message_id: int, ticket_id: int, hours: float, reason: EscalationReason, now: datetime
+    message_id: int, ticket_id: int, hours: float, reason: EscalationReason, outcome: Outcome, now: datetime
 ) -> dict[str, object]:
     failed_at = now - timedelta(hours=hours)
+    settled = Settled(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
     return _entry(message_id, ticket_id, failed_at) | {
         "state": State.ESCALATED,
         "escalated_at": failed_at,
         "escalation_reason": reason,
+        "fingerprint": fingerprint(settled),
     }
 
 
@@ -187,6 +195,7 @@ def _entry(message_id: int, ticket_id: int, failed_at: datetime) -> dict[str, ob
         "unknown_count": 0,
         "escalated_at": None,
         "escalation_reason": None,
+        "fingerprint": None,
     }
 
 

@@ -1,4 +1,4 @@
-"""``status``, ``list-failed``, ``escalations``, ``show``."""
+"""``status``, ``list-failed``, ``show``."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from retrycli.cli.shared import (
     filter_of,
     load_settings,
 )
-from retrycli.message import MessageType, State
+from retrycli.message import MessageType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -51,7 +51,6 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("status")(status)
     app.command("list-failed")(list_failed)
-    app.command("escalations")(escalations)
     app.command("show")(show)
 
 
@@ -224,44 +223,6 @@ def _tries(made: int | None, most: int | None) -> str:
 
 def _most(most: dict[MessageType, int], message_type: str) -> int | None:
     return next((tries for each, tries in most.items() if each == message_type), None)
-
-
-def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, and why."""
-    from retrycli import console, desk
-    from retrycli.store.views import Filter
-
-    settings = load_settings(ctx, config)
-    _, messages = desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id")
-    if as_json:
-        fields = ("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at")
-        console.show_json({"escalations": [{name: getattr(each, name) for name in fields} for each in messages]})
-        return
-    console.show_table(
-        ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
-        [
-            (
-                each.id,
-                str(each.ticket_id),
-                each.message_type,
-                each.reason,
-                each.escalated_at,
-                each.last_error,
-                _step(each.reason, each.id),
-            )
-            for each in messages
-        ],
-        texts=2,
-    )
-    if messages:
-        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
-    else:
-        console.say("Nothing is waiting for a person. Next: retrycli status")
-
-
-def _step(reason: str | None, message_id: int) -> str:
-    """The command for the next step: what can't simply be tried again is looked at first."""
-    return f"retrycli {'retry' if reason == 'exhausted' else 'show'} {message_id}"
 
 
 def show(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -49,7 +50,7 @@ LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
 
 
-def _text(value: str | None) -> str | None:
+def utf8(value: str | None) -> str | None:
     """An option's text, if any.
 
     Raises:
@@ -67,16 +68,16 @@ Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MessageIds = Annotated[
     list[int] | None, typer.Argument(metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False)
 ]
-By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=_text)]
+By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=utf8)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 # The filters, which all have to be met.
 
 OfState = Annotated[State | None, typer.Option("--state", help="In this state.", show_default=False)]
 OfType = Annotated[MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)]
-OfTicket = Annotated[str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=_text)]
+OfTicket = Annotated[str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=utf8)]
 WithError = Annotated[
-    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=_text)
+    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=utf8)
 ]
 ForReason = Annotated[
     EscalationReason | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
@@ -88,7 +89,7 @@ OlderThan = Annotated[
 OfCause = Annotated[
     str | None,
     typer.Option(
-        "--fingerprint", help="Escalated by this cause, as `escalations` shows it.", show_default=False, callback=_text
+        "--fingerprint", help="Escalated by this cause, as `escalations` shows it.", show_default=False, callback=utf8
     ),
 ]
 
@@ -152,3 +153,59 @@ def length_of_time(text: str, option: str) -> timedelta:
         return duration(text)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint=option) from None
+
+
+def moment(text: str, option: str) -> datetime:
+    """A time to come as an option's value: a length of time from now, a time of day, or a date and time.
+
+    What has no offset is local time.
+
+    Raises:
+        typer.BadParameter: it is none, or past.
+    """
+    from retrycli.duration import LONGEST, duration
+
+    now = datetime.now().astimezone()
+    with suppress(ValueError):
+        return now + duration(text)
+    try:
+        if ":" in text and len(text) <= len("08:00:00"):
+            found = datetime.combine(now, time.fromisoformat(text))
+            found = (found if found > now.replace(tzinfo=None) else found + timedelta(days=1)).astimezone()
+        else:
+            found = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
+        raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
+    if not now <= found <= now + LONGEST:
+        raise typer.BadParameter(f"{text!r} is {'past' if found < now else 'too far off'}", param_hint=option)
+    return found
+
+
+def can_ask(*, as_json: bool) -> bool:
+    """Whether a person is there to be asked, and nothing else is to be on stdout."""
+    from retrycli import console
+
+    return console.on_terminal() and sys.stdin.isatty() and not as_json
+
+
+def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
+    """Refuse to go on where nobody can be asked.
+
+    Raises:
+        typer.BadParameter: nobody can, and ``--yes`` was not given.
+    """
+    if not yes and not can_ask(as_json=as_json):
+        raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
+
+
+def ask(question: str) -> None:
+    """Ask a person whether to go on, and end the command unless the answer is yes.
+
+    Raises:
+        typer.Exit: it is not; that is no failure.
+    """
+    typer.echo(f"{question} [y/N] ", nl=False)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.")
+        raise typer.Exit(0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
+from retrycli.fingerprint import cause
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import word
@@ -65,6 +66,8 @@ class EscalationGroup:
 
     fingerprint: str | None
     """None where they were escalated before there were fingerprints."""
+    cause: str | None
+    """The error of one of them, with its numbers and ids taken out."""
     count: int
     new: int
     """How many of them nobody has acknowledged."""
@@ -182,15 +185,13 @@ class Views:
             func.max(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("newest"),
             func.min(m.id).label("example"),
         ).group_by(queue.c.fingerprint, m.message_type)
-        by_cause: dict[str | None, list[Mapping[Any, Any]]] = {}
+        alike: dict[str | None, list[Mapping[Any, Any]]] = {}
         with self._database.read() as connection:
             for row in connection.execute(by_type).mappings():
-                by_cause.setdefault(row["fingerprint"], []).append(row)
-        first = {cause: min(row["example"] for row in rows) for cause, rows in by_cause.items()}
+                alike.setdefault(row["fingerprint"], []).append(row)
+        first = {key: min(row["example"] for row in rows) for key, rows in alike.items()}
         examples = {each.id: each for each in self.messages(Filter(ids=tuple(first.values())))}
-        groups = [
-            _group(cause, rows, examples[first[cause]]) for cause, rows in by_cause.items() if first[cause] in examples
-        ]
+        groups = [_group(key, rows, examples[first[key]]) for key, rows in alike.items() if first[key] in examples]
         return sorted(groups, key=lambda each: (-each.count, each.example.id))
 
     def counts(self, due_by: datetime) -> dict[str, int]:
@@ -281,10 +282,11 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
     )
 
 
-def _group(cause: str | None, by_type: Sequence[Mapping[Any, Any]], example: ListedMessage) -> EscalationGroup:
+def _group(fingerprint: str | None, by_type: Sequence[Mapping[Any, Any]], example: ListedMessage) -> EscalationGroup:
     count = sum(row["n"] for row in by_type)
     return EscalationGroup(
-        fingerprint=cause,
+        fingerprint=fingerprint,
+        cause=None if example.last_error is None else cause(example.last_error),
         count=count,
         new=count - sum(row["seen"] for row in by_type),
         oldest=min(row["oldest"] for row in by_type),

@@ -29,7 +29,11 @@ LIST_KEYS = [
     "max_retries",
     "created_at",
 ]
-ESCALATION_KEYS = ["id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"]
+ESCALATION_KEYS = [
+    *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
+    *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
+]
+GROUP_KEYS = ["fingerprint", "count", "new", "reason", "cause", "oldest", "newest", "types", "example"]
 UTC_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
 LOCAL_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d"
 LONG = "HTTP 503: " + " ".join(f"word{number}" for number in range(60))
@@ -41,6 +45,7 @@ FILTERS = {
     "--state escalated --older-than 7h": [13],
     "--type supplier --error '100% OF'": [12],
     "--error 100_": [],
+    "--reason invalid": [14],
     "--sort tries --limit 2": [13, 12],
     "--sort age --limit 1": [13],
 }
@@ -164,6 +169,49 @@ def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
 def test_where_nothing_waits_for_a_person_escalations_says_so(at_work: Cli) -> None:
     screen = at_work.on_terminal("escalations")
     assert screen.text.endswith("Nothing is waiting for a person. Next: retrycli status\n")
+
+
+@pytest.fixture
+def alike(at_work: Cli, application: Application) -> Cli:
+    """Seven escalated messages: three of one cause, two of another, and two of their own."""
+    for number, error in enumerate(("no recipient 17", "no recipient 18", "no recipient 19", "no room", "no room")):
+        application.add(20 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {error}")
+    application.add(30, hours_ago=9, retry_count=10, message_type="supplier", last_error="HTTP 500")
+    application.add(31, hours_ago=9, body=None)
+    at_work("run-once")
+    return at_work
+
+
+def test_escalations_of_one_cause_stand_on_top_as_one_line(alike: Cli) -> None:
+    screen = alike.on_terminal("escalations")
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    groups, singles = screen.text.split("\n\n")
+    assert re.search(rf"^3      3    {LOCAL_TIME}  [0-9a-f]{{12}}  20$", groups, re.MULTILINE)
+    assert re.search(rf"^2      2    {LOCAL_TIME}  [0-9a-f]{{12}}  23$", groups, re.MULTILINE)
+    assert "3 customer" in groups
+    assert "HTTP 422: no recipient …" in groups
+    assert re.findall(r"^(\d+) ", singles, re.MULTILINE) == ["30", "31"]
+    following = re.fullmatch(r"Next: retrycli (list-failed --fingerprint [0-9a-f]{12})", screen.text.splitlines()[-1])
+    assert following
+    listed = alike(*following[1].split()).stdout.splitlines()
+    assert [each.split("\t")[0] for each in listed] == ["20", "21", "22"]
+
+
+def test_groups_of_escalations_in_json(alike: Cli) -> None:
+    found = alike.json("escalations")
+    assert [each["id"] for each in found["escalations"]] == [20, 21, 22, 23, 24, 30, 31]
+    assert all(list(each) == GROUP_KEYS for each in found["groups"])
+    assert [(each["count"], each["example"]) for each in found["groups"]] == [(3, 20), (2, 23), (1, 30), (1, 31)]
+    assert found["groups"][0]["cause"] == "HTTP 422: no recipient …"
+
+
+def test_what_somebody_has_dealt_with_leaves_the_escalations(alike: Cli, application: Application) -> None:
+    """Also before a pass has noticed."""
+    application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 20")
+    application.execute("UPDATE pending_messages SET status = 'rejected' WHERE id = 23")
+    found = alike.json("escalations")
+    assert [each["id"] for each in found["escalations"]] == [21, 22, 24, 30, 31]
+    assert [(each["count"], each["example"]) for each in found["groups"]] == [(2, 21), (1, 24), (1, 30), (1, 31)]
 
 
 # -- show ------------------------------------------------------------------------------------------------------------

@@ -325,6 +325,7 @@ def test_escalations_of_one_cause_are_one_group(application: Application, databa
     assert (larger.count, larger.new, larger.types) == (3, 3, {"customer": 2, "supplier": 1})
     assert (larger.oldest, larger.newest) == (NOON - HOUR, NOON + HOUR)
     assert (larger.example.id, larger.example.last_error) == (1, "HTTP 422: recipient 17 unknown")
+    assert (larger.cause, smaller.cause) == ("HTTP 422: recipient … unknown", "HTTP 404: no ticket …")
     assert (smaller.count, smaller.example.id) == (1, 5)
     assert shown(views, Filter(fingerprint=larger.fingerprint), sort="id") == [1, 2, 3]
     assert shown(views, Filter(reason=EscalationReason.PERMANENT), sort="id") == [1, 2, 3, 5]
