@@ -172,6 +172,7 @@ def requeue(
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
         yes=yes,
         as_json=as_json,
+        plan=f", trying {canary} of them first" if canary else "",
     )
     done, received = interruptible(
         lambda here: casework.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here)
