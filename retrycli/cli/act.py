@@ -150,7 +150,7 @@ def requeue(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Hand escalated messages back to the passes: due now, with all their tries before them."""
+    """Hand escalated messages back to the passes. They are due now, with all their tries before them."""
     from retrycli import casework, console
 
     found = filter_of(
@@ -213,7 +213,7 @@ def reject(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Give messages up: their status becomes rejected, and no pass touches them again."""
+    """Give messages up for good. Their status becomes rejected, and no pass touches them again."""
     from retrycli import casework, console
 
     found = filter_of(

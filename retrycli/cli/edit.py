@@ -34,7 +34,10 @@ def edit(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Edit a message: its subject and body in $EDITOR, or what the options give. It gets a new delivery key."""
+    """Edit a failed message, in $EDITOR or by options.
+
+    The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
+    """
     from retrycli import casework, console
     from retrycli.draft import difference
 

@@ -48,11 +48,11 @@ def register(app: typer.Typer) -> None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, and why: groups of one cause first, single messages after them."""
-    from retrycli import console, desk
-
+    """List what a person must look at, and why. Groups of one cause come first, single messages after them."""
     if ctx.invoked_subcommand is not None:
         return
+    from retrycli import console, desk
+
     groups, messages = desk.escalations(load_settings(ctx, config))
     if as_json:
         console.show_json(

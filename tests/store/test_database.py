@@ -35,9 +35,7 @@ from tests.store.own_tables import PASS, enrol, queue_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN_TABLES = {
-    f"retrycli_{each}" for each in ("queue", "attempts", "acts", "passes", "breakers", "pause")
-}
+OWN_TABLES = {f"retrycli_{each}" for each in ("queue", "attempts", "acts", "passes", "breakers", "pause")}
 
 
 def tables_of(database: Database) -> set[str]:
