@@ -27,12 +27,12 @@ class Draft:
     def of(cls, row: Mapping[str, object]) -> Draft:
         """A row as it is offered for editing: what is no text is left out, and what is no UTF-8 is replaced."""
         recipient = row.get("recipient_email")
-        subject = " ".join(_text(row["subject"]).splitlines())
+        subject = " ".join(_text(row["subject"]).splitlines()).strip()
         return cls(subject, _text(row["body"]), None if recipient is None else _text(recipient))
 
     def as_text(self) -> str:
         """Subject and body as one text, with a line break at its end, as editors want it."""
-        end = "" if self.body.endswith("\n") else "\n"
+        end = "" if not self.body or self.body.endswith("\n") else "\n"
         return f"{HEAD} {self.subject}\n\n{self.body}{end}"
 
     def with_text(self, text: str) -> Draft:
@@ -50,8 +50,8 @@ class Draft:
                 f"the text does not begin with a line `{HEAD} …` and a blank one, so nobody knows its subject; "
                 "nothing was written"
             )
-        if body.endswith("\n") and not self.body.endswith("\n"):
-            body = body.removesuffix("\n").removesuffix("\r")  # the editor's, see `as_text`
+        if body.endswith("\n") and not self.body.endswith("\n"):  # the editor's, see `as_text`
+            body = body[:-1] if self.body.endswith("\r") else body[:-1].removesuffix("\r")
         return Draft(first.removeprefix(HEAD).strip(), body, self.recipient)
 
     def check(self, before: Draft) -> None:

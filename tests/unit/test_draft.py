@@ -92,8 +92,8 @@ ROW: dict[str, object] = {
         (ROW, Draft("New", BEFORE.body, BEFORE.recipient), {"subject": "New"}),
         (
             ROW,
-            Draft("New", "B", "bo@example.com"),
-            {"subject": "New", "body": "B", "recipient_email": "bo@example.com"},
+            Draft("New", "B", "b@x.com"),
+            {"subject": "New", "body": "B", "recipient_email": "b@x.com"},
         ),
         (ROW, Draft("", BEFORE.body), {"subject": ""}),
         ({"subject": None, "body": None}, Draft("", ""), {}),
@@ -110,7 +110,7 @@ def test_only_what_is_different_is_written(row: dict[str, object], after: Draft,
     [
         ({"subject": None, "body": None}, Draft("", "")),
         ({"subject": b"\xff", "body": 7}, Draft("", "")),
-        ({"subject": "a\r\nb\u2028c", "body": "x"}, Draft("a b c", "x")),
+        ({"subject": " a\r\nb\u2028c ", "body": "x"}, Draft("a b c", "x")),
         ({"subject": "caf\udce9", "body": "x", "recipient_email": None}, Draft("caf\ufffd", "x")),
     ],
 )
@@ -123,7 +123,7 @@ def test_a_difference_is_shown_line_by_line() -> None:
     assert list(difference(BEFORE, after)) == [
         "--- before",
         "+++ after",
-        "@@ -1,5 +1,5 @@",
+        "@@ -1,6 +1,6 @@",
         "-Recipient: ana@example.com",
         "-Subject: Re: Invoice",
         "+Recipient: bo@example.com",
