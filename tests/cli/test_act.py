@@ -11,7 +11,7 @@ import sqlite3
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 
-def escalate(application: Application, *ids: int, **columns: object) -> None:
+def escalate(application: Application, *ids: int, **columns: Any) -> None:
     """Add messages that have had all their tries, and let a pass find them."""
     for each in ids:
         application.add(each, retry_count=10, **columns)
