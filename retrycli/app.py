@@ -66,6 +66,22 @@ def open_database(settings: Settings) -> Iterator[Database]:
         database.close()
 
 
+@contextmanager
+def as_if(settings: Settings) -> Iterator[Database]:
+    """Open the database to see what would become of it: whatever is written is rolled back.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `open_database`.
+    """
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        with database.nothing_kept():
+            database.ensure_tables(upgrade=settings.database.auto_upgrade)
+            yield database
+    finally:
+        database.close()
+
+
 def run_once(
     settings: Settings,
     *,
@@ -99,7 +115,7 @@ def run_once(
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     with open_database(settings) as database:
         lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-        world = world_of(settings, database, surroundings, listen)
+        world = make_world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         _tell_the_news(Ledger(database), summary)
         return summary
@@ -127,7 +143,7 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
     """
     rules = pass_rules(settings)
     with open_database(settings) as database:
-        world = world_of(settings, database, surroundings)
+        world = make_world(settings, database, surroundings)
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
@@ -138,15 +154,10 @@ def preview(settings: Settings, *, limit: int | None = None, surroundings: Surro
         DatabaseUnavailable, ConfigurationError: as in `run_once`.
     """
     rules = pass_rules(settings, limit=limit)
-    database = Database(settings.database.url, settings.database.table)
-    try:
-        with database.nothing_kept():
-            database.ensure_tables(upgrade=settings.database.auto_upgrade)
-            at = surroundings.now()
-            intake.follow_the_table(world_of(settings, database, surroundings), rules, at, emit=lambda _: None)
-            return Views(database).messages(Filter(due_by=at + rules.due_slack), limit=rules.limit)
-    finally:
-        database.close()
+    with as_if(settings) as database:
+        at = surroundings.now()
+        intake.follow_the_table(make_world(settings, database, surroundings), rules, at, emit=lambda _: None)
+        return Views(database).messages(Filter(due_by=rules.due_by(at)), limit=rules.limit)
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
@@ -211,13 +222,13 @@ class _Lock:
         self.lock.release()
 
 
-def world_of(
+def make_world(
     settings: Settings,
     database: Database,
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None = None,
 ) -> World:
-    """Everything outside the engine, as it is here."""
+    """What a pass over this database is given."""
 
     def emit(event: Event) -> None:
         logs.log_event(event)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind
-from retrycli.app import HERE, Surroundings, login_name, open_database, pass_rules, world_of
+from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
 from retrycli.draft import Draft
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, NotEdited, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
@@ -141,7 +141,7 @@ def retry_all(
     tried: list[Tried] = []
     in_a_row, reason = 0, None
     with open_database(settings) as database:
-        world = world_of(settings, database, surroundings)
+        world = make_world(settings, database, surroundings)
         for each in wanted:
             if surroundings.stop_requested():
                 reason = "signal"
@@ -342,7 +342,7 @@ def edit(
     with open_database(settings) as database:
         acts = Acts(database)
         if not acts.check(message_id, at):
-            by_hand.take_in(world_of(settings, database, surroundings), pass_rules(settings), message_id, at)
+            by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
         columns = ("subject", "body", "recipient_email")
         acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

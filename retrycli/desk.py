@@ -18,9 +18,7 @@ from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
-
-LATE_AFTER_INTERVALS = 2
-LATE_GRACE = timedelta(minutes=5)
+from retrycli.ticks import is_late
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +57,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
-        late = last is not None and at - last.started_at >= LATE_AFTER_INTERVALS * interval + LATE_GRACE
+        late = last is not None and is_late(last.started_at, at, interval)
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
             running=last is not None and not late and pause is None,

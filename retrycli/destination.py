@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 
-from retrycli.breaker import Breaker, BreakerRules, BreakerState, wider
+from retrycli.breaker import Breaker, BreakerState, wider
 from retrycli.events import StopReason
 from retrycli.message import QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.ports import PassRules
 
 FORBIDDEN = 403
 FORBIDDEN_LIMIT = 3
@@ -33,25 +34,21 @@ class Destination:
 
     Args:
         breaker: what earlier passes have learnt.
-        rules: when the breaker opens.
+        rules: when the breaker opens, and how wide the pass may go at most.
         since: the start of the pass.
-        due_by: a probe that is due by then is due.
-        concurrency: how wide the pass may go at most.
     """
 
-    def __init__(
-        self, breaker: Breaker, rules: BreakerRules, *, since: datetime, due_by: datetime, concurrency: int
-    ) -> None:
+    def __init__(self, breaker: Breaker, rules: PassRules, *, since: datetime) -> None:
         resting = breaker.state is BreakerState.RESTING
         # The slack is there for cron's ticks; what the other side has asked for is kept to the second.
-        due_by = since if resting else due_by
+        due_by = since if resting else rules.due_by(since)
         self.breaker = breaker.admitting(due_by)
         self.width = 1
         self.trouble: StopReason | None = None
         self.detail: str | None = None
-        self._rules = rules
+        self._rules = rules.breaker
         self._since = since
-        self._concurrency = concurrency
+        self._concurrency = rules.concurrency
         self._doubtful: list[Attempt] = []
         self._refused = False
         if self.breaker.blocks(due_by):

@@ -72,7 +72,7 @@ class _Pass:
         self._world = world
         self._rules = rules
         self._me = me
-        self._due_by = self.started_at + rules.due_slack
+        self._due_by = rules.due_by(self.started_at)
         ends_by = self.started_at + rules.deadline + rules.request_timeout
         self._claim = Claim(me.pass_id, ends_by + CLAIM_MARGIN)
         self._pace = Pace(rules, self.started_at, world.now, world.stop_requested)
@@ -138,15 +138,15 @@ class _Pass:
         while ids := self._take(self._room()):
             now = self._world.now()
             loaded = self._world.claims.begin(
-                self._claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_wanted
+                self._claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
             )
             unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
             begun = 0
             for each in loaded:
                 if isinstance(each, UnusableMessage):
                     unfit.append((each, Settled(each.message_id, Transition.invalid(each.problem))))
-                elif not self._is_wanted(each):
-                    unfit.append((each, Settled(each.message_id, Transition.expired())))
+                elif handed_over := self._handed_over(each):
+                    unfit.append((each, Settled(each.message_id, handed_over)))
                 else:
                     group.create_task(self._attempt(gateway, each, now))
                     begun += 1
@@ -193,8 +193,11 @@ class _Pass:
             self._world.claims.release(self._claim, self._claimed)
             self._claimed.clear()
 
-    def _is_wanted(self, queued: QueuedMessage) -> bool:
-        return not self._policy(queued).expired(queued, self.started_at)
+    def _is_fit(self, queued: QueuedMessage) -> bool:
+        return self._handed_over(queued) is None
+
+    def _handed_over(self, queued: QueuedMessage) -> Transition | None:
+        return self._policy(queued).handed_over(queued, self.started_at)
 
     # -- decide and record ------------------------------------------------------------------------------------
 
@@ -219,10 +222,7 @@ class _Pass:
         return self._rules.policies[queued.message.message_type]
 
     def _meet(self, breaker: Breaker) -> Destination:
-        rules = self._rules
-        destination = Destination(
-            breaker, rules.breaker, since=self.started_at, due_by=self._due_by, concurrency=rules.concurrency
-        )
+        destination = Destination(breaker, self._rules, since=self.started_at)
         self._remembered = destination.breaker
         return destination
 

@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from retrycli.events import StopReason
 from retrycli.ports import PassRules
+
+
+def capacity(rules: PassRules) -> int | None:
+    """How many attempts one pass can begin at most; None where neither limit nor rate says so."""
+    by_rate = None
+    if rules.rate_per_second is not None:
+        by_rate = math.ceil(rules.deadline.total_seconds() * rules.rate_per_second)
+    return min((each for each in (rules.limit, by_rate) if each is not None), default=None)
 
 
 class Pace:

@@ -175,18 +175,36 @@ class RetryPolicy:
 
         The wait counts from the failure and never from a time to come, so that a wrong clock delays nobody.
         """
-        if message.retry_count >= self.max_retries:
-            return Transition.escalated(
-                EscalationReason.EXHAUSTED, last_error=exhausted(self.max_retries, message.last_error)
-            )
+        if not self.has_tries_left(message):
+            return self._exhausted(message)
         if message.created_at is None and message.updated_at is None:
             return Transition.enrolled(now)
         return Transition.enrolled(self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
 
+    def handed_over(self, queued: QueuedMessage, now: datetime) -> Transition | None:
+        """Into a person's hands instead of an attempt, where none is to be made any more; None where one is."""
+        if self.expired(queued, now):
+            return Transition.expired()
+        return None if self.has_tries_left(queued.message) else self._exhausted(queued.message)
+
+    def has_tries_left(self, message: Message) -> bool:
+        """Whether a message may be tried again; ``max_retries`` may have been lowered while it waited."""
+        return message.retry_count < self.max_retries
+
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
         """Whether a message is too old to be wanted; its age counts from when it was made."""
+        expires_at = self.expires_at(queued)
+        return expires_at is not None and now > expires_at
+
+    def expires_at(self, queued: QueuedMessage) -> datetime | None:
+        """Until when a message is wanted; None is for ever."""
         made_at = queued.message.created_at or queued.first_failed_at
-        return self.expires_after is not None and now - made_at > self.expires_after
+        return None if self.expires_after is None else later(made_at, self.expires_after)
+
+    def _exhausted(self, message: Message) -> Transition:
+        return Transition.escalated(
+            EscalationReason.EXHAUSTED, last_error=exhausted(self.max_retries, message.last_error)
+        )
 
     def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
         made_at = message.created_at

@@ -153,6 +153,10 @@ class PassRules:
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
 
+    def due_by(self, started_at: datetime) -> datetime:
+        """What comes due until then is due for a pass that starts at a time: cron's ticks are never quite on time."""
+        return started_at + self.due_slack
+
 
 @dataclass(frozen=True, slots=True)
 class Identity:

@@ -113,6 +113,8 @@ class Sandbox(ThreadingTCPServer):
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self.behaviour = behaviour
+        self.retry_after = {int(HTTPStatus.TOO_MANY_REQUESTS): "60"}
+        """The Retry-After header that goes with a status."""
         self._rng, self._listener, self._clock, self._sleep = rng, listener, clock, sleep
         self._failures = cycle(FAILURES)
         self._burst = deque[datetime](maxlen=BURST)
@@ -225,8 +227,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_response(status)
         self.send_header("Content-Type", "application/json")
         self.send_header("Content-Length", str(len(text)))
-        if status == HTTPStatus.TOO_MANY_REQUESTS:
-            self.send_header("Retry-After", "60")
+        if retry_after := self.server.retry_after.get(status):
+            self.send_header("Retry-After", retry_after)
         if refusal:
             self.send_header("Connection", "close")
         self.end_headers()

@@ -24,12 +24,12 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint acts draft",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks acts draft",
         "settings config config_text",
         "schema migrations store gateway lock sandbox example notify metrics editor",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk casework demo cli __init__ __main__",
+        "app desk explain casework demo cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

@@ -26,6 +26,7 @@ COMMANDS = [
     "list-failed",
     "escalations",
     "show",
+    "explain",
     "retry",
     "requeue",
     "reject",

@@ -48,7 +48,7 @@ def register(app: typer.Typer) -> None:
 
 
 def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, and why. Groups of one cause come first, single messages after them."""
+    """List what a person must look at, by cause."""
     if ctx.invoked_subcommand is not None:
         return
     from retrycli import console, desk

@@ -1,4 +1,4 @@
-"""``status``, ``list-failed``, ``show``."""
+"""``status``, ``list-failed``, ``show``, ``explain``."""
 
 from __future__ import annotations
 
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from retrycli.console import Row
     from retrycli.desk import Status
+    from retrycli.explain import Explanation
     from retrycli.settings import Settings
     from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
@@ -52,6 +53,7 @@ def register(app: typer.Typer) -> None:
     app.command("status")(status)
     app.command("list-failed")(list_failed)
     app.command("show")(show)
+    app.command("explain")(explain)
 
 
 def status(
@@ -268,3 +270,42 @@ def _history(found: MessageDetails) -> list[Row]:
 def _attempt(made: AttemptRecord) -> Row:
     outcome = made.outcome or "under way"
     return (made.number, made.made_by, made.started_at, outcome, made.status_code, made.duration_ms, made.error)
+
+
+def explain(
+    ctx: typer.Context,
+    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what holds a message back, and when it is tried next."""
+    from retrycli import console
+    from retrycli.explain import explain as explained
+
+    found = explained(load_settings(ctx, config), message_id)
+    if as_json:
+        fields = asdict(found)
+        console.show_json({"id": fields.pop("message_id")} | fields)
+        return
+    console.show_table(
+        ("Gate", "Open", "Figure", "Time"),
+        [(each.name.replace("_", "-"), each.open, each.figure, each.time) for each in found.gates],
+    )
+    console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
+    console.say(f"Next: {_remedy(found)}")
+
+
+REMEDIES = {
+    "status": "retrycli list-failed",
+    "data": "retrycli show {id}; mend its row in the application",
+    "pause": "retrycli resume",
+    "breaker": "retrycli status",
+    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+}
+
+
+def _remedy(found: Explanation) -> str:
+    """The command for what stands in the way, first gate first."""
+    usual = "retrycli retry {id} tries it now"
+    remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
+    return remedy.format(id=found.message_id)

@@ -46,6 +46,11 @@ HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD
 LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
 
 
+def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
+    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
 class Claims:
     """The queue as a pass works on it.
 
@@ -56,22 +61,31 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
+    due = staticmethod(is_due)
+    """What a pass may claim, given what is due by when: the one predicate that counts, claims and explains."""
+
     def together(self) -> AbstractContextManager[None]:
         """Write all that is written inside in one transaction."""
         return self._database.together()
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
-        statement = select(func.count()).select_from(queue).where(*is_due(due_by))
+        statement = select(func.count()).select_from(queue).where(*self.due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
+
+    def is_due(self, message_id: int, due_by: datetime) -> bool:
+        """Whether a pass may claim this message."""
+        statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *self.due(due_by))
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar() is not None
 
     def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
         """Claim due messages, the one that has waited longest first; their ids."""
         with self._database.write() as connection:
             due = (
                 select(queue.c.message_id)
-                .where(*is_due(due_by))
+                .where(*self.due(due_by))
                 .order_by(queue.c.next_attempt_at, queue.c.message_id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)
@@ -241,11 +255,6 @@ class Claims:
             )
             made_by = dict(connection.execute(under_way).all())
             return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
-
-
-def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
-    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
 def _claimed(claim: Claim) -> dict[str, object]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, case, cast, func, literal, select
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
 from retrycli.fingerprint import cause
@@ -227,6 +227,21 @@ class Views:
             made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
             done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
         return MessageDetails(dict(row), None if ours is None else dict(ours), made, done)
+
+    def times_ahead(self, message_id: int) -> list[datetime]:
+        """When those waiting messages are due that a pass claims before this one, earliest first."""
+        this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
+        earlier = or_(
+            queue.c.next_attempt_at < this,
+            and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
+        )
+        statement = (
+            select(queue.c.next_attempt_at)
+            .where(queue.c.state == State.WAITING.value, earlier)
+            .order_by(queue.c.next_attempt_at)
+        )
+        with self._database.read() as connection:
+            return list(connection.execute(statement).scalars())
 
     def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages.c

@@ -22,6 +22,7 @@ COMMANDS = (
     "list-failed",
     "escalations",
     "show",
+    "explain",
     "retry",
     "requeue",
     "reject",

@@ -1,0 +1,251 @@
+"""Why a message is where it is: every gate between it and its next attempt, and when that will be made.
+
+The gates ask what a pass asks, of the same code: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`. What a
+pass does before it claims (take in new failures, take back what the dead have left) is done here too, by the pass's own
+code, and rolled back.
+"""
+
+from __future__ import annotations
+
+import uuid
+from bisect import bisect_right
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from itertools import count
+
+from retrycli import intake, ticks
+from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.breaker import BreakerState
+from retrycli.destination import Destination
+from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
+from retrycli.pace import capacity
+from retrycli.policy import RetryPolicy
+from retrycli.ports import PassRules, World
+from retrycli.recovery import recover
+from retrycli.settings import Settings
+from retrycli.store.application import message_of
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.views import MessageDetails, Views
+
+PASSES_LOOKED_AT = 10
+"""From so many passes cron's grid is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Gate:
+    """One thing that can stand between a message and its next attempt."""
+
+    name: str
+    open: bool
+    figure: str
+    """What it goes by; where there is a time, the words lead up to it."""
+    time: datetime | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why a message is where it is."""
+
+    message_id: int
+    ticket_id: object
+    message_type: str
+    gates: list[Gate]
+    next_attempt_at: datetime | None
+    """When the pass begins that will try it, if nothing happens till then; None where none will."""
+
+
+def explain(settings: Settings, message_id: int, *, surroundings: Surroundings = HERE) -> Explanation:
+    """Why a message is where it is, and when it is tried next. Nothing is written.
+
+    The attempt is foreseen as things stand: that a probe of the ticketing API comes through, that who claims
+    the message now has died, that what goes before it takes no longer than the pass has.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    rules = pass_rules(settings)
+    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+    with as_if(settings) as database:
+        world = replace(make_world(settings, database, surroundings), jitter=lambda: 0.0)
+        return _Explainer(database, world, rules, interval).explain(message_id)
+
+
+class _Explainer:
+    """Looks at one database, in a transaction that is rolled back.
+
+    Args:
+        database: where the message is.
+        world: the world that a pass would have.
+        rules: how a pass would go about it.
+        interval: how often cron calls.
+    """
+
+    def __init__(self, database: Database, world: World, rules: PassRules, interval: timedelta) -> None:
+        self._views = Views(database)
+        self._ledger = Ledger(database)
+        self._claims = Claims(database)
+        self._world = world
+        self._rules = rules
+        self._interval = interval
+        self._now = world.now()
+        starts = [each.started_at for each in self._ledger.last_passes(PASSES_LOOKED_AT)]
+        self._newest = starts[0] if starts else None
+        self._grid = ticks.grid(starts, interval)
+
+    def explain(self, message_id: int) -> Explanation:
+        first = self._now if self._grid is None else self._grid[self._grid.after(self._now)]
+        unknown_yet = self._world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
+        intake.enrol(self._world, self._rules, unknown_yet, first)
+        found = self._views.message(message_id)
+        gates = [*self._gates(found, self._now), self._cron()]
+        return Explanation(
+            message_id=message_id,
+            ticket_id=found.row["ticket_id"],
+            message_type=str(found.row["message_type"]),
+            gates=gates,
+            next_attempt_at=self._next_attempt(message_id, found) if gates[-1].open else None,
+        )
+
+    # -- the gates --------------------------------------------------------------------------------------------
+
+    def _gates(self, found: MessageDetails, at: datetime) -> Iterator[Gate]:
+        """The gates of a pass that began at a time; cron's is another matter."""
+        failed = found.row["status"] == Status.FAILED
+        yield Gate("status", failed, str(found.row["status"]))
+        if not failed or found.queue is None:
+            return
+        message = message_of(found.row)
+        yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
+        state = found.queue["state"]
+        yield Gate("escalation", state != State.ESCALATED, found.queue["escalation_reason"] or "none")
+        yield _claim(found)
+        yield self._wait(found, at)
+        yield self._retry_after(found, at)
+        if not isinstance(message, UnusableMessage):
+            yield from self._policy_gates(message, found, at)
+        yield self._pause(at)
+        yield self._breaker(at)
+        yield from self._pace(message.id if isinstance(message, Message) else message.message_id, at)
+
+    def _policy_gates(self, message: Message, found: MessageDetails, at: datetime) -> Iterator[Gate]:
+        policy = self._policy(message)
+        queued = _queued(message, found)
+        tries = f"{message.retry_count} of {policy.max_retries} made"
+        yield Gate("tries", policy.has_tries_left(message), tries)
+        until = policy.expires_at(queued)
+        yield Gate("expiry", not policy.expired(queued, at), "wanted until" if until else "never expires", until)
+
+    def _wait(self, found: MessageDetails, at: datetime) -> Gate:
+        queue = found.queue or {}
+        is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
+        due = queue["next_attempt_at"]
+        return Gate("wait", is_open, "due at" if due else "none", due)
+
+    def _retry_after(self, found: MessageDetails, at: datetime) -> Gate:
+        last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
+        if last is None or last.finished_at is None or last.retry_after_s is None:
+            return Gate("retry_after", open=True, figure="not asked for")
+        until = last.finished_at + timedelta(seconds=last.retry_after_s)
+        is_open = until <= self._rules.due_by(at)
+        return Gate("retry_after", is_open, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
+
+    def _pause(self, at: datetime) -> Gate:
+        pause = self._ledger.pause(at)
+        if pause is None:
+            return Gate("pause", open=True, figure="none")
+        figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
+        return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
+
+    def _breaker(self, at: datetime) -> Gate:
+        breaker = self._ledger.breaker(self._rules.destination)
+        is_open = Destination(breaker, self._rules, since=at).trouble is None
+        match breaker.state:
+            case BreakerState.CLOSED:
+                figure = "closed"
+            case BreakerState.OPEN:
+                figure = f"the API failed {breaker.failures:,} times in a row; one probe goes first, at"
+            case BreakerState.RESTING:
+                figure = "the API asked for a rest, until"
+        return Gate("breaker", is_open, figure, breaker.probe_at)
+
+    def _pace(self, message_id: int, at: datetime) -> Iterator[Gate]:
+        limit, rate = self._rules.limit, self._rules.rate_per_second
+        ahead = 0
+        if capacity(self._rules) is not None:
+            ahead = bisect_right(self._views.times_ahead(message_id), self._rules.due_by(at))
+        first = f", {ahead:,} go first"
+        yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
+        by_rate = capacity(replace(self._rules, limit=None))
+        yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
+
+    def _cron(self) -> Gate:
+        if self._grid is None or self._newest is None:
+            return Gate("cron", open=False, figure="there was no pass yet")
+        if ticks.is_late(self._newest, self._now, self._interval):
+            return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
+        following = self._grid[self._grid.after(self._now)]
+        minutes = self._interval.total_seconds() / 60
+        return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=following)
+
+    # -- the next attempt -------------------------------------------------------------------------------------
+
+    def _next_attempt(self, message_id: int, found: MessageDetails) -> datetime | None:
+        grid = self._grid
+        if grid is None or found.queue is None:
+            return None
+        number = grid.after(self._now)
+        if found.queue["state"] == State.SENDING:
+            number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
+            recover(self._world, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
+            found = self._views.message(message_id)
+        opens = grid.first(number, lambda tick: all(each.open for each in self._gates(found, tick) if _passes(each)))
+        if opens is None:
+            return None
+        if (most := capacity(self._rules)) is not None:
+            opens = self._turn(message_id, grid, number, opens, most)
+        handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
+        return None if handed_over else grid[opens]
+
+    def _turn(self, message_id: int, grid: ticks.Grid, number: int, opens: int, most: int) -> int:
+        """The tick at which it is a message's turn, where one pass begins only so many attempts."""
+        intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
+        ahead = self._views.times_ahead(message_id)
+        begins = grid.first(number, lambda tick: self._pause(tick).open and self._breaker(tick).open)
+        gone = 0
+        for each in count(opens if begins is None else begins):
+            due = bisect_right(ahead, self._rules.due_by(grid[each]))
+            if each >= opens and due - gone < most:
+                return each
+            gone = min(due, gone + most)
+        raise AssertionError("it is everybody's turn some day")
+
+    def _policy(self, message: Message) -> RetryPolicy:
+        return self._rules.policies[message.message_type]
+
+
+FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
+"""Gates that time alone does not open."""
+IN_TURN = frozenset({"limit", "rate"})
+
+
+def _passes(gate: Gate) -> bool:
+    """Whether a gate is one that stays open once it is: expiry shuts, and those before may take up a pass again."""
+    return gate.name not in FOR_GOOD | IN_TURN
+
+
+def _claim(found: MessageDetails) -> Gate:
+    queue = found.queue or {}
+    if queue["state"] != State.SENDING:
+        return Gate("claim", open=True, figure="nobody is sending it")
+    return Gate(
+        "claim", open=False, figure=f"being sent by {queue['claimed_by']}; lapses at", time=queue["claim_expires_at"]
+    )
+
+
+def _queued(message: Message, found: MessageDetails) -> QueuedMessage:
+    queue = found.queue or {}
+    return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])

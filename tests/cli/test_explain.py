@@ -1,0 +1,443 @@
+"""``explain``: every gate before a message, and the tick at which a pass then really tries it."""
+
+from __future__ import annotations
+
+import random
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import app, desk
+from retrycli.app import Surroundings
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.events import StopReason
+from retrycli.explain import Explanation, explain
+from retrycli.message import Claim
+from retrycli.policy import RetryPolicy
+from retrycli.schema import queue
+from retrycli.settings import Settings
+from retrycli.store.claims import Claims, is_due
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger, Pause
+from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
+from tests.cli.application import Application
+from tests.cli.command import COLUMNS
+from tests.cli.test_lists import LOCAL_TIME, UTC_TIME
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from sqlalchemy import ColumnElement
+
+    from retrycli.events import PassSummary
+    from retrycli.sandbox import Answer
+    from tests.cli.command import Cli
+
+NOON = datetime(2026, 3, 2, 12, 0, 2, 700_000, tzinfo=UTC)
+"""A tick, as late as cron makes it."""
+MINUTE = timedelta(minutes=1)
+TICK = 15 * MINUTE
+OVERLOADED: Answer = (503, {"messages": ["too busy"]})
+
+
+class Desk:
+    """A support desk whose clock a test moves: the application, its ticketing API, and cron."""
+
+    def __init__(self, application: Application, api: Scripted) -> None:
+        self.application = application
+        self.api = api
+        self.rng = random.Random(7)
+        self.settings = application.settings(api.url)
+        self.clock: Callable[[datetime], Callable[[], datetime]] = lambda now: lambda: now
+
+    def have(self, **sections: Mapping[str, object]) -> None:
+        """Change settings."""
+        self.settings = Settings.model_validate(
+            self.settings.model_dump()
+            | {name: self.settings.model_dump()[name] | dict(keys) for name, keys in sections.items()}
+        )
+
+    def answers(self, *answers: Answer) -> None:
+        """Have the API give these answers in turn from now on, and the last one for ever."""
+        self.api._answers = list(answers)
+
+    def add(self, message_id: int, *, failed_at: datetime = NOON - timedelta(hours=3), **columns: object) -> None:
+        at = failed_at.replace(tzinfo=None).isoformat(sep=" ")
+        self.application.add(message_id, hours_ago=0, **columns | {"created_at": at, "updated_at": at})
+
+    def run_at(self, now: datetime) -> PassSummary:
+        """Have cron make a pass."""
+        return app.run_once(self.settings, surroundings=Surroundings(now=self.clock(now), rng=self.rng))
+
+    def explain(self, message_id: int, now: datetime) -> Explanation:
+        return explain(self.settings, message_id, surroundings=Surroundings(now=lambda: now))
+
+    def tried_at(self, now: datetime) -> list[int]:
+        """The messages at which the pass of a time made an attempt, in order."""
+        rows = self.application.execute(
+            "SELECT message_id FROM retrycli_attempts JOIN retrycli_passes AS p ON p.id = pass_id"
+            " WHERE p.started_at = ? ORDER BY retrycli_attempts.id",
+            str(now.replace(tzinfo=None)),
+        )
+        return [int(str(each["message_id"])) for each in rows]
+
+
+@pytest.fixture
+def at(application: Application) -> Iterator[Desk]:
+    with Scripted(TAKES) as api:
+        yield Desk(application, api)
+
+
+# -- each gate in turn -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """A gate that is shut after the pass of noon."""
+
+    arrange: Callable[[Desk], None]
+    """Brings message 1 behind the gate; the pass of noon is made in it, or after it."""
+    shut: set[str]
+    tick: int | None
+    """So many ticks after noon it is tried; None is never."""
+    has: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    """Settings."""
+    clock: Callable[[datetime], Callable[[], datetime]] = lambda now: lambda: now
+
+
+def hurrying(now: datetime) -> Callable[[], datetime]:
+    """A clock of which every look takes 20 s, for passes that wait."""
+    looks = count()
+    return lambda: now + timedelta(seconds=20) * next(looks)
+
+
+def status(desk: Desk) -> None:
+    desk.add(1, status="approved")
+
+
+def data(desk: Desk) -> None:
+    desk.add(1, body=None)
+
+
+def not_seen_yet(desk: Desk) -> None:
+    """It fails after the pass, 16 minutes before a later one."""
+    desk.run_at(NOON)
+    desk.add(1, failed_at=NOON + 14 * MINUTE)
+
+
+def escalation(desk: Desk) -> None:
+    desk.add(1)
+    desk.answers(REJECTS, TAKES)
+    desk.run_at(NOON)
+
+
+def tries(desk: Desk) -> None:
+    """It has failed seven times, and then max_retries is lowered."""
+    desk.add(1, retry_count=6)
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+    desk.have(schedule={"max_retries": 5})
+
+
+def claim(desk: Desk) -> None:
+    """A pass is killed with its request out. At 12:15 its claim has lapsed, and what came of it is unknown.
+
+    So it waits: half an hour from then.
+    """
+    desk.add(1)
+    desk.answers((429, {}), TAKES)
+    desk.api.retry_after[429] = "0"
+    desk.run_at(NOON)
+    database = Database(desk.application.url)
+    claims = Claims(database)
+    held = Claim("the-dead", NOON + 13 * MINUTE)
+    claims.claim_one(held, 1, NOON)
+    claims.begin(held, [1], made_by="pass", pass_id="the-dead", now=NOON, fit=lambda _: True)
+    database.close()
+
+
+def wait(desk: Desk) -> None:
+    desk.add(1, retry_count=1)
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+
+
+def retry_after(desk: Desk) -> None:
+    """The API asks for 50 minutes, which is longer than the wait of 30."""
+    desk.add(1)
+    desk.api.retry_after[503] = "3000"
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+
+
+def throttled(desk: Desk) -> None:
+    """The API asks all to leave it alone for 50 minutes."""
+    desk.add(1)
+    desk.api.retry_after[429] = "3000"
+    desk.answers((429, {}), TAKES)
+    desk.run_at(NOON)
+
+
+def expiry(desk: Desk) -> None:
+    desk.add(1, retry_count=1, failed_at=NOON - timedelta(hours=3))
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+
+
+def pause(desk: Desk) -> None:
+    desk.add(1, failed_at=NOON - 5 * MINUTE)
+    desk.run_at(NOON)
+    _pause(desk, timedelta(hours=1))
+
+
+def pause_without_end(desk: Desk) -> None:
+    desk.add(1, failed_at=NOON - 5 * MINUTE)
+    desk.run_at(NOON)
+    _pause(desk, None)
+
+
+def _pause(at: Desk, length: timedelta | None, *, since: datetime = NOON) -> None:
+    desk.pause(at.settings, length=length, by="ada", now=lambda: since)
+
+
+def breaker(desk: Desk) -> None:
+    """It has opened at 11:45, and the probe of noon has failed: the next is made half an hour later."""
+    for number in range(2, 12):
+        desk.add(number, failed_at=NOON - timedelta(hours=20))
+    desk.add(1, failed_at=NOON - timedelta(hours=10))
+    desk.answers(OVERLOADED)
+    desk.run_at(NOON - TICK)
+    desk.run_at(NOON)
+    desk.answers(TAKES)
+
+
+def limit(desk: Desk) -> None:
+    """Six go before it, two a pass; two have gone at noon."""
+    for number in range(2, 9):
+        desk.add(number, failed_at=NOON - timedelta(hours=4))
+    desk.add(1)
+    desk.run_at(NOON)
+
+
+def no_pass_yet(desk: Desk) -> None:
+    desk.add(1)
+
+
+def dead_cron(desk: Desk) -> None:
+    desk.run_at(NOON - 3 * TICK)
+    desk.add(1)
+
+
+CASES = {
+    "status": Case(status, {"status"}, None),
+    "data": Case(data, {"data", "escalation"}, None),
+    "a failure no pass has seen": Case(not_seen_yet, {"wait"}, 2),
+    "escalation": Case(escalation, {"escalation"}, None),
+    "tries": Case(tries, {"wait", "tries"}, None),
+    "claim": Case(claim, {"claim"}, 3),
+    "wait": Case(wait, {"wait"}, 4),
+    "retry after": Case(retry_after, {"wait", "retry_after"}, 4),
+    "breaker": Case(breaker, {"breaker"}, 2),
+    "a rest": Case(throttled, {"breaker", "retry_after"}, 4),
+    "expiry": Case(expiry, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
+    "pause": Case(pause, {"wait", "pause"}, 4),
+    "a pause without end": Case(pause_without_end, {"wait", "pause"}, None),
+    "limit": Case(limit, {"limit"}, 3, {"run": {"limit": 2}}),
+    "rate": Case(limit, {"rate"}, 3, {"run": {"rate_per_second": 2 / 720}}, hurrying),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_shut_gate_is_named_and_the_message_is_tried_at_the_tick_that_is_told(at: Desk, name: str) -> None:
+    case = CASES[name]
+    at.have(**case.has)
+    at.clock = case.clock
+    case.arrange(at)
+    if not at.application.execute("SELECT 1 FROM retrycli_passes"):
+        at.run_at(NOON)
+    found = at.explain(1, NOON + MINUTE)
+    assert {each.name for each in found.gates if not each.open} == case.shut
+    assert found.next_attempt_at == (None if case.tick is None else NOON + case.tick * TICK)
+    for number in range(1, 9):
+        now = NOON + number * TICK
+        at.run_at(now)
+        assert (1 in at.tried_at(now)) is (number == case.tick), number
+
+
+def test_without_a_pass_there_is_no_telling_when(at: Desk) -> None:
+    at.add(1)
+    found = at.explain(1, NOON)
+    assert [(each.name, each.figure) for each in found.gates if not each.open] == [("cron", "there was no pass yet")]
+    assert found.next_attempt_at is None
+
+
+def test_where_cron_is_dead_there_is_no_telling_when(at: Desk) -> None:
+    at.run_at(NOON)
+    at.add(1)
+    found = at.explain(1, NOON + 35 * MINUTE)
+    [gate] = [each for each in found.gates if not each.open]
+    assert (gate.name, gate.figure, gate.time) == ("cron", "it looks dead; the last pass began at", NOON)
+    assert found.next_attempt_at is None
+    assert at.explain(1, NOON + 34 * MINUTE).next_attempt_at == NOON + 3 * TICK
+
+
+def test_a_pass_made_by_hand_does_not_move_the_ticks(at: Desk) -> None:
+    for number in range(4):
+        at.run_at(NOON - number * TICK)
+    at.run_at(NOON + 7 * MINUTE)
+    at.add(1)
+    assert at.explain(1, NOON + 8 * MINUTE).next_attempt_at == NOON + TICK
+
+
+def test_explaining_writes_nothing(at: Desk) -> None:
+    not_seen_yet(at)
+    before = at.application.dump()
+    at.explain(1, NOON + 14 * MINUTE)
+    assert at.application.dump() == before
+
+
+# -- a day -----------------------------------------------------------------------------------------------------------
+
+
+class Night:
+    """An API that is down at times, and now and then has a bad moment."""
+
+    DOWN = (range(10, 26), range(60, 63))
+    """The ticks, counted from noon, at which it is."""
+
+    def __init__(self) -> None:
+        self.rng = random.Random(11)
+
+    def answers(self, number: int) -> list[Answer]:
+        """What it answers in the pass of a tick."""
+        if any(number in each for each in self.DOWN):
+            return [BAD_GATEWAY]
+        return [*self.rng.choices([TAKES, OVERLOADED, TAKES, REJECTS], [6, 2, 2, 1], k=40), TAKES]
+
+
+def test_through_a_day_every_message_is_tried_at_the_tick_that_is_told(at: Desk) -> None:
+    """96 ticks with jitter, outages, and pauses; each message is explained a minute before each tick.
+
+    A pass that the breaker stops leaves some for later. That can't be foreseen, and is the one excuse.
+    """
+    night, ids, foreseen = Night(), count(1), 0
+    at.run_at(NOON)
+    for number in range(1, 97):
+        tick = NOON + number * TICK
+        if number % 3 == 1 and number < 75:
+            for message_id in (next(ids), next(ids), next(ids)):
+                at.add(message_id, failed_at=tick - at.rng.choice([2, 14, 16, 45]) * MINUTE)
+        if number in {40, 70}:
+            _pause(at, timedelta(minutes=70), since=tick - 5 * MINUTE)
+        waiting = at.application.execute("SELECT id FROM pending_messages WHERE status = 'failed'")
+        told = {int(str(each["id"])): at.explain(int(str(each["id"])), tick - MINUTE) for each in waiting}
+        expected = {each for each, found in told.items() if found.next_attempt_at == tick}
+        at.answers(*night.answers(number))
+        summary = at.run_at(tick)
+        tried = at.tried_at(tick)
+        assert set(tried) <= expected, number
+        if summary.reason != StopReason.BREAKER_OPEN:
+            assert set(tried) == expected, number
+        elif expected and any(not gate.open for gate in told[next(iter(expected))].gates if gate.name == "breaker"):
+            assert len(tried) <= 1, "with the breaker open one probe goes first"
+        foreseen += len(tried)
+    assert foreseen > 80
+    left = at.application.execute("SELECT state, count(*) AS n FROM retrycli_queue GROUP BY state")
+    assert [each["state"] for each in left] == ["escalated"], "by then the rest is delivered"
+
+
+# -- the gates are the pass's own ------------------------------------------------------------------------------------
+
+
+def never_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    return (*is_due(due_by), queue.c.message_id < 0)
+
+
+FOR_EVER = Pause(NOON, None, "ada", None)
+OPEN = Breaker("", BreakerState.OPEN, 5, NOON, NOON + timedelta(days=1))
+PREDICATES: dict[str, tuple[type, str, object]] = {
+    "wait": (Claims, "due", staticmethod(never_due)),
+    "expiry": (RetryPolicy, "expired", lambda *_: True),
+    "tries": (RetryPolicy, "has_tries_left", lambda *_: False),
+    "pause": (Ledger, "pause", lambda *_: FOR_EVER),
+    "breaker": (Ledger, "breaker", lambda _, destination: replace(OPEN, destination=destination)),
+}
+
+
+@pytest.mark.parametrize("name", PREDICATES)
+def test_a_gate_and_the_pass_ask_the_same_predicate(at: Desk, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The one place where something is patched, for only so can a test show that there is no second copy."""
+    at.add(1, failed_at=NOON - 5 * MINUTE)
+    at.run_at(NOON)
+    assert at.explain(1, NOON + 14 * MINUTE).next_attempt_at == NOON + TICK
+    monkeypatch.setattr(*PREDICATES[name])
+    found = at.explain(1, NOON + 14 * MINUTE)
+    assert name in [each.name for each in found.gates if not each.open]
+    assert found.next_attempt_at != NOON + TICK
+    at.run_at(NOON + TICK)
+    assert at.tried_at(NOON + TICK) == []
+    monkeypatch.undo()
+    assert at.application.state(1) == ("escalated" if name in {"expiry", "tries"} else "waiting")
+
+
+# -- what is shown ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def waiting(at_work: Cli, application: Application) -> Cli:
+    """The command over a message that waits, after a pass that was made just now."""
+    application.add(8, retry_count=3, hours_ago=0)
+    assert at_work("run-once").returncode == 0
+    return at_work
+
+
+def test_on_a_terminal_each_gate_is_a_line_and_the_next_attempt_and_command_follow(waiting: Cli) -> None:
+    screen = waiting.on_terminal("explain", "8")
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert re.search(r"^status       yes   failed ", screen.text, re.MULTILINE)
+    assert re.search(rf"^wait         no    due at +{LOCAL_TIME}$", screen.text, re.MULTILINE)
+    assert re.search(rf"Next attempt  {LOCAL_TIME}\nNext: retrycli retry 8 tries it now\n$", screen.text)
+
+
+def test_piped_each_gate_is_a_line_of_tabs(waiting: Cli) -> None:
+    lines = [each.split("\t") for each in waiting("explain", "8").stdout.splitlines()]
+    assert lines[0] == ["status", "true", "failed", ""]
+    assert [(name, is_open) for name, is_open, *_ in lines[:-1] if is_open != "true"] == [("wait", "false")]
+    assert lines[-1][0] == "Next attempt"
+    assert re.fullmatch(UTC_TIME, lines[-1][1])
+
+
+def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
+    found = waiting.json("explain", "8")
+    assert list(found) == ["id", "ticket_id", "message_type", "gates", "next_attempt_at"]
+    names = [each["name"] for each in found["gates"]]
+    assert names == [
+        *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause", "breaker"),
+        *("limit", "rate", "cron"),
+    ]
+    assert all(list(each) == ["name", "open", "figure", "time"] for each in found["gates"])
+
+
+@pytest.mark.parametrize(
+    ("statement", "said"),
+    [
+        ("UPDATE pending_messages SET status = 'sent'", "Next: retrycli list-failed"),
+        ("UPDATE pending_messages SET body = NULL", "Next: retrycli show 8; mend its row in the application"),
+    ],
+)
+def test_the_command_for_the_first_shut_gate_is_named(
+    waiting: Cli, application: Application, statement: str, said: str
+) -> None:
+    application.execute(statement)
+    assert waiting.on_terminal("explain", "8").text.splitlines()[-1] == said
+
+
+def test_a_message_that_is_not_there_can_not_be_explained(waiting: Cli) -> None:
+    done = waiting("explain", "99")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert "there is no message 99" in done.stderr
