@@ -67,6 +67,7 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
     in_groups = {each.fingerprint for each in alike}
     _show_escalated([each for each in messages if each.fingerprint not in in_groups])
     if alike:
+        console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
         console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif messages:
         console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")

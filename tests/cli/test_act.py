@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 USER = pwd.getpwuid(os.getuid()).pw_name
 
 
-def escalate(application: Application, *ids: int, **columns: Any) -> None:
+def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  as `add` takes them
     """Add messages that have had all their tries, and let a pass find them."""
     for each in ids:
         application.add(each, retry_count=10, **columns)
