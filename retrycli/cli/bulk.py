@@ -125,7 +125,7 @@ def left_in_words(done: Done) -> str:
     they = f"{console.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
     failed = sum(each.failed for each in done.tried)
     why = {
-        "canary_failed": f"of those that went first {failed} failed",
+        "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
         "destination_down": "the ticketing API seems to be down",
         "signal": "stopped in between; the same command goes on with the rest",
     }

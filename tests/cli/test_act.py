@@ -253,7 +253,7 @@ def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Applica
     assert screen.returncode == 3
     assert "Requeue 3 messages, trying 2 of them first? [y/N] y\n" in screen.text
     assert "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. It is where it was." in screen.words
-    assert screen.text.endswith("1 message is as before: of those that went first 2 failed.\nNext: retrycli show 11\n")
+    assert screen.text.endswith("1 message is as before: 2 of the 2 that went first failed.\nNext: retrycli show 11\n")
 
 
 def test_when_the_canaries_live_the_rest_follows(cli: Cli, application: Application) -> None:

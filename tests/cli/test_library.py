@@ -142,7 +142,7 @@ def test_many_messages_are_found_and_acted_on(application: Application, sandbox:
     requeued = retrycli.requeue(settings, found.ids[1:4], canary=retrycli.Canary(1), by="anna")
     assert ([each.delivered for each in requeued.tried], requeued.done) == ([True], 2)
     rejected = retrycli.reject(settings, [13, 16], "a double", by="anna")
-    assert (rejected.done, rejected.refused.keys()) == (1, {13})
+    assert (rejected.done, list(rejected.refused)) == (1, [13])
     assert "message 13 is sent, not failed" in str(rejected.refused[13])
     with pytest.raises(retrycli.RetrycliError, match="no failed message matches"):
         retrycli.find(settings, retrycli.Filter(ticket="none"))
