@@ -41,6 +41,8 @@ from retrycli.cli.shared import (
 from retrycli.message import State
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from retrycli.casework import Canary, Done
 
 DEFAULT_SHARE = "30%"
@@ -172,7 +174,7 @@ def requeue(
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
         yes=yes,
         as_json=as_json,
-        plan=f", trying {canary} of them first" if canary else "",
+        plan=_plan(due, spread, canary),
     )
     done, received = interruptible(
         lambda here: casework.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here)
@@ -182,6 +184,18 @@ def requeue(
         failed = next((each.message_id for each in done.tried if each.failed), None)
         console.say(f"Next: retrycli {'list-failed --state waiting' if failed is None else f'show {failed}'}")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+
+
+def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
+    """What the question says besides."""
+    from retrycli import console
+
+    words = (
+        f" for {console.local_time(due)}" if due else "",
+        f" over {spread}" if spread else "",
+        f", trying {canary} of them first" if canary else "",
+    )
+    return "".join(words)
 
 
 def _canary(number: int | None, abort_over: str | None) -> Canary | None:

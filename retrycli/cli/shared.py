@@ -48,6 +48,8 @@ class Globals:
 
 LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
+LONGEST_NAME = 255
+"""What the history has room for."""
 
 
 def utf8(value: str | None) -> str | None:
@@ -63,12 +65,23 @@ def utf8(value: str | None) -> str | None:
     return value
 
 
+def name(value: str | None) -> str | None:
+    """A person's name, if any, that fits into the history.
+
+    Raises:
+        typer.BadParameter: it is empty or too long, or no UTF-8.
+    """
+    if value is not None and not 0 < len(value.strip()) <= len(value) <= LONGEST_NAME:
+        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
+    return utf8(value)
+
+
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MessageIds = Annotated[
     list[int] | None, typer.Argument(metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False)
 ]
-By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=utf8)]
+By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=name)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 # The filters, which all have to be met.

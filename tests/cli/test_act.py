@@ -214,8 +214,11 @@ def test_on_a_terminal_a_person_is_shown_some_and_asked_and_may_say_no(
 
 def test_a_person_who_says_yes_is_told_what_was_done(at_work: Cli, application: Application) -> None:
     escalate(application, 11, 12)
-    screen = at_work.on_terminal("requeue", "--type", "customer", answers=["y"])
+    screen = at_work.on_terminal(
+        *("requeue", "--type", "customer", "--at", "2099-01-02 03:04", "--spread", "2h"), answers=["y"]
+    )
     assert screen.returncode == 0
+    assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2h\? \[y/N\] y", screen.text)
     assert screen.text.endswith("Requeued 2 messages.\nNext: retrycli list-failed --state waiting\n")
     assert [application.state(each) for each in (11, 12)] == ["waiting", "waiting"]
 

@@ -78,6 +78,8 @@ WRONG = {
     "reject 5": "Missing option '--reason'",
     "reject 5 --reason ' '": "Invalid value for --reason: say why",
     "escalations ack": "Invalid value for ID…: name messages by their ids",
+    f"retry 5 --by {'x' * 256}": "Invalid value for '--by': a name has 1 to 255 characters",
+    "retry 5 --by ' '": "Invalid value for '--by': a name has 1 to 255 characters",
     "escalations note 5": "Missing argument 'TEXT'",
     "requeue 5 --at yesterday": "Invalid value for --at: 'yesterday' is no time; write a length of time from now (2h)",
     "requeue 5 --at 2001-01-01": "Invalid value for --at: '2001-01-01' is past",

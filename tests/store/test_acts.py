@@ -19,7 +19,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.enrolment import Enrolment, delivery_key
+from retrycli.store.enrolment import Enrolment, delivery_key, edited_key
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import ActRecord, Filter, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
@@ -351,6 +351,11 @@ def test_every_edit_makes_another_key(application: Application, database: Databa
     act = Act.edited(["subject"], by="ada", at=NOON + MINUTE)
     keys.add(acts.edit(1, act, read=READ | CHANGE, changes={"subject": "Your delivery"}))
     assert len(keys) == 3
+
+
+def test_a_message_that_was_taken_back_and_failed_again_does_not_get_the_key_of_an_earlier_edit() -> None:
+    """Its own key is then the same as before, worked out from the same failure."""
+    assert edited_key("its-own", NOON) != edited_key("its-own", LATER)
 
 
 @pytest.mark.parametrize("column", READ)
