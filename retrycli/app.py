@@ -110,15 +110,25 @@ def run_once(
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
     """
-    rules = pass_rules(settings, limit=limit)
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
-    with open_database(settings) as database:
-        lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-        world = make_world(settings, database, surroundings, listen)
-        summary = asyncio.run(engine.run_pass(world, lock, rules, me))
-        _tell_the_news(Ledger(database), summary)
-        return summary
+
+    def make(listen: Callable[[Event], None] | None) -> PassSummary:
+        rules = pass_rules(settings, limit=limit)
+        with open_database(settings) as database:
+            lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
+            world = make_world(settings, database, surroundings, listen)
+            summary = asyncio.run(engine.run_pass(world, lock, rules, me))
+            _tell_the_news(Ledger(database), summary)
+            _notify(settings, database, summary, surroundings.now())
+            _write_metrics(settings, database, surroundings.now())
+            return summary
+
+    if settings.notify.ping_url is None:
+        return make(listen)
+    from retrycli.tell import watched
+
+    return watched(settings, me.pass_id, make, listen, surroundings.now)
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
@@ -259,13 +269,29 @@ def make_world(
     )
 
 
+def _write_metrics(settings: Settings, database: Database, now: datetime) -> None:
+    """Leave for Prometheus what it is to know, where somebody wants that."""
+    if settings.metrics.path is not None:
+        from retrycli.measure import write_metrics
+
+        write_metrics(settings, database, settings.metrics.path, now)
+
+
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
         logs.logger.warning("Message retry pass skipped: %s", summary.detail)
     passes = ledger.last_passes(2)
-    if summary.reason in news.TROUBLE:
+    if summary.reason in news.TROUBLE or summary.sent or summary.rescheduled:
         passes = ledger.last_passes(news.LOOKBACK)
-    line = news.news(summary.detail, [(each.started_at, each.result, each.reason) for each in passes])
+    line = news.news(summary.detail, passes)
     if line is not None:
         logs.logger.warning(line)
+
+
+def _notify(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    """Tell the targets of notifications what has changed, if there are any."""
+    if settings.notify.urls:
+        from retrycli.tell import notify
+
+        notify(settings, database, summary, now)

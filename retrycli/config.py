@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
-SECRETS = ("gateway.token", "gateway.password", "gateway.username", "database.url")
+SECRETS = (
+    "gateway.token",
+    "gateway.password",
+    "gateway.username",
+    "database.url",
+    "notify.urls",
+    "notify.ping_url",
+)
 """Keys that systemd may hand over as credentials of the same name (systemd.exec(5), LoadCredential=)."""
 
 
@@ -112,7 +119,7 @@ def _beside(file: Path, key: str, value: object) -> object:
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
         return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
-    is_path = key.endswith(("_file", "_dir")) or (key == "gateway.preset" and str(value).endswith(".toml"))
+    is_path = key.endswith(("_file", "_dir", ".path")) or (key == "gateway.preset" and str(value).endswith(".toml"))
     return str(folder / value) if is_path and isinstance(value, str) else value
 
 

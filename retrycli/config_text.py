@@ -17,6 +17,8 @@ HEAD = """\
 # Secrets are better kept in files of their own, named by the keys that end in _file.
 """
 
+HIDDEN = "********"
+
 TYPES = """
 # Other rules for one message type:
 # [schedule.types.supplier]
@@ -73,13 +75,13 @@ def _masked(value: object) -> str | None:
         case None:
             return None
         case SecretStr():
-            return "********"
+            return HIDDEN
         case str():
             # As far as the last @, and not only to the first: a password may hold what a URL should have quoted.
-            masked = re.sub(r"(://[^/@:]*):.*@", r"\1:********@", value)
-            return re.sub(r"([?&]password=)[^&]*", r"\1********", masked)
+            masked = re.sub(r"(://[^/@:]*):.*@", rf"\1:{HIDDEN}@", value)
+            return re.sub(r"([?&]password=)[^&]*", rf"\1{HIDDEN}", masked)
         case tuple():
-            return ", ".join(f"{each:g}" for each in value) or None
+            return ", ".join(HIDDEN if isinstance(each, SecretStr) else f"{each:g}" for each in value) or None
         case bool():
             return str(value).lower()
         case float():

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from retrycli import measure
 from retrycli.app import lock_path, login_name, open_database, pass_rules, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.config_text import template
@@ -14,6 +15,7 @@ from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
 from retrycli.lock import Holder, PassLock
 from retrycli.message import State
+from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
@@ -117,6 +119,16 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
     """
     with open_database(settings) as database:
         return Views(database).message(message_id)
+
+
+def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:
+    """What there is to tell Prometheus.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return measure.measured(settings, database, now())
 
 
 def last_passes(settings: Settings, *, limit: int) -> list[PassRecord]:

@@ -164,6 +164,20 @@ class PassSummary:
     """The reason in words, with its figures."""
     duration_seconds: float = 0.0
 
+    @property
+    def exit_status(self) -> int:
+        """What a command that made this pass ends with; one that a signal has ended, as by SIGTERM."""
+        return EXIT_STATUSES.get(self.reason, 0)
+
+
+EXIT_STATUSES: dict[str | None, int] = {
+    StopReason.BREAKER_OPEN: 69,
+    StopReason.LOCK_HELD: 75,
+    StopReason.CREDENTIALS_REFUSED: 77,
+    StopReason.SIGNAL: 143,
+}
+"""Those that are not 0, by the reason."""
+
 
 class Tally:
     """Counts a pass's events as they come: a pass of a million messages needs no more room than of ten."""

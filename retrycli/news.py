@@ -1,4 +1,4 @@
-"""What is worth telling a person of a pass: troubles when they begin, now and then while they last, and when they end.
+"""What is worth telling a person of passes: troubles when they begin, now and then while they last, and when they end.
 
 Cron mails whatever a pass prints; the same trouble every 15 minutes would teach people to delete those mails unread.
 """
@@ -6,8 +6,10 @@ Cron mails whatever a pass prints; the same trouble every 15 minutes would teach
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
+from typing import Protocol
 
 from retrycli.events import PassResult, StopReason
 
@@ -16,7 +18,7 @@ REMIND_AFTER = timedelta(hours=6)
 LOOKBACK = 1000
 """How many passes back a trouble is followed to its beginning: ten days of them."""
 
-TROUBLE: dict[str | None, str] = {
+TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost, "
     "and none loses its tries to the outage. `retrycli status` tells more",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message loses its tries. "
@@ -25,29 +27,77 @@ TROUBLE: dict[str | None, str] = {
 }
 """Reasons that go on from pass to pass until somebody or something changes."""
 
-SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED})
-"""Results that say nothing about whether a trouble lasts."""
+SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
+"""Results that say nothing about whether a trouble lasts; None is that of a pass that has not ended."""
 
 
-def news(detail: str | None, passes: Sequence[tuple[datetime, PassResult | None, str | None]]) -> str | None:
+class PastPass(Protocol):
+    """What is asked of a pass that has been."""
+
+    @property
+    def started_at(self) -> datetime:
+        """When it began."""
+
+    @property
+    def result(self) -> PassResult | None:
+        """How it ended; None while it runs."""
+
+    @property
+    def reason(self) -> str | None:
+        """Why it ended early."""
+
+    @property
+    def sent(self) -> int:
+        """How many messages it delivered."""
+
+    @property
+    def rescheduled(self) -> int:
+        """How many it tried in vain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Trouble:
+    """Something that is wrong, and since when."""
+
+    since: datetime
+    detail: str | None = None
+
+
+def lasting(reason: str, passes: Sequence[PastPass]) -> list[PastPass]:
+    """The passes, newest first, that a trouble has lasted for; none where it is over.
+
+    Passes between them that say nothing about it are left out: one that had nothing to send has not found out whether
+    it could.
+    """
+    telling = (each for each in passes if _tells_of(reason, each))
+    return list(takewhile(lambda each: each.reason == reason, telling))
+
+
+def _tells_of(reason: str, past: PastPass) -> bool:
+    if past.result in SILENT or (past.reason in TROUBLE and past.reason != reason):
+        return False
+    return reason in {past.reason, StopReason.DEADLINE} or past.sent + past.rescheduled > 0
+
+
+def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
     """What to tell of the newest pass.
 
     Args:
         detail: what the newest pass says of its reason.
-        passes: start, result and reason of the last passes, newest first.
+        passes: the last passes, newest first.
 
     Returns:
         One line, or None where there is nothing new.
     """
-    if not passes or passes[0][1] in SILENT:
+    if not passes or passes[0].result in SILENT:
         return None
-    (started_at, reason), *earlier = [(start, why) for start, result, why in passes if result not in SILENT]
-    if reason not in TROUBLE:
-        ended = bool(earlier) and earlier[0][1] in TROUBLE
-        return f"Message retry passes go on as usual; the one before had stopped: {earlier[0][1]}" if ended else None
-    lasting = [start for start, _ in takewhile(lambda each: each[1] == reason, earlier)]
-    if lasting:
-        began = lasting[-1]
-        if (started_at - began) // REMIND_AFTER == (lasting[0] - began) // REMIND_AFTER:
+    newest, *earlier = passes
+    if newest.reason is None or newest.reason not in TROUBLE:
+        ended = [why for why in TROUBLE if _tells_of(why, newest) and lasting(why, earlier)]
+        return f"Message retry passes go on as usual; the one before had stopped: {ended[0]}" if ended else None
+    lasted = lasting(newest.reason, earlier)
+    if lasted:
+        began = lasted[-1].started_at
+        if (newest.started_at - began) // REMIND_AFTER == (lasted[0].started_at - began) // REMIND_AFTER:
             return None
-    return TROUBLE[reason].format(detail=detail)
+    return TROUBLE[newest.reason].format(detail=detail)

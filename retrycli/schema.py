@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import (
     BigInteger,
+    Boolean,
     Column,
     DateTime,
     Index,
@@ -142,6 +143,26 @@ pause = Table(
     Column("by", String(255), nullable=False),
     Column("reason", Text),
 )
+
+told = Table(
+    "retrycli_told",
+    metadata,
+    Column("target", String(16), primary_key=True),
+    Column("topic", String(16), primary_key=True),
+    Column("since", UtcDateTime, nullable=False),
+    Column("told_at", UtcDateTime, nullable=False),
+    Column("ended", Boolean, nullable=False),
+    Column("times", Integer, nullable=False),
+)
+
+totals = Table(
+    "retrycli_totals",
+    metadata,
+    Column("name", String(32), primary_key=True),
+    Column("label", String(255), primary_key=True),
+    Column("value", BigInteger, nullable=False),
+)
+"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.totals`."""
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Alembic's own; described here only to be read."""

@@ -22,6 +22,14 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _urls(value: object) -> object:
+    """URLs in one text, as an environment variable or a file has them: apart by white space, with # comments."""
+    if not isinstance(value, str):
+        return value
+    lines = (line.strip() for line in value.splitlines())
+    return [word for line in lines if not line.startswith("#") for word in line.split()]
+
+
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
@@ -164,20 +172,11 @@ class Gateway(_Section):
     def _absolute_url(cls, url: str | None) -> str | None:
         if url is None:
             return None
-        if not re.fullmatch(r"[!-~]*", url):
-            raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
-        try:
-            parts = urlsplit(url)
-            _ = parts.port  # parsed only when asked for
-        except ValueError:
-            raise ValueError("that is no URL, or its port is none") from None
-        if parts.scheme not in {"http", "https"} or not parts.hostname:
-            raise ValueError("write it with its scheme and host, as in https://tickets.example.com/api")
+        url = _absolute(url, "https://tickets.example.com/api")
+        parts = urlsplit(url)
         if parts.username or parts.password:
             raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
-        if "?" in url or "#" in url:
-            raise ValueError("a base URL ends with its path; leave out what follows ? or #")
-        return url.rstrip("/")
+        return url
 
     @field_validator("login_path")
     @classmethod
@@ -232,6 +231,46 @@ class Logging(_Section):
     format: Literal["text", "json"] = Field("text", description="text or json")
 
 
+class Notify(_Section):
+    """Whom a pass tells of what changed, and who is to notice that passes stay away."""
+
+    urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
+        (), description="whom to tell: apprise URLs, as mailto:// or slack://; in the environment apart by spaces"
+    )
+    urls_file: Path | None = Field(None, description="a file that holds them, one a line")
+    remind_hours: Hours = Field(6.0, description="what stays wrong is told again after that time")
+    ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
+    ping_url_file: Path | None = Field(None, description="a file that holds it")
+
+    @field_validator("urls")
+    @classmethod
+    def _with_schemes(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, url in enumerate(urls, 1):
+            if not re.match(r"[A-Za-z][A-Za-z0-9]*://\S", url.get_secret_value()):
+                raise ValueError(f"URL {number} is none; write it as apprise does, as in mailto://USER:PASSWORD@HOST")
+        return urls
+
+    @field_validator("ping_url")
+    @classmethod
+    def _absolute_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
+        return None if url is None else SecretStr(_absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
+
+
+class Metrics(_Section):
+    """What Prometheus is told."""
+
+    path: Path | None = Field(
+        None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
+    )
+
+    @field_validator("path")
+    @classmethod
+    def _read_by_the_collector(cls, path: Path | None) -> Path | None:
+        if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
+            raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
+        return path
+
+
 class Settings(_Section):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
@@ -241,6 +280,8 @@ class Settings(_Section):
     run: Run = Run()
     breaker: BreakerSettings = BreakerSettings()
     logging: Logging = Logging()
+    notify: Notify = Notify()
+    metrics: Metrics = Metrics()
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
@@ -251,3 +292,19 @@ class Settings(_Section):
 
 def _revealed(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+
+
+def _absolute(url: str, example: str) -> str:
+    """An http or https URL that paths can be appended to, without a slash at its end."""
+    if not re.fullmatch(r"[!-~]*", url):
+        raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # parsed only when asked for
+    except ValueError:
+        raise ValueError("that is no URL, or its port is none") from None
+    if parts.scheme not in {"http", "https"} or not parts.hostname:
+        raise ValueError(f"write it with its scheme and host, as in {example}")
+    if "?" in url or "#" in url:
+        raise ValueError("the URL ends with its path; leave out what follows ? or #")
+    return url.rstrip("/")

@@ -24,12 +24,13 @@ ROOT = Path(retrycli.__file__).parent
 FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks acts draft",
+        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
+        "notice_text acts draft",
         "settings config config_text",
-        "schema migrations store gateway lock sandbox example notify metrics editor",
+        "schema migrations store gateway lock sandbox example notify ping metrics editor",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app desk explain casework demo cli __init__ __main__",
+        "app desk explain tell measure casework demo cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

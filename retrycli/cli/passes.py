@@ -77,18 +77,7 @@ def run_once(
         console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})
     else:
         _show(summary)
-    raise typer.Exit(128 + signals.received if signals.received else _exit_code(summary))
-
-
-def _exit_code(summary: PassSummary) -> int:
-    from retrycli.events import StopReason
-
-    codes: dict[str | None, int] = {
-        StopReason.BREAKER_OPEN: 69,
-        StopReason.LOCK_HELD: 75,
-        StopReason.CREDENTIALS_REFUSED: 77,
-    }
-    return codes.get(summary.reason, 0)
+    raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
 
 
 def _show(summary: PassSummary) -> None:

@@ -6,12 +6,13 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, true, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import acts, attempts, breakers, passes, pause
+from retrycli.store import totals
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
@@ -75,6 +76,7 @@ class Ledger:
         """Write down how a pass ended."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
         with self._database.write() as connection:
+            totals.count_pass(connection, summary.pass_id, summary.result)
             connection.execute(
                 update(passes)
                 .where(passes.c.id == summary.pass_id)
@@ -93,11 +95,12 @@ class Ledger:
         )
         ended = {"finished_at": passes.c.heartbeat_at, "result": PassResult.INTERRUPTED, "reason": StopReason.DIED}
         with self._database.write() as connection:
-            connection.execute(
+            dead = connection.execute(
                 update(passes)
                 .where(passes.c.host == host, passes.c.finished_at.is_(None), passes.c.id != pass_id)
                 .values(sent=sent, **ended)
-            )
+            ).rowcount
+            totals.add(connection, totals.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
         """Where the last sweep of older messages left off; None where there was none."""
@@ -164,14 +167,16 @@ class Ledger:
         """
         gone = 0
         with self._database.write() as connection:
-            for table, age, ended in (
-                (attempts, attempts.c.id, attempts.c.finished_at),
-                (passes, passes.c.started_at, passes.c.finished_at),
-                (acts, acts.c.id, acts.c.at),
+            counted_to = totals.roll_up(connection, ended_before=before, begun_before=before - totals.GIVEN_UP)
+            for table, age, ended, counted in (
+                (attempts, attempts.c.id, attempts.c.finished_at, attempts.c.id <= counted_to),
+                (passes, passes.c.started_at, passes.c.finished_at, true()),
+                (acts, acts.c.id, acts.c.at, true()),
             ):
                 oldest = select(table.c.id, ended.label("ended")).order_by(age).limit(limit).subquery()
                 old = select(oldest.c.id).where(oldest.c.ended < before)
-                gone += connection.execute(delete(table).where(table.c.id.in_(old))).rowcount
+                gone += connection.execute(delete(table).where(table.c.id.in_(old), counted)).rowcount
+            totals.follow_the_newest(connection, counted_to)
         return gone
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -37,6 +37,11 @@ class Filter:
     ids: Collection[int] | None = None
     new: bool = False
     """Acknowledged by nobody yet."""
+    escalated_after: datetime | None = None
+    escalated_until: datetime | None = None
+
+
+ESCALATED = Filter(state=State.ESCALATED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +177,11 @@ class Views:
         with self._database.read() as connection:
             return list(connection.execute(self._failed(wanted, m.id).order_by(m.id)).scalars())
 
-    def escalation_groups(self) -> list[EscalationGroup]:
+    def escalation_groups(self, among: Filter = ESCALATED) -> list[EscalationGroup]:
         """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
         m = self._database.messages.c
         by_type = self._failed(
-            Filter(state=State.ESCALATED),
+            among,
             queue.c.fingerprint,
             m.message_type,
             func.count().label("n"),
@@ -262,15 +267,23 @@ class Views:
             statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
         if wanted.due_by is not None:
             statement = statement.where(*is_due(wanted.due_by))
-        if wanted.reason is not None:
-            statement = statement.where(queue.c.escalation_reason == wanted.reason.value)
-        if wanted.fingerprint is not None:
-            statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
         if wanted.ids is not None:
             statement = statement.where(m.id.in_(wanted.ids))
-        if wanted.new:
-            statement = statement.where(queue.c.acknowledged_at.is_(None))
-        return statement
+        return statement.where(*_of_escalation(wanted))
+
+
+def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    """What a filter says of escalated messages alone."""
+    if wanted.reason is not None:
+        yield queue.c.escalation_reason == wanted.reason.value
+    if wanted.fingerprint is not None:
+        yield queue.c.fingerprint == wanted.fingerprint
+    if wanted.new:
+        yield queue.c.acknowledged_at.is_(None)
+    if wanted.escalated_after is not None:
+        yield queue.c.escalated_at > wanted.escalated_after
+    if wanted.escalated_until is not None:
+        yield queue.c.escalated_at <= wanted.escalated_until
 
 
 def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:

@@ -39,7 +39,9 @@ def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_pa
     run(ours.call(database, NOWHERE), tmp_path)  # makes the tables, for which it loads Alembic
     packages = loaded(run(with_import_times(ours.call(database, NOWHERE)), tmp_path))
     assert "sqlalchemy" in packages
-    assert packages.isdisjoint({"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity"})
+    assert packages.isdisjoint(
+        {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests"}
+    )
 
 
 @pytest.mark.slow

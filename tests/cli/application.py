@@ -38,7 +38,16 @@ CREATE TABLE pending_messages (
 );
 CREATE INDEX pending_messages_status ON pending_messages (status);
 """
-OWN = ("retrycli_acts", "retrycli_attempts", "retrycli_breakers", "retrycli_passes", "retrycli_pause", "retrycli_queue")
+OWN = (
+    "retrycli_acts",
+    "retrycli_attempts",
+    "retrycli_breakers",
+    "retrycli_passes",
+    "retrycli_pause",
+    "retrycli_queue",
+    "retrycli_told",
+    "retrycli_totals",
+)
 DUE = (5, 6, 7)
 """The messages of `fill` that a pass would send."""
 

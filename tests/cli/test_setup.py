@@ -9,6 +9,7 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from retrycli.config import load
+from retrycli.schema import HEAD
 from retrycli.settings import Settings
 from tests.cli.application import OWN, Application
 
@@ -142,7 +143,7 @@ def test_config_check_tells_what_it_found_and_sends_nothing(cli: Cli, applicatio
     assert found["ok"] is True
     assert found["database"] == str(application.path)
     assert found["table"].startswith("pending_messages: id, ticket_id, message_type")
-    assert (found["tables"], found["api"], found["preset"]) == ("version 0002", "http://127.0.0.1:9", "generic")
+    assert (found["tables"], found["api"], found["preset"]) == (f"version {HEAD}", "http://127.0.0.1:9", "generic")
     assert found["lock"] == f"{application.path}.retrycli.lock"
 
 
@@ -162,7 +163,7 @@ def test_config_check_finds_a_preset_that_names_a_column_that_is_not_there(cli: 
 
 def test_db_upgrade_makes_the_tables_and_a_second_time_changes_nothing(cli: Cli, untouched: Application) -> None:
     known = cli.having({"RETRYCLI_DATABASE__URL": untouched.url})
-    assert known.on_terminal("db", "upgrade").text == "Tables are at version 0002.\nNext: retrycli status\n"
+    assert known.on_terminal("db", "upgrade").text == f"Tables are at version {HEAD}.\nNext: retrycli status\n"
     before = untouched.dump()
     assert known("db", "upgrade").returncode == 0
     assert untouched.dump() == before
@@ -174,7 +175,7 @@ def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Applica
     for command in (("run-once",), ("db", "upgrade")):
         done = cli(*command, env=application.variables("http://127.0.0.1:9"))
         assert done.returncode == 78
-        assert "are of version 9999, and this program's of 0002; install a newer retrycli\n" in done.stderr
+        assert f"are of version 9999, and this program's of {HEAD}; install a newer retrycli\n" in done.stderr
     assert application.dump() == before
 
 

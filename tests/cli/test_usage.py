@@ -29,6 +29,8 @@ COMMANDS = (
     "edit",
     "escalations ack",
     "escalations note",
+    "notify",
+    "notify test",
     "init",
     "version",
     "config",
@@ -36,6 +38,7 @@ COMMANDS = (
     "config check",
     "db",
     "db upgrade",
+    "metrics",
     "sandbox",
     "demo",
 )

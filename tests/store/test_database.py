@@ -35,7 +35,16 @@ from tests.store.own_tables import PASS, enrol, queue_rows
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-OWN_TABLES = {f"retrycli_{each}" for each in ("queue", "attempts", "acts", "passes", "breakers", "pause")}
+OWN_TABLES = {
+    "retrycli_acts",
+    "retrycli_queue",
+    "retrycli_attempts",
+    "retrycli_passes",
+    "retrycli_breakers",
+    "retrycli_pause",
+    "retrycli_told",
+    "retrycli_totals",
+}
 
 
 def tables_of(database: Database) -> set[str]:

@@ -345,6 +345,18 @@ def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
     assert (group.count, group.example.id) == (1, 2)
 
 
+def test_escalations_are_found_by_when_they_were(application: Application, database: Database, views: Views) -> None:
+    """After the first time, up to the second one."""
+    application.add_all([{}] * 3)
+    for each in (1, 2, 3):
+        escalate_by(database, each, "HTTP 422: recipient unknown", at=NOON + each * HOUR)
+    between = Filter(state=State.ESCALATED, escalated_after=NOON + HOUR, escalated_until=NOON + 2 * HOUR)
+    (group,) = views.escalation_groups(between)
+    assert (group.count, group.example.id) == (1, 2)
+    assert shown(views, between) == [2]
+    assert views.escalation_groups(Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
+
+
 def test_without_escalations_there_are_no_groups(application: Application, database: Database, views: Views) -> None:
     application.add()
     enrol(database, [1])

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from retrycli import config_text
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
 from retrycli.config import Loaded, candidates, load
@@ -99,6 +100,14 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         },
         "breaker": {"failures": 5, "probe_minutes": (15, 30, 60)},
         "logging": {"level": None, "format": "text"},
+        "notify": {
+            "urls": (),
+            "urls_file": None,
+            "remind_hours": 6,
+            "ping_url": None,
+            "ping_url_file": None,
+        },
+        "metrics": {"path": None},
     }
 
 
@@ -495,13 +504,13 @@ def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file"])
+@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path"])
 def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
     section, name = key.split(".")
-    relative = read(f'[{section}]\n{name} = "here/it"\n').settings
-    absolute = read(f'[{section}]\n{name} = "/there/it"\n').settings
-    assert setting(relative, key) == folder / "here" / "it"
-    assert setting(absolute, key) == Path("/there/it")
+    relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings
+    absolute = read(f'[{section}]\n{name} = "/there/it.prom"\n').settings
+    assert setting(relative, key) == folder / "here" / "it.prom"
+    assert setting(absolute, key) == Path("/there/it.prom")
 
 
 @pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
@@ -763,6 +772,51 @@ def test_other_credentials_of_systemd_are_left_alone(credentials: Path) -> None:
     assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
 
 
+# Whom to tell.
+
+
+MAIL, CHAT = "mailto://ann:pw@mail.example.com?to=a@x.test,b@x.test", "slack://T/B/C"
+
+
+def told(loaded: Loaded) -> list[str]:
+    """The URLs, revealed."""
+    return [each.get_secret_value() for each in loaded.settings.notify.urls]
+
+
+@pytest.mark.parametrize("text", [f"{MAIL} {CHAT}", f"  {MAIL}\n\n# {CHAT}\n\t{CHAT}\r\n", f"{MAIL}\t{CHAT}"])
+def test_notification_urls_in_one_text_are_apart_by_white_space(folder: Path, text: str) -> None:
+    assert told(read("", RETRYCLI_NOTIFY__URLS=text)) == [MAIL, CHAT]
+    (folder / "urls").write_text(text, encoding="utf-8")
+    assert told(read('[notify]\nurls_file = "urls"\n')) == [MAIL, CHAT]
+
+
+def test_notification_urls_in_a_file_of_settings_are_a_list() -> None:
+    assert told(read(f'[notify]\nurls = ["{MAIL}", "{CHAT}"]\n')) == [MAIL, CHAT]
+
+
+def test_no_notification_url_is_nobody_to_tell() -> None:
+    assert told(read("", RETRYCLI_NOTIFY__URLS=" \n# none yet\n")) == []
+
+
+def test_a_notification_url_that_is_none_is_told_by_its_number() -> None:
+    assert "notify.urls (environment RETRYCLI_NOTIFY__URLS): URL 2 is none" in refusal(
+        "", RETRYCLI_NOTIFY__URLS=f"{MAIL} ops@x.test {CHAT}"
+    )
+
+
+def test_a_ping_url_loses_the_slash_at_its_end() -> None:
+    url = read('[notify]\nping_url = "https://hc.example/uuid/"\n').settings.notify.ping_url
+    assert url is not None
+    assert url.get_secret_value() == "https://hc.example/uuid"
+
+
+def test_urls_are_masked_one_by_one() -> None:
+    loaded = read("", RETRYCLI_NOTIFY__URLS=f"{MAIL} {CHAT}", RETRYCLI_NOTIFY__PING_URL="https://hc.example/uuid")
+    values = {key: value for key, value, _ in config_text.shown(loaded)}
+    assert values["notify.urls"] == "********, ********"
+    assert values["notify.ping_url"] == "********"
+
+
 # Secrets.
 
 
@@ -796,6 +850,14 @@ def test_settings_do_not_show_their_secrets(name: str) -> None:
         ("", {"RETRYCLI_GATEWAY__TOKEN": SECRET, "RETRYCLI_GATEWAY__TOKEN_FILE": "named.toml"}),
         ("", {"RETRYCLI_GATEWAY__BASE_URL": f"https://ann:{SECRET}@tickets.example.com"}),
         ("", {"RETRYCLI_DATABASE__URL": f"postgres://app:{SECRET}@db/app"}),
+        (f'[notify]\nurls = ["{SECRET}"]\n', {}),
+        (f'[notify]\nurls = ["json://h", ["{SECRET}"]]\n', {}),
+        (f'[notify]\nurls = {{ mail = "json://{SECRET}" }}\n', {}),
+        (f'[notify]\nurls = ["json://{SECRET}"]\nremind_hours = "{SECRET}"\n', {}),
+        (f'[notify]\nping_url = "{SECRET}"\n', {}),
+        (f'[notify]\nping_url = "https://{SECRET}:x/"\n', {}),
+        ("", {"RETRYCLI_NOTIFY__URLS": f"json://h {SECRET}"}),
+        ("", {"RETRYCLI_NOTIFY__URLS": f"json://{SECRET}", "RETRYCLI_NOTIFY__URLS_FILE": "named.toml"}),
     ],
 )
 def test_no_error_shows_a_secret_with_or_without_its_traceback(toml: str, environment: dict[str, str]) -> None:

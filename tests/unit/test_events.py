@@ -202,3 +202,21 @@ def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEvent) -> Non
         "reason",
         "problem",
     }
+
+
+@pytest.mark.parametrize(
+    ("reason", "status"),
+    [
+        (None, 0),
+        (StopReason.PAUSED, 0),
+        (StopReason.LIMIT, 0),
+        (StopReason.THROTTLED, 0),
+        (StopReason.DEADLINE, 0),
+        (StopReason.BREAKER_OPEN, 69),
+        (StopReason.LOCK_HELD, 75),
+        (StopReason.CREDENTIALS_REFUSED, 77),
+        (StopReason.SIGNAL, 143),
+    ],
+)
+def test_a_pass_ends_its_command_with_a_status_of_its_own(reason: StopReason | None, status: int) -> None:
+    assert PassSummary("a-pass", PassResult.COMPLETED, reason=reason).exit_status == status

@@ -1,4 +1,4 @@
-"""What people do about messages: edited, rejected, requeued, acknowledged, noted, and by whom."""
+"""What the operator's desk remembers: who did what, who was told what, and totals that outlive what they count."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ down_revision = "0001"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Time = sa.DateTime(timezone=True)
+RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
     op.create_table(
         "retrycli_acts",
         sa.Column("id", Id, primary_key=True),
@@ -24,8 +25,28 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text),
     )
     op.create_index("retrycli_acts_message", "retrycli_acts", ["message_id", "id"])
+    op.create_table(
+        "retrycli_told",
+        sa.Column("target", sa.String(16), primary_key=True),
+        sa.Column("topic", sa.String(16), primary_key=True),
+        sa.Column("since", Time, nullable=False),
+        sa.Column("told_at", Time, nullable=False),
+        sa.Column("ended", sa.Boolean, nullable=False),
+        sa.Column("times", sa.Integer, nullable=False),
+    )
+    totals = op.create_table(
+        "retrycli_totals",
+        sa.Column("name", sa.String(32), primary_key=True),
+        sa.Column("label", sa.String(255), primary_key=True),
+        sa.Column("value", sa.BigInteger, nullable=False),
+    )
+    there_were = "SELECT result, COUNT(*) FROM retrycli_passes WHERE result IS NOT NULL GROUP BY result"
+    passes = dict.fromkeys(RESULTS, 0) | dict(op.get_bind().execute(sa.text(there_were)).all())
+    rows = [{"name": "passes", "label": result, "value": number} for result, number in passes.items()]
+    op.bulk_insert(totals, [*rows, {"name": "attempts_counted_to", "label": "", "value": 0}])
 
 
 def downgrade() -> None:
-    """Remove it, and with it who did what."""
-    op.drop_table("retrycli_acts")
+    """Remove them: who did what and what is known of rows that are gone is lost, and everybody is told anew."""
+    for table in ("totals", "told", "acts"):
+        op.drop_table(f"retrycli_{table}")

@@ -1,0 +1,28 @@
+"""``metrics``."""
+
+from __future__ import annotations
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, load_settings
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command."""
+    app.command("metrics")(metrics)
+
+
+def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Print what Prometheus is told."""
+    from retrycli import console, desk
+    from retrycli.metrics import samples, text
+
+    settings = load_settings(ctx, config)
+    measured = desk.metrics(settings)
+    if as_json:
+        console.show_json({"metrics": samples(measured)})
+        return
+    typer.echo(text(measured), nl=False)
+    path = settings.metrics.path
+    console.say(f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.")
+    console.say("Next: retrycli status")

@@ -1,0 +1,37 @@
+"""``notify``."""
+
+from __future__ import annotations
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, load_settings
+
+NOT_ACCEPTED = 3
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    group = typer.Typer(help="Look after notifications.", no_args_is_help=True, rich_markup_mode=None)
+    group.command("test")(try_out)
+    app.add_typer(group, name="notify")
+
+
+def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Send a test to each target of notifications, and say what came of it."""
+    import uuid
+
+    from retrycli import console, tell
+
+    tried = tell.try_out(load_settings(ctx, config), str(uuid.uuid4()))
+    failed = any(each.failure for each in tried)
+    if as_json:
+        found = [
+            {"target": each.target, "scheme": each.scheme, "accepted": each.failure is None, "error": each.failure}
+            for each in tried
+        ]
+        console.show_json({"targets": found})
+    else:
+        rows = [(each.target, each.scheme, each.failure or "accepted") for each in tried]
+        console.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
+        console.say("Next: " + ("mend notify.urls, then retrycli notify test" if failed else "retrycli status"))
+    raise typer.Exit(NOT_ACCEPTED if failed else 0)

@@ -1,0 +1,111 @@
+"""What the metrics are made of, and the file that a pass leaves for Prometheus."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from importlib.metadata import version
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from retrycli import logs, metrics, schema
+from retrycli.breaker import BreakerState
+from retrycli.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.events import PassResult
+from retrycli.message import MessageType, State
+from retrycli.metrics import Measured
+from retrycli.news import REMIND_AFTER
+from retrycli.outcome import OutcomeKind
+from retrycli.settings import Settings
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.measures import Group, Measures
+from retrycli.store.totals import Totals
+
+OTHER = "other"
+"""A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
+NOT_WRITTEN = "The pass is recorded, but its metrics were not written: %s"
+
+
+def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
+    """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
+    try:
+        problem = _write(settings, database, path, now)
+        _tell(Totals(database), socket.gethostname(), now, problem)
+    except DatabaseUnavailable as error:
+        logs.logger.warning(NOT_WRITTEN, error)
+
+
+def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
+    """Write the file; why that could not be done, if so."""
+    Totals(database).roll_up(now)
+    try:
+        metrics.write(path, metrics.text(measured(settings, database, now)))
+    except ConfigurationError as error:
+        return str(error)
+    return None
+
+
+def _tell(totals: Totals, host: str, now: datetime, problem: str | None) -> None:
+    """Warn when it begins, as often as of other troubles while it lasts, and when it ends: cron mails each warning."""
+    last = totals.warned(host)
+    if problem is None and last is not None:
+        totals.set_warned(host, None)
+        logs.logger.warning("Metrics are written again")
+    elif problem is not None and (last is None or now - last >= REMIND_AFTER):
+        totals.set_warned(host, now)
+        logs.logger.warning(NOT_WRITTEN, problem)
+
+
+def measured(settings: Settings, database: Database, now: datetime) -> Measured:
+    """What there is to tell Prometheus.
+
+    Raises:
+        DatabaseUnavailable: the database can't be read.
+    """
+    ledger, measures = Ledger(database), Measures(database)
+    counted = Totals(database).read()
+    groups = measures.groups()
+    newest = next(iter(ledger.last_passes(1)), None)
+    ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
+    base_url = settings.gateway.base_url
+    return Measured(
+        version=version("retrycli"),
+        tables=schema.HEAD,
+        retry_interval_seconds=settings.schedule.retry_interval_minutes * 60,
+        last_start=newest.started_at if newest else None,
+        last_success=succeeded.finished_at if succeeded else None,
+        last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
+        passes={**_from_zero(PassResult), **counted.passes},
+        attempts={**_from_zero(OutcomeKind), **counted.attempts},
+        messages=_by_state_and_type(groups),
+        due=Claims(database).count_due(now + timedelta(seconds=settings.schedule.due_slack_seconds)),
+        oldest_waiting_seconds=_age(now, (each.first_failed_at for each in groups if each.state is State.WAITING)),
+        oldest_escalated_seconds=_age(now, (each.escalated_at for each in groups if each.state is State.ESCALATED)),
+        oldest_unacknowledged_seconds=_age(
+            now, (each.unacknowledged_at for each in groups if each.state is State.ESCALATED)
+        ),
+        paused=ledger.pause(now) is not None,
+        destination=None if base_url is None else urlsplit(base_url).netloc,
+        breaker_open=base_url is not None and ledger.breaker(base_url).state is BreakerState.OPEN,
+    )
+
+
+def _from_zero(labels: Iterable[str]) -> dict[str, int]:
+    """Every label, also what has never happened yet: a rate needs a value to start from."""
+    return dict.fromkeys(map(str, labels), 0)
+
+
+def _by_state_and_type(groups: Iterable[Group]) -> dict[tuple[str, str], int]:
+    types = [*map(str, MessageType), OTHER]
+    found = {(state.value, each): 0 for state in State for each in types}
+    for group in groups:
+        name = group.message_type if group.message_type in types else OTHER
+        found[group.state.value, str(name)] += group.number
+    return found
+
+
+def _age(now: datetime, times: Iterable[datetime | None]) -> float:
+    return max((max((now - each).total_seconds(), 0) for each in times if each is not None), default=0)

@@ -1,0 +1,193 @@
+"""Prometheus' text format, and the file from which node_exporter's textfile collector reads it.
+
+A file of its own for each database: two that are read by the same collector and hold the same metric clash.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrycli.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    from prometheus_client.metrics_core import Metric
+
+READABLE_BY_ALL = 0o644
+"""node_exporter runs as a user of its own, whatever the umask of cron."""
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What is told to Prometheus. Times are None where there is nothing yet that they could be of."""
+
+    version: str
+    tables: str
+    """The version of retrycli's own tables."""
+    retry_interval_seconds: float
+    last_start: datetime | None
+    last_success: datetime | None
+    """The end of the last pass that completed: one that was skipped, paused or stopped is none."""
+    last_duration_seconds: float | None
+    passes: Mapping[str, int]
+    """By result, since the tables were made."""
+    attempts: Mapping[str, int]
+    """By outcome, since the tables were made."""
+    messages: Mapping[tuple[str, str], int]
+    """By state and type."""
+    due: int
+    oldest_waiting_seconds: float
+    oldest_escalated_seconds: float
+    oldest_unacknowledged_seconds: float
+    paused: bool
+    destination: str | None
+    """The ticketing API's host."""
+    breaker_open: bool
+
+
+def text(measured: Measured) -> str:
+    """What Prometheus reads.
+
+    Raises:
+        ConfigurationError: prometheus-client is not installed.
+    """
+    found = _families(measured)
+    from prometheus_client.exposition import generate_latest
+    from prometheus_client.registry import Collector, CollectorRegistry
+
+    class Families(Collector):
+        def collect(self) -> Iterable[Metric]:
+            return found
+
+    registry = CollectorRegistry(auto_describe=False)
+    registry.register(Families())
+    return generate_latest(registry).decode()
+
+
+def samples(measured: Measured) -> list[dict[str, object]]:
+    """The same for other programs: each value with its name and labels.
+
+    Raises:
+        ConfigurationError: prometheus-client is not installed.
+    """
+    return [
+        {"name": each.name, "labels": each.labels, "value": each.value}
+        for family in _families(measured)
+        for each in family.samples
+    ]
+
+
+def _families(measured: Measured) -> list[Metric]:
+    try:
+        return list(_each_family(measured))
+    except ModuleNotFoundError:
+        raise ConfigurationError("metrics need prometheus-client: pip install 'retrycli[metrics]'") from None
+
+
+def _each_family(it: Measured) -> Iterator[Metric]:
+    yield _gauge("retrycli_build_info", "Which retrycli wrote this.", {(it.version, it.tables): 1}, "version", "tables")
+    yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", it.retry_interval_seconds)
+    yield _gauge(
+        "retrycli_last_pass_start_timestamp_seconds", "When the last pass began, a skipped one too.", _at(it.last_start)
+    )
+    yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", it.last_duration_seconds)
+    yield _gauge("retrycli_last_success_timestamp_seconds", "When the last completed pass ended.", _at(it.last_success))
+    yield _counter("retrycli_passes", "Passes that have ended.", it.passes, "result")
+    yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", it.attempts, "outcome")
+    yield _gauge("retrycli_messages", "Messages in the queue.", it.messages, "state", "type")
+    yield _gauge("retrycli_due_messages", "Waiting messages that the next pass would send.", it.due)
+    yield _gauge(
+        "retrycli_oldest_waiting_age_seconds",
+        "How long ago the oldest waiting message first failed; 0 where none waits.",
+        it.oldest_waiting_seconds,
+    )
+    yield _gauge(
+        "retrycli_oldest_escalated_age_seconds",
+        "How long ago the oldest escalated message was escalated; 0 where none is.",
+        it.oldest_escalated_seconds,
+    )
+    yield _gauge(
+        "retrycli_oldest_unacknowledged_age_seconds",
+        "How long ago the oldest escalated message that nobody has acknowledged was escalated; 0 where there is none.",
+        it.oldest_unacknowledged_seconds,
+    )
+    yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(it.paused))
+    destination = {} if it.destination is None else {it.destination: float(it.breaker_open)}
+    yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", destination, "destination")
+
+
+Values = Mapping[str, float] | Mapping[tuple[str, str], float]
+
+
+def _gauge(name: str, about: str, values: Values | float | None, *labels: str) -> Metric:
+    """A metric that goes up and down: one value, one by label, or none yet."""
+    from prometheus_client.metrics_core import GaugeMetricFamily
+
+    family = GaugeMetricFamily(name, about, labels=labels)
+    if isinstance(values, Mapping):
+        for key, value in values.items():
+            family.add_metric((key,) if isinstance(key, str) else key, value)
+    elif values is not None:
+        family.add_metric((), values)
+    return family
+
+
+def _counter(name: str, about: str, values: Mapping[str, int], label: str) -> Metric:
+    """A metric that only goes up; the format adds ``_total`` to its name."""
+    from prometheus_client.metrics_core import CounterMetricFamily
+
+    family = CounterMetricFamily(name, about, labels=(label,))
+    for key, value in values.items():
+        family.add_metric((key,), value)
+    return family
+
+
+def _at(time: datetime | None) -> float | None:
+    return None if time is None else time.timestamp()
+
+
+def write(path: Path, content: str) -> None:
+    """Put a file in place of the one before: whoever reads it sees the one or the other, and never a part.
+
+    Raises:
+        ConfigurationError: it can't be written there.
+    """
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise ConfigurationError(
+            f"metrics.path: can't write {path}: {error.strerror}; {_remedy(error, path)}"
+        ) from error
+
+
+def _replace(path: Path, content: str) -> None:
+    # The collector takes no notice of a name that does not end in .prom.
+    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+            os.fchmod(descriptor, READABLE_BY_ALL)
+            file.write(content)
+        Path(name).replace(path)
+    except BaseException:
+        with suppress(OSError):
+            Path(name).unlink()
+        raise
+
+
+def _remedy(error: OSError, path: Path) -> str:
+    folder = path.parent
+    match error:
+        case FileNotFoundError():
+            return f"make the folder {folder}, or name the one that node_exporter's textfile collector reads"
+        case PermissionError():
+            return f"let user {os.getuid()} write in the folder {folder}: the file is replaced as a whole"
+        case IsADirectoryError():
+            return "name a file in it"
+        case _:
+            return f"look after the folder {folder}"

@@ -1,0 +1,162 @@
+"""A notification's words: what came of messages, in figures and causes, and never a word of a message.
+
+Ticket ids and error texts are other people's; they are shown so that no channel reads anything into them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import assert_never
+
+from retrycli.escape import inert
+from retrycli.fingerprint import cause
+from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+
+CAUSES = 10
+"""So many causes are told of, the most frequent first."""
+TICKETS = 5
+"""So many tickets are named for each."""
+LONGEST_CAUSE = 120
+LONGEST_NAME = 40
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a person wants to know besides."""
+
+    host: str
+    """Where this pass was made."""
+    destination: str
+    """The ticketing API."""
+    at: datetime
+    waiting: int
+    escalated: int
+
+
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """One notification, in plain text."""
+
+    title: str
+    body: str
+    good: bool
+    """Whether it has nothing but good news."""
+
+
+def worded(items: Sequence[Item], around: Surroundings) -> Notice:
+    """What there is to tell, as one notification."""
+    title = f"retrycli on {inert(around.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
+    body = "\n\n".join(_paragraph(each, around) for each in items)
+    good = all(isinstance(each, Change) and each.turn is Turn.ENDED for each in items)
+    return Notice(title, body, good)
+
+
+def trial(host: str) -> Notice:
+    """What ``notify test`` sends."""
+    return Notice(
+        f"retrycli on {inert(host, LONGEST_NAME)}: a test",
+        "Nothing is wrong: somebody has tried out whether retrycli's notifications arrive here.\nThey do.",
+        good=True,
+    )
+
+
+HEADLINES = {
+    (Topic.DOWN, Turn.BEGAN): "the ticketing API is down",
+    (Topic.DOWN, Turn.LASTS): "the ticketing API is still down",
+    (Topic.DOWN, Turn.ENDED): "the ticketing API is back",
+    (Topic.CREDENTIALS, Turn.BEGAN): "our credentials are refused",
+    (Topic.CREDENTIALS, Turn.LASTS): "our credentials are still refused",
+    (Topic.CREDENTIALS, Turn.ENDED): "our credentials are accepted again",
+    (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
+    (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
+    (Topic.DEADLINE, Turn.ENDED): "passes get done in time again",
+    (Topic.SKIPPED, Turn.BEGAN): "passes are skipped",
+    (Topic.SKIPPED, Turn.LASTS): "passes are still skipped",
+    (Topic.SKIPPED, Turn.ENDED): "passes are no longer skipped",
+}
+
+
+def _headline(item: Item) -> str:
+    match item:
+        case Change():
+            return HEADLINES[item.topic, item.turn]
+        case Missed():
+            return "no pass was made for " + _length(item.until - item.after)
+        case Escalated():
+            number = sum(each.count for each in item.causes)
+            return f"{_count(number, 'message')} {'needs' if number == 1 else 'need'} a person"
+    assert_never(item)
+
+
+def _paragraph(item: Item, around: Surroundings) -> str:
+    match item:
+        case Change():
+            return _of_trouble(item, around)
+        case Missed():
+            return (
+                f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
+                "or the database could not be written.\nNext: retrycli passes; then see to cron, or whatever calls it"
+            )
+        case Escalated():
+            return _of_escalations(item, around)
+    assert_never(item)
+
+
+def _of_trouble(change: Change, around: Surroundings) -> str:
+    if change.turn is Turn.ENDED:
+        lasted = f"since {_utc(change.since)}, for {_length(around.at - change.since)}"
+        return {
+            Topic.DOWN: f"{around.destination} takes messages again. It had been down {lasted}; nothing was lost.",
+            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It had refused them {lasted}.",
+            Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
+            Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
+        }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. Next: retrycli status"
+    since = f"since {_utc(change.since)}"
+    detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
+    waiting = _count(around.waiting, "message")
+    return {
+        Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost, and none loses its tries "
+        f"to the outage; passes find out by themselves when it is back. {waiting} waiting.\nNext: retrycli status",
+        Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message loses its "
+        f"tries. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
+        Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
+        "Next: retrycli passes; raise run.concurrency or run.deadline_minutes",
+        Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
+        "Next: retrycli status; if that pass hangs, end it",
+    }[change.topic]
+
+
+def _of_escalations(escalated: Escalated, around: Surroundings) -> str:
+    causes = sorted(escalated.causes, key=lambda each: -each.count)
+    lines = [_of_cause(each) for each in causes[:CAUSES]]
+    if more := len(causes) - CAUSES:
+        lines += [f"and {_count(more, 'other cause')}"] if more > 0 else []
+    number = sum(each.count for each in causes)
+    total = f"\n{around.escalated:,} are open in all." if around.escalated > number else ""
+    return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\nNext: retrycli escalations"
+
+
+def _of_cause(group: Cause) -> str:
+    types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in group.types.items())
+    tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])
+    more = ", …" if len(group.tickets) > TICKETS else ""
+    said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
+    noun = "ticket" if len(group.tickets) == 1 else "tickets"
+    return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; retrycli show {group.example}"
+
+
+def _utc(time: datetime) -> str:
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def _length(time: timedelta) -> str:
+    minutes = round(time.total_seconds() / 60)
+    hours, minutes = divmod(minutes, 60)
+    parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes or not hours else ""]
+    return " ".join(filter(None, parts))
+
+
+def _count(number: int, thing: str) -> str:
+    return f"{number:,} {thing}{'' if number == 1 else 's'}"

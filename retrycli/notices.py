@@ -1,0 +1,222 @@
+"""What to tell a person after a pass: what has changed since that person was last told.
+
+No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
+that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
+
+A standing trouble is told when it begins, every ``remind_hours`` while it lasts, and when it has ended. One that comes
+and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+
+from retrycli.events import PassResult, StopReason
+from retrycli.news import PastPass, Trouble, lasting
+from retrycli.ticks import is_late
+
+SKIPPED_IN_A_ROW = 3
+"""One skipped pass is a long one before it; three are something that hangs."""
+BEGINNINGS = 2
+"""How often within ``remind_hours`` a trouble that comes and goes is told as new at once."""
+HERE_TO_STAY = timedelta(hours=1)
+"""From then on it is told as new all the same."""
+SLACK = timedelta(minutes=1)
+"""cron is not on time to the second, and a reminder must not wait for the next pass because of that."""
+
+
+class Topic(StrEnum):
+    """What there may be to tell of."""
+
+    ESCALATIONS = "escalations"
+    DOWN = "down"
+    CREDENTIALS = "credentials"
+    DEADLINE = "deadline"
+    SKIPPED = "skipped"
+    MISSED = "missed"
+    UNHEARD = "unheard"
+    """That notifications themselves fail; the log is told."""
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a target was last told of a topic.
+
+    For a trouble ``since`` is when it began; for what happens at a point in time, it is up to when the target knows.
+    """
+
+    since: datetime
+    told_at: datetime
+    ended: bool = False
+    times: int = 1
+    """How often a trouble that comes and goes has been told as new; 0 is one that the target has yet to hear of."""
+
+
+Memory = Mapping[Topic, Told]
+
+
+class Turn(StrEnum):
+    """What a standing trouble has done."""
+
+    BEGAN = "began"
+    LASTS = "lasts"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Escalated messages of one cause."""
+
+    count: int
+    types: Mapping[str, int]
+    error: str | None
+    """One of them's ``last_error``."""
+    example: int
+    tickets: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Escalated:
+    """Messages that came into a person's hands."""
+
+    causes: Sequence[Cause]
+
+
+@dataclass(frozen=True, slots=True)
+class Missed:
+    """No pass began between two times."""
+
+    after: datetime
+    until: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A standing trouble began, lasts or ended."""
+
+    topic: Topic
+    turn: Turn
+    since: datetime
+    detail: str | None = None
+
+
+Item = Escalated | Missed | Change
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """How things stand at the end of a pass."""
+
+    at: datetime
+    """When the pass began: what is told lasts from pass to pass."""
+    now: datetime
+    detail: str | None
+    """What the pass says of the reason that it ended for."""
+    passes: Sequence[PastPass]
+    """The last ones, newest first; this one is the first."""
+    down: Trouble | None
+    """An open breaker."""
+    interval: timedelta
+    remind: timedelta
+
+
+def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
+    """What a target is taken to know that was never told anything: of gaps, all but one before the newest pass."""
+    before = passes[1].started_at if len(passes) > 1 else at
+    return {Topic.MISSED: Told(before, at)}
+
+
+def to_tell(
+    here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[Cause]]
+) -> tuple[list[Item], Memory, Memory]:
+    """What to tell one target now, what it knows once it has heard that, and what is known of it while it has not.
+
+    Args:
+        here: how things stand.
+        memory: what the target was told before.
+        causes: the causes of what was escalated after a time, up to now.
+    """
+    items: list[Item] = []
+    known, unheard = dict(memory), dict(memory)
+    for topic, trouble in _troubles(here).items():
+        turn, told = follow(trouble, memory.get(topic), here.at, here.remind)
+        if told is None:
+            continue
+        known[topic] = told
+        if turn is not None:
+            items.append(Change(topic, turn, told.since, trouble.detail if trouble else None))
+        if turn is Turn.BEGAN:
+            unheard[topic] = replace(told, times=0)
+    if gaps := _gaps(here, memory):
+        items.extend(gaps)
+        known[Topic.MISSED] = Told(here.at, here.at)
+    if not _skipped(here):
+        since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
+        # Where the clock was set back, what this pass escalated is new all the same.
+        if new := causes(since if since is None or since <= here.now else here.at):
+            items.append(Escalated(new))
+            known[Topic.ESCALATIONS] = Told(here.now, here.at)
+    return items, known, unheard
+
+
+def follow(
+    trouble: Trouble | None, told: Told | None, at: datetime, remind: timedelta
+) -> tuple[Turn | None, Told | None]:
+    """What there is to say of a trouble that stands, or of none, and what is to be remembered once it is said."""
+    due = told is not None and at - told.told_at >= remind - SLACK
+    if told is not None and not told.times:
+        heard = Told(told.since, at, ended=trouble is None)
+        return (Turn.BEGAN if trouble else Turn.ENDED), heard
+    if trouble is None:
+        if told is None or told.ended:
+            return None, told
+        return Turn.ENDED, replace(told, told_at=at, ended=True)
+    if told is None or (told.ended and due):
+        return Turn.BEGAN, Told(trouble.since, at)
+    if told.ended:
+        if told.times >= BEGINNINGS and at - trouble.since < HERE_TO_STAY:
+            return None, told
+        return Turn.BEGAN, Told(trouble.since, at, times=told.times + 1)
+    return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
+
+
+def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
+    """What this pass knows of each trouble: None where it does not stand."""
+    newest = here.passes[0]
+    skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
+    if newest.result in {PassResult.SKIPPED, PassResult.PAUSED}:
+        return skipped  # the pass that holds the lock, or comes after the pause, tells of the rest
+    return skipped | {
+        Topic.DOWN: here.down,
+        Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),
+        Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
+    }
+
+
+def _lasting(reason: StopReason, here: Situation) -> Trouble | None:
+    passes = lasting(reason, here.passes)
+    detail = here.detail if here.passes[0].reason == reason else None
+    return Trouble(passes[-1].started_at, detail) if passes else None
+
+
+def _skipped(here: Situation) -> bool:
+    return here.passes[0].result is PassResult.SKIPPED
+
+
+def _skipped_in_a_row(here: Situation) -> Trouble | None:
+    count = next((n for n, each in enumerate(here.passes) if each.result is not PassResult.SKIPPED), len(here.passes))
+    return Trouble(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
+
+
+def _gaps(here: Situation, memory: Memory) -> list[Missed]:
+    """Where passes stayed away since the target was last told so, oldest first."""
+    known = memory[Topic.MISSED].since if Topic.MISSED in memory else here.at
+    pairs = zip(here.passes[1:], here.passes, strict=False)
+    return [
+        Missed(before.started_at, after.started_at)
+        for before, after in pairs
+        if after.started_at > known and is_late(before.started_at, after.started_at, here.interval)
+    ][::-1]

@@ -1,0 +1,132 @@
+"""Sends a text over apprise, and says what came of it for each target. No word of that shows a target's URL."""
+
+from __future__ import annotations
+
+import logging
+import re
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from threading import Lock, Thread
+from time import monotonic
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from retrycli.notice_text import Notice
+
+MISSING = "apprise is not installed; pip install 'retrycli[notify]'"
+
+WAIT_SECONDS = 30.0
+"""How long the targets may take, all side by side: a mail is a dozen steps, each with a time-out of its own."""
+
+SENDING = Lock()
+"""Loggers are the process's own: one at a time silences them."""
+
+
+def scheme(url: str) -> str:
+    """What may be shown of a URL."""
+    return url.partition("://")[0].lower()
+
+
+def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
+    """Send each target its notice, to all of them at the same time.
+
+    Args:
+        notices: by apprise's URL of the target. Where a channel has no titles, the title stands above the text.
+
+    Returns:
+        For each target None where it took the text, else why not, in words without the URL.
+    """
+    attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
+    with SENDING, _silence(attempts.values()):
+        for each in attempts.values():
+            each.start()
+        give_up_at = monotonic() + WAIT_SECONDS
+        for each in attempts.values():
+            each.join(max(give_up_at - monotonic(), 0))
+        return {url: each.failure for url, each in attempts.items()}
+
+
+class _Attempt(Thread):
+    """One target's turn, in a thread that nobody has to wait for: what apprise waits for, its URL may say."""
+
+    def __init__(self, url: str, notice: Notice) -> None:
+        super().__init__(daemon=True)
+        self.failure: str | None = f"no answer within {WAIT_SECONDS:g} s"
+        self._url, self._notice = url, notice
+
+    def run(self) -> None:
+        try:
+            self.failure = _send(self._url, self._notice)
+        except ImportError:
+            self.failure = MISSING
+        except Exception as error:  # noqa: BLE001  a plugin may raise anything, and its text may quote the URL
+            self.failure = type(error).__name__
+
+
+def _send(url: str, notice: Notice) -> str | None:
+    import apprise
+
+    asset = apprise.AppriseAsset(
+        app_id="retrycli",
+        app_desc="retrycli",
+        app_url="",
+        image_url_mask="",
+        service_timeout=0,  # our own; apprise's would leave a thread that the process's end waits for
+        http_redirects=False,
+    )
+    target = apprise.Apprise.instantiate(url, asset=asset)
+    if target is None:
+        return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
+    kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
+    result = apprise.Apprise(target, asset=asset).notify(
+        title=notice.title,
+        body=notice.body,
+        notify_type=kind,
+        body_format=apprise.NotifyFormat.TEXT,
+        interpret_escapes=False,
+        log_level=logging.DEBUG,
+    )
+    return None if result else _why([each.message for each in result.logs()])
+
+
+REASONS = (
+    (r"\berror=(\d{3})\b", "HTTP {}"),
+    (r"\((\d{3}), b['\"]", "SMTP {}"),
+    (r"\[Errno -?\d+\] ([A-Za-z ]+)", "{}"),
+    (r"\[SSL: ([A-Z_]+)\]", "TLS: {}"),
+    (r"((?:SMTP AUTH|STARTTLS) extension not supported)", "{}"),
+    (r"(timed out)", "{}"),
+)
+"""What may be told of apprise's log lines, which hold hosts, tokens and answers besides."""
+
+
+def _why(lines: Sequence[str]) -> str:
+    """Why a text was not taken, as far as apprise's log says."""
+    for pattern, words in REASONS:
+        for line in lines:
+            if found := re.search(pattern, line):
+                return "not accepted: " + words.format(found[1])
+    return "not accepted, or not reached"
+
+
+@contextmanager
+def _silence(attempts: Collection[_Attempt]) -> Iterator[None]:
+    """Keep apprise and what it uses out of every log meanwhile: their lines hold hosts, tokens and answers.
+
+    An attempt that was given up on may still have something to say; then they are kept out for good.
+    """
+    loggers = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
+    before = [(each.handlers, each.propagate, each.level) for each in loggers]
+    for each in loggers:
+        each.handlers, each.propagate = [logging.NullHandler()], False
+    loggers[0].setLevel(logging.DEBUG)  # heard by nobody but `_why`
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        if not any(each.is_alive() for each in attempts):
+            for each, (handlers, propagate, level) in zip(loggers, before, strict=True):
+                each.handlers, each.propagate = handlers, propagate
+                each.setLevel(level)

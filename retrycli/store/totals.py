@@ -1,0 +1,149 @@
+"""Totals that only go up, though the rows they are counted from are forgotten after a while.
+
+Passes are counted one by one as they end. Attempts are counted in bulk, now and then: those up to a mark are in the
+totals, those after it are read when somebody asks. The mark stays before an attempt that may yet get an outcome, and
+before whatever a transaction under way on another host may yet add.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+
+from retrycli.schema import attempts, passes, totals
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.events import PassResult
+    from retrycli.store.database import Database
+
+ATTEMPTS, PASSES, COUNTED_TO, WARNED = "attempts", "passes", "attempts_counted_to", "metrics_warned"
+"""The names in the table. The third is the mark, and the fourth the time of a host's last warning, in seconds."""
+
+SETTLING = timedelta(minutes=10)
+"""How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
+GIVEN_UP = timedelta(days=1)
+"""How long after its start an attempt without an end is waited for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Counted:
+    """How many there were in all: attempts by outcome, passes by result."""
+
+    attempts: Mapping[str, int]
+    passes: Mapping[str, int]
+
+
+class Totals:
+    """What has been counted since the tables were made.
+
+    Args:
+        database: where it is kept.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def roll_up(self, now: datetime) -> None:
+        """Count what is new, so that nobody has to read it again."""
+        with self._database.write() as connection:
+            roll_up(connection, ended_before=now - SETTLING, begun_before=now - GIVEN_UP)
+
+    def read(self) -> Counted:
+        """The totals, with what is not rolled up yet."""
+        counted: dict[str, dict[str, int]] = {ATTEMPTS: {}, PASSES: {}, COUNTED_TO: {}}
+        with self._database.read() as connection:
+            for name, label, value in connection.execute(select(totals)):
+                counted.setdefault(name, {})[label] = value
+            made = counted[ATTEMPTS]
+            for outcome, number in connection.execute(_outcomes_after(counted[COUNTED_TO].get("", 0))):
+                made[outcome] = made.get(outcome, 0) + number
+        return Counted(made, counted[PASSES])
+
+    def warned(self, host: str) -> datetime | None:
+        """When a host last warned that its metrics can't be written; None where they can."""
+        last = select(totals.c.value).where(totals.c.name == WARNED, totals.c.label == host)
+        with self._database.read() as connection:
+            value = connection.execute(last).scalar()
+        return None if value is None else datetime.fromtimestamp(value, UTC)
+
+    def set_warned(self, host: str, at: datetime | None) -> None:
+        """Remember when a host warned, or that all is well."""
+        with self._database.write() as connection:
+            connection.execute(delete(totals).where(totals.c.name == WARNED, totals.c.label == host))
+            if at is not None:
+                add(connection, WARNED, host, int(at.timestamp()))
+
+
+def roll_up(connection: Connection, *, ended_before: datetime, begun_before: datetime) -> int:
+    """Add attempts to the totals, from the mark up to the first that is not settled.
+
+    Args:
+        connection: a transaction that writes.
+        ended_before: what ended later is not settled.
+        begun_before: what has no end and began later is not settled.
+
+    Returns:
+        The id up to which all attempts are in the totals.
+    """
+    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+    unsettled = or_(
+        attempts.c.finished_at >= ended_before,
+        and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= begun_before),
+    )
+    newest = _newest(connection)  # asked first: what is begun after this is left for the next time
+    first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
+    stop = connection.execute(first).scalar()
+    # To the last one before it, and not to its id less one: a transaction under way may hold the ids between them.
+    upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
+    for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
+        add(connection, ATTEMPTS, outcome, number)
+    _set_mark(connection, mark, upto)
+    return upto
+
+
+def follow_the_newest(connection: Connection, mark: int) -> None:
+    """Take the mark back to the newest attempt there is: after that one SQLite goes on with its ids."""
+    _set_mark(connection, mark, min(mark, _newest(connection)))
+
+
+def count_pass(connection: Connection, pass_id: str, result: PassResult) -> None:
+    """Count a pass that is about to be written down as ended, unless it was so already."""
+    running = select(func.count()).where(passes.c.id == pass_id, passes.c.finished_at.is_(None))
+    add(connection, PASSES, result, connection.execute(running).scalar_one())
+
+
+def add(connection: Connection, name: str, label: str, number: int) -> None:
+    """Add to a total."""
+    if not number:
+        return
+    this = (totals.c.name == name, totals.c.label == label)
+    if not connection.execute(update(totals).where(*this).values(value=totals.c.value + number)).rowcount:
+        connection.execute(insert(totals).values(name=name, label=label, value=number))
+
+
+def _outcomes_after(mark: int) -> Select[Any]:
+    return (
+        select(attempts.c.outcome, func.count())
+        .where(attempts.c.id > mark, attempts.c.outcome.is_not(None))
+        .group_by(attempts.c.outcome)
+    )
+
+
+def _mark() -> Select[Any]:
+    return select(totals.c.value).where(totals.c.name == COUNTED_TO, totals.c.label == "")
+
+
+def _set_mark(connection: Connection, before: int, after: int) -> None:
+    if after != before:
+        connection.execute(update(totals).where(totals.c.name == COUNTED_TO).values(value=after))
+
+
+def _newest(connection: Connection, *among: ColumnElement[bool]) -> int:
+    newest = select(func.coalesce(func.max(attempts.c.id), 0)).where(*among)
+    return int(connection.execute(newest).scalar_one())

@@ -1,0 +1,238 @@
+"""Tells people of passes: notifications of what has changed, and a dead-man switch that passes are made.
+
+Nothing here can fail a pass: what goes wrong is warned of in the log, once when it begins and then every
+``notify.remind_hours``.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from functools import cache
+from itertools import dropwhile
+
+from retrycli import notices, ping
+from retrycli import notify as adapter
+from retrycli.breaker import BreakerState
+from retrycli.errors import ConfigurationError, RetrycliError
+from retrycli.events import Event, PassResult, PassStarted, PassSummary
+from retrycli.logs import logger
+from retrycli.message import State
+from retrycli.news import LOOKBACK, Trouble
+from retrycli.notice_text import Surroundings, trial, worded
+from retrycli.notices import Cause, Item, Memory, Situation, Topic, Turn
+from retrycli.settings import Settings
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.told import Targets
+from retrycli.store.views import Filter, Views
+
+NAMED = 200
+"""Of so many new escalations the tickets are looked up."""
+PING = "ping"
+"""The dead-man switch among the targets."""
+
+
+# -- notifications --------------------------------------------------------------------------------------------
+
+
+def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    """Send each target what it does not know yet, as one notification. It never raises."""
+    try:
+        _Round(settings, database, summary, now).make()
+    except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
+        words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
+        logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
+
+
+class _Round:
+    """One pass's notifications."""
+
+    def __init__(self, settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+        self._settings = settings
+        self._now = now
+        self._remind = timedelta(hours=settings.notify.remind_hours)
+        self._targets, self._views = Targets(database), Views(database)
+        self._here = self._situation(Ledger(database), summary)
+
+    def make(self) -> None:
+        """Find out what each target is to be told, send it, and remember what was heard."""
+        urls = [each.get_secret_value() for each in self._settings.notify.urls]
+        known = {each: self._memory(each) for each in urls}
+        causes = cache(self._causes)
+        told = {url: notices.to_tell(self._here, memory, causes) for url, memory in known.items()}
+        outcomes = self._send({url: items for url, (items, _, _) in told.items() if items})
+        for number, (url, (_, heard, unheard)) in enumerate(told.items(), 1):
+            after = heard
+            if url in outcomes:
+                after = self._with_outcome(unheard if outcomes[url] else heard, number, url, outcomes[url])
+            self._targets.remember(_name(url), known[url], after)
+
+    def _memory(self, url: str) -> Memory:
+        memory = self._targets.memory(_name(url))
+        if memory:
+            return memory
+        first = notices.introduction(self._here.passes, self._here.at)
+        self._targets.remember(_name(url), {}, first)
+        return first
+
+    def _send(self, items: Mapping[str, Sequence[Item]]) -> Mapping[str, str | None]:
+        """What came of each target's notification."""
+        if not items:
+            return {}
+        around = self._around()
+        return adapter.send({url: worded(each, around) for url, each in items.items()})
+
+    def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
+        """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
+        at = self._here.at
+        turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
+        target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
+        if turn is Turn.ENDED:
+            logger.info("Notifications get through again to %s", target)
+        elif turn is not None:
+            words = "No notification got through to %s: %s. It is kept for the next pass; see `retrycli notify test`"
+            logger.warning(words, target, failure)
+        return memory if told is None else {**memory, Topic.UNHEARD: told}
+
+    def _situation(self, ledger: Ledger, summary: PassSummary) -> Situation:
+        passes = list(dropwhile(lambda each: each.pass_id != summary.pass_id, ledger.last_passes(LOOKBACK)))
+        return Situation(
+            at=passes[0].started_at,
+            now=self._now,
+            detail=summary.detail,
+            passes=passes,
+            down=self._down(ledger),
+            interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),
+            remind=self._remind,
+        )
+
+    def _down(self, ledger: Ledger) -> Trouble | None:
+        breaker = ledger.breaker(self._settings.gateway.destination)
+        if breaker.state is not BreakerState.OPEN:
+            return None
+        return Trouble(breaker.opened_at or self._now)
+
+    def _causes(self, since: datetime | None) -> Sequence[Cause]:
+        new = Filter(state=State.ESCALATED, escalated_after=since, escalated_until=self._now)
+        groups = self._views.escalation_groups(new)
+        tickets: dict[str | None, dict[str, None]] = {}
+        for each in self._views.messages(new, sort="id", limit=NAMED) if groups else ():
+            tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
+        return [
+            Cause(
+                count=each.count,
+                types=each.types,
+                error=each.example.last_error,
+                example=each.example.id,
+                tickets=[*tickets.get(each.fingerprint, {str(each.example.ticket_id): None})],
+            )
+            for each in groups
+        ]
+
+    def _around(self) -> Surroundings:
+        counts = self._views.counts(self._now)
+        destination = self._settings.gateway.destination
+        return Surroundings(socket.gethostname(), destination, self._now, counts["waiting"], counts["escalated"])
+
+
+def _name(url: str) -> str:
+    """A target's name in the database, which tells nobody its URL."""
+    return hashlib.sha256(url.encode(errors="surrogateescape")).hexdigest()[:16]
+
+
+# -- the dead-man switch --------------------------------------------------------------------------------------
+
+
+def watched(
+    settings: Settings,
+    pass_id: str,
+    make: Callable[[Callable[[Event], None]], PassSummary],
+    listen: Callable[[Event], None] | None,
+    now: Callable[[], datetime],
+) -> PassSummary:
+    """Make a pass, and tell the dead-man switch when it begins and how it ends.
+
+    A skipped pass says nothing: the one that holds the lock speaks for itself, and if it hangs, its silence is the
+    alarm. A paused one has ended well: somebody wanted it so, and whatever calls us is alive.
+
+    Raises:
+        whatever making the pass raises, after the switch was told of it.
+    """
+    url = settings.notify.ping_url
+    pings = ping.Ping(url.get_secret_value() if url else "", pass_id)
+
+    def follow(event: Event) -> None:
+        if isinstance(event, PassStarted):
+            pings.start()
+        if listen is not None:
+            listen(event)
+
+    try:
+        summary = make(follow)
+    except Exception as error:
+        _warn_of_ping(settings, pings.end(error.exit_code if isinstance(error, RetrycliError) else 1), now())
+        raise
+    if summary.result is not PassResult.SKIPPED:
+        _warn_of_ping(settings, pings.end(summary.exit_status), now())
+    return summary
+
+
+def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None:
+    """Warn that a ping was not heard, unless that was said a short while ago."""
+    if failure is None:
+        return
+    remind = timedelta(hours=settings.notify.remind_hours)
+    turn: Turn | None = Turn.BEGAN
+    try:
+        database = Database(settings.database.url, settings.database.table)
+        try:
+            targets = Targets(database)
+            before = targets.memory(PING)
+            turn, told = notices.follow(Trouble(at), before.get(Topic.UNHEARD), at, remind)
+            targets.remember(PING, before, {} if told is None else {Topic.UNHEARD: told})
+        finally:
+            database.close()
+    except RetrycliError:
+        pass  # then it is said each time
+    if turn is not None:
+        logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
+
+
+# -- trying them out ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """What came of a test."""
+
+    target: str
+    """The number of a URL, or ``ping``."""
+    scheme: str
+    failure: str | None
+
+
+def try_out(settings: Settings, pass_id: str) -> list[Tried]:
+    """Send a test to each target, and a line to the dead-man switch's log.
+
+    Raises:
+        ConfigurationError: neither is set, or apprise is not installed.
+    """
+    urls = [each.get_secret_value() for each in settings.notify.urls]
+    ping_url = settings.notify.ping_url
+    if not urls and ping_url is None:
+        raise ConfigurationError(
+            "neither notify.urls nor notify.ping_url is set: whom are notifications to go to? "
+            "Put apprise URLs, one a line, into a file of your own and name it as notify.urls_file"
+        )
+    failures = adapter.send(dict.fromkeys(urls, trial(socket.gethostname())))
+    if adapter.MISSING in failures.values():
+        raise ConfigurationError(adapter.MISSING)
+    tried = [Tried(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
+    if ping_url is not None:
+        text = ping_url.get_secret_value()
+        tried.append(Tried(PING, adapter.scheme(text), ping.Ping(text, pass_id).note()))
+    return tried

@@ -1,0 +1,384 @@
+"""``metrics``, and the file that passes write for Prometheus."""
+
+from __future__ import annotations
+
+import fcntl
+import logging
+import re
+import stat
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+import retrycli
+from retrycli import desk, logs
+from retrycli.app import Surroundings, lock_path, open_database
+from retrycli.measure import write_metrics
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database as DatabaseSettings
+from retrycli.settings import Metrics
+from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from retrycli.settings import Settings
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+NAME = "retrycli.prom"
+WARNING = "The pass is recorded, but its metrics were not written: "
+
+
+def read(text: str) -> dict[str, float]:
+    """The samples of a text by name and label values, as in ``retrycli_messages/waiting/customer``."""
+    return {
+        "/".join([sample.name, *sample.labels.values()]): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+    }
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """The folder that node_exporter reads."""
+    made = tmp_path / "textfile"
+    made.mkdir()
+    return made
+
+
+@pytest.fixture
+def measuring(at_work: Cli, folder: Path) -> Cli:
+    """The command, told to write its metrics into that folder."""
+    return at_work.having({"RETRYCLI_METRICS__PATH": str(folder / NAME)})
+
+
+def settings_of(application: Application, api: str, folder: Path) -> Settings:
+    """The same as settings, for calls from Python."""
+    return application.settings(api).model_copy(update={"metrics": Metrics(path=folder / NAME)})
+
+
+def clock_at(time: datetime) -> Surroundings:
+    """A machine whose clock stands still."""
+    return Surroundings(now=lambda: time)
+
+
+# The command.
+
+
+def test_metrics_tell_of_passes_attempts_and_the_queue(at_work: Cli, application: Application) -> None:
+    application.fill()
+    assert at_work("run-once").returncode == 0
+    application.add(9, message_type="fax", hours_ago=5)
+    application.add(10, hours_ago=0.5)
+    assert at_work("run-once", "--limit", "1").returncode == 0
+    done = at_work("metrics")
+    assert (done.returncode, done.stderr) == (0, "")
+    found = read(done.stdout)
+    assert found["retrycli_passes_total/completed"] == 2
+    assert found["retrycli_attempts_total/delivered"] == 4
+    assert {name: value for name, value in found.items() if value and "messages" in name} == {
+        "retrycli_messages/waiting/customer": 1,
+        "retrycli_messages/escalated/other": 1,
+    }
+    assert (
+        0 <= found["retrycli_last_success_timestamp_seconds"] - found["retrycli_last_pass_start_timestamp_seconds"] < 60
+    )
+    assert found["retrycli_retry_interval_seconds"] == 900
+    [escalated] = [found["retrycli_oldest_escalated_age_seconds"]]
+    assert 0 <= escalated < 60
+
+
+def test_metrics_before_the_first_pass_are_zero_or_not_there(at_work: Cli) -> None:
+    found = read(at_work("metrics").stdout)
+    assert "retrycli_last_pass_start_timestamp_seconds" not in found
+    assert found["retrycli_passes_total/completed"] == found["retrycli_attempts_total/delivered"] == 0
+
+
+def test_metrics_change_nothing(at_work: Cli, application: Application) -> None:
+    application.fill()
+    assert at_work("run-once").returncode == 0
+    before = application.dump()
+    assert at_work("metrics").returncode == 0
+    assert application.dump() == before
+
+
+def test_metrics_as_json_are_the_same(at_work: Cli, application: Application) -> None:
+    application.fill()
+    assert at_work("run-once").returncode == 0
+    found = at_work.json("metrics")["metrics"]
+    assert {"name": "retrycli_attempts_total", "labels": {"outcome": "delivered"}, "value": 3} in found
+    names = {each["name"] for each in found}
+    assert names == {name.partition("/")[0] for name in read(at_work("metrics").stdout)}
+
+
+def test_on_a_terminal_metrics_end_with_what_comes_next(at_work: Cli, measuring: Cli, folder: Path) -> None:
+    assert at_work.on_terminal("metrics").text.endswith(
+        "Set metrics.path, and each pass writes this there.\nNext: retrycli status\n"
+    )
+    assert measuring.on_terminal("metrics").words.endswith(
+        f"Each pass writes this to {folder / NAME}. Next: retrycli status"
+    )
+
+
+def test_a_path_that_the_collector_would_not_read_is_refused(at_work: Cli) -> None:
+    done = at_work("run-once", env={"RETRYCLI_METRICS__PATH": "/var/lib/metrics.txt"})
+    assert done.returncode == 78
+    assert done.stderr == (
+        "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the collector reads nothing but files that end "
+        "in .prom; write FOLDER/retrycli.prom. `retrycli config show` lists every setting\n"
+    )
+
+
+@pytest.fixture
+def without_the_extra(tmp_path: Path) -> dict[str, str]:
+    """The environment of a Python that has no prometheus-client."""
+    hiding = tmp_path / "hiding"
+    hiding.mkdir()
+    (hiding / "prometheus_client.py").write_text("raise ModuleNotFoundError(name='prometheus_client')\n")
+    return {"PYTHONPATH": str(hiding)}
+
+
+def test_without_prometheus_client_it_is_said_what_to_install(
+    measuring: Cli, application: Application, without_the_extra: dict[str, str]
+) -> None:
+    """The command fails; a pass does not."""
+    remedy = "metrics need prometheus-client: pip install 'retrycli[metrics]'"
+    done = measuring("metrics", env=without_the_extra)
+    assert (done.returncode, done.stdout, done.stderr) == (78, "", f"retrycli: {remedy}\n")
+    application.fill()
+    done = measuring("run-once", env=without_the_extra)
+    assert done.returncode == 0
+    assert done.stderr.endswith(f" WARNING {WARNING}{remedy}\n")
+    assert application.row(5)["status"] == "sent"
+
+
+# The file.
+
+
+def test_each_pass_writes_the_file_and_the_counters_go_up(
+    measuring: Cli, application: Application, folder: Path
+) -> None:
+    application.fill()
+    seen = []
+    for number in range(3):
+        application.add(100 + number)
+        done = measuring("run-once")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        seen.append(read((folder / NAME).read_text()))
+    assert [each["retrycli_passes_total/completed"] for each in seen] == [1, 2, 3]
+    assert [each["retrycli_attempts_total/delivered"] for each in seen] == [4, 5, 6]
+    starts = [each["retrycli_last_pass_start_timestamp_seconds"] for each in seen]
+    assert starts == sorted(set(starts))
+
+
+def test_the_file_can_be_read_by_all_whatever_crons_umask(measuring: Cli, folder: Path) -> None:
+    done = measuring.under("/bin/sh", "-c", 'umask 077; exec "$@"', "sh")("run-once")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert stat.S_IMODE((folder / NAME).stat().st_mode) == 0o644
+    assert [each.name for each in folder.iterdir()] == [NAME]
+
+
+def test_a_pass_that_was_skipped_or_paused_writes_it_too(
+    measuring: Cli, application: Application, sandbox: Sandbox, folder: Path
+) -> None:
+    """It began, which is what `late` goes by; it is no success."""
+    with lock_path(application.settings(sandbox.url)).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        assert measuring("run-once", "--wait-lock", "0").returncode == 75
+    found = read((folder / NAME).read_text())
+    assert found["retrycli_passes_total/skipped"] == 1
+    assert measuring("pause").returncode == 0
+    assert measuring("run-once").returncode == 0
+    later = read((folder / NAME).read_text())
+    assert (later["retrycli_passes_total/paused"], later["retrycli_paused"]) == (1, 1)
+    assert later["retrycli_last_pass_start_timestamp_seconds"] > found["retrycli_last_pass_start_timestamp_seconds"]
+    assert "retrycli_last_success_timestamp_seconds" not in later
+
+
+def test_a_pass_that_the_breaker_stopped_writes_it_too(measuring: Cli, application: Application, folder: Path) -> None:
+    application.add_due(6)
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as down:
+        assert measuring("run-once", env={"TICKETING_API_BASE_URL": down.url}).returncode == 69
+        found = read((folder / NAME).read_text())
+        assert found[f"retrycli_breaker_open/{down.url.removeprefix('http://')}"] == 1
+    assert found["retrycli_passes_total/stopped"] == 1
+    assert found["retrycli_attempts_total/transient"] == 5
+
+
+def test_without_the_setting_nothing_is_written(at_work: Cli, folder: Path) -> None:
+    assert at_work("run-once").returncode == 0
+    assert list(folder.iterdir()) == []
+
+
+def test_what_died_under_way_is_counted_when_its_end_is_known(
+    application: Application, sandbox: Sandbox, folder: Path
+) -> None:
+    """A pass dies with an attempt in flight; half an hour later another one writes down that nobody knows what came."""
+    settings = settings_of(application, sandbox.url, folder)
+    application.add(101)
+    now = datetime.now(UTC)
+    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=3)))
+    application.add(102)
+    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=2)))
+    dead = now - timedelta(hours=1)
+    application.execute("UPDATE retrycli_attempts SET finished_at = NULL, outcome = NULL WHERE message_id = 102")
+    application.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 102")
+    application.execute(
+        "INSERT INTO retrycli_queue (message_id, state, delivery_key, claimed_by, claim_expires_at, first_failed_at, "
+        "unknown_count) VALUES (102, 'sending', 'key', 'dead', ?, ?, 0)",
+        f"{dead:%Y-%m-%d %H:%M:%S.%f}",
+        f"{dead:%Y-%m-%d %H:%M:%S.%f}",
+    )
+    before = read((folder / NAME).read_text())
+    retrycli.run_once(settings, surroundings=clock_at(now))
+    after = read((folder / NAME).read_text())
+    assert before["retrycli_attempts_total/unknown"] == 0
+    assert after["retrycli_attempts_total/unknown"] == 1
+    assert after["retrycli_passes_total/completed"] == 3
+
+
+# A folder that can't be written.
+
+
+@contextmanager
+def logged() -> Iterator[list[str]]:
+    """What is logged meanwhile."""
+    lines: list[str] = []
+    handler = logging.Handler()
+    handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
+    logs.logger.addHandler(handler)
+    yield lines
+    logs.logger.removeHandler(handler)
+
+
+def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(
+    measuring: Cli, application: Application, folder: Path
+) -> None:
+    """It is said when it begins, not with every pass, and when it is over."""
+    folder.rmdir()
+    application.fill()
+    done = measuring("run-once")
+    assert done.returncode == 0
+    assert re.fullmatch(
+        rf"\S+ WARNING {WARNING}metrics\.path: can't write {folder / NAME}: No such file or directory; "
+        rf"make the folder {folder}, or name the one that node_exporter's textfile collector reads\n",
+        done.stderr,
+    )
+    assert application.row(5)["status"] == "sent"
+    assert application.last_pass()["result"] == "completed"
+    assert not folder.exists()
+    done = measuring("run-once")
+    assert (done.returncode, done.stderr) == (0, "")
+    folder.mkdir()
+    assert measuring("run-once").stderr.endswith(" WARNING Metrics are written again\n")
+    assert measuring("run-once").stderr == ""
+    assert read((folder / NAME).read_text())["retrycli_passes_total/completed"] == 4
+
+
+def test_a_folder_that_stays_unwritable_is_spoken_of_again_after_six_hours(
+    application: Application, sandbox: Sandbox, folder: Path
+) -> None:
+    folder.rmdir()
+    settings = settings_of(application, sandbox.url, folder)
+    begun = datetime.now(UTC) - timedelta(days=1)
+    said = []
+    for quarters in range(60):
+        at = begun + timedelta(minutes=15 * quarters)
+        with logged() as lines:
+            retrycli.run_once(settings, surroundings=clock_at(at))
+        said += [quarters / 4 for each in lines if each.startswith(WARNING)]
+    assert said == [0, 6, 12]
+
+
+def test_a_folder_of_somebody_elses_is_a_warning_that_names_who_must_write_there(measuring: Cli, folder: Path) -> None:
+    folder.chmod(0o500)
+    done = without_roots_powers(measuring)("run-once")
+    folder.chmod(0o700)
+    assert done.returncode == 0
+    assert re.search(rf"Permission denied; let user \d+ write in the folder {folder}: ", done.stderr)
+
+
+def test_a_file_that_was_there_stays_when_it_cant_be_replaced(measuring: Cli, folder: Path) -> None:
+    assert measuring("run-once").returncode == 0
+    before = (folder / NAME).read_text()
+    folder.chmod(0o500)
+    assert without_roots_powers(measuring)("run-once").returncode == 0
+    folder.chmod(0o700)
+    assert (folder / NAME).read_text() == before
+    assert [each.name for each in folder.iterdir()] == [NAME]
+
+
+def test_a_database_that_is_taken_away_at_the_last_moment_does_not_fail_the_pass(
+    application: Application, sandbox: Sandbox, folder: Path
+) -> None:
+    impatient = DatabaseSettings(url=f"{application.url}?timeout=0.1")
+    settings = settings_of(application, sandbox.url, folder).model_copy(update={"database": impatient})
+    with open_database(settings) as database, exclusively_locked(application), logged() as lines:
+        write_metrics(settings, database, folder / NAME, datetime.now(UTC))
+    [line] = lines
+    assert line.startswith(f"{WARNING}{application.path}: database is locked: ")
+
+
+# What is measured, from Python.
+
+
+@pytest.fixture
+def settings(application: Application, sandbox: Sandbox, folder: Path) -> Settings:
+    return settings_of(application, sandbox.url, folder)
+
+
+def test_each_pass_counts_what_is_new_for_good(application: Application, settings: Settings) -> None:
+    """What becomes of the rows changes no total any more, and no later pass reads them."""
+    now = datetime.now(UTC)
+    application.fill()
+    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=1)))
+    retrycli.run_once(settings, surroundings=clock_at(now))
+    application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
+    found = desk.metrics(settings).attempts
+    assert (found["delivered"], found["permanent"]) == (3, 0)
+
+
+def test_a_message_is_due_when_the_next_pass_would_send_it(application: Application, settings: Settings) -> None:
+    application.add(101, hours_ago=0)
+    retrycli.run_once(settings)
+    [row] = application.rows("retrycli_queue").values()
+    at = datetime.fromisoformat(str(row["next_attempt_at"])).replace(tzinfo=UTC)
+    for seconds, due in ((-61, 0), (-60, 1), (0, 1)):
+        assert desk.metrics(settings, now=lambda: at + timedelta(seconds=seconds)).due == due  # noqa: B023  called now
+
+
+def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not(
+    application: Application, settings: Settings
+) -> None:
+    retrycli.run_once(settings)
+    before = desk.metrics(settings)
+    began = datetime.now(UTC) + timedelta(minutes=15)
+    application.execute(
+        "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, unknown, "
+        "released) VALUES ('running', 'box', 1, ?, ?, 0, 0, 0, 0, 0)",
+        *[f"{began:%Y-%m-%d %H:%M:%S.%f}"] * 2,
+    )
+    after = desk.metrics(settings)
+    assert after.last_start == began
+    assert after.last_success == before.last_success is not None
+    assert after.last_duration_seconds == before.last_duration_seconds is not None
+
+
+def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
+    application: Application, settings: Settings
+) -> None:
+    application.add(101, body=None)
+    retrycli.run_once(settings, surroundings=clock_at(datetime.now(UTC) - timedelta(hours=2)))
+    found = desk.metrics(settings)
+    assert found.oldest_unacknowledged_seconds == pytest.approx(7200, abs=60)
+    application.execute("UPDATE retrycli_queue SET acknowledged_at = '2026-03-02 12:00:00', acknowledged_by = 'ada'")
+    found = desk.metrics(settings)
+    assert (found.oldest_unacknowledged_seconds, found.messages["escalated", "customer"]) == (0, 1)
+    assert found.oldest_escalated_seconds == pytest.approx(7200, abs=60)
+    assert found.oldest_waiting_seconds == 0

@@ -1,0 +1,100 @@
+"""A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import app
+from retrycli.app import Surroundings
+from retrycli.events import PassResult, StopReason
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Settings
+from tests.channels import webhook
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Answer
+    from tests.cli.application import Application
+
+EVENING = datetime(2025, 3, 3, 21, 0, 2, tzinfo=UTC)
+GOES_DOWN = datetime(2025, 3, 3, 21, 50, tzinfo=UTC)
+COMES_BACK = GOES_DOWN + timedelta(hours=9)
+MORNING = datetime(2025, 3, 4, 9, tzinfo=UTC)
+TICK = timedelta(minutes=15)
+MESSAGES = 300
+PERMANENT = (50, 150, 250)
+NOTIFICATIONS_AT_MOST = 5
+
+
+@dataclass
+class Clock:
+    """A clock that goes on by a moment whenever somebody looks at it."""
+
+    time: datetime
+
+    def now(self) -> datetime:
+        self.time += timedelta(milliseconds=2)
+        return self.time
+
+
+class Api(Sandbox):
+    """Is down for its nine hours, and will never take three of the messages."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self._clock_of_the_night = clock
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        if GOES_DOWN <= self._clock_of_the_night.time < COMES_BACK:
+            return 503, {"messages": ["upstream is away"]}
+        if any(f"/tickets/{10_000 + each}/" in path for each in PERMANENT):
+            return 422, {"messages": ["recipient unknown"]}
+        return super().answer(method, path, key, body)
+
+
+def fail(application: Application, number: int, at: datetime) -> None:
+    """The application has tried to send a message, and could not."""
+    made = str(at.replace(tzinfo=None))
+    application.execute(f"INSERT INTO ticket_states VALUES ({10_000 + number}, 'open')")
+    application.add(number, ticket_id=10_000 + number, created_at=made, updated_at=made)
+
+
+@pytest.mark.slow
+def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application: Application) -> None:
+    clock = Clock(EVENING)
+    jitter = Random(1)
+    told: list[tuple[datetime, str]] = []
+    failed = 0
+    with webhook() as hook, Api(clock) as api:
+        settings = Settings.model_validate(
+            application.settings(api.url).model_dump() | {"notify": {"urls": [hook.slack_shaped]}}
+        )
+        surroundings = Surroundings(now=clock.now, rng=Random(2))
+        tick = EVENING
+        while tick < MORNING:
+            wanted = int(MESSAGES * (tick - GOES_DOWN) / (COMES_BACK - GOES_DOWN))
+            while failed < min(wanted, MESSAGES):
+                failed += 1
+                fail(application, failed, tick - timedelta(minutes=7))
+            clock.time = tick + timedelta(seconds=jitter.uniform(0, 3))
+            summary = app.run_once(settings, surroundings=surroundings)
+            assert summary.result in {PassResult.COMPLETED, PassResult.STOPPED}
+            assert summary.reason in {None, StopReason.BREAKER_OPEN}
+            told += [(tick, each) for each in hook.texts[len(told) :]]
+            tick += TICK
+    titles = [(f"{at:%H:%M}", text.splitlines()[0].partition(": ")[2]) for at, text in told]
+    assert titles == [
+        ("22:15", "the ticketing API is down"),
+        ("04:15", "the ticketing API is still down"),
+        ("07:00", "the ticketing API is back; 3 messages need a person"),
+    ]
+    assert len(told) <= NOTIFICATIONS_AT_MOST
+    assert "3 × HTTP 422: recipient unknown" in told[-1][1]
+    assert "tickets 10050, 10150, 10250;" in told[-1][1]
+    rows = application.rows()
+    assert {each for each, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
+    assert {each for each in rows if application.state(int(str(each))) == "escalated"} == set(PERMANENT)

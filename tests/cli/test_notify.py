@@ -1,0 +1,407 @@
+"""Notifications and the dead-man switch, by the installed command and real servers on loopback."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import notify
+from retrycli.lock import Holder, PassLock
+from retrycli.sandbox import Behaviour
+from tests.channels import TOKEN, Webhook, mail_server, webhook
+from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
+from tests.cli.command import COLUMNS, Cli, wait_until
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.sandbox import Answer, Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Finished
+
+NOBODY = f"json://127.0.0.1:9/{TOKEN}"
+"""Port 9 (discard) refuses connections here, as in all these tests."""
+SUBJECT = "Re: <!channel> <script>alert(1)</script>\r\nBcc: eve@evil.example"
+ANSWER = "no such <!channel> *recipient* ana@example.com [x](https://evil.example)\r\nBcc: eve@evil.example\x1b[31m"
+REFUSES: Answer = (422, {"messages": [ANSWER]})
+QUICK = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+PLAIN_422 = "HTTP 422: no such ‹!channel› ∗recipient∗ … ［x］(https:／／evil.example) Bcc: …［…m"
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with webhook() as server:
+        yield server
+
+
+def urls(*each: str) -> dict[str, str]:
+    return {"RETRYCLI_NOTIFY__URLS": " ".join(each)}
+
+
+def ping_at(server: Webhook) -> dict[str, str]:
+    return {"RETRYCLI_NOTIFY__PING_URL": f"http://{server.host}/{TOKEN}"}
+
+
+def hostile(application: Application, number: int = 2) -> None:
+    """Messages whose every text is out to be more than text."""
+    for each in range(1, number + 1):
+        application.add(each, subject=SUBJECT, body=f"Body {SUBJECT}", ticket_id=f"47<b>{each}</b>\n@here")
+
+
+# -- what is sent ----------------------------------------------------------------------------------------------------
+
+
+def test_a_mail_and_a_webhook_get_the_escalations_of_a_pass_as_plain_text(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
+    hostile(application)
+    with Scripted(REFUSES) as api, mail_server() as (mailbox, mail_url):
+        at_work = cli.having(application.variables(api.url) | urls(hook.slack_shaped, mail_url))
+        done, again = at_work("run-once"), at_work("run-once")
+        [mail] = mailbox.mails
+    assert (done.returncode, again.returncode) == (0, 0)
+    [text] = hook.texts
+    title, *lines = text.splitlines()
+    assert re.fullmatch(r"retrycli on \S+: 2 messages need a person", title)
+    assert lines == [
+        "2 messages need a person:",
+        f"2 × {PLAIN_422}",
+        "    2 customer; tickets 47‹b›1‹/b›\\n＠here, 47‹b›2‹/b›\\n＠here; retrycli show 1",
+        "Next: retrycli escalations",
+    ]
+    assert mail["Subject"] == title
+    assert mail["Bcc"] is None
+    assert mail["To"] == "ops@x.test"
+    plain, page = mail.get_body(("plain",)), mail.get_body(("html",))
+    assert plain is not None
+    assert plain.get_content().split() == " ".join(lines).split()
+    assert page is None or "<script" not in page.get_content()
+
+
+def test_no_word_of_a_message_and_no_recipient_is_sent(cli: Cli, application: Application, hook: Webhook) -> None:
+    hostile(application)
+    with Scripted(REFUSES) as api:
+        cli.having(application.variables(api.url) | urls(hook.slack_shaped))("run-once")
+    assert len(hook.texts) == 1
+    for word in ("Re:", "script", "Body", "ana@", "example.com", "eve"):
+        assert word not in hook.texts[0]
+
+
+def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalated_meanwhile(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
+    application.add_due(4)
+    with Scripted(BUSY, BUSY, BUSY, TAKES, REFUSES, TAKES) as api:
+        at_work = cli.having(application.variables(api.url) | QUICK | urls(hook.slack_shaped))
+        codes = [at_work("run-once").returncode for _ in range(4)]
+    assert codes == [69, 69, 0, 0]
+    began, ended = hook.texts
+    assert began.splitlines()[0].endswith(": the ticketing API is down")
+    assert f"{api.url} can't be reached, since 20" in began
+    assert "4 messages waiting" in began
+    assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs a person")
+
+
+def test_refused_credentials_are_told_and_that_they_are_accepted_again(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
+    application.add_due(2)
+    with Scripted(FORBIDS, FORBIDS, TAKES) as api:
+        at_work = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
+        codes = [at_work("run-once").returncode for _ in range(4)]
+    assert codes == [77, 77, 0, 0]
+    titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
+    assert titles == ["our credentials are refused", "our credentials are accepted again"]
+    assert "refuses our credentials (HTTP 401), since" in hook.texts[0]
+
+
+def test_a_gap_between_passes_is_told_when_they_come_back(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    at_work("run-once")
+    application.execute("UPDATE retrycli_passes SET started_at = '2026-01-02 03:04:05.000000'")
+    told = at_work.having(urls(hook.slack_shaped))
+    told("run-once")
+    told("run-once")
+    [text] = hook.texts
+    assert "No pass began between 2026-01-02 03:04 UTC and " in text
+
+
+def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    told = at_work.having(urls(hook.slack_shaped))
+    with held(application):
+        codes = [told("run-once", "--wait-lock", "0").returncode for _ in range(4)]
+    told("run-once")
+    assert codes == [75] * 4
+    titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
+    assert titles == ["passes are skipped", "passes are no longer skipped"]
+    assert "another holds the lock (" in hook.texts[0]
+
+
+@contextmanager
+def held(application: Application) -> Iterator[None]:
+    """The pass lock in our hands."""
+    from retrycli.app import utc_now
+
+    lock = PassLock(Path(f"{application.path}.retrycli.lock"))
+    lock.acquire(Holder(os.getpid(), "mill", utc_now()), wait_seconds=0, now=utc_now, sleep=lambda _: None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# -- what does not get through ---------------------------------------------------------------------------------------
+
+
+def test_a_notification_that_fails_is_warned_of_once_and_sent_with_the_next_pass(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    application.add(1, cc_emails="no list")
+    told = at_work.having(urls(hook.slack_shaped))
+    hook.status = 500
+    failed, again = told("run-once"), told("run-once")
+    hook.status = 200
+    heard, quiet = told("--log-level", "INFO", "run-once"), told("run-once")
+    assert [each.returncode for each in (failed, again, heard, quiet)] == [0] * 4
+    warning = "No notification got through to target 1 (mmost) of notify.urls: not accepted: HTTP 500. It is kept"
+    assert warning in failed.stderr
+    assert again.stderr == quiet.stderr == ""
+    assert "Notifications get through again to target 1 (mmost)" in heard.stderr
+    assert len(hook.texts) == 3
+    assert len(set(hook.texts)) == 1
+
+
+def test_one_target_that_fails_keeps_nothing_from_the_other(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    application.add(1, cc_emails="no list")
+    told = at_work.having(urls(NOBODY, hook.slack_shaped))
+    assert "target 1 (json)" in told("run-once").stderr
+    assert told("run-once").stderr == ""
+    assert len(hook.texts) == 1
+    late = at_work.having(urls(f"json://{hook.host}/late", hook.slack_shaped))
+    late("run-once")
+    assert hook.paths == [f"/hooks/{TOKEN}", "/late"]
+
+
+def test_without_apprise_a_pass_is_made_and_says_what_to_install(
+    at_work: Cli, application: Application, tmp_path: Path
+) -> None:
+    (tmp_path / "stub").mkdir()
+    (tmp_path / "stub" / "apprise.py").write_text("raise ImportError\n", encoding="utf-8")
+    application.fill()
+    application.add(9, cc_emails="no list")
+    bare = at_work.having(urls(NOBODY) | {"PYTHONPATH": str(tmp_path / "stub")})
+    done, tried = bare("run-once"), bare("notify", "test")
+    assert done.returncode == 0
+    assert notify.MISSING in done.stderr
+    assert tried.returncode == 78
+    assert tried.stderr == f"retrycli: {notify.MISSING}\n"
+
+
+# -- the dead-man switch ---------------------------------------------------------------------------------------------
+
+
+def pings(server: Webhook) -> list[str]:
+    """The paths that were asked for, without the pass's id."""
+    return [each.partition("?rid=")[0].removeprefix(f"/{TOKEN}") for each in server.paths]
+
+
+def test_a_pass_is_begun_and_ended_under_its_id(at_work: Cli, application: Application, hook: Webhook) -> None:
+    application.fill()
+    summary = at_work.having(ping_at(hook)).json("run-once")
+    assert hook.paths == [f"/{TOKEN}{path}?rid={summary['pass_id']}" for path in ("/start", "")]
+
+
+def test_no_message_waits_for_the_ping_that_the_pass_has_begun(
+    at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
+) -> None:
+    """The switch answers once all messages have come; a pass that waited for it would not have been heard."""
+    application.fill()
+    hook.hold = lambda: wait_until(lambda: len(sandbox.received) == 3)
+    done = at_work.having(ping_at(hook))("run-once")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert pings(hook) == ["/start", ""]
+
+
+def test_a_pass_that_goes_wrong_tells_its_exit_status(cli: Cli, application: Application, hook: Webhook) -> None:
+    application.add_due(6)
+    with Scripted(BUSY) as api:
+        assert cli.having(application.variables(api.url) | ping_at(hook))("run-once").returncode == 69
+    assert pings(hook) == ["/start", "/69"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "status"),
+    [
+        ({"RETRYCLI_DATABASE__URL": "sqlite:////nowhere/agent.db"}, 69),
+        ({"RETRYCLI_DATABASE__TABLE": "no_such_table"}, 78),
+        ({"TICKETING_API_BASE_URL": ""}, 78),
+    ],
+)
+def test_a_pass_that_could_not_be_made_tells_its_exit_status(
+    at_work: Cli, hook: Webhook, wrong: dict[str, str], status: int
+) -> None:
+    assert at_work.having(ping_at(hook) | wrong)("run-once").returncode == status
+    assert pings(hook) == [f"/{status}"]
+
+
+def test_a_paused_pass_is_a_sign_of_life(at_work: Cli, hook: Webhook) -> None:
+    at_work("pause")
+    assert at_work.having(ping_at(hook))("run-once").returncode == 0
+    assert pings(hook) == [""]
+
+
+def test_a_skipped_pass_says_nothing_for_the_one_that_holds_the_lock(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    with held(application):
+        assert at_work.having(ping_at(hook))("run-once", "--wait-lock", "0").returncode == 75
+    assert hook.paths == []
+
+
+def test_looking_at_what_would_be_sent_is_no_pass(at_work: Cli, application: Application, hook: Webhook) -> None:
+    application.fill()
+    at_work.having(ping_at(hook) | urls(hook.slack_shaped))("run-once", "--dry-run")
+    assert hook.requests == []
+
+
+def test_a_ping_that_is_not_heard_is_warned_of_once_and_fails_nothing(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    application.fill()
+    hook.status = 404
+    told = at_work.having(ping_at(hook))
+    first, second = told("run-once"), told("run-once")
+    assert (first.returncode, second.returncode) == (0, 0)
+    assert "The dead-man switch (notify.ping_url) did not hear of this pass: HTTP 404" in first.stderr
+    assert second.stderr == ""
+
+
+# -- trying it out ---------------------------------------------------------------------------------------------------
+
+
+def test_the_test_sends_one_to_each_and_says_what_came_of_it(cli: Cli, hook: Webhook) -> None:
+    with mail_server() as (mailbox, mail_url):
+        told = cli.having(urls(hook.slack_shaped, mail_url) | ping_at(hook))
+        done = told("notify", "test")
+        assert len(mailbox.mails) == 1
+    assert done.returncode == 0
+    assert done.stdout == "1\tmmost\taccepted\n2\tmailto\taccepted\nping\thttp\taccepted\n"
+    assert "Nothing is wrong" in hook.texts[0]
+    assert [each.partition("?")[0] for each in hook.paths] == [f"/hooks/{TOKEN}", f"/{TOKEN}/log"]
+
+
+def test_one_that_is_not_accepted_ends_it_with_3_and_the_others_are_tried(cli: Cli, hook: Webhook) -> None:
+    told = cli.having(urls(NOBODY, f"nosuch://{TOKEN}", hook.slack_shaped))
+    found = told.json("notify", "test", code=3)["targets"]
+    assert [(each["target"], each["scheme"], each["accepted"]) for each in found] == [
+        ("1", "json", False),
+        ("2", "nosuch", False),
+        ("3", "mmost", True),
+    ]
+    assert found[2]["error"] is None
+    assert "does not understand this nosuch:// URL" in found[1]["error"]
+
+
+def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webhook) -> None:
+    good = cli.having(urls(hook.slack_shaped)).on_terminal("notify", "test")
+    bad = cli.having(urls(f"nosuch://{TOKEN}", NOBODY)).on_terminal("notify", "test")
+    assert good.text.endswith("Next: retrycli status\n")
+    assert bad.text.endswith("Next: mend notify.urls, then retrycli notify test\n")
+    assert max(map(len, (good.text + bad.text).splitlines())) <= COLUMNS
+    assert (good.returncode, bad.returncode) == (0, 3)
+
+
+def test_with_no_target_it_says_what_to_set(cli: Cli) -> None:
+    done = cli("notify", "test")
+    assert done.returncode == 78
+    assert "neither notify.urls nor notify.ping_url is set" in done.stderr
+    assert "notify.urls_file" in done.stderr
+
+
+# -- secrets ---------------------------------------------------------------------------------------------------------
+
+
+def shown_by(done: Finished) -> str:
+    return done.stdout + done.stderr
+
+
+def test_no_output_and_no_table_holds_a_url(cli: Cli, application: Application, hook: Webhook) -> None:
+    """Whatever goes wrong, and at the most talkative."""
+    hostile(application)
+    hook.status, hook.text = 500, f"no {TOKEN} here".encode()
+    places = (hook.slack_shaped, f"json://ann:{TOKEN}@127.0.0.1:9/", f"nosuch://{TOKEN}", f"slack://{TOKEN}")
+    with Scripted(REFUSES) as api:
+        told = cli.having(application.variables(api.url) | urls(*places) | ping_at(hook))
+        talkative = ("--debug", "--log-level", "DEBUG")
+        made = [
+            told(*talkative, *each)
+            for each in (("run-once",), ("notify", "test"), ("notify", "test", "--json"), ("config", "show"))
+        ]
+        gone = told.having({"RETRYCLI_DATABASE__URL": "sqlite:////nowhere/agent.db"})(*talkative, "run-once")
+    assert [each.returncode for each in made] == [0, 3, 3, 0]
+    assert len(hook.requests) > 3
+    for each in (*made, gone):
+        assert TOKEN not in shown_by(each)
+    assert TOKEN not in "\n".join(application.dump())
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"RETRYCLI_NOTIFY__URLS": f"json://127.0.0.1 {TOKEN}"},
+        {"RETRYCLI_NOTIFY__URLS": f"json://127.0.0.1 ://{TOKEN}"},
+        {"RETRYCLI_NOTIFY__PING_URL": TOKEN},
+        {"RETRYCLI_NOTIFY__PING_URL": f"https://h/{TOKEN}?x=1"},
+        {"RETRYCLI_NOTIFY__PING_URL": f"https://h/{TOKEN} x"},
+    ],
+)
+def test_a_url_that_is_wrong_is_named_by_its_key_or_number_alone(at_work: Cli, wrong: dict[str, str]) -> None:
+    done = at_work.having(wrong)("--debug", "run-once")
+    assert done.returncode == 78
+    [(name, _)] = wrong.items()
+    assert name in done.stderr
+    assert TOKEN not in shown_by(done)
+    if name.endswith("URLS"):
+        assert "URL 2 is none" in done.stderr
+
+
+def test_urls_come_from_a_file_of_their_own(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
+    (tmp_path / "urls").write_text(f"# chat, then mail\n{hook.slack_shaped}\n\n  # json://x\njson://{hook.host}/a,b\n")
+    (tmp_path / "ping").write_text(f"http://{hook.host}/{TOKEN}\n")
+    (tmp_path / "retrycli.toml").write_text('[notify]\nurls_file = "urls"\nping_url_file = "ping"\n')
+    assert cli("notify", "test").returncode == 0
+    assert {each.partition("?")[0] for each in hook.paths} == {f"/hooks/{TOKEN}", "/a%2Cb", f"/{TOKEN}/log"}
+    shown = cli.json("config", "show")["settings"]
+    values = {each["key"]: each["value"] for each in shown}
+    assert values["notify.urls"] == "********, ********"
+    assert values["notify.ping_url"] == "********"
+
+
+def test_urls_come_from_a_credential_of_systemd_or_a_list(cli: Cli, hook: Webhook, tmp_path: Path) -> None:
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "notify.urls").write_text(f"{hook.slack_shaped}\n")
+    assert cli("notify", "test", env={"CREDENTIALS_DIRECTORY": str(tmp_path / "credentials")}).returncode == 0
+    (tmp_path / "retrycli.toml").write_text(f"[notify]\nurls = {json.dumps([hook.slack_shaped, NOBODY])}\n")
+    assert cli("notify", "test").returncode == 3
+    assert len(hook.texts) == 2
+
+
+def test_a_delivery_that_is_told_of_goes_on_as_usual(
+    at_work: Cli, application: Application, sandbox: Sandbox, hook: Webhook
+) -> None:
+    """Nothing is sent of messages that need nobody."""
+    application.fill()
+    sandbox.behaviour = Behaviour()
+    assert at_work.having(urls(hook.slack_shaped)).json("run-once")["sent"] == 3
+    assert hook.requests == []

@@ -1,0 +1,158 @@
+"""The alert rules and the dashboard in ``cron/``: Prometheus takes them, and they ask for what a pass tells.
+
+The cases of the alerts are in ``prometheus-rules-test.yml``, in the language of `promtool test rules`.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from retrycli import ticks
+from retrycli.message import State
+from retrycli.metrics import samples
+from tests.cron.test_cron_files import FILES, run, tool
+from tests.test_readme import COMMANDS
+from tests.unit.test_metrics import AT_WORK
+
+RULES = FILES / "prometheus-rules.yml"
+CASES = Path(__file__).with_name("prometheus-rules-test.yml")
+DASHBOARD: dict[str, Any] = json.loads((FILES / "grafana-dashboard.json").read_text())
+PANELS: list[dict[str, Any]] = DASHBOARD["panels"]
+VARIABLES = [each["name"] for each in DASHBOARD["templating"]["list"]]
+ALERTS: list[dict[str, Any]] = yaml.safe_load(RULES.read_text())["groups"][0]["rules"]
+
+TOLD = {str(each["name"]) for each in samples(AT_WORK)}
+"""The names of all series that a pass may write."""
+LABELS = {label for each in samples(AT_WORK) if isinstance(each["labels"], dict) for label in each["labels"]}
+OF_THE_SCRAPE = {"instance", "job"}
+"""Labels that Prometheus adds."""
+
+
+def promtool() -> str:
+    return tool("promtool", "prometheus")
+
+
+def expressions(panel: dict[str, Any]) -> list[str]:
+    return [each["expr"] for each in panel["targets"]]
+
+
+EXPRESSIONS = [
+    *[pytest.param(each["expr"], id=each["alert"]) for each in ALERTS],
+    *[pytest.param(each, id=f"{panel['title']}-{n}") for panel in PANELS for n, each in enumerate(expressions(panel))],
+]
+
+# What both have in common.
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_metric_that_is_asked_for_is_one_that_is_told(expression: str) -> None:
+    asked = set(re.findall(r"\bretrycli_\w+", expression))
+    assert asked
+    assert asked <= TOLD
+
+
+@pytest.mark.parametrize("expression", EXPRESSIONS)
+def test_every_label_that_is_asked_for_is_one_that_is_told(expression: str) -> None:
+    matched = re.findall(r"(\w+)=~?\"", expression)
+    grouped = re.findall(r"(?:by|without) \((\w+)\)", expression)
+    assert {*matched, *grouped} <= LABELS | OF_THE_SCRAPE
+
+
+def test_every_state_that_is_asked_for_is_there() -> None:
+    asked = {each for case in EXPRESSIONS for each in re.findall(r'state="(\w+)"', str(case.values[0]))}
+    assert asked == {"waiting", "escalated"} <= set(State)
+
+
+# The alerts.
+
+
+def test_promtool_takes_the_rules() -> None:
+    done = run(promtool(), "check", "rules", RULES)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"SUCCESS: {len(ALERTS)} rules found" in done.stdout
+
+
+def test_each_alert_fires_when_it_should_and_not_before() -> None:
+    """`RetrycliLate` after two missed ticks and five minutes, and the others as their cases say."""
+    done = run(promtool(), "test", "rules", CASES)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "SUCCESS" in done.stdout
+
+
+def test_each_alert_has_its_case() -> None:
+    assert {each["alert"] for each in ALERTS} == set(re.findall(r"alertname: (\w+)", CASES.read_text()))
+
+
+def test_late_is_what_status_calls_late() -> None:
+    [late] = [each["expr"] for each in ALERTS if each["alert"] == "RetrycliLate"]
+    allowed = f"{ticks.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {ticks.LATE_GRACE.total_seconds():g}"
+    assert late.endswith(f">= {allowed}")
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_each_alert_ends_its_summary_with_the_command_to_run(alert: dict[str, Any]) -> None:
+    _, _, command = alert["annotations"]["summary"].rpartition(": retrycli ")
+    assert command.split()[0] in COMMANDS
+    assert alert["labels"]["severity"] in {"warning", "critical"}
+
+
+@pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
+def test_the_commands_that_a_description_names_are_there(alert: dict[str, Any]) -> None:
+    named = re.findall(r"`retrycli ([a-z-]+)`", alert["annotations"]["description"])
+    assert set(named) <= set(COMMANDS)
+
+
+# The dashboard.
+
+
+def test_each_panel_takes_its_values_from_the_prometheus_that_is_chosen() -> None:
+    """A dashboard that names a source of its own shows nothing anywhere else."""
+    sources = [each["datasource"] for panel in PANELS for each in (panel, *panel["targets"])]
+    assert all(each == {"type": "prometheus", "uid": "${datasource}"} for each in sources)
+    [chosen] = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "datasource"]
+    assert (chosen["type"], chosen["query"]) == ("datasource", "prometheus")
+
+
+def test_each_variable_that_is_used_is_defined() -> None:
+    used = set(re.findall(r"\$\{?(\w+)", json.dumps(PANELS)))
+    assert used - {"__interval"} == set(VARIABLES)
+
+
+def test_panels_have_names_and_tell_what_they_show() -> None:
+    assert len({each["title"] for each in PANELS}) == len({each["id"] for each in PANELS}) == len(PANELS)
+    assert all(each["description"] for each in PANELS)
+    named = {word for each in PANELS for word in re.findall(r"retrycli ([a-z-]+)", each["description"])}
+    assert named <= set(COMMANDS)
+
+
+def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
+    places = [each["gridPos"] for each in PANELS]
+    assert all(each["x"] + each["w"] <= 24 for each in places)
+    for one, other in combinations(places, 2):
+        apart = (
+            one["x"] + one["w"] <= other["x"]
+            or other["x"] + other["w"] <= one["x"]
+            or one["y"] + one["h"] <= other["y"]
+            or other["y"] + other["h"] <= one["y"]
+        )
+        assert apart, (one, other)
+
+
+def test_prometheus_can_read_every_question_of_the_dashboard(tmp_path: Path) -> None:
+    """Each as a rule of its own, with Grafana's variables filled in."""
+    asked = [each for panel in PANELS for each in expressions(panel)]
+    filled = [each.replace("$__interval", "30m").replace("$instance", "box:9100") for each in asked]
+    assert "$" not in "".join(filled)
+    rules = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(filled)]
+    file = tmp_path / "asked.yml"
+    file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
+    done = run(promtool(), "check", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"{len(asked)} rules found" in done.stdout

@@ -1,0 +1,142 @@
+"""Sending over apprise, to real servers on loopback."""
+
+from __future__ import annotations
+
+import logging
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+
+from retrycli import notify
+from retrycli.notice_text import Notice
+from tests.channels import TOKEN, Webhook, mail_server, webhook
+
+TITLE = "retrycli on mill: 3 messages need a person"
+BODY = "3 messages need a person:\n3 × HTTP 422: recipient … unknown\nNext: retrycli escalations"
+
+
+@pytest.fixture
+def hook() -> Iterator[Webhook]:
+    with webhook() as server:
+        yield server
+
+
+@pytest.fixture
+def nobody() -> Iterator[str]:
+    """A port that refuses connections and that nobody else gets."""
+    with socket.socket() as held:
+        held.bind(("127.0.0.1", 0))
+        yield f"127.0.0.1:{held.getsockname()[1]}"
+
+
+def send(*urls: str, good: bool = False) -> list[str | None]:
+    return list(notify.send(dict.fromkeys(urls, Notice(TITLE, BODY, good))).values())
+
+
+def test_a_slack_shaped_webhook_gets_title_and_text_and_nothing_from_elsewhere(hook: Webhook) -> None:
+    assert send(hook.slack_shaped) == [None]
+    [request] = hook.requests
+    assert (request.method, request.path) == ("POST", f"/hooks/{TOKEN}")
+    assert request.json["text"].splitlines() == [TITLE, *BODY.splitlines()]
+    assert request.json.keys() == {"text", "username"}
+    assert request.json["username"] == "retrycli"
+
+
+@pytest.mark.parametrize(("good", "kind"), [(True, "success"), (False, "warning")])
+def test_json_gets_the_text_and_whether_it_is_good_news(hook: Webhook, *, good: bool, kind: str) -> None:
+    assert send(f"json://{hook.host}/x", good=good) == [None]
+    [request] = hook.requests
+    assert (request.json["title"], request.json["message"], request.json["type"]) == (TITLE, BODY, kind)
+
+
+def test_a_mail_has_the_title_for_its_subject_and_the_text_as_it_is() -> None:
+    with mail_server() as (mailbox, url):
+        assert send(url) == [None]
+        [mail] = mailbox.mails
+    assert mail["Subject"] == TITLE
+    assert mail["To"] == "ops@x.test"
+    plain = mail.get_body(("plain",))
+    assert plain is not None
+    assert BODY in plain.get_content().replace("\r\n", "\n")
+
+
+def test_a_mail_in_html_shows_the_text_as_text() -> None:
+    with mail_server() as (mailbox, url):
+        notice = Notice(TITLE, f'{BODY}\n<b>bold</b> & "so"', good=False)
+        assert list(notify.send({f"{url}&format=html": notice}).values()) == [None]
+        [mail] = mailbox.mails
+    page = mail.get_body(("html",))
+    assert page is not None
+    text = page.get_content().replace("&nbsp;", " ")
+    assert "recipient … unknown<br/>Next: retrycli escalations<br/>&lt;b&gt;bold&lt;/b&gt; &amp; &quot;so&quot;" in text
+
+
+def test_each_target_stands_for_itself(hook: Webhook, nobody: str) -> None:
+    refused, unknown, accepted = send(f"json://{nobody}/{TOKEN}", f"nosuch://{TOKEN}", hook.slack_shaped)
+    assert accepted is None
+    assert len(hook.texts) == 1
+    assert refused == "not accepted: Connection refused"
+    assert unknown == "apprise does not understand this nosuch:// URL, or lacks what it needs for it"
+
+
+def test_a_status_is_told(hook: Webhook) -> None:
+    hook.status, hook.text = 403, f"token {TOKEN} was revoked".encode()
+    assert send(hook.slack_shaped) == ["not accepted: HTTP 403"]
+
+
+@pytest.mark.parametrize(
+    ("answer", "said"),
+    [
+        ("550 5.1.1 <ops@x.test>: no such mailbox", "not accepted: SMTP 550"),
+        ("451 4.3.0 try again", "not accepted: SMTP 451"),
+    ],
+)
+def test_a_mail_servers_answer_is_told_by_its_code(answer: str, said: str) -> None:
+    with mail_server(answer) as (mailbox, url):
+        assert send(url) == [said]
+        assert len(mailbox.raw) == 1
+
+
+def test_a_mail_server_that_is_not_there_or_lacks_what_is_asked_for_is_told(nobody: str) -> None:
+    assert send(f"mailto://{nobody}?from=a@x.test&to=b@x.test&mode=insecure") == ["not accepted: Connection refused"]
+    with mail_server() as (_, url):
+        assert send(url.replace("mailto://", "mailto://ann:hush@")) == [
+            "not accepted: SMTP AUTH extension not supported"
+        ]
+
+
+def test_a_redirect_is_not_followed(hook: Webhook) -> None:
+    hook.status, hook.headers = 302, {"Location": f"http://{hook.host}/elsewhere"}
+    assert send(f"json://{hook.host}/x") == ["not accepted: HTTP 302"]
+    assert hook.paths == ["/x"]
+
+
+def test_nothing_of_it_is_logged_and_the_loggers_are_as_before(
+    hook: Webhook, nobody: str, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    hook.status = 500
+    known = [logging.getLogger(name) for name in ("apprise", "urllib3", "requests")]
+    caplog.set_level(logging.ERROR, logger="apprise")
+    before = [(each.handlers, each.propagate, each.level) for each in known]
+    with caplog.at_level(logging.DEBUG):
+        send(hook.slack_shaped, f"json://user:{TOKEN}@{nobody}/", f"nosuch://{TOKEN}", "mailto://a:b@")
+    assert caplog.text == ""
+    assert capfd.readouterr() == ("", "")
+    assert [(each.handlers, each.propagate, each.level) for each in known] == before
+
+
+def test_the_scheme_is_all_that_is_shown_of_a_url() -> None:
+    assert notify.scheme(f"MMOST://host/{TOKEN}") == "mmost"
+
+
+def test_what_is_missing_is_named_with_the_extra() -> None:
+    """In a process of its own, in which apprise can't be imported."""
+    source = "import sys; sys.modules['apprise'] = None\n" + (
+        "from retrycli import notify\nprint(*notify.send({'json://127.0.0.1/x': None}).values())"
+    )
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
+    assert done.stdout == f"{notify.MISSING}\n"
+    assert done.stderr == ""

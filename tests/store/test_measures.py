@@ -1,0 +1,95 @@
+"""What is measured of the queue and of the passes."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+from sqlalchemy import update
+
+from retrycli.events import PassResult, PassSummary
+from retrycli.message import EscalationReason, State
+from retrycli.policy import Settled, Transition
+from retrycli.schema import queue
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger
+from retrycli.store.measures import Group, Measures, Run
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.own_tables import FAILED_AT, PASS, enrol
+from tests.store.test_totals import statements
+
+
+@pytest.fixture
+def measures(database: Database) -> Measures:
+    return Measures(database)
+
+
+def by_place(measures: Measures) -> dict[tuple[str, str | None], Group]:
+    return {(each.state.value, each.message_type): each for each in measures.groups()}
+
+
+def test_messages_are_counted_by_state_and_type_with_the_oldest_of_each(
+    application: Application, database: Database, measures: Measures
+) -> None:
+    application.add_all([{}, {}, {"message_type": "customer"}, {"message_type": "customer"}, {"status": "sent"}, {}])
+    enrol(database, [4], at=NOON - HOUR)
+    assert Claims(database).claim(PASS, NOON, 1) == [4]
+    enrol(database, [1])
+    enrol(database, [2], failed_at=FAILED_AT - HOUR)
+    enrol(database, [3])
+    found = by_place(measures)
+    assert found == {
+        ("waiting", "supplier"): Group(State.WAITING, "supplier", 2, FAILED_AT - HOUR, None, None),
+        ("waiting", "customer"): Group(State.WAITING, "customer", 1, FAILED_AT, None, None),
+        ("sending", "customer"): Group(State.SENDING, "customer", 1, FAILED_AT, None, None),
+    }
+
+
+def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is_nobodys(
+    application: Application, database: Database, measures: Measures
+) -> None:
+    for hours in (3, 2, 1):
+        message_id = application.add()
+        settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+        Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON - hours * HOUR)
+    [group] = measures.groups()
+    assert (group.number, group.escalated_at, group.unacknowledged_at) == (3, NOON - 3 * HOUR, NOON - 3 * HOUR)
+    for message_ids, nobodys in ([1], NOON - 2 * HOUR), ([2, 3], None):
+        with database.write() as connection:
+            connection.execute(update(queue).where(queue.c.message_id.in_(message_ids)).values(acknowledged_at=NOON))
+        [group] = measures.groups()
+        assert (group.escalated_at, group.unacknowledged_at) == (NOON - 3 * HOUR, nobodys)
+
+
+def test_a_message_that_the_application_has_deleted_is_of_no_type(
+    application: Application, database: Database, measures: Measures
+) -> None:
+    application.add()
+    enrol(database, [1])
+    application.delete(1)
+    assert list(by_place(measures)) == [("waiting", None)]
+
+
+def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
+    database: Database, measures: Measures
+) -> None:
+    assert database.messages is not None
+    with statements(database) as seen:
+        measures.groups()
+    [sql] = [statement for statement, _ in seen if "pending_messages" in statement]
+    assert set(re.findall(r"pending_messages\.(\w+)", sql)) == {"id", "message_type"}
+
+
+def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: Measures) -> None:
+    """And the last completed one is looked for beyond any that are newer."""
+    assert measures.last_pass() is None
+    for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.PAUSED]):
+        start = NOON + number * HOUR
+        ledger.start_pass(f"p{number}", host="box", pid=1, now=start)
+        ledger.finish_pass(PassSummary(f"p{number}", result), start + MINUTE)
+    ledger.start_pass("running", host="box", pid=1, now=NOON + 9 * HOUR)
+    assert measures.last_pass() == Run(NOON + 2 * HOUR, NOON + 2 * HOUR + MINUTE)
+    assert measures.last_pass(result=PassResult.COMPLETED) == Run(NOON + HOUR, NOON + HOUR + MINUTE)
+    assert measures.last_pass(result=PassResult.FAILED) is None

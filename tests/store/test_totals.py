@@ -1,0 +1,295 @@
+"""The totals: what they count, that they never go down, and that they read nothing twice."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import datetime, timedelta
+from itertools import count
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from alembic import command
+from sqlalchemy import event, insert, select, update
+
+from retrycli import schema
+from retrycli.events import PassResult, PassSummary
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.totals import GIVEN_UP, SETTLING, Totals
+from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.conftest import in_every_mode
+from tests.store.test_claims import side_by_side, two_sides
+from tests.store.test_database import alembic
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Connection
+
+DAY = timedelta(days=1)
+EARLIER = NOON - HOUR
+"""When attempts of these tests end, unless they say otherwise: long enough ago to be rolled up."""
+
+
+@pytest.fixture
+def totals(database: Database) -> Totals:
+    return Totals(database)
+
+
+_messages = count(1)
+
+
+def attempt(database: Database, outcome: str | None, *, at: datetime = EARLIER, number: int | None = None) -> None:
+    """Write down an attempt that ended at a time, or one that began then and has no end; under an id, or the next."""
+    row: dict[str, Any] = {"message_id": next(_messages), "number": 1, "made_by": "pass", "started_at": at}
+    if outcome is not None:
+        row |= {"finished_at": at, "outcome": outcome}
+    if number is not None:
+        row |= {"id": number}
+    with database.write() as connection:
+        connection.execute(insert(schema.attempts).values(row))
+
+
+def finish(database: Database, outcome: str, *, at: datetime) -> None:
+    """Give an end to the attempt that has none."""
+    with database.write() as connection:
+        connection.execute(
+            update(schema.attempts)
+            .where(schema.attempts.c.finished_at.is_(None))
+            .values(finished_at=at, outcome=outcome)
+        )
+
+
+def mark(database: Database) -> int:
+    with database.read() as connection:
+        statement = select(schema.totals.c.value).where(schema.totals.c.name == "attempts_counted_to")
+        return int(connection.execute(statement).scalar_one())
+
+
+def start_pass(ledger: Ledger, pass_id: str, *, at: datetime = NOON, host: str = "box") -> None:
+    ledger.start_pass(pass_id, host=host, pid=4711, now=at)
+
+
+def end_pass(ledger: Ledger, pass_id: str, result: PassResult, *, at: datetime = NOON) -> None:
+    ledger.finish_pass(PassSummary(pass_id, result), at)
+
+
+NONE = dict.fromkeys(PassResult, 0)
+
+# Attempts.
+
+
+def test_attempts_are_counted_by_outcome_as_soon_as_they_have_one(database: Database, totals: Totals) -> None:
+    assert totals.read().attempts == {}
+    for outcome in ("delivered", "transient", "delivered", None):
+        attempt(database, outcome, at=NOON)
+    assert totals.read().attempts == {"delivered": 2, "transient": 1}
+    finish(database, "unknown", at=NOON)
+    assert totals.read().attempts == {"delivered": 2, "transient": 1, "unknown": 1}
+
+
+def test_rolling_up_changes_no_total(database: Database, totals: Totals) -> None:
+    for number in range(5):
+        attempt(database, "delivered" if number % 2 else "refused")
+        before = totals.read()
+        totals.roll_up(NOON)
+        totals.roll_up(NOON)
+        assert totals.read() == before
+    assert totals.read().attempts == {"delivered": 2, "refused": 3}
+
+
+def test_what_is_rolled_up_is_never_read_again(database: Database, totals: Totals) -> None:
+    """What becomes of a row that is in the totals changes nothing any more; of one after the mark it does."""
+    for _ in range(3):
+        attempt(database, "delivered")
+    totals.roll_up(NOON)
+    attempt(database, "delivered")
+    with database.write() as connection:
+        connection.execute(update(schema.attempts).values(outcome="permanent"))
+    assert totals.read().attempts == {"delivered": 3, "permanent": 1}
+    totals.roll_up(NOON)
+    assert totals.read().attempts == {"delivered": 3, "permanent": 1}
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """What is sent to the database meanwhile."""
+    seen: list[tuple[str, Any]] = []
+
+    def note(_connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
+        seen.append((statement, parameters))
+
+    event.listen(database._engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database._engine, "before_cursor_execute", note)
+
+
+def test_attempts_are_found_by_their_ids_and_the_table_is_never_gone_through(
+    database: Database, totals: Totals
+) -> None:
+    if not database.is_sqlite:
+        pytest.skip("PostgreSQL plans by the size of tables, and a small one is gone through whatever the statement")
+    attempt(database, "delivered")
+    attempt(database, "delivered", at=NOON)
+    with statements(database) as seen:
+        totals.roll_up(NOON)
+        totals.read()
+    about = [(sql, values) for sql, values in seen if "retrycli_attempts" in sql]
+    assert len(about) == 5
+    with database.read() as connection:
+        for sql, values in about:
+            plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+            assert [each for each in plan if "SEARCH retrycli_attempts" in each], (sql, plan)
+            assert not [each for each in plan if "SCAN retrycli_attempts" in each], (sql, plan)
+
+
+def test_an_attempt_under_way_is_waited_for(database: Database, totals: Totals) -> None:
+    """And what came after it is counted all the same, and once."""
+    attempt(database, "delivered")
+    attempt(database, None)
+    attempt(database, "refused")
+    totals.roll_up(NOON)
+    assert totals.read().attempts == {"delivered": 1, "refused": 1}
+    finish(database, "unknown", at=NOON)
+    assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
+    totals.roll_up(NOON + HOUR)
+    assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
+
+
+def test_an_attempt_that_never_ends_is_given_up_after_a_day(database: Database, totals: Totals) -> None:
+    """Or all that comes after it would be counted anew each time."""
+    attempt(database, None, at=NOON)
+    attempt(database, "delivered", at=NOON)
+    for later, counted_to in ((GIVEN_UP, 0), (GIVEN_UP + MINUTE, 2)):
+        totals.roll_up(NOON + later)
+        assert mark(database) == counted_to
+        assert totals.read().attempts == {"delivered": 1}
+
+
+def test_lower_ids_may_come_late(database: Database, totals: Totals) -> None:
+    """Another host's transaction has its ids before it ends: it is not missed if it takes less than ten minutes."""
+    attempt(database, "delivered", at=NOON - SETTLING - MINUTE)
+    attempt(database, "delivered", at=NOON - SETTLING, number=10)
+    totals.roll_up(NOON)
+    attempt(database, "refused", at=NOON, number=5)
+    totals.roll_up(NOON)
+    assert totals.read().attempts == {"delivered": 2, "refused": 1}
+
+
+@in_every_mode
+def test_two_that_roll_up_at_once_count_each_attempt_once(application: Application) -> None:
+    with two_sides(application) as sides:
+        for number in range(20):
+            attempt(sides[0], "delivered" if number % 2 else "refused")
+
+        def roll_up(side: int) -> None:
+            for minutes in range(10):
+                Totals(sides[side]).roll_up(NOON + minutes * MINUTE)
+
+        side_by_side(roll_up)
+        assert Totals(sides[0]).read().attempts == {"delivered": 10, "refused": 10}
+        assert mark(sides[0]) > 0
+
+
+# Forgetting.
+
+
+def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """Whether or not they had been rolled up before."""
+    for number in range(6):
+        attempt(database, "delivered", at=NOON - (10 - number) * DAY)
+        start_pass(ledger, f"p{number}", at=NOON - (10 - number) * DAY)
+        end_pass(ledger, f"p{number}", PassResult.COMPLETED, at=NOON - (10 - number) * DAY)
+    before = totals.read()
+    assert before.attempts == {"delivered": 6}
+    for days in (9, 8):
+        assert ledger.prune(NOON - days * DAY, 100) == 2
+        assert totals.read() == before
+    totals.roll_up(NOON)
+    assert ledger.prune(NOON - 7 * DAY, 100) == 2
+    assert totals.read() == before
+
+
+def test_what_is_not_counted_yet_is_not_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
+    attempt(database, None, at=NOON - HOUR)
+    attempt(database, "delivered", at=NOON - HOUR)
+    assert ledger.prune(NOON, 100) == 0
+    finish(database, "unknown", at=NOON - MINUTE)
+    assert ledger.prune(NOON, 100) == 2
+    assert totals.read().attempts == {"delivered": 1, "unknown": 1}
+
+
+def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """SQLite goes on after the newest row there is; when all are forgotten, that is from the beginning."""
+    for _ in range(3):
+        attempt(database, "delivered", at=NOON - 2 * DAY)
+    totals.roll_up(NOON)
+    assert ledger.prune(NOON - DAY, 100) == 3
+    for _ in range(4):
+        attempt(database, "refused")
+    assert totals.read().attempts == {"delivered": 3, "refused": 4}
+    totals.roll_up(NOON)
+    assert totals.read().attempts == {"delivered": 3, "refused": 4}
+
+
+# Passes.
+
+
+def test_passes_are_counted_by_result_when_they_end(ledger: Ledger, totals: Totals) -> None:
+    assert totals.read().passes == NONE
+    for number, result in enumerate([*PassResult, PassResult.SKIPPED]):
+        start_pass(ledger, f"p{number}")
+        end_pass(ledger, f"p{number}", result)
+    start_pass(ledger, "running")
+    assert totals.read().passes == dict.fromkeys(PassResult, 1) | {"skipped": 2}
+
+
+def test_a_pass_that_died_is_counted_as_interrupted_by_the_one_that_finds_it(ledger: Ledger, totals: Totals) -> None:
+    start_pass(ledger, "dead")
+    start_pass(ledger, "dead-too")
+    start_pass(ledger, "mine")
+    ledger.bury_dead_passes("mine", host="box")
+    ledger.bury_dead_passes("mine", host="box")
+    assert totals.read().passes == NONE | {"interrupted": 2}
+
+
+def test_a_pass_that_was_taken_for_dead_is_counted_once(ledger: Ledger, totals: Totals) -> None:
+    """It waited for the lock while another one buried it; its counter does not go down again."""
+    start_pass(ledger, "waits")
+    start_pass(ledger, "mine")
+    ledger.bury_dead_passes("mine", host="box")
+    end_pass(ledger, "waits", PassResult.SKIPPED)
+    assert totals.read().passes == NONE | {"interrupted": 1}
+
+
+# Warnings.
+
+
+def test_a_warning_is_remembered_by_host_until_all_is_well(totals: Totals) -> None:
+    assert totals.warned("box") is None
+    for at in (NOON, NOON + HOUR):
+        totals.set_warned("box", at)
+        assert totals.warned("box") == at
+    assert totals.warned("other") is None
+    totals.set_warned("box", None)
+    assert totals.warned("box") is None
+
+
+# The upgrade.
+
+
+def test_the_totals_begin_with_what_older_tables_hold(database: Database) -> None:
+    ledger = Ledger(database)
+    for number, result in enumerate([PassResult.COMPLETED, PassResult.COMPLETED, PassResult.STOPPED]):
+        start_pass(ledger, f"p{number}")
+        end_pass(ledger, f"p{number}", result)
+    start_pass(ledger, "running")
+    attempt(database, "delivered")
+    config = alembic()
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0001")
+    database.ensure_tables(upgrade=True)
+    found = Totals(database).read()
+    assert found.passes == NONE | {"completed": 2, "stopped": 1}
+    assert found.attempts == {"delivered": 1}

@@ -1,0 +1,148 @@
+"""A real Prometheus that reads a real node_exporter's textfile collector, both on loopback."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.cli.conftest import application, at_work, cli, prepared, sandbox
+from tests.cron.test_cron_files import FILES
+
+__all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox"]
+
+LONGEST = 60
+"""Seconds after which a test gives up."""
+EVERY = "1s"
+"""How often Prometheus scrapes and looks at its rules."""
+
+
+@dataclass(frozen=True)
+class Prometheus:
+    """A Prometheus with the rules of ``cron/``, and the folder that its one target reads."""
+
+    url: str
+    folder: Path
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        """What an expression comes to just now."""
+        found = self._get("/api/v1/query", query=expression)
+        assert isinstance(found, dict)
+        results: list[dict[str, Any]] = found["result"]
+        return results
+
+    def value(self, expression: str) -> float | None:
+        """The one value of an expression; None where it has none."""
+        results = self.query(expression)
+        return float(results[0]["value"][1]) if results else None
+
+    def history(self, series: str) -> list[float]:
+        """All that was scraped of one series, oldest first."""
+        [found] = self.query(f"{series}[10m]")
+        return [float(value) for _, value in found["values"]]
+
+    def firing(self) -> set[str]:
+        """The alerts that fire, once the rules have been looked at after this call."""
+        asked = time.time()
+        wait_until(lambda: self._looked_at() > asked)
+        return {each["metric"]["alertname"] for each in self.query('ALERTS{alertstate="firing"}')}
+
+    def _looked_at(self) -> float:
+        """When the rules were last looked at."""
+        [group] = self._get("/api/v1/rules")["groups"]
+        return datetime.fromisoformat(group["lastEvaluation"]).timestamp()
+
+    def _get(self, path: str, **parameters: str) -> Any:  # noqa: ANN401
+        with urllib.request.urlopen(f"{self.url}{path}?{urllib.parse.urlencode(parameters)}", timeout=10) as answer:
+            return json.load(answer)["data"]
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another process is to do."""
+    deadline = time.monotonic() + LONGEST
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)  # poll
+
+
+@pytest.fixture
+def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
+    """Both servers, with nothing to read yet."""
+    programs = {"prometheus": "prometheus", "prometheus-node-exporter": "prometheus-node-exporter"}
+    for program, package in programs.items():
+        if shutil.which(program) is None:
+            pytest.skip(f"{program} is not installed: apt-get install {package}")
+    folder = tmp_path / "textfile"
+    folder.mkdir()
+    reads, asks = free_port(), free_port()
+    settings = tmp_path / "prometheus.yml"
+    settings.write_text(
+        yaml.safe_dump(
+            {
+                "global": {"scrape_interval": EVERY, "evaluation_interval": EVERY},
+                "rule_files": [str(FILES / "prometheus-rules.yml")],
+                "scrape_configs": [{"job_name": "node", "static_configs": [{"targets": [f"127.0.0.1:{reads}"]}]}],
+            }
+        )
+    )
+    exporter = [
+        "prometheus-node-exporter",
+        "--collector.disable-defaults",
+        "--collector.textfile",
+        f"--collector.textfile.directory={folder}",
+        f"--web.listen-address=127.0.0.1:{reads}",
+    ]
+    server = [
+        "prometheus",
+        f"--config.file={settings}",
+        f"--storage.tsdb.path={tmp_path / 'data'}",
+        f"--web.listen-address=127.0.0.1:{asks}",
+        "--log.level=warn",
+    ]
+    with running(exporter, tmp_path / "exporter.log"), running(server, tmp_path / "prometheus.log") as process:
+        found = Prometheus(f"http://127.0.0.1:{asks}", folder)
+        wait_until(lambda: answers(f"{found.url}/-/ready", process, tmp_path / "prometheus.log"))
+        yield found
+
+
+@contextmanager
+def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, for as long as the block lasts."""
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(LONGEST)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether a server that was started is ready."""
+    assert process.poll() is None, log.read_text()
+    try:
+        with urllib.request.urlopen(url, timeout=10):
+            return True
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])

@@ -1,0 +1,226 @@
+"""The text for Prometheus, and how its file is put in place."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+import subprocess
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from threading import Event, Thread
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from retrycli.errors import ConfigurationError
+from retrycli.metrics import Measured, samples, text, write
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+NOTHING_YET = Measured(
+    version="0.1.0",
+    tables="0002",
+    retry_interval_seconds=900,
+    last_start=None,
+    last_success=None,
+    last_duration_seconds=None,
+    passes={"completed": 0, "skipped": 0},
+    attempts={"delivered": 0, "refused": 0},
+    messages={("waiting", "customer"): 0},
+    due=0,
+    oldest_waiting_seconds=0,
+    oldest_escalated_seconds=0,
+    oldest_unacknowledged_seconds=0,
+    paused=False,
+    destination=None,
+    breaker_open=False,
+)
+AT_WORK = replace(
+    NOTHING_YET,
+    last_start=NOON,
+    last_success=NOON,
+    last_duration_seconds=1.5,
+    passes={"completed": 7, "skipped": 1},
+    attempts={"delivered": 2**53, "refused": 1},
+    messages={("waiting", "customer"): 3, ("escalated", "supplier"): 1},
+    due=2,
+    oldest_waiting_seconds=3600.25,
+    oldest_escalated_seconds=7200,
+    oldest_unacknowledged_seconds=60,
+    paused=True,
+    destination="tickets.example.com",
+    breaker_open=True,
+)
+
+
+def read(content: str) -> dict[tuple[str, frozenset[tuple[str, str]]], float]:
+    """The samples of a text, as a reader of the format finds them."""
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(content)
+        for sample in family.samples
+    }
+
+
+def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
+    return name, frozenset(labels.items())
+
+
+def test_every_value_has_its_place() -> None:
+    assert read(text(AT_WORK)) == {
+        key("retrycli_build_info", version="0.1.0", tables="0002"): 1,
+        key("retrycli_retry_interval_seconds"): 900,
+        key("retrycli_last_pass_start_timestamp_seconds"): NOON.timestamp(),
+        key("retrycli_last_pass_duration_seconds"): 1.5,
+        key("retrycli_last_success_timestamp_seconds"): NOON.timestamp(),
+        key("retrycli_passes_total", result="completed"): 7,
+        key("retrycli_passes_total", result="skipped"): 1,
+        key("retrycli_attempts_total", outcome="delivered"): 2**53,
+        key("retrycli_attempts_total", outcome="refused"): 1,
+        key("retrycli_messages", state="waiting", type="customer"): 3,
+        key("retrycli_messages", state="escalated", type="supplier"): 1,
+        key("retrycli_due_messages"): 2,
+        key("retrycli_oldest_waiting_age_seconds"): 3600.25,
+        key("retrycli_oldest_escalated_age_seconds"): 7200,
+        key("retrycli_oldest_unacknowledged_age_seconds"): 60,
+        key("retrycli_paused"): 1,
+        key("retrycli_breaker_open", destination="tickets.example.com"): 1,
+    }
+
+
+def test_what_there_is_nothing_of_yet_has_no_sample_and_what_can_be_counted_is_zero() -> None:
+    """No pass yet is no pass at the beginning of 1970."""
+    found = read(text(NOTHING_YET))
+    missing = {name for name, _ in read(text(AT_WORK))} - {name for name, _ in found}
+    assert missing == {
+        "retrycli_last_pass_start_timestamp_seconds",
+        "retrycli_last_pass_duration_seconds",
+        "retrycli_last_success_timestamp_seconds",
+        "retrycli_breaker_open",
+    }
+    assert found[key("retrycli_attempts_total", outcome="delivered")] == 0
+    assert found[key("retrycli_paused")] == 0
+
+
+def test_each_call_tells_of_nothing_but_what_it_was_given() -> None:
+    """Not of this process, nor of what an earlier call was given."""
+    assert text(AT_WORK) != text(NOTHING_YET) == text(NOTHING_YET)
+    assert all(name.startswith("retrycli_") for name, _ in read(text(AT_WORK)))
+
+
+def test_samples_for_programs_are_the_same_as_in_the_text() -> None:
+    found = samples(AT_WORK)
+    assert all(list(each) == ["name", "labels", "value"] for each in found)
+    pairs = [(str(each["name"]), each["labels"], each["value"]) for each in found]
+    assert {key(name, **labels): value for name, labels, value in pairs if isinstance(labels, dict)} == read(
+        text(AT_WORK)
+    )
+
+
+def test_promtool_finds_nothing_to_complain_of() -> None:
+    """Names, units and help as Prometheus wants them."""
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("promtool is not installed: apt-get install prometheus")
+    for each in (AT_WORK, NOTHING_YET):
+        done = subprocess.run(
+            [promtool, "check", "metrics"], input=text(each), capture_output=True, text=True, timeout=60, check=False
+        )
+        assert (done.returncode, done.stdout + done.stderr) == (0, "")
+
+
+# The file.
+
+
+@pytest.fixture(params=[0o000, 0o022, 0o077])
+def umask(request: pytest.FixtureRequest) -> int:
+    return int(request.param)
+
+
+def test_the_file_can_be_read_by_all_and_written_by_its_owner_whatever_the_umask(tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        write(tmp_path / "retrycli.prom", "one\n")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "retrycli.prom").stat().st_mode) == 0o644
+
+
+def test_the_file_takes_the_place_of_the_one_before_and_nothing_is_left_beside_it(tmp_path: Path) -> None:
+    for content in ("one\n", "two\n"):
+        write(tmp_path / "retrycli.prom", content)
+        assert (tmp_path / "retrycli.prom").read_text() == content
+    assert [each.name for each in tmp_path.iterdir()] == ["retrycli.prom"]
+
+
+def test_a_reader_never_sees_a_part(tmp_path: Path) -> None:
+    path = tmp_path / "retrycli.prom"
+    contents = [f"{letter * 100_000}\n" for letter in "ab"]
+    write(path, contents[0])
+    over = Event()
+
+    def keep_writing() -> None:
+        while not over.is_set():
+            for each in contents:
+                write(path, each)
+
+    writer = Thread(target=keep_writing)
+    writer.start()
+    try:
+        seen = {path.read_text() for _ in range(2000)}
+    finally:
+        over.set()
+        writer.join()
+    assert seen == set(contents)
+
+
+def test_the_collector_takes_no_notice_of_a_file_that_is_still_written(tmp_path: Path) -> None:
+    """It reads what ends in .prom: no such name is there, even for a moment, but the one that was asked for."""
+    path = tmp_path / "retrycli.prom"
+    write(path, "one\n")
+    names: set[str] = set()
+    over = Event()
+
+    def keep_writing() -> None:
+        while not over.is_set():
+            write(path, "x" * 100_000)
+
+    writer = Thread(target=keep_writing)
+    writer.start()
+    try:
+        while writer.is_alive() and names <= {path.name}:
+            names.update(each.name for each in tmp_path.iterdir())
+    finally:
+        over.set()
+        writer.join()
+    assert names > {path.name}
+    assert {name for name in names if name.endswith(".prom")} == {path.name}
+
+
+def refusal(path: Path) -> str:
+    with pytest.raises(ConfigurationError) as raised:
+        write(path, "one\n")
+    return str(raised.value)
+
+
+def test_a_missing_folder_is_named_with_its_remedy_and_not_made(tmp_path: Path) -> None:
+    path = tmp_path / "no" / "retrycli.prom"
+    assert refusal(path) == (
+        f"metrics.path: can't write {path}: No such file or directory; make the folder {path.parent}, "
+        "or name the one that node_exporter's textfile collector reads"
+    )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_folder_in_the_place_of_the_file_stays_and_so_does_all_beside_it(tmp_path: Path) -> None:
+    path = tmp_path / "retrycli.prom"
+    path.mkdir()
+    assert refusal(path) == f"metrics.path: can't write {path}: Is a directory; name a file in it"
+    assert [each.name for each in tmp_path.iterdir()] == ["retrycli.prom"]
+
+
+def test_a_file_in_the_place_of_the_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("tea")
+    path = tmp_path / "file" / "retrycli.prom"
+    assert refusal(path) == f"metrics.path: can't write {path}: Not a directory; look after the folder {path.parent}"

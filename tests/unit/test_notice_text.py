@@ -1,0 +1,135 @@
+"""A notification's words: what is in them, and what never is."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrycli.escape import inert
+from retrycli.notice_text import HEADLINES, Surroundings, trial, worded
+from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+HERE = Surroundings("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
+CAUSE = Cause(12, {"customer": 9, "supplier": 3}, "HTTP 422: recipient unknown", 17, ["4711", "4712"])
+CHANGES = [Change(topic, turn, NOON - timedelta(hours=9, minutes=15)) for topic, turn in HEADLINES]
+
+MARKUP = "<!channel> <b>x</b> @everyone #general *bold* ~no~ `code` [x](https://evil.example) a|b _so_"
+INTERPRETED = set("<>&@#*~`|[]")
+
+
+def body(*items: Item, around: Surroundings = HERE) -> str:
+    return worded(items, around).body
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda each: f"{each.topic}-{each.turn}")
+def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change: Change) -> None:
+    notice = worded([change], HERE)
+    assert notice.title == f"retrycli on mill: {HEADLINES[change.topic, change.turn]}"
+    assert "since 2025-03-03 02:45 UTC" in notice.body
+    assert "Next: retrycli " in notice.body
+    assert ("for 9 h 15 min" in notice.body) is (change.turn is Turn.ENDED)
+    assert notice.good is (change.turn is Turn.ENDED)
+
+
+def test_every_trouble_can_be_told_in_every_turn() -> None:
+    troubles = set(Topic) - {Topic.ESCALATIONS, Topic.MISSED, Topic.UNHEARD}
+    assert set(HEADLINES) == {(topic, turn) for topic in troubles for turn in Turn}
+
+
+def test_escalations_are_told_by_cause_with_figures_tickets_and_the_command() -> None:
+    notice = worded([Escalated([replace(CAUSE, count=1, types={"internal": 1}, tickets=["9"]), CAUSE])], HERE)
+    assert notice.title == "retrycli on mill: 13 messages need a person"
+    assert notice.body.splitlines() == [
+        "13 messages need a person:",
+        "12 × HTTP 422: recipient unknown",
+        "    9 customer, 3 supplier; tickets 4711, 4712; retrycli show 17",
+        "1 × HTTP 422: recipient unknown",
+        "    1 internal; ticket 9; retrycli show 17",
+        "Next: retrycli escalations",
+    ]
+    assert not notice.good
+
+
+def test_those_that_are_open_besides_are_counted() -> None:
+    assert "40 are open in all" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
+    assert "in all" not in body(Escalated([CAUSE]))
+
+
+def test_many_causes_and_many_tickets_are_cut() -> None:
+    many = [replace(CAUSE, count=n, tickets=[str(each) for each in range(n)]) for n in range(1, 31)]
+    lines = body(Escalated(many)).splitlines()
+    assert "tickets 0, 1, 2, 3, 4, …;" in lines[2]
+    assert lines[1].startswith("30 × ")
+    assert "and 20 other causes" in lines
+    assert len(lines) < 30
+
+
+def test_a_gap_is_told_with_both_its_ends() -> None:
+    notice = worded([Missed(NOON - timedelta(minutes=90), NOON)], HERE)
+    assert notice.title.endswith(": no pass was made for 1 h 30 min")
+    assert "between 2025-03-03 10:30 UTC and 2025-03-03 12:00 UTC" in notice.body
+
+
+def test_several_things_are_one_notification() -> None:
+    notice = worded([Change(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
+    assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need a person"
+    assert notice.body.index("takes messages again") < notice.body.index("12 × HTTP 422")
+    assert not notice.good
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "HTTP 422: ana@example.com is unknown",
+        'HTTP 422: "Ana Ruiz" <ana.ruiz+x@example.com> is unknown',
+        "550 5.1.1 <chloé@exämple.org>: no such mailbox",
+        "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 422: ana@example.com",
+    ],
+)
+def test_no_recipient_is_in_it(error: str) -> None:
+    text = body(Escalated([replace(CAUSE, error=error)]))
+    assert "example.com" not in text.replace(HERE.destination, "")
+    assert not re.search(r"ana[.@]|chlo|exämple", text)
+
+
+def hostile(error: str | None = None, *, ticket: str = "1", kind: str = "customer", host: str = "mill") -> str:
+    notice = worded([Escalated([Cause(1, {kind: 1}, error, 7, [ticket])])], replace(HERE, host=host))
+    assert notice.title.isprintable()
+    return notice.title + "\n" + notice.body
+
+
+CLEAN = hostile("x").splitlines()
+
+
+@pytest.mark.parametrize("where", ["error", "ticket", "kind", "host"])
+@pytest.mark.parametrize("text", [MARKUP, "a\r\nBcc: eve@evil.example", "\x1b[31mred\x07", "a\u202eb", "t\tu\x00v"])
+def test_other_peoples_text_is_no_markup_no_control_and_no_second_line(where: str, text: str) -> None:
+    said = hostile(text) if where == "error" else hostile("x", **{where: text})
+    lines = said.splitlines()
+    assert len(lines) == len(CLEAN)
+    assert all(line.isprintable() for line in lines)
+    assert not INTERPRETED & set(said)
+    assert "https://evil" not in said
+
+
+def test_other_peoples_text_is_cut() -> None:
+    assert max(map(len, hostile("word " * 1000, ticket="9x" * 1000, kind="k" * 1000).splitlines())) < 250
+
+
+def test_a_word_with_an_underscore_stays_as_it_is() -> None:
+    assert inert("cc_emails is no JSON; __so__ _it_ is", 100) == "cc_emails is no JSON; ＿＿so＿＿ ＿it＿ is"
+
+
+def test_a_cause_without_a_text_is_named_so() -> None:
+    assert "1 × no error text" in hostile(None)
+
+
+def test_the_trial_says_that_nothing_is_wrong() -> None:
+    notice = trial("mill\r\nBcc: eve@evil.example")
+    assert notice.good
+    assert notice.title.startswith("retrycli on mill\\r\\nBcc")
+    assert "Nothing is wrong" in notice.body
