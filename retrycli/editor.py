@@ -10,6 +10,7 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from types import FrameType
 
 from retrycli.errors import NotEdited
 
@@ -62,7 +63,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        with _interrupts_left_to_the_editor():
+        with _signals_for_two():
             code = subprocess.run(command, check=False).returncode  # noqa: S603  it is whoever runs us who names it
     except OSError as error:
         raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
@@ -71,10 +72,20 @@ def _run(command: list[str]) -> None:
 
 
 @contextmanager
-def _interrupts_left_to_the_editor() -> Iterator[None]:
-    """Ctrl-C in an editor is the editor's: a terminal sends it to both of us."""
-    before = signal.signal(signal.SIGINT, lambda *_: None)
+def _signals_for_two() -> Iterator[None]:
+    """Leave Ctrl-C to the editor, to which a terminal sends it too; and on any other end leave no text behind."""
+    handlers = {signal.SIGINT: _ignore, signal.SIGTERM: _end, signal.SIGHUP: _end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, which the editor would inherit."""
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

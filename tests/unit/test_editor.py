@@ -95,3 +95,15 @@ def test_an_interrupt_is_left_to_the_editor() -> None:
     editor = python("import signal; os.kill(os.getppid(), 2); f.write_text(str(signal.getsignal(2) == signal.SIG_IGN))")
     assert edited("tea", editor, name="a.txt") == "False"
     assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_is_ended_meanwhile_leaves_no_text_behind(folder: Path, number: int) -> None:
+    """As where the terminal is closed; the editor is ended too."""
+    before = signal.getsignal(number)
+    editor = python(f"import signal; os.kill(os.getppid(), {int(number)}); signal.pause()")
+    with pytest.raises(SystemExit) as ended:
+        edited("tea", editor, name="a.txt")
+    assert ended.value.code == 128 + number
+    assert list(folder.iterdir()) == []
+    assert signal.getsignal(number) == before
