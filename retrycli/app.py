@@ -17,13 +17,14 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
-from retrycli import by_hand, engine, intake, logs, news
-from retrycli.events import Event, PassSummary, StopReason
+from retrycli import aftermath, by_hand, engine, intake, logs
+from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
-from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -112,23 +113,29 @@ def run_once(
     """
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
-
-    def make(listen: Callable[[Event], None] | None) -> PassSummary:
-        rules = pass_rules(settings, limit=limit)
-        with open_database(settings) as database:
-            lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-            world = make_world(settings, database, surroundings, listen)
-            summary = asyncio.run(engine.run_pass(world, lock, rules, me))
-            _tell_the_news(Ledger(database), summary)
-            _notify(settings, database, summary, surroundings.now())
-            _write_metrics(settings, database, surroundings.now())
-            return summary
-
+    lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
+    make = partial(_make_pass, settings, lock, me, limit, surroundings)
     if settings.notify.ping_url is None:
         return make(listen)
     from retrycli.tell import watched
 
     return watched(settings, me.pass_id, make, listen, surroundings.now)
+
+
+def _make_pass(
+    settings: Settings,
+    lock: Lock,
+    me: Identity,
+    limit: int | None,
+    surroundings: Surroundings,
+    listen: Callable[[Event], None] | None,
+) -> PassSummary:
+    rules = pass_rules(settings, limit=limit)
+    with open_database(settings) as database:
+        world = make_world(settings, database, surroundings, listen)
+        summary = asyncio.run(engine.run_pass(world, lock, rules, me))
+        aftermath.leave(settings, database, summary, surroundings.now())
+        return summary
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
@@ -267,31 +274,3 @@ def make_world(
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
-
-
-def _write_metrics(settings: Settings, database: Database, now: datetime) -> None:
-    """Leave for Prometheus what it is to know, where somebody wants that."""
-    if settings.metrics.path is not None:
-        from retrycli.measure import write_metrics
-
-        write_metrics(settings, database, settings.metrics.path, now)
-
-
-def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
-    """Warn of what is new, so that cron mails it."""
-    if summary.reason == StopReason.LOCK_HELD:
-        logs.logger.warning("Message retry pass skipped: %s", summary.detail)
-    passes = ledger.last_passes(2)
-    if summary.reason in news.TROUBLE or summary.sent or summary.rescheduled:
-        passes = ledger.last_passes(news.LOOKBACK)
-    line = news.news(summary.detail, passes)
-    if line is not None:
-        logs.logger.warning(line)
-
-
-def _notify(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
-    """Tell the targets of notifications what has changed, if there are any."""
-    if settings.notify.urls:
-        from retrycli.tell import notify
-
-        notify(settings, database, summary, now)

@@ -29,6 +29,10 @@ GAP = 2
 """Spaces between columns."""
 TEXT_ROOM = 30
 """How narrow a column of text may get before it has lines of its own."""
+STEPS = " ▁▂▃▄▅▆▇█"
+ENDS = "▏▎▍▌▋▊▉█"
+BAR = 24
+"""How many characters the longest bar has."""
 INDENT = (0, 0, 0, 4)
 
 Cell = str | int | float | bool | datetime | None
@@ -189,6 +193,18 @@ def time_in_words(time: datetime) -> str:
 def utc_time(time: datetime | None) -> str | None:
     """A time for a program: RFC 3339 in UTC, to the second."""
     return None if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def curve(numbers: Sequence[int]) -> str:
+    """Numbers in turn as a curve of one character each; nothing at all is a blank."""
+    most = max(numbers, default=0)
+    return "".join(STEPS[-(-each * (len(STEPS) - 1) // most)] if each else " " for each in numbers)
+
+
+def bar(part: int, most: int) -> str:
+    """A number as a bar, the highest of its like as a full one; no number but 0 is without one."""
+    eighths = -(-part * BAR * len(ENDS) // most)
+    return ENDS[-1] * (eighths // len(ENDS)) + ENDS[: eighths % len(ENDS)][-1:]
 
 
 def ago(time: datetime, now: datetime) -> str:

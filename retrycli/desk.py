@@ -13,12 +13,15 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError
 from retrycli.events import StopReason
+from retrycli.figures import Figures, Group
+from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
 from retrycli.message import State
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.statistics import Statistics
 from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import is_late
 
@@ -135,6 +138,38 @@ def last_passes(settings: Settings, *, limit: int) -> list[PassRecord]:
     """The newest passes, newest first."""
     with open_database(settings) as database:
         return Ledger(database).last_passes(limit)
+
+
+def stats(
+    settings: Settings, by: By, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
+) -> tuple[Figures, list[Group]]:
+    """What came of the attempts of the last days: all figures, and the attempts by what they have in common.
+
+    Errors have no groups of their own: `Figures.troubles` are just that.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    until = now()
+    with open_database(settings) as database:
+        statistics = Statistics(database)
+        figures = statistics.figures(until - span, until)
+        return figures, [] if by is By.ERROR else statistics.groups(by, until - span, limit=limit)
+
+
+def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:
+    """The same and more as a page of HTML.
+
+    Raises:
+        DatabaseUnavailable: as in `retrycli.run_once`.
+        ConfigurationError: that too; or Jinja2 is not installed.
+    """
+    from retrycli import reporting
+
+    until = now()
+    state = status(settings, now=lambda: until).state
+    with open_database(settings) as database:
+        return reporting.page(settings, database, since=until - span, until=until, state=state)
 
 
 def pause(

@@ -6,21 +6,17 @@ A file of its own for each database: two that are read by the same collector and
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrycli import atomic
 from retrycli.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
-
-READABLE_BY_ALL = 0o644
-"""node_exporter runs as a user of its own, whatever the umask of cron."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,25 +155,11 @@ def write(path: Path, content: str) -> None:
         ConfigurationError: it can't be written there.
     """
     try:
-        _replace(path, content)
+        atomic.replace(path, content)
     except OSError as error:
         raise ConfigurationError(
             f"metrics.path: can't write {path}: {error.strerror}; {_remedy(error, path)}"
         ) from error
-
-
-def _replace(path: Path, content: str) -> None:
-    # The collector takes no notice of a name that does not end in .prom.
-    descriptor, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-            os.fchmod(descriptor, READABLE_BY_ALL)
-            file.write(content)
-        Path(name).replace(path)
-    except BaseException:
-        with suppress(OSError):
-            Path(name).unlink()
-        raise
 
 
 def _remedy(error: OSError, path: Path) -> str:

@@ -89,6 +89,7 @@ attempts = Table(
     Column("error", Text),
     Column("retry_after_s", Integer),
     Column("duration_ms", Integer),
+    Column("waited_s", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
 )
 

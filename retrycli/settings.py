@@ -222,6 +222,12 @@ class BreakerSettings(_Section):
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
+class Report(_Section):
+    """The page that a person looks at."""
+
+    path: Path | None = Field(None, description="an HTML file that passes renew; needs the report extra")
+
+
 class Logging(_Section):
     """What goes to stderr."""
 
@@ -279,6 +285,7 @@ class Settings(_Section):
     gateway: Gateway = Gateway()
     run: Run = Run()
     breaker: BreakerSettings = BreakerSettings()
+    report: Report = Report()
     logging: Logging = Logging()
     notify: Notify = Notify()
     metrics: Metrics = Metrics()

@@ -36,6 +36,8 @@ COMMANDS = [
     "pause",
     "resume",
     "passes",
+    "stats",
+    "report",
     "init",
     "config",
     "db",

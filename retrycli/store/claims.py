@@ -153,6 +153,7 @@ class Claims:
                     "number": each.attempt_number,
                     "made_by": made_by,
                     "started_at": now,
+                    "waited_s": max(int((now - each.first_failed_at).total_seconds()), 0),
                 }
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)

@@ -23,8 +23,8 @@ EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202
 SHOWN = r"\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """All that rich sends for a table."""
-COMMANDS = ("list-failed", "escalations", "show 1", "explain 1", "passes", "status")
-AS_JSON = ("list-failed --json", "show 1 --json")
+COMMANDS = ("list-failed", "escalations", "show 1", "explain 1", "passes", "status", "stats --by ticket")
+AS_JSON = ("list-failed --json", "show 1 --json", "stats --json")
 EACH = pytest.mark.parametrize("command", COMMANDS)
 
 

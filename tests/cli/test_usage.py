@@ -23,6 +23,8 @@ COMMANDS = (
     "escalations",
     "show",
     "explain",
+    "stats",
+    "report",
     "retry",
     "requeue",
     "reject",

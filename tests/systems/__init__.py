@@ -1,0 +1,1 @@
+"""Real systems: each test is skipped where its own is not installed."""

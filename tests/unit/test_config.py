@@ -99,6 +99,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "retention_days": None,
         },
         "breaker": {"failures": 5, "probe_minutes": (15, 30, 60)},
+        "report": {"path": None},
         "logging": {"level": None, "format": "text"},
         "notify": {
             "urls": (),
@@ -504,7 +505,9 @@ def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-@pytest.mark.parametrize("key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path"])
+@pytest.mark.parametrize(
+    "key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path", "report.path"]
+)
 def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
     section, name = key.split(".")
     relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.duration import LONGEST, UNITS, duration
+from retrycli.duration import LONGEST, UNITS, duration, in_words
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 
@@ -55,3 +55,26 @@ def test_every_whole_number_is_read_exactly(number: int, unit: str) -> None:
 
 def test_any_length_can_be_added_to_and_taken_from_today() -> None:
     assert NOW - duration("36500d") < NOW < NOW + duration("36500d")
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (-5, "0 s"),
+        (0, "0 s"),
+        (59.6, "1 min"),
+        (40, "40 s"),
+        (60, "1 min"),
+        (95, "1 min 35 s"),
+        (3600, "1 h"),
+        (3600 + 59, "1 h 1 min"),
+        (3599.7, "1 h"),
+        (9 * 3600 + 900, "9 h 15 min"),
+        (86_399, "24 h"),
+        (86_400, "1 d"),
+        (36 * 3600, "1 d 12 h"),
+        (90 * 86_400, "90 d"),
+    ],
+)
+def test_a_length_in_words_has_its_two_largest_units(seconds: float, words: str) -> None:
+    assert in_words(timedelta(seconds=seconds)) == words

@@ -1,4 +1,4 @@
-"""What the operator's desk remembers: who did what, who was told what, and totals that outlive what they count."""
+"""What the operator's desk remembers: who did what, who was told what, totals that outlive what they count, waits."""
 
 from __future__ import annotations
 
@@ -34,6 +34,7 @@ def upgrade() -> None:
         sa.Column("ended", sa.Boolean, nullable=False),
         sa.Column("times", sa.Integer, nullable=False),
     )
+    op.add_column("retrycli_attempts", sa.Column("waited_s", sa.Integer))
     totals = op.create_table(
         "retrycli_totals",
         sa.Column("name", sa.String(32), primary_key=True),
@@ -48,5 +49,6 @@ def upgrade() -> None:
 
 def downgrade() -> None:
     """Remove them: who did what and what is known of rows that are gone is lost, and everybody is told anew."""
+    op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")

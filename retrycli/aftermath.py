@@ -1,0 +1,55 @@
+"""What a pass leaves behind when it is over: a word in the log, notifications, metrics, the report.
+
+The messages are sent by then, so nothing here can fail the pass. What is not set is not even imported.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from pathlib import Path
+
+from retrycli import news
+from retrycli.errors import RetrycliError
+from retrycli.events import PassSummary, StopReason
+from retrycli.logs import logger
+from retrycli.settings import Settings
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+
+
+def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    """Tell whoever wants to know how the pass went."""
+    _tell_the_news(Ledger(database), summary)
+    if settings.notify.urls:
+        from retrycli.tell import notify
+
+        notify(settings, database, summary, now)
+    if settings.metrics.path is not None:
+        from retrycli.measure import write_metrics
+
+        write_metrics(settings, database, settings.metrics.path, now)
+    if settings.report.path is not None:
+        _renew_report(settings, database, settings.report.path, summary, now)
+
+
+def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
+    """Warn of what is new, so that cron mails it."""
+    if summary.reason == StopReason.LOCK_HELD:
+        logger.warning("Message retry pass skipped: %s", summary.detail)
+    passes = ledger.last_passes(2)
+    if summary.reason in news.TROUBLE or summary.sent or summary.rescheduled:
+        passes = ledger.last_passes(news.LOOKBACK)
+    line = news.news(summary.detail, passes)
+    if line is not None:
+        logger.warning(line)
+
+
+def _renew_report(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
+    try:
+        from retrycli import reporting
+
+        reporting.renew(settings, database, path, summary, now)
+    except RetrycliError as error:
+        logger.warning("The report was not renewed: %s", error)
+    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
+        logger.warning("The report was not renewed: %s; try `retrycli report`", type(error).__name__)

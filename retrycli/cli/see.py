@@ -1,0 +1,258 @@
+"""``stats``, ``report``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+from retrycli.grouping import By
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    from retrycli.console import Row
+    from retrycli.figures import Figures, Group, Trouble
+
+ON_SCREEN = 20
+"""So many groups a terminal is shown, but for hours, of which there are as many as there are."""
+MOST = 10_000
+"""So many where nobody has to read them."""
+CAUSES = 5
+"""So many errors, where they are not what was asked for."""
+NEWEST = 5
+"""So many outages."""
+CURVE = 48
+"""How many characters show the course of the time."""
+STDOUT = Path("-")
+
+Since = Annotated[str, typer.Option("--since", help="Look back so far: 12h, 7d.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("stats")(stats)
+    app.command("report")(report)
+
+
+def stats(
+    ctx: typer.Context,
+    since: Since = "7d",
+    by: Annotated[By, typer.Option(help="Count attempts by that.")] = By.OUTCOME,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Show what came of the attempts, and when the API was down."""
+    from retrycli import console, desk
+
+    span = _span(since)
+    on_terminal = console.on_terminal() and not as_json
+    shown = ON_SCREEN if on_terminal and by is not By.HOUR else MOST
+    figures, groups = desk.stats(load_settings(ctx, config), by, span=span, limit=shown)
+    if as_json:
+        console.show_json(_fields(figures, by, groups))
+        return
+    if on_terminal:
+        _show(figures, by, groups)
+    else:
+        console.show_table((), list(_lines(figures, by, groups)))
+    console.say("Next: retrycli report --html report.html")
+
+
+def report(
+    ctx: typer.Context,
+    html: Annotated[
+        Path | None,
+        typer.Option(help="Write the page there; - is stdout.", show_default="report.path"),
+    ] = None,
+    since: Since = "7d",
+    config: ConfigFile = None,
+) -> None:
+    """Write a page of HTML that shows how it has been going."""
+    from retrycli import console, desk, reporting
+
+    settings = load_settings(ctx, config)
+    file = html or settings.report.path
+    if file is None:
+        raise typer.BadParameter("name a file, or - for stdout; or set report.path", param_hint="--html")
+    page = desk.report(settings, span=_span(since))
+    if file == STDOUT:
+        print(page, end="")  # noqa: T201
+        return
+    reporting.write(file, page)
+    console.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
+    console.say(f"Next: look at it with a browser, as in xdg-open {file}")
+
+
+def _span(since: str) -> timedelta:
+    """How far to look back.
+
+    Raises:
+        typer.BadParameter: it is no time, or none at all.
+    """
+    if span := length_of_time(since, "--since"):
+        return span
+    raise typer.BadParameter("look back for longer than that, as in 12h or 7d", param_hint="--since")
+
+
+# -- stats as JSON and as lines --------------------------------------------------------------------------------------
+
+
+def _fields(figures: Figures, by: By, groups: Sequence[Group]) -> dict[str, object]:
+    median, most, longest = (None if each is None else round(each.total_seconds()) for each in _waits(figures))
+    troubles = [asdict(each) for each in figures.troubles]
+    return {
+        "since": figures.since,
+        "until": figures.until,
+        "by": by,
+        "attempts": figures.attempts,
+        "groups": troubles
+        if by is By.ERROR
+        else [{by: each.key, "attempts": each.attempts, "delivered": each.delivered} for each in groups],
+        "delivered": figures.delivered,
+        "tries_until_delivered": [
+            {"tries": number, "messages": messages} for number, messages in figures.tries.items()
+        ],
+        "seconds_until_delivered": {
+            "messages": sum(figures.waits.values()),
+            "median": median,
+            "p95": most,
+            "max": longest,
+        },
+        "outages": [
+            {**asdict(each), "seconds": round(each.length(figures.until).total_seconds())} for each in figures.outages
+        ],
+        "errors": troubles,
+    }
+
+
+def _lines(figures: Figures, by: By, groups: Sequence[Group]) -> Iterator[Row]:
+    """What is piped: each line says first what it is about."""
+    for each in groups:
+        yield by.value, each.key, each.attempts, each.delivered
+    for number, messages in figures.tries.items():
+        yield "tries", number, messages
+    for name, wait in zip(("median", "p95", "max"), _waits(figures), strict=True):
+        if wait is not None:
+            yield "seconds", name, round(wait.total_seconds())
+    for outage in figures.outages:
+        yield "outage", outage.began_at, outage.ended_at, round(outage.length(figures.until).total_seconds())
+    for trouble in figures.troubles:
+        yield "error", trouble.outcome, trouble.status_code, trouble.attempts, trouble.last_at, trouble.cause
+
+
+def _waits(figures: Figures) -> list[timedelta | None]:
+    from retrycli.figures import quantile
+
+    return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
+
+
+# -- stats on a terminal ---------------------------------------------------------------------------------------------
+
+
+def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
+    from retrycli import console
+    from retrycli.figures import bar_for, bars
+    from retrycli.outcome import OutcomeKind
+
+    columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
+    made = [sum(each.values()) for each in columns]
+    good = [each.get(OutcomeKind.DELIVERED, 0) for each in columns]
+    console.show_facts(
+        {
+            "Since": figures.since,
+            "Attempts": f"{figures.attempts:<9,} {console.curve(made)}",
+            "Delivered": f"{figures.delivered:<9,} {console.curve(good)}",
+            "Waited": _waited(figures),
+            "Outages": _outages(figures),
+        }
+    )
+    if figures.outages:
+        console.say("")
+        _show_outages(figures)
+    if not figures.attempts:
+        return
+    if by is not By.ERROR:
+        console.say("")
+        _show_groups(by, groups)
+    if figures.tries:
+        console.say("")
+        _show_tries(figures.tries)
+    if figures.troubles:
+        console.say("")
+        _show_troubles(figures.troubles, CAUSES if by is not By.ERROR else None)
+
+
+def _waited(figures: Figures) -> str:
+    from retrycli.duration import in_words
+
+    median, most, longest = ("" if each is None else in_words(each) for each in _waits(figures))
+    if not median:
+        return "nothing is known yet"
+    return f"half within {median}, 95 % within {most}, all within {longest}"
+
+
+def _outages(figures: Figures) -> str:
+    from retrycli.duration import in_words
+
+    if not figures.outages:
+        return "none"
+    down = sum((each.length(figures.until) for each in figures.outages), timedelta())
+    return f"{len(figures.outages):,}, {in_words(down)} in all"
+
+
+def _show_outages(figures: Figures) -> None:
+    from retrycli import console
+    from retrycli.duration import in_words
+
+    rows = [
+        (each.began_at, each.ended_at, in_words(each.length(figures.until))) for each in figures.outages[-NEWEST:][::-1]
+    ]
+    console.show_table(("Down from", "To", "Length"), rows)
+
+
+def _show_groups(by: By, groups: Sequence[Group]) -> None:
+    from retrycli import console
+
+    whole = sum(each.attempts for each in groups)
+    most = max(each.attempts for each in groups)
+    console.show_table(
+        (by.value.capitalize(), "Attempts", "Share" if by is By.OUTCOME else "Delivered", ""),
+        [
+            (
+                each.key,
+                f"{each.attempts:,}",
+                _percent(each.attempts, whole) if by is By.OUTCOME else _percent(each.delivered, each.attempts),
+                console.bar(each.attempts, most),
+            )
+            for each in groups
+        ],
+    )
+
+
+def _show_tries(tries: Mapping[int, int]) -> None:
+    from retrycli import console
+
+    whole, most = sum(tries.values()), max(tries.values())
+    rows = [
+        (f"retry {number}", f"{messages:,}", _percent(messages, whole), console.bar(messages, most))
+        for number, messages in tries.items()
+    ]
+    console.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
+
+
+def _show_troubles(troubles: Sequence[Trouble], limit: int | None) -> None:
+    from retrycli import console
+
+    rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]
+    console.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
+    if len(rows) < len(troubles):
+        console.say(f"{console.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{part / whole * 100:.1f} %"

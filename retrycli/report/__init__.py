@@ -1,0 +1,264 @@
+"""The report: one page of HTML for a person who would rather look. Values in, text out.
+
+It needs nothing but itself: no script, no font, no picture from elsewhere. What comes from a message or an answer is
+escaped by the template, and no subject, recipient or body is in it at all.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta, tzinfo
+from functools import partial
+from importlib import resources
+from itertools import pairwise
+
+from retrycli.duration import in_words
+from retrycli.errors import ConfigurationError
+from retrycli.escape import printable
+from retrycli.figures import DAY, Figures, PassMark, bar_for, bars, quantile
+from retrycli.report import charts, words
+from retrycli.report.strip import strip
+from retrycli.report.words import Clock
+
+MOST_CAUSES = 12
+"""So many causes of escalations, and of failed attempts, the page shows."""
+ERROR_ROOM = 140
+"""So many characters of an error the page shows; the whole is in the text that appears over it."""
+TEXT_ROOM = 600
+"""And that is all of any error that it holds."""
+MOST_TRIES = 10
+"""Deliveries after more tries share one bar."""
+MOST_DAYS = 14
+"""So many days of passes are shown."""
+MOST_TICKS = 8
+"""So many times can stand under a chart."""
+LAST_TICK = 94
+"""In hundredths of the width: further right there is no room for its words."""
+
+WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
+"""The bounds of the bars of waits, in minutes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Cause:
+    """Escalated messages of one cause."""
+
+    count: int
+    reason: str | None
+    error: str
+    types: Mapping[str, int]
+    oldest: datetime | None
+    example: int
+    """A message to look at."""
+    fingerprint: str | None
+    """How all of them are named in a command; None where they can't be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What the page is made of."""
+
+    figures: Figures
+    state: str
+    """`Status.state`."""
+    messages: Mapping[str, int]
+    """`Status.messages`."""
+    first_pass: datetime | None
+    """When the first one began that is known."""
+    last_pass: datetime | None
+    passes: Sequence[PassMark]
+    """Those that there is room for, oldest first; see `passes_since`."""
+    interval: timedelta
+    """How often a pass is to come."""
+    causes: Sequence[Cause]
+    """The largest first."""
+
+
+def passes_since(since: datetime, until: datetime) -> datetime:
+    """From when on there is room for passes."""
+    return max(since, until - MOST_DAYS * DAY)
+
+
+def render(report: Report, *, zone: tzinfo | None = None, template: str | None = None) -> str:
+    """The page.
+
+    Args:
+        report: what it is to show.
+        zone: of its times; the machine's own unless told otherwise.
+        template: in place of the page's own.
+
+    Raises:
+        ConfigurationError: Jinja2 is not installed, or the template is wrong.
+    """
+    try:
+        from jinja2 import Environment, StrictUndefined, TemplateError
+    except ImportError:
+        raise ConfigurationError("a report needs Jinja2: pip install 'retrycli[report]'") from None
+
+    def clock(time: datetime) -> datetime:
+        return time.astimezone(zone)
+
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
+    )
+    environment.filters |= {
+        "number": "{:,}".format,
+        "length": in_words,
+        "moment": partial(words.moment, clock=clock),
+        "short": partial(_cut, room=ERROR_ROOM),
+        "whole": partial(_cut, room=TEXT_ROOM),
+    }
+    environment.globals["amount"] = words.amount
+    try:
+        page = environment.from_string(_template() if template is None else template)
+        return page.render(_values(report, clock))
+    except TemplateError as error:
+        line = getattr(error, "lineno", None)
+        where = f"{type(error).__name__}{f' in line {line}' if line else ''}"
+        remedy = "pip install --force-reinstall 'retrycli[report]'"
+        raise ConfigurationError(f"the report's template is wrong ({where}); {remedy} brings the right one") from error
+
+
+def _template() -> str:
+    return (resources.files("retrycli.report") / "page.html").read_text(encoding="utf-8")
+
+
+def _cut(text: object, room: int) -> str:
+    """Somebody else's text as one line of a bearable length."""
+    line = printable(str(text))
+    return line if len(line) <= room else line[: room - 1] + "…"
+
+
+def _values(report: Report, clock: Clock) -> dict[str, object]:
+    """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
+    figures = report.figures
+    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock)
+    return {
+        "title": title,
+        "tone": tone,
+        "made_at": figures.until,
+        "zone": words.zone(figures.until, clock),
+        "since": figures.since,
+        "span": words.span(figures),
+        "messages": report.messages,
+        "last_pass": report.last_pass,
+        "delivered": figures.delivered,
+        "attempts": figures.attempts,
+        "outages": [(words.from_to(each, clock), each.length(figures.until)) for each in figures.outages],
+        "down": sum((each.length(figures.until) for each in figures.outages), timedelta()),
+        "tries": _tries(figures),
+        "waits": _waits(figures),
+        "known_waits": sum(figures.waits.values()),
+        "quantiles": [quantile(figures.waits, each) for each in (0.5, 0.95, 1)],
+        "causes": report.causes[:MOST_CAUSES],
+        "more_causes": max(len(report.causes) - MOST_CAUSES, 0),
+        "troubles": figures.troubles[:MOST_CAUSES],
+        "more_troubles": max(len(figures.troubles) - MOST_CAUSES, 0),
+        **_over_time(figures, clock),
+        **_passes(report, clock),
+    }
+
+
+def _over_time(figures: Figures, clock: Clock) -> dict[str, object]:
+    """The chart of attempts, with the words around it."""
+    length = bar_for(figures.until - figures.since)
+    columns = bars(figures, length)
+    told = [f"{words.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
+    drawn = charts.outcomes(columns, figures.outages, length, until=figures.until, told=told)
+    begin = next(iter(columns))
+    return {
+        "chart": _markup(drawn),
+        "top": charts.scale(columns),
+        "column": length,
+        "ticks": _ticks(begin, begin + len(columns) * length, clock),
+        "outcomes": [(outcome, number, number / figures.attempts) for outcome, number in figures.outcomes.items()],
+    }
+
+
+def _counts(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{number:,} {name}" for name, number in counts.items()) or "none"
+
+
+def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, float]]:
+    """Times to stand under a chart, and how far from its left, in hundredths: midnights, or hours of a short time."""
+    short = end - begin <= 2 * DAY
+    step = timedelta(hours=6) if short else DAY
+    step *= max(-(-(end - begin) // (step * MOST_TICKS)), 1)
+    at = clock(begin).replace(hour=0, minute=0, second=0, microsecond=0)
+    form = "%H:%M" if short else "%a %d" if end - begin <= MOST_DAYS * DAY else "%d %b"
+    found = []
+    while at < end:
+        left = round((at - begin) / (end - begin) * 100, 1)
+        if 0 <= left <= LAST_TICK:
+            found.append((f"{at:{form}}", left))
+        at += step
+    return found
+
+
+def _tries(figures: Figures) -> list[tuple[str, int, object]]:
+    """Delivered messages by tries: what it says, how many, and a bar."""
+    few = {
+        number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
+    }
+    rows = [(_ordinal(number), messages) for number, messages in few.items()]
+    more = sum(messages for number, messages in figures.tries.items() if number > MOST_TRIES)
+    return _with_bars([*rows, *([("later", more)] if more else [])])
+
+
+def _waits(figures: Figures) -> list[tuple[str, int, object]]:
+    """Delivered messages by how long they had waited."""
+    counts = [0] * (len(WAITS) + 1)
+    for minutes, messages in figures.waits.items():
+        counts[bisect_right(WAITS, minutes)] += messages
+    bounds = [in_words(timedelta(minutes=each)) for each in WAITS]
+    names = [f"under {bounds[0]}", *(f"{low} to {high}" for low, high in pairwise(bounds)), f"{bounds[-1]} and more"]
+    used = [number for number, messages in enumerate(counts) if messages]
+    span = range(used[0], used[-1] + 1) if used else range(0)
+    return _with_bars([(names[number], counts[number]) for number in span])
+
+
+def _with_bars(rows: Sequence[tuple[str, int]]) -> list[tuple[str, int, object]]:
+    most = max((messages for _, messages in rows), default=0)
+    return [(name, messages, _markup(charts.share(messages, most))) for name, messages in rows]
+
+
+def _ordinal(number: int) -> str:
+    return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
+
+
+def _passes(report: Report, clock: Clock) -> dict[str, object]:
+    """The strip of passes, with the words around it."""
+    until = report.figures.until
+    since = passes_since(report.figures.since, until)
+    since = max(since, report.first_pass or until)
+    found = strip(report.passes, since, until, interval=report.interval, clock=clock)
+    rows = [
+        (
+            f"{row.day:%a} {row.day.day}",
+            _markup(
+                charts.day(row.marks, cells=found.cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
+            ),
+            said,
+        )
+        for row in found.rows
+        for said in [_came(row.results, row.missed)]
+    ]
+    return {
+        "days": rows if report.passes else [],
+        "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
+        "missed": found.missed,
+        "interval": report.interval,
+        "passes": sum(found.results.values()),
+    }
+
+
+def _came(results: Mapping[str, int], missed: int) -> str:
+    return _counts(results) + (f"; {missed:,} missing" if missed else "")
+
+
+def _markup(drawn: str) -> object:
+    from markupsafe import Markup
+
+    return Markup(drawn)  # noqa: S704  our own shapes, whose few words are escaped

@@ -1,0 +1,117 @@
+"""The passes of some days, a row for each day: what came of each, and where one is missing."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import date, datetime, timedelta
+from itertools import pairwise
+
+from retrycli.figures import DAY, PassMark
+from retrycli.report.words import Clock
+
+MINUTE = timedelta(minutes=1)
+CELLS = tuple(each * MINUTE for each in (15, 20, 30, 60, 120, 240, 360, 720, 1440))
+"""How long a time one mark may stand for: a whole number of them makes a day, and fits on a phone."""
+MISSED_AFTER = 1.6
+"""A pass that is so many intervals late was missed; less is a scheduler's jitter."""
+RUNNING = "running"
+BY_WEIGHT = ("completed", RUNNING, "paused", "skipped", "stopped", "interrupted", "failed")
+"""Which of two passes a mark shows that stands for both: the later one here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One day."""
+
+    day: date
+    marks: Mapping[int, str]
+    """The result that each cell shows."""
+    expected: tuple[int, int]
+    """From which cell to which passes were to come."""
+    results: Mapping[str, int]
+    """How many passes ended how, those beside another in one cell too."""
+    missed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Strip:
+    """The days, oldest first."""
+
+    rows: Sequence[Row]
+    cells: int
+    """How many make up a day."""
+    results: Mapping[str, int]
+    missed: int
+
+
+def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, interval: timedelta, clock: Clock) -> Strip:
+    """Set passes out in days.
+
+    Args:
+        passes: those that began within the time, oldest first.
+        since: from when on passes were to come.
+        until: the present.
+        interval: how often.
+        clock: whose days.
+    """
+    cell = next((each for each in CELLS if each >= interval), CELLS[-1])
+    first, last = clock(since), clock(until)
+    days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]
+    marks: dict[date, dict[int, str]] = {each: {} for each in days}
+    results: dict[date, Counter[str]] = {each: Counter() for each in days}
+    for mark, following in pairwise([*passes, None]):
+        if mark is None:
+            continue
+        result = mark.result or RUNNING
+        results[clock(mark.started_at).date()][result] += 1
+        ends = until if following is None else following.started_at
+        for day, number in _covered(mark.started_at, ends, cell, interval, clock):
+            marks[day][number] = max(marks[day].get(number, result), result, key=BY_WEIGHT.index)
+    missed = Counter(clock(each).date() for each in _missed(passes, since, until, interval))
+    rows = [
+        Row(
+            day=each,
+            marks=marks[each],
+            expected=(
+                _cell(first, cell) if each == first.date() else 0,
+                _cell(last, cell) + 1 if each == last.date() else DAY // cell,
+            ),
+            results=_in_order(results[each]),
+            missed=missed[each],
+        )
+        for each in days
+    ]
+    return Strip(rows, DAY // cell, _in_order(sum(results.values(), Counter())), missed.total())
+
+
+def _covered(
+    begun: datetime, following: datetime, cell: timedelta, interval: timedelta, clock: Clock
+) -> Iterator[tuple[date, int]]:
+    """The cells that a pass stands for: up to the next one's, if that came in time, so that jitter leaves no gap."""
+    yield _place(begun, cell, clock)
+    if following - begun < MISSED_AFTER * interval:
+        at = begun + cell
+        while at < following and _place(at, cell, clock) != _place(following, cell, clock):
+            yield _place(at, cell, clock)
+            at += cell
+
+
+def _place(time: datetime, cell: timedelta, clock: Clock) -> tuple[date, int]:
+    return clock(time).date(), _cell(clock(time), cell)
+
+
+def _cell(local: datetime, cell: timedelta) -> int:
+    return timedelta(hours=local.hour, minutes=local.minute, seconds=local.second) // cell
+
+
+def _missed(passes: Sequence[PassMark], since: datetime, until: datetime, interval: timedelta) -> Iterator[datetime]:
+    """When a pass was to begin and none did."""
+    for before, after in pairwise([since, *(each.started_at for each in passes), until]):
+        if after - before >= MISSED_AFTER * interval:
+            yield from (before + number * interval for number in range(1, round((after - before) / interval)))
+
+
+def _in_order(results: Mapping[str, int]) -> dict[str, int]:
+    return {each: results[each] for each in BY_WEIGHT if results.get(each)}

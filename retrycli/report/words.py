@@ -1,0 +1,104 @@
+"""What the report says in sentences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from datetime import datetime, timedelta
+
+from retrycli.duration import in_words
+from retrycli.figures import Figures
+from retrycli.outage import Outage
+
+LATELY = timedelta(hours=24)
+"""So long an outage that is over is still worth the headline."""
+
+Clock = Callable[[datetime], datetime]
+"""Brings a time into the page's own zone."""
+
+
+def headline(
+    state: str, figures: Figures, messages: Mapping[str, int], last_pass: datetime | None, clock: Clock
+) -> tuple[str, str]:
+    """How things are in one sentence, and how bad that is: ``good``, ``mind`` or ``bad``.
+
+    Args:
+        state: `Status.state`, of which the headline is the long form.
+        figures: what came of the attempts lately.
+        messages: `Status.messages`.
+        last_pass: when the newest pass began.
+        clock: for the times in it.
+    """
+    people = messages["escalated"]
+    yours = f"{amount(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
+    trouble = _trouble(state, figures, messages["waiting"], last_pass, clock)
+    if trouble is not None:
+        said, tone = trouble
+        return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
+    if yours:
+        return f"{yours}; all else is well.", "mind"
+    if figures.delivered:
+        return (
+            f"All well: {amount(figures.delivered, 'message')} delivered after all in the last {span(figures)}, "
+            "and none waits for you.",
+            "good",
+        )
+    if waiting := messages["waiting"]:
+        wait = f"{amount(waiting, 'message')} {'waits for its' if waiting == 1 else 'wait for their'} next try"
+        return f"{wait}; none was delivered in the last {span(figures)}.", "mind"
+    return f"All quiet: nothing was to be delivered in the last {span(figures)}.", "good"
+
+
+def _trouble(
+    state: str, figures: Figures, waiting: int, last_pass: datetime | None, clock: Clock
+) -> tuple[str, str] | None:
+    latest = figures.outages[-1] if figures.outages else None
+    if state == "never_run":
+        return "No pass has been made yet: retrycli waits for its first call", "mind"
+    if state == "late" and last_pass is not None:
+        return f"No pass has begun since {moment(last_pass, clock)}: look for cron", "bad"
+    if latest is not None and latest.ended_at is None:
+        wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
+        return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
+    if state == "down":
+        return "The ticketing API takes nothing from us just now", "bad"
+    if state == "paused":
+        return "Deliveries are paused by an operator", "mind"
+    if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
+        return f"The ticketing API was down {from_to(latest, clock)}, and is back", "good"
+    return None
+
+
+def from_to(outage: Outage, clock: Clock) -> str:
+    """An outage's two ends; a day is named once."""
+    begun = moment(outage.began_at, clock)
+    if outage.ended_at is None:
+        return f"since {begun}"
+    same = clock(outage.began_at).date() == clock(outage.ended_at).date()
+    ended = f"{clock(outage.ended_at):%H:%M}" if same else moment(outage.ended_at, clock)
+    return f"from {begun} to {ended}"
+
+
+def moment(time: datetime, clock: Clock) -> str:
+    """A time, with its day."""
+    local = clock(time)
+    return f"{local:%a} {local.day} {local:%b %H:%M}"
+
+
+def span(figures: Figures) -> str:
+    """How long a time the figures are of: ``7 days``, ``12 h``."""
+    length = figures.until - figures.since
+    days, rest = divmod(length, timedelta(days=1))
+    return amount(days, "day") if days and not rest else in_words(length)
+
+
+def amount(number: int, thing: str) -> str:
+    """A number with its noun."""
+    ending = "" if number == 1 else "es" if thing.endswith("s") else "s"
+    return f"{number:,} {thing}{ending}"
+
+
+def zone(time: datetime, clock: Clock) -> str:
+    """What zone the page's times are of."""
+    local = clock(time)
+    offset = f"{local:%z}"
+    return f"UTC{'' if offset == '+0000' else f'{offset[:3]}:{offset[3:5]}'}"

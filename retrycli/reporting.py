@@ -1,0 +1,121 @@
+"""The report from the database to its file. Without a terminal: passes renew it too.
+
+A pass that has nothing to renew loads only this module, so what makes a page is imported where it is made.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrycli import atomic
+from retrycli.errors import ConfigurationError
+from retrycli.events import PassResult, PassSummary, StopReason
+
+if TYPE_CHECKING:
+    from retrycli.report import Cause
+    from retrycli.settings import Settings
+    from retrycli.store.database import Database
+    from retrycli.store.views import EscalationGroup
+
+LOOKBACK = timedelta(days=7)
+"""What a report is of unless it is told otherwise."""
+STALE = timedelta(hours=1)
+"""So old a page is renewed even if there is nothing new to tell, for its time says that passes come."""
+
+
+def page(settings: Settings, database: Database, *, since: datetime, until: datetime, state: str) -> str:
+    """The report as HTML.
+
+    Raises:
+        DatabaseUnavailable: the database can't be read.
+        ConfigurationError: Jinja2 is not installed, or the template is wrong.
+    """
+    from retrycli.report import Report, passes_since, render
+    from retrycli.store.statistics import Statistics
+    from retrycli.store.views import Views
+
+    statistics, views = Statistics(database), Views(database)
+    first_pass, last_pass = statistics.first_and_last_pass()
+    return render(
+        Report(
+            figures=statistics.figures(since, until),
+            state=state,
+            messages=views.counts(until),
+            first_pass=first_pass,
+            last_pass=last_pass,
+            passes=statistics.passes(passes_since(since, until)),
+            interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+            causes=[_cause(each) for each in views.escalation_groups()],
+        )
+    )
+
+
+def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
+    """Renew the page at the end of a pass, unless it tells all that there is to tell.
+
+    It does after a pass that did nothing, for an hour. So a pass that is called for nothing pays nothing for it.
+
+    Raises:
+        DatabaseUnavailable: the database can't be read.
+        ConfigurationError: the file can't be written, Jinja2 is not installed, or the template is wrong.
+    """
+    if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
+        return
+    state = STATES.get(summary.reason, "ok")
+    write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
+
+
+STATES: dict[str | None, str] = {
+    StopReason.PAUSED: "paused",
+    StopReason.BREAKER_OPEN: "down",
+    StopReason.THROTTLED: "down",
+    StopReason.CREDENTIALS_REFUSED: "down",
+}
+"""How things are after a pass that ended so."""
+
+
+def _is_news(summary: PassSummary) -> bool:
+    return any((summary.sent, summary.rescheduled, summary.escalated, summary.unknown, summary.released))
+
+
+def _is_stale(path: Path, now: datetime) -> bool:
+    try:
+        return now.timestamp() - path.stat().st_mtime > STALE.total_seconds()
+    except (OSError, ValueError):
+        return True
+
+
+def write(path: Path, text: str) -> None:
+    """Put a page in the place of the one before, so that no reader ever sees half of one.
+
+    Raises:
+        ConfigurationError: it can't be written; what was there is as it was.
+    """
+    try:
+        if path.exists() and not path.is_file() and not path.is_dir():
+            path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
+        else:
+            atomic.replace(path.resolve(), text)  # where a link leads, not the link
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "that is no path"
+        raise ConfigurationError(
+            f"can't write the report {path}: {reason}; name a file in a folder that you may write to "
+            "(--html, or report.path in the settings)"
+        ) from error
+
+
+def _cause(group: EscalationGroup) -> Cause:
+    from retrycli.report import Cause
+
+    example = group.example
+    return Cause(
+        count=group.count,
+        reason=example.reason,
+        error=group.cause or "no error text",
+        types=group.types,
+        oldest=group.oldest,
+        example=example.id,
+        fingerprint=group.fingerprint,
+    )

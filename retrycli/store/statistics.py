@@ -1,0 +1,198 @@
+"""What came of the attempts of some days, counted by the database: no history is too long to be looked at."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select
+
+from retrycli.events import StopReason
+from retrycli.figures import DAY, HOUR, TEN_MINUTES, UNDER_WAY, Figures, Group, PassMark, Slice, Trouble, unit_for
+from retrycli.fingerprint import cause
+from retrycli.grouping import By
+from retrycli.outage import Outage, outages
+from retrycli.outcome import OutcomeKind
+from retrycli.schema import attempts, passes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+MOST_TEXTS = 20_000
+"""So many error texts that differ in more than their digits are read, the most frequent first."""
+MOST_CAUSES = 1000
+"""And so many of their causes are given back."""
+MOST_PASSES = 20_000
+"""So many passes are read: two weeks of one a minute."""
+DISORDER = DAY
+"""So far apart two attempts may have begun that were written down in the other order."""
+
+LETTERS = {DAY: len("2025-03-03"), HOUR: len("2025-03-03 12"), TEN_MINUTES: len("2025-03-03 12:3")}
+"""How much of a time, as it is written, two times within such a length have in common."""
+
+a = attempts.c
+DELIVERED = a.outcome == OutcomeKind.DELIVERED.value
+FAILED = a.outcome != OutcomeKind.DELIVERED.value
+NUMBER = func.count()
+
+
+class Statistics:
+    """Counts, and changes nothing.
+
+    Args:
+        database: where to look.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def figures(self, since: datetime, until: datetime) -> Figures:
+        """What came of the attempts that began from a time to the present."""
+        unit = unit_for(until - since)
+        with self._database.read() as connection:
+            within = _since(connection, since)
+            return Figures(
+                since=since,
+                until=until,
+                unit=unit,
+                slices=[*self._slices(connection, within, unit)],
+                troubles=_troubles(connection, within),
+                outages=_outages(connection, since),
+                **_deliveries(connection, within),
+            )
+
+    def groups(self, by: By, since: datetime, *, limit: int) -> list[Group]:
+        """The attempts that began since a time, by what they have in common: the largest groups, or the first hours.
+
+        Attempts at messages that the application has deleted have no type and no ticket.
+        """
+        m = self._database.messages.c
+        keys: dict[By, ColumnElement[Any]] = {
+            By.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
+            By.TYPE: cast(m.message_type, String),
+            By.TICKET: cast(m.ticket_id, String),
+            By.HOUR: self._written(a.started_at, LETTERS[HOUR]),
+        }
+        key = keys[by]
+        order = [key] if by is By.HOUR else [NUMBER.desc(), key]
+        statement = select(key, NUMBER, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
+        if by in {By.TYPE, By.TICKET}:
+            statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
+        with self._database.read() as connection:
+            rows = connection.execute(statement.where(_since(connection, since)))
+            return [Group(_time(key) if by is By.HOUR else key, made, good) for key, made, good in rows]
+
+    def passes(self, since: datetime) -> list[PassMark]:
+        """The passes since a time, oldest first; not more than the newest `MOST_PASSES`."""
+        p = passes.c
+        newest = select(p.started_at, p.result, p.reason).where(p.started_at >= since)
+        with self._database.read() as connection:
+            rows = connection.execute(newest.order_by(p.started_at.desc(), p.id).limit(MOST_PASSES)).all()
+        return [PassMark(*row) for row in reversed(rows)]
+
+    def first_and_last_pass(self) -> tuple[datetime | None, datetime | None]:
+        """When the first pass began that is known, and when the newest."""
+        at = passes.c.started_at
+        with self._database.read() as connection:
+            first, last = (connection.execute(select(at).order_by(each).limit(1)).scalar() for each in (at, at.desc()))
+        return first, last
+
+    def _slices(self, connection: Connection, within: ColumnElement[bool], unit: timedelta) -> Iterator[Slice]:
+        at = self._written(a.started_at, LETTERS[unit])
+        for text, outcome, number in connection.execute(
+            select(at, a.outcome, NUMBER).where(within).group_by(at, a.outcome).order_by(at)
+        ):
+            yield Slice(_time(text), outcome or UNDER_WAY, number)
+
+    def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
+        """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
+        text: ColumnElement[str]
+        if self._database.is_sqlite:
+            return func.substr(time, 1, letters, type_=String)
+        text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
+        return func.substr(text, 1, letters, type_=String)
+
+
+def _since(connection: Connection, since: datetime) -> ColumnElement[bool]:
+    """The attempts since a time. Ids grow with time, so those that are far too old need not even be looked at."""
+    return and_(a.id >= _first_id(connection, since - DISORDER), a.started_at >= since)
+
+
+def _first_id(connection: Connection, since: datetime) -> int:
+    """The id of the first attempt that began at a time or later, or the last of all; found by halving."""
+    low, high = connection.execute(select(func.min(a.id), func.max(a.id))).one()
+    while low is not None and low < high:
+        middle = (low + high) // 2
+        found = connection.execute(select(a.id, a.started_at).where(a.id >= middle).order_by(a.id).limit(1)).one()
+        low, high = (low, middle) if found.started_at >= since else (found.id + 1, high)
+    return low or 0
+
+
+def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[str, Any]:
+    """Delivered messages by the number of the attempt, and by the minutes that they had waited."""
+    minutes = a.waited_s // 60
+    tries: Counter[int] = Counter()
+    waits: Counter[int] = Counter()
+    statement = select(a.number, minutes, NUMBER).where(within, DELIVERED).group_by(a.number, minutes)
+    for number, waited, messages in connection.execute(statement):
+        tries[number] += messages
+        if waited is not None:
+            waits[waited] += messages
+    return {"tries": dict(sorted(tries.items())), "waits": dict(sorted(waits.items()))}
+
+
+def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Trouble]:
+    """What attempts came to nothing for, by cause.
+
+    The database puts texts together that differ in their digits alone, which leaves few; those are compared here,
+    without their ids and addresses. The newest attempt is known by its id, which compares faster than its time.
+    """
+    kind = (a.outcome, a.status_code)
+    columns = (*kind, a.error, NUMBER.label("n"), func.max(a.id).label("newest"))
+    text = select(*columns).where(within, FAILED).group_by(*kind, a.error).subquery().c
+    alike: ColumnElement[str] = text.error
+    for digit in "0123456789":
+        alike = func.replace(alike, digit, "", type_=String)
+    number = func.sum(text.n)
+    texts = (
+        select(text.outcome, text.status_code, func.min(text.error), number, func.max(text.newest))
+        .group_by(text.outcome, text.status_code, alike)
+        .order_by(number.desc())
+        .limit(MOST_TEXTS)
+    )
+    found: dict[tuple[str, int | None, str], tuple[int, int]] = {}
+    for outcome, status, error, count, newest in connection.execute(texts):
+        key = (outcome, status, cause(error or ""))
+        before, newest_before = found.get(key, (0, newest))
+        found[key] = (before + int(count), max(newest_before, newest))
+    busiest = sorted(found.items(), key=lambda each: (-each[1][0], str(each[0])))[:MOST_CAUSES]
+    ids = [newest for _, (_, newest) in busiest]
+    times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
+    return [Trouble(*key, count, times[newest]) for key, (count, newest) in busiest]
+
+
+def _outages(connection: Connection, since: datetime) -> list[Outage]:
+    """What the passes make at which the API went down or came back; one that tried nothing says nothing."""
+    p = passes.c
+    down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
+    answered = p.reason.in_((StopReason.THROTTLED, StopReason.CREDENTIALS_REFUSED))
+    telling = or_(down == 1, answered, p.sent + p.rescheduled > 0)
+    turns: Select[Any] = select(
+        p.started_at, down.label("down"), func.lag(down).over(order_by=(p.started_at, p.id)).label("before")
+    ).where(telling, p.started_at >= since)
+    turn = turns.subquery().c
+    statement = select(turn.started_at, turn.down).where(turn.down.is_distinct_from(turn.before))
+    rows = connection.execute(statement.order_by(turn.started_at))
+    return outages((started_at, bool(stopped)) for started_at, stopped in rows)
+
+
+def _time(text: str) -> datetime:
+    """The time that the beginning of a written one stands for."""
+    whole = "0000-00-00 00:00"
+    return datetime.fromisoformat(text + whole[len(text) :]).replace(tzinfo=UTC)

@@ -1,0 +1,226 @@
+"""``report``, and the page that passes renew."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import sys
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.api import REJECTS, Scripted
+from tests.cli.application import Application
+from tests.cli.command import Cli
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.command import Finished
+
+DOCTYPE = "<!doctype html>\n"
+WITHOUT_JINJA2 = (
+    sys.executable,
+    "-c",
+    "import sys; sys.modules['jinja2'] = None; from retrycli.__main__ import main; main()",
+)
+HOSTILE = "<script>alert(1)</script>" + "x" * 2000
+
+
+def heading(page: str) -> str:
+    """How things are, as a page has it."""
+    found = re.search("<h1>(.*)</h1>", page)
+    assert found is not None
+    return found[1]
+
+
+def hour_old(path: Path) -> None:
+    """Let an hour pass for a file."""
+    then = path.stat().st_mtime - 3601
+    os.utime(path, (then, then))
+
+
+# -- the command -----------------------------------------------------------------------------------------------------
+
+
+def test_a_report_is_a_page_that_others_may_read(at_work: Cli, tmp_path: Path) -> None:
+    """Whatever the umask; a web server has a user of its own."""
+    done = at_work.under("sh", "-c", 'umask 077; exec "$0" "$@"')("report", "--html", "page.html")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    page = tmp_path / "page.html"
+    assert page.read_text(encoding="utf-8").startswith(DOCTYPE)
+    assert stat.S_IMODE(page.stat().st_mode) == 0o644
+    assert heading(page.read_text(encoding="utf-8")).startswith("No pass has been made yet")
+
+
+def test_a_report_goes_to_stdout_when_asked(at_work: Cli, tmp_path: Path) -> None:
+    before = set(tmp_path.iterdir())
+    done = at_work("report", "--html", "-")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(DOCTYPE)
+    assert done.stdout.endswith("</html>\n")
+    assert set(tmp_path.iterdir()) == before
+
+
+def test_on_a_terminal_it_says_what_it_wrote_and_what_to_do_next(at_work: Cli) -> None:
+    screen = at_work.on_terminal("report", "--html", "page.html")
+    assert re.fullmatch(
+        r"Wrote page\.html \(\d\d KiB\)\.\nNext: look at it with a browser, as in xdg-open page\.html\n", screen.text
+    )
+
+
+def test_without_a_file_the_one_that_is_set_is_written(at_work: Cli, tmp_path: Path) -> None:
+    assert at_work("report", env={"RETRYCLI_REPORT__PATH": "set.html"}).returncode == 0
+    assert (tmp_path / "set.html").exists()
+    none = at_work("report")
+    assert (none.returncode, none.stdout) == (2, "")
+    assert "name a file, or - for stdout; or set report.path" in " ".join(none.stderr.split())
+
+
+def test_a_link_stays_and_what_it_leads_to_is_replaced(at_work: Cli, tmp_path: Path) -> None:
+    (tmp_path / "real.html").write_text("old")
+    (tmp_path / "link.html").symlink_to("real.html")
+    assert at_work("report", "--html", "link.html").returncode == 0
+    assert (tmp_path / "link.html").is_symlink()
+    assert (tmp_path / "real.html").read_text(encoding="utf-8").startswith(DOCTYPE)
+
+
+def test_a_device_is_written_to_and_not_replaced(at_work: Cli) -> None:
+    done = at_work("report", "--html", "/dev/stdout")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(DOCTYPE)
+
+
+@pytest.mark.parametrize("path", ["nowhere/page.html", ".", "agent.db/page.html", "x" * 300, "/proc/page.html"])
+def test_a_path_that_cant_be_written_is_one_line_with_the_remedy_and_nothing_changes(
+    at_work: Cli, tmp_path: Path, path: str
+) -> None:
+    before = {each: each.read_bytes() for each in tmp_path.iterdir()}
+    done = at_work("report", "--html", path)
+    assert (done.returncode, done.stdout) == (78, "")
+    [line] = done.stderr.splitlines()
+    assert line.startswith(f"retrycli: can't write the report {path}: ")
+    assert "; name a file in a folder that you may write to (--html, or report.path in the settings)" in line
+    assert {each: each.read_bytes() for each in tmp_path.iterdir()} == before
+
+
+@pytest.mark.parametrize("since", ["soon", "0d"])
+def test_a_time_that_is_none_is_wrong_usage(at_work: Cli, tmp_path: Path, since: str) -> None:
+    done = at_work("report", "--html", "page.html", "--since", since)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_without_jinja2_the_error_says_how_to_get_it(at_work: Cli, tmp_path: Path) -> None:
+    done = replace(at_work, program=WITHOUT_JINJA2)("report", "--html", "page.html")
+    assert (done.returncode, done.stdout) == (78, "")
+    assert done.stderr == "retrycli: a report needs Jinja2: pip install 'retrycli[report]'\n"
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_what_comes_from_a_message_or_an_answer_is_text_and_customers_words_are_not_in_it(
+    cli: Cli, application: Application
+) -> None:
+    """Ids of tickets, types and errors are hostile here, and 2,000 characters long."""
+    texts: dict[str, Any] = {
+        "subject": f"SUBJECT{HOSTILE}",
+        "body": f"BODY{HOSTILE}",
+        "recipient_email": f"TO{HOSTILE}",
+    }
+    application.add(1, ticket_id=HOSTILE, retry_count=10, last_error=HOSTILE, **texts)
+    application.add(2, message_type=HOSTILE, **texts)
+    application.add(3, **texts)
+    with Scripted((422, {"messages": [HOSTILE]})) as api:
+        at_work = cli.having(application.variables(api.url))
+        assert at_work("run-once").returncode == 0
+        page = at_work("report", "--html", "-").stdout
+    assert "&lt;script&gt;alert" in page
+    assert "<script" not in page
+    assert not re.search("SUBJECT|BODY|TO<|TO&", page)
+    assert len(page) < 60_000
+    assert heading(page) == "3 messages wait for you; all else is well."
+
+
+# -- passes ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def with_page(at_work: Cli, tmp_path: Path) -> Cli:
+    """The command, set to renew a page."""
+    return at_work.having({"RETRYCLI_REPORT__PATH": str(tmp_path / "page.html")})
+
+
+def test_a_pass_renews_the_page_when_it_did_something_or_the_page_is_an_hour_old(
+    with_page: Cli, application: Application, tmp_path: Path
+) -> None:
+    page = tmp_path / "page.html"
+
+    def renewed() -> bool:
+        before = page.stat().st_ino if page.exists() else None
+        done = with_page("run-once")
+        assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+        return page.stat().st_ino != before
+
+    assert renewed(), "there was none"
+    assert not renewed(), "nothing was done"
+    hour_old(page)
+    assert renewed(), "its time is to say that passes come"
+    application.fill_due()
+    assert renewed(), "something was done"
+    assert heading(page.read_text(encoding="utf-8")).startswith("All well: 3 messages delivered after all")
+    assert stat.S_IMODE(page.stat().st_mode) == 0o644
+
+
+@pytest.mark.parametrize(
+    ("program", "path", "said"),
+    [
+        (None, "nowhere/page.html", "can't write the report nowhere/page.html: No such file or directory; name a file"),
+        (WITHOUT_JINJA2, "page.html", "a report needs Jinja2: pip install 'retrycli[report]'"),
+    ],
+)
+def test_a_page_that_cant_be_renewed_fails_no_pass(
+    at_work: Cli, application: Application, program: tuple[str, ...] | None, path: str, said: str
+) -> None:
+    """It is said, with the remedy, and all messages are sent."""
+    application.fill_due()
+    done: Finished = replace(at_work, program=program or at_work.program)(
+        "run-once", env={"RETRYCLI_REPORT__PATH": path}
+    )
+    assert (done.returncode, done.stdout) == (0, "")
+    [line] = done.stderr.splitlines()
+    assert f"WARNING The report was not renewed: {said}" in line
+    assert application.last_pass()["sent"] == 3
+
+
+def test_a_pass_that_is_stopped_renews_the_page_too(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """An outage is what a person looks for."""
+    application.add_due(6)
+    at_work = cli.having({**application.variables("http://127.0.0.1:9"), "RETRYCLI_REPORT__PATH": "page.html"})
+    assert at_work("run-once").returncode == 69
+    page = (tmp_path / "page.html").read_text(encoding="utf-8")
+    assert re.match(r"The ticketing API has been down since .*, and 6 messages wait for it\.", heading(page))
+
+
+def test_a_relative_path_in_a_file_is_beside_the_file(cli: Cli, application: Application, tmp_path: Path) -> None:
+    """Cron starts us in a folder of its own."""
+    folder = tmp_path / "etc"
+    folder.mkdir()
+    settings = f"[database]\nurl = '{application.url}'\n[gateway]\nbase_url = 'http://127.0.0.1:9'\n"
+    (folder / "retrycli.toml").write_text(f"{settings}[report]\npath = 'page.html'\n")
+    assert cli("--config", folder / "retrycli.toml", "run-once").returncode == 0
+    assert (folder / "page.html").exists()
+    assert not (tmp_path / "page.html").exists()
+
+
+def test_a_message_that_went_to_a_person_is_there_with_its_commands(cli: Cli, application: Application) -> None:
+    application.add_due(2)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        at_work("run-once")
+    page = at_work("report", "--html", "-").stdout
+    assert heading(page) == "2 messages wait for you; all else is well."
+    assert "HTTP 422: no such recipient" in page
+    assert "<code>retrycli show 101</code>" in page
+    assert re.search(r"<code>retrycli requeue --fingerprint [0-9a-f]{12}</code>", page)

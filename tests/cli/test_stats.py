@@ -1,0 +1,151 @@
+"""``stats``: what came of the attempts of some days, in every form."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests import history
+from tests.cli.command import COLUMNS, Cli
+
+if TYPE_CHECKING:
+    from tests.cli.command import Shown
+
+KEYS = [
+    "since",
+    "until",
+    "by",
+    "attempts",
+    "groups",
+    "delivered",
+    "tries_until_delivered",
+    "seconds_until_delivered",
+    "outages",
+    "errors",
+]
+BY = ("outcome", "type", "ticket", "hour", "error")
+UTC_TIME = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ"
+LOCAL_TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d"
+ATTEMPTS = 800
+PIPED = ("stats", *(f"stats --by {each} --json" for each in BY), "stats --since 12h --json", "stats --by hour")
+ON_TERMINAL = ("stats", *(f"stats --by {each}" for each in BY[1:]))
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    """The command over a made-up week that nothing here changes."""
+    folder = tmp_path_factory.mktemp("stats")
+    history.make(folder / "agent.db", attempts=ATTEMPTS, now=datetime.now(UTC))
+    return Cli(folder, {"RETRYCLI_DATABASE__URL": f"sqlite:///{folder / 'agent.db'}"})
+
+
+@pytest.fixture(scope="module")
+def shown(desk: Cli) -> Shown:
+    return desk.show_all(piped=PIPED, on_terminal=ON_TERMINAL)
+
+
+def test_json_has_the_keys_that_are_promised(shown: Shown) -> None:
+    found = shown.json("stats --by outcome --json")
+    assert list(found) == KEYS
+    assert found["by"] == "outcome"
+    assert re.fullmatch(UTC_TIME, found["since"])
+    assert list(found["groups"][0]) == ["outcome", "attempts", "delivered"]
+    assert list(found["tries_until_delivered"][0]) == ["tries", "messages"]
+    assert list(found["seconds_until_delivered"]) == ["messages", "median", "p95", "max"]
+    assert list(found["outages"][0]) == ["began_at", "ended_at", "seconds"]
+    assert list(found["errors"][0]) == ["outcome", "status_code", "cause", "attempts", "last_at"]
+
+
+@pytest.mark.parametrize("by", BY)
+def test_the_groups_of_each_kind_add_up_to_all_attempts(shown: Shown, by: str) -> None:
+    found = shown.json(f"stats --by {by} --json")
+    assert 0.95 * ATTEMPTS < found["attempts"] <= ATTEMPTS
+    counted = sum(each["attempts"] for each in found["groups"])
+    assert counted == found["attempts"] - (found["delivered"] if by == "error" else 0)
+    if by != "error":
+        assert sum(each["delivered"] for each in found["groups"]) == found["delivered"]
+    assert sum(each["messages"] for each in found["tries_until_delivered"]) == found["delivered"]
+
+
+def test_the_figures_are_those_of_the_week(shown: Shown) -> None:
+    """A night's outage, and another of an hour and a quarter, each to a tick; most messages take 15 to 30 minutes."""
+    found = shown.json("stats --by outcome --json")
+    lengths = sorted(each["seconds"] / 3600 for each in found["outages"])
+    assert lengths == [pytest.approx(1.25, abs=0.26), pytest.approx(9, abs=0.26)]
+    waited = found["seconds_until_delivered"]
+    assert 15 * 60 <= waited["median"] <= 30 * 60 < waited["p95"] <= waited["max"]
+    assert waited["max"] > 9 * 3600
+    [locked] = [each for each in found["errors"] if each["outcome"] == "refused"]
+    assert locked["cause"] == "refused: ticket … is locked"
+
+
+def test_only_so_far_back_is_looked_at(shown: Shown) -> None:
+    found = shown.json("stats --since 12h --json")
+    assert 0 < found["attempts"] < 100
+    assert found["outages"] == []
+
+
+def test_piped_each_line_says_what_it_is_about(shown: Shown) -> None:
+    lines = [line.split("\t") for line in shown.piped["stats"].stdout.splitlines()]
+    kinds = {each[0]: len(each) for each in lines}
+    assert kinds == {"outcome": 4, "tries": 3, "seconds": 3, "outage": 4, "error": 6}
+    assert [each[1] for each in lines if each[0] == "seconds"] == ["median", "p95", "max"]
+    assert all(re.fullmatch(UTC_TIME, time) for each in lines if each[0] == "outage" for time in each[1:3])
+    hours = [line.split("\t")[1] for line in shown.piped["stats --by hour"].stdout.splitlines() if line[:4] == "hour"]
+    assert hours == sorted(hours)
+    assert all(re.fullmatch(r"\S+T\d\d:00:00Z", each) for each in hours)
+
+
+@pytest.mark.parametrize("command", ON_TERMINAL)
+def test_on_a_terminal_it_fits_in_80_columns_and_ends_with_the_next_step(shown: Shown, command: str) -> None:
+    screen = shown.screens[command]
+    assert screen.returncode == 0
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert screen.text.endswith("\nNext: retrycli report --html report.html\n")
+
+
+def test_on_a_terminal_there_are_curves_and_bars(shown: Shown) -> None:
+    screen = shown.screens["stats"].text
+    assert re.search(r"^Attempts +\d+ +[ ▁▂▃▄▅▆▇█]{40,}$", screen, re.MULTILINE)
+    assert re.search(
+        r"^Waited +half within \d+ min, 95 % within \d+ h( \d+ min)?, all within .*$", screen, re.MULTILINE
+    )
+    assert re.search(r"^Outages +2, 10 h( \d+ min)? in all$", screen, re.MULTILINE)
+    assert re.search(rf"^{LOCAL_TIME}  {LOCAL_TIME}  9 h", screen, re.MULTILINE)
+    assert re.search(r"^delivered +\d+ +[78]\d\.\d % +█{24}$", screen, re.MULTILINE)
+    assert re.search(r"^retry 1 +\d+ +6\d\.\d % +█{24}$", screen, re.MULTILINE)
+    assert re.search(r"^retry 2 +\d+ +\d\d\.\d % +█{5,9}[▏▎▍▌▋▊▉]? *$", screen, re.MULTILINE)
+    assert "6 errors, 5 shown: retrycli stats --by error" in screen
+
+
+def test_where_nothing_was_tried_it_says_so(at_work: Cli) -> None:
+    assert at_work("stats").stdout == ""
+    screen = at_work.on_terminal("stats").text
+    assert re.search(r"^Attempts +0 *$", screen, re.MULTILINE)
+    assert re.search(r"^Waited +nothing is known yet$", screen, re.MULTILINE)
+    assert re.search(r"^Outages +none$", screen, re.MULTILINE)
+    found = at_work.json("stats")
+    assert found["seconds_until_delivered"] == {"messages": 0, "median": None, "p95": None, "max": None}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--since", "yesterday"], "no length of time; write a number and a unit: 200ms, 2s, 15m, 2h or 7d"),
+        (["--since", "-7d"], "no length of time"),
+        (["--since", "99999999d"], "too long; the longest is 36500d"),
+        (["--since", "0s"], "longer than that"),
+        (["--by", "weather"], "'weather' is not one of"),
+    ],
+)
+def test_wrong_usage_is_named(at_work: Cli, arguments: list[str], said: str) -> None:
+    done = at_work("stats", *arguments)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert said in " ".join(done.stderr.split())
+
+
+def test_the_longest_look_back_is_one_that_can_be_made(at_work: Cli) -> None:
+    assert at_work.json("stats", "--since", "36500d")["attempts"] == 0

@@ -1,0 +1,263 @@
+"""What is counted of attempts and passes: each figure, at its edges, and over data that is not as it should be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import insert
+
+from retrycli import schema
+from retrycli.figures import Group, PassMark, Slice, Trouble
+from retrycli.grouping import By
+from retrycli.outage import Outage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.statistics import Statistics, _first_id
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.own_tables import PASS, attempt_rows, enrol
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
+
+DAY = timedelta(days=1)
+WEEK = 7 * DAY
+
+
+@pytest.fixture
+def statistics(database: Database) -> Statistics:
+    return Statistics(database)
+
+
+def attempt(
+    database: Database, at: datetime, outcome: str | None = "delivered", message_id: int = 1, **columns: object
+) -> None:
+    """Write down an attempt that began at a time; without an outcome it is under way."""
+    row: dict[str, Any] = {
+        "message_id": message_id,
+        "pass_id": "the-pass",
+        "number": 1,
+        "made_by": "pass",
+        "started_at": at,
+        "finished_at": None if outcome is None else at + timedelta(seconds=1),
+        "outcome": outcome,
+        "waited_s": 900,
+    }
+    with database.write() as connection:
+        connection.execute(insert(schema.attempts).values(row | columns))
+
+
+def passes(database: Database, *told: tuple[datetime, str | None, str | None, int]) -> None:
+    """Write down passes: start, result, reason, and how many they sent."""
+    nothing = dict.fromkeys(("rescheduled", "escalated", "unknown", "released"), 0)
+    rows = [
+        {
+            "id": f"pass-{number}",
+            "host": "mill",
+            "pid": 7,
+            "started_at": at,
+            "heartbeat_at": at,
+            "result": result,
+            "reason": reason,
+            "sent": sent,
+        }
+        | nothing
+        for number, (at, result, reason, sent) in enumerate(told)
+    ]
+    with database.write() as connection:
+        connection.execute(insert(schema.passes), rows)
+
+
+# -- attempts over time ----------------------------------------------------------------------------------------------
+
+
+def test_where_nothing_happened_all_figures_are_empty(statistics: Statistics) -> None:
+    found = statistics.figures(NOON - WEEK, NOON)
+    assert (found.attempts, found.delivered, found.outcomes, found.tries, found.waits) == (0, 0, {}, {}, {})
+    assert (list(found.slices), list(found.troubles), list(found.outages)) == ([], [], [])
+    assert statistics.first_and_last_pass() == (None, None)
+    assert [statistics.groups(by, NOON - WEEK, limit=9) for by in By if by is not By.ERROR] == [[]] * 4
+
+
+@pytest.mark.parametrize(
+    ("span", "unit", "first", "second"),
+    [
+        (DAY, 10 * MINUTE, NOON - 3 * HOUR + 20 * MINUTE, NOON - 3 * HOUR + 30 * MINUTE),
+        (WEEK, HOUR, NOON - 3 * HOUR, NOON - 3 * HOUR),
+        (90 * DAY, DAY, NOON - 12 * HOUR, NOON - 12 * HOUR),
+    ],
+)
+def test_attempts_are_counted_by_stretches_that_fit_the_time(
+    database: Database, statistics: Statistics, span: timedelta, unit: timedelta, first: datetime, second: datetime
+) -> None:
+    """To the microsecond, and in UTC on every engine."""
+    edge = NOON - 3 * HOUR + 30 * MINUTE
+    attempt(database, edge - timedelta(microseconds=1))
+    attempt(database, edge, "transient", error="HTTP 503")
+    attempt(database, edge + timedelta(microseconds=1))
+    found = statistics.figures(NOON - span, NOON)
+    assert found.unit == unit
+    counted = {(each.at, each.outcome): each.attempts for each in found.slices}
+    expected = {(first, "delivered"): 0, (second, "delivered"): 0, (second, "transient"): 1}
+    expected[first, "delivered"] += 1
+    expected[second, "delivered"] += 1
+    assert counted == expected
+    assert found.outcomes == {"delivered": 2, "transient": 1}
+
+
+def test_an_attempt_that_never_finished_is_under_way(database: Database, statistics: Statistics) -> None:
+    """It is no error, and no delivery."""
+    attempt(database, NOON - HOUR, None)
+    found = statistics.figures(NOON - WEEK, NOON)
+    assert list(found.slices) == [Slice(NOON - HOUR, "under way", 1)]
+    assert (found.attempts, found.delivered, list(found.troubles)) == (1, 0, [])
+    assert statistics.groups(By.OUTCOME, NOON - WEEK, limit=9) == [Group("under way", 1, 0)]
+
+
+def test_only_the_attempts_since_a_time_count(database: Database, statistics: Statistics) -> None:
+    for days in (30, 9, 8, 6, 1):
+        attempt(database, NOON - days * DAY, number=days)
+    assert statistics.figures(NOON - WEEK, NOON).tries == {1: 1, 6: 1}
+    assert statistics.figures(NOON - 8 * DAY, NOON).tries == {1: 1, 6: 1, 8: 1}
+    assert statistics.figures(NOON - 40 * DAY, NOON).delivered == 5
+
+
+def test_attempts_written_down_in_another_order_than_they_began_count_too(
+    database: Database, statistics: Statistics
+) -> None:
+    """Two hosts need not agree on the time."""
+    for hours in (200, 30, 5, 20, 1, 10):
+        attempt(database, NOON - hours * HOUR)
+    assert statistics.figures(NOON - 21 * HOUR, NOON).attempts == 4
+
+
+@pytest.mark.parametrize("gap", [1, 2, 7])
+def test_the_first_attempt_of_a_time_is_found_without_reading_all(database: Database, gap: int) -> None:
+    """Also where ids are missing, as after a prune."""
+    ids = [3 + gap * number for number in range(20)]
+    for number, each in enumerate(ids):
+        attempt(database, NOON + number * HOUR, id=each)
+    with database.read() as connection:
+        found = [_first_id(connection, NOON + (number - 0.5) * HOUR) for number in range(20)]
+        # In the gap before is as good; beyond it would be a loss.
+        assert all(before < got <= each for before, got, each in zip([0, *ids], found, ids, strict=False))
+        assert _first_id(connection, NOON + 99 * HOUR) > ids[-2]
+
+
+# -- deliveries ------------------------------------------------------------------------------------------------------
+
+
+def test_deliveries_are_counted_by_tries_and_by_minutes_waited(database: Database, statistics: Statistics) -> None:
+    for number, waited in ((1, 899), (1, 900), (2, 959), (11, 86_400), (2, None)):
+        attempt(database, NOON - HOUR, number=number, waited_s=waited)
+    attempt(database, NOON - HOUR, "refused", number=5, error="no")
+    found = statistics.figures(NOON - WEEK, NOON)
+    assert found.tries == {1: 2, 2: 2, 11: 1}
+    assert found.waits == {14: 1, 15: 2, 1440: 1}
+
+
+def test_an_attempt_knows_how_long_its_message_has_waited_since_it_first_failed(
+    application: Application, database: Database, statistics: Statistics
+) -> None:
+    """An outage's messages are tried for the first time when it is over: their first attempt says nothing of that."""
+    application.add_all([{}, {}])
+    enrol(database, [1], failed_at=NOON - 9 * HOUR)
+    enrol(database, [2], failed_at=NOON + HOUR)
+    claims = Claims(database)
+    assert claims.claim(PASS, NOON, 9) == [1, 2]
+    claims.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    done = Outcome(OutcomeKind.DELIVERED, 200)
+    claims.record(PASS, [Settled(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON)
+    assert [attempt_rows(database, each)[0]["waited_s"] for each in (1, 2)] == [9 * 3600, 0]
+    assert statistics.figures(NOON - WEEK, NOON).waits == {540: 1, 0: 1}
+
+
+# -- errors ----------------------------------------------------------------------------------------------------------
+
+
+def test_errors_are_counted_by_cause_the_busiest_first(database: Database, statistics: Statistics) -> None:
+    for minutes in (2, 1, 0):
+        attempt(database, NOON - minutes * MINUTE, "permanent", status_code=422, error=f"HTTP 422: no ticket {minutes}")
+    attempt(database, NOON - HOUR, "transient", status_code=422, error="HTTP 422: no ticket 1")
+    for person in ("ana", "zoe"):
+        attempt(database, NOON - 3 * HOUR, "refused", status_code=200, error=f"refused: {person}@example.com is away")
+    attempt(database, NOON - 2 * HOUR, "unknown", error=None)
+    found = statistics.figures(NOON - WEEK, NOON)
+    assert list(found.troubles) == [
+        Trouble("permanent", 422, "HTTP 422: no ticket …", 3, NOON),
+        Trouble("refused", 200, "refused: … is away", 2, NOON - 3 * HOUR),
+        Trouble("transient", 422, "HTTP 422: no ticket …", 1, NOON - HOUR),
+        Trouble("unknown", None, "", 1, NOON - 2 * HOUR),
+    ]
+
+
+# -- groups ----------------------------------------------------------------------------------------------------------
+
+
+def test_attempts_are_grouped_by_what_they_have_in_common(
+    application: Application, database: Database, statistics: Statistics
+) -> None:
+    """A message that the application has deleted has neither type nor ticket."""
+    application.add_all([{}, {"message_type": "customer", "ticket_id": TICKET + 1}])
+    for message_id, hours, outcome in ((1, 1, "delivered"), (1, 2, "refused"), (2, 2, None), (99, 2, "delivered")):
+        attempt(database, NOON - hours * HOUR, outcome, message_id, error="no")
+    attempt(database, NOON - HOUR + MINUTE, "refused", 1, error="no")
+
+    def found(by: By, limit: int = 9) -> list[Group]:
+        return statistics.groups(by, NOON - WEEK, limit=limit)
+
+    assert set(found(By.TYPE)) == {Group("supplier", 3, 1), Group("customer", 1, 0), Group(None, 1, 1)}
+    assert set(found(By.TICKET)) == {Group(str(TICKET), 3, 1), Group(str(TICKET + 1), 1, 0), Group(None, 1, 1)}
+    assert found(By.TICKET, limit=1) == [Group(str(TICKET), 3, 1)]
+    assert found(By.HOUR) == [Group(NOON - 2 * HOUR, 3, 1), Group(NOON - HOUR, 2, 1)]
+    assert found(By.OUTCOME) == [Group("delivered", 2, 2), Group("refused", 2, 0), Group("under way", 1, 0)]
+
+
+# -- passes and outages ----------------------------------------------------------------------------------------------
+
+DOWN = "breaker_open"
+
+
+def test_an_outage_lasts_until_a_pass_gets_through(database: Database, statistics: Statistics) -> None:
+    """Passes that tried nothing in between, or that somebody held back, say nothing."""
+    told = [
+        (0, "completed", None, 3),
+        (1, "stopped", DOWN, 2),
+        (2, "stopped", DOWN, 0),
+        (3, "completed", None, 0),
+        (4, "paused", "paused", 0),
+        (5, "skipped", "lock_held", 0),
+        (6, "stopped", DOWN, 0),
+        (7, "completed", None, 5),
+        (8, "completed", None, 5),
+        (9, "stopped", DOWN, 0),
+        (10, "stopped", "throttled", 0),
+        (11, "stopped", DOWN, 0),
+    ]
+    passes(database, *((NOON + hour * HOUR, result, reason, sent) for hour, result, reason, sent in told))
+    found = statistics.figures(NOON, NOON + DAY).outages
+    assert [((each.began_at - NOON) / HOUR, each.ended_at and (each.ended_at - NOON) / HOUR) for each in found] == [
+        (1, 7),
+        (9, 10),
+        (11, None),
+    ]
+
+
+def test_an_outage_that_began_earlier_is_cut_at_the_first_pass_of_the_time(
+    database: Database, statistics: Statistics
+) -> None:
+    passes(database, *((NOON + hour * HOUR, "stopped", DOWN, 0) for hour in range(4)))
+    assert list(statistics.figures(NOON + 2 * HOUR, NOON + DAY).outages) == [Outage(NOON + 2 * HOUR, None)]
+
+
+def test_passes_come_in_the_order_in_which_they_began(database: Database, statistics: Statistics) -> None:
+    def marks(hours: Iterable[int]) -> list[PassMark]:
+        return [PassMark(NOON + hour * HOUR, None, None) for hour in hours]
+
+    passes(database, *((NOON + hour * HOUR, None, None, 0) for hour in (3, 1, 2)))
+    assert statistics.passes(NOON) == marks([1, 2, 3])
+    assert statistics.passes(NOON + 2 * HOUR) == marks([2, 3])
+    assert statistics.first_and_last_pass() == (NOON + HOUR, NOON + 3 * HOUR)

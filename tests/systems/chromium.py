@@ -1,0 +1,128 @@
+"""A real Chromium without a window, spoken to over its DevTools protocol on two pipes."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+PROGRAM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+QUIET = (
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--disable-dev-shm-usage",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--hide-scrollbars",
+    "--remote-debugging-pipe",
+)
+PATIENCE = 30
+"""Seconds that it may take to end."""
+NOISE = {"console": "Runtime.consoleAPICalled", "log": "Log.entryAdded", "exception": "Runtime.exceptionThrown"}
+
+
+@dataclass
+class Seen:
+    """What came of looking at a page."""
+
+    width: int
+    content_width: int
+    """How wide the page is: more than the window where it overflows."""
+    height: int
+    picture: bytes
+    """A PNG of all of it."""
+    complaints: list[dict[str, Any]] = field(default_factory=list)
+    requests: list[str] = field(default_factory=list)
+    """Every address that was asked for."""
+
+
+class Chromium:
+    """One browser, with one page open."""
+
+    def __init__(self, commands: IO[bytes], answers: IO[bytes]) -> None:
+        self._out = commands
+        self._in = answers
+        self._number = 0
+        self._events: list[dict[str, Any]] = []
+        page = self._call("Target.createTarget", {"url": "about:blank"})["targetId"]
+        self._session = self._call("Target.attachToTarget", {"targetId": page, "flatten": True})["sessionId"]
+        for domain in ("Page", "Runtime", "Log", "Network"):
+            self._page(f"{domain}.enable")
+
+    def look(self, file: Path, *, width: int, dark: bool = False, height: int = 800, scale: float = 1) -> Seen:
+        """Open a file in a window of a width, by day or by night."""
+        self._events.clear()
+        metrics = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": width < 500}
+        self._page("Emulation.setDeviceMetricsOverride", metrics)
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        self._page("Emulation.setEmulatedMedia", {"features": [scheme]})
+        self._page("Page.navigate", {"url": file.absolute().as_uri()})
+        while not any(each["method"] == "Page.loadEventFired" for each in self._events):
+            self._read()
+        size = self._page("Page.getLayoutMetrics")["cssContentSize"]
+        clip = {"x": 0, "y": 0, "width": width, "height": size["height"], "scale": 1}
+        picture = self._page("Page.captureScreenshot", {"clip": clip, "captureBeyondViewport": True})
+        told = [each for each in self._events if each["method"] in NOISE.values()]
+        asked = [each["params"]["request"]["url"] for each in self._events if "request" in each["params"]]
+        return Seen(width, size["width"], size["height"], base64.b64decode(picture["data"]), told, asked)
+
+    def find(self, script: str) -> Any:  # noqa: ANN401  whatever the script comes to
+        """What a line of JavaScript makes of the open page."""
+        return self._page("Runtime.evaluate", {"expression": script, "returnByValue": True})["result"].get("value")
+
+    def _page(self, method: str, params: dict[str, Any] | None = None) -> dict[str, Any]:
+        return self._call(method, params, sessionId=self._session)
+
+    def _call(self, method: str, params: dict[str, Any] | None = None, **more: str) -> dict[str, Any]:
+        self._number += 1
+        message = {"id": self._number, "method": method, "params": params or {}, **more}
+        self._out.write(json.dumps(message).encode() + b"\0")
+        while (answer := self._read()).get("id") != self._number:
+            pass
+        assert "error" not in answer, answer
+        result: dict[str, Any] = answer["result"]
+        return result
+
+    def _read(self) -> dict[str, Any]:
+        """The next answer or event."""
+        pieces = bytearray()
+        while (piece := self._in.read(1)) != b"\0":
+            assert piece, "Chromium has gone"
+            pieces += piece
+        message: dict[str, Any] = json.loads(pieces)
+        if "method" in message:
+            self._events.append(message)
+        return message
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[Chromium]:
+    """A browser with an empty profile in a folder of its own, ended with the block."""
+    assert PROGRAM is not None
+    theirs_in, ours_out = os.pipe()
+    ours_in, theirs_out = os.pipe()
+    handed_over = f'exec "$0" "$@" 3<&{theirs_in} 4>&{theirs_out}'  # the two numbers that the browser knows
+    command = ["bash", "-c", handed_over, PROGRAM, *QUIET, f"--user-data-dir={folder / 'profile'}"]
+    env = {**os.environ, "TMPDIR": str(folder)}
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen(command, pass_fds=(theirs_in, theirs_out), stdout=log, stderr=log, env=env)
+    os.close(theirs_in)
+    os.close(theirs_out)
+    try:
+        with os.fdopen(ours_out, "wb", buffering=0) as commands, os.fdopen(ours_in, "rb") as answers:
+            yield Chromium(commands, answers)
+        process.wait(PATIENCE)  # it goes when nobody speaks to it any more
+    finally:
+        process.kill()
+        process.wait()

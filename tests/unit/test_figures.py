@@ -1,0 +1,74 @@
+"""What is read off the figures: bars, totals, quantiles."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrycli.figures import DAY, HOUR, MOST_BARS, OUTCOMES, Figures, Slice, bar_for, bars, quantile, unit_for
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+spans = st.timedeltas(min_value=timedelta(seconds=1), max_value=36_500 * DAY)
+
+
+def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR) -> Figures:
+    return Figures(since, NOON, unit, slices, tries={}, waits={}, troubles=[], outages=[])
+
+
+@given(spans)
+def test_no_time_is_too_long_for_its_bars(span: timedelta) -> None:
+    """And each bar holds whole slices."""
+    length = bar_for(span)
+    assert span / length <= MOST_BARS or length >= 364 * DAY
+    assert length % unit_for(span) == timedelta(0)
+
+
+@given(spans, st.lists(st.tuples(st.floats(0, 1), st.sampled_from(OUTCOMES), st.integers(1, 10**6)), max_size=9))
+def test_the_bars_hold_every_attempt_once(span: timedelta, told: list[tuple[float, str, int]]) -> None:
+    """Also those in the slice that began before the time did."""
+    since, unit = NOON - min(span, 400 * DAY), unit_for(min(span, 400 * DAY))
+    epoch = datetime(1970, 1, 1, tzinfo=UTC)
+    times = [since + part * (NOON - since) for part, _, _ in told]
+    slices = [
+        Slice(at - (at - epoch) % unit, outcome, number) for at, (_, outcome, number) in zip(times, told, strict=True)
+    ]
+    found = bars(figures(*slices, since=since, unit=unit), bar_for(NOON - since))
+    assert sum(sum(each.values()) for each in found.values()) == sum(each.attempts for each in slices)
+    assert next(iter(found)) <= since
+
+
+def test_a_bar_holds_the_slices_of_its_time_and_no_others() -> None:
+    told = [Slice(NOON - each * HOUR, "delivered", each) for each in (24, 23, 22, 1)]
+    found = bars(figures(*told), 2 * HOUR)
+    assert list(found) == [NOON - each * HOUR for each in range(24, 0, -2)]
+    assert [each.get("delivered", 0) for each in found.values()] == [47, 22, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]
+
+
+def test_outcomes_are_in_their_order_without_those_that_none_came_to() -> None:
+    told = [Slice(NOON - HOUR, each, 2) for each in ("under way", "permanent", "delivered", "delivered")]
+    assert list(figures(*told).outcomes.items()) == [("delivered", 4), ("permanent", 2), ("under way", 2)]
+    assert figures(*told).attempts == 8
+    assert figures().outcomes == {}
+
+
+@pytest.mark.parametrize(
+    ("waits", "share", "minutes"),
+    [
+        ({}, 0.5, None),
+        ({7: 1}, 0.5, 7),
+        ({15: 5, 30: 5}, 0.5, 15),
+        ({15: 5, 30: 6}, 0.5, 30),
+        ({30: 1, 15: 19}, 0.95, 15),
+        ({30: 1, 15: 18}, 0.95, 30),
+        ({15: 99, 540: 1}, 1, 540),
+    ],
+)
+def test_a_quantile_is_the_wait_within_which_so_many_were_delivered(
+    waits: dict[int, int], share: float, minutes: int | None
+) -> None:
+    assert quantile(waits, share) == (None if minutes is None else minutes * MINUTE)

@@ -1,0 +1,38 @@
+"""Outages as the passes tell them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from retrycli.outage import Outage, outages
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+HOUR = timedelta(hours=1)
+
+
+@pytest.mark.parametrize(
+    ("passes", "expected"),
+    [
+        ("", []),
+        ("uuu", []),
+        ("d", [(0, None)]),
+        ("uddu", [(1, 3)]),
+        ("du", [(0, 1)]),
+        ("udduud", [(1, 3), (5, None)]),
+        ("dudu", [(0, 1), (2, 3)]),
+    ],
+)
+def test_an_outage_lasts_from_the_first_pass_that_met_it_to_the_first_that_got_through(
+    passes: str, expected: list[tuple[int, int | None]]
+) -> None:
+    """A pass an hour: ``d`` found the API down, ``u`` up."""
+    told = [(NOON + hour * HOUR, each == "d") for hour, each in enumerate(passes)]
+    found = [Outage(NOON + a * HOUR, None if b is None else NOON + b * HOUR) for a, b in expected]
+    assert outages(told) == found
+
+
+def test_an_outage_that_lasts_is_as_long_as_it_is_until_now() -> None:
+    assert Outage(NOON, None).length(NOON + 3 * HOUR) == 3 * HOUR
+    assert Outage(NOON, NOON + HOUR).length(NOON + 3 * HOUR) == HOUR

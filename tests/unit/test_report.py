@@ -1,0 +1,411 @@
+"""The report: its sentences, its pictures, its strip of passes, and that nothing in it can do any harm."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta, timezone
+from html.parser import HTMLParser
+from xml.etree import ElementTree as ET
+
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.figures import DAY, HOUR, OUTCOMES, Figures, PassMark, Slice, Trouble
+from retrycli.outage import Outage
+from retrycli.report import Cause, Report, charts, render, words
+from retrycli.report.strip import BY_WEIGHT, Strip, strip
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+TICK = 15 * MINUTE
+HOSTILE = "<script>alert('tea')</script>\x1b[31m\u202e\"&amp;\n\t"
+QUIET = {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+
+
+def utc(time: datetime) -> datetime:
+    return time.astimezone(UTC)
+
+
+def figures(
+    *slices: Slice,
+    tries: Mapping[int, int] | None = None,
+    troubles: Sequence[Trouble] = (),
+    outages: Sequence[Outage] = (),
+) -> Figures:
+    waits = {15 * number: messages for number, messages in (tries or {}).items()}
+    return Figures(NOON - 7 * DAY, NOON, HOUR, slices, tries or {}, waits, troubles, outages)
+
+
+EMPTY = Report(figures(), "never_run", QUIET, None, None, [], TICK, [])
+CAUSE = Cause(12, "permanent", "HTTP 422: no …", {"customer": 8, "supplier": 4}, NOON - DAY, 17, "abc123")
+PASSES = [PassMark(NOON - number * TICK, "completed", None) for number in range(300, 0, -1)]
+BUSY = Report(
+    figures(
+        *(Slice(NOON - hours * HOUR, each, hours) for hours in range(1, 150) for each in OUTCOMES),
+        tries={1: 90, 2: 7, 3: 1, 14: 2},
+        troubles=[Trouble("transient", 503, "HTTP 503", 7, NOON)],
+        outages=[Outage(NOON - 60 * HOUR, NOON - 51 * HOUR)],
+    ),
+    "ok",
+    QUIET | {"waiting": 3, "escalated": 12},
+    PASSES[0].started_at,
+    PASSES[-1].started_at,
+    PASSES,
+    TICK,
+    [CAUSE],
+)
+
+
+class Page(HTMLParser):
+    """What a browser would make of a page: its elements, its text, what it would fetch and run."""
+
+    VOID = frozenset({"meta", "link", "br", "path"})
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.tags: set[str] = set()
+        self.attributes: list[tuple[str, str | None]] = []
+        self.text = ""
+        self.feed(page)
+        self.close()
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes += attrs
+        self.text += " " if tag in {"td", "th"} else ""
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag not in self.VOID:
+            assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        if self.open[-1:] != ["style"]:
+            self.text += data
+
+    @property
+    def words(self) -> str:
+        return " ".join(self.text.split())
+
+
+def page_of(report: Report) -> Page:
+    return Page(render(report, zone=UTC))
+
+
+# -- the page --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
+def test_the_page_needs_nothing_but_itself(report: Report) -> None:
+    """No script, and nothing that a browser would fetch; every element is closed."""
+    page = page_of(report)
+    assert page.open == []
+    assert not page.tags & {"script", "img", "iframe", "object", "embed", "base", "form", "a", "use", "image", "video"}
+    assert {value for name, value in page.attributes if name in {"href", "src"}} == {"data:,"}
+    assert not [name for name, _ in page.attributes if name.startswith("on")]
+    assert "url(" not in render(report)
+
+
+@pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
+def test_every_picture_that_says_something_has_its_words(report: Report) -> None:
+    """The others are ornaments of words beside them, and say so."""
+    for drawn in re.findall(r"<svg.*?</svg>", render(report, zone=UTC), re.DOTALL):
+        svg = ET.fromstring(drawn)
+        if svg.get("role") == "img":
+            assert [each.tag for each in svg[:2]] == ["title", "desc"]
+            assert svg[0].text
+        else:
+            assert svg.get("aria-hidden") == "true"
+
+
+def test_the_page_tells_what_there_is_to_tell() -> None:
+    words_of_it = page_of(BUSY).words
+    assert "12 messages wait for you; all else is well." in words_of_it
+    assert "The ticketing API was down once, 9 h in all" in words_of_it
+    assert "down from Sat 1 Mar 00:00 to 09:00 (9 h)" in words_of_it
+    assert "12 HTTP 422: no … permanent · 8 customer, 4 supplier Sun 2 Mar 12:00" in words_of_it
+    assert "retrycli show 17" in words_of_it
+    assert "retrycli requeue --fingerprint abc123" in words_of_it
+    assert "half within 15 min, 95 % within 30 min, all within 3 h 30 min" in words_of_it
+    assert "first 90 second 7 third 1 4th 0" in words_of_it
+    assert "10th 0 later 2" in words_of_it
+    assert "300 passes, and none is missing" in words_of_it
+
+
+def test_the_page_of_nothing_says_so() -> None:
+    words_of_it = page_of(EMPTY).words
+    assert "No pass has been made yet" in words_of_it
+    assert "No attempt was made since Mon 24 Feb 12:00" in words_of_it
+    assert "Nothing waits for you" in words_of_it
+    assert "None was made yet" in words_of_it
+
+
+def test_what_comes_from_elsewhere_is_text() -> None:
+    """In every place that shows any of it, and in the words that appear over it."""
+    cause = replace(CAUSE, error=HOSTILE, types={HOSTILE: 1}, reason=HOSTILE, fingerprint=HOSTILE)
+    report = replace(BUSY, figures=figures(troubles=[Trouble("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
+    page = page_of(report)
+    assert "script" not in page.tags
+    assert page.text.count("<script>alert('tea')</script>") == 5
+    assert len([value for _, value in page.attributes if value and "<script>" in value]) == 2
+    assert not re.search("[\x00-\x08\x0b-\x1f\x7f\u202e]", render(report))
+    assert r"\x1b[31m\u202e" in page.text
+
+
+def test_an_error_of_any_length_is_cut() -> None:
+    report = replace(BUSY, causes=[replace(CAUSE, error="x" * 100_000)] * 500)
+    page = render(report, zone=UTC)
+    assert len(page) < 100_000
+    assert max(map(len, re.findall("x+…?", page))) == 600
+    assert "and 488 causes more: retrycli escalations" in Page(page).words
+
+
+@pytest.mark.parametrize(
+    ("cause", "commands"),
+    [
+        (CAUSE, ["retrycli show 17", "retrycli requeue --fingerprint abc123"]),
+        (replace(CAUSE, count=1), ["retrycli show 17", "retrycli retry 17"]),
+        (replace(CAUSE, fingerprint=None), ["retrycli show 17", "retrycli retry 17"]),
+    ],
+)
+def test_each_cause_has_its_commands_beside_it(cause: Cause, commands: list[str]) -> None:
+    page = render(replace(BUSY, causes=[cause]), zone=UTC)
+    assert [each for each in re.findall("<code>(.*?)</code>", page) if "17" in each or "abc" in each] == commands
+
+
+def test_times_are_of_the_zone_that_is_asked_for() -> None:
+    page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
+    assert "made Mon 3 Mar 17:30 (UTC+05:30)" in page.words
+    assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
+
+
+@pytest.mark.parametrize("template", ["{{ no_such_thing }}", "{% if %}", "{{ title | no_such_filter }}"])
+def test_a_template_that_is_wrong_is_an_error_with_its_remedy(template: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"template is wrong \(\w+Error( in line 1)?\); pip install") as raised:
+        render(EMPTY, template=template)
+    assert "\n" not in str(raised.value)
+
+
+def test_the_page_stays_small_however_long_the_time() -> None:
+    """A year of it weighs no more than a week of it does twice."""
+    slices = [Slice(NOON - days * DAY, each, 10**6) for days in range(365) for each in OUTCOMES]
+    year = replace(figures(*slices), since=NOON - 365 * DAY, unit=DAY)
+    many = [PassMark(NOON - number * MINUTE, "failed", None) for number in range(20_000, 0, -1)]
+    report = replace(BUSY, figures=year, passes=many, interval=MINUTE, first_pass=NOON - 365 * DAY)
+    assert len(render(report).encode()) < 200 * 1024
+
+
+# -- the headline ----------------------------------------------------------------------------------------------------
+
+BACK = Outage(NOON - 12 * HOUR, NOON - 3 * HOUR)
+LASTS = Outage(NOON - 2 * HOUR, None)
+
+
+@pytest.mark.parametrize(
+    ("state", "told", "counts", "expected", "tone"),
+    [
+        ("ok", figures(tries={1: 5}), {}, "All well: 5 messages delivered after all in the last 7 days, and", "good"),
+        ("ok", figures(tries={1: 1}), {}, "All well: 1 message delivered", "good"),
+        ("ok", figures(), {}, "All quiet: nothing was to be delivered in the last 7 days.", "good"),
+        ("ok", figures(), {"waiting": 1}, "1 message waits for its next try; none was delivered", "mind"),
+        ("ok", figures(tries={1: 5}), {"escalated": 1}, "1 message waits for you; all else is well.", "mind"),
+        ("ok", figures(tries={1: 5}), {"escalated": 3}, "3 messages wait for you; all else is well.", "mind"),
+        ("ok", figures(outages=[BACK]), {}, "was down from Mon 3 Mar 00:00 to 09:00, and is back.", "good"),
+        ("ok", figures(outages=[BACK]), {"escalated": 3}, "and is back; 3 messages wait for you.", "mind"),
+        ("down", figures(outages=[LASTS]), {"waiting": 9}, "has been down since Mon 3 Mar 10:00, and 9 me", "bad"),
+        ("down", figures(outages=[LASTS]), {"escalated": 3}, "10:00; 3 messages wait for you.", "bad"),
+        ("down", figures(), {}, "The ticketing API takes nothing from us just now.", "bad"),
+        ("late", figures(outages=[LASTS]), {}, "No pass has begun since Mon 3 Mar 11:00: look for cron.", "bad"),
+        ("paused", figures(tries={1: 5}), {}, "Deliveries are paused by an operator.", "mind"),
+        ("never_run", figures(), {"waiting": 5}, "No pass has been made yet", "mind"),
+    ],
+)
+def test_the_headline_says_how_things_are(
+    state: str, told: Figures, counts: dict[str, int], expected: str, tone: str
+) -> None:
+    sentence, found = words.headline(state, told, QUIET | counts, NOON - HOUR, utc)
+    assert expected in sentence
+    assert found == tone
+
+
+def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
+    old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
+    assert words.headline("ok", figures(outages=[old]), QUIET, NOON, utc)[0].startswith("All quiet")
+
+
+# -- pictures --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("highest", "top"),
+    [(0, 1), (1, 1), (7, 7), (10, 10), (11, 12), (13, 15), (99, 100), (101, 120), (1_000_001, 1_200_000)],
+)
+def test_the_scale_ends_in_a_round_number(highest: int, top: int) -> None:
+    assert charts.scale({NOON: {"delivered": highest}}) == top
+
+
+def boxes(drawn: str, name: str) -> list[tuple[float, ...]]:
+    """Left, top, width and height of each box of one kind."""
+    path = re.search(rf'<path class="{name}" d="([^"]*)"', drawn)
+    number = r"(-?[\d.]+)"
+    found = re.findall(rf"M{number} {number}h{number}v{number}h-\3z", path[1]) if path else []
+    return [tuple(map(float, each)) for each in found]
+
+
+def test_columns_are_piled_up_from_the_ground_and_outages_shaded_behind() -> None:
+    bars = {NOON: {"delivered": 60, "transient": 20}, NOON + HOUR: {}, NOON + 2 * HOUR: {"transient": 100}}
+    down = [Outage(NOON + HOUR, NOON + 90 * MINUTE), Outage(NOON + 150 * MINUTE, None)]
+    drawn = charts.outcomes(bars, down, HOUR, until=NOON + 3 * HOUR, told=["<1>", "2", "3"])
+    assert boxes(drawn, "o-delivered") == [(0.07, 40, 0.86, 60)]
+    assert boxes(drawn, "o-transient") == [(0.07, 20, 0.86, 20), (2.07, 0, 0.86, 100)]
+    assert [(left, width) for left, _, width, _ in boxes(drawn, "down")] == [(1, 0.5), (2.5, 0.5)]
+    svg = ET.fromstring(drawn)
+    assert [each[0].text for each in svg.iter("path") if len(each)] == ["<1>", "2", "3"]
+
+
+def test_a_share_that_is_hardly_there_can_still_be_seen() -> None:
+    assert boxes(charts.share(1, 10**6), "share")[0][2] > 0
+    assert boxes(charts.share(0, 10**6), "share") == []
+    assert boxes(charts.share(5, 5), "share")[0][2] == 100
+
+
+def test_passes_of_different_results_differ_without_colour_too() -> None:
+    """In their shape; all results have one."""
+    shapes = [tuple(charts.MARKS[each]) for each in BY_WEIGHT]
+    assert len(set(shapes)) == len(BY_WEIGHT) == len(charts.MARKS)
+
+
+def style(name: str) -> dict[str, str]:
+    """The colours of a scheme, by what they are for."""
+    light, dark = re.findall(r":root \{(.*?)\}", render(EMPTY), re.DOTALL)
+    return dict(re.findall(r"--([a-z-]+): (#[0-9a-f]{6})", {"light": light, "dark": dark}[name]))
+
+
+def luminance(colour: str) -> float:
+    """As WCAG 2.2 defines it."""
+    parts = [int(colour[each : each + 2], 16) / 255 for each in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def contrast(one: str, other: str) -> float:
+    low, high = sorted((luminance(one), luminance(other)))
+    return (high + 0.05) / (low + 0.05)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_and_pictures_stand_out_from_their_ground(scheme: str) -> None:
+    """By WCAG 2.2: 4.5 to 1 for words (1.4.3), 3 to 1 for pictures (1.4.11)."""
+    colours = style(scheme)
+    for name in ("ink", "soft", "good", "mind", "bad"):
+        assert min(contrast(colours[name], colours[ground]) for ground in ("page", "card", "room")) >= 4.5, name
+    for name in ("calm", "share", "down-edge", *(each.replace(" ", "-") for each in OUTCOMES)):
+        assert contrast(colours[name], colours["card"]) >= 3, name
+
+
+DEUTERANOPIA = ((0.367322, 0.860646, -0.227968), (0.280085, 0.672501, 0.047413), (-0.011820, 0.042940, 0.968881))
+PROTANOPIA = ((0.152286, 1.052583, -0.204868), (0.114503, 0.786281, 0.099216), (-0.003882, -0.048116, 1.051998))
+"""What is left of linear red, green and blue (Machado, Oliveira and Fernandes 2009, severity 1)."""
+
+
+def seen(colour: str, eye: Sequence[Sequence[float]]) -> tuple[float, float, float]:
+    """A colour in CIE L*a*b* as an eye sees it."""
+    parts = [int(colour[each : each + 2], 16) / 255 for each in (1, 3, 5)]
+    linear = [each / 12.92 if each <= 0.04045 else ((each + 0.055) / 1.055) ** 2.4 for each in parts]
+    r, g, b = (min(max(sum(k * v for k, v in zip(row, linear, strict=True)), 0), 1) for row in eye)
+    x = (0.4124 * r + 0.3576 * g + 0.1805 * b) / 0.9505
+    y = 0.2126 * r + 0.7152 * g + 0.0722 * b
+    z = (0.0193 * r + 0.1192 * g + 0.9505 * b) / 1.089
+    fx, fy, fz = (each ** (1 / 3) if each > 0.008856 else 7.787 * each + 16 / 116 for each in (x, y, z))
+    return 116 * fy - 16, 500 * (fx - fy), 200 * (fy - fz)
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("eye", [DEUTERANOPIA, PROTANOPIA], ids=["deuteranopia", "protanopia"])
+def test_outcomes_can_be_told_apart_by_the_colour_blind(scheme: str, eye: Sequence[Sequence[float]]) -> None:
+    """Every two of them; a difference of 2.3 in L*a*b* can just be noticed."""
+    colours = style(scheme)
+    looks = {each: seen(colours[each.replace(" ", "-")], eye) for each in OUTCOMES}
+    distance = {
+        (one, other): sum((a - b) ** 2 for a, b in zip(looks[one], looks[other], strict=True)) ** 0.5
+        for one in looks
+        for other in looks
+        if one < other
+    }
+    closest = min(distance, key=lambda pair: distance[pair])
+    assert distance[closest] > 12, (closest, distance[closest])
+
+
+# -- the strip of passes ---------------------------------------------------------------------------------------------
+
+MIDNIGHT = NOON.replace(hour=0)
+
+
+def marks(*minutes: float, result: str | None = "completed") -> list[PassMark]:
+    return [PassMark(MIDNIGHT + each * MINUTE, result, None) for each in minutes]
+
+
+def set_out(passes: list[PassMark], *, until: datetime, since: datetime = MIDNIGHT, minutes: float = 15) -> Strip:
+    return strip(passes, since, until, interval=minutes * MINUTE, clock=utc)
+
+
+def test_a_missing_pass_is_a_gap() -> None:
+    found = set_out(marks(0, 15, 60, 75), until=MIDNIGHT + 80 * MINUTE)
+    assert sorted(found.rows[0].marks) == [0, 1, 4, 5]
+    assert (found.missed, found.results, found.cells) == (2, {"completed": 4}, 96)
+    assert found.rows[0].expected == (0, 6)
+
+
+def test_jitter_leaves_no_gap() -> None:
+    """Where two passes fall into one cell and none into the next."""
+    found = set_out(marks(0, 14.9, 30.1, 45), until=MIDNIGHT + 50 * MINUTE)
+    assert sorted(found.rows[0].marks) == [0, 1, 2, 3]
+    assert found.missed == 0
+
+
+def test_passes_that_stopped_coming_are_missing_up_to_now() -> None:
+    found = set_out(marks(0), until=MIDNIGHT + 3 * HOUR)
+    assert sorted(found.rows[0].marks) == [0]
+    assert found.missed == 11
+    assert found.rows[0].expected == (0, 13)
+
+
+def test_passes_that_were_to_come_from_the_start_are_missing_too() -> None:
+    assert set_out(marks(60), until=MIDNIGHT + HOUR).missed == 3
+
+
+def test_a_pass_that_may_still_come_is_not_missing() -> None:
+    assert set_out(marks(0), until=MIDNIGHT + 20 * MINUTE).missed == 0
+
+
+def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> None:
+    together = [*marks(1), *marks(2, result="skipped"), *marks(3, result=None)]
+    found = set_out(together, until=MIDNIGHT + 5 * MINUTE)
+    assert found.rows[0].marks == {0: "skipped"}
+    assert found.results == {"completed": 1, "running": 1, "skipped": 1}
+
+
+@pytest.mark.parametrize(("minutes", "cells"), [(1, 96), (15, 96), (16, 72), (45, 24), (240, 6), (2000, 1)])
+def test_a_day_is_a_whole_number_of_cells_however_often_passes_come(minutes: float, cells: int) -> None:
+    passes = marks(*(number * minutes for number in range(int(3 * 1440 / minutes) + 1)))
+    found = set_out(passes, until=passes[-1].started_at + MINUTE, minutes=minutes)
+    assert found.cells == cells
+    assert found.missed == 0
+    assert set(found.rows[0].marks) == set(range(cells))
+
+
+def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
+    tokyo = timezone(9 * HOUR)
+    found = strip(
+        marks(0, 20 * 60), MIDNIGHT, MIDNIGHT + 21 * HOUR, interval=20 * HOUR, clock=lambda t: t.astimezone(tokyo)
+    )
+    assert [f"{row.day:%d}" for row in found.rows] == ["03", "04"]
+    assert [row.results for row in found.rows] == [{"completed": 1}, {"completed": 1}]
+
+
+def test_without_passes_there_is_nothing_but_misses() -> None:
+    assert set_out([], until=MIDNIGHT + HOUR).missed == 3
