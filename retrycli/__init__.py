@@ -7,6 +7,9 @@
     retrycli.status(settings)                 # what is happening
     retrycli.retry(settings, 17)              # one message, now
 
+    found = retrycli.find(settings, retrycli.Filter(error="503"))
+    retrycli.requeue(settings, found.ids)     # back to the passes; and `reject`, `acknowledge`
+
 Everything here is imported when it is first used, so that ``import retrycli`` costs nothing.
 """
 
@@ -18,32 +21,50 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.app import retry, run_once
+    from retrycli.casework import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.config import load_settings
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
     from retrycli.events import PassSummary
     from retrycli.outcome import Outcome
     from retrycli.settings import Settings
+    from retrycli.store.views import Filter
 
 __all__ = [
+    "Canary",
+    "Done",
+    "Filter",
+    "Found",
     "Outcome",
     "PassSummary",
     "RetrycliError",
     "Settings",
     "Status",
+    "acknowledge",
+    "find",
     "load_settings",
+    "reject",
+    "requeue",
     "retry",
     "run_once",
     "status",
 ]
 
 _HOMES = {
+    "Canary": "casework",
+    "Done": "casework",
+    "Filter": "store.views",
+    "Found": "casework",
     "Outcome": "outcome",
     "PassSummary": "events",
     "RetrycliError": "errors",
     "Settings": "settings",
     "Status": "desk",
+    "acknowledge": "casework",
+    "find": "casework",
     "load_settings": "config",
+    "reject": "casework",
+    "requeue": "casework",
     "retry": "app",
     "run_once": "app",
     "status": "desk",

@@ -8,7 +8,7 @@ from datetime import datetime
 from retrycli.engine import CLAIM_MARGIN
 from retrycli.errors import InvalidMessage, NotActionable
 from retrycli.intake import enrol
-from retrycli.message import Claim, QueuedMessage, Span, UnusableMessage
+from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.ports import PassRules, World
@@ -40,12 +40,17 @@ async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by
     return outcome
 
 
-def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime) -> QueuedMessage:
-    """Claim the message, which the queue may not know yet, and write down an attempt."""
+def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
+    """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
     unknown_yet = world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
     for escalated in enrol(world, rules, unknown_yet, now):
         world.emit(escalated)
-    for each in unknown_yet:
+    return unknown_yet
+
+
+def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime) -> QueuedMessage:
+    """Claim the message, which the queue may not know yet, and write down an attempt."""
+    for each in take_in(world, rules, message_id, now):
         if isinstance(each, UnusableMessage):
             raise _unusable(each)
     world.claims.claim_one(claim, message_id, now)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -134,6 +134,19 @@ def say(text: str) -> None:
 def show_text(text: str) -> None:
     """Print somebody else's text of several lines, its line breaks kept and all other control characters escaped."""
     print("\n".join(printable(line) for line in text.splitlines()))  # noqa: T201
+
+
+def show_difference(lines: Iterable[str]) -> None:
+    """Print a unified diff for a person; nothing where the output is piped, for it quotes a message."""
+    if not on_terminal():
+        return
+    from rich.console import Console
+    from rich.text import Text
+
+    screen = Console(highlight=False)
+    styles = {"+": "green", "-": "red", "@": "cyan"}
+    for line in lines:
+        screen.print(Text(printable(line), styles.get(line[:1], "")), overflow="fold")
 
 
 def complain(text: str) -> None:

@@ -6,6 +6,7 @@
     ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message is in a state in which that can't be done
+    ├── NotEdited              4   an edit was given up, or its text can't be taken
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or what a setting names, is wrong
@@ -43,6 +44,12 @@ class NoSuchMessage(RetrycliError):
 
 class NotActionable(RetrycliError):
     """A message that can't be acted on in the state it is in."""
+
+    exit_code = 4
+
+
+class NotEdited(RetrycliError):
+    """An edit that came to nothing: no editor, one that failed, or a text that can't be sent. Nothing was written."""
 
     exit_code = 4
 

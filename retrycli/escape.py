@@ -12,6 +12,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
+def encodable(text: str) -> bool:
+    """Whether a text is all Unicode; what a shell passes on of other bytes is not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 """One that is not within a word, and so may be emphasis."""

@@ -42,10 +42,11 @@ class State(StrEnum):
                              ├──rescheduled─────┤
                              ├──released────────┤
                              └──lapsed──────────┤
-                                                └──escalated──▶ ESCALATED ──retry by hand──▶ SENDING
+                             │                  └──escalated──▶ ESCALATED ──retry by hand──▶ SENDING
+                             └──requeued────────────────────────────┘
 
     A row also leaves the queue, from any state, when the application sends, rejects or takes back its
-    message.
+    message, and from any but SENDING when an operator rejects it.
     """
 
     WAITING = "waiting"

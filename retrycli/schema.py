@@ -94,6 +94,18 @@ attempts = Table(
     Index("retrycli_attempts_finished", "finished_at"),
 )
 
+acts = Table(
+    "retrycli_acts",
+    metadata,
+    Column("id", BigId, primary_key=True),
+    Column("message_id", BigId, nullable=False),
+    Column("at", UtcDateTime, nullable=False),
+    Column("by", String(255), nullable=False),
+    Column("act", String(16), nullable=False),
+    Column("detail", Text),
+    Index("retrycli_acts_message", "message_id", "id"),
+)
+
 passes = Table(
     "retrycli_passes",
     metadata,

@@ -205,7 +205,7 @@ class Run(_Section):
     rate_per_second: Positive | None = Field(None, description="requests a second at most")
     lock_file: Path | None = Field(None, description="the pass lock; by default beside the database")
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
-    retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts and passes are kept")
+    retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")
 
 
 class BreakerSettings(_Section):

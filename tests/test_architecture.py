@@ -25,12 +25,12 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
-        "notice_text outage figures grouping cronline units finding",
+        "notice_text outage figures grouping cronline units finding acts draft",
         "settings config config_text atomic",
-        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach",
+        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app aftermath desk explain tell measure reporting demo scheduler doctor cli __init__ __main__",
+        "app aftermath desk explain tell measure reporting casework demo scheduler doctor cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""
@@ -79,7 +79,7 @@ RULES = (
     Rule(FLOORS[3], DATABASE | NETWORK | SCREEN, "the engine is given the world"),
     Rule(FLOORS[3], CHANCE | {"logging", "os", "sys"}, "the engine is given clock, randomness and ears"),
     Rule(FLOORS[4], own(FLOORS[2] | FLOORS[3]) | DATABASE | NETWORK, "views get values and give text"),
-    Rule(["app", "desk"], SCREEN, "what is put together here is used without a terminal too"),
+    Rule(["app", "desk", "casework"], SCREEN, "what is put together here is used without a terminal too"),
     Rule(["cli"], DATABASE | NETWORK, "a command parses, calls one thing, shows"),
 )
 

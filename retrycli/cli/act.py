@@ -1,80 +1,250 @@
-"""``retry``."""
+"""``retry``, ``requeue``, ``reject``: what is done about messages, named one by one or chosen by a filter."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, MessageIds, load_settings
+from retrycli.cli.bulk import (
+    NOT_DELIVERED,
+    REFUSED,
+    agreed,
+    chosen,
+    exit_code,
+    interruptible,
+    left_in_words,
+    report,
+    result_of,
+    tell_of_attempt,
+)
+from retrycli.cli.shared import (
+    By,
+    ConfigFile,
+    ForReason,
+    Json,
+    MessageIds,
+    OfCause,
+    OfState,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    Yes,
+    filter_of,
+    length_of_time,
+    load_settings,
+    moment,
+    utf8,
+)
+from retrycli.message import State
 
 if TYPE_CHECKING:
-    from retrycli.outcome import Outcome
+    from datetime import datetime
 
-NOT_DELIVERED = 3
-REFUSED = 4
+    from retrycli.casework import Canary, Done
+
+DEFAULT_SHARE = "30%"
 
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("retry")(retry)
+    app.command("requeue")(requeue)
+    app.command("reject")(reject)
 
 
 def retry(
     ctx: typer.Context,
-    message_ids: MessageIds,
-    by: Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name")] = None,
+    message_ids: MessageIds = None,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    by: By = None,
+    yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
-    from retrycli import app, console
-    from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
+    from retrycli import casework, console
 
+    wanted = chosen(
+        message_ids,
+        filter_of(
+            state=state,
+            message_type=message_type,
+            ticket=ticket,
+            error=error,
+            reason=reason,
+            older_than=older_than,
+            fingerprint=fingerprint,
+        ),
+    )
     settings = load_settings(ctx, config)
-    results: list[tuple[int, Outcome | None, str | None]] = []
-    for each in message_ids:
-        try:
-            outcome = app.retry(settings, each, by=by)
-            results.append((each, outcome, outcome.error))
-        except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-            results.append((each, None, str(error)))
+    ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
+    patience = None if message_ids else settings.breaker.failures
+    done, received = interruptible(
+        lambda here: casework.retry_all(settings, ids, by=by, give_up_after=patience, surroundings=here)
+    )
     if as_json:
-        console.show_json(
-            {
-                "results": [
-                    {
-                        "id": message_id,
-                        "outcome": outcome.kind if outcome else None,
-                        "status_code": outcome.status_code if outcome else None,
-                        "error": error,
-                    }
-                    for message_id, outcome, error in results
-                ]
-            }
-        )
-    for message_id, result, problem in results:
-        if result is None:
-            console.complain(f"retrycli: {problem}")
-        elif not as_json:
-            _show(message_id, result)
-    raise typer.Exit(_exit_code([outcome for _, outcome, _ in results]))
+        counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
+        console.show_json({"results": [result_of(each) for each in done.tried], **counts})
+    _show_attempts(done, as_json=as_json)
+    raise typer.Exit(128 + received if received else _retry_code(done))
 
 
-def _show(message_id: int, outcome: Outcome) -> None:
+def _show_attempts(done: Done, *, as_json: bool) -> None:
+    """Each attempt as it went; what could not be tried goes to stderr in any case."""
     from retrycli import console
 
-    if not console.on_terminal():
-        console.show_table((), [(message_id, outcome.kind, outcome.status_code, outcome.error)])
-    elif outcome.kind == "delivered":
-        console.say(f"Message {message_id} sent.")
-    else:
-        console.show_text(f"Message {message_id} not sent: {outcome.kind}, {outcome.error}. It is where it was.")
-        console.say(f"Next: retrycli show {message_id}")
+    for each in done.tried:
+        if each.error is not None:
+            console.complain(f"retrycli: {each.error}")
+        elif as_json:
+            continue
+        elif console.on_terminal():
+            tell_of_attempt(each)
+        elif each.outcome is not None:
+            console.show_table((), [(each.message_id, each.outcome.kind, each.outcome.status_code, each.outcome.error)])
+    if as_json:
+        return
+    if done.left:
+        console.complain(f"retrycli: {left_in_words(done)}")
+    if failed := [each.message_id for each in done.tried if each.outcome and not each.delivered]:
+        console.say(f"Next: retrycli show {failed[0]}")
 
 
-def _exit_code(outcomes: list[Outcome | None]) -> int:
+def _retry_code(done: Done) -> int:
     """What was tried and not delivered weighs more than what could not be tried."""
-    if any(outcome is not None and outcome.kind != "delivered" for outcome in outcomes):
+    if any(each.outcome is not None and not each.delivered for each in done.tried):
         return NOT_DELIVERED
-    return REFUSED if None in outcomes else 0
+    return REFUSED if done.refused else 0
+
+
+def requeue(
+    ctx: typer.Context,
+    message_ids: MessageIds = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    at: Annotated[
+        str | None,
+        typer.Option(help="Due then: 2h (from now), 08:00, '2026-01-02 08:00'.", show_default="now"),
+    ] = None,
+    spread: Annotated[
+        str | None, typer.Option(help="Due one after the other over that time: 2h.", show_default=False)
+    ] = None,
+    canary: Annotated[int | None, typer.Option(min=1, help="Try so many first, by hand.", show_default=False)] = None,
+    abort_over: Annotated[
+        str | None,
+        typer.Option(help="Leave the rest when more than this share of them fails.", show_default=DEFAULT_SHARE),
+    ] = None,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Hand escalated messages back to the passes. They are due now, with all their tries before them."""
+    from retrycli import casework, console
+
+    found = filter_of(
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
+    wanted = chosen(message_ids, found)
+    birds = _canary(canary, abort_over)
+    due = None if at is None else moment(at, "--at")
+    span = length_of_time(spread or "0s", "--spread")
+    settings = load_settings(ctx, config)
+    ids = agreed(
+        settings,
+        "Requeue",
+        wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
+        yes=yes,
+        as_json=as_json,
+        plan=_plan(due, spread, canary),
+    )
+    done, received = interruptible(
+        lambda here: casework.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here)
+    )
+    report(done, "requeued", named=bool(message_ids), as_json=as_json)
+    if not as_json:
+        failed = next((each.message_id for each in done.tried if each.failed), None)
+        console.say(f"Next: retrycli {'list-failed --state waiting' if failed is None else f'show {failed}'}")
+    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+
+
+def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
+    """What the question says besides."""
+    from retrycli import console
+
+    words = (
+        f" for {console.local_time(due)}" if due else "",
+        f" over {spread}" if spread else "",
+        f", trying {canary} of them first" if canary else "",
+    )
+    return "".join(words)
+
+
+def _canary(number: int | None, abort_over: str | None) -> Canary | None:
+    from retrycli.casework import Canary
+    from retrycli.sandbox import share
+
+    if number is None:
+        if abort_over is not None:
+            raise typer.BadParameter("it is about canaries; give --canary too", param_hint="--abort-over")
+        return None
+    try:
+        return Canary(number, share(abort_over or DEFAULT_SHARE))
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--abort-over") from None
+
+
+def reject(
+    ctx: typer.Context,
+    reason: Annotated[str, typer.Option("--reason", help="Why, for last_error and the history.", callback=utf8)],
+    message_ids: MessageIds = None,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Give messages up for good. Their status becomes rejected, and no pass touches them again."""
+    from retrycli import casework, console
+
+    found = filter_of(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
+    wanted = chosen(message_ids, found)
+    if not reason.strip():
+        raise typer.BadParameter("say why", param_hint="--reason")
+    settings = load_settings(ctx, config)
+    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json)
+    done, received = interruptible(lambda here: casework.reject(settings, ids, reason, by=by, surroundings=here))
+    report(done, "rejected", named=bool(message_ids), as_json=as_json)
+    if not as_json:
+        console.say("Next: retrycli list-failed")
+    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

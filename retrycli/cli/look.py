@@ -1,31 +1,42 @@
-"""``status``, ``list-failed``, ``escalations``, ``show``, ``explain``."""
+"""``status``, ``list-failed``, ``show``, ``explain``."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict
-from datetime import UTC, datetime
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, MessageId, length_of_time, load_settings
-from retrycli.message import EscalationReason, MessageType, State
+from retrycli.cli.shared import (
+    ConfigFile,
+    ForReason,
+    Json,
+    MessageId,
+    OfCause,
+    OfState,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    filter_of,
+    load_settings,
+)
+from retrycli.message import MessageType
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from datetime import datetime
 
+    from retrycli.console import Row
     from retrycli.desk import Status
     from retrycli.explain import Explanation
-    from retrycli.store.views import EscalationGroup, ListedMessage
+    from retrycli.settings import Settings
+    from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
-ESCALATION_FIELDS = (
-    *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
-    *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
-)
 
 
 class Sort(StrEnum):
@@ -41,7 +52,6 @@ def register(app: typer.Typer) -> None:
     """Add these commands."""
     app.command("status")(status)
     app.command("list-failed")(list_failed)
-    app.command("escalations")(escalations)
     app.command("show")(show)
     app.command("explain")(explain)
 
@@ -135,21 +145,13 @@ def _pause_in_words(found: Status) -> str:
 
 def list_failed(
     ctx: typer.Context,
-    state: Annotated[State | None, typer.Option(help="In this state.", show_default=False)] = None,
-    message_type: Annotated[
-        MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)
-    ] = None,
-    ticket: Annotated[str | None, typer.Option(help="Of this ticket.", show_default=False)] = None,
-    error: Annotated[str | None, typer.Option(help="With this in the last error.", show_default=False)] = None,
-    reason: Annotated[
-        EscalationReason | None, typer.Option(help="Escalated for this reason.", show_default=False)
-    ] = None,
-    fingerprint: Annotated[
-        str | None, typer.Option(help="Escalated by this cause; `escalations` shows it.", show_default=False)
-    ] = None,
-    older_than: Annotated[
-        str | None, typer.Option(help="That first failed so long ago: 30m, 2h, 7d.", show_default=False)
-    ] = None,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
     sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
     limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", show_default="50 on a terminal")] = None,
     as_json: Json = False,
@@ -157,23 +159,21 @@ def list_failed(
 ) -> None:
     """List failed messages: which wait, until when, and why."""
     from retrycli import console, desk
-    from retrycli.store.views import Filter
 
     settings = load_settings(ctx, config)
-    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    wanted = Filter(
+    wanted = filter_of(
         state=state,
         message_type=message_type,
         ticket=ticket,
         error=error,
-        failed_before=before,
         reason=reason,
+        older_than=older_than,
         fingerprint=fingerprint,
     )
     shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
     total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
-    most = {each: policy.max_retries for each, policy in settings.policies.items()}
     if as_json:
+        most = _tries_allowed(settings)
         fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
         console.show_json(
             {
@@ -185,6 +185,17 @@ def list_failed(
             }
         )
         return
+    show_messages(settings, messages)
+    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    one = messages[0].id if messages else None
+    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
+
+
+def show_messages(settings: Settings, messages: Sequence[ListedMessage]) -> None:
+    """Show messages as a list does."""
+    from retrycli import console
+
+    most = _tries_allowed(settings)
     console.show_table(
         ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error"),
         [
@@ -201,9 +212,10 @@ def list_failed(
         ],
         texts=1,
     )
-    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
-    one = messages[0].id if messages else None
-    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
+
+
+def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
+    return {each: policy.max_retries for each, policy in settings.policies.items()}
 
 
 def _tries(made: int | None, most: int | None) -> str:
@@ -213,94 +225,6 @@ def _tries(made: int | None, most: int | None) -> str:
 
 def _most(most: dict[MessageType, int], message_type: str) -> int | None:
     return next((tries for each, tries in most.items() if each == message_type), None)
-
-
-def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
-    """List what a person must look at, by cause."""
-    from retrycli import console, desk
-
-    groups, messages = desk.escalations(load_settings(ctx, config))
-    if as_json:
-        console.show_json(
-            {
-                "escalations": [{name: getattr(each, name) for name in ESCALATION_FIELDS} for each in messages],
-                "groups": [_group_fields(each) for each in groups],
-            }
-        )
-        return
-    alike = [each for each in groups if each.count > 1] if console.on_terminal() else []
-    _show_groups(alike)
-    in_groups = {each.fingerprint for each in alike}
-    _show_escalated([each for each in messages if each.fingerprint not in in_groups])
-    if alike:
-        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
-    elif messages:
-        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
-    else:
-        console.say("Nothing is waiting for a person. Next: retrycli status")
-
-
-def _group_fields(group: EscalationGroup) -> dict[str, object]:
-    return {
-        "fingerprint": group.fingerprint,
-        "count": group.count,
-        "new": group.new,
-        "reason": group.example.reason,
-        "cause": group.cause,
-        "oldest": group.oldest,
-        "newest": group.newest,
-        "types": group.types,
-        "example": group.example.id,
-    }
-
-
-def _show_groups(groups: Sequence[EscalationGroup]) -> None:
-    from retrycli import console
-
-    console.show_table(
-        ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
-        [
-            (
-                each.count,
-                each.new,
-                each.oldest,
-                each.fingerprint,
-                each.example.id,
-                ", ".join(f"{number} {name}" for name, number in each.types.items()),
-                each.cause,
-            )
-            for each in groups
-        ],
-        texts=2,
-    )
-    if groups:
-        console.say("")
-
-
-def _show_escalated(messages: Sequence[ListedMessage]) -> None:
-    from retrycli import console
-
-    console.show_table(
-        ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step"),
-        [
-            (
-                each.id,
-                str(each.ticket_id),
-                each.message_type,
-                each.reason,
-                each.escalated_at,
-                each.last_error,
-                _step(each.reason, each.id),
-            )
-            for each in messages
-        ],
-        texts=2,
-    )
-
-
-def _step(reason: str | None, message_id: int) -> str:
-    """The command for the next step: what can't simply be tried again is looked at first."""
-    return f"retrycli {'retry' if reason == 'exhausted' else 'show'} {message_id}"
 
 
 def show(
@@ -315,7 +239,12 @@ def show(
     found = desk.show(load_settings(ctx, config), message_id)
     if as_json:
         console.show_json(
-            {"message": found.row, "queue": found.queue, "attempts": [asdict(each) for each in found.attempts]}
+            {
+                "message": found.row,
+                "queue": found.queue,
+                "attempts": [asdict(each) for each in found.attempts],
+                "acts": [asdict(each) for each in found.acts],
+            }
         )
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
@@ -324,26 +253,23 @@ def show(
     console.say("")
     console.show_text("" if found.row["body"] is None else str(found.row["body"]))
     console.say("")
-    console.show_table(
-        ("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"),
-        [
-            (
-                each.number,
-                each.made_by,
-                each.started_at,
-                each.outcome or "under way",
-                each.status_code,
-                each.duration_ms,
-                each.error,
-            )
-            for each in found.attempts
-        ],
-        texts=1,
-    )
+    console.show_table(("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"), _history(found), texts=1)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+
+
+def _history(found: MessageDetails) -> list[Row]:
+    """Attempts and what people did besides, in the order in which they came about."""
+    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each)) for each in found.attempts]
+    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail)) for each in found.acts]
+    return [row for _, row in sorted(rows, key=lambda each: each[0])]
+
+
+def _attempt(made: AttemptRecord) -> Row:
+    outcome = made.outcome or "under way"
+    return (made.number, made.made_by, made.started_at, outcome, made.status_code, made.duration_ms, made.error)
 
 
 def explain(

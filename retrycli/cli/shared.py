@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
+from datetime import UTC, datetime, time, timedelta
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from datetime import timedelta
+from retrycli.message import EscalationReason, MessageType, State
 
+if TYPE_CHECKING:
     from retrycli.config import Loaded
     from retrycli.settings import Settings
+    from retrycli.store.views import Filter
 
 
 class LogLevel(StrEnum):
@@ -45,6 +48,33 @@ class Globals:
 
 LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
+LONGEST_NAME = 255
+"""What the history has room for."""
+
+
+def utf8(value: str | None) -> str | None:
+    """An option's text, if any.
+
+    Raises:
+        typer.BadParameter: it is no UTF-8, which no database would take.
+    """
+    from retrycli.escape import encodable
+
+    if value is not None and not encodable(value):
+        raise typer.BadParameter("that is no UTF-8")
+    return value
+
+
+def name(value: str | None) -> str | None:
+    """A person's name, if any, that fits into the history.
+
+    Raises:
+        typer.BadParameter: it is empty or too long, or no UTF-8.
+    """
+    if value is not None and not 0 < len(value.strip()) <= len(value) <= LONGEST_NAME:
+        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
+    return utf8(value)
+
 
 ERROR_ROOM = 60
 """So much of an error stands beside an id that a shell offers."""
@@ -75,11 +105,59 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 MessageId = Annotated[
     int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=failed_messages)
 ]
-MessageIds = Annotated[
-    list[int], typer.Argument(metavar="ID…", max=LARGEST_ID, help="The messages.", autocompletion=failed_messages)
-]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+MessageIds = Annotated[
+    list[int] | None,
+    typer.Argument(
+        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=failed_messages
+    ),
+]
+By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=name)]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+
+# The filters, which all have to be met.
+
+OfState = Annotated[State | None, typer.Option("--state", help="In this state.", show_default=False)]
+OfType = Annotated[MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)]
+OfTicket = Annotated[str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=utf8)]
+WithError = Annotated[
+    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=utf8)
+]
+ForReason = Annotated[
+    EscalationReason | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
+]
+OlderThan = Annotated[
+    str | None,
+    typer.Option("--older-than", help="That first failed so long ago: 30m, 2h, 7d.", show_default=False),
+]
+OfCause = Annotated[
+    str | None,
+    typer.Option(
+        "--fingerprint", help="Escalated by this cause, as `escalations` shows it.", show_default=False, callback=utf8
+    ),
+]
+
+
+def filter_of(
+    *,
+    state: State | None = None,
+    message_type: MessageType | None = None,
+    ticket: str | None = None,
+    error: str | None = None,
+    reason: EscalationReason | None = None,
+    older_than: str | None = None,
+    fingerprint: str | None = None,
+) -> Filter:
+    """The filter that the options above come to.
+
+    Raises:
+        typer.BadParameter: ``older_than`` is no length of time.
+    """
+    from retrycli.store.views import Filter
+
+    before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
+    return Filter(state, message_type, ticket, error, before, reason=reason, fingerprint=fingerprint)
 
 
 def load(ctx: typer.Context, config: Path | None) -> Loaded:
@@ -122,14 +200,57 @@ def length_of_time(text: str, option: str) -> timedelta:
         raise typer.BadParameter(str(error), param_hint=option) from None
 
 
-def agreed(question: str, *, yes: bool) -> bool:
-    """Whether a person, or ``--yes`` in place of one, wants it so.
+def moment(text: str, option: str) -> datetime:
+    """A time to come as an option's value: a length of time from now, a time of day, or a date and time.
+
+    What has no offset is local time.
 
     Raises:
-        typer.BadParameter: nobody is there to be asked.
+        typer.BadParameter: it is none, or past.
     """
-    if yes:
-        return True
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise typer.BadParameter("nobody is there to be asked; give it, if it is to be done", param_hint="--yes")
-    return typer.confirm(question)
+    from retrycli.duration import LONGEST, duration
+
+    now = datetime.now().astimezone()
+    with suppress(ValueError):
+        return now + duration(text)
+    try:
+        if ":" in text and len(text) <= len("08:00:00"):
+            found = datetime.combine(now, time.fromisoformat(text))
+            found = (found if found > now.replace(tzinfo=None) else found + timedelta(days=1)).astimezone()
+        else:
+            found = datetime.fromisoformat(text).astimezone()
+    except (ValueError, OverflowError):
+        words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
+        raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
+    if not now <= found <= now + LONGEST:
+        raise typer.BadParameter(f"{text!r} is {'past' if found < now else 'too far off'}", param_hint=option)
+    return found
+
+
+def can_ask(*, as_json: bool) -> bool:
+    """Whether a person is there to be asked, and nothing else is to be on stdout."""
+    from retrycli import console
+
+    return console.on_terminal() and sys.stdin.isatty() and not as_json
+
+
+def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
+    """Refuse to go on where nobody can be asked.
+
+    Raises:
+        typer.BadParameter: nobody can, and ``--yes`` was not given.
+    """
+    if not yes and not can_ask(as_json=as_json):
+        raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
+
+
+def ask(question: str) -> None:
+    """Ask a person whether to go on, and end the command unless the answer is yes.
+
+    Raises:
+        typer.Exit: it is not; that is no failure.
+    """
+    typer.echo(f"{question} [y/N] ", nl=False)
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.")
+        raise typer.Exit(0)

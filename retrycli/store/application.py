@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, DateTime, Integer, Text, bindparam, func, literal, update
+from sqlalchemy import ColumnElement, DateTime, Integer, Text, bindparam, func, literal, select, update
 from sqlalchemy.types import NullType
 
+from retrycli.acts import Standing
 from retrycli.errors import InvalidMessage, SchemaMismatch
-from retrycli.message import Message, MessageType, QueuedMessage, Status, UnusableMessage
+from retrycli.message import Message, MessageType, QueuedMessage, State, Status, UnusableMessage
 from retrycli.policy import Settled, TransitionKind
+from retrycli.schema import queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, TableClause, Update
@@ -55,8 +57,33 @@ def word(value: Status | MessageType) -> ColumnElement[str]:
     return literal(value.value, NullType())
 
 
+def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Standing]:
+    """Where messages are, by id; those that have no row are left out."""
+    m = database.messages.c
+    own = (queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at, queue.c.acknowledged_by)
+    statement = (
+        select(m.id, m.status, *own)
+        .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
+        .where(m.id.in_(ids))
+    )
+    return {
+        each["id"]: Standing(
+            each["id"],
+            each["status"],
+            each["state"] and State(each["state"]),
+            each["claimed_by"],
+            each["claim_expires_at"],
+            each["acknowledged_by"],
+        )
+        for each in rows_of(connection.execute(statement))
+    }
+
+
+# What follows is all that changes the application's rows. Each change expects them to be failed.
+
+
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
-    """Change the application's rows: the only place that does."""
+    """Write what came of messages into their rows."""
     m = database.messages.c
     delivered = [
         {"of_id": each.message_id, "at": _sent_at(database, each.finished_at)}
@@ -78,6 +105,24 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
         tries: ColumnElement[int] = func.coalesce(bindparam("tries", type_=Integer), m.retry_count)
         error: ColumnElement[str] = func.coalesce(bindparam("error", type_=Text), m.last_error)
         connection.execute(_failed_one(database.messages).values(last_error=error, retry_count=tries), failed)
+
+
+def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> None:
+    """Mark messages as rejected, each with its last error."""
+    values = {"status": Status.REJECTED.value, "last_error": bindparam("error", type_=Text)}
+    rows = [{"of_id": each, "error": error} for each, error in errors.items()]
+    connection.execute(_failed_one(database.messages).values(values), rows)
+
+
+def give_all_tries_back(database: Database, connection: Connection, ids: Collection[int]) -> None:
+    """Set messages' tries to zero."""
+    rows = [{"of_id": each} for each in ids]
+    connection.execute(_failed_one(database.messages).values(retry_count=0), rows)
+
+
+def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
+    """Give a message another subject, body or recipient."""
+    connection.execute(_failed_one(database.messages).values(dict(changes)), {"of_id": message_id})
 
 
 def _failed_one(messages: TableClause) -> Update:

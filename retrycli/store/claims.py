@@ -22,13 +22,13 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.acts import no_such, not_free
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
 from retrycli.schema import attempts, queue
-from retrycli.store.application import queued_of, rows_of, word, write_messages
+from retrycli.store.application import queued_of, rows_of, standings, word, write_messages
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -106,24 +106,12 @@ class Claims:
             NoSuchMessage: the application's table has no such row.
             NotActionable: it is not failed, or somebody is sending it.
         """
-        m = self._database.messages.c
-        statement = (
-            select(m.status, queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at)
-            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
-            .where(m.id == message_id)
-        )
         with self._database.write() as connection:
-            row = connection.execute(statement).mappings().one_or_none()
-            if row is None:
-                raise NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
-            if row["status"] != Status.FAILED:
-                raise NotActionable(f"message {message_id} is {row['status']}, not failed: there is nothing to retry")
-            if row["state"] == State.SENDING:
-                until = max(row["claim_expires_at"], now).astimezone().strftime("%H:%M:%S")
-                raise NotActionable(
-                    f"message {message_id} is being sent just now ({row['claimed_by']}); "
-                    f"look again with `retrycli show {message_id}`, at {until} at the latest"
-                )
+            standing = standings(self._database, connection, [message_id]).get(message_id)
+            if standing is None:
+                raise no_such(message_id)
+            if (reason := not_free(standing, "retry", now)) is not None:
+                raise reason
             free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
             connection.execute(update(queue).where(*free).values(_claimed(claim)))
 

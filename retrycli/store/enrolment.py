@@ -36,6 +36,11 @@ def delivery_key(message_id: int, ticket_id: int | str, first_failed_at: datetim
     return str(uuid.uuid5(DELIVERY_KEYS, name.encode(errors="backslashreplace").decode()))
 
 
+def edited_key(key: str, at: datetime) -> str:
+    """The key of a message that was edited: to the other side it is another one, whatever became of it before."""
+    return str(uuid.uuid5(DELIVERY_KEYS, f"{key}/edited {at.isoformat()}"))
+
+
 class Enrolment:
     """Takes messages into the queue, and out of it when they are no longer its business.
 

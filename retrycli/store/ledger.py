@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
-from retrycli.schema import attempts, breakers, passes, pause
+from retrycli.schema import acts, attempts, breakers, passes, pause
 from retrycli.store import totals
 
 if TYPE_CHECKING:
@@ -160,7 +160,7 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts and passes that ended before a time, the oldest first, at most so many of each.
+        """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
 
         Returns:
             How many went; 0 when none is left. What has not ended is kept, however old.
@@ -168,7 +168,7 @@ class Ledger:
         gone = 0
         with self._database.write() as connection:
             counted_to = totals.count_leaving(connection, _oldest(attempts, before, limit))
-            for table in (attempts, passes):
+            for table in (attempts, acts, passes):
                 gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
             totals.follow_the_newest(connection, counted_to)
         return gone
@@ -184,8 +184,9 @@ class Ledger:
 
 
 def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
-    """Whether a row is among the so many that ended first, and before a time."""
-    ended = select(table.c.id).where(table.c.finished_at < before).order_by(table.c.finished_at, table.c.id)
+    """Whether a row is among the so many that ended first, and before a time; an act has ended as it began."""
+    ended_at = acts.c.at if table is acts else table.c.finished_at
+    ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
     return table.c.id.in_(ended.limit(limit))
 
 

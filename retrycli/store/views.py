@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
 
 from retrycli.errors import InvalidMessage, NoSuchMessage
 from retrycli.fingerprint import cause
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
-from retrycli.schema import attempts, queue
+from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
 
@@ -35,6 +35,8 @@ class Filter:
     reason: EscalationReason | None = None
     fingerprint: str | None = None
     ids: Collection[int] | None = None
+    new: bool = False
+    """Acknowledged by nobody yet."""
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
 
@@ -99,14 +101,26 @@ class AttemptRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class ActRecord:
+    """What a person did about a message, as it is written down."""
+
+    at: datetime
+    by: str
+    act: str
+    detail: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class MessageDetails:
     """Everything about one message."""
 
     row: Mapping[str, Any]
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
+    acts: list[ActRecord]
 
 
+Record = TypeVar("Record", AttemptRecord, ActRecord)
 SORTS = ("next", "id", "tries", "age")
 
 
@@ -172,6 +186,12 @@ class Views:
         with self._database.read() as connection:
             return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
 
+    def ids(self, wanted: Filter) -> list[int]:
+        """The ids of all messages that a filter lets through, the lowest first."""
+        m = self._database.messages.c
+        with self._database.read() as connection:
+            return list(connection.execute(self._failed(wanted, m.id).order_by(m.id)).scalars())
+
     def escalation_groups(self, among: Filter = ESCALATED) -> list[EscalationGroup]:
         """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
         m = self._database.messages.c
@@ -216,6 +236,7 @@ class Views:
         """
         m = self._database.messages
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
+        by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
             row = connection.execute(select(*m.c).where(m.c.id == message_id)).mappings().one_or_none()
             if row is None:
@@ -223,11 +244,9 @@ class Views:
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
                 )
             ours = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            names = AttemptRecord.__slots__
-            made = [
-                AttemptRecord(**{name: each[name] for name in names}) for each in connection.execute(history).mappings()
-            ]
-        return MessageDetails(dict(row), None if ours is None else dict(ours), made)
+            made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
+            done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
+        return MessageDetails(dict(row), None if ours is None else dict(ours), made, done)
 
     def times_ahead(self, message_id: int) -> list[datetime]:
         """When those waiting messages are due that a pass claims before this one, earliest first."""
@@ -263,17 +282,27 @@ class Views:
             statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
         if wanted.due_by is not None:
             statement = statement.where(*is_due(wanted.due_by))
-        if wanted.reason is not None:
-            statement = statement.where(queue.c.escalation_reason == wanted.reason.value)
-        if wanted.fingerprint is not None:
-            statement = statement.where(queue.c.fingerprint == wanted.fingerprint)
         if wanted.ids is not None:
             statement = statement.where(m.id.in_(wanted.ids))
-        if wanted.escalated_after is not None:
-            statement = statement.where(queue.c.escalated_at > wanted.escalated_after)
-        if wanted.escalated_until is not None:
-            statement = statement.where(queue.c.escalated_at <= wanted.escalated_until)
-        return statement
+        return statement.where(*_of_escalation(wanted))
+
+
+def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
+    """What a filter says of escalated messages alone."""
+    if wanted.reason is not None:
+        yield queue.c.escalation_reason == wanted.reason.value
+    if wanted.fingerprint is not None:
+        yield queue.c.fingerprint == wanted.fingerprint
+    if wanted.new:
+        yield queue.c.acknowledged_at.is_(None)
+    if wanted.escalated_after is not None:
+        yield queue.c.escalated_at > wanted.escalated_after
+    if wanted.escalated_until is not None:
+        yield queue.c.escalated_at <= wanted.escalated_until
+
+
+def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:
+    return kind(**{each.name: row[each.name] for each in fields(kind)})
 
 
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:

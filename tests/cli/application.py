@@ -39,6 +39,7 @@ CREATE TABLE pending_messages (
 CREATE INDEX pending_messages_status ON pending_messages (status);
 """
 OWN = (
+    "retrycli_acts",
     "retrycli_attempts",
     "retrycli_breakers",
     "retrycli_passes",

@@ -26,6 +26,9 @@ BARE = {"PATH": "/usr/bin:/bin"}
 LONGEST = 60
 """Seconds after which a test gives up on a process."""
 ROWS, COLUMNS = 24, 80
+QUESTION = b" [y/N] "
+END = b"\x04"
+"""Ctrl-D."""
 WIDTH = 4
 """How many processes run side by side."""
 
@@ -121,10 +124,15 @@ class Cli:
             encoding="utf-8",
         )
 
-    def on_terminal(self, *args: str | Path, columns: int = COLUMNS, typed: str = "") -> Screen:
-        """Run a command with a terminal for its input, output and errors, and type something there."""
+    def on_terminal(self, *args: str | Path, columns: int = COLUMNS, answers: Iterable[str] = ()) -> Screen:
+        """Run a command with a terminal for its input, output and errors.
+
+        Args:
+            args: the command.
+            columns: how wide the terminal is.
+            answers: what a person types at each question, without the key that ends it.
+        """
         ours, theirs = pty.openpty()
-        os.write(ours, typed.encode())
         fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", ROWS, columns, 0, 0))
         with subprocess.Popen(
             [*self.wrapper, *self.program, *args],
@@ -136,7 +144,7 @@ class Cli:
             start_new_session=True,
         ) as process:
             os.close(theirs)
-            raw = _read_all(ours)
+            raw = _read_all(ours, answers)
             return Screen(process.wait(LONGEST), raw)
 
 
@@ -154,19 +162,26 @@ def _object(done: Finished, code: int = 0) -> dict[str, Any]:
     return values
 
 
-def _read_all(terminal: int) -> str:
-    """Everything until the other side is closed, which Linux tells by an error."""
-    pieces = []
-    with os.fdopen(terminal, "rb", buffering=0) as reader:
+def _read_all(terminal: int, answers: Iterable[str]) -> str:
+    """Everything until the other side is closed, which Linux tells by an error.
+
+    Each question gets the next answer, and those that are left over get none.
+    """
+    seen = b""
+    coming = iter(answers)
+    with os.fdopen(terminal, "r+b", buffering=0) as there:
         while True:
             try:
-                piece = reader.read(65536)
+                piece = there.read(65536)
             except OSError:
                 break
             if not piece:
                 break
-            pieces.append(piece)
-    return b"".join(pieces).decode()
+            seen += piece
+            if seen.endswith(QUESTION):
+                answer = next(coming, None)
+                there.write(END if answer is None else f"{answer}\n".encode())
+    return seen.decode()
 
 
 def wait_until(holds: Callable[[], bool], process: subprocess.Popen[str] | None = None) -> None:

@@ -126,3 +126,23 @@ def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: 
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("{'state': 'ok', 'messages': {'waiting': 1, 'due': 0, 'sending': 0, 'escalated': 0}}\n")
     assert len(sandbox.received) == 3
+
+
+def test_many_messages_are_found_and_acted_on(application: Application, sandbox: Sandbox) -> None:
+    """Those that could not be acted on are a result, each with why; that nothing is found is an error."""
+    settings = application.settings(sandbox.url)
+    application.add(12, hours_ago=0)
+    for each in (13, 14, 15, 16):
+        application.add(each, retry_count=10)
+    retrycli.run_once(settings)
+    found = retrycli.find(settings, retrycli.Filter(error="503", fingerprint=None))
+    assert (found.ids, [each.id for each in found.first]) == ([12, 13, 14, 15, 16], [12, 13, 14, 15, 16])
+    acknowledged = retrycli.acknowledge(settings, [13], by="anna")
+    assert (acknowledged.matched, acknowledged.done, acknowledged.refused) == (1, 1, {})
+    requeued = retrycli.requeue(settings, found.ids[1:4], canary=retrycli.Canary(1), by="anna")
+    assert ([each.delivered for each in requeued.tried], requeued.done) == ([True], 2)
+    rejected = retrycli.reject(settings, [13, 16], "a double", by="anna")
+    assert (rejected.done, list(rejected.refused)) == (1, [13])
+    assert "message 13 is sent, not failed" in str(rejected.refused[13])
+    with pytest.raises(retrycli.RetrycliError, match="no failed message matches"):
+        retrycli.find(settings, retrycli.Filter(ticket="none"))

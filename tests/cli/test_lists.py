@@ -219,7 +219,7 @@ def test_what_somebody_has_dealt_with_leaves_the_escalations(alike: Cli, applica
 
 def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) -> None:
     found = shown.json("show 15 --json")
-    assert list(found) == ["message", "queue", "attempts"]
+    assert list(found) == ["message", "queue", "attempts", "acts"]
     assert found["message"]["body"] == "It is attached."
     assert found["message"]["confidence_score"] == 0.93
     assert found["queue"]["escalation_reason"] == "permanent"

@@ -213,9 +213,9 @@ def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, appl
     done = known("db", "prune", "--older-than", "90d")
     assert (done.returncode, done.stdout) == (2, "")
     assert "--yes" in done.stderr
-    assert known.on_terminal("db", "prune", "--older-than", "90d", typed="n\n").words.endswith("Nothing was changed.")
+    assert known.on_terminal("db", "prune", "--older-than", "90d", answers=["n"]).words.endswith("Nothing was changed.")
     assert len(application.rows("retrycli_attempts")) == 1
-    screen = known.on_terminal("db", "prune", "--older-than", "90d", typed="y\n")
+    screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
     assert "1 attempt and 0 passes ended before" in screen.words
     assert screen.words.endswith("Forgot 1 attempt and 0 passes. Next: retrycli status")
     assert application.rows("retrycli_attempts") == {}

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 OWN_TABLES = {
+    "retrycli_acts",
     "retrycli_queue",
     "retrycli_attempts",
     "retrycli_passes",

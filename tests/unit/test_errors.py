@@ -15,6 +15,7 @@ from retrycli.errors import (
     LockUnusable,
     NoSuchMessage,
     NotActionable,
+    NotEdited,
     RetrycliError,
     SchemaMismatch,
 )
@@ -24,6 +25,7 @@ EXIT_CODES = {
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,
+    NotEdited: 4,
     DatabaseUnavailable: 69,
     LockHeld: 75,
     ConfigurationError: 78,

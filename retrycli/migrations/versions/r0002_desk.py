@@ -1,4 +1,4 @@
-"""What the operator's desk remembers: who was told what, and totals that outlive what they count, waits."""
+"""What the operator's desk remembers: who did what, who was told what, totals that outlive what they count, waits."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from alembic import op
 revision = "0002"
 down_revision = "0001"
 
+Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 Time = sa.DateTime(timezone=True)
 RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
@@ -15,6 +16,16 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 def upgrade() -> None:
     """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
     op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
+    op.create_table(
+        "retrycli_acts",
+        sa.Column("id", Id, primary_key=True),
+        sa.Column("message_id", Id, nullable=False),
+        sa.Column("at", Time, nullable=False),
+        sa.Column("by", sa.String(255), nullable=False),
+        sa.Column("act", sa.String(16), nullable=False),
+        sa.Column("detail", sa.Text),
+    )
+    op.create_index("retrycli_acts_message", "retrycli_acts", ["message_id", "id"])
     op.create_table(
         "retrycli_told",
         sa.Column("target", sa.String(16), primary_key=True),
@@ -38,8 +49,8 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them: everybody is told anew of what stands, and what is known of rows that are gone is lost."""
+    """Remove them: who did what and what is known of rows that are gone is lost, and everybody is told anew."""
     op.drop_column("retrycli_attempts", "waited_s")
-    for table in ("totals", "told"):
+    for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")
     op.drop_index("retrycli_attempts_finished", "retrycli_attempts")

@@ -1,0 +1,124 @@
+"""What a person does about a message: the acts there are, and why one can't be done."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from enum import StrEnum
+
+from retrycli.errors import NoSuchMessage, NotActionable, RetrycliError
+from retrycli.message import State, Status
+
+
+class ActKind(StrEnum):
+    """The acts, by the words that the history keeps."""
+
+    EDITED = "edited"
+    REJECTED = "rejected"
+    REQUEUED = "requeued"
+    ACKNOWLEDGED = "acknowledged"
+    NOTED = "noted"
+
+
+@dataclass(frozen=True, slots=True)
+class Act:
+    """One thing that a person does to one message. Made by the constructors below, each of which fixes its own fields.
+
+    None means: this field stays as it is.
+    """
+
+    kind: ActKind
+    by: str
+    at: datetime
+    detail: str | None = None
+    """What the history says besides; never a word of the message's."""
+    due: datetime | None = None
+    last_error: str | None = None
+    note: str | None = None
+
+    @classmethod
+    def edited(cls, columns: list[str], *, by: str, at: datetime) -> Act:
+        """Another text, and so another message to the other side: it gets a new delivery key."""
+        return cls(ActKind.EDITED, by, at, ", ".join(columns))
+
+    @classmethod
+    def rejected(cls, reason: str, *, by: str, at: datetime) -> Act:
+        """Never to be sent: it is the application's again."""
+        return cls(ActKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
+
+    @classmethod
+    def requeued(cls, due: datetime, *, by: str, at: datetime) -> Act:
+        """Out of a person's hands and back to wait, with all its tries before it.
+
+        It is the same message as before and keeps its delivery key, by which the other side knows it should it have
+        arrived after all.
+        """
+        return cls(ActKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
+
+    @classmethod
+    def acknowledged(cls, *, by: str, at: datetime) -> Act:
+        """Somebody has seen it and sees to it."""
+        return cls(ActKind.ACKNOWLEDGED, by, at)
+
+    @classmethod
+    def noted(cls, text: str, *, by: str, at: datetime) -> Act:
+        """A word to whoever looks next, in place of any earlier one."""
+        return cls(ActKind.NOTED, by, at, text, note=text)
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Where a message is, as far as it decides what can be done to it; no state: the queue does not know it."""
+
+    message_id: int
+    status: str
+    state: State | None = None
+    claimed_by: str | None = None
+    claim_expires_at: datetime | None = None
+    acknowledged_by: str | None = None
+
+
+VERBS = {
+    ActKind.EDITED: "edit",
+    ActKind.REJECTED: "reject",
+    ActKind.REQUEUED: "requeue",
+    ActKind.ACKNOWLEDGED: "acknowledge",
+    ActKind.NOTED: "note",
+}
+OF_ESCALATIONS = (ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED)
+"""What is done only to messages in a person's hands."""
+
+
+def no_such(message_id: int) -> NoSuchMessage:
+    """That there is no such row, in words."""
+    return NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
+
+
+def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | None:
+    """Why nobody may touch a message: it is not failed, or somebody is sending it; None where one may."""
+    each = standing.message_id
+    if standing.status != Status.FAILED:
+        return NotActionable(f"message {each} is {standing.status}, not failed: there is nothing to {verb}")
+    if standing.state is State.SENDING:
+        until = max(standing.claim_expires_at or now, now).astimezone().strftime("%H:%M:%S")
+        return NotActionable(
+            f"message {each} is being sent just now ({standing.claimed_by}); "
+            f"look again with `retrycli show {each}`, at {until} at the latest"
+        )
+    return None
+
+
+def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:
+    """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
+    if standing is None:
+        return no_such(message_id)
+    if (reason := not_free(standing, VERBS[kind], now)) is not None:
+        return reason
+    if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:
+        return NotActionable(
+            f"message {message_id} is in no person's hands but waits for its next attempt: "
+            f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` tries it now"
+        )
+    if kind is ActKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
+        return NotActionable(f"message {message_id} is acknowledged already, by {standing.acknowledged_by}")
+    return NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")

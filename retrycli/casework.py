@@ -1,0 +1,348 @@
+"""What a person does about failed messages, one or ten thousand of them: find, try, requeue, reject, acknowledge, edit.
+
+Every act is written down with who did it. Many messages are acted on in short transactions, 500 at a time, so that
+passes and the application can go on meanwhile. None is touched that has been sent, or is being sent just then; one that
+was acted on no longer matches what it was found by, so what was interrupted can simply be done again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+
+from retrycli import by_hand
+from retrycli.acts import Act, ActKind
+from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
+from retrycli.draft import Draft
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, NotEdited, RetrycliError
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.settings import Settings
+from retrycli.store.acts import Acts
+from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+
+BATCH = 500
+"""How many messages are acted on in one transaction."""
+SHOWN = 5
+"""How many of the messages that were found are shown before a person is asked."""
+
+OF_THE_DESTINATION = frozenset(
+    {
+        OutcomeKind.TRANSIENT,
+        OutcomeKind.UNREACHABLE,
+        OutcomeKind.UNKNOWN,
+        OutcomeKind.THROTTLED,
+        OutcomeKind.UNAUTHORIZED,
+    }
+)
+"""Outcomes that say more of the ticketing API than of the message."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The messages that a filter lets through, as they were when somebody looked."""
+
+    ids: list[int]
+    first: list[ListedMessage]
+    """The first few of them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Tried:
+    """One attempt by hand: an outcome, or why there was none."""
+
+    message_id: int
+    outcome: Outcome | None = None
+    error: RetrycliError | None = None
+
+    @property
+    def delivered(self) -> bool:
+        """Whether the other side has it."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+
+    @property
+    def failed(self) -> bool:
+        """Whether it could have been delivered and was not: a message that has moved on is no failure."""
+        return not self.delivered and not isinstance(self.error, NoSuchMessage | NotActionable)
+
+
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """Try the first messages before the rest is requeued."""
+
+    number: int = 3
+    abort_over: float = 0.3
+    """The share of them that may fail."""
+
+    def fails(self, tried: Sequence[Tried]) -> bool:
+        """Whether too many of those that were tried failed."""
+        made = [each for each in tried if each.delivered or each.failed]
+        return bool(made) and sum(each.failed for each in made) / len(made) > self.abort_over
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """What came of an act on messages."""
+
+    matched: int
+    """How many there were to act on."""
+    done: int = 0
+    refused: dict[int, RetrycliError] = field(default_factory=dict)
+    """Those that were left alone because they had moved on, or could not be acted on to begin with, and why."""
+    tried: list[Tried] = field(default_factory=list)
+    """Attempts that were made by hand."""
+    left: int = 0
+    """Those that were not come to: they are as they were."""
+    reason: str | None = None
+    """Why some were left: ``canary_failed``, ``destination_down`` or ``signal``."""
+
+
+def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
+    """Failed messages that a filter lets through.
+
+    Raises:
+        NoSuchMessage: there is none.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        views = Views(database)
+        ids = views.ids(wanted)
+        if not ids:
+            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
+        return Found(ids, views.messages(Filter(ids=ids[:shown]), sort="id"))
+
+
+def retry_all(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    by: str | None = None,
+    give_up_after: int | None = None,
+    surroundings: Surroundings = HERE,
+) -> Done:
+    """Try messages now, one after the other, as `retrycli.retry` tries one.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages.
+        by: who asks for it, for the history; by default the login name.
+        give_up_after: leave the rest after so many failures in a row that say that the ticketing API is down.
+        surroundings: clock and randomness, and whether to stop early.
+
+    Returns:
+        What came of each, ``tried``; ``done`` were delivered.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    wanted = list(dict.fromkeys(ids))
+    rules, name = pass_rules(settings), by or login_name()
+    tried: list[Tried] = []
+    in_a_row, reason = 0, None
+    with open_database(settings) as database:
+        world = make_world(settings, database, surroundings)
+        for each in wanted:
+            if surroundings.stop_requested():
+                reason = "signal"
+            elif in_a_row == (give_up_after or -1):
+                reason = "destination_down"
+            if reason is not None:
+                break
+            try:
+                tried.append(Tried(each, asyncio.run(by_hand.attempt_by_hand(world, rules, each, by=name))))
+            except (NoSuchMessage, NotActionable, InvalidMessage) as error:
+                tried.append(Tried(each, error=error))
+            outcome = tried[-1].outcome
+            in_a_row = in_a_row + 1 if outcome and outcome.kind in OF_THE_DESTINATION else 0
+    done = sum(each.delivered for each in tried)
+    refused = {each.message_id: each.error for each in tried if each.error is not None}
+    return Done(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+
+
+def requeue(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    due: datetime | None = None,
+    spread: timedelta = timedelta(0),
+    canary: Canary | None = None,
+    by: str | None = None,
+    surroundings: Surroundings = HERE,
+) -> Done:
+    """Hand escalated messages back to the passes: all their tries before them, waiting, with the same delivery key.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages.
+        due: when the first of them is due; by default now.
+        spread: the span over which they become due, evenly in the order of their ids.
+        canary: try the first ones by hand before, and leave all the others where they are when too many fail.
+        by: who asks for it, for the history; by default the login name.
+        surroundings: clock and randomness, and whether to stop early.
+
+    Returns:
+        How many were requeued, and why the others were not. A canary that failed is in a person's hands as before;
+        one that was delivered is done with.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    wanted = list(dict.fromkeys(ids))
+    tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
+    rest = wanted[len(tried) :]
+    before = Done(len(wanted), tried=tried)
+    if canary is not None and canary.fails(tried):
+        return replace(before, left=len(rest), reason="canary_failed")
+    if surroundings.stop_requested():
+        return replace(before, left=len(rest), reason="signal")
+    name, at = by or login_name(), surroundings.now()
+    first = due or at
+
+    def act(position: int) -> Act:
+        return Act.requeued(first + spread * position / len(rest), by=name, at=at)
+
+    after = _perform(settings, ActKind.REQUEUED, rest, act, surroundings)
+    return replace(after, matched=len(wanted), tried=tried)
+
+
+def _try_canaries(
+    settings: Settings, ids: Sequence[int], number: int, by: str | None, surroundings: Surroundings
+) -> list[Tried]:
+    """Try the first messages until so many could be tried; those that have moved on are passed over."""
+    tried: list[Tried] = []
+    while (missing := number - sum(each.delivered or each.failed for each in tried)) > 0:
+        coming = ids[len(tried) : len(tried) + missing]
+        if not coming or surroundings.stop_requested():
+            break
+        tried += retry_all(settings, coming, by=by, surroundings=surroundings).tried
+    return tried
+
+
+def reject(
+    settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, surroundings: Surroundings = HERE
+) -> Done:
+    """Give messages up: their status in the application's table becomes ``rejected``, and they leave the queue.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages; failed ones in any state but being sent.
+        reason: why, for ``last_error`` and the history.
+        by: who asks for it; by default the login name.
+        surroundings: the clock, and whether to stop early.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    act = Act.rejected(reason, by=by or login_name(), at=surroundings.now())
+    return _perform(settings, ActKind.REJECTED, list(dict.fromkeys(ids)), lambda _: act, surroundings)
+
+
+def acknowledge(
+    settings: Settings, ids: Iterable[int], *, by: str | None = None, surroundings: Surroundings = HERE
+) -> Done:
+    """Say of escalated messages that somebody sees to them; they stay where they are.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    act = Act.acknowledged(by=by or login_name(), at=surroundings.now())
+    return _perform(settings, ActKind.ACKNOWLEDGED, list(dict.fromkeys(ids)), lambda _: act, surroundings)
+
+
+def note(
+    settings: Settings, message_id: int, text: str, *, by: str | None = None, surroundings: Surroundings = HERE
+) -> None:
+    """Leave a word with an escalated message, in place of any earlier one.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is in no person's hands.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    act = Act.noted(text, by=by or login_name(), at=surroundings.now())
+    for error in _perform(settings, ActKind.NOTED, [message_id], lambda _: act, surroundings).refused.values():
+        raise error
+
+
+def _perform(
+    settings: Settings,
+    kind: ActKind,
+    ids: Sequence[int],
+    act: Callable[[int], Act],
+    surroundings: Surroundings,
+) -> Done:
+    """Do an act to messages, some at a time; ``act`` is given each one's position."""
+    refused: dict[int, RetrycliError] = {}
+    came_to = 0
+    with open_database(settings) as database:
+        acts = Acts(database)
+        while came_to < len(ids) and not surroundings.stop_requested():
+            batch = {each: act(came_to + n) for n, each in enumerate(ids[came_to : came_to + BATCH])}
+            if moved_on := acts.perform(kind, batch):
+                refused |= acts.why_not(kind, moved_on, surroundings.now())
+            came_to += len(batch)
+    left = len(ids) - came_to
+    return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def read_draft(
+    settings: Settings, message_id: int, *, surroundings: Surroundings = HERE
+) -> tuple[MessageDetails, Draft]:
+    """A message for editing: as it is, and what of it can be edited.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, or is being sent just now.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        Acts(database).check(message_id, surroundings.now())
+        found = Views(database).message(message_id)
+        return found, Draft.of(found.row)
+
+
+def edit(
+    settings: Settings,
+    read: MessageDetails,
+    wanted: Draft,
+    *,
+    by: str | None = None,
+    surroundings: Surroundings = HERE,
+) -> list[str]:
+    """Write an edited message, which gets a new delivery key; it stays in its place.
+
+    ``subject`` and ``body`` of the application's table are written, and ``recipient_email`` where the table has it.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        read: the message as `read_draft` gave it.
+        wanted: what it is to be.
+        by: who asks for it; by default the login name.
+        surroundings: the clock.
+
+    Returns:
+        The columns that were written; none where nothing is different.
+
+    Raises:
+        NotEdited: the text can't be sent.
+        NoSuchMessage: there is no such row any more.
+        NotActionable: it is not failed, is being sent just now, or was changed since it was read.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    row = read.row
+    wanted.check(Draft.of(row))
+    if wanted.recipient is not None and "recipient_email" not in row:
+        raise NotEdited(f"{settings.database.table} has no column recipient_email; leave the recipient out")
+    changes = wanted.changes(row)
+    if not changes:
+        return []
+    message_id, at = int(row["id"]), surroundings.now()
+    act = Act.edited(list(changes), by=by or login_name(), at=at)
+    with open_database(settings) as database:
+        acts = Acts(database)
+        if not acts.check(message_id, at):
+            by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
+        columns = ("subject", "body", "recipient_email")
+        acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
+    return list(changes)

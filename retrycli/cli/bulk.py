@@ -1,0 +1,166 @@
+"""Which messages a command acts on, named or chosen by a filter, and how it tells what came of it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import typer
+
+from retrycli.cli.look import show_messages
+from retrycli.cli.passes import Signals
+from retrycli.cli.shared import ask, require_a_person
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from retrycli.app import Surroundings
+    from retrycli.casework import Done, Tried
+    from retrycli.settings import Settings
+    from retrycli.store.views import Filter
+
+NOT_DELIVERED = 3
+REFUSED = 4
+
+
+def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
+    """Messages by their ids, or those that a filter lets through.
+
+    Raises:
+        typer.BadParameter: both or neither were given.
+    """
+    from retrycli.store.views import Filter
+
+    filtered = wanted != Filter()
+    if message_ids and filtered:
+        raise typer.BadParameter("ids and filters don't go together; give the ones or the others", param_hint="ID…")
+    if not message_ids and not filtered:
+        words = "name messages by their ids, or choose them by a filter such as --type or --error"
+        raise typer.BadParameter(words, param_hint="ID…")
+    return message_ids or wanted
+
+
+def agreed(
+    settings: Settings, verb: str, wanted: list[int] | Filter, *, yes: bool, as_json: bool, plan: str = ""
+) -> list[int]:
+    """The ids to act on. Those that a filter finds are shown, as far as there is room, and a person is asked.
+
+    Args:
+        settings: where to look.
+        verb: what is to be done, for the question.
+        wanted: as `chosen` gave it.
+        yes: do not ask.
+        as_json: stdout is to hold one object alone.
+        plan: more words for the question.
+
+    Raises:
+        NoSuchMessage: the filter finds none.
+        typer.BadParameter: there is nobody to be asked.
+        typer.Exit: the person would rather not.
+    """
+    from retrycli import casework, console
+
+    if isinstance(wanted, list):
+        return list(dict.fromkeys(wanted))
+    require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
+    found = casework.find(settings, wanted)
+    if not yes:
+        show_messages(settings, found.first)
+        if more := len(found.ids) - len(found.first):
+            console.say(f"… and {more:,} more")
+        ask(f"{verb} {console.count(len(found.ids), 'message')}{plan}?")
+    return found.ids
+
+
+def interruptible(act: Callable[[Surroundings], Done]) -> tuple[Done, int | None]:
+    """Do something that SIGINT and SIGTERM end in good order; what came of it, and the signal."""
+    from retrycli.app import HERE
+
+    signals = Signals()
+    done = act(replace(HERE, stop_requested=signals.stop_requested))
+    return done, signals.received if done.reason == "signal" else None
+
+
+def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:
+    """Tell what came of an act: in sentences to a person, in figures to a program."""
+    from retrycli import console
+
+    if as_json:
+        console.show_json(
+            {
+                "act": act,
+                **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
+                "refused": [{"id": each, "error": str(error)} for each, error in done.refused.items()],
+                "canaries": [result_of(each) for each in done.tried],
+            }
+        )
+    elif console.on_terminal():
+        _tell(done, act, named=named)
+    else:
+        canaries = {"tried": len(done.tried), "delivered": sum(each.delivered for each in done.tried)}
+        facts = {act: done.done, "refused": len(done.refused), "left": done.left}
+        console.show_facts((canaries if done.tried else {}) | facts)
+    if named:
+        for error in done.refused.values():
+            console.complain(f"retrycli: {error}")
+
+
+def _tell(done: Done, act: str, *, named: bool) -> None:
+    from retrycli import console
+
+    for each in done.tried:
+        tell_of_attempt(each, "Canary: message")
+    if done.done or not (named or done.left):
+        console.say(f"{act.capitalize()} {console.count(done.done, 'message')}.")
+    if done.refused and not named:
+        console.say(f"{console.count(len(done.refused), 'message')} had moved on and were left alone.")
+    if done.left:
+        console.say(left_in_words(done))
+
+
+def left_in_words(done: Done) -> str:
+    """Why some messages were not come to."""
+    from retrycli import console
+
+    they = f"{console.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
+    failed = sum(each.failed for each in done.tried)
+    why = {
+        "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
+        "destination_down": "the ticketing API seems to be down",
+        "signal": "stopped in between; the same command goes on with the rest",
+    }
+    return f"{they}: {why[done.reason or 'signal']}."
+
+
+def exit_code(done: Done, received: int | None, *, named: bool) -> int:
+    """What came of it, as the shell is told: stopped, a canary that failed, refused, done."""
+    if received is not None:
+        return 128 + received
+    if done.reason == "canary_failed":
+        return NOT_DELIVERED
+    untouched = not done.done and not any(each.delivered for each in done.tried)
+    return REFUSED if done.refused and (named or untouched) else 0
+
+
+def result_of(tried: Tried) -> dict[str, object]:
+    """One attempt by hand, as JSON holds it."""
+    outcome = tried.outcome
+    return {
+        "id": tried.message_id,
+        "outcome": outcome.kind if outcome else None,
+        "status_code": outcome.status_code if outcome else None,
+        "error": outcome.error if outcome else str(tried.error),
+    }
+
+
+def tell_of_attempt(tried: Tried, start: str = "Message") -> None:
+    """One attempt by hand, for a person."""
+    from retrycli import console
+
+    if tried.delivered:
+        console.say(f"{start} {tried.message_id} sent.")
+    elif tried.outcome is not None:
+        words = f"{tried.outcome.kind}, {tried.outcome.error}"
+        console.show_text(f"{start} {tried.message_id} not sent: {words}. It is where it was.")
+    else:
+        console.complain(f"retrycli: {tried.error}")

@@ -1,0 +1,94 @@
+"""``edit``: another subject, body or recipient for a message."""
+
+from __future__ import annotations
+
+import os
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
+
+if TYPE_CHECKING:
+    from retrycli.draft import Draft
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("edit")(edit)
+
+
+def edit(
+    ctx: typer.Context,
+    message_id: MessageId,
+    subject: Annotated[str | None, typer.Option(help="The new subject.", show_default=False, callback=utf8)] = None,
+    body_file: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="A file with the new body; - is stdin.", show_default=False)
+    ] = None,
+    recipient: Annotated[str | None, typer.Option(help="The new recipient.", show_default=False, callback=utf8)] = None,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Edit a failed message, in $EDITOR or by options.
+
+    The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
+    """
+    from retrycli import casework, console
+    from retrycli.draft import difference
+
+    require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
+    settings = load_settings(ctx, config)
+    read, before = casework.read_draft(settings, message_id)
+    if subject is None and body_file is None and recipient is None:
+        after = _in_editor(message_id, before)
+    else:
+        after = _given(before, subject, body_file, recipient)
+    after.check(before)
+    if not yes and after != before:
+        console.show_difference(difference(before, after))
+        ask(f"Write this to message {message_id}?")
+    changed = casework.edit(settings, read, after, by=by) if after != before else []
+    if as_json:
+        console.show_json({"id": message_id, "changed": changed})
+        return
+    if not changed:
+        console.complain("Nothing is different; nothing was written.")
+        return
+    console.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
+    escalated = read.queue is not None and read.queue["escalated_at"] is not None
+    console.say(f"Next: retrycli retry {message_id}" + (f", or retrycli requeue {message_id}" if escalated else ""))
+
+
+def _in_editor(message_id: int, before: Draft) -> Draft:
+    from retrycli.editor import edited, editor_command
+
+    return before.with_text(edited(before.as_text(), editor_command(os.environ), name=f"message-{message_id}.txt"))
+
+
+def _given(before: Draft, subject: str | None, body_file: Path | None, recipient: str | None) -> Draft:
+    return replace(
+        before,
+        subject=before.subject if subject is None else subject,
+        body=before.body if body_file is None else _read(body_file),
+        recipient=before.recipient if recipient is None else recipient,
+    )
+
+
+def _read(file: Path) -> str:
+    """A file's text with its line breaks as they are.
+
+    Raises:
+        typer.BadParameter: it can't be read, or is no UTF-8.
+    """
+    try:
+        content = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
+        return content.decode()
+    except OSError as error:
+        raise typer.BadParameter(f"can't read {file}: {error.strerror}", param_hint="--body-file") from None
+    except UnicodeDecodeError:
+        raise typer.BadParameter(f"{file} is no UTF-8", param_hint="--body-file") from None

@@ -1,0 +1,205 @@
+"""``escalations``: what a person must look at, and who sees to it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.shared import (
+    By,
+    ConfigFile,
+    ForReason,
+    Json,
+    MessageId,
+    MessageIds,
+    OfCause,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    Yes,
+    filter_of,
+    load_settings,
+    utf8,
+)
+from retrycli.message import State
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.store.views import EscalationGroup, ListedMessage
+
+ESCALATION_FIELDS = (
+    *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
+    *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
+)
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    group = typer.Typer(invoke_without_command=True, rich_markup_mode=None)
+    group.callback()(escalations)
+    group.command("ack")(acknowledge)
+    group.command("note")(note)
+    app.add_typer(group, name="escalations")
+
+
+def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+    """List what a person must look at, by cause."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from retrycli import console, desk
+
+    groups, messages = desk.escalations(load_settings(ctx, config))
+    if as_json:
+        console.show_json(
+            {
+                "escalations": [{name: getattr(each, name) for name in ESCALATION_FIELDS} for each in messages],
+                "groups": [_group_fields(each) for each in groups],
+            }
+        )
+        return
+    alike = [each for each in groups if each.count > 1] if console.on_terminal() else []
+    _show_groups(alike)
+    in_groups = {each.fingerprint for each in alike}
+    _show_escalated([each for each in messages if each.fingerprint not in in_groups])
+    if alike:
+        console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
+        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
+    elif messages:
+        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
+    else:
+        console.say("Nothing is waiting for a person. Next: retrycli status")
+
+
+def _group_fields(group: EscalationGroup) -> dict[str, object]:
+    return {
+        "fingerprint": group.fingerprint,
+        "count": group.count,
+        "new": group.new,
+        "reason": group.example.reason,
+        "cause": group.cause,
+        "oldest": group.oldest,
+        "newest": group.newest,
+        "types": group.types,
+        "example": group.example.id,
+    }
+
+
+def _show_groups(groups: Sequence[EscalationGroup]) -> None:
+    from retrycli import console
+
+    console.show_table(
+        ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
+        [
+            (
+                each.count,
+                each.new,
+                each.oldest,
+                each.fingerprint,
+                each.example.id,
+                ", ".join(f"{number} {name}" for name, number in each.types.items()),
+                each.cause,
+            )
+            for each in groups
+        ],
+        texts=2,
+    )
+    if groups:
+        console.say("")
+
+
+def _show_escalated(messages: Sequence[ListedMessage]) -> None:
+    from retrycli import console
+
+    rows = [
+        (
+            each.id,
+            str(each.ticket_id),
+            each.message_type,
+            each.reason,
+            each.escalated_at,
+            each.last_error,
+            _step(each.reason, each.id),
+            _seen_to(each),
+        )
+        for each in messages
+    ]
+    headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
+    if console.on_terminal() and not any(row[-1] for row in rows):
+        console.show_table(headers[:-1], [row[:-1] for row in rows], texts=2)
+    else:
+        console.show_table(headers, rows, texts=3)
+
+
+def _seen_to(message: ListedMessage) -> str | None:
+    """Who sees to it since when, and what was noted."""
+    from retrycli import console
+
+    since = message.acknowledged_at
+    seen = f"by {message.acknowledged_by}, {console.time_in_words(since)}" if since else None
+    return ": ".join(filter(None, (seen, message.note))) or None
+
+
+def _step(reason: str | None, message_id: int) -> str:
+    """The command for the next step: what can't simply be tried again is looked at first."""
+    return f"retrycli {'retry' if reason == 'exhausted' else 'show'} {message_id}"
+
+
+def acknowledge(
+    ctx: typer.Context,
+    message_ids: MessageIds = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Say that somebody sees to messages. They stay in the list, and are no longer new."""
+    from retrycli import casework, console
+
+    found = filter_of(
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
+    wanted = chosen(message_ids, found)
+    settings = load_settings(ctx, config)
+    if not isinstance(wanted, list):
+        wanted = replace(wanted, state=State.ESCALATED, new=True)
+    ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    done, received = interruptible(lambda here: casework.acknowledge(settings, ids, by=by, surroundings=here))
+    report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
+    if not as_json:
+        console.say("Next: retrycli escalations")
+    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
+
+
+def note(
+    ctx: typer.Context,
+    message_id: MessageId,
+    text: Annotated[str, typer.Argument(metavar="TEXT", help="The note, in place of any earlier one.", callback=utf8)],
+    by: By = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Leave a word with an escalated message, for whoever looks next."""
+    from retrycli import casework, console
+
+    casework.note(load_settings(ctx, config), message_id, text, by=by)
+    if as_json:
+        console.show_json({"id": message_id, "note": text})
+        return
+    console.say(f"Noted with message {message_id}.")
+    console.say("Next: retrycli escalations")

@@ -1,0 +1,91 @@
+"""A person's own editor on a text that nobody else may read."""
+
+from __future__ import annotations
+
+import shlex
+import shutil
+import signal
+import subprocess
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+from retrycli.errors import NotEdited
+
+FALLBACKS = ("sensible-editor", "nano", "vi")
+
+
+def editor_command(environment: Mapping[str, str]) -> list[str]:
+    """The editor and its arguments: ``$VISUAL``, else ``$EDITOR``, else the first of `FALLBACKS` that is there.
+
+    Raises:
+        NotEdited: there is none, or its quotes don't match.
+    """
+    for name in ("VISUAL", "EDITOR"):
+        if wanted := environment.get(name, "").strip():
+            try:
+                return shlex.split(wanted)
+            except ValueError:
+                raise NotEdited(f"${name} can't be read as a command: {wanted}; mend its quotes") from None
+    for each in FALLBACKS:
+        if found := shutil.which(each, path=environment.get("PATH")):
+            return [found]
+    raise NotEdited("there is no editor; set $EDITOR, or give --subject or --body-file")
+
+
+def edited(text: str, command: list[str], *, name: str) -> str:
+    """Let a person edit a text; what it is afterwards.
+
+    It is in a file of its own for its owner's eyes alone, in a folder that goes with all that the editor left there.
+
+    Args:
+        text: the text to begin with.
+        command: the editor, with its arguments.
+        name: the file's name.
+
+    Raises:
+        NotEdited: the editor can't be started or fails, or the text is gone or no UTF-8 afterwards.
+    """
+    with tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
+        file = Path(folder, name)
+        file.touch(mode=0o600)
+        file.write_text(text, encoding="utf-8", newline="")
+        _run([*command, str(file)])
+        try:
+            return file.read_bytes().decode()
+        except FileNotFoundError:
+            raise NotEdited("the editor has removed the text; nothing was written") from None
+        except UnicodeDecodeError:
+            raise NotEdited("the text is no UTF-8; nothing was written. Set your editor's encoding") from None
+
+
+def _run(command: list[str]) -> None:
+    try:
+        with _signals_for_two():
+            code = subprocess.run(command, check=False).returncode  # noqa: S603  it is whoever runs us who names it
+    except OSError as error:
+        raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
+    if code != 0:
+        raise NotEdited(f"the editor {command[0]} ended with {code}; nothing was written")
+
+
+@contextmanager
+def _signals_for_two() -> Iterator[None]:
+    """Leave Ctrl-C to the editor, to which a terminal sends it too; and on any other end leave no text behind."""
+    handlers = {signal.SIGINT: _ignore, signal.SIGTERM: _end, signal.SIGHUP: _end}
+    before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _ignore(_number: int, _frame: FrameType | None) -> None:
+    """Unlike SIG_IGN, which the editor would inherit."""
+
+
+def _end(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

@@ -1,0 +1,539 @@
+"""``requeue``, ``reject`` and ``escalations ack|note``: what a person does about messages, by id or by a filter."""
+
+from __future__ import annotations
+
+import json
+import os
+import pwd
+import re
+import signal
+import sqlite3
+from contextlib import closing
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import retrycli
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import end, wait_until
+from tests.cli.test_hostile_text import COLOURS, EVIL, SHOWN
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli, Finished
+
+USER = pwd.getpwuid(os.getuid()).pw_name
+
+
+def escalate(application: Application, *ids: int, **columns: Any) -> None:  # noqa: ANN401  as `add` takes them
+    """Add messages that have had all their tries, and let a pass find them."""
+    for each in ids:
+        application.add(each, retry_count=10, **columns)
+    retrycli.run_once(application.settings("http://127.0.0.1:9"))
+
+
+def escalate_many(application: Application, number: int) -> None:
+    """Add so many escalated messages at once, as passes leave them."""
+    with closing(sqlite3.connect(application.path)) as connection, connection:
+        connection.executemany(
+            "INSERT INTO pending_messages (id, ticket_id, message_type, subject, body, status, retry_count, last_error)"
+            " VALUES (?, 4711, 'customer', 'Re: Invoice', 'It is attached.', 'failed', 10, 'HTTP 503')",
+            [(each,) for each in range(1, number + 1)],
+        )
+        connection.executemany(
+            "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count,"
+            " escalated_at, escalation_reason, fingerprint) VALUES (?, 'escalated', ?, '2026-01-02 03:04:05.000000',"
+            " 0, '2026-01-03 03:04:05.000000', 'exhausted', 'c0ffee')",
+            [(each, f"key-{each}") for each in range(1, number + 1)],
+        )
+
+
+def acts(application: Application) -> list[tuple[object, object, object]]:
+    """Who did what to which message."""
+    return [(each["message_id"], each["by"], each["act"]) for each in application.rows("retrycli_acts").values()]
+
+
+def facts(done: Finished) -> dict[str, int]:
+    """The figures that a command printed."""
+    return {name: int(value) for name, value in (line.split("\t") for line in done.stdout.splitlines())}
+
+
+def due(application: Application, message_id: int) -> datetime:
+    """When a message is due."""
+    at = application.rows("retrycli_queue")[message_id]["next_attempt_at"]
+    return datetime.fromisoformat(str(at)).replace(tzinfo=UTC)
+
+
+# -- requeue ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_requeued_message_is_sent_by_the_next_pass_with_the_key_it_had(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    escalate(application, 11)
+    key = application.rows("retrycli_queue")[11]["delivery_key"]
+    done = at_work("requeue", "11")
+    assert (done.returncode, facts(done), done.stderr) == (0, {"requeued": 1, "refused": 0, "left": 0}, "")
+    assert (application.state(11), application.row(11)["retry_count"]) == ("waiting", 0)
+    assert acts(application) == [(11, USER, "requeued")]
+    assert at_work.json("run-once")["sent"] == 1
+    assert [each.key for each in sandbox.received] == [key]
+
+
+def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others_are(
+    at_work: Cli, application: Application
+) -> None:
+    application.add(1, status="sent")
+    application.add(12, hours_ago=0)
+    escalate(application, 11)
+    done = at_work("requeue", "1", "11", "12", "99", "--by", "anna", "--json")
+    assert done.returncode == 4
+    told = json.loads(done.stdout)
+    assert {name: told[name] for name in ("act", "matched", "done", "left", "reason", "canaries")} == {
+        "act": "requeued",
+        "matched": 4,
+        "done": 1,
+        "left": 0,
+        "reason": None,
+        "canaries": [],
+    }
+    assert [f"retrycli: {each['error']}" for each in told["refused"]] == done.stderr.splitlines()
+    assert done.stderr.splitlines() == [
+        "retrycli: message 1 is sent, not failed: there is nothing to requeue",
+        "retrycli: message 12 is in no person's hands but waits for its next attempt: "
+        "there is nothing to requeue; `retrycli retry 12` tries it now",
+        "retrycli: there is no message 99; `retrycli list-failed` shows those that wait",
+    ]
+    assert acts(application) == [(11, "anna", "requeued")]
+
+
+@pytest.mark.parametrize(
+    ("at", "expected"),
+    [
+        ("2h", lambda now: now + timedelta(hours=2)),
+        ("2099-01-02 03:04", lambda _: datetime(2099, 1, 2, 3, 4, tzinfo=UTC)),
+        ("2099-01-02T03:04:05+02:00", lambda _: datetime(2099, 1, 2, 1, 4, 5, tzinfo=UTC)),
+        ("2099-01-02T03:04:05Z", lambda _: datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)),
+        ("23:59:59", lambda now: now.replace(hour=23, minute=59, second=59, microsecond=0)),
+        ("00:00", lambda now: now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)),
+    ],
+)
+def test_messages_are_requeued_for_a_time(at_work: Cli, application: Application, at: str, expected: object) -> None:
+    """A length of time from now, a time of day to come, or a date and time; local where it has no offset."""
+    assert callable(expected)
+    escalate(application, 11)
+    before = datetime.now(UTC)
+    assert at_work("requeue", "11", "--at", at, env={"TZ": "UTC"}).returncode == 0
+    assert expected(before) <= due(application, 11) <= expected(datetime.now(UTC))
+
+
+def test_a_time_without_an_offset_is_local(at_work: Cli, application: Application) -> None:
+    escalate(application, 11)
+    at_work("requeue", "11", "--at", "2099-01-02 03:04", env={"TZ": "Etc/GMT-3"})
+    assert due(application, 11) == datetime(2099, 1, 2, 0, 4, tzinfo=UTC)
+
+
+def test_requeued_messages_are_spread_evenly_by_id(at_work: Cli, application: Application) -> None:
+    escalate(application, 11, 12, 13, 14)
+    at_work("requeue", "--type", "customer", "--yes", "--at", "2099-01-02T00:00Z", "--spread", "2h")
+    midnight = datetime(2099, 1, 2, tzinfo=UTC)
+    assert [due(application, each) - midnight for each in (11, 12, 13, 14)] == [
+        timedelta(minutes=each) for each in (0, 30, 60, 90)
+    ]
+
+
+def test_filters_choose_among_the_escalated_and_have_all_to_be_met(at_work: Cli, application: Application) -> None:
+    application.add(30, hours_ago=0)
+    escalate(application, 11, 12, message_type="supplier")
+    escalate(application, 13, last_error="HTTP 504")
+    escalate(application, 14, hours_ago=30)
+    with Scripted(REJECTS) as api:
+        application.add(15)
+        retrycli.run_once(application.settings(api.url))
+    cause = str(application.rows("retrycli_queue")[13]["fingerprint"])
+    for arguments, expected in {
+        ("--type", "supplier", "--error", "503"): [11, 12],
+        ("--ticket", "4713"): [13],
+        ("--fingerprint", cause): [13],
+        ("--older-than", "1d"): [14],
+        ("--reason", "permanent"): [15],
+    }.items():
+        screen = at_work.on_terminal("requeue", *arguments, answers=["n"])
+        assert [int(each) for each in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected
+    nothing = at_work("requeue", "--ticket", "4711", "--older-than", "1d", "--yes")
+    assert nothing.returncode == 4
+
+
+EVERY = pytest.mark.parametrize(
+    "command",
+    ["requeue", "reject --reason double", "retry", "escalations ack"],
+)
+
+
+@EVERY
+def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application: Application, command: str) -> None:
+    escalate(application, 11)
+    before = application.dump()
+    done = at_work(*command.split(), "--error", "no such error", "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr == ("retrycli: no failed message matches, and nothing was changed; see `retrycli list-failed`\n")
+    assert application.dump() == before
+
+
+@EVERY
+def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Application, command: str) -> None:
+    """Wrong usage, with what to do."""
+    escalate(application, 11)
+    before = application.dump()
+    for more in ([], ["--json"]):
+        done = at_work(*command.split(), "--type", "customer", *more)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "nobody is there to be asked; add --yes" in " ".join(done.stderr.split())
+    assert application.dump() == before
+
+
+@EVERY
+@pytest.mark.parametrize("answers", [["n"], [""], ["yesterday"], []])
+def test_on_a_terminal_a_person_is_shown_some_and_asked_and_may_say_no(
+    at_work: Cli, application: Application, command: str, answers: list[str]
+) -> None:
+    """That is no failure; neither is the end of what they type."""
+    escalate(application, *range(11, 18))
+    before = application.dump()
+    screen = at_work.on_terminal(*command.split(), "--type", "customer", answers=answers)
+    assert screen.returncode == 0
+    assert re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE) == ["11", "12", "13", "14", "15"]
+    assert "… and 2 more\n" in screen.text
+    assert re.search(r"^(Requeue|Reject|Try|Acknowledge) 7 messages(, | now)?.*\? \[y/N\] ", screen.text, re.MULTILINE)
+    assert screen.text.endswith("Nothing was changed.\n")
+    assert application.dump() == before
+
+
+def test_a_person_who_says_yes_is_told_what_was_done(at_work: Cli, application: Application) -> None:
+    escalate(application, 11, 12)
+    screen = at_work.on_terminal(
+        *("requeue", "--type", "customer", "--at", "2099-01-02 03:04", "--spread", "2h"), answers=["y"]
+    )
+    assert screen.returncode == 0
+    assert re.search(r"Requeue 2 messages for 2099-01-02 03:04[+-]\d\d:\d\d over 2h\? \[y/N\] y", screen.text)
+    assert screen.text.endswith("Requeued 2 messages.\nNext: retrycli list-failed --state waiting\n")
+    assert [application.state(each) for each in (11, 12)] == ["waiting", "waiting"]
+
+
+# -- canaries --------------------------------------------------------------------------------------------------------
+
+
+def test_when_the_canaries_fail_the_rest_stays_where_it_was(cli: Cli, application: Application) -> None:
+    """10,000 messages, three of them tried: 9,997 are as they were to the last column, and the three too."""
+    escalate_many(application, 10_000)
+    before = application.rows(), application.rows("retrycli_queue")
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        done = at_work("requeue", "--error", "503", "--canary", "3", "--abort-over", "30%", "--yes", "--by", "anna")
+    assert len(api.paths) == 3
+    assert (application.rows(), application.rows("retrycli_queue")) == before
+    assert (done.returncode, facts(done)) == (
+        3,
+        {"tried": 3, "delivered": 0, "requeued": 0, "refused": 0, "left": 9_997},
+    )
+    attempts = application.rows("retrycli_attempts").values()
+    assert [(each["message_id"], each["made_by"], each["outcome"]) for each in attempts] == [
+        (1, "anna", "permanent"),
+        (2, "anna", "permanent"),
+        (3, "anna", "permanent"),
+    ]
+    assert acts(application) == []
+
+
+def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Application) -> None:
+    escalate(application, 11, 12, 13)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "2", answers=["y"])
+    assert screen.returncode == 3
+    assert "Requeue 3 messages, trying 2 of them first? [y/N] y\n" in screen.text
+    assert "Canary: message 12 not sent: permanent, HTTP 422: no such recipient. It is where it was." in screen.words
+    assert screen.text.endswith("1 message is as before: 2 of the 2 that went first failed.\nNext: retrycli show 11\n")
+
+
+def test_when_the_canaries_live_the_rest_follows(cli: Cli, application: Application) -> None:
+    """Those that were delivered are done with; one of four that failed is not too many, and stays escalated."""
+    escalate(application, *range(11, 19))
+    with Scripted(REJECTS, TAKES) as api:
+        at_work = cli.having(application.variables(api.url))
+        told = at_work.json("requeue", "--type", "customer", "--canary", "4", "--abort-over", "0.3", "--yes")
+    assert [each["outcome"] for each in told["canaries"]] == ["permanent", "delivered", "delivered", "delivered"]
+    assert (told["matched"], told["done"], told["left"], told["reason"]) == (8, 4, 0, None)
+    assert [application.state(each) for each in range(11, 19)] == ["escalated", *[None] * 3, *["waiting"] * 4]
+
+
+def test_a_canary_that_has_moved_on_is_passed_over(cli: Cli, application: Application) -> None:
+    """It says nothing of the others: the next one goes first in its place."""
+    application.add(1, status="sent")
+    escalate(application, 11, 12)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        done = at_work("requeue", "1", "11", "12", "--canary", "1")
+    assert (done.returncode, len(api.paths)) == (3, 1)
+    assert facts(done) == {"tried": 2, "delivered": 0, "requeued": 0, "refused": 0, "left": 1}
+    assert application.state(12) == "escalated"
+
+
+# -- many ------------------------------------------------------------------------------------------------------------
+
+ENDLESS = """
+CREATE TRIGGER gate BEFORE UPDATE ON retrycli_queue WHEN NEW.message_id = 5250
+BEGIN
+    SELECT count(*) FROM (
+        WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n LIMIT 1 << 40
+    );
+END
+"""
+"""Has the database work without end at one message, in the middle of a batch."""
+
+
+def requeued(application: Application) -> int:
+    (row,) = application.execute("SELECT count(*) AS n FROM retrycli_queue WHERE state = 'waiting'")
+    return int(str(row["n"]))
+
+
+def test_what_is_killed_half_way_is_finished_by_the_same_command_and_none_is_touched_twice(
+    cli: Cli, application: Application
+) -> None:
+    """Killed in the middle of a batch: that batch has not been, the ones before it have."""
+    escalate_many(application, 10_000)
+    application.execute("PRAGMA journal_mode = WAL")
+    application.execute(ENDLESS)
+    at_work = cli.having(application.variables("http://127.0.0.1:9"))
+    command = ("requeue", "--fingerprint", "c0ffee", "--yes", "--by", "anna", "--at", "2h")
+    process = at_work.start(*command)
+    wait_until(lambda: requeued(application) == 5_000, process)
+    process.send_signal(signal.SIGKILL)
+    assert end(process).returncode == -signal.SIGKILL
+    application.execute("DROP TRIGGER gate")
+    assert requeued(application) == 5_000
+    first = {each: row for each, row in application.rows("retrycli_queue").items() if row["state"] == "waiting"}
+    assert len(acts(application)) == 5_000
+
+    done = at_work(*command)
+    assert (done.returncode, facts(done)) == (0, {"requeued": 5_000, "refused": 0, "left": 0})
+    after = application.rows("retrycli_queue")
+    assert {each["state"] for each in after.values()} == {"waiting"}
+    assert {each: after[each] for each in first} == first
+    assert sorted(acts(application)) == [(each, "anna", "requeued") for each in range(1, 10_001)]
+    assert {each["retry_count"] for each in application.rows().values()} == {0}
+    assert {each["delivery_key"] for each in after.values()} == {f"key-{each}" for each in range(1, 10_001)}
+
+
+def test_ctrl_c_ends_it_between_two_batches_and_says_how_far_it_came(cli: Cli, application: Application) -> None:
+    escalate_many(application, 2_000)
+    at_work = cli.having(application.variables("http://127.0.0.1:9"))
+    with closing(sqlite3.connect(application.path, isolation_level=None)) as holder:
+        holder.execute("BEGIN IMMEDIATE")
+        process = at_work.start("requeue", "--fingerprint", "c0ffee", "--yes")
+        wait_until(lambda: catches(process.pid, signal.SIGINT), process)
+        process.send_signal(signal.SIGINT)
+        wait_until(lambda: not pending(process.pid, signal.SIGINT), process)
+        holder.execute("ROLLBACK")
+    done = end(process)
+    assert done.returncode == 130
+    told = facts(done)
+    assert told["requeued"] + told["left"] == 2_000
+    assert told["left"] > 0
+    assert requeued(application) == told["requeued"]
+
+
+def catches(pid: int, number: int) -> bool:
+    """Whether a process has a handler of its own for a signal; Python's for SIGINT is there from the start."""
+    return _bit(pid, "SigCgt", signal.SIGTERM) and _bit(pid, "SigCgt", number)
+
+
+def pending(pid: int, number: int) -> bool:
+    """Whether a signal has not reached a process yet."""
+    return _bit(pid, "ShdPnd", number)
+
+
+def _bit(pid: int, field: str, number: int) -> bool:
+    found = re.search(rf"^{field}:\s*([0-9a-f]+)$", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+    assert found
+    return bool(int(found[1], 16) >> (number - 1) & 1)
+
+
+def test_what_is_sent_meanwhile_is_not_touched_and_counted(cli: Cli, application: Application) -> None:
+    """Between the question and the answer the application sends one, and a pass is sending another."""
+    escalate(application, 11, 12, 13)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("retry", "12")
+        assert gate.reached.wait(60)
+        told = at_work.json("requeue", "--type", "customer", "--yes")
+        application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 13")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert (told["matched"], told["done"]) == (2, 2)
+    assert application.row(12)["status"] == "sent"
+
+
+# -- reject ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_rejected_message_says_in_its_row_who_rejected_it_and_why(at_work: Cli, application: Application) -> None:
+    """In every state; the pass after it has nothing to do."""
+    application.add(12, hours_ago=0)
+    escalate(application, 11)
+    application.add(13)
+    done = at_work("reject", "11", "12", "13", "--reason", "a double of ticket 4", "--by", "anna")
+    assert (done.returncode, facts(done)["rejected"], done.stderr) == (0, 3, "")
+    for each in (11, 12, 13):
+        row = application.row(each)
+        assert (row["status"], row["last_error"]) == ("rejected", "Rejected by anna: a double of ticket 4")
+        assert application.state(each) is None
+    assert at_work.json("run-once")["sent"] == 0
+    assert acts(application) == [(each, "anna", "rejected") for each in (11, 12, 13)]
+
+
+def test_a_message_that_is_being_sent_is_not_rejected(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        named = at_work("reject", "101", "--reason", "double")
+        found = at_work("reject", "--type", "customer", "--reason", "double", "--yes")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert named.returncode == 4
+    assert named.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert (found.returncode, facts(found)) == (4, {"rejected": 0, "refused": 1, "left": 0})
+    assert application.row(101)["status"] == "sent"
+
+
+def test_reject_by_a_filter_acts_on_waiting_ones_too_unless_a_state_is_named(
+    at_work: Cli, application: Application
+) -> None:
+    application.add(12, hours_ago=0)
+    escalate(application, 11)
+    application.add(13, hours_ago=0)
+    reject = ("reject", "--type", "customer", "--reason", "double", "--yes")
+    assert facts(at_work(*reject, "--state", "escalated"))["rejected"] == 1
+    assert application.row(11)["status"] == "rejected"
+    assert facts(at_work(*reject))["rejected"] == 2
+
+
+# -- retry by a filter -----------------------------------------------------------------------------------------------
+
+
+def test_retry_tries_all_that_a_filter_finds(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.add(12, hours_ago=0)
+    application.add(13, message_type="supplier", hours_ago=0)
+    escalate(application, 11)
+    told = at_work.json("retry", "--type", "customer", "--yes", "--by", "anna")
+    assert [(each["id"], each["outcome"]) for each in told["results"]] == [(11, "delivered"), (12, "delivered")]
+    assert (told["matched"], told["done"], told["left"]) == (2, 2, 0)
+    assert {each["made_by"] for each in application.rows("retrycli_attempts").values()} == {"anna"}
+    assert len(sandbox.received) == 2
+    assert application.state(13) == "waiting"
+
+
+def test_retry_by_a_filter_gives_up_where_the_api_is_down(cli: Cli, application: Application) -> None:
+    """After as many failures in a row as open the breaker; ids that were named are all tried."""
+    escalate(application, *range(11, 18))
+    with Scripted(BUSY) as api:
+        at_work = cli.having(application.variables(api.url))
+        done = at_work("retry", "--type", "customer", "--yes")
+        assert (done.returncode, len(api.paths)) == (3, 5)
+        assert done.stderr == "retrycli: 2 messages are as before: the ticketing API seems to be down.\n"
+        assert at_work("retry", *map(str, range(11, 18))).returncode == 3
+        assert len(api.paths) == 12
+
+
+# -- escalations ack, note -------------------------------------------------------------------------------------------
+
+
+def test_an_acknowledged_escalation_stays_in_the_list_and_is_marked(at_work: Cli, application: Application) -> None:
+    escalate(application, 11)
+    escalate(application, 12, last_error="HTTP 504")
+    assert facts(at_work("escalations", "ack", "11", "--by", "anna")) == {"acknowledged": 1, "refused": 0, "left": 0}
+    assert at_work("escalations", "note", "11", "phoned them").returncode == 0
+    told = at_work.json("escalations")
+    seen = {each["id"]: (each["acknowledged_by"], each["note"]) for each in told["escalations"]}
+    assert seen == {11: ("anna", "phoned them"), 12: (None, None)}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", told["escalations"][0]["acknowledged_at"])
+    assert sorted(each["new"] for each in told["groups"]) == [0, 1]
+    screen = at_work.on_terminal("escalations")
+    assert re.search(r"by anna, \d{4}-\d\d-\d\d \d\d:\d\d[+-]\d\d:\d\d: phoned them", screen.words)
+    assert max(map(len, screen.text.splitlines())) <= 80
+    lines = [line.split("\t") for line in at_work("escalations").stdout.splitlines()]
+    assert [len(each) for each in lines] == [8, 8]
+    assert lines[0][7].startswith("by anna, ")
+    assert lines[1][7] == ""
+
+
+def test_acknowledging_by_a_filter_takes_those_that_nobody_has(at_work: Cli, application: Application) -> None:
+    application.add(30, hours_ago=0)
+    escalate(application, 11, 12)
+    at_work("escalations", "ack", "11", "--by", "anna")
+    told = at_work.json("escalations", "ack", "--type", "customer", "--yes", "--by", "bert")
+    assert (told["matched"], told["done"]) == (1, 1)
+    again = at_work("escalations", "ack", "11")
+    assert (again.returncode, again.stderr) == (4, "retrycli: message 11 is acknowledged already, by anna\n")
+    assert acts(application) == [(11, "anna", "acknowledged"), (12, "bert", "acknowledged")]
+
+
+@pytest.mark.parametrize(("message_id", "why"), [("30", "is in no person's hands"), ("99", "there is no message 99")])
+def test_a_note_is_for_what_is_escalated(at_work: Cli, application: Application, message_id: str, why: str) -> None:
+    application.add(30, hours_ago=0)
+    done = at_work("escalations", "note", message_id, "phoned them")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert why in done.stderr
+    assert at_work.json("escalations") == {"escalations": [], "groups": []}
+
+
+def test_show_tells_of_acts_among_the_attempts(cli: Cli, application: Application) -> None:
+    escalate(application, 11)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        at_work("escalations", "ack", "11", "--by", "anna")
+        at_work("retry", "11", "--by", "bert")
+        at_work("requeue", "11", "--by", "cleo")
+    found = at_work.json("show", "11")
+    assert [(each["by"], each["act"]) for each in found["acts"]] == [("anna", "acknowledged"), ("cleo", "requeued")]
+    history = at_work("show", "11").stdout.splitlines()[-3:]
+    assert [each.split("\t")[1] for each in history] == ["anna", "bert", "cleo"]
+    assert [each.split("\t")[3] for each in history] == ["acknowledged", "permanent", "requeued"]
+
+
+# -- hostile text ----------------------------------------------------------------------------------------------------
+
+
+def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Application) -> None:
+    """In the list that is shown before the question, in refusals, reasons, names and notes."""
+    escalate(application, 11, 12, subject=EVIL, ticket_id=EVIL, last_error=EVIL)
+    screens = [
+        at_work.on_terminal("escalations", "note", "11", EVIL.replace("\0", ""), "--by", EVIL),
+        at_work.on_terminal("escalations", "ack", "11", "--by", EVIL),
+        at_work.on_terminal("escalations", "ack", "11"),
+        at_work.on_terminal("escalations"),
+        at_work.on_terminal("reject", "--error", EVIL, "--reason", EVIL, "--by", EVIL, answers=["y"]),
+        at_work.on_terminal("show", "11"),
+    ]
+    for each in screens:
+        assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", each.raw)), each.text
+    assert application.row(11)["last_error"] == f"Rejected by {EVIL}: {EVIL}"
+    piped = at_work("show", "11").stdout
+    assert all(char.isprintable() or char in "\t\n" for char in piped)
+    assert f"\tnoted\t\t\t{SHOWN}\n" in piped
+
+
+@pytest.mark.parametrize("option", ["--by", "--reason", "--error", "--ticket", "--fingerprint"])
+def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: Application, option: str) -> None:
+    escalate(application, 11)
+    before = application.dump()
+    arguments = ["reject", "--type", "customer", "--yes", *(["--reason", "x"] if option != "--reason" else [])]
+    done = at_work(*arguments, option, "caf\udce9")
+    assert done.returncode == 2
+    assert "that is no UTF-8" in done.stderr
+    assert application.dump() == before

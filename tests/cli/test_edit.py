@@ -1,0 +1,243 @@
+"""``edit``: a person gives a message another text."""
+
+from __future__ import annotations
+
+import re
+import stat
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from tests.cli.api import REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import end
+from tests.cli.test_hostile_text import COLOURS, EVIL
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+
+def editor(folder: Path, script: str) -> dict[str, str]:
+    """An editor that does what a shell script says to its file, ``$1``."""
+    program = folder / "an editor"
+    program.write_text(f"#!/bin/sh\n{script}\n")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    return {"EDITOR": f"'{program}' --flag", "TMPDIR": str(folder / "tmp")}
+
+
+@pytest.fixture
+def at_desk(at_work: Cli) -> Cli:
+    """The command with a folder of its own for temporary files."""
+    (at_work.cwd / "tmp").mkdir()
+    return at_work
+
+
+def key_of(application: Application, message_id: int) -> object:
+    return application.rows("retrycli_queue")[message_id]["delivery_key"]
+
+
+def test_subject_and_body_are_edited_as_one_text_and_the_change_is_shown_before_it_is_written(
+    at_desk: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The message goes out with the new text under a new key, and the history says who edited it."""
+    application.add(11, hours_ago=0)
+    retrycli.run_once(application.settings("http://127.0.0.1:9"))
+    before, row = key_of(application, 11), application.row(11)
+    env = editor(at_desk.cwd, 'sed -i "s/Invoice/bill/; s/attached/here/" "$2" && cp "$2" seen')
+    screen = at_desk.having(env).on_terminal("edit", "11", "--by", "anna", answers=["y"])
+    assert screen.returncode == 0, screen.text
+    for line in ("-Subject: Re: Invoice", "+Subject: Re: bill", "-It is attached.", "+It is here."):
+        assert f"{line}\n" in re.sub(" +\n", "\n", screen.text)
+    assert "Write this to message 11? [y/N] y\n" in screen.text
+    assert screen.text.endswith(
+        "Wrote subject, body of message 11, which has a new delivery key.\nNext: retrycli retry 11\n"
+    )
+    assert (at_desk.cwd / "seen").read_text() == "Subject: Re: bill\n\nIt is here.\n"
+    assert application.row(11) == row | {"subject": "Re: bill", "body": "It is here."}
+    assert key_of(application, 11) != before
+    assert list((at_desk.cwd / "tmp").iterdir()) == []
+    assert at_desk("retry", "11").returncode == 0
+    assert [each.key for each in sandbox.received] != [before]
+    acts = application.rows("retrycli_acts").values()
+    assert [(each["by"], each["act"], each["detail"]) for each in acts] == [("anna", "edited", "subject, body")]
+
+
+def test_options_take_the_place_of_the_editor(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    (at_desk.cwd / "body.txt").write_bytes("Zeile\r\n日本\n".encode())
+    told = at_desk.json(
+        *("edit", "11", "--subject", "Re: bill", "--body-file", "body.txt", "--recipient", "bo@example.com", "--yes")
+    )
+    assert told == {"id": 11, "changed": ["subject", "body", "recipient_email"]}
+    row = application.row(11)
+    assert (row["subject"], row["body"], row["recipient_email"]) == ("Re: bill", "Zeile\r\n日本\n", "bo@example.com")
+
+
+def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    with (at_desk.cwd / "body.txt").open("w") as file:
+        file.write("From a pipe.")
+    shell = at_desk.under("/bin/sh", "-c", '"$0" "$@" < body.txt')
+    assert shell("edit", "11", "--body-file", "-", "--yes").returncode == 0
+    assert (application.row(11)["body"], application.row(11)["subject"]) == ("From a pipe.", "Re: Invoice")
+
+
+def test_a_message_that_no_pass_has_seen_yet_gets_another_key_too(at_desk: Cli, application: Application) -> None:
+    """Than it would have had: it may have been in the queue before."""
+    application.add(11)
+    with Scripted(REJECTS, TAKES) as api:
+        retrycli.run_once(application.settings(api.url))
+        first = key_of(application, 11)
+        application.execute("DELETE FROM retrycli_queue")
+        assert at_desk("edit", "11", "--subject", "Re: bill", "--yes").returncode == 0
+        assert key_of(application, 11) != first
+
+
+def test_an_invalid_message_is_edited_and_then_requeued_or_retried(at_desk: Cli, application: Application) -> None:
+    """The output says so."""
+    application.add(11, body=None)
+    at_desk("run-once")
+    assert application.state(11) == "escalated"
+    env = editor(at_desk.cwd, 'echo "It is here." >> "$2"')
+    screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])
+    assert screen.text.endswith("Next: retrycli retry 11, or retrycli requeue 11\n")
+    assert (application.row(11)["body"], application.state(11)) == ("It is here.", "escalated")
+    assert at_desk("requeue", "11").returncode == 0
+    assert at_desk.json("run-once")["sent"] == 1
+
+
+NOTHING = {
+    "exit 3": "the editor",
+    ': > "$2"': "the text is empty; nothing was written",
+    'echo > "$2"': "the text is empty; nothing was written",
+    'echo "no subject" > "$2"': "the text does not begin with a line `Subject: …` and a blank one",
+    'rm "$2"': "the editor has removed the text; nothing was written",
+    'printf "Subject: x\\n\\n \\n" > "$2"': "the body is empty; `retrycli reject` is for a message that is not to be",
+    'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject has a line break in it; write it in one line",
+    'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is no UTF-8; nothing was written",
+}
+
+
+@pytest.mark.parametrize(("script", "why"), NOTHING.items())
+def test_an_edit_that_comes_to_nothing_is_one_line_and_changes_nothing(
+    at_desk: Cli, application: Application, script: str, why: str
+) -> None:
+    application.add(11, hours_ago=0)
+    before = application.dump()
+    done = at_desk.having(editor(at_desk.cwd, script))("edit", "11", "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert done.stderr.startswith(f"retrycli: {why}")
+    assert done.stderr.count("\n") == 1
+    assert application.dump() == before
+    assert list((at_desk.cwd / "tmp").iterdir()) == []
+
+
+def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    before = application.dump()
+    done = at_desk.having(editor(at_desk.cwd, "true"))("edit", "11", "--yes")
+    assert (done.returncode, done.stderr) == (0, "Nothing is different; nothing was written.\n")
+    assert at_desk.json("edit", "11", "--subject", "Re: Invoice", "--yes") == {"id": 11, "changed": []}
+    assert application.dump() == before
+
+
+def test_a_person_may_say_no(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    before = application.dump()
+    screen = at_desk.on_terminal("edit", "11", "--subject", "Re: bill", answers=["n"])
+    assert screen.returncode == 0
+    assert screen.text.endswith("Nothing was changed.\n")
+    assert application.dump() == before
+
+
+def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
+    assert (done.returncode, done.stderr) == (
+        4,
+        "retrycli: there is no editor; set $EDITOR, or give --subject or --body-file\n",
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "why"),
+    [
+        (["--subject", "x"], "nobody is there to be asked; add --yes"),
+        (["--body-file", "no.txt", "--yes"], "can't read no.txt: No such file or directory"),
+        (["--subject", "caf\udce9", "--yes"], "that is no UTF-8"),
+    ],
+)
+def test_wrong_usage_changes_nothing(at_desk: Cli, application: Application, arguments: list[str], why: str) -> None:
+    application.add(11, hours_ago=0)
+    before = application.dump()
+    done = at_desk("edit", "11", *arguments)
+    assert done.returncode == 2
+    assert why in " ".join(done.stderr.split())
+    assert application.dump() == before
+
+
+def test_a_subject_with_a_line_break_is_refused(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    done = at_desk("edit", "11", "--subject", "x\nBcc: all@example.com", "--yes")
+    assert (done.returncode, application.row(11)["subject"]) == (4, "Re: Invoice")
+    assert done.stderr.startswith("retrycli: the subject has a line break in it")
+
+
+def test_a_recipient_needs_its_column(at_desk: Cli, application: Application) -> None:
+    application.add(11, hours_ago=0)
+    application.execute("ALTER TABLE pending_messages DROP COLUMN recipient_email")
+    done = at_desk("edit", "11", "--recipient", "bo@example.com", "--yes")
+    assert done.returncode == 4
+    assert done.stderr == ("retrycli: pending_messages has no column recipient_email; leave the recipient out\n")
+    assert at_desk("edit", "11", "--subject", "Re: bill", "--yes").returncode == 0
+
+
+def test_a_message_that_is_being_sent_is_not_edited(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        done = at_work("edit", "101", "--subject", "Re: bill", "--yes")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert done.returncode == 4
+    assert done.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert application.row(101)["subject"] == "Re: Invoice"
+
+
+def test_a_message_that_another_changes_while_it_is_edited_is_left_alone(
+    at_desk: Cli, application: Application
+) -> None:
+    """The editor itself is that other here."""
+    application.add(11, hours_ago=0)
+    sql = "UPDATE pending_messages SET body = 'It is there.'"
+    python = f"import sqlite3; c = sqlite3.connect('{application.path}'); c.execute(\\\"{sql}\\\"); c.commit()"
+    env = editor(at_desk.cwd, f'/usr/bin/env python3 -c "{python}" && sed -i s/Invoice/bill/ "$2"')
+    done = at_desk.having(env)("edit", "11", "--yes")
+    assert done.returncode == 4, done.stderr
+    assert "message 11 was changed by another while you edited it; nothing was written." in done.stderr
+    assert (application.row(11)["subject"], application.row(11)["body"]) == ("Re: Invoice", "It is there.")
+
+
+@pytest.mark.parametrize("message_id", ["1", "99"])
+def test_what_is_not_failed_is_not_edited(at_desk: Cli, application: Application, message_id: str) -> None:
+    application.add(1, status="sent")
+    done = at_desk("edit", message_id, "--subject", "x", "--yes")
+    assert (done.returncode, done.stdout) == (4, "")
+    assert application.row(1)["subject"] == "Re: Invoice"
+
+
+def test_a_hostile_text_is_shown_harmlessly(at_desk: Cli, application: Application) -> None:
+    """In the difference; in the editor it is the editor's matter."""
+    application.add(11, hours_ago=0, subject=EVIL, body=EVIL)
+    env = editor(at_desk.cwd, 'echo "and more" >> "$2"')
+    screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])
+    assert screen.returncode == 0, screen.text
+    assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw))
+    assert "[/nosuch]" in screen.words
+    assert str(application.row(11)["body"]).endswith("and more")

@@ -1,0 +1,475 @@
+"""What people do about messages: each act expects a state, is written down with its doer, and touches nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from pathlib import Path
+from threading import Barrier, Thread
+from typing import Any
+
+import pytest
+from sqlalchemy import select
+
+from retrycli import schema
+from retrycli.acts import Act, ActKind
+from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.message import Claim, EscalationReason, MessageType, Span, State, Status
+from retrycli.policy import Settled, Transition
+from retrycli.store.acts import Acts
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment, delivery_key, edited_key
+from retrycli.store.ledger import Ledger
+from retrycli.store.views import ActRecord, Filter, Views
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.conftest import Factory, in_every_mode
+from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
+from tests.store.test_views import strict_table
+
+LATER = NOON + HOUR
+OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
+MAKERS: dict[ActKind, Act] = {
+    ActKind.REQUEUED: Act.requeued(LATER, by="ada", at=NOON),
+    ActKind.REJECTED: Act.rejected("no longer wanted", by="ada", at=NOON),
+    ActKind.ACKNOWLEDGED: Act.acknowledged(by="ada", at=NOON),
+    ActKind.NOTED: Act.noted("phoned them", by="ada", at=NOON),
+}
+"""One act of each kind that is done to many."""
+OF_ESCALATIONS = [ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED]
+EVERY = pytest.mark.parametrize("kind", MAKERS)
+
+
+@pytest.fixture
+def acts(database: Database) -> Acts:
+    return Acts(database)
+
+
+def escalate(database: Database, *ids: int, reason: EscalationReason = EscalationReason.UNKNOWN) -> None:
+    """Bring new messages into a person's hands, unknown twice and with tries made."""
+    for each in ids:
+        enrol(database, [each])
+    claims = Claims(database)
+    assert sorted(claims.claim(PASS, NOON, len(ids))) == sorted(ids)
+    claims.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    change = Transition.escalated(reason, last_error="May have arrived", retry_count=9, unknown_count=2)
+    claims.record(PASS, [Settled(each, change) for each in ids], NOON)
+
+
+def perform(acts: Acts, kind: ActKind, ids: Sequence[int]) -> set[int]:
+    """Do the act to messages; those that had moved on."""
+    return acts.perform(kind, dict.fromkeys(ids, MAKERS[kind]))
+
+
+def history(database: Database) -> list[tuple[Any, ...]]:
+    """Who did what, in the order of the acts."""
+    columns = (schema.acts.c.message_id, schema.acts.c.at, schema.acts.c.by, schema.acts.c.act, schema.acts.c.detail)
+    with database.read() as connection:
+        return [tuple(row) for row in connection.execute(select(*columns).order_by(schema.acts.c.id))]
+
+
+# What each act changes.
+
+
+def test_a_requeued_message_waits_with_all_its_tries_and_the_same_key(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    """Nothing of its escalation is left, and the other side would know it should it have arrived."""
+    application.add_all([{}, {}])
+    escalate(database, 1, 2)
+    perform(acts, ActKind.ACKNOWLEDGED, [1, 2])
+    perform(acts, ActKind.NOTED, [1, 2])
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert perform(acts, ActKind.REQUEUED, [1]) == set()
+    assert changed == {1: {"retry_count": 0}}
+    after = queue_rows(database)
+    assert after[1] == before[1] | {
+        "state": "waiting",
+        "next_attempt_at": LATER,
+        "unknown_count": 0,
+        "escalated_at": None,
+        "escalation_reason": None,
+        "fingerprint": None,
+        "acknowledged_by": None,
+        "acknowledged_at": None,
+        "note": None,
+    }
+    assert after[2] == before[2]
+    assert after[1]["delivery_key"] == delivery_key(1, TICKET, FAILED_AT)
+    assert Claims(database).claim(Claim("next", LATER), LATER, 9) == [1]
+
+
+def test_each_message_is_requeued_for_its_own_time(application: Application, database: Database, acts: Acts) -> None:
+    application.add_all([{}] * 3)
+    escalate(database, 1, 2, 3)
+    wanted = {each: Act.requeued(NOON + each * HOUR, by="ada", at=NOON) for each in (1, 2, 3)}
+    assert acts.perform(ActKind.REQUEUED, wanted) == set()
+    assert {each: row["next_attempt_at"] for each, row in queue_rows(database).items()} == {
+        each: NOON + each * HOUR for each in (1, 2, 3)
+    }
+    assert [row[4] for row in history(database)] == [f"due 2025-03-03T1{2 + each}:00:00Z" for each in (1, 2, 3)]
+
+
+def test_a_rejected_message_is_the_applications_again(application: Application, database: Database, acts: Acts) -> None:
+    """Whether it is escalated, waits, or is not known to the queue yet."""
+    application.add_all([{}] * 4)
+    escalate(database, 1)
+    enrol(database, [2, 4])
+    with application.watched() as changed:
+        assert perform(acts, ActKind.REJECTED, [1, 2, 3]) == set()
+    rejected = {"status": "rejected", "last_error": "Rejected by ada: no longer wanted"}
+    assert changed == dict.fromkeys((1, 2, 3), rejected)
+    assert queue_rows(database).keys() == {4}
+    Enrolment(database).retire(Span(None, None))
+    assert Enrolment(database).newly_failed(Span(None, None), 9) == []
+
+
+def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
+    application: Application, database: Database, acts: Acts, views: Views
+) -> None:
+    application.add_all([{}, {}])
+    escalate(database, 1, 2)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert perform(acts, ActKind.ACKNOWLEDGED, [1]) == set()
+    assert changed == {}
+    assert queue_rows(database) == before | {1: before[1] | {"acknowledged_by": "ada", "acknowledged_at": NOON}}
+    assert views.ids(Filter(state=State.ESCALATED)) == [1, 2]
+    assert views.ids(Filter(state=State.ESCALATED, new=True)) == [2]
+    (group,) = views.escalation_groups()
+    assert (group.count, group.new) == (2, 1)
+
+
+def test_a_message_that_is_acknowledged_stays_its_first_ones(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    application.add()
+    escalate(database, 1)
+    perform(acts, ActKind.ACKNOWLEDGED, [1])
+    before = queue_rows(database)
+    again = Act.acknowledged(by="bert", at=LATER)
+    assert acts.perform(ActKind.ACKNOWLEDGED, {1: again}) == {1}
+    assert queue_rows(database) == before
+    assert str(acts.why_not(ActKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 is acknowledged already, by ada"
+
+
+def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
+    application: Application, database: Database, acts: Acts
+) -> None:
+    application.add()
+    escalate(database, 1)
+    before = queue_rows(database)
+    perform(acts, ActKind.NOTED, [1])
+    acts.perform(ActKind.NOTED, {1: Act.noted("they wrote", by="bert", at=LATER)})
+    assert queue_rows(database) == {1: before[1] | {"note": "they wrote"}}
+    assert history(database) == [
+        (1, NOON, "ada", "noted", "phoned them"),
+        (1, LATER, "bert", "noted", "they wrote"),
+    ]
+
+
+# What each act leaves alone.
+
+
+@EVERY
+@pytest.mark.parametrize("status", OTHER_STATUSES)
+def test_what_the_application_has_taken_back_is_left_alone(
+    application: Application, database: Database, acts: Acts, kind: ActKind, status: str
+) -> None:
+    """Also where no pass has noticed; the others of the batch are acted on."""
+    application.add_all([{}, {}, {"status": status}])
+    escalate(database, 1, 2)
+    application.change(1, status=status)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert perform(acts, kind, [1, 2, 3]) == {1, 3}
+    assert changed.keys() <= {2}
+    assert queue_rows(database)[1] == before[1]
+    assert [row[0] for row in history(database)] == [2]
+    for each, error in acts.why_not(kind, [1, 3], NOON).items():
+        assert isinstance(error, NotActionable)
+        assert f"message {each} is {status}, not failed: there is nothing to " in str(error)
+
+
+@EVERY
+def test_what_is_being_sent_is_left_alone(
+    application: Application, database: Database, acts: Acts, kind: ActKind
+) -> None:
+    """An escalated message that somebody tries by hand too."""
+    application.add_all([{}, {}])
+    escalate(database, 1)
+    Claims(database).claim_one(Claim("a-hand", LATER), 1, NOON)
+    enrol(database, [2])
+    Claims(database).claim(PASS, NOON, 1)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert perform(acts, kind, [1, 2]) == {1, 2}
+    assert changed == {}
+    assert queue_rows(database) == before
+    assert history(database) == []
+    why = acts.why_not(kind, [1, 2], NOON)
+    assert str(why[1]).startswith("message 1 is being sent just now (a-hand); look again with `retrycli show 1`, at ")
+    assert "being sent just now (the-pass)" in str(why[2])
+
+
+@EVERY
+def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: ActKind) -> None:
+    assert perform(acts, kind, [7]) == {7}
+    (error,) = acts.why_not(kind, [7], NOON).values()
+    assert isinstance(error, NoSuchMessage)
+    assert history(database) == []
+
+
+@pytest.mark.parametrize("kind", OF_ESCALATIONS)
+def test_what_is_in_no_persons_hands_can_be_neither_requeued_nor_acknowledged_nor_noted(
+    application: Application, database: Database, acts: Acts, kind: ActKind
+) -> None:
+    """Whether it waits or no pass has seen it yet."""
+    application.add_all([{}, {}])
+    enrol(database, [1])
+    before = queue_rows(database)
+    with application.watched() as changed:
+        assert perform(acts, kind, [1, 2]) == {1, 2}
+    assert changed == {}
+    assert queue_rows(database) == before
+    assert all("is in no person's hands" in str(each) for each in acts.why_not(kind, [1, 2], NOON).values())
+
+
+def test_what_was_done_once_is_not_done_again(application: Application, database: Database, acts: Acts) -> None:
+    application.add_all([{}] * 3)
+    escalate(database, 1, 2, 3)
+    assert perform(acts, ActKind.REQUEUED, [1, 2]) == set()
+    assert perform(acts, ActKind.REQUEUED, [1, 2, 3]) == {1, 2}
+    assert [row[0] for row in history(database)] == [1, 2, 3]
+
+
+@in_every_mode
+def test_of_two_who_requeue_the_same_messages_at_once_each_is_requeued_by_one(engine: Factory, tmp_path: Path) -> None:
+    with engine(tmp_path, None) as url:
+        application = Application(url)
+        application.add_all([{}] * 60)
+        ids = range(1, 61)
+        with opened(application) as database:
+            escalate(database, *ids)
+            barrier = Barrier(2)
+
+            def act(name: str) -> None:
+                with opened(application) as mine:
+                    barrier.wait()
+                    for each in ids:
+                        one = Act.requeued(NOON, by=name, at=NOON)
+                        Acts(mine).perform(ActKind.REQUEUED, {each: one})
+
+            threads = [Thread(target=act, args=(name,)) for name in ("ada", "bert")]
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+            assert sorted(row[0] for row in history(database)) == list(ids)
+        application.close()
+
+
+@in_every_mode
+def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine: Factory, tmp_path: Path) -> None:
+    """And never both: what the pass has claimed is left alone, what was rejected is not claimed."""
+    with engine(tmp_path, None) as url:
+        application = Application(url)
+        application.add_all([{}] * 40)
+        ids = range(1, 41)
+        with opened(application) as database:
+            enrol(database, ids)
+            barrier = Barrier(2)
+            moved_on: set[int] = set()
+            begun: list[int] = []
+
+            def reject() -> None:
+                with opened(application) as mine:
+                    barrier.wait()
+                    for each in ids:
+                        moved_on.update(Acts(mine).perform(ActKind.REJECTED, {each: MAKERS[ActKind.REJECTED]}))
+
+            def claim() -> None:
+                with opened(application) as mine:
+                    claims = Claims(mine)
+                    barrier.wait()
+                    while found := claims.claim(PASS, NOON, 2):
+                        loaded = claims.begin(
+                            PASS, found, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True
+                        )
+                        begun.extend(each.message_id for each in loaded)
+
+            threads = [Thread(target=each) for each in (reject, claim)]
+            for each in threads:
+                each.start()
+            for each in threads:
+                each.join()
+            rejected = {each for each, row in application.rows().items() if row["status"] == "rejected"}
+            assert rejected.isdisjoint(begun)
+            assert moved_on == set(begun)
+            assert rejected | set(begun) == set(ids)
+        application.close()
+
+
+# Editing.
+
+READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}
+EDITED = Act.edited(["subject"], by="ada", at=NOON)
+CHANGE = {"subject": "Your order"}
+
+
+def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> str:
+    act = Act.edited(list(changes or CHANGE), by="ada", at=at)
+    return acts.edit(message_id, act, read=READ, changes=changes or CHANGE)
+
+
+@pytest.mark.parametrize("escalated", [True, False])
+def test_an_edited_message_gets_another_key_and_stays_in_its_place(
+    application: Application, database: Database, acts: Acts, *, escalated: bool
+) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [2])
+    enrol(database, [1])
+    if escalated:
+        claims = Claims(database)
+        claims.claim_one(PASS, 1, NOON)
+        claims.record(PASS, [Settled(1, Transition.expired())], NOON)
+    before = queue_rows(database)
+    changes = {"subject": "Your order", "body": "It is here.", "recipient_email": "new@example.com"}
+    with application.watched() as changed:
+        key = edit(acts, changes=changes)
+    assert changed == {1: changes}
+    assert key != before[1]["delivery_key"]
+    assert queue_rows(database) == before | {1: before[1] | {"delivery_key": key}}
+    assert history(database) == [(1, NOON, "ada", "edited", "subject, body, recipient_email")]
+
+
+def test_every_edit_makes_another_key(application: Application, database: Database, acts: Acts) -> None:
+    application.add()
+    enrol(database, [1])
+    keys = {queue_rows(database)[1]["delivery_key"], edit(acts)}
+    act = Act.edited(["subject"], by="ada", at=NOON + MINUTE)
+    keys.add(acts.edit(1, act, read=READ | CHANGE, changes={"subject": "Your delivery"}))
+    assert len(keys) == 3
+
+
+def test_a_message_that_was_taken_back_and_failed_again_does_not_get_the_key_of_an_earlier_edit() -> None:
+    """Its own key is then the same as before, worked out from the same failure."""
+    assert edited_key("its-own", NOON) != edited_key("its-own", LATER)
+
+
+@pytest.mark.parametrize("column", READ)
+def test_an_edit_of_what_another_has_changed_meanwhile_is_refused(
+    application: Application, database: Database, acts: Acts, column: str
+) -> None:
+    """Also where the edit is about another column: nobody has seen the two together."""
+    application.add()
+    enrol(database, [1])
+    application.change(1, **{column: "changed"})
+    before = queue_rows(database)
+    with application.watched() as changed, pytest.raises(NotActionable, match="was changed by another while you"):
+        edit(acts)
+    assert changed == {}
+    assert queue_rows(database) == before
+    assert history(database) == []
+
+
+def test_what_is_no_text_can_be_edited_into_some(loose_application: Application) -> None:
+    loose_application.add()
+    loose_application.sql("UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), body = NULL")
+    with opened(loose_application) as database:
+        enrol(database, [1])
+        row = Views(database).message(1).row
+        read = {name: row[name] for name in ("subject", "body")}
+        assert read == {"subject": "\udcffA", "body": None}
+        Acts(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
+    assert (loose_application.row(1)["subject"], loose_application.row(1)["body"]) == ("A", "Where is it?")
+
+
+@pytest.mark.parametrize("status", OTHER_STATUSES)
+def test_a_message_that_is_not_failed_is_not_edited(
+    application: Application, database: Database, acts: Acts, status: str
+) -> None:
+    application.add()
+    enrol(database, [1])
+    application.change(1, status=status)
+    for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+        with pytest.raises(NotActionable, match=f"message 1 is {status}, not failed: there is nothing to edit"):
+            attempt()
+
+
+def test_a_message_that_is_being_sent_is_not_edited(application: Application, database: Database, acts: Acts) -> None:
+    application.add()
+    enrol(database, [1])
+    Claims(database).claim(PASS, NOON, 1)
+    with application.watched() as changed:
+        for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+            with pytest.raises(NotActionable, match=r"message 1 is being sent just now \(the-pass\)"):
+                attempt()
+    assert changed == {}
+
+
+def test_a_message_that_is_not_there_is_not_edited(acts: Acts) -> None:
+    for attempt in (lambda: edit(acts), lambda: acts.check(1, NOON)):
+        with pytest.raises(NoSuchMessage):
+            attempt()
+
+
+def test_whether_the_queue_knows_a_message_is_told(application: Application, database: Database, acts: Acts) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1])
+    assert (acts.check(1, NOON), acts.check(2, NOON)) == (True, False)
+
+
+# The history.
+
+
+def test_what_people_did_is_shown_with_the_message(
+    application: Application, database: Database, acts: Acts, views: Views
+) -> None:
+    application.add_all([{}, {}])
+    escalate(database, 1, 2)
+    perform(acts, ActKind.NOTED, [1, 2])
+    acts.perform(ActKind.REQUEUED, {1: Act.requeued(LATER, by="bert", at=NOON + MINUTE)})
+    assert views.message(1).acts == [
+        ActRecord(NOON, "ada", "noted", "phoned them"),
+        ActRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
+    ]
+
+
+def test_the_history_outlives_the_queue(application: Application, database: Database, acts: Acts, views: Views) -> None:
+    application.add()
+    perform(acts, ActKind.REJECTED, [1])
+    assert views.message(1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
+
+
+def test_old_acts_are_forgotten_like_attempts(
+    application: Application, database: Database, acts: Acts, ledger: Ledger
+) -> None:
+    application.add()
+    escalate(database, 1)
+    for hour in range(3):
+        acts.perform(ActKind.NOTED, {1: Act.noted("so", by="ada", at=NOON + hour * HOUR)})
+    assert ledger.prune(NOON + 2 * HOUR, 1) == 1
+    assert ledger.prune(NOON + 2 * HOUR, 9) == 1
+    assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]
+
+
+def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
+    with engine(tmp_path, None) as url:
+        made = Application(url, kind=strict_table)
+        made.add_all([{}, {}, {}])
+        with opened(made) as database:
+            escalate(database, 1)
+            enrol(database, [2])
+            acts = Acts(database)
+            assert perform(acts, ActKind.REQUEUED, [1]) == set()
+            assert perform(acts, ActKind.REJECTED, [2, 3]) == set()
+            acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
+            assert Views(database).ids(Filter(message_type=MessageType.SUPPLIER)) == [1]
+        assert {each: row["status"] for each, row in made.rows().items()} == {
+            1: Status.FAILED,
+            2: Status.REJECTED,
+            3: Status.REJECTED,
+        }
+        made.close()

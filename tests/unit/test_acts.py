@@ -1,0 +1,56 @@
+"""The acts of people, and the words in which one is refused."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+
+from retrycli.acts import Act, ActKind, Standing, not_free, refusal
+from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.message import State
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+
+
+def test_an_act_has_its_own_fields_and_no_others() -> None:
+    nothing = Act(ActKind.NOTED, "ada", NOON)
+    assert (nothing.detail, nothing.due, nothing.last_error, nothing.note) == (None, None, None, None)
+    rejected = Act.rejected("a double", by="ada", at=NOON)
+    assert rejected == Act(ActKind.REJECTED, "ada", NOON, "a double", last_error="Rejected by ada: a double")
+    edited = Act.edited(["subject", "body"], by="ada", at=NOON)
+    assert edited == Act(ActKind.EDITED, "ada", NOON, "subject, body")
+
+
+def test_the_history_has_times_in_utc() -> None:
+    east = datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2)))
+    assert Act.requeued(east, by="ada", at=NOON).detail == "due 2025-03-03T12:00:00Z"
+
+
+@pytest.mark.parametrize("kind", ActKind)
+def test_each_refusal_says_why(kind: ActKind) -> None:
+    assert isinstance(refusal(kind, 7, None, NOON), NoSuchMessage)
+    for standing in (
+        Standing(7, "sent"),
+        Standing(7, "failed", State.SENDING, "pass-1", NOON),
+        Standing(7, "failed", State.WAITING),
+        Standing(7, "failed", State.ESCALATED),
+    ):
+        error = refusal(kind, 7, standing, NOON)
+        assert isinstance(error, NotActionable)
+        assert "message 7 " in str(error)
+
+
+def test_what_looks_free_again_was_changed_by_another() -> None:
+    standing = Standing(7, "failed", State.ESCALATED)
+    assert "was changed by another just now" in str(refusal(ActKind.REQUEUED, 7, standing, NOON))
+
+
+@pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])
+def test_a_failed_message_that_nobody_sends_is_free(state: State | None) -> None:
+    assert not_free(Standing(7, "failed", state), "edit", NOON) is None
+
+
+def test_a_claim_without_an_end_is_looked_at_again_now() -> None:
+    error = not_free(Standing(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
+    assert str(error).endswith(f"at {NOON.astimezone():%H:%M:%S} at the latest")

@@ -1,0 +1,136 @@
+"""A message as one text that a person edits."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrycli.draft import Draft, difference
+from retrycli.errors import NotEdited
+
+BEFORE = Draft("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
+LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)
+
+
+def test_the_text_begins_with_the_subject_and_a_blank_line() -> None:
+    assert BEFORE.as_text() == "Subject: Re: Invoice\n\nHello,\n\nit is attached.\n"
+
+
+@given(LINE, st.text(st.characters(exclude_categories=["Cs"])))
+def test_a_text_that_is_left_as_it_is_changes_nothing(subject: str, body: str) -> None:
+    before = Draft(subject, body)
+    assert before.with_text(before.as_text()) == before
+
+
+@pytest.mark.parametrize(
+    ("text", "subject", "body"),
+    [
+        ("Subject: New\n\nBody\n", "New", "Body"),
+        ("Subject:New\n\nBody", "New", "Body"),
+        ("Subject:   New  \n \nBody\n\n", "New", "Body\n"),
+        ("Subject: New\r\n\r\nBody\r\n", "New", "Body"),
+        ("Subject:\n\nBody\n", "", "Body"),
+        ("Subject: New\n\nSubject: of the body\n", "New", "Subject: of the body"),
+        ("Subject: New\n", "New", ""),
+    ],
+)
+def test_subject_and_body_are_read_back(text: str, subject: str, body: str) -> None:
+    assert BEFORE.with_text(text) == Draft(subject, body, "ana@example.com")
+
+
+def test_a_line_break_at_the_end_is_the_editors_only_where_there_was_none() -> None:
+    assert Draft("S", "Body\n").with_text("Subject: S\n\nBody\n").body == "Body\n"
+
+
+@pytest.mark.parametrize("text", ["", " \n\t\n"])
+def test_an_emptied_text_is_refused(text: str) -> None:
+    with pytest.raises(NotEdited, match="the text is empty; nothing was written"):
+        BEFORE.with_text(text)
+
+
+@pytest.mark.parametrize("text", ["Hello,\n\nit is", "Subject: New\nBody", "\nSubject: New\n\nBody"])
+def test_a_text_without_its_subject_is_refused(text: str) -> None:
+    with pytest.raises(NotEdited, match="does not begin with a line `Subject: …` and a blank one"):
+        BEFORE.with_text(text)
+
+
+@pytest.mark.parametrize(
+    ("after", "why"),
+    [
+        (Draft("New\nBcc: all@example.com", "Body"), "the subject has a line break in it"),
+        (Draft("New\r", "Body"), "the subject has a line break in it"),
+        (Draft("New\u2028line", "Body"), "the subject has a line break in it"),
+        (Draft("New", "Body", "a@example.com\nb@example.com"), "the recipient has a line break in it"),
+        (Draft("New", "Body", " "), "the recipient is empty"),
+        (Draft("New", " \n"), "the body is empty"),
+        (Draft("New", "Bo\0dy"), "the body has something in it that is no text"),
+        (Draft("Ne\udcffw", "Body"), "the subject has something in it that is no text"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused(after: Draft, why: str) -> None:
+    with pytest.raises(NotEdited, match=why):
+        after.check(BEFORE)
+
+
+def test_an_empty_body_that_was_empty_before_is_no_matter() -> None:
+    Draft("New", "").check(Draft("Old", ""))
+
+
+ROW: dict[str, object] = {
+    "id": 1,
+    "subject": "Re: Invoice",
+    "body": "Hello,\n\nit is attached.",
+    "recipient_email": "ana@example.com",
+}
+
+
+@pytest.mark.parametrize(
+    ("row", "after", "changes"),
+    [
+        (ROW, BEFORE, {}),
+        (ROW, Draft("New", BEFORE.body, BEFORE.recipient), {"subject": "New"}),
+        (
+            ROW,
+            Draft("New", "B", "b@x.com"),
+            {"subject": "New", "body": "B", "recipient_email": "b@x.com"},
+        ),
+        (ROW, Draft("", BEFORE.body), {"subject": ""}),
+        ({"subject": None, "body": None}, Draft("", ""), {}),
+        ({"subject": "a\nb", "body": "B"}, Draft("a b", "B"), {"subject": "a b"}),
+        ({"subject": "S", "body": "B"}, Draft("S", "B", "bo@example.com"), {}),
+    ],
+)
+def test_only_what_is_different_is_written(row: dict[str, object], after: Draft, changes: dict[str, str]) -> None:
+    assert after.changes(row) == changes
+
+
+@pytest.mark.parametrize(
+    ("columns", "offered"),
+    [
+        ({"subject": None, "body": None}, Draft("", "")),
+        ({"subject": b"\xff", "body": 7}, Draft("", "")),
+        ({"subject": " a\r\nb\u2028c ", "body": "x"}, Draft("a b c", "x")),
+        ({"subject": "caf\udce9", "body": "x", "recipient_email": None}, Draft("caf\ufffd", "x")),
+    ],
+)
+def test_whatever_a_row_holds_can_be_offered(columns: dict[str, object], offered: Draft) -> None:
+    assert Draft.of(columns) == offered
+
+
+def test_a_difference_is_shown_line_by_line() -> None:
+    after = Draft("Re: bill", "Hello,\n\nit is here.", "bo@example.com")
+    assert list(difference(BEFORE, after)) == [
+        "--- before",
+        "+++ after",
+        "@@ -1,6 +1,6 @@",
+        "-Recipient: ana@example.com",
+        "-Subject: Re: Invoice",
+        "+Recipient: bo@example.com",
+        "+Subject: Re: bill",
+        " ",
+        " Hello,",
+        " ",
+        "-it is attached.",
+        "+it is here.",
+    ]

@@ -1,0 +1,109 @@
+"""A person's own editor: which one, on what, and what is left afterwards."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+from retrycli.editor import edited, editor_command
+from retrycli.errors import NotEdited
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where temporary files go."""
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    return tmp_path
+
+
+def python(script: str) -> list[str]:
+    """An editor that does what a script says; the file is ``f``."""
+    return [sys.executable, "-c", f"import os, pathlib, sys; f = pathlib.Path(sys.argv[1]); {script}"]
+
+
+def program(folder: Path, name: str) -> str:
+    """A program that is there."""
+    file = folder / name
+    file.write_text("#!/bin/sh\n")
+    file.chmod(0o755)
+    return str(file)
+
+
+def test_visual_goes_before_editor_and_both_may_have_arguments() -> None:
+    assert editor_command({"VISUAL": "code --wait", "EDITOR": "vi"}) == ["code", "--wait"]
+    assert editor_command({"VISUAL": " ", "EDITOR": "'/opt/my editor' -n"}) == ["/opt/my editor", "-n"]
+
+
+def test_without_them_it_is_the_first_usual_one_that_is_there(tmp_path: Path) -> None:
+    vi = program(tmp_path, "vi")
+    assert editor_command({"PATH": str(tmp_path)}) == [vi]
+    nano = program(tmp_path, "nano")
+    assert editor_command({"PATH": str(tmp_path)}) == [nano]
+
+
+def test_where_there_is_none_it_says_what_to_do(tmp_path: Path) -> None:
+    with pytest.raises(NotEdited, match=r"there is no editor; set \$EDITOR, or give --subject or --body-file"):
+        editor_command({"PATH": str(tmp_path)})
+
+
+def test_an_editor_that_is_no_command_is_named() -> None:
+    with pytest.raises(NotEdited, match=r"\$EDITOR can't be read as a command: vi 'x; mend its quotes"):
+        editor_command({"EDITOR": "vi 'x"})
+
+
+def test_the_text_comes_back_edited_and_its_line_breaks_are_kept() -> None:
+    editor = python("f.write_bytes(f.read_bytes().replace(b'tea', b'coffee'))")
+    assert edited("tea\r\n日本\n", editor, name="a.txt") == "coffee\r\n日本\n"
+
+
+def test_nobody_else_may_read_the_file_and_nothing_is_left_of_it(folder: Path) -> None:
+    """Nor of what the editor puts beside it."""
+    editor = python(
+        "pathlib.Path(str(f) + '~').write_text('tea'); "
+        "f.write_text(f'{f.name} {f.stat().st_mode & 0o777:o} {f.parent.stat().st_mode & 0o777:o}')"
+    )
+    assert edited("tea", editor, name="message-7.txt") == "message-7.txt 600 700"
+    assert list(folder.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("script", "why"),
+    [
+        ("sys.exit(3)", "ended with 3; nothing was written"),
+        ("os.kill(os.getpid(), 15)", "ended with -15; nothing was written"),
+        ("f.unlink()", "the editor has removed the text; nothing was written"),
+        ("f.write_bytes(b'caf\\xe9')", "the text is no UTF-8; nothing was written"),
+    ],
+)
+def test_an_editor_that_fails_leaves_nothing(folder: Path, script: str, why: str) -> None:
+    with pytest.raises(NotEdited, match=why):
+        edited("tea", python(script), name="a.txt")
+    assert list(folder.iterdir()) == []
+
+
+def test_an_editor_that_is_not_there_is_named() -> None:
+    with pytest.raises(NotEdited, match=r"can't start the editor /no/such: No such file or directory; set \$EDITOR"):
+        edited("tea", ["/no/such"], name="a.txt")
+
+
+def test_an_interrupt_is_left_to_the_editor() -> None:
+    """A terminal sends Ctrl-C to both; the editor itself is not made deaf to it."""
+    before = signal.getsignal(signal.SIGINT)
+    editor = python("import signal; os.kill(os.getppid(), 2); f.write_text(str(signal.getsignal(2) == signal.SIG_IGN))")
+    assert edited("tea", editor, name="a.txt") == "False"
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_whoever_is_ended_meanwhile_leaves_no_text_behind(folder: Path, number: int) -> None:
+    """As where the terminal is closed; the editor is ended too."""
+    before = signal.getsignal(number)
+    editor = python(f"import signal; os.kill(os.getppid(), {int(number)}); signal.pause()")
+    with pytest.raises(SystemExit) as ended:
+        edited("tea", editor, name="a.txt")
+    assert ended.value.code == 128 + number
+    assert list(folder.iterdir()) == []
+    assert signal.getsignal(number) == before
