@@ -93,9 +93,9 @@ def db_prune(
     """Forget old attempts and passes. Messages and the queue are not touched."""
     from retrycli import console, desk
 
+    before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     attempts, passes = desk.count_history(settings, before=before)
     found = f"{console.count(attempts, 'attempt')} and {console.count(passes, 'pass', 'passes')}"
     if not as_json:
