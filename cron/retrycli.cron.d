@@ -1,6 +1,6 @@
 # retrycli from the system's cron.
 #
-# Where:   /etc/cron.d/retrycli, owned by root, mode 0644:
+# Where:   /etc/cron.d/retrycli, owned by root, mode 0644; `retrycli cron install` writes such a file by itself. By hand:
 #          install -o root -g root -m 0644 cron/retrycli.cron.d /etc/cron.d/retrycli
 #          The name there must have no dot: cron passes over /etc/cron.d/retrycli.cron.d without a word. It also
 #          ignores a file that others may write to. It sees a changed file within a minute; nothing is to be restarted.
@@ -23,4 +23,5 @@ MAILTO=operators@example.com
 # umask 077: what a pass creates, the lock first of all, is nobody else's to open. (SQLite gives its journal the
 # database's own mode, so an application with another user is not shut out.)
 # exec: no shell stays behind to wait, so a signal reaches retrycli itself.
-*/15 * * * * ticketing umask 077; exec /opt/retrycli/bin/retrycli --config /etc/retrycli/retrycli.toml run-once
+# -P: Python imports nothing that happens to lie in the user's home, where cron starts it.
+*/15 * * * * ticketing umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once

@@ -6,10 +6,8 @@ The messages are sent by then, so nothing here can fail the pass. What is not se
 from __future__ import annotations
 
 from datetime import datetime
-from pathlib import Path
 
 from retrycli import news
-from retrycli.errors import RetrycliError
 from retrycli.events import PassSummary, StopReason
 from retrycli.logs import logger
 from retrycli.settings import Settings
@@ -29,7 +27,9 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
 
         write_metrics(settings, database, settings.metrics.path, now)
     if settings.report.path is not None:
-        _renew_report(settings, database, settings.report.path, summary, now)
+        from retrycli.reporting import renew
+
+        renew(settings, database, settings.report.path, summary, now)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
@@ -42,14 +42,3 @@ def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
     line = news.news(summary.detail, passes)
     if line is not None:
         logger.warning(line)
-
-
-def _renew_report(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
-    try:
-        from retrycli import reporting
-
-        reporting.renew(settings, database, path, summary, now)
-    except RetrycliError as error:
-        logger.warning("The report was not renewed: %s", error)
-    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
-        logger.warning("The report was not renewed: %s; try `retrycli report`", type(error).__name__)

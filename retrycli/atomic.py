@@ -11,8 +11,13 @@ READABLE_BY_ALL = 0o644
 """Whoever reads these files runs as a user of their own, whatever the umask of cron."""
 
 
-def replace(path: Path, text: str) -> None:
+def replace(path: Path, text: str, *, errors: str = "strict") -> None:
     """Put a file in the place of the one before, readable by all.
+
+    Args:
+        path: where.
+        text: what it is to hold.
+        errors: how to write what is no Unicode, as for `str.encode`.
 
     Raises:
         OSError: it can't be written there; what was there is as it was.
@@ -21,7 +26,7 @@ def replace(path: Path, text: str) -> None:
     # Its name ends in none of the endings by which others look for their files: node_exporter takes every .prom.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+        with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:
             os.fchmod(descriptor, READABLE_BY_ALL)
             file.write(text)
         Path(name).replace(path)

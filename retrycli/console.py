@@ -216,9 +216,9 @@ def ago(time: datetime, now: datetime) -> str:
     return "just now"
 
 
-def count(number: int, thing: str) -> str:
-    """A number with its noun."""
-    return f"{number:,} {thing}{'' if number == 1 else 's'}"
+def count(number: int, thing: str, things: str | None = None) -> str:
+    """A number with its noun, whose plural may be an unusual one."""
+    return f"{number:,} {thing if number == 1 else things or thing + 's'}"
 
 
 def length(time: timedelta) -> str:

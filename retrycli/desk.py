@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -24,6 +25,14 @@ from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import is_late
+
+OFFERED = 50
+"""So many messages are offered by a shell's completion at most."""
+OFFER_WITHIN_SECONDS = 1
+PRUNE_BATCH = 5_000
+"""So many rows go in one transaction."""
+BREATH_SECONDS = 0.05
+"""Long enough for whoever waits for SQLite's write lock to ask again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +109,21 @@ def list_messages(
         views = Views(database)
         found = views.messages(wanted, sort=sort, limit=limit)
         return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+
+
+def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
+    """The newest failed messages whose ids begin with some digits, for a shell to offer: id, ticket, last error.
+
+    Nothing is written, and nobody waits long for it.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    database = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
+    try:
+        return Views(database).failed_beginning(digits, limit=OFFERED)
+    finally:
+        database.close()
 
 
 def escalations(settings: Settings) -> tuple[list[EscalationGroup], list[ListedMessage]]:
@@ -245,6 +269,30 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         return before, database.revision()
     finally:
         database.close()
+
+
+def count_history(settings: Settings, *, before: datetime) -> tuple[int, int]:
+    """How many attempts, and how many passes, ended before a time.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return Ledger(database).count_ended(before)
+
+
+def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Forget the attempts and passes that ended before a time, in short transactions.
+
+    Between two of them it waits a moment: a pass may be under way, and the application has its own to write.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        while ledger.prune(before, PRUNE_BATCH):
+            sleep(BREATH_SECONDS)
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:

@@ -9,7 +9,10 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from threading import Lock, Thread
 from time import monotonic
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from retrycli.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from retrycli.notice_text import Notice
@@ -64,7 +67,32 @@ class _Attempt(Thread):
             self.failure = type(error).__name__
 
 
-def _send(url: str, notice: Notice) -> str | None:
+def place(url: str) -> tuple[str, int] | None:
+    """Where a target's texts go: a host and its port. None where that can't be told.
+
+    Raises:
+        ConfigurationError: apprise is not there, or does not understand the URL.
+    """
+    with SENDING, _silence(()):
+        try:
+            target, _ = _understood(url)
+        except ImportError:
+            raise ConfigurationError(MISSING) from None
+    if target is None:
+        raise ConfigurationError(f"{_not_understood(url)}; mend notify.urls")
+    if smtp := getattr(target, "smtp_host", None):
+        return smtp, int(target.port or 25)
+    # A service has one address for all, and what stands in its URL for a host is a token.
+    addresses = [str(getattr(target, name, None)) for name in ("notify_url", "webhook_url", "cloud_notify_url")]
+    service = next((each for each in addresses if each.startswith("https://")), None)
+    own = any("{host}" in each for each in target.templates) and target.host
+    if service is not None and not (own and scheme(url) in {"ntfy", "ntfys"}):
+        return urlsplit(service).hostname or "", 443
+    return (str(target.host), int(target.port or (443 if target.secure else 80))) if own else None
+
+
+def _understood(url: str) -> tuple[Any, Any]:
+    """What apprise makes of a URL, which may be nothing, and how it is to go about it."""
     import apprise
 
     asset = apprise.AppriseAsset(
@@ -75,9 +103,19 @@ def _send(url: str, notice: Notice) -> str | None:
         service_timeout=0,  # our own; apprise's would leave a thread that the process's end waits for
         http_redirects=False,
     )
-    target = apprise.Apprise.instantiate(url, asset=asset)
+    return apprise.Apprise.instantiate(url, asset=asset), asset
+
+
+def _not_understood(url: str) -> str:
+    return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
+
+
+def _send(url: str, notice: Notice) -> str | None:
+    import apprise
+
+    target, asset = _understood(url)
     if target is None:
-        return f"apprise does not understand this {scheme(url)}:// URL, or lacks what it needs for it"
+        return _not_understood(url)
     kind = apprise.NotifyType.SUCCESS if notice.good else apprise.NotifyType.WARNING
     result = apprise.Apprise(target, asset=asset).notify(
         title=notice.title,

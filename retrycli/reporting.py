@@ -5,13 +5,17 @@ A pass that has nothing to renew loads only this module, so what makes a page is
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import atomic
-from retrycli.errors import ConfigurationError
+from retrycli import atomic, logs
+from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.news import to_be_repeated
+from retrycli.store.ledger import Ledger, PassRecord
 
 if TYPE_CHECKING:
     from retrycli.report import Cause
@@ -55,16 +59,28 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
 def renew(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> None:
     """Renew the page at the end of a pass, unless it tells all that there is to tell.
 
-    It does after a pass that did nothing, for an hour. So a pass that is called for nothing pays nothing for it.
-
-    Raises:
-        DatabaseUnavailable: the database can't be read.
-        ConfigurationError: the file can't be written, Jinja2 is not installed, or the template is wrong.
+    It does after a pass that did nothing, for an hour: a pass that is called for nothing pays nothing for it. That it
+    can't be renewed is a warning, now and then, and no more: the messages are sent.
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
     state = STATES.get(summary.reason, "ok")
-    write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
+    try:
+        write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
+    except RetrycliError as error:
+        _warn(database, str(error))
+    except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
+        _warn(database, f"{type(error).__name__}; see `retrycli --debug report`")
+
+
+def _warn(database: Database, problem: str) -> None:
+    """Warn of what every pass meets, but not four times an hour by mail; a terminal shows it each time."""
+    passes: list[PassRecord] = []
+    with suppress(DatabaseUnavailable):
+        passes = Ledger(database).last_passes(2)
+    newest, before, *_ = [*(each.started_at for each in passes), None, None]
+    told = newest is None or to_be_repeated(newest, before)
+    logs.logger.log(logging.WARNING if told else logging.INFO, "The report was not renewed: %s", problem)
 
 
 STATES: dict[str | None, str] = {
@@ -97,7 +113,7 @@ def write(path: Path, text: str) -> None:
         if path.exists() and not path.is_file() and not path.is_dir():
             path.write_text(text, encoding="utf-8")  # a pipe or a device is no file to be replaced
         else:
-            atomic.replace(path.resolve(), text)  # where a link leads, not the link
+            atomic.replace(path, text)  # a link too: it may be somebody else's, and lead anywhere
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path"
         raise ConfigurationError(

@@ -91,6 +91,7 @@ attempts = Table(
     Column("duration_ms", Integer),
     Column("waited_s", Integer),
     Index("retrycli_attempts_message", "message_id", "number"),
+    Index("retrycli_attempts_finished", "finished_at"),
 )
 
 acts = Table(
@@ -103,6 +104,7 @@ acts = Table(
     Column("act", String(16), nullable=False),
     Column("detail", Text),
     Index("retrycli_acts_message", "message_id", "id"),
+    Index("retrycli_acts_at", "at"),
 )
 
 passes = Table(

@@ -25,12 +25,12 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
-        "notice_text outage figures grouping acts draft",
+        "notice_text outage figures grouping cronline units finding acts draft",
         "settings config config_text atomic",
-        "schema migrations store gateway lock sandbox example notify ping metrics editor",
+        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
         "ports engine destination intake pace record recovery by_hand",
         "logs console report",
-        "app aftermath desk explain tell measure reporting casework demo cli __init__ __main__",
+        "app aftermath desk explain tell measure reporting casework demo scheduler doctor cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

@@ -41,6 +41,8 @@ COMMANDS = [
     "init",
     "config",
     "db",
+    "doctor",
+    "cron",
     "version",
     "sandbox",
     "demo",

@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from retrycli.cli import act, edit, escalations, look, measure, notify, passes, see, setup, tryout
+from retrycli.cli import act, checkup, cron, edit, escalations, look, measure, notify, passes, see, setup, tryout
 from retrycli.cli.shared import Globals, LogFormat, LogLevel
 
 READER_GONE = 128 + 13
@@ -24,7 +24,7 @@ app = typer.Typer(
     rich_markup_mode=None,  # help in plain text comes up in half the time, and reads the same when it is piped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (passes, look, escalations, act, edit, notify, measure, see, setup, tryout):
+for group in (passes, look, escalations, act, edit, notify, measure, see, checkup, setup, cron, tryout):
     group.register(app)
 
 

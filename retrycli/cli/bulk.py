@@ -9,7 +9,7 @@ import typer
 
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
-from retrycli.cli.shared import ask, require_a_person
+from retrycli.cli.shared import agreed, require_a_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     return message_ids or wanted
 
 
-def agreed(
+def agreed_ids(
     settings: Settings, verb: str, wanted: list[int] | Filter, *, yes: bool, as_json: bool, plan: str = ""
 ) -> list[int]:
     """The ids to act on. Those that a filter finds are shown, as far as there is room, and a person is asked.
@@ -68,7 +68,9 @@ def agreed(
         show_messages(settings, found.first)
         if more := len(found.ids) - len(found.first):
             console.say(f"… and {more:,} more")
-        ask(f"{verb} {console.count(len(found.ids), 'message')}{plan}?")
+        if not agreed(f"{verb} {console.count(len(found.ids), 'message')}{plan}?", yes=yes):
+            console.say("Nothing was changed.")
+            raise typer.Exit(0)
     return found.ids
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import LARGEST_ID, By, ConfigFile, Json, Yes, ask, load_settings, require_a_person, utf8
+from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, agreed, load_settings, require_a_person, utf8
 
 if TYPE_CHECKING:
     from retrycli.draft import Draft
@@ -23,7 +23,7 @@ def register(app: typer.Typer) -> None:
 
 def edit(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     subject: Annotated[str | None, typer.Option(help="The new subject.", show_default=False, callback=utf8)] = None,
     body_file: Annotated[
         Path | None, typer.Option(metavar="FILE", help="A file with the new body; - is stdin.", show_default=False)
@@ -51,7 +51,9 @@ def edit(
     after.check(before)
     if not yes and after != before:
         console.show_difference(difference(before, after))
-        ask(f"Write this to message {message_id}?")
+        if not agreed(f"Write this to message {message_id}?", yes=yes):
+            console.say("Nothing was changed.")
+            return
     changed = casework.edit(settings, read, after, by=by) if after != before else []
     if as_json:
         console.show_json({"id": message_id, "changed": changed})

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.bulk import agreed_ids, chosen, exit_code, interruptible, report
 from retrycli.cli.shared import (
-    LARGEST_ID,
     By,
     ConfigFile,
     ForReason,
     Json,
+    MessageId,
     MessageIds,
     OfCause,
     OfTicket,
@@ -178,7 +178,7 @@ def acknowledge(
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
-    ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    ids = agreed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
     done, received = interruptible(lambda here: casework.acknowledge(settings, ids, by=by, surroundings=here))
     report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
@@ -188,7 +188,7 @@ def acknowledge(
 
 def note(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     text: Annotated[str, typer.Argument(metavar="TEXT", help="The note, in place of any earlier one.", callback=utf8)],
     by: By = None,
     as_json: Json = False,

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import (
-    LARGEST_ID,
     ConfigFile,
     ForReason,
     Json,
+    MessageId,
     OfCause,
     OfState,
     OfTicket,
@@ -111,8 +111,8 @@ def _show_status(found: Status) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then a line in your crontab",
-        "late": "look for cron: `systemctl status cron`, `crontab -l`; retrycli passes",
+        "never_run": "retrycli run-once, and then retrycli cron install",
+        "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli config show",
     }
@@ -229,7 +229,7 @@ def _most(most: dict[MessageType, int], message_type: str) -> int | None:
 
 def show(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -274,7 +274,7 @@ def _attempt(made: AttemptRecord) -> Row:
 
 def explain(
     ctx: typer.Context,
-    message_id: Annotated[int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.")],
+    message_id: MessageId,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -300,7 +300,7 @@ REMEDIES = {
     "data": "retrycli show {id}; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
-    "cron": "retrycli passes; look for cron: `systemctl status cron`, `crontab -l`",
+    "cron": "retrycli doctor, and `systemctl status cron`",
 }
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, load, load_settings
+from retrycli.cli.shared import ConfigFile, Json, agreed, length_of_time, load, load_settings
 
 
 def register(app: typer.Typer) -> None:
@@ -20,6 +21,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(configuration, name="config")
     database = typer.Typer(help="Look after retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
+    database.command("prune")(db_prune)
     app.add_typer(database, name="db")
 
 
@@ -78,6 +80,33 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
 
     before, after = desk.upgrade(load_settings(ctx, config))
     console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
+    console.say("Next: retrycli status")
+
+
+def db_prune(
+    ctx: typer.Context,
+    older_than: Annotated[str, typer.Option(help="What ended so long ago: 90d.", show_default=False)],
+    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Forget old attempts, acts and passes. Messages and the queue are not touched."""
+    from retrycli import console, desk
+
+    settings = load_settings(ctx, config)
+    before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
+    attempts, passes = desk.count_history(settings, before=before)
+    found = f"{console.count(attempts, 'attempt')} and {console.count(passes, 'pass', 'passes')}"
+    if not as_json:
+        console.say(f"{found} ended before {console.local_time(before)}.")
+    if not agreed("Forget them for good?", yes=yes):
+        console.say("Nothing was changed.")
+        return
+    desk.prune(settings, before=before)
+    if as_json:
+        console.show_json({"attempts": attempts, "passes": passes})
+        return
+    console.say(f"Forgot {found}.")
     console.say("Next: retrycli status")
 
 

@@ -76,10 +76,42 @@ def name(value: str | None) -> str | None:
     return utf8(value)
 
 
+ERROR_ROOM = 60
+"""So much of an error stands beside an id that a shell offers."""
+SHELL_SAFE = str.maketrans(dict(zip("\\$`\"'[]:<>", "∕＄ˋ”’()∶‹›", strict=True)))
+"""For zsh a completion's text is a piece of a program, and typer takes it for markup: no character that means
+something to either is left, for the text is whatever a ticketing API has answered."""
+
+
+def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]]:
+    """Failed messages for a shell to offer: ids that begin as typed, with ticket and error beside them.
+
+    Nothing is offered where something is wrong: nobody asked for an error by pressing a key.
+    """
+    from retrycli import config as configuration
+    from retrycli import desk
+    from retrycli.escape import printable
+
+    try:
+        given = ctx.params.get("config") or ctx.find_root().params.get("config")
+        settings = configuration.load(Path(given) if given else None).settings
+        found = desk.failed_beginning(settings, incomplete) if incomplete.isdecimal() or not incomplete else []
+    except Exception:  # noqa: BLE001  whatever it is
+        return []
+    texts = {number: printable(f"ticket {ticket}, {error or 'no error'}") for number, ticket, error in found}
+    return [(str(number), text[:ERROR_ROOM].translate(SHELL_SAFE)) for number, text in texts.items()]
+
+
+MessageId = Annotated[
+    int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=failed_messages)
+]
 ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MessageIds = Annotated[
-    list[int] | None, typer.Argument(metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False)
+    list[int] | None,
+    typer.Argument(
+        metavar="ID…", max=LARGEST_ID, help="The messages.", show_default=False, autocompletion=failed_messages
+    ),
 ]
 By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=name)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
@@ -202,7 +234,7 @@ def can_ask(*, as_json: bool) -> bool:
     return console.on_terminal() and sys.stdin.isatty() and not as_json
 
 
-def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
+def require_a_person(what: str, *, yes: bool, as_json: bool = False) -> None:
     """Refuse to go on where nobody can be asked.
 
     Raises:
@@ -212,13 +244,14 @@ def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
         raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
 
 
-def ask(question: str) -> None:
-    """Ask a person whether to go on, and end the command unless the answer is yes.
+def agreed(question: str, *, yes: bool) -> bool:
+    """Whether a person, or ``--yes`` in place of one, wants it so. Whatever is no yes is a no.
 
     Raises:
-        typer.Exit: it is not; that is no failure.
+        typer.BadParameter: nobody is there to be asked.
     """
+    require_a_person("this is asked first", yes=yes)
+    if yes:
+        return True
     typer.echo(f"{question} [y/N] ", nl=False)
-    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
-        typer.echo("Nothing was changed.")
-        raise typer.Exit(0)
+    return sys.stdin.readline().strip().lower() in {"y", "yes"}

@@ -60,7 +60,7 @@ class HttpGateway:
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        _check_urls(settings)
+        check_urls(settings)
         self._settings = settings
         self._preset = load_preset(settings.preset)
         self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
@@ -168,7 +168,7 @@ class HttpGateway:
         return replace(outcome, error=one_line(self._credentials.starred(outcome.error)))
 
 
-def _check_urls(settings: GatewaySettings) -> None:
+def check_urls(settings: GatewaySettings) -> None:
     """Find out before the first message whether any request can go there: each would fail for it."""
     base = settings.destination
     for key, url in (("base_url", base), ("login_path", base + settings.login_path)):

@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, tzinfo
+from datetime import datetime, timedelta, timezone, tzinfo
 from functools import partial
 from importlib import resources
 from itertools import pairwise
@@ -97,8 +97,11 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
     except ImportError:
         raise ConfigurationError("a report needs Jinja2: pip install 'retrycli[report]'") from None
 
+    # One offset for all of the page, which it names: a day on which clocks are changed would have an hour's gap.
+    offset = timezone(report.figures.until.astimezone(zone).utcoffset() or timedelta())
+
     def clock(time: datetime) -> datetime:
-        return time.astimezone(zone)
+        return time.astimezone(offset)
 
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True
@@ -134,7 +137,8 @@ def _cut(text: object, room: int) -> str:
 def _values(report: Report, clock: Clock) -> dict[str, object]:
     """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
     figures = report.figures
-    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock)
+    reason = report.passes[-1].reason if report.passes else None
+    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
     return {
         "title": title,
         "tone": tone,
@@ -246,7 +250,7 @@ def _passes(report: Report, clock: Clock) -> dict[str, object]:
         for said in [_came(row.results, row.missed)]
     ]
     return {
-        "days": rows if report.passes else [],
+        "days": rows if report.first_pass else [],
         "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
         "missed": found.missed,
         "interval": report.interval,

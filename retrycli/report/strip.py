@@ -50,12 +50,13 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
     """Set passes out in days.
 
     Args:
-        passes: those that began within the time, oldest first.
+        passes: oldest first; those outside the time, as by another host's clock, are left out.
         since: from when on passes were to come.
         until: the present.
         interval: how often.
         clock: whose days.
     """
+    passes = [each for each in passes if since <= each.started_at <= until]
     cell = next((each for each in CELLS if each >= interval), CELLS[-1])
     first, last = clock(since), clock(until)
     days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]

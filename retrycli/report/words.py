@@ -6,18 +6,30 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from retrycli.duration import in_words
+from retrycli.events import StopReason
 from retrycli.figures import Figures
 from retrycli.outage import Outage
 
 LATELY = timedelta(hours=24)
 """So long an outage that is over is still worth the headline."""
 
+DOWN: dict[str | None, str] = {
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials",
+    StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
+}
+
 Clock = Callable[[datetime], datetime]
 """Brings a time into the page's own zone."""
 
 
 def headline(
-    state: str, figures: Figures, messages: Mapping[str, int], last_pass: datetime | None, clock: Clock
+    state: str,
+    figures: Figures,
+    messages: Mapping[str, int],
+    last_pass: datetime | None,
+    clock: Clock,
+    *,
+    reason: str | None = None,
 ) -> tuple[str, str]:
     """How things are in one sentence, and how bad that is: ``good``, ``mind`` or ``bad``.
 
@@ -27,10 +39,11 @@ def headline(
         messages: `Status.messages`.
         last_pass: when the newest pass began.
         clock: for the times in it.
+        reason: why that pass ended as it did.
     """
     people = messages["escalated"]
     yours = f"{amount(people, 'message')} {'waits' if people == 1 else 'wait'} for you" if people else ""
-    trouble = _trouble(state, figures, messages["waiting"], last_pass, clock)
+    trouble = _trouble(state, figures, messages["waiting"], last_pass, clock, reason)
     if trouble is not None:
         said, tone = trouble
         return f"{said}; {yours}." if yours else f"{said}.", "mind" if tone == "good" and people else tone
@@ -49,7 +62,7 @@ def headline(
 
 
 def _trouble(
-    state: str, figures: Figures, waiting: int, last_pass: datetime | None, clock: Clock
+    state: str, figures: Figures, waiting: int, last_pass: datetime | None, clock: Clock, reason: str | None
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None
     if state == "never_run":
@@ -60,7 +73,7 @@ def _trouble(
         wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
-        return "The ticketing API takes nothing from us just now", "bad"
+        return DOWN.get(reason, "The ticketing API takes nothing from us just now"), "bad"
     if state == "paused":
         return "Deliveries are paused by an operator", "mind"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:

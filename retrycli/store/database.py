@@ -39,19 +39,20 @@ class Database:
     Args:
         url: SQLAlchemy's URL of it.
         table: the name of the application's table, with its schema where it has one.
+        patience: how many seconds to wait for it at most, where nobody wants to wait as long as a pass does.
 
     Raises:
         DatabaseUnavailable: a SQLite file that is not there.
-        ConfigurationError: the URL's driver is not installed.
+        ConfigurationError: the URL is none, or its driver is not installed.
     """
 
-    def __init__(self, url: str, table: str = "pending_messages") -> None:
-        self._url = make_url(url)
+    def __init__(self, url: str, table: str = "pending_messages", *, patience: int | None = None) -> None:
+        self._url = _parsed(url)
         self._table = table
         self._kept: Connection | None = None
         if self._url.get_backend_name() == "sqlite":
             _require_file(self._url)
-        self._engine = _engine(self._url)
+        self._engine = _engine(self._url, patience)
 
     @property
     def place(self) -> str:
@@ -209,11 +210,21 @@ class Database:
             raise DatabaseUnavailable(f"{self.place}: {_in_words(error)}") from error
 
 
-def _engine(url: URL) -> Engine:
+def _parsed(url: str) -> URL:
+    try:
+        return make_url(url)
+    except (exc.ArgumentError, ValueError):  # their texts may quote the password
+        raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
+
+
+def _engine(url: URL, patience: int | None) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
-            return create_engine(url.set(drivername="postgresql+psycopg"), pool_size=1, max_overflow=1)
-        engine = create_engine(url, connect_args={} if "timeout" in url.query else {"timeout": BUSY_SECONDS})
+            waits = {} if patience is None else {"connect_timeout": patience}
+            driver = url.set(drivername="postgresql+psycopg")
+            return create_engine(driver, pool_size=1, max_overflow=1, connect_args=waits)
+        waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS if patience is None else patience}
+        engine = create_engine(url, connect_args=waits)
     except ImportError as error:
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed") from error
     event.listen(engine, "connect", _prepare_sqlite)

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, or_, select, true, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
@@ -15,7 +15,7 @@ from retrycli.schema import acts, attempts, breakers, passes, pause
 from retrycli.store import totals
 
 if TYPE_CHECKING:
-    from sqlalchemy import Row
+    from sqlalchemy import Column, ColumnElement, Row, Table
 
     from retrycli.store.database import Database
 
@@ -160,24 +160,33 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts, acts and passes that ended before a time; only the oldest so many of each are looked at.
+        """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
 
         Returns:
-            How many went.
+            How many went; 0 when none is left. What has not ended is kept, however old.
         """
         gone = 0
         with self._database.write() as connection:
-            counted_to = totals.roll_up(connection, ended_before=before, begun_before=before - totals.GIVEN_UP)
-            for table, age, ended, counted in (
-                (attempts, attempts.c.id, attempts.c.finished_at, attempts.c.id <= counted_to),
-                (passes, passes.c.started_at, passes.c.finished_at, true()),
-                (acts, acts.c.id, acts.c.at, true()),
-            ):
-                oldest = select(table.c.id, ended.label("ended")).order_by(age).limit(limit).subquery()
-                old = select(oldest.c.id).where(oldest.c.ended < before)
-                gone += connection.execute(delete(table).where(table.c.id.in_(old), counted)).rowcount
+            counted_to = totals.count_leaving(connection, _oldest(attempts, attempts.c.finished_at, before, limit))
+            for table, ended in ((attempts, attempts.c.finished_at), (passes, passes.c.finished_at), (acts, acts.c.at)):
+                gone += connection.execute(delete(table).where(_oldest(table, ended, before, limit))).rowcount
             totals.follow_the_newest(connection, counted_to)
         return gone
+
+    def count_ended(self, before: datetime) -> tuple[int, int]:
+        """How many attempts, and how many passes, ended before a time."""
+        with self._database.read() as connection:
+            found = [
+                connection.execute(select(func.count()).where(table.c.finished_at < before)).scalar_one()
+                for table in (attempts, passes)
+            ]
+        return found[0], found[1]
+
+
+def _oldest(table: Table, ended: Column[datetime], before: datetime, limit: int) -> ColumnElement[bool]:
+    """Whether a row is among the so many that ended first, and before a time."""
+    oldest = select(table.c.id).where(ended < before).order_by(ended, table.c.id)
+    return table.c.id.in_(oldest.limit(limit))
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

@@ -181,7 +181,7 @@ def _outages(connection: Connection, since: datetime) -> list[Outage]:
     """What the passes make at which the API went down or came back; one that tried nothing says nothing."""
     p = passes.c
     down = case((p.reason == StopReason.BREAKER_OPEN, 1), else_=0)
-    answered = p.reason.in_((StopReason.THROTTLED, StopReason.CREDENTIALS_REFUSED))
+    answered = p.reason == StopReason.THROTTLED
     telling = or_(down == 1, answered, p.sent + p.rescheduled > 0)
     turns: Select[Any] = select(
         p.started_at, down.label("down"), func.lag(down).over(order_by=(p.started_at, p.id)).label("before")

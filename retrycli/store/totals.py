@@ -107,6 +107,20 @@ def roll_up(connection: Connection, *, ended_before: datetime, begun_before: dat
     return upto
 
 
+def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
+    """Add attempts that are about to be forgotten, as far as they are not in the totals.
+
+    They have ended, so that each by itself is settled, whatever stands between it and the mark.
+
+    Returns:
+        The mark.
+    """
+    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+    for outcome, number in connection.execute(_outcomes_after(mark).where(leaving)).all():
+        add(connection, ATTEMPTS, outcome, number)
+    return mark
+
+
 def follow_the_newest(connection: Connection, mark: int) -> None:
     """Take the mark back to the newest attempt there is: after that one SQLite goes on with its ids."""
     _set_mark(connection, mark, min(mark, _newest(connection)))

@@ -179,6 +179,54 @@ def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Applica
     assert application.dump() == before
 
 
+HISTORY = ("retrycli_attempts", "retrycli_passes")
+
+
+def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, application: Application) -> None:
+    """In batches, until nothing old is left; what has not ended is kept."""
+    application.fill()
+    application.execute(
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) "
+        "INSERT INTO retrycli_attempts (message_id, number, made_by, started_at, finished_at) "
+        "SELECT 5, i, 'pass', '2020-01-01 00:00:00', CASE WHEN i > 10 THEN '2020-01-01 00:00:01' END FROM n"
+    )
+    known = cli.having(application.variables("http://127.0.0.1:9"))
+    assert known("run-once").returncode == 0  # a pass of today, and its attempts
+    before = {name: application.rows(str(name)) for name in application.tables() if name not in HISTORY}
+    kept = {
+        name: {k: v for k, v in rows.items() if str(v["finished_at"])[:4] != "2020"}
+        for name in HISTORY
+        for rows in [application.rows(name)]
+    }
+    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 11_990, "passes": 0}
+    assert {name: application.rows(name) for name in HISTORY} == kept
+    assert {name: application.rows(str(name)) for name in before} == before
+    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "passes": 0}
+
+
+def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, application: Application) -> None:
+    application.execute(
+        "INSERT INTO retrycli_attempts (message_id, number, made_by, started_at, finished_at) "
+        "VALUES (5, 1, 'pass', '2020-01-01 00:00:00', '2020-01-01 00:00:01')"
+    )
+    known = cli.having(application.variables("http://127.0.0.1:9"))
+    done = known("db", "prune", "--older-than", "90d")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "--yes" in done.stderr
+    assert known.on_terminal("db", "prune", "--older-than", "90d", answers=["n"]).words.endswith("Nothing was changed.")
+    assert len(application.rows("retrycli_attempts")) == 1
+    screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
+    assert "1 attempt and 0 passes ended before" in screen.words
+    assert screen.words.endswith("Forgot 1 attempt and 0 passes. Next: retrycli status")
+    assert application.rows("retrycli_attempts") == {}
+
+
+def test_db_prune_must_be_told_how_old(cli: Cli, application: Application) -> None:
+    known = cli.having(application.variables("http://127.0.0.1:9"))
+    assert "Missing option '--older-than'" in known("db", "prune").stderr
+    assert "is no length of time" in known("db", "prune", "--older-than", "old").stderr
+
+
 def test_version_is_the_packages_own(cli: Cli) -> None:
     assert cli("version").stdout == f"retrycli {version('retrycli')}\n"
     assert cli.json("version") == {"version": version("retrycli")}

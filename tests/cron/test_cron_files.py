@@ -5,12 +5,9 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
-import shutil
 import sqlite3
 import subprocess
 import sys
-import time
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import timedelta
@@ -20,14 +17,15 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
+from retrycli import cronline
 from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.errors import LockHeld
 from retrycli.settings import Settings
+from tests.cron.machine import FILES, PROGRAM, Machine, an_empty_queue, run, tool
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-FILES = Path(__file__).parents[2] / "cron"
 NAMES = (
     "crontab",
     "retrycli.cron.d",
@@ -39,35 +37,13 @@ NAMES = (
 )
 WITHOUT_COMMENTS = {"grafana-dashboard.json"}
 QUARTERS = "*/15 * * * *"
-PROGRAM = "/opt/retrycli/bin/retrycli"
-ARGUMENTS = "--config /etc/retrycli/retrycli.toml run-once"
+ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+
+MINUTE_HAND = "* * * * * ticketing echo minute >> /opt/journal\n"
 
 INTERVAL = timedelta(minutes=Settings().schedule.retry_interval_minutes)
 REQUEST = timedelta(seconds=Settings().gateway.request_timeout_seconds)
 LONGEST_PASS = timedelta(minutes=Settings().run.deadline_minutes) + REQUEST
-
-
-def tool(name: str, package: str) -> str:
-    """The path of a real tool; the test is skipped where it is not installed."""
-    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
-    if found is None:
-        pytest.skip(f"{name} is not installed: apt-get install {package}")
-    return found
-
-
-def an_empty_queue(database: Path) -> None:
-    """The application's table, with nothing in it that has failed."""
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute(
-            "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
-            "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT)"
-        )
-
-
-def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 # Cron
@@ -106,6 +82,18 @@ def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: 
     assert job.command == f"umask 077; exec {PROGRAM} {ARGUMENTS}"
 
 
+def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
+    system = crontab == "retrycli.cron.d"
+    longest = timedelta(minutes=14)
+    block = cronline.block(
+        cronline.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", longest), system=system
+    )
+    line = block.splitlines()[-2]
+    assert (FILES / crontab).read_text().splitlines()[-1] == line
+    readme = (FILES.parent / "README.md").read_text()
+    assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in readme
+
+
 def test_only_the_file_for_etc_cron_d_names_a_user_and_it_is_not_root() -> None:
     (_, [own]), (_, [system]) = jobs("crontab"), jobs("retrycli.cron.d")
     assert own.user is None
@@ -136,92 +124,6 @@ def test_debians_crontab_finds_no_fault_with_the_crontab(tmp_path: Path) -> None
     broken = tmp_path / "crontab"
     broken.write_text((FILES / "crontab").read_text().replace(QUARTERS, "*/15 * * *"))
     assert run(command, "-n", broken).returncode != 0, "the check can't fail, so it shows nothing"
-
-
-RECORDER = """\
-#!/bin/sh
-# Stands where retrycli would: writes down how it was called, says nothing when all is well, and goes on.
-{ echo "ARGUMENTS=$*"; echo "UMASK=$(umask)"; echo "FOLDER=$(pwd)"; env; } > "/opt/calls/call.$$"
-echo call >> /opt/journal
-test ! -e /opt/noisy || echo something is wrong >&2
-"""
-SENDMAIL = """\
-#!/bin/sh
-# Stands where the mailer would: cron hands it what a job printed.
-cat > "/opt/mails/mail.$$"
-"""
-MINUTE_HAND = "* * * * * ticketing echo minute >> /opt/journal\n"
-
-
-class Machine:
-    """Real cron, in a mount namespace where the folders that are compiled into it are private ones.
-
-    So it runs the files of ``cron/`` as they are, path and user included, at their own places, beside no other job
-    and whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
-    hour takes 1.5 s.
-    """
-
-    PRIVATE = ("etc", "opt", "run", "dev/shm", "usr/sbin", "var/spool/cron/crontabs")
-
-    def __init__(self, root: Path) -> None:
-        self.root = root
-        cron = tool("cron", "cron")
-        self._faketime = tool("faketime", "faketime")
-        self._unshare = [tool("unshare", "util-linux"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
-        if os.geteuid() != 0:
-            pytest.skip("cron starts jobs for other users, so it has to be run by root")
-        if (tried := run(*self._unshare, "mount", "--bind", "/opt", "/opt")).returncode:
-            pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {tried.stderr.strip()}")
-        for folder in self.PRIVATE[1:]:
-            (root / folder).mkdir(parents=True)
-        run("cp", "-a", "/etc", root / "etc").check_returncode()
-        shutil.rmtree(root / "etc/cron.d")
-        (root / "etc/cron.d").mkdir()
-        for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
-            (root / "etc" / mine).unlink(missing_ok=True)
-        with (root / "etc/passwd").open("a") as passwd:  # root by another name, to read a Python in /root
-            passwd.write("ticketing:*:0:0::/opt:/bin/sh\n")
-        shutil.copy(cron, root / "usr/sbin/cron")
-        self.program(root / "usr/sbin/sendmail", SENDMAIL)
-        for folder in ("calls", "mails", "retrycli/bin"):
-            (root / "opt" / folder).mkdir(parents=True)
-
-    def program(self, path: Path, text: str) -> None:
-        path.write_text(text)
-        path.chmod(0o755)
-
-    def install(self, crontab: str, program: str = RECORDER) -> None:
-        self.program(self.root / PROGRAM[1:], program)
-        own, mode = ("var/spool/cron/crontabs/ticketing", 0o600), ("etc/cron.d/retrycli", 0o644)
-        path, bits = own if crontab == "crontab" else mode
-        shutil.copyfile(FILES / crontab, self.root / path)
-        (self.root / path).chmod(bits)
-
-    def run_until(self, done: Callable[[], bool], *, speed: int = 600) -> None:
-        """Let cron run from just before noon until something holds, at most 60 s."""
-        binds = "".join(f"mount --bind {shlex.quote(str(self.root / folder))} /{folder}\n" for folder in self.PRIVATE)
-        script = f"set -e\n{binds}exec {self._faketime} -f '@2026-01-01 11:59:00 x{speed}' /usr/sbin/cron -f -L 0\n"
-        with subprocess.Popen([*self._unshare, "sh", "-c", script]) as process:
-            try:
-                for _ in range(600):  # poll
-                    if done():
-                        return
-                    assert process.poll() is None, f"cron ended with {process.returncode}"
-                    time.sleep(0.1)
-                pytest.fail("60 s, and cron has not done what was waited for")
-            finally:
-                process.kill()  # unshare lets SIGTERM pass by, and its children die with it
-
-    def journal(self) -> list[str]:
-        path = self.root / "opt/journal"
-        return path.read_text().split() if path.exists() else []
-
-    def calls(self) -> list[dict[str, str]]:
-        files = (self.root / "opt/calls").iterdir()
-        return [dict(line.split("=", 1) for line in file.read_text().splitlines()) for file in files]
-
-    def mails(self) -> list[str]:
-        return [file.read_text() for file in (self.root / "opt/mails").iterdir()]
 
 
 @pytest.fixture
@@ -260,7 +162,7 @@ def test_real_cron_mails_what_the_command_prints_to_the_person_named(machine: Ma
 
 RETRYCLI = f"""\
 #!/bin/sh
-{sys.executable} -m retrycli "$@" > /opt/said 2>&1
+{sys.executable} "$@" > /opt/said 2>&1
 echo $? > /opt/ended
 """
 

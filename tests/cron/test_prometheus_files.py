@@ -17,7 +17,7 @@ import yaml
 from retrycli import ticks
 from retrycli.message import State
 from retrycli.metrics import samples
-from tests.cron.test_cron_files import FILES, run, tool
+from tests.cron.machine import FILES, run, tool
 from tests.test_readme import COMMANDS
 from tests.unit.test_metrics import AT_WORK
 

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 import pytest
 
 from retrycli import notify
+from retrycli.errors import ConfigurationError
 from retrycli.notice_text import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
@@ -140,3 +141,32 @@ def test_what_is_missing_is_named_with_the_extra() -> None:
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == f"{notify.MISSING}\n"
     assert done.stderr == ""
+
+
+# Where a target is.
+
+
+@pytest.mark.parametrize(
+    ("url", "place"),
+    [
+        ("mailto://u:p@example.com", ("example.com", 25)),
+        ("mailtos://u:p@example.com:465?smtp=mail.example.com", ("mail.example.com", 465)),
+        ("mailto://u:p@gmail.com", ("smtp.gmail.com", 587)),
+        ("slack://T1JJ3T3L2/A1BRTD4JD/TIiajkdnlazkcOXrIdevi7FQ/#general", ("hooks.slack.com", 443)),
+        ("json://localhost:8080/x", ("localhost", 8080)),
+        ("jsons://chat.example.com/x", ("chat.example.com", 443)),
+        ("ntfy://topic", ("ntfy.sh", 443)),
+        ("ntfy://chat.example.com/topic", ("chat.example.com", 80)),
+        ("tgram://123456789:abcdefg_hijklmnop/12315544", ("api.telegram.org", 443)),
+    ],
+)
+def test_the_place_of_a_target_is_its_mail_server_its_service_or_its_host(url: str, place: tuple[str, int]) -> None:
+    """And never what is a token there where others have a host."""
+    assert notify.place(url) == place
+
+
+@pytest.mark.parametrize("url", ["nonsense://s3cret", "slack://s3cret"])
+def test_a_url_that_apprise_does_not_understand_has_no_place_and_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigurationError, match="does not understand this") as raised:
+        notify.place(url)
+    assert "s3cret" not in str(raised.value)

@@ -537,3 +537,10 @@ def test_two_processes_can_make_the_tables_at_the_same_moment(new_databases: lis
 def line_of(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     return process.stdout.readline().strip()
+
+
+@pytest.mark.parametrize("url", ["postgresql://ana:s3cret@db.example.com:port/desk", "s3cret"])
+def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"database\.url is no URL") as raised:
+        Database(url)
+    assert "s3cret" not in str(raised.value)

@@ -226,6 +226,29 @@ def test_no_more_is_forgotten_at_once_than_asked_for(
     assert [ledger.prune(NOON, 2), ledger.prune(NOON, 2), ledger.prune(NOON, 2)] == [4, 2, 0]
 
 
+def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """However much of it came first: attempts and passes that never ended, and those of a clock that was ahead."""
+    application.add_all([{}] * 5)
+    enrol(database, [1, 2, 3, 4, 5])
+    for message_id in (1, 2):
+        attempt(database, message_id, finished_at=None)
+    for message_id in (3, 4):
+        attempt(database, message_id, finished_at=NOON + 9000 * HOUR)
+    for pass_id in ("running", "running-too"):
+        start(ledger, pass_id, at=NOON - 9 * HOUR)
+    for number in range(3):
+        attempt(database, 5, finished_at=NOON - HOUR)
+        start(ledger, f"p{number}", at=NOON - 2 * HOUR)
+        finish(ledger, f"p{number}", at=NOON - HOUR)
+    assert ledger.count_ended(NOON) == (3, 3)
+    assert [ledger.prune(NOON, 2) for _ in range(3)] == [4, 2, 0]
+    assert ledger.count_ended(NOON) == (0, 0)
+    assert [len(attempt_rows(database, each)) for each in (1, 2, 3, 4, 5)] == [1, 1, 1, 1, 0]
+    assert pass_rows(database).keys() == {"running", "running-too"}
+
+
 def test_forgetting_touches_neither_queue_nor_messages(
     application: Application, database: Database, ledger: Ledger
 ) -> None:

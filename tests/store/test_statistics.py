@@ -231,6 +231,7 @@ def test_an_outage_lasts_until_a_pass_gets_through(database: Database, statistic
         (4, "paused", "paused", 0),
         (5, "skipped", "lock_held", 0),
         (6, "stopped", DOWN, 0),
+        (6.5, "stopped", "credentials_refused", 0),
         (7, "completed", None, 5),
         (8, "completed", None, 5),
         (9, "stopped", DOWN, 0),

@@ -210,13 +210,21 @@ def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, 
     assert totals.read() == before
 
 
-def test_what_is_not_counted_yet_is_not_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
+def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
+    database: Database, ledger: Ledger, totals: Totals
+) -> None:
+    """Whatever is not settled stands before it; and what leaves is counted once."""
     attempt(database, None, at=NOON - HOUR)
     attempt(database, "delivered", at=NOON - HOUR)
-    assert ledger.prune(NOON, 100) == 0
+    attempt(database, "refused", at=NOON + HOUR)
+    for gone in (1, 0):
+        assert ledger.prune(NOON, 100) == gone
+        assert totals.read().attempts == {"delivered": 1, "refused": 1}
+        totals.roll_up(NOON)
     finish(database, "unknown", at=NOON - MINUTE)
-    assert ledger.prune(NOON, 100) == 2
-    assert totals.read().attempts == {"delivered": 1, "unknown": 1}
+    assert ledger.prune(NOON, 100) == 1
+    totals.roll_up(NOON + 2 * HOUR)
+    assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
 
 def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:

@@ -442,3 +442,23 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON) == set()
         assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
         made.close()
+
+
+# For a shell to complete.
+
+
+def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
+    untouched: Application,
+) -> None:
+    """Without retrycli's own tables, and with none made by it."""
+    untouched.add_all([{"id": each, "last_error": f"HTTP {each}"} for each in (1, 12, 13, 120, 21)])
+    untouched.add(id=14, status="sent")
+    with_no_tables = Database(untouched.url)
+    views = Views(with_no_tables)
+    assert [each for each, _, _ in views.failed_beginning("1", limit=3)] == [120, 13, 12]
+    assert [each for each, _, _ in views.failed_beginning("", limit=9)] == [120, 21, 13, 12, 1]
+    assert views.failed_beginning("%", limit=9) == []
+    [(_, ticket, error)] = views.failed_beginning("21", limit=9)
+    assert (str(ticket), error) == (str(untouched.row(21)["ticket_id"]), "HTTP 21")
+    assert with_no_tables.revision() is None
+    with_no_tables.close()

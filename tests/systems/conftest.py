@@ -20,7 +20,7 @@ import pytest
 import yaml
 
 from tests.cli.conftest import application, at_work, cli, prepared, sandbox
-from tests.cron.test_cron_files import FILES
+from tests.cron.machine import FILES
 
 __all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox"]
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta, timezone
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from html.parser import HTMLParser
 from xml.etree import ElementTree as ET
 
@@ -144,6 +144,15 @@ def test_the_page_of_nothing_says_so() -> None:
     assert "None was made yet" in words_of_it
 
 
+def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
+    """No pass began within the page's time, and every one is missing."""
+    last = NOON - 30 * DAY
+    late = replace(EMPTY, state="late", first_pass=last, last_pass=last)
+    words_of_it = page_of(late).words
+    assert "No pass has begun since Sat 1 Feb 12:00: look for cron." in words_of_it
+    assert "0 passes; 671 did not come, and leave gaps." in words_of_it
+
+
 def test_what_comes_from_elsewhere_is_text() -> None:
     """In every place that shows any of it, and in the words that appear over it."""
     cause = replace(CAUSE, error=HOSTILE, types={HOSTILE: 1}, reason=HOSTILE, fingerprint=HOSTILE)
@@ -181,6 +190,36 @@ def test_times_are_of_the_zone_that_is_asked_for() -> None:
     page = Page(render(BUSY, zone=timezone(timedelta(hours=5, minutes=30))))
     assert "made Mon 3 Mar 17:30 (UTC+05:30)" in page.words
     assert "down from Sat 1 Mar 05:30 to 14:30" in page.words
+
+
+class Spring(tzinfo):
+    """Central Europe at the end of March 2025."""
+
+    CHANGE = datetime(2025, 3, 30, 1)  # noqa: DTZ001  as `fromutc` is given it
+
+    def fromutc(self, dt: datetime) -> datetime:
+        return dt + (2 * HOUR if dt.replace(tzinfo=None) >= self.CHANGE else HOUR)
+
+    def utcoffset(self, dt: datetime | None) -> timedelta:
+        return 2 * HOUR if dt is not None and dt.replace(tzinfo=None) >= self.CHANGE + 2 * HOUR else HOUR
+
+    def dst(self, dt: datetime | None) -> timedelta:
+        return self.utcoffset(dt) - HOUR
+
+    def tzname(self, dt: datetime | None) -> str:
+        return str(dt)
+
+
+def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
+    """All times are of the offset that the page names, the present one."""
+    monday = datetime(2025, 3, 31, 10, tzinfo=UTC)
+    passes = [PassMark(monday - number * TICK, "completed", None) for number in range(600, 0, -1)]
+    told = replace(figures(), since=monday - 7 * DAY, until=monday)
+    page = render(replace(BUSY, figures=told, passes=passes, first_pass=passes[0].started_at), zone=Spring())
+    assert "made Mon 31 Mar 12:00 (UTC+02:00)" in Page(page).words
+    [sunday] = re.findall(r"<title>Sunday 30 March</title>.*?</svg>", page)
+    assert "<desc>96 completed</desc>" in sunday
+    assert [left for left, *_ in boxes(sunday, "p-completed")] == [cell + 0.07 for cell in range(96)]
 
 
 @pytest.mark.parametrize("template", ["{{ no_such_thing }}", "{% if %}", "{{ title | no_such_filter }}"])
@@ -230,6 +269,17 @@ def test_the_headline_says_how_things_are(
     sentence, found = words.headline(state, told, QUIET | counts, NOON - HOUR, utc)
     assert expected in sentence
     assert found == tone
+
+
+@pytest.mark.parametrize(
+    ("reason", "expected"),
+    [
+        ("credentials_refused", "The ticketing API refuses our credentials."),
+        ("throttled", "The ticketing API has asked to be left alone for a while."),
+    ],
+)
+def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
+    assert words.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
 
 
 def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
@@ -405,6 +455,11 @@ def test_days_are_those_of_the_zone_and_each_has_a_row() -> None:
     )
     assert [f"{row.day:%d}" for row in found.rows] == ["03", "04"]
     assert [row.results for row in found.rows] == [{"completed": 1}, {"completed": 1}]
+
+
+def test_a_pass_by_a_clock_that_is_ahead_does_no_harm() -> None:
+    found = set_out(marks(-20, 0, 30 * 60), until=MIDNIGHT + 5 * MINUTE)
+    assert (found.results, found.missed) == ({"completed": 1}, 0)
 
 
 def test_without_passes_there_is_nothing_but_misses() -> None:

@@ -15,6 +15,7 @@ RESULTS = ("completed", "stopped", "skipped", "paused", "interrupted", "failed")
 
 def upgrade() -> None:
     """Make the tables, and count the passes there were. Attempts are counted when they are first asked for."""
+    op.create_index("retrycli_attempts_finished", "retrycli_attempts", ["finished_at"])
     op.create_table(
         "retrycli_acts",
         sa.Column("id", Id, primary_key=True),
@@ -25,6 +26,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text),
     )
     op.create_index("retrycli_acts_message", "retrycli_acts", ["message_id", "id"])
+    op.create_index("retrycli_acts_at", "retrycli_acts", ["at"])
     op.create_table(
         "retrycli_told",
         sa.Column("target", sa.String(16), primary_key=True),
@@ -52,3 +54,4 @@ def downgrade() -> None:
     op.drop_column("retrycli_attempts", "waited_s")
     for table in ("totals", "told", "acts"):
         op.drop_table(f"retrycli_{table}")
+    op.drop_index("retrycli_attempts_finished", "retrycli_attempts")

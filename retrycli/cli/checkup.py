@@ -1,0 +1,52 @@
+"""``doctor``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Globals, Json
+
+if TYPE_CHECKING:
+    from retrycli.finding import Finding
+
+FAILED = 3
+MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("doctor")(doctor)
+
+
+def doctor(
+    ctx: typer.Context,
+    as_cron: Annotated[bool, typer.Option("--as-cron", help="Look at it all as cron would find it.")] = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
+    from retrycli import console
+    from retrycli import doctor as checks
+    from retrycli.finding import failed
+
+    given: Globals = ctx.obj
+    file = config or given.config
+    findings = checks.examine_as_cron(file) if as_cron else checks.examine(file)
+    bad = failed(findings)
+    if as_json:
+        console.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
+    elif console.on_terminal():
+        console.show_table(("", "Check", "Found"), [row for each in findings for row in _rows(each)])
+        console.say("Next: " + ("mend what failed, then retrycli doctor" if bad else "retrycli status"))
+    else:
+        console.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
+    raise typer.Exit(FAILED if bad else 0)
+
+
+def _rows(finding: Finding) -> list[tuple[str, str, str]]:
+    """A finding, and its remedy beneath."""
+    first = (MARKS[finding.level], finding.name, finding.found)
+    return [first] if finding.remedy is None else [first, ("", "", f"→ {finding.remedy}")]

@@ -1,0 +1,179 @@
+"""``cron print``, ``cron install``, ``cron check``, ``cron remove``."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, agreed, load
+
+if TYPE_CHECKING:
+    from retrycli.scheduler import Change, Place
+
+UNHEALTHY = 3
+
+User = Annotated[bool, typer.Option("--user", help="Your own schedule. Only root has another: the system's.")]
+Systemd = Annotated[bool, typer.Option("--systemd", help="A timer of systemd's in place of a line of cron's.")]
+RunAs = Annotated[
+    str | None,
+    typer.Option(help="In the system's: who makes the passes.", show_default="the database's owner"),
+]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    cron = typer.Typer(help="Have cron, or a timer, call the passes.", no_args_is_help=True, rich_markup_mode=None)
+    cron.command("print")(cron_print)
+    cron.command("install")(cron_install)
+    cron.command("check")(cron_check)
+    cron.command("remove")(cron_remove)
+    app.add_typer(cron, name="cron")
+
+
+def cron_print(
+    ctx: typer.Context,
+    user: User = False,
+    systemd: Systemd = False,
+    run_as: RunAs = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Print what `install` would write, and write nothing."""
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
+
+    host = Host()
+    place = _place(user=user, systemd=systemd, run_as=run_as)
+    parts = scheduler.texts(place, scheduler.job(load(ctx, config), host, user=run_as), host)
+    if as_json:
+        files = [{"name": target.title, "text": text} for target, text in parts]
+        console.show_json({"place": place.value, "files": files})
+        return
+    for target, text in parts:
+        if len(parts) > 1:
+            console.show_text(f"# {target.title}")
+        console.show_text(text)
+    console.say("Next: retrycli cron install" + _flags(place))
+
+
+def cron_install(
+    ctx: typer.Context,
+    user: User = False,
+    systemd: Systemd = False,
+    run_as: RunAs = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Have the passes called: show what is to change, ask, and change it."""
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
+
+    host = Host()
+    place = _place(user=user, systemd=systemd, run_as=run_as)
+    changes = scheduler.install(place, scheduler.job(load(ctx, config), host, user=run_as), host)
+    done = _agree_and_apply({place: changes} if changes else {}, yes=yes, as_json=as_json)
+    if as_json:
+        console.show_json({"changed": done, "place": place.value, "diff": [each.diff for each in changes]})
+    elif not changes:
+        console.say("It is there already, as it should be.")
+    elif done and place is scheduler.Place.OWN_TIMER:
+        console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
+    if not as_json:
+        console.say("Next: retrycli cron check" if done or not changes else "Nothing was changed.")
+
+
+def cron_check(
+    ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
+) -> None:
+    """Show what calls the passes, and whether it is what `install` would write. Exits with 3 unless it is."""
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
+
+    host = Host()
+    only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
+    found = scheduler.check(load(ctx, config), host, only=only)
+    if as_json:
+        rows = [asdict(each.caller) | {"objection": each.objection} for each in found.callers]
+        console.show_json({"ok": found.objection is None, "objection": found.objection, "schedulers": rows})
+    else:
+        console.show_table(
+            ("By", "Where", "When", "As it should be"),
+            [
+                (each.caller.kind, each.caller.place, each.caller.when, each.objection or "yes")
+                for each in found.callers
+            ],
+            texts=1,
+        )
+        if found.objection is not None:
+            console.complain(f"retrycli: {found.objection}")
+        console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
+    raise typer.Exit(UNHEALTHY if found.objection else 0)
+
+
+def cron_remove(
+    ctx: typer.Context,
+    user: User = False,
+    systemd: Systemd = False,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Take away what `install` wrote, and nothing else: show it, ask, and do it."""
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
+
+    host = Host()
+    places = [scheduler.Place.of(host, user=user, systemd=systemd)] if user or systemd else scheduler.reachable(host)
+    found = scheduler.remove(places, scheduler.config_path(load(ctx, config)), host)
+    done = _agree_and_apply(found, yes=yes, as_json=as_json)
+    if as_json:
+        console.show_json({"changed": done, "diff": [each.diff for changes in found.values() for each in changes]})
+    elif not found:
+        console.say("`retrycli cron install` has written nothing for these settings that you may take away.")
+    if not as_json:
+        console.say("Next: retrycli cron check" if done or not found else "Nothing was changed.")
+
+
+def _place(*, user: bool, systemd: bool, run_as: str | None) -> Place:
+    """The place that the options mean.
+
+    Raises:
+        typer.BadParameter: it names no user, and one is named.
+    """
+    from retrycli.crontab import Host
+    from retrycli.scheduler import Place
+
+    place = Place.of(Host(), user=user, systemd=systemd)
+    if run_as is not None and not place.is_system:
+        raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
+    return place
+
+
+def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bool) -> bool:
+    """Show changes, ask, and make them; whether any were made."""
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
+
+    if not found:
+        return False
+    for changes in found.values():
+        for each in changes:
+            if not as_json:
+                console.show_text(each.diff)
+    if not agreed("Change it so?", yes=yes):
+        return False
+    for place, changes in found.items():
+        scheduler.apply(place, changes, Host())
+    return True
+
+
+def _flags(place: Place) -> str:
+    from retrycli.crontab import Host
+    from retrycli.scheduler import Place
+
+    user = " --user" if Host().uid == 0 and not place.is_system else ""
+    return user + (" --systemd" if place in {Place.OWN_TIMER, Place.SYSTEM_TIMER} else "")

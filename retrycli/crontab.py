@@ -1,0 +1,325 @@
+"""This machine's schedulers: the crontabs and timers that call a pass, and the files in which `cron install` puts one.
+
+Where they are, and how programs are run, is `Host`'s to say: tests give another one.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+from retrycli import atomic, cronline, units
+from retrycli.errors import ConfigurationError
+
+NOT_THERE = 127
+"""What a shell says of a program that it can't find."""
+SECONDS = 120
+"""After which a program of this machine has failed."""
+SYSTEM_FILE = "etc/cron.d/retrycli"
+SYSTEM_UNITS = "etc/systemd/system"
+UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
+SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
+
+Finished = subprocess.CompletedProcess[bytes]
+Runner = Callable[[Sequence[str], bytes], Finished]
+
+
+def run(command: Sequence[str], given: bytes = b"") -> Finished:
+    """Run a program of this machine; one that is not there, or does not end, has failed."""
+    try:
+        return subprocess.run(  # noqa: S603  our own words and paths, and no shell
+            command,
+            input=given,
+            capture_output=True,
+            check=False,
+            timeout=SECONDS,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, 124, b"", f"no end within {SECONDS} s".encode())
+
+
+def _login(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _is_user(name: str) -> bool:
+    try:
+        return pwd.getpwnam(name).pw_name == name
+    except KeyError:
+        return False
+
+
+def _home() -> str:
+    """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine, and who is at work on it."""
+
+    root: Path = Path("/")
+    home: Path = field(default_factory=lambda: Path(_home()))
+    uid: int = field(default_factory=os.getuid)
+    run: Runner = run
+    knows: Callable[[str], bool] = _is_user
+    """Whether there is a user of that name."""
+
+    @property
+    def login(self) -> str:
+        """The name of who is at work."""
+        return _login(self.uid)
+
+    @property
+    def unit_folder(self) -> Path:
+        """Where the user's own units are."""
+        return self.home / ".config/systemd/user"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Something on this machine that calls a pass."""
+
+    kind: Literal["cron", "timer"]
+    title: str
+    """The title of the `Target` that it stands in."""
+    line: int | None
+    when: str
+    command: str
+    config: str | None
+    """The settings' file that it names; None where it names none."""
+    user: str | None
+    """Whose it is, where that is written beside it."""
+    installed: bool
+    """Whether `cron install` wrote it."""
+
+    @property
+    def place(self) -> str:
+        """Where it is written, for people."""
+        return self.title if self.line is None else f"{self.title}, line {self.line}"
+
+
+class Target(Protocol):
+    """A text of the machine's in which a pass is called."""
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+
+    def read(self) -> str:
+        """What it holds; nothing where there is none."""
+
+    def write(self, text: str) -> None:
+        """Put another text in its place; it is taken away when nothing is left."""
+
+
+@dataclass(frozen=True, slots=True)
+class UserCrontab:
+    """A user's own crontab, which only the command ``crontab`` may touch."""
+
+    host: Host
+    user: str | None = None
+    """Whose; by default who is at work. Root may name another."""
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return f"the crontab of {self.user or self.host.login}"
+
+    def read(self) -> str:
+        """What it holds.
+
+        Raises:
+            ConfigurationError: there is no cron, or it does not serve this user.
+        """
+        done = self.host.run(["crontab", *self._whose, "-l"], b"")
+        if done.returncode == NOT_THERE or (done.returncode and b"no crontab for" in done.stderr):
+            return ""
+        return _decoded(self._checked(done).stdout)
+
+    def write(self, text: str) -> None:
+        """Put another in its place.
+
+        Raises:
+            ConfigurationError: cron would not have it.
+        """
+        if text:
+            self._checked(self.host.run(["crontab", *self._whose, "-"], _encoded(text)))
+        else:
+            self._checked(self.host.run(["crontab", *self._whose, "-r"], b""))
+
+    @property
+    def _whose(self) -> list[str]:
+        return ["-u", self.user] if self.user else []
+
+    def _checked(self, done: Finished) -> Finished:
+        if done.returncode:
+            said = " ".join(_decoded(done.stderr).split())
+            raise ConfigurationError(
+                f"`crontab` failed: {said}; is cron installed, and may {self.host.login} use it? "
+                "`retrycli cron install --systemd` does without"
+            )
+        return done
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of root's, or of the user's own: a crontab of /etc, or a unit."""
+
+    path: Path
+
+    @property
+    def title(self) -> str:
+        """What it is, for people."""
+        return str(self.path)
+
+    def read(self) -> str:
+        """What it holds; nothing where there is none.
+
+        Raises:
+            ConfigurationError: it can't be read.
+        """
+        try:
+            return _decoded(self.path.read_bytes())
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigurationError(f"can't read {self.path}: {error.strerror}") from error
+
+    def write(self, text: str) -> None:
+        """Put another in its place, whole or not at all: cron may read it at any moment.
+
+        Raises:
+            ConfigurationError: it can't be written.
+        """
+        try:
+            if text:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                atomic.replace(self.path, text, errors="surrogateescape")  # by way of a name that cron passes over
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"can't write {self.path}: {error.strerror}; as root, or with --user for a schedule of your own"
+            ) from error
+
+
+def callers(host: Host) -> list[Caller]:
+    """Everything on this machine that calls a pass, as far as who is at work may read it."""
+    return [*_in_crontabs(host), *_in_timers(host)]
+
+
+def has_cron(host: Host) -> bool:
+    """Whether a cron is installed here; a folder /etc/cron.d is no sign of one."""
+    return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
+
+
+def has_systemd(host: Host) -> bool:
+    """Whether systemd is at work here, and not merely installed."""
+    return (host.root / "run/systemd/system").is_dir()
+
+
+def under_cron(host: Host, command: Sequence[str]) -> Finished:
+    """Run a program as cron would: in the user's home, with hardly anything in its environment."""
+    variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
+    return host.run(["env", "-i", *variables, "sh", "-c", 'cd && exec "$@"', "sh", *command], b"")
+
+
+def systemctl(host: Host, *words: str, own: bool) -> None:
+    """Have systemd do something, or the user's own instance of it.
+
+    Raises:
+        ConfigurationError: it would not.
+    """
+    command = ["systemctl", *(["--user"] if own else []), *words]
+    done = host.run(command, b"")
+    if done.returncode:
+        said = " ".join(_decoded(done.stderr).split())
+        raise ConfigurationError(f"`{' '.join(command)}` failed: {said}")
+
+
+def _in_crontabs(host: Host) -> Iterator[Caller]:
+    users = {path.name for spool in SPOOLS for path in _files(host.root / spool, r"[^.]+")} - {host.login}
+    for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users) if host.uid == 0)):
+        with suppress(ConfigurationError):
+            yield from _calls(each.title, each.read(), user=each.user)
+    for path in [host.root / "etc/crontab", *_files(host.root / "etc/cron.d", r"[\w-]+")]:  # cron reads no other names
+        yield from _calls(str(path), _text(path), system=True)
+
+
+def _calls(title: str, text: str, *, user: str | None = None, system: bool = False) -> Iterator[Caller]:
+    for each in cronline.calls(text, system=system):
+        yield Caller(
+            "cron", title, each.number, each.schedule, each.command, each.config, each.user or user, each.installed
+        )
+
+
+def _in_timers(host: Host) -> Iterator[Caller]:
+    folders = [(host.root / each, False) for each in UNIT_FOLDERS] + [(host.unit_folder, True)]
+    seen = set()
+    for folder, own in folders:
+        for path in _files(folder, r".+\.timer"):
+            found = _timer(path)
+            if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
+                seen.add(path.resolve())
+                yield found
+
+
+def _timer(path: Path) -> Caller | None:
+    text = _text(path)
+    named = units.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
+    service = _text(path.with_name(named))
+    found = units.called(service)
+    if found is None:
+        return None
+    user = next(iter(units.values(service).get("User", [])), None)
+    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text))
+
+
+def _is_on(host: Host, timer: Path, *, own: bool) -> bool:
+    """Whether a timer is switched on: at each boot, or just now."""
+    enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
+    with suppress(OSError):
+        if any(each.name == timer.name for each in enabled.glob("*.wants/*.timer")):
+            return True
+    question = ["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name]
+    return has_systemd(host) and host.run(question, b"").returncode == 0
+
+
+def _files(folder: Path, name: str) -> list[Path]:
+    """A folder's plain files with such names; none where it can't be read."""
+    with suppress(OSError):
+        found = sorted(each for each in folder.iterdir() if re.fullmatch(name, each.name))
+        return [each for each in found if each.is_file()]
+    return []
+
+
+def _text(path: Path) -> str:
+    with suppress(OSError):
+        return _decoded(path.read_bytes())
+    return ""
+
+
+def _decoded(text: bytes) -> str:
+    """A text of whatever encoding, so that it can be written back as it was."""
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _encoded(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")

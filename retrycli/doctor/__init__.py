@@ -1,0 +1,116 @@
+"""Is everything all right? Each check looks at one thing and gives findings, with the remedy beside each.
+
+A new check is a function of a `Case`, put into `CHECKS`, or, if it needs the database, of a `Case` and a `Database`,
+put into `DATABASE_CHECKS`. Nothing is written, and no message is sent.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from datetime import datetime
+from pathlib import Path
+
+from retrycli import crontab
+from retrycli.app import utc_now
+from retrycli.config import load
+from retrycli.crontab import Host
+from retrycli.doctor import api, calling, database, machine, people
+from retrycli.doctor.case import Case
+from retrycli.errors import ConfigurationError, RetrycliError
+from retrycli.finding import Finding, Level, failure, of_error
+from retrycli.store.database import Database
+
+PATIENCE_SECONDS = 5
+"""For a database that somebody holds."""
+HINT = ". `retrycli config show` lists every setting"
+
+CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
+    machine.settings,
+    machine.files,
+    machine.file_system,
+    machine.lock,
+    machine.outputs,
+    api.api,
+    people.notifications,
+    people.ping,
+)
+"""What is looked at beside the database."""
+DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
+    database.table,
+    database.tables,
+    database.writing,
+    database.time,
+    calling.calling,
+)
+"""What is looked at in the database, once it is open."""
+
+
+def examine(
+    config: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+    *,
+    host: Host | None = None,
+    now: Callable[[], datetime] = utc_now,
+) -> list[Finding]:
+    """Look at everything.
+
+    Args:
+        config: the settings' file, as `retrycli.config.load` takes it.
+        environment: by default the process's own.
+        host: by default this machine.
+        now: the clock.
+
+    Returns:
+        What was found. Settings that are wrong are a finding too, and then nothing that needs them is looked at.
+    """
+    try:
+        loaded = load(config, environment)
+    except ConfigurationError as error:
+        remedy = "mend it; nothing that needs the settings was looked at"
+        return [failure("settings", str(error).removesuffix(HINT), remedy)]
+    case = Case(loaded, host or Host(), now)
+    return [*(each for check in CHECKS for each in _held(check, case)), *_in_database(case)]
+
+
+def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> list[Finding]:
+    """Look at everything as cron would find it: in the user's home, with hardly any environment.
+
+    Args:
+        config: the settings' file that the cron line names; None where it names none.
+        host: by default this machine.
+    """
+    named = [] if config is None else ["--config", str(config.absolute())]
+    done = crontab.under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
+    try:
+        return [Finding(**{**each, "level": Level(each["level"])}) for each in json.loads(done.stdout)["findings"]]
+    except (ValueError, KeyError, TypeError):
+        said = done.stderr.decode(errors="replace").strip().rpartition("\n")[2]
+        return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
+
+
+def _held(check: Callable[..., Iterable[Finding]], *given: object) -> list[Finding]:
+    """A check's findings; an error is one too, for the other checks are not to go without."""
+    try:
+        return list(check(*given))
+    except Exception as error:  # noqa: BLE001  whatever a check did not foresee
+        return [_problem(check.__name__.replace("_", " "), error)]
+
+
+def _problem(name: str, error: Exception) -> Finding:
+    if isinstance(error, RetrycliError):
+        return of_error(name, str(error))
+    return failure(name, f"it could not be looked at: {type(error).__name__}", "tell the makers of retrycli")
+
+
+def _in_database(case: Case) -> list[Finding]:
+    """Everything about the database, if it can be opened."""
+    try:
+        opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
+    except Exception as error:  # noqa: BLE001  as in `_held`
+        return [_problem("database", error), *_held(calling.scheduling, case, [])]
+    try:
+        return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]
+    finally:
+        opened.close()

@@ -1,0 +1,98 @@
+"""What calls the passes, and whether they come."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import pairwise
+from statistics import median
+
+from retrycli import scheduler
+from retrycli.crontab import Caller
+from retrycli.doctor.case import Case
+from retrycli.doctor.database import newest_passes
+from retrycli.errors import ConfigurationError
+from retrycli.finding import Finding, failure, warning, well
+from retrycli.store.database import Database
+from retrycli.store.ledger import PassRecord
+from retrycli.ticks import is_late
+
+UNEVEN = 1.5
+"""Intervals that are so many times too long, or too short, are no chance."""
+MANY = 120
+"""Minutes that are better said in hours."""
+
+
+def calling(case: Case, database: Database) -> Iterator[Finding]:
+    """What calls the passes, and whether they come as they should."""
+    passes = newest_passes(database)
+    yield from scheduling(case, passes)
+    yield _cadence(case, passes)
+
+
+def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
+    """Whether cron, a timer, both or neither call a pass, and for whom."""
+    config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
+    match scheduler.callers_for(config, case.host):
+        case []:
+            yield _none(case, passes)
+        case [one]:
+            yield _one(case, one)
+            if one.user not in {None, case.host.login}:
+                words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
+                yield warning("user", words, f"sudo -u {one.user} retrycli doctor")
+        case several:
+            kinds = {each.kind for each in several}
+            who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
+            places = ", ".join(each.place for each in several)
+            yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
+
+
+def _none(case: Case, passes: list[PassRecord]) -> Finding:
+    unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
+    if passes and not _is_late(case, passes[0]):
+        words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
+        return well("scheduler", words)
+    return failure("scheduler", f"nothing on this machine{unread} calls a pass", "`retrycli cron install`")
+
+
+def _one(case: Case, caller: Caller) -> Finding:
+    words = f"{caller.kind} calls at {caller.when}: {caller.place}"
+    try:
+        objection = next((each.objection for each in scheduler.check(case.loaded, case.host).callers), None)
+    except ConfigurationError:
+        objection = None  # where the settings come from is another finding
+    if objection is None:
+        return well("scheduler", words)
+    return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
+
+
+def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
+    """Whether passes come as often as they should."""
+    wanted = _in_words(case.interval)
+    if not passes:
+        return warning("passes", "there was none yet", "`retrycli run-once`")
+    ago = f"the last one began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
+    if _is_late(case, passes[0]):
+        return failure(
+            "passes",
+            f"{ago}, and there should be one every {wanted}",
+            "is cron alive? `systemctl status cron`, its log, and the mail of the user whose line it is",
+        )
+    gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
+    usual = timedelta(seconds=median(gaps)) if len(gaps) > 1 else case.interval
+    if case.interval / UNEVEN <= usual <= case.interval * UNEVEN:
+        return well("passes", f"{ago}; there should be one every {wanted}")
+    words = f"they come every {_in_words(usual)}, and schedule.retry_interval_minutes says {wanted}"
+    return warning("passes", words, "make the two the same: `retrycli cron check`")
+
+
+def _is_late(case: Case, last: PassRecord) -> bool:
+    return is_late(last.started_at, case.now(), case.interval)
+
+
+def _in_words(time: timedelta) -> str:
+    minutes = time / timedelta(minutes=1)
+    if minutes < 1:
+        return "less than a minute"
+    return f"{minutes:.3g} min" if minutes < MANY else f"{minutes / 60:,.3g} h"

@@ -1,0 +1,59 @@
+"""What the checks look at: the settings, the machine, the time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from pathlib import Path
+
+from retrycli.app import utc_now
+from retrycli.config import Loaded
+from retrycli.crontab import Host
+from retrycli.finding import Finding, warning, well
+from retrycli.settings import Settings
+
+CLOCK_TOLERANCE = timedelta(seconds=60)
+
+
+@dataclass(frozen=True)
+class Case:
+    """What is examined."""
+
+    loaded: Loaded
+    host: Host = field(default_factory=Host)
+    now: Callable[[], datetime] = utc_now
+
+    @property
+    def settings(self) -> Settings:
+        """The settings."""
+        return self.loaded.settings
+
+    @property
+    def interval(self) -> timedelta:
+        """How often a pass should be made."""
+        return timedelta(minutes=self.settings.schedule.retry_interval_minutes)
+
+    @property
+    def database_file(self) -> Path | None:
+        """The SQLite file; None where it is a server."""
+        scheme, _, rest = self.settings.database.url.partition(":///")
+        return Path(rest.partition("?")[0].removeprefix("file:")).absolute() if scheme.startswith("sqlite") else None
+
+    @cached_property
+    def mounts(self) -> str:
+        """What is mounted where, as far as the system tells."""
+        try:
+            return (self.host.root / "proc/self/mounts").read_text(encoding="utf-8", errors="surrogateescape")
+        except OSError:
+            return ""
+
+
+def compared_clocks(whose: str, ahead: timedelta) -> Finding:
+    """What another clock says of ours."""
+    if abs(ahead) <= CLOCK_TOLERANCE:
+        return well("clock", f"as that of {whose}, within {CLOCK_TOLERANCE.total_seconds():.0f} s")
+    seconds = ahead.total_seconds()
+    words = f"the clock of {whose} is {abs(seconds):,.0f} s {'ahead of' if seconds > 0 else 'behind'} ours"
+    return warning("clock", words, "see to the time of both machines: `timedatectl`")

@@ -1,0 +1,77 @@
+"""The database: the application's table, retrycli's own, whether it takes changes, its clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from retrycli import schema
+from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.finding import Finding, failure, warning, well
+from retrycli.message import OPTIONAL_COLUMNS
+from retrycli.store.condition import check_writable, clock, journal_mode
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger, PassRecord
+
+LOOK_BACK = 10
+"""So many passes show at what intervals they come."""
+
+
+def table(case: Case, database: Database) -> Iterator[Finding]:
+    """The application's table, and whether the preset fits it."""
+    from retrycli.gateway.preset import load_preset
+
+    columns = database.messages.c.keys()
+    yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
+    preset = load_preset(case.settings.gateway.preset)
+    preset.check_columns({*columns, *OPTIONAL_COLUMNS})
+    yield well("preset", f"{case.settings.gateway.preset} fits it")
+
+
+def tables(case: Case, database: Database) -> Iterator[Finding]:
+    """The version of retrycli's own tables."""
+    found = database.revision()
+    if found == schema.HEAD:
+        yield well("tables", f"retrycli's own are of version {found}, as this program")
+    elif found is None:
+        yield warning("tables", "retrycli's own are not there yet", "`retrycli db upgrade`, or the first pass")
+    elif found > schema.HEAD:
+        words = f"retrycli's own are of version {found}, and this program only of {schema.HEAD}"
+        yield failure("tables", words, "install a newer retrycli")
+    else:
+        words = f"retrycli's own are of version {found}, and this program of {schema.HEAD}"
+        level = warning if case.settings.database.auto_upgrade else failure
+        yield level("tables", words, "`retrycli db upgrade`")
+
+
+def writing(case: Case, database: Database) -> Iterator[Finding]:
+    """Whether the database takes changes, and by which journal."""
+    check_writable(database)
+    if not database.is_sqlite:
+        yield well("writing", "the database takes changes")
+    elif (mode := journal_mode(database)) == "wal":
+        yield well("writing", "the database takes changes; its journal is a WAL")
+    else:
+        yield warning(
+            "writing",
+            f"the database takes changes; with its journal mode {mode} the application and a pass hold each other up",
+            f"if the application agrees: sqlite3 {case.database_file} 'PRAGMA journal_mode = WAL'",
+        )
+
+
+def time(case: Case, database: Database) -> Iterator[Finding]:
+    """The clock, against the server's and against what is written down."""
+    theirs = clock(database)
+    if theirs is not None:
+        yield compared_clocks("the database", theirs - case.now())
+    last = next(iter(newest_passes(database)), None)
+    if last is not None and last.started_at - case.now() > CLOCK_TOLERANCE:
+        yield failure(
+            "clock",
+            f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is still to come",
+            "see to this machine's clock: `timedatectl`",
+        )
+
+
+def newest_passes(database: Database) -> list[PassRecord]:
+    """The newest passes, newest first, as far as this program can read them."""
+    return Ledger(database).last_passes(LOOK_BACK) if database.revision() == schema.HEAD else []

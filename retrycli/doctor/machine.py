@@ -1,0 +1,136 @@
+"""The settings, the files they name, and the lock."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator
+from datetime import timedelta
+from importlib.util import find_spec
+from pathlib import Path
+
+from retrycli import filesystem, scheduler
+from retrycli.app import lock_path
+from retrycli.config import SECRETS, Loaded
+from retrycli.doctor.case import Case
+from retrycli.finding import Finding, failure, warning, well
+from retrycli.lock import PassLock
+
+
+def settings(case: Case) -> Iterator[Finding]:
+    """Where the settings come from, and whether a pass that cron begins would find them."""
+    sources = {each.partition(" ")[0] for each in case.loaded.sources.values()}
+    where = None if case.loaded.file is None else scheduler.config_path(case.loaded)
+    if where is None:
+        yield warning(
+            "settings",
+            "they come from no file, but from the environment and defaults, and cron passes on no environment",
+            "`retrycli init` writes a file",
+        )
+    elif "environment" in sources:
+        names = ", ".join(k for k, source in case.loaded.sources.items() if source.startswith("environment"))
+        yield warning(
+            "settings",
+            f"from {where}, but the environment sets {names}, which cron does not pass on",
+            f"set it in {where}",
+        )
+    else:
+        yield well("settings", f"from {where}")
+
+
+def files(case: Case) -> Iterator[Finding]:
+    """Who else may read our secrets, or change what we rely on."""
+    problems = list(_open_files(case))
+    yield from problems
+    if not problems:
+        yield well("files", "no other user may read a secret of ours, or change what we rely on")
+
+
+def _open_files(case: Case) -> Iterator[Finding]:
+    secrets = {Path(source.removeprefix("file ")).absolute() for source in _secret_sources(case.loaded)}
+    config = {case.loaded.file.absolute()} if case.loaded.file is not None else set()
+    own = {each for each in (case.database_file, lock_path(case.settings)) if each is not None}
+    for path in sorted(secrets):
+        if filesystem.others_may_read(path):
+            yield failure("files", f"{path} holds a secret, and every user may read it", f"chmod o-rwx {path}")
+    for path in sorted(secrets | config | own):
+        if filesystem.others_may_write(path):
+            yield failure(
+                "files", f"every user may change {path}, or put another in its place", f"chmod o-w {path} {path.parent}"
+            )
+
+
+def _secret_sources(loaded: Loaded) -> Iterator[str]:
+    """Which files secrets come from."""
+    for key in {*SECRETS} - {"gateway.username"}:
+        source = loaded.sources.get(key, "")
+        secret = key != "database.url" or re.search(r"://[^/@]*:[^@]+@|[?&]password=", loaded.settings.database.url)
+        if secret and source.startswith("file "):
+            yield source
+
+
+def file_system(case: Case) -> Iterator[Finding]:
+    """SQLite's locks, and ours, are not to be trusted over a network."""
+    for thing, path in (("the database", case.database_file), ("the lock", lock_path(case.settings))):
+        kind = None if path is None else filesystem.kind_of(path, case.mounts)
+        if kind in filesystem.NETWORK:
+            yield failure(
+                "file system",
+                f"{thing} {path} is on a network file system ({kind}), whose locks can't be relied on",
+                "move it to a local disk, or use PostgreSQL" if path == case.database_file else "set run.lock_file",
+            )
+        elif path == case.database_file and kind is not None:
+            yield well("file system", f"{thing} is on {kind}")
+
+
+def lock(case: Case) -> Iterator[Finding]:
+    """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
+    path = lock_path(case.settings)
+    needed = path if path.exists() else path.parent
+    if not os.access(needed, os.R_OK | os.W_OK):
+        yield failure(
+            "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
+        )
+        return
+    if (strangers := _strangers_lock(case, path)) is not None:
+        yield strangers
+    holder = PassLock(path).holder() if path.exists() else None
+    if holder is None:
+        yield well("lock", f"{path} is free")
+        return
+    words = f"{path} is held by {holder.in_words(case.now())}"
+    run, request = case.settings.run.deadline_minutes, case.settings.gateway.request_timeout_seconds
+    longest = timedelta(minutes=run, seconds=request) + scheduler.MARGIN
+    if holder.since is not None and case.now() - holder.since > longest:
+        yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
+    else:
+        yield well("lock", words)
+
+
+def outputs(case: Case) -> Iterator[Finding]:
+    """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
+    metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "retrycli[metrics]")
+    report = ("report.path", case.settings.report.path, "jinja2", "retrycli[report]")
+    for key, path, package, extra in (metrics, report):
+        if path is None:
+            continue
+        folder = path.absolute().parent
+        if not folder.is_dir():
+            yield failure("outputs", f"{key} is in {folder}, which is no folder", f"mkdir {folder}, or mend {key}")
+        elif not os.access(folder, os.W_OK | os.X_OK):
+            yield failure(
+                "outputs", f"{key} is in {folder}, which can't be written", f"see to its owner, or mend {key}"
+            )
+        elif find_spec(package) is None:
+            yield failure("outputs", f"{key} needs {package}, which is not installed", f"pip install '{extra}'")
+        else:
+            yield well("outputs", f"{key} can be written: {path}")
+
+
+def _strangers_lock(case: Case, path: Path) -> Finding | None:
+    """A lock that was made by another than who makes the passes: root, trying things out, shuts cron's passes out."""
+    owner, database = filesystem.owner(path), case.database_file and filesystem.owner(case.database_file)
+    if owner is None or database is None or owner == database:
+        return None
+    words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"
+    return warning("lock", words, f"chown {database} {path}; run retrycli by hand as {database} too")

@@ -1,0 +1,44 @@
+"""Whom passes tell: the targets of notifications, and the dead-man switch. Nothing is sent to any of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from retrycli import notify, reach
+from retrycli.doctor.case import Case
+from retrycli.errors import ConfigurationError
+from retrycli.finding import Finding, failure, of_error, well
+
+
+def notifications(case: Case) -> Iterator[Finding]:
+    """Whether each target can be reached; only its number and its scheme are shown, for the rest may be a secret."""
+    for number, secret in enumerate(case.settings.notify.urls, 1):
+        url = secret.get_secret_value()
+        name = f"target {number} ({notify.scheme(url)})"
+        try:
+            place = notify.place(url)
+        except ConfigurationError as error:
+            yield of_error("notifications", f"{name}: {error}")
+            continue
+        if place is None:
+            yield well("notifications", f"{name}: whether it can be reached shows by `retrycli notify test` alone")
+        elif problem := reach.connect(*place):
+            remedy = "see to the network, or mend notify.urls; then `retrycli notify test`"
+            yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
+        else:
+            yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
+
+
+def ping(case: Case) -> Iterator[Finding]:
+    """Whether the dead-man switch can be reached."""
+    secret = case.settings.notify.ping_url
+    if secret is None:
+        return
+    parts = urlsplit(secret.get_secret_value())
+    problem = reach.connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    if problem is None:
+        yield well("ping", "the dead-man switch can be reached")
+    else:
+        words = f"the dead-man switch can't be reached: {problem}"
+        yield failure("ping", words, "see to the network, or mend notify.ping_url")

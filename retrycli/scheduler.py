@@ -1,0 +1,299 @@
+"""What calls the passes: proposing a cron line or a timer, putting it in place, finding it again, taking it away."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from difflib import unified_diff
+from enum import Enum
+from pathlib import Path
+
+from retrycli import cronline, crontab, filesystem, units
+from retrycli.config import Loaded
+from retrycli.cronline import Job
+from retrycli.crontab import Caller, File, Host, Target, UserCrontab
+from retrycli.errors import ConfigurationError
+
+MARGIN = timedelta(seconds=90)
+"""Past its deadline and its last request a pass has so long to write things down."""
+
+
+class Place(Enum):
+    """Where a schedule can be put."""
+
+    OWN_CRONTAB = "own crontab"
+    SYSTEM_CRONTAB = "system crontab"
+    OWN_TIMER = "own timer"
+    SYSTEM_TIMER = "system timer"
+
+    @classmethod
+    def of(cls, host: Host, *, user: bool, systemd: bool) -> Place:
+        """The place that two options mean; only root has a choice between the system's and its own."""
+        own = user or host.uid != 0
+        if systemd:
+            return cls.OWN_TIMER if own else cls.SYSTEM_TIMER
+        return cls.OWN_CRONTAB if own else cls.SYSTEM_CRONTAB
+
+    @property
+    def is_system(self) -> bool:
+        """Whether it is root's, and names a user."""
+        return self in {Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER}
+
+    @property
+    def is_timer(self) -> bool:
+        """Whether it is systemd's."""
+        return self in {Place.OWN_TIMER, Place.SYSTEM_TIMER}
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What one text is to become; nothing, if it is to go."""
+
+    target: Target
+    before: str
+    after: str
+
+    @property
+    def diff(self) -> str:
+        """The change, for a person to read."""
+        if self.before == self.after:
+            return f"{self.target.title} is to be switched on"
+        titles = (self.target.title, self.target.title)
+        before, after = (text.removesuffix("\n").split("\n") for text in (self.before, self.after))
+        return "\n".join(unified_diff(before if self.before else [], after if self.after else [], *titles, lineterm=""))
+
+
+@dataclass(frozen=True, slots=True)
+class Checked:
+    """Something that calls a pass, and how it is not what `install` would write."""
+
+    caller: Caller
+    objection: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """What calls the passes, and what is wrong with that as a whole."""
+
+    callers: list[Checked]
+    objection: str | None
+
+
+def this_python() -> str:
+    """The Python that retrycli is installed in, by the same name whichever of its names it was started by."""
+    usual = Path(sys.executable).with_name("python3")
+    return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
+
+
+def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
+    """A pass as a scheduler is to begin it.
+
+    Args:
+        loaded: the settings, and where they came from.
+        host: the machine.
+        user: who is to make the passes; by default who owns the database, or else the settings' file.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    settings = loaded.settings
+    config = config_path(loaded)
+    elsewhere = [f"{key} ({source})" for key, source in loaded.sources.items() if not source.startswith("file ")]
+    if elsewhere:
+        raise ConfigurationError(
+            f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
+            f"set it in {config}, secrets by their …_file keys"
+        )
+    request = timedelta(seconds=settings.gateway.request_timeout_seconds)
+    return Job(
+        interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
+        interpreter=this_python(),
+        config=config,
+        user=user or _owner(settings.database.url, config) or host.login,
+        longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+    )
+
+
+def config_path(loaded: Loaded) -> str:
+    """The settings' file, in full.
+
+    Raises:
+        ConfigurationError: there is none.
+    """
+    if loaded.file is None:
+        raise ConfigurationError(
+            "there is no configuration file, and a scheduler passes on no environment; `retrycli init` makes one"
+        )
+    return os.path.normpath(loaded.file.absolute())
+
+
+def reachable(host: Host) -> list[Place]:
+    """The places that who is at work may change."""
+    return [place for place in Place if host.uid == 0 or not place.is_system]
+
+
+def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
+    """What is put where: the part of a crontab that is retrycli's own, or whole units.
+
+    Raises:
+        ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
+    """
+    system = place.is_system
+    if system and not host.knows(wanted.user):
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if place.is_timer:
+        parts = [units.service(wanted, system=system), units.timer(wanted)]
+    else:
+        parts = [cronline.block(wanted, system=system)]
+    return list(zip(_targets(place, host), parts, strict=True))
+
+
+def install(place: Place, wanted: Job, host: Host) -> list[Change]:
+    """What there is to change so that a pass is called; nothing, where it is called as wanted already.
+
+    Raises:
+        ConfigurationError: something else calls it, or the place is not there.
+    """
+    parts = texts(place, wanted, host)
+    titles = {target.title for target, _ in parts}
+    callers = callers_for(wanted.config, host)
+    _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
+    if place.is_timer and not crontab.has_systemd(host):
+        raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
+    if not place.is_timer and not crontab.has_cron(host):
+        raise ConfigurationError(
+            "cron is not installed on this machine; `retrycli cron install --systemd` does without"
+        )
+    changes = [_put(place, target, text, wanted.config) for target, text in parts]
+    off = place.is_timer and not callers
+    return [each for each in changes if off or each.before != each.after]
+
+
+def remove(places: Sequence[Place], config: str, host: Host) -> dict[Place, list[Change]]:
+    """What there is to change so that nothing of what `install` wrote for these settings is left, by its place.
+
+    Raises:
+        ConfigurationError: somebody has taken away half of it.
+    """
+    found = {place: _removal(place, config, host) for place in places}
+    return {place: changes for place, changes in found.items() if changes}
+
+
+def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
+    """Make changes that somebody has agreed to.
+
+    Raises:
+        ConfigurationError: a text has changed since it was read, or can't be written.
+    """
+    for change in changes:
+        if change.target.read() != change.before:
+            raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
+    own, goes = place is Place.OWN_TIMER, all(not change.after for change in changes)
+    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(units.TIMER) for each in changes):
+        crontab.systemctl(host, "disable", "--now", units.TIMER, own=own)
+    for change in changes:
+        change.target.write(change.after)
+    if place.is_timer and crontab.has_systemd(host):
+        crontab.systemctl(host, "daemon-reload", own=own)
+        if not goes:
+            crontab.systemctl(host, "enable", "--now", units.TIMER, own=own)
+
+
+def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
+    """What calls a pass with these settings, and whether it is one thing, and what `install` would write.
+
+    Args:
+        loaded: the settings, and where they came from.
+        host: the machine.
+        only: look nowhere else.
+
+    Raises:
+        ConfigurationError: a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host)
+    titles = None if only is None else {each.title for each in _targets(only, host)}
+    found = [each for each in callers_for(wanted.config, host) if titles is None or each.title in titles]
+    checked = [Checked(each, _objection(each, wanted)) for each in found]
+    return Verdict(checked, _verdict(checked))
+
+
+def _verdict(found: list[Checked]) -> str | None:
+    match found:
+        case []:
+            return "nothing calls the passes; `retrycli cron install` has them called"
+        case [one] if one.objection:
+            first = "" if one.caller.installed else "edit it, or take it away by hand, and "
+            return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` mends it"
+        case [_]:
+            return None
+        case _:
+            places = ", ".join(each.caller.place for each in found)
+            return f"two schedulers get in each other's way; keep one of: {places}"
+
+
+def callers_for(config: str | None, host: Host) -> list[Caller]:
+    """What calls a pass with these settings; a call that names no settings may mean these."""
+    return [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+
+
+def _refuse_a_second(others: list[Caller]) -> None:
+    if others:
+        places = "; ".join(f"{each.place} ({each.when})" for each in others)
+        remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        raise ConfigurationError(
+            f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
+            f"(`retrycli cron check`), or first {remedy}"
+        )
+
+
+def _put(place: Place, target: Target, text: str, config: str) -> Change:
+    before = target.read()
+    if not place.is_timer:
+        after = cronline.with_block(before, config, text)
+    elif before and not units.is_marked(before, config):
+        raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
+    else:
+        after = text
+    return Change(target, before, after)
+
+
+def _removal(place: Place, config: str, host: Host) -> list[Change]:
+    found = [(each, each.read()) for each in _targets(place, host)]
+    if place.is_timer:
+        return [Change(target, text, "") for target, text in found if units.is_marked(text, config)]
+    changed = [(target, text, cronline.without_block(text, config)) for target, text in found]
+    return [Change(*each) for each in changed if each[1] != each[2]]
+
+
+def _targets(place: Place, host: Host) -> list[Target]:
+    match place:
+        case Place.OWN_CRONTAB:
+            return [UserCrontab(host)]
+        case Place.SYSTEM_CRONTAB:
+            return [File(host.root / crontab.SYSTEM_FILE)]
+        case Place.OWN_TIMER:
+            folder = host.unit_folder
+        case Place.SYSTEM_TIMER:
+            folder = host.root / crontab.SYSTEM_UNITS
+    return [File(folder / units.SERVICE), File(folder / units.TIMER)]
+
+
+def _objection(caller: Caller, wanted: Job) -> str | None:
+    """What `install` would have written otherwise."""
+    if caller.kind == "cron":
+        when, command = cronline.schedule(wanted.interval), cronline.command(wanted)
+    else:
+        when, command = units.when(wanted.interval), units.command(wanted)
+    if caller.when != when:
+        return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
+    return None if caller.command == command else f"the command would be: {command}"
+
+
+def _owner(database_url: str, config: str) -> str | None:
+    """Who owns the SQLite file, or else the settings' file."""
+    scheme, _, rest = database_url.partition(":///")
+    database = filesystem.owner(Path(rest.partition("?")[0])) if scheme.startswith("sqlite") else None
+    return database or filesystem.owner(Path(config))

@@ -1,0 +1,138 @@
+"""What systemd is told, by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from datetime import timedelta
+
+from retrycli.cronline import Job, named_config, names_pass, schedule
+from retrycli.errors import ConfigurationError
+
+SERVICE, TIMER = "retrycli.service", "retrycli.timer"
+STOP_SECONDS = 45
+"""For what is in flight when a pass is asked to end."""
+
+
+MARK = "# Written by `retrycli cron install --systemd`, for "
+
+
+def mark(config: str) -> str:
+    """The first line of what `cron install` writes for these settings."""
+    return MARK + config
+
+
+def is_marked(text: str, config: str = "") -> bool:
+    """Whether `cron install` wrote a unit, for these settings or, where none are named, for any."""
+    first = text.partition("\n")[0]
+    return first == mark(config) if config else first.startswith(MARK)
+
+
+def service(job: Job, *, system: bool) -> str:
+    """The service: one pass.
+
+    Args:
+        job: what is to be called.
+        system: whether it is one of the system's, which names its user.
+    """
+    user = f"User={job.user}\n" if system else ""
+    return f"""\
+{mark(job.config)}
+# `retrycli cron remove --systemd` takes it away; `systemctl edit {SERVICE}` adds to it.
+[Unit]
+Description=Deliver failed ticket messages (one pass of retrycli)
+Wants=network-online.target
+After=network-online.target
+
+[Service]
+Type=oneshot
+{user}ExecStart={command(job)}
+# 75: another pass holds the lock. 143: stopped as asked.
+SuccessExitStatus=75 143
+TimeoutStartSec={job.longest.total_seconds():.0f}
+TimeoutStopSec={STOP_SECONDS}
+UMask=0077
+NoNewPrivileges=true
+"""
+
+
+def timer(job: Job) -> str:
+    """The timer: at cron's times where cron has such times, and else counted from the last pass."""
+    when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
+    return f"""\
+{mark(job.config)}
+[Unit]
+Description=A pass of retrycli every {job.interval / timedelta(minutes=1):g} minutes
+
+[Timer]
+{when}
+AccuracySec=1s
+
+[Install]
+WantedBy=timers.target
+"""
+
+
+def command(job: Job) -> str:
+    """A job's command as ``ExecStart=`` holds it.
+
+    Raises:
+        ConfigurationError: a path that no unit can hold.
+    """
+    for path in (job.interpreter, job.config):
+        if not path.isprintable():
+            raise ConfigurationError(f"{path!r} can't stand in a unit; move it to a path without line breaks")
+    return " ".join(map(_quoted, job.arguments))
+
+
+def when(interval: timedelta) -> str:
+    """How a timer is told to call so often, in a few words."""
+    return " ".join(value for key, value in _when(interval).items() if key.startswith("On") and value != "0")
+
+
+def called(text: str) -> tuple[str, str | None] | None:
+    """The command by which a service makes a pass, and the settings' file it names; None where it makes none."""
+    for value in values(text).get("ExecStart", []):
+        try:
+            words = [each.replace("%%", "%").replace("$$", "$") for each in shlex.split(value)]
+        except ValueError:
+            words = value.split()
+        if names_pass(words):
+            return value, named_config(words)
+    return None
+
+
+def times(text: str) -> str:
+    """When a timer calls, in a few words."""
+    found = values(text)
+    keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
+    return ", ".join(each for key in keys for each in found.get(key, []))
+
+
+def values(text: str) -> Mapping[str, list[str]]:
+    """A unit's settings."""
+    found: dict[str, list[str]] = {}
+    for line in text.splitlines():
+        if assignment := re.match(r"(\w+)\s*=\s*(.*\S)", line):
+            found.setdefault(assignment[1], []).append(assignment[2])
+    return found
+
+
+def _when(interval: timedelta) -> dict[str, str]:
+    try:
+        minute, hour, *_ = schedule(interval).split()
+    except ConfigurationError:
+        return {"OnActiveSec": "0", "OnUnitActiveSec": f"{interval.total_seconds():g}s"}
+    at = {"*": "*:*", "0": f"{_step(hour)}:00"}.get(minute, f"*:{_step(minute)}")
+    return {"OnCalendar": at, "Persistent": "true"}
+
+
+def _step(field: str) -> str:
+    """Cron's ``*/15`` as systemd writes it."""
+    return field.replace("*/", "0/")
+
+
+def _quoted(word: str) -> str:
+    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    return f'"{text}"' if re.search(r"[^\w@%+=:,./-]", text, re.ASCII) else text

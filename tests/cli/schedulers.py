@@ -1,0 +1,27 @@
+"""A ``crontab`` for a test's own: it keeps one user's crontab in a file, so that nobody's real one is touched."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+SCRIPT = """\
+#!/bin/sh
+case $1 in
+  -l) test -e {file} || {{ echo "no crontab for $(id -un)" >&2; exit 1; }}; cat {file} ;;
+  -r) rm {file} ;;
+  -) cat > {file} ;;
+  -u) exit 1 ;;
+esac
+"""
+
+
+class Crontab:
+    """The stand-in: ``variables`` puts it in front of the real one."""
+
+    def __init__(self, folder: Path) -> None:
+        (folder / "bin").mkdir()
+        self.file = folder / "crontab"
+        self.variables = {"PATH": f"{folder}/bin:/usr/bin:/bin"}
+        program = folder / "bin/crontab"
+        program.write_text(SCRIPT.format(file=self.file))
+        program.chmod(0o755)

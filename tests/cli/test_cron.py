@@ -1,0 +1,153 @@
+"""``cron print``, ``cron install``, ``cron check`` and ``cron remove``, on a crontab of the test's own."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.scheduler import this_python
+from tests.cli.command import COLUMNS, Cli
+from tests.cli.schedulers import Crontab
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.cli.application import Application
+
+OTHERS = b"MAILTO=ana\n# caf\xe9\n0 5 * * * backup 100\\%\n"
+
+
+@pytest.fixture
+def crontab(tmp_path: Path) -> Crontab:
+    made = Crontab(tmp_path)
+    made.file.write_bytes(OTHERS)
+    return made
+
+
+@pytest.fixture
+def desk(cli: Cli, application: Application, crontab: Crontab) -> Cli:
+    """The command with settings in a file."""
+    (cli.cwd / "retrycli.toml").write_text(
+        f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
+    )
+    return cli.having(crontab.variables)
+
+
+def line(desk: Cli) -> str:
+    return f"umask 077; exec {this_python()} -P -m retrycli --config {desk.cwd}/retrycli.toml run-once"
+
+
+def test_print_shows_what_install_would_write_and_writes_nothing(desk: Cli, crontab: Crontab) -> None:
+    done = desk("cron", "print", "--user")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert f"*/15 * * * * {line(desk)}\n" in done.stdout
+    assert crontab.file.read_bytes() == OTHERS
+    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert crontab.file.read_bytes() == OTHERS + done.stdout.encode()
+
+
+def test_what_is_printed_may_go_straight_into_a_crontab(desk: Cli, crontab: Crontab) -> None:
+    """And is then known as ours."""
+    crontab.file.write_text(desk("cron", "print", "--user").stdout)
+    assert desk("cron", "check", "--user").returncode == 0
+    assert desk("cron", "remove", "--user", "--yes").returncode == 0
+    assert not crontab.file.exists()
+
+
+def test_a_timer_is_printed_as_its_two_units(desk: Cli) -> None:
+    files = desk.json("cron", "print", "--user", "--systemd")["files"]
+    service, timer = (each["text"] for each in files)
+    assert [each["name"].rpartition("/")[2] for each in files] == ["retrycli.service", "retrycli.timer"]
+    assert f"ExecStart={line(desk).partition('exec ')[2]}\n" in service
+    assert "OnCalendar=*:0/15\n" in timer
+
+
+def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Crontab) -> None:
+    screen = desk.on_terminal("cron", "install", "--user", answers=["n"])
+    assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")
+    assert screen.words.endswith("Nothing was changed.")
+    assert crontab.file.read_bytes() == OTHERS
+    screen = desk.on_terminal("cron", "install", "--user", answers=["y"])
+    assert (screen.returncode, screen.words[-25:]) == (0, "Next: retrycli cron check")
+    assert crontab.file.read_bytes() != OTHERS
+
+
+@pytest.mark.parametrize("output", [(), ("--json",)])
+def test_where_nobody_can_be_asked_nothing_is_done(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
+    done = desk("cron", "install", "--user", *output)
+    assert done.returncode == 2
+    assert "--yes: nobody is there to be asked" in done.stderr
+    assert crontab.file.read_bytes() == OTHERS
+    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    installed = crontab.file.read_bytes()
+    assert desk("cron", "remove", "--user", *output).returncode == 2
+    assert crontab.file.read_bytes() == installed
+
+
+def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk: Cli, crontab: Crontab) -> None:
+    assert desk.json("cron", "install", "--user", "--yes")["changed"] is True
+    once = crontab.file.read_bytes()
+    assert desk.json("cron", "install", "--user", "--yes") == {"changed": False, "place": "own crontab", "diff": []}
+    assert crontab.file.read_bytes() == once
+    assert desk.json("cron", "remove", "--user", "--yes")["changed"] is True
+    assert crontab.file.read_bytes() == OTHERS
+    assert desk.json("cron", "remove", "--user", "--yes") == {"changed": False, "diff": []}
+
+
+def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, crontab: Crontab) -> None:
+    done = desk("cron", "check", "--user")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert done.stderr == "retrycli: nothing calls the passes; `retrycli cron install` has them called\n"
+    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    found = desk.json("cron", "check", "--user")
+    assert (found["ok"], found["objection"]) == (True, None)
+    [caller] = found["schedulers"]
+    assert (caller["kind"], caller["when"], caller["installed"]) == ("cron", "*/15 * * * *", True)
+    crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15", b"*/5"))
+    screen = desk.on_terminal("cron", "check", "--user")
+    assert screen.returncode == 3
+    assert max(map(len, screen.text.splitlines()[:5])) <= COLUMNS
+    assert "it calls at */5 * * * *; schedule.retry_interval_minutes makes that */15 * * * *" in screen.words
+
+
+def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text(desk: Cli, crontab: Crontab) -> None:
+    crontab.file.write_text("0 * * * * retrycli run-once '\x1b[2J'\n")
+    for command in (("cron", "install", "--user", "--yes"), ("cron", "install", "--user", "--systemd", "--yes")):
+        done = desk(*command)
+        assert done.returncode == 78
+        assert "a pass is called already by the crontab of" in done.stderr
+    assert crontab.file.read_text() == "0 * * * * retrycli run-once '\x1b[2J'\n"
+    shown = desk.show_all(piped=["cron check --user", "cron check --user --json"], on_terminal=["cron check --user"])
+    assert all("\x1b" not in each.stdout for each in shown.piped.values())
+    assert "\x1b[2J" not in shown.screens["cron check --user"].raw
+
+
+def test_a_user_can_be_named_only_where_a_schedule_names_one(desk: Cli, crontab: Crontab) -> None:
+    done = desk("cron", "install", "--user", "--run-as", "daemon", "--yes")
+    assert done.returncode == 2
+    assert "Invalid value for --run-as: only root's schedule can be another user's" in done.stderr
+    assert crontab.file.read_bytes() == OTHERS
+
+
+WRONG = {
+    "there is no configuration file": {},
+    "which cron can't keep evenly": {"retrycli.toml": "[schedule]\nretry_interval_minutes = 7\n"},
+}
+
+
+@pytest.mark.parametrize("said", WRONG)
+def test_what_cron_could_not_do_is_refused(cli: Cli, crontab: Crontab, said: str) -> None:
+    for name, text in WRONG[said].items():
+        (cli.cwd / name).write_text(text)
+    done = cli.having(crontab.variables)("cron", "install", "--user", "--yes")
+    assert done.returncode == 78
+    assert said in done.stderr
+    assert crontab.file.read_bytes() == OTHERS
+
+
+def test_settings_that_come_from_the_environment_are_named(desk: Cli) -> None:
+    done = desk("cron", "print", "--user", env={"RETRYCLI_GATEWAY__TOKEN": "s3cret", "RETRYCLI_RUN__LIMIT": "5"})
+    assert done.returncode == 78
+    assert "run.limit (environment RETRYCLI_RUN__LIMIT)" in done.stderr
+    assert "s3cret" not in done.stderr

@@ -1,0 +1,115 @@
+"""``doctor``: as a person and as cron would find things."""
+
+from __future__ import annotations
+
+import sqlite3
+from contextlib import closing
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.api import FORBIDS, TAKES, Scripted
+from tests.cli.command import COLUMNS, Cli
+from tests.cli.schedulers import Crontab
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+
+
+@pytest.fixture
+def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Cli:
+    """The command, set up as the README says, and a first pass made."""
+    with closing(sqlite3.connect(application.path)) as connection:
+        connection.execute("PRAGMA journal_mode = WAL")
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\n')
+    desk = cli.having(Crontab(tmp_path).variables)
+    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert desk("run-once").returncode == 0
+    return desk
+
+
+def levels(cli: Cli, *arguments: str, code: int) -> dict[str, str]:
+    """The worst level of each check."""
+    found = cli.json("doctor", *arguments, code=code)
+    assert found["ok"] is (code == 0)
+    order = ("ok", "warning", "failure")
+    worst: dict[str, str] = {}
+    for each in found["findings"]:
+        assert list(each) == ["name", "level", "found", "remedy"]
+        assert (each["remedy"] is None) is (each["level"] == "ok")
+        worst[each["name"]] = max(each["level"], worst.get(each["name"], "ok"), key=order.index)
+    return worst
+
+
+def test_where_all_is_well_it_says_so_sends_nothing_and_writes_nothing(
+    desk: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.fill()
+    before = application.dump()
+    files = sorted(desk.cwd.rglob("*"))
+    assert set(levels(desk, code=0).values()) == {"ok"}
+    assert application.dump() == before
+    assert not sandbox.received
+    assert [each for each in sorted(desk.cwd.rglob("*")) if each not in files] == []
+
+
+def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cli) -> None:
+    screen = desk.on_terminal("doctor")
+    assert screen.returncode == 0
+    assert screen.text.endswith("Next: retrycli status\n")
+    (desk.cwd / "retrycli.toml").chmod(0o666)
+    screen = desk.on_terminal("doctor")
+    assert screen.returncode == 3
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert "FAIL files every user may change" in screen.words
+    assert "→ chmod o-w" in screen.words
+    assert screen.text.endswith("Next: mend what failed, then retrycli doctor\n")
+
+
+def test_piped_each_finding_is_a_line(desk: Cli) -> None:
+    lines = [each.split("\t") for each in desk("doctor").stdout.splitlines()]
+    assert {len(each) for each in lines} == {4}
+    assert {each[0] for each in lines} == {"ok"}
+
+
+def test_an_unknown_variable_is_a_failure_and_no_other_end(desk: Cli) -> None:
+    assert levels(desk.having({"RETRYCLI_DATABSE__URL": "x"}), code=3) == {"settings": "failure"}
+
+
+def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> None:
+    file = cli.cwd / "retrycli.toml"
+    text = file.read_text().partition("[gateway]")[0]
+    (cli.cwd / "password").touch(0o600)
+    (cli.cwd / "password").write_text("s3cret")
+    account = 'auth = "login"\nusername = "desk"\npassword_file = "password"\n'
+    with Scripted(FORBIDS) as api:
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n{account}')
+        assert levels(desk, code=3)["api"] == "failure"
+        assert set(api.paths) == {"/auth/login"}
+    with Scripted((200, {"access_token": "t1", **TAKES[1]})) as api:
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n{account}')
+        assert levels(desk, code=0)["api"] == "ok"
+        assert set(api.paths) == {"/auth/login"}
+
+
+def test_as_cron_finds_what_only_cron_would_trip_over(desk: Cli, application: Application, sandbox: Sandbox) -> None:
+    """Settings in the environment, or in the folder that one happens to stand in, are not there for cron."""
+    from_environment = desk.having(application.variables(sandbox.url), cwd=desk.cwd / "bin")
+    assert levels(from_environment, code=0)["api"] == "ok"
+    assert levels(from_environment, "--as-cron", code=3)["api"] == "failure"
+    assert levels(desk, "--as-cron", code=3)["settings"] == "warning"
+    named = levels(desk, "--as-cron", "--config", "retrycli.toml", code=0)
+    assert (named["settings"], named["api"], named["table"]) == ("ok", "ok", "ok")
+
+
+def test_in_crons_bare_environment_it_runs(cli: Cli, application: Application) -> None:
+    """``env -i PATH=/usr/bin:/bin``: not even a HOME."""
+    bare = cli.under("/usr/bin/env", "-i", "PATH=/usr/bin:/bin")
+    (cli.cwd / "retrycli.toml").write_text(f'[database]\nurl = "{application.url}"\n')
+    done = bare("doctor")
+    assert (done.returncode, done.stderr) == (3, "")
+    assert "failure\tapi\tgateway.base_url is not set" in done.stdout

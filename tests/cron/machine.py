@@ -1,0 +1,137 @@
+"""A machine of its own for real cron, and what else the tests of schedules need."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import shutil
+import sqlite3
+import subprocess
+import time
+from contextlib import closing
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FILES = Path(__file__).parents[2] / "cron"
+PROGRAM = "/opt/retrycli/bin/python3"
+
+
+def tool(name: str, package: str) -> str:
+    """The path of a real tool; the test is skipped where it is not installed."""
+    found = shutil.which(name, path=f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin")
+    if found is None:
+        pytest.skip(f"{name} is not installed: apt-get install {package}")
+    return found
+
+
+def an_empty_queue(database: Path) -> None:
+    """The application's table, with nothing in it that has failed."""
+    with closing(sqlite3.connect(database)) as connection:
+        connection.execute(
+            "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
+            "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT)"
+        )
+
+
+def run(*command: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+RECORDER = """\
+#!/bin/sh
+# Stands where retrycli would: writes down how it was called, says nothing when all is well, and goes on.
+{ echo "ARGUMENTS=$*"; echo "UMASK=$(umask)"; echo "FOLDER=$(pwd)"; env; } > "/opt/calls/call.$$"
+echo call >> /opt/journal
+test ! -e /opt/noisy || echo something is wrong >&2
+"""
+SENDMAIL = """\
+#!/bin/sh
+# Stands where the mailer would: cron hands it what a job printed.
+cat > "/opt/mails/mail.$$"
+"""
+
+
+class Machine:
+    """Real cron, in a mount namespace where the folders that are compiled into it are private ones.
+
+    So it runs the files of ``cron/`` as they are, path and user included, at their own places, beside no other job
+    and whether or not a cron daemon runs outside. Its clock is libfaketime's: at 600 times the speed a quarter of an
+    hour takes 1.5 s.
+    """
+
+    PRIVATE = ("etc", "opt", "run", "dev/shm", "usr/sbin", "var/spool/cron/crontabs")
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        cron = tool("cron", "cron")
+        self._faketime = tool("faketime", "faketime")
+        self._unshare = [tool("unshare", "util-linux"), "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]
+        if os.geteuid() != 0:
+            pytest.skip("cron starts jobs for other users, so it has to be run by root")
+        if (tried := run(*self._unshare, "mount", "--bind", "/opt", "/opt")).returncode:
+            pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {tried.stderr.strip()}")
+        for folder in self.PRIVATE[1:]:
+            (root / folder).mkdir(parents=True)
+        run("cp", "-a", "/etc", root / "etc").check_returncode()
+        shutil.rmtree(root / "etc/cron.d")
+        (root / "etc/cron.d").mkdir()
+        for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
+            (root / "etc" / mine).unlink(missing_ok=True)
+        with (root / "etc/passwd").open("a") as passwd:  # root by another name, to read a Python in /root
+            passwd.write("ticketing:*:0:0::/opt:/bin/sh\n")
+        shutil.copy(cron, root / "usr/sbin/cron")
+        self.program(root / "usr/sbin/sendmail", SENDMAIL)
+        for folder in ("calls", "mails", "retrycli/bin"):
+            (root / "opt" / folder).mkdir(parents=True)
+
+    def program(self, path: Path, text: str) -> None:
+        path.write_text(text)
+        path.chmod(0o755)
+
+    def install(self, crontab: str, program: str = RECORDER) -> None:
+        self.program(self.root / PROGRAM[1:], program)
+        own, mode = ("var/spool/cron/crontabs/ticketing", 0o600), ("etc/cron.d/retrycli", 0o644)
+        path, bits = own if crontab == "crontab" else mode
+        shutil.copyfile(FILES / crontab, self.root / path)
+        (self.root / path).chmod(bits)
+
+    def inside(self, *command: str) -> subprocess.CompletedProcess[str]:
+        """Run a program in the namespace."""
+        return run(*self._unshare, "sh", "-c", f'{self._binds}exec "$@"', "sh", *command)
+
+    @property
+    def _binds(self) -> str:
+        each = (f"mount --bind {shlex.quote(str(self.root / folder))} /{folder}\n" for folder in self.PRIVATE)
+        return "set -e\n" + "".join(each)
+
+    def run_until(self, done: Callable[[], bool], *, speed: int = 600) -> None:
+        """Let cron run from just before noon until something holds, at most 60 s."""
+        script = f"{self._binds}exec {self._faketime} -f '@2026-01-01 11:59:00 x{speed}' /usr/sbin/cron -f -L 0\n"
+        with subprocess.Popen([*self._unshare, "sh", "-c", script]) as process:
+            try:
+                for _ in range(600):  # poll
+                    if done():
+                        return
+                    assert process.poll() is None, f"cron ended with {process.returncode}"
+                    time.sleep(0.1)
+                pytest.fail("60 s, and cron has not done what was waited for")
+            finally:
+                process.kill()  # unshare lets SIGTERM pass by, and its children die with it
+
+    def journal(self) -> list[str]:
+        path = self.root / "opt/journal"
+        return path.read_text().split() if path.exists() else []
+
+    def calls(self) -> list[dict[str, str]]:
+        files = (self.root / "opt/calls").iterdir()
+        return [dict(line.split("=", 1) for line in file.read_text().splitlines()) for file in files]
+
+    def mails(self) -> list[str]:
+        return [file.read_text() for file in (self.root / "opt/mails").iterdir()]

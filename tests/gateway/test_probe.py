@@ -1,0 +1,99 @@
+"""Asking a ticketing API for nothing: it is never a message, and never a surprise."""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import timedelta
+from email.utils import format_datetime
+
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.probe import Probe, probe
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import NOON, gateway_settings
+from tests.gateway.hostile import Hostile, answer, close, closed_port, raw, silence
+
+ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}
+TOKEN = b'{"access_token": "t1"}'
+HOUR = timedelta(hours=1)
+
+
+def probed(url: str, **changes: object) -> Probe:
+    """What a probe finds, with a clock that stands at noon."""
+    return asyncio.run(probe(gateway_settings(url, **changes), now=lambda: NOON))
+
+
+@pytest.mark.parametrize(
+    ("status", "kind"),
+    [
+        (200, OutcomeKind.DELIVERED),
+        (302, OutcomeKind.PERMANENT),
+        (404, OutcomeKind.PERMANENT),
+        (401, OutcomeKind.UNAUTHORIZED),
+        (503, OutcomeKind.TRANSIENT),
+        (429, OutcomeKind.THROTTLED),
+    ],
+)
+def test_it_is_one_get_of_the_base_url_with_our_credentials(status: int, kind: OutcomeKind) -> None:
+    with Hostile(answer(status, b"{}", {"Location": "/elsewhere"})) as server:
+        found = probed(f"{server.url}/api", auth="bearer", token="abc")
+    assert found.outcome == Outcome(kind, status, f"HTTP {status}")
+    [asked] = server.requests
+    assert (asked.method, asked.path, asked.body) == ("GET", "/api", b"")
+    assert asked.headers["authorization"] == "Bearer abc"
+    assert "idempotency-key" not in asked.headers
+
+
+def test_without_credentials_none_are_sent() -> None:
+    with Hostile(answer(404)) as server:
+        probed(server.url)
+    assert "authorization" not in server.requests[0].headers
+
+
+def test_a_log_in_is_the_proof_itself_and_nothing_more_is_asked() -> None:
+    with Hostile(answer(500), at={"/auth/login": [answer(200, TOKEN)]}) as server:
+        found = probed(server.url, **ACCOUNT)
+    assert found.outcome.kind is OutcomeKind.DELIVERED
+    assert server.paths == ["/auth/login"]
+
+
+def test_a_log_in_that_is_refused_says_so_without_the_password() -> None:
+    with Hostile(answer(401, b'{"error": "geheim is wrong"}')) as server:
+        found = probed(server.url, **ACCOUNT)
+    assert found.outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, "log-in: HTTP 401, and no access_token")
+
+
+def test_what_is_not_there_does_not_answer_or_is_no_http_is_out_of_reach() -> None:
+    with closed_port() as port:
+        assert probed(f"http://127.0.0.1:{port}").outcome.kind is OutcomeKind.UNREACHABLE
+    for behaviour in (silence, close, raw(b"SSH-2.0-OpenSSH\r\n")):
+        with Hostile(behaviour) as server:
+            found = probed(server.url, request_timeout_seconds=0.3)
+        assert (found.outcome.kind, found.ahead_seconds) == (OutcomeKind.UNREACHABLE, None)
+
+
+@pytest.mark.parametrize(
+    ("date", "ahead"),
+    [
+        (format_datetime(NOON + HOUR, usegmt=True), 3600),
+        (format_datetime(NOON - HOUR, usegmt=True), -3600),
+        ("Mon, 03 Mar 2025 14:00:00 +0200", 0),
+        ("Mon, 03 Mar 2025 12:00:00 -0000", 0),
+        ("noon", None),
+        ("", None),
+        ("Mon, 99 Mar 2025 12:00:00 GMT", None),
+    ],
+)
+def test_the_other_clock_is_told_by_the_date_of_the_answer(date: str, ahead: float | None) -> None:
+    with Hostile(answer(404, b"", {"Date": date})) as server:
+        assert probed(server.url).ahead_seconds == ahead
+
+
+def test_settings_by_which_nothing_can_be_asked_are_an_error() -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.token"):
+        probed("http://127.0.0.1:9", auth="bearer", token="two words")
+    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
+        asyncio.run(
+            probe(gateway_settings("http://127.0.0.1:9").model_copy(update={"base_url": None}), now=lambda: NOON)
+        )

@@ -1,0 +1,152 @@
+"""A pass as a line of a crontab, and the block that it stands in."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from retrycli.cronline import END, Job, begin, block, calls, command, schedule, with_block, without_block
+from retrycli.errors import ConfigurationError
+
+CONFIG = "/etc/retrycli/retrycli.toml"
+JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing", timedelta(minutes=14))
+LINE = "umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [
+        (1, "* * * * *"),
+        (2, "*/2 * * * *"),
+        (15, "*/15 * * * *"),
+        (30, "*/30 * * * *"),
+        (60, "0 * * * *"),
+        (120, "0 */2 * * *"),
+        (720, "0 */12 * * *"),
+        (1440, "0 0 * * *"),
+    ],
+)
+def test_an_interval_on_the_clocks_grid_has_a_schedule(minutes: int, expected: str) -> None:
+    assert schedule(timedelta(minutes=minutes)) == expected
+
+
+@pytest.mark.parametrize("minutes", [0.5, 7, 7.5, 45, 90, 300, 2880])
+def test_an_interval_off_the_grid_is_refused_and_a_timer_recommended(minutes: float) -> None:
+    with pytest.raises(ConfigurationError, match=rf"is {minutes:g}, which cron can't.*cron install --systemd"):
+        schedule(timedelta(minutes=minutes))
+
+
+def test_the_command_names_everything_in_full_and_needs_no_path() -> None:
+    assert command(JOB) == LINE
+
+
+@given(st.text(st.characters(exclude_categories=["C", "Z"], exclude_characters="\\"), min_size=1))
+def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
+    """Cron takes the backslash before each % away, and ends the command at a % without one."""
+    line = command(replace(JOB, config=f"/srv/a b/{name}"))
+    assert "%" not in line.replace("\\%", "")
+    assert shlex.split(line.replace("\\%", "%"))[-2] == f"/srv/a b/{name}"
+
+
+@pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])
+def test_a_path_that_no_crontab_can_hold_is_refused(path: str) -> None:
+    with pytest.raises(ConfigurationError, match="can't stand in a crontab"):
+        command(replace(JOB, config=path))
+
+
+def test_only_the_systems_block_names_a_user_and_sets_a_path() -> None:
+    """In a user's crontab a variable would hold for every line below."""
+    own, system = block(JOB, system=False), block(JOB, system=True)
+    assert f"\n*/15 * * * * {LINE}\n" in own
+    assert f"\nPATH=/usr/local/bin:/usr/bin:/bin\n*/15 * * * * ticketing {LINE}\n" in system
+    assert "\nPATH=" not in own
+
+
+@pytest.mark.parametrize("others", ["", OTHERS, OTHERS.rstrip("\n")])
+def test_a_block_is_put_at_the_end_and_all_else_stays(others: str) -> None:
+    """But for a last line without its end, which cron would not read."""
+    text = with_block(others, CONFIG, block(JOB, system=False))
+    ended = others if not others or others.endswith("\n") else others + "\n"
+    assert text == ended + block(JOB, system=False)
+    assert without_block(text, CONFIG) == ended
+
+
+def test_a_block_is_renewed_where_it_stands() -> None:
+    new = block(replace(JOB, interval=timedelta(minutes=30)), system=False)
+    text = OTHERS + block(JOB, system=False) + "@reboot true\n"
+    assert with_block(text, CONFIG, new) == OTHERS + new + "@reboot true\n"
+    assert with_block(text, CONFIG, block(JOB, system=False)) == text
+
+
+def test_a_block_for_other_settings_is_not_touched() -> None:
+    text = OTHERS + block(replace(JOB, config="/srv/other.toml"), system=False)
+    assert without_block(text, CONFIG) == text
+    assert without_block(with_block(text, CONFIG, block(JOB, system=False)), CONFIG) == text
+
+
+@pytest.mark.parametrize("rest", ["", f"0 5 * * * true\n{begin('/srv/other.toml')}\n{END}\n"])
+def test_a_block_that_has_lost_its_end_is_left_alone(rest: str) -> None:
+    """Nobody can tell how far it goes."""
+    torn = OTHERS + block(JOB, system=False).replace(END + "\n", "") + rest
+    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has lost its end"):
+        without_block(torn, CONFIG)
+    with pytest.raises(ConfigurationError, match=r"line 4 of the crontab.*has lost its end"):
+        with_block(torn, CONFIG, block(JOB, system=False))
+
+
+BY_HAND = {
+    "7 * * * * /opt/venv/bin/retrycli run-once": ("7 * * * *", None),
+    "  @hourly retrycli --config /srv/a.toml run-once": ("@hourly", "/srv/a.toml"),
+    "*/5 * * * *\tcd /srv && /venv/bin/python -m retrycli --config='/srv/a b.toml' run-once>>/tmp/log 2>&1": (
+        "*/5 * * * *",
+        "/srv/a b.toml",
+    ),
+    r"0 * * * * /srv/100\%/bin/retrycli run-once; true": ("0 * * * *", None),
+    "0 * * * * retrycli run-once --limit 5 # don't": ("0 * * * *", None),
+}
+
+
+@pytest.mark.parametrize("line", BY_HAND)
+def test_a_line_written_by_hand_is_known(line: str) -> None:
+    [found] = calls(f"# a comment\n\n{line}\n", system=False)
+    assert (found.schedule, found.config) == BY_HAND[line]
+    assert (found.number, found.user, found.installed) == (3, None, False)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "# */15 * * * * retrycli run-once",
+        "*/15 * * * * retrycli status --check",
+        "*/15 * * * * echo retrycli-run-once",
+        "RUN=retrycli run-once",
+        "*/15 * * * * other run-once",
+        "*/15 * * *",
+        "",
+    ],
+)
+def test_no_other_line_is_taken_for_a_call(line: str) -> None:
+    assert calls(line, system=False) == []
+
+
+def test_in_a_crontab_of_etc_the_user_is_told_from_the_command() -> None:
+    [found] = calls(OTHERS.replace("backup", "root backup") + block(JOB, system=True), system=True)
+    assert (found.user, found.command, found.config, found.installed) == ("ticketing", LINE, CONFIG, True)
+
+
+def test_a_comment_that_only_speaks_of_retrycli_is_no_mark() -> None:
+    text = "# retrycli: our own\n0 * * * * retrycli run-once\n" + block(JOB, system=False)
+    assert [each.installed for each in calls(text, system=False)] == [False, True]
+    inside = block(JOB, system=False).replace(END, "# retrycli: mine\n" + END)
+    assert without_block(OTHERS + inside, CONFIG) == OTHERS
+
+
+def test_what_follows_a_block_is_not_of_it() -> None:
+    installed, by_hand = calls(block(JOB, system=False) + "0 * * * * retrycli run-once\n", system=False)
+    assert (installed.installed, by_hand.installed) == (True, False)

@@ -1,0 +1,428 @@
+"""What the checks say, each of a machine on which one thing is wrong: a folder with a real database in it."""
+
+from __future__ import annotations
+
+import os
+import socket
+import sqlite3
+import subprocess
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from retrycli.app import open_database
+from retrycli.config import Loaded, load
+from retrycli.crontab import Finished, Host
+from retrycli.doctor import calling, database, examine, machine, people
+from retrycli.doctor.case import Case
+from retrycli.events import PassResult, PassSummary
+from retrycli.finding import Finding, Level
+from retrycli.lock import Holder, PassLock
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+
+NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+CONFIG = '[database]\nurl = "sqlite:///agent.db"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
+LINE = "*/15 * * * * desk retrycli run-once\n"
+
+
+@dataclass
+class Desk:
+    """A machine with retrycli set up on it, at noon."""
+
+    root: Path
+    crontab: str = ""
+    uid: int = 0
+
+    @property
+    def config(self) -> Path:
+        return self.root / "retrycli.toml"
+
+    @property
+    def host(self) -> Host:
+        return Host(root=self.root, home=self.root / "home", uid=self.uid, run=self._run)
+
+    def case(self, *, more: str = "", environment: dict[str, str] | None = None) -> Case:
+        self.config.write_text(CONFIG + more)
+        return Case(load(self.config, environment or {}), self.host, lambda: NOON)
+
+    def loaded(self) -> Loaded:
+        return self.case().loaded
+
+    def with_passes(self, *begun: timedelta) -> None:
+        """Passes that began so long ago."""
+        with open_database(self.loaded().settings) as opened:
+            for number, ago in enumerate(begun):
+                ledger = Ledger(opened)
+                ledger.start_pass(f"p{number}", host="box", pid=1, now=NOON - ago)
+                ledger.finish_pass(PassSummary(f"p{number}", PassResult.COMPLETED), NOON - ago)
+
+    def in_database(self, check: Callable[[Case, Database], Iterable[Finding]], *, more: str = "") -> list[Finding]:
+        case = self.case(more=more)
+        opened = Database(case.settings.database.url, case.settings.database.table, patience=0)
+        try:
+            return list(check(case, opened))
+        finally:
+            opened.close()
+
+    def execute(self, statement: str) -> None:
+        with closing(sqlite3.connect(self.root / "agent.db")) as connection, connection:
+            connection.execute(statement)
+
+    def _run(self, command: Sequence[str], _given: bytes) -> Finished:
+        return subprocess.CompletedProcess(command, 0, self.crontab.encode(), b"")
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    made = Desk(tmp_path)
+    made.execute(
+        "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
+        "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT)"
+    )
+    (tmp_path / "agent.db").chmod(0o600)
+    made.config.touch(0o600)
+    (tmp_path / "etc/cron.d").mkdir(parents=True)
+    return made
+
+
+def only(findings: Iterable[Finding], level: Level, name: str) -> Finding:
+    """The one finding, which is of that level."""
+    [found] = findings
+    assert (found.level, found.name) == (level, name)
+    assert (found.remedy is None) is (level is Level.OK)
+    return found
+
+
+# The settings and the files.
+
+
+def test_settings_from_a_file_are_well_and_those_of_the_environment_are_lost_on_cron(desk: Desk) -> None:
+    only(machine.settings(desk.case()), Level.OK, "settings")
+    case = desk.case(environment={"RETRYCLI_RUN__LIMIT": "5"})
+    found = only(machine.settings(case), Level.WARNING, "settings")
+    assert "sets run.limit, which cron does not pass on" in found.found
+
+
+def test_an_unknown_variable_is_a_finding_and_the_doctor_does_not_die_of_it(desk: Desk) -> None:
+    desk.case()
+    found = only(examine(desk.config, {"RETRYCLI_GATEWAY__TOKNE": "s3cret"}), Level.FAILURE, "settings")
+    assert found.found == "gateway.tokne (environment RETRYCLI_GATEWAY__TOKNE): no such setting"
+
+
+def test_closed_files_are_well(desk: Desk) -> None:
+    (desk.root / "token").touch(0o600)
+    (desk.root / "token").write_text("s3cret")
+    only(machine.files(desk.case(more='auth = "bearer"\ntoken_file = "token"\n')), Level.OK, "files")
+
+
+@pytest.mark.parametrize(
+    ("more", "path"),
+    [
+        ('token = "s3cret"\n', "retrycli.toml"),
+        ('password = "s3cret"\n', "retrycli.toml"),
+        ('token_file = "token"\n', "token"),
+        ('[notify]\nurls = ["mailto://ana:s3cret@mail.example.com"]\n', "retrycli.toml"),
+    ],
+)
+def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, path: str) -> None:
+    (desk.root / "token").touch(0o640)
+    (desk.root / "token").write_text("s3cret")
+    case = desk.case(more=more)
+    only(machine.files(case), Level.OK, "files")
+    (desk.root / path).chmod(0o644)
+    found = only(machine.files(case), Level.FAILURE, "files")
+    assert found.remedy == f"chmod o-rwx {desk.root / path}"
+    assert "s3cret" not in found.found
+
+
+def test_a_config_without_a_secret_may_be_read(desk: Desk) -> None:
+    desk.config.chmod(0o644)
+    only(machine.files(desk.case(more='username = "agent"\n')), Level.OK, "files")
+
+
+@pytest.mark.parametrize("path", ["retrycli.toml", "agent.db", "agent.db.retrycli.lock"])
+def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, path: str) -> None:
+    case = desk.case()
+    (desk.root / path).touch()
+    (desk.root / path).chmod(0o602)
+    found = only(machine.files(case), Level.FAILURE, "files")
+    assert str(desk.root / path) in found.found
+
+
+def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
+    """And so is the lock: both are beside each other."""
+    (desk.root / "proc/self").mkdir(parents=True)
+    mounts = desk.root / "proc/self/mounts"
+    mounts.write_text("/dev/vda / ext4 rw 0 0\n")
+    assert only(machine.file_system(desk.case()), Level.OK, "file system").found == "the database is on ext4"
+    mounts.write_text(f"/dev/vda / ext4 rw 0 0\nserver:/ {desk.root} nfs4 rw 0 0\n")
+    levels = [(each.level, each.found.partition(" /")[0]) for each in machine.file_system(desk.case())]
+    assert levels == [(Level.FAILURE, "the database"), (Level.FAILURE, "the lock")]
+
+
+# Whom passes tell.
+
+
+@pytest.fixture
+def listener() -> Iterator[int]:
+    """A port that somebody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield server.getsockname()[1]
+
+
+def closed_port() -> int:
+    """A port that nobody listens at."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(desk: Desk, listener: int) -> None:
+    urls = [
+        f"mailto://ana:s3cret@example.com:{listener}?smtp=127.0.0.1",
+        f"json://ana:s3cret@127.0.0.1:{closed_port()}",
+        "slack://s3cret",
+    ]
+    case = desk.case(more=f"[notify]\nurls = {urls}\n")
+    found = list(people.notifications(case))
+    assert [each.level for each in found] == [Level.OK, Level.FAILURE, Level.FAILURE]
+    assert [each.found.partition(")")[0] for each in found] == [
+        f"target {number} ({scheme}" for number, scheme in ((1, "mailto"), (2, "json"), (3, "slack"))
+    ]
+    assert not any(word in str(found) for word in ("s3cret", "127.0.0.1", "ana", "example"))
+
+
+def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener: int) -> None:
+    assert list(people.ping(desk.case())) == []
+    only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
+    shut = desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{closed_port()}/s3cret"\n')
+    found = only(people.ping(shut), Level.FAILURE, "ping")
+    assert found.found == "the dead-man switch can't be reached: Connection refused"
+
+
+# What passes write.
+
+
+@pytest.mark.parametrize(("section", "name"), [("metrics", "retrycli.prom"), ("report", "report.html")])
+def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: str) -> None:
+    assert list(machine.outputs(desk.case())) == []
+    more = f'[{section}]\npath = "{desk.root}/out/{name}"\n'
+    found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    assert found.remedy == f"mkdir {desk.root}/out, or mend {section}.path"
+    (desk.root / "out").mkdir()
+    only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
+    assert list((desk.root / "out").iterdir()) == []
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_can_not_be_written_is_a_failure(desk: Desk) -> None:
+    (desk.root / "collector").mkdir(0o500)
+    more = f'[metrics]\npath = "{desk.root}/collector/retrycli.prom"\n'
+    only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+
+
+# The lock.
+
+
+@contextmanager
+def held(path: Path, since: datetime) -> Iterator[None]:
+    lock = PassLock(path)
+    lock.acquire(Holder(4711, "box", since), wait_seconds=0, now=lambda: NOON, sleep=lambda _: None)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def test_a_free_lock_is_well_and_is_not_made(desk: Desk) -> None:
+    """Root, who may look, would make one that shuts everybody else out."""
+    only(machine.lock(desk.case()), Level.OK, "lock")
+    assert not (desk.root / "agent.db.retrycli.lock").exists()
+
+
+def test_a_lock_is_held_for_too_long_when_no_pass_may_last_so_long(desk: Desk) -> None:
+    path = desk.root / "agent.db.retrycli.lock"
+    with held(path, NOON - 5 * MINUTE):
+        assert "pid 4711 on box, for 300 s" in only(machine.lock(desk.case()), Level.OK, "lock").found
+    with held(path, NOON - 30 * MINUTE):
+        only(machine.lock(desk.case()), Level.WARNING, "lock")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: Desk) -> None:
+    """Root tries a pass out, and cron's passes, which are another user's, can't take its lock any more."""
+    path = desk.root / "agent.db.retrycli.lock"
+    path.touch(0o600)
+    os.chown(desk.root / "agent.db", 12345, -1)
+    found, _ = machine.lock(desk.case())
+    assert only([found], Level.WARNING, "lock").remedy == f"chown 12345 {path}; run retrycli by hand as 12345 too"
+
+
+def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
+    only(machine.lock(desk.case(more='[run]\nlock_file = "none/lock"\n')), Level.FAILURE, "lock")
+
+
+# The database.
+
+
+def test_a_database_in_order(desk: Desk) -> None:
+    desk.with_passes()
+    desk.execute("PRAGMA journal_mode = WAL")
+    for check in (database.table, database.tables, database.writing, database.time):
+        assert {each.level for each in desk.in_database(check)} <= {Level.OK}
+
+
+@pytest.mark.parametrize(
+    ("version", "more", "level"),
+    [
+        ("0000", "", Level.WARNING),
+        ("0000", "auto_upgrade = false\n", Level.FAILURE),
+        ("9999", "", Level.FAILURE),
+        (None, "", Level.WARNING),
+    ],
+)
+def test_tables_of_another_version(desk: Desk, version: str | None, more: str, level: Level) -> None:
+    """Nothing is upgraded or made by looking."""
+    if version is not None:
+        desk.with_passes()
+        desk.execute(f"UPDATE retrycli_version SET version_num = '{version}'")
+    settings = CONFIG.replace("[gateway]", f"{more}[gateway]")
+    desk.config.write_text(settings)
+    case = Case(load(desk.config, {}), desk.host, lambda: NOON)
+    before = _schema(desk)
+    opened = Database(case.settings.database.url)
+    only(database.tables(case, opened), level, "tables")
+    assert database.newest_passes(opened) == []
+    opened.close()
+    assert _schema(desk) == before
+
+
+def _schema(desk: Desk) -> list[str]:
+    with closing(sqlite3.connect(desk.root / "agent.db")) as connection:
+        return list(connection.iterdump())
+
+
+def test_wal_is_recommended_and_not_set(desk: Desk) -> None:
+    found = only(desk.in_database(database.writing), Level.WARNING, "writing")
+    assert found.remedy is not None
+    assert found.remedy.endswith("'PRAGMA journal_mode = WAL'")
+    only(desk.in_database(database.writing), Level.WARNING, "writing")
+
+
+def test_a_pass_that_is_still_to_come_shows_a_wrong_clock(desk: Desk) -> None:
+    desk.with_passes(timedelta(seconds=-30))
+    assert desk.in_database(database.time) == []
+    desk.with_passes()
+    desk.execute("UPDATE retrycli_passes SET started_at = '2026-03-02 13:00:00'")
+    assert "2026-03-02T13:00:00Z" in only(desk.in_database(database.time), Level.FAILURE, "clock").found
+
+
+# What calls the passes.
+
+
+def of_callers(desk: Desk, *, more: str = "") -> Finding:
+    return desk.in_database(calling.calling, more=more)[0]
+
+
+def of_cadence(desk: Desk, *, more: str = "") -> Finding:
+    return desk.in_database(calling.calling, more=more)[-1]
+
+
+def test_nothing_calls_and_nothing_comes(desk: Desk) -> None:
+    found = only([of_callers(desk)], Level.FAILURE, "scheduler")
+    assert found.remedy == "`retrycli cron install`"
+    only([of_cadence(desk)], Level.WARNING, "passes")
+
+
+def test_passes_that_come_from_elsewhere_are_well(desk: Desk) -> None:
+    """An application's own scheduler, or another host's cron."""
+    desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
+    assert "passes come, the last from box" in only([of_callers(desk)], Level.OK, "scheduler").found
+    only([of_cadence(desk)], Level.OK, "passes")
+
+
+def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
+    (desk.root / "etc/crontab").write_text(LINE)
+    found = only([of_callers(desk)], Level.WARNING, "scheduler")
+    assert f"cron calls at */15 * * * *: {desk.root}/etc/crontab, line 1; the command would be" in found.found
+
+
+def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
+    """Root may read everything, so what root finds says little of another's passes."""
+    (desk.root / "etc/crontab").write_text(LINE)
+    _, found, _ = desk.in_database(calling.calling)
+    assert only([found], Level.WARNING, "user").remedy == "sudo -u desk retrycli doctor"
+    (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
+    assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
+
+
+def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
+    (desk.root / "etc/cron.d/retrycli").write_text(LINE)
+    units = desk.root / "etc/systemd/system"
+    (units / "timers.target.wants").mkdir(parents=True)
+    (units / "retrycli.timer").write_text("[Timer]\nOnCalendar=*:0/15\n")
+    (units / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
+    (units / "timers.target.wants/retrycli.timer").symlink_to(units / "retrycli.timer")
+    found = only([of_callers(desk)], Level.WARNING, "scheduler")
+    assert found.found.startswith("cron and a timer both call a pass")
+
+
+def test_two_lines_are_a_warning(desk: Desk) -> None:
+    desk.crontab = LINE.replace("desk ", "") * 2
+    assert "2 entries of cron call" in only([of_callers(desk)], Level.WARNING, "scheduler").found
+
+
+def test_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
+    desk.uid = 4711
+    assert "other users' crontabs are not ours to read" in of_callers(desk).found
+
+
+@pytest.mark.parametrize(
+    ("ago", "level"),
+    [
+        ([16, 31, 46], Level.OK),
+        ([34], Level.OK),
+        ([35], Level.FAILURE),
+        ([3, 8, 13, 18, 23], Level.WARNING),
+        ([3, 33, 63, 93], Level.WARNING),
+        ([1, 15, 30, 45], Level.OK),
+        ([1, 2, 16, 31, 46, 61], Level.OK),
+    ],
+)
+def test_passes_are_held_against_the_interval(desk: Desk, ago: list[int], level: Level) -> None:
+    """One made by hand in between does no harm; two of fifteen minutes make a pass late."""
+    desk.with_passes(*(each * MINUTE for each in ago))
+    only([of_cadence(desk)], level, "passes")
+
+
+# All of it.
+
+
+def test_one_check_that_fails_keeps_no_other_from_being_made(desk: Desk) -> None:
+    desk.case(more='preset = "none.toml"\n')
+    (desk.root / "agent.db.retrycli.lock").mkdir()
+    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    assert {"settings", "files", "lock", "api", "table", "tables", "writing", "scheduler", "passes"} <= found.keys()
+    assert found["lock"].level is found["api"].level is found["table"].level is Level.FAILURE
+
+
+def test_a_database_that_is_not_there_leaves_the_schedulers_to_be_looked_at(desk: Desk) -> None:
+    desk.case()
+    (desk.root / "agent.db").unlink()
+    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    assert found["database"].level is Level.FAILURE
+    assert found["database"].remedy == "check database.url (RETRYCLI_DATABASE__URL)"
+    assert found["scheduler"].level is Level.FAILURE
+    assert not (desk.root / "agent.db").exists()
+
+
+def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> None:
+    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://db:port/desk"))
+    found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
+    assert found["database"].found == "database.url is no URL of a database"
+    assert found["scheduler"].level is Level.FAILURE

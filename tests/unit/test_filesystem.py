@@ -1,0 +1,73 @@
+"""Who may touch a file, and on what kind of file system it lies."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from retrycli.filesystem import kind_of, others_may_read, others_may_write
+
+MOUNTS = r"""
+proc /proc proc rw 0 0
+/dev/vda / ext4 rw,relatime 0 0
+server:/desk /srv/desk nfs4 rw 0 0
+/dev/vdb /srv/desk/local xfs rw 0 0
+//server/a\040b /srv/a\040b cifs rw 0 0
+/dev/vdc /srv/twice ext4 rw 0 0
+anna@host: /srv/twice fuse.sshfs rw 0 0
+nonsense
+"""
+
+
+@pytest.mark.parametrize(
+    ("path", "kind"),
+    [
+        ("/var/lib/agent.db", "ext4"),
+        ("/srv/desk/agent.db", "nfs4"),
+        ("/srv/desk-too/agent.db", "ext4"),
+        ("/srv/desk/local/agent.db", "xfs"),
+        ("/srv/a b/agent.db", "cifs"),
+        ("/srv/twice/agent.db", "fuse.sshfs"),
+        ("/srv/desk/local/../agent.db", "nfs4"),
+    ],
+)
+def test_the_longest_mount_point_tells_and_of_two_the_later_one(path: str, kind: str) -> None:
+    assert kind_of(Path(path), MOUNTS) == kind
+
+
+def test_a_link_is_followed_to_where_the_file_really_lies(tmp_path: Path) -> None:
+    link = tmp_path / "agent.db"
+    link.symlink_to("/srv/desk/agent.db")
+    assert kind_of(link, MOUNTS) == "nfs4"
+
+
+def test_where_nothing_is_mounted_nothing_is_known() -> None:
+    assert kind_of(Path("/srv/agent.db"), "") is None
+
+
+@pytest.mark.parametrize(
+    ("mode", "read", "write"),
+    [(0o600, False, False), (0o660, False, False), (0o644, True, False), (0o602, False, True)],
+)
+def test_others_are_neither_the_owner_nor_the_group(tmp_path: Path, mode: int, *, read: bool, write: bool) -> None:
+    file = tmp_path / "token"
+    file.touch()
+    file.chmod(mode)
+    assert (others_may_read(file), others_may_write(file)) == (read, write)
+
+
+def test_a_folder_that_all_may_write_lets_all_replace_a_file_unless_it_is_sticky(tmp_path: Path) -> None:
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    (folder / "agent.db").touch(0o600)
+    folder.chmod(0o777)
+    assert others_may_write(folder / "agent.db")
+    assert not others_may_write(folder / "none.db")
+    folder.chmod(0o1777)
+    assert not others_may_write(folder / "agent.db")
+
+
+def test_of_a_file_that_is_not_there_nothing_is_said(tmp_path: Path) -> None:
+    assert not others_may_read(tmp_path / "none")
+    assert not others_may_write(tmp_path / "none")

@@ -1,0 +1,277 @@
+"""Putting a schedule in place and finding it again, on a machine that is a folder."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+
+from retrycli.config import Loaded, load
+from retrycli.crontab import Finished, Host
+from retrycli.errors import ConfigurationError
+from retrycli.scheduler import Place, apply, check, install, job, reachable, remove, texts
+
+OTHERS = b"# caf\xe9\n0 5 * * * true\n"
+
+
+@dataclass
+class Programs:
+    """Stands where ``crontab`` and ``systemctl`` would."""
+
+    crontab: bytes | None = None
+    asked: list[str] = field(default_factory=list)
+
+    def __call__(self, command: Sequence[str], given: bytes) -> Finished:
+        self.asked.append(" ".join(command))
+        match list(command):
+            case ["crontab", "-l"] if self.crontab is None:
+                return subprocess.CompletedProcess(command, 1, b"", b"no crontab for ana\n")
+            case ["crontab", "-l"]:
+                return subprocess.CompletedProcess(command, 0, self.crontab, b"")
+            case ["crontab", "-"]:
+                self.crontab = given
+            case ["crontab", "-r"]:
+                self.crontab = None
+            case ["systemctl", *words] if "is-active" in words:
+                return subprocess.CompletedProcess(command, 3, b"", b"")
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+
+@dataclass
+class Desk:
+    """A machine with retrycli set up on it."""
+
+    root: Path
+    uid: int
+    programs: Programs
+
+    @property
+    def host(self) -> Host:
+        home = self.root / "home"
+        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, knows=lambda name: name == "desk")
+
+    def settings(self, more: str = "", environment: dict[str, str] | None = None) -> Loaded:
+        file = self.root / "retrycli.toml"
+        file.write_text(more)
+        return load(file, environment or {})
+
+    def install(self, place: Place, more: str = "") -> None:
+        apply(place, install(place, job(self.settings(more), self.host, user="desk"), self.host), self.host)
+
+    def check(self, more: str = "") -> tuple[int, str | None]:
+        verdict = check(self.settings(more), self.host)
+        return len(verdict.callers), verdict.objection
+
+    def remove(self) -> None:
+        for place, changes in remove(reachable(self.host), str(self.root / "retrycli.toml"), self.host).items():
+            apply(place, changes, self.host)
+
+    def files(self) -> dict[str, bytes]:
+        found = {str(each.relative_to(self.root)): each for each in self.root.rglob("*") if each.is_file()}
+        return {name: path.read_bytes() for name, path in found.items() if name != "retrycli.toml"}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    """One that root is at work on, with cron and systemd."""
+    (tmp_path / "run/systemd/system").mkdir(parents=True)
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/crontab").write_text("17 * * * * root run-parts /etc/cron.hourly\n")
+    return Desk(tmp_path, 0, Programs(OTHERS))
+
+
+@pytest.mark.parametrize("place", list(Place))
+def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk, place: Place) -> None:
+    """And a second time there is nothing to do; a timer counts once systemd has switched it on."""
+    before = (desk.files(), desk.programs.crontab)
+    desk.install(place)
+    if place.is_timer:
+        assert desk.programs.asked[-2:] == [
+            f"systemctl{'' if place.is_system else ' --user'} {each}"
+            for each in ("daemon-reload", "enable --now retrycli.timer")
+        ]
+        [folder] = {(desk.root / each).parent for each in desk.files() if each.endswith(".timer")}
+        (folder / "timers.target.wants").mkdir()
+        (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    assert desk.check() == (1, None)
+    assert install(place, job(desk.settings(), desk.host, user="desk"), desk.host) == []
+    desk.remove()
+    for link in desk.root.rglob("timers.target.wants/*"):
+        link.unlink()
+    assert (desk.files(), desk.programs.crontab) == before
+    assert desk.check() == (0, "nothing calls the passes; `retrycli cron install` has them called")
+
+
+CRONTABS = (Place.OWN_CRONTAB, Place.SYSTEM_CRONTAB)
+
+
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in CRONTABS for b in Place if a is not b])
+def test_a_second_scheduler_is_refused(desk: Desk, first: Place, second: Place) -> None:
+    desk.install(first)
+    before = desk.files()
+    with pytest.raises(ConfigurationError, match=r"called already by .*first `retrycli cron remove`"):
+        desk.install(second)
+    assert desk.files() == before
+
+
+def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
+    """One that was put there by hand and is only started, not enabled, too."""
+    folder = desk.root / "usr/lib/systemd/system"
+    folder.mkdir(parents=True)
+    (folder / "desk.timer").write_text("[Timer]\nOnCalendar=hourly\nUnit=delivery.service\n")
+    (folder / "delivery.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
+    assert desk.check()[0] == 0
+
+    def active(command: Sequence[str], given: bytes) -> Finished:
+        desk.programs(command, given)
+        return subprocess.CompletedProcess(command, 0, b"", b"")
+
+    host = replace(desk.host, run=active)
+    with pytest.raises(ConfigurationError, match=r"desk\.timer \(hourly\)"):
+        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
+
+
+def test_another_installation_with_its_own_settings_is_no_second_scheduler(desk: Desk) -> None:
+    (desk.root / "etc/crontab").write_text("* * * * * root retrycli --config /srv/other.toml run-once\n")
+    desk.install(Place.SYSTEM_CRONTAB)
+    assert desk.check() == (1, None)
+
+
+def test_a_changed_interval_shows_in_check_and_install_puts_it_right(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_CRONTAB)
+    other = "[schedule]\nretry_interval_minutes = 30\n"
+    _, objection = desk.check(other)
+    assert objection is not None
+    assert "calls at */15 * * * *; schedule.retry_interval_minutes makes that */30 * * * *" in objection
+    desk.install(Place.SYSTEM_CRONTAB, other)
+    assert desk.check(other) == (1, None)
+
+
+def test_a_line_written_by_hand_that_is_just_what_install_would_write_is_as_it_should_be(desk: Desk) -> None:
+    [(_, block)] = texts(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+    line = block.splitlines()[-2]
+    desk.programs.crontab = OTHERS + f"{line}\n".encode()
+    assert desk.check() == (1, None)
+    desk.programs.crontab += f"{line}\n".encode()
+    assert desk.check()[0] == 2
+    desk.remove()
+    assert desk.check()[0] == 2, "what was written by hand is taken away by hand"
+
+
+def test_a_file_that_cron_would_not_read_calls_nothing(desk: Desk) -> None:
+    """Cron passes over a name with a dot."""
+    (desk.root / "etc/cron.d").mkdir()
+    (desk.root / "etc/cron.d/retrycli.cron.d").write_text("* * * * * root retrycli run-once\n")
+    assert desk.check()[0] == 0
+    (desk.root / "etc/cron.d/retrycli-desk").write_text("* * * * * root retrycli run-once\n")
+    assert desk.check()[0] == 1
+
+
+def test_a_crontab_that_changed_while_somebody_was_asked_is_left_alone(desk: Desk) -> None:
+    changes = install(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+    desk.programs.crontab = b"0 0 * * * new\n"
+    with pytest.raises(ConfigurationError, match="has changed meanwhile"):
+        apply(Place.OWN_CRONTAB, changes, desk.host)
+    assert desk.programs.crontab == b"0 0 * * * new\n"
+
+
+def test_what_somebody_added_to_our_file_of_the_systems_stays_whatever_its_encoding(desk: Desk) -> None:
+    (desk.root / "etc/cron.d").mkdir()
+    file = desk.root / "etc/cron.d/retrycli"
+    file.write_bytes(b"MAILTO=ana\r\n" + OTHERS)
+    desk.install(Place.SYSTEM_CRONTAB)
+    assert file.read_bytes().startswith(b"MAILTO=ana\r\n" + OTHERS)
+    assert file.stat().st_mode & 0o777 == 0o644
+    desk.remove()
+    assert file.read_bytes() == b"MAILTO=ana\r\n" + OTHERS
+
+
+def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Desk) -> None:
+    folder = desk.root / "etc/systemd/system"
+    folder.mkdir(parents=True)
+    (folder / "retrycli.timer").write_text("[Timer]\n")
+    with pytest.raises(ConfigurationError, match="is there already"):
+        desk.install(Place.SYSTEM_TIMER)
+
+
+@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER])
+@pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
+def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: Place, user: str) -> None:
+    """A crontab with another is ignored whole, and what is no name could be a line of its own."""
+    with pytest.raises(ConfigurationError, match="there is no user"):
+        install(place, job(desk.settings(), desk.host, user=user), desk.host)
+
+
+def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk) -> None:
+    (desk.root / "etc/cron.d").touch()
+    before = desk.files()
+    with pytest.raises(ConfigurationError, match=r"can't (read|write) .*/etc/cron.d/retrycli"):
+        desk.install(Place.SYSTEM_CRONTAB)
+    assert desk.files() == before
+
+
+def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
+    (desk.root / "run/systemd/system").rmdir()
+    with pytest.raises(ConfigurationError, match="systemd is not at work"):
+        desk.install(Place.SYSTEM_TIMER)
+    assert not (desk.root / "etc/systemd").exists()
+
+
+def test_settings_from_the_environment_are_refused(desk: Desk) -> None:
+    """Cron would begin a pass without them."""
+    loaded = desk.settings(environment={"TICKETING_API_BASE_URL": "http://127.0.0.1:9"})
+    with pytest.raises(ConfigurationError, match=r"gateway\.base_url \(environment TICKETING_API_BASE_URL\)"):
+        job(loaded, desk.host)
+
+
+def test_only_root_has_a_choice(desk: Desk) -> None:
+    root, other = desk.host, Desk(desk.root, 4711, desk.programs).host
+    assert Place.of(root, user=False, systemd=False) is Place.SYSTEM_CRONTAB
+    assert Place.of(root, user=True, systemd=True) is Place.OWN_TIMER
+    assert Place.of(other, user=False, systemd=False) is Place.OWN_CRONTAB
+    assert Place.of(other, user=False, systemd=True) is Place.OWN_TIMER
+    assert reachable(other) == [Place.OWN_CRONTAB, Place.OWN_TIMER]
+
+
+@pytest.mark.parametrize("place", CRONTABS)
+def test_cron_is_refused_where_there_is_none(desk: Desk, place: Place) -> None:
+    """Some machines have a folder /etc/cron.d and nobody who looks into it."""
+
+    def missing(command: Sequence[str], _given: bytes) -> Finished:
+        return subprocess.CompletedProcess(command, 127, b"", b"No such file or directory")
+
+    (desk.root / "etc/cron.d").mkdir()
+    host = replace(desk.host, run=missing)
+    with pytest.raises(ConfigurationError, match="cron is not installed"):
+        install(place, job(desk.settings(), host, user="desk"), host)
+
+
+def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
+    def forbidding(command: Sequence[str], _given: bytes) -> Finished:
+        return subprocess.CompletedProcess(command, 1, b"", b"You (ana) are not allowed to use this program\n")
+
+    host = replace(desk.host, run=forbidding)
+    with pytest.raises(ConfigurationError, match=r"You \(ana\) are not allowed to use this program; .* --systemd"):
+        install(Place.OWN_CRONTAB, job(desk.settings(), host), host)
+
+
+def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    desk.programs.asked.clear()
+    changes = install(Place.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
+    assert all(each.diff.endswith("is to be switched on") for each in changes)
+    apply(Place.SYSTEM_TIMER, changes, desk.host)
+    assert "systemctl enable --now retrycli.timer" in desk.programs.asked
+
+
+def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
+    """There is no timer left to be switched off."""
+    desk.install(Place.SYSTEM_TIMER)
+    (desk.root / "etc/systemd/system/retrycli.timer").unlink()
+    desk.programs.asked.clear()
+    desk.remove()
+    assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
+    assert not any("disable" in each for each in desk.programs.asked)

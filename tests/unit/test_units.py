@@ -1,0 +1,54 @@
+"""A pass as units of systemd's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from retrycli import units
+from retrycli.errors import ConfigurationError
+from tests.unit.test_cronline import CONFIG, JOB
+
+COMMAND = "/opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+
+
+@pytest.mark.parametrize(
+    ("minutes", "expected"),
+    [(1, "*:*"), (15, "*:0/15"), (60, "*:00"), (120, "0/2:00"), (1440, "0:00"), (7, "420s"), (0.5, "30s")],
+)
+def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: float, expected: str) -> None:
+    job = replace(JOB, interval=timedelta(minutes=minutes))
+    assert units.times(units.timer(job)) == units.when(job.interval) == expected
+
+
+def test_a_service_is_known_by_its_command_and_names_its_settings() -> None:
+    assert units.called(units.service(JOB, system=True)) == (COMMAND, CONFIG)
+    assert units.called("[Service]\nExecStart=/usr/bin/true retrycli\n") is None
+    assert units.called("[Service]\nExecStart=/x/retrycli run-once\n") == ("/x/retrycli run-once", None)
+
+
+def test_only_a_service_of_the_systems_names_a_user() -> None:
+    assert units.values(units.service(JOB, system=True))["User"] == ["ticketing"]
+    assert "User" not in units.values(units.service(JOB, system=False))
+
+
+@pytest.mark.parametrize("path", ['/srv/a b/50%"$HOME".toml', "/srv/back\\slash"])
+def test_a_path_comes_back_as_it_was(path: str) -> None:
+    found = units.called(units.service(replace(JOB, config=path), system=True))
+    assert found is not None
+    assert found[1] == path
+
+
+def test_a_path_with_a_line_break_is_refused() -> None:
+    with pytest.raises(ConfigurationError, match="can't stand in a unit"):
+        units.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
+
+
+def test_a_unit_is_known_as_written_for_its_settings_alone() -> None:
+    text = units.timer(JOB)
+    assert units.is_marked(text)
+    assert units.is_marked(text, CONFIG)
+    assert not units.is_marked(text, "/etc/retrycli/other.toml")
+    assert not units.is_marked("[Timer]\n" + text)
