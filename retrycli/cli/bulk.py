@@ -62,7 +62,7 @@ def agreed_ids(
 
     if isinstance(wanted, list):
         return list(dict.fromkeys(wanted))
-    require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
+    require_a_person(yes=yes, as_json=as_json)
     found = casework.find(settings, wanted)
     if not yes:
         show_messages(settings, found.first)

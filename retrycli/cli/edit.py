@@ -41,7 +41,7 @@ def edit(
     from retrycli import casework, console
     from retrycli.draft import difference
 
-    require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
+    require_a_person(yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = casework.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:

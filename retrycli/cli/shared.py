@@ -234,14 +234,14 @@ def can_ask(*, as_json: bool) -> bool:
     return console.on_terminal() and sys.stdin.isatty() and not as_json
 
 
-def require_a_person(what: str, *, yes: bool, as_json: bool = False) -> None:
+def require_a_person(*, yes: bool, as_json: bool = False) -> None:
     """Refuse to go on where nobody can be asked.
 
     Raises:
         typer.BadParameter: nobody can, and ``--yes`` was not given.
     """
     if not yes and not can_ask(as_json=as_json):
-        raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
+        raise typer.BadParameter("nobody is there to be asked; add --yes, if it is to be done", param_hint="--yes")
 
 
 def agreed(question: str, *, yes: bool) -> bool:
@@ -250,7 +250,7 @@ def agreed(question: str, *, yes: bool) -> bool:
     Raises:
         typer.BadParameter: nobody is there to be asked.
     """
-    require_a_person("this is asked first", yes=yes)
+    require_a_person(yes=yes)
     if yes:
         return True
     typer.echo(f"{question} [y/N] ", nl=False)
