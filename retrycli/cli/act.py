@@ -10,7 +10,7 @@ import typer
 from retrycli.cli.bulk import (
     NOT_DELIVERED,
     REFUSED,
-    agreed_ids,
+    agreed,
     chosen,
     exit_code,
     interruptible,
@@ -86,7 +86,7 @@ def retry(
         ),
     )
     settings = load_settings(ctx, config)
-    ids = agreed_ids(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
+    ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
     done, received = interruptible(
         lambda here: casework.retry_all(settings, ids, by=by, give_up_after=patience, surroundings=here)
@@ -168,7 +168,7 @@ def requeue(
     due = None if at is None else moment(at, "--at")
     span = length_of_time(spread or "0s", "--spread")
     settings = load_settings(ctx, config)
-    ids = agreed_ids(
+    ids = agreed(
         settings,
         "Requeue",
         wanted if isinstance(wanted, list) else replace(wanted, state=State.ESCALATED),
@@ -242,7 +242,7 @@ def reject(
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
-    ids = agreed_ids(settings, "Reject", wanted, yes=yes, as_json=as_json)
+    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json)
     done, received = interruptible(lambda here: casework.reject(settings, ids, reason, by=by, surroundings=here))
     report(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:

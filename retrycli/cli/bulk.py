@@ -9,7 +9,7 @@ import typer
 
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
-from retrycli.cli.shared import agreed, require_a_person
+from retrycli.cli.shared import ask, require_a_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     return message_ids or wanted
 
 
-def agreed_ids(
+def agreed(
     settings: Settings, verb: str, wanted: list[int] | Filter, *, yes: bool, as_json: bool, plan: str = ""
 ) -> list[int]:
     """The ids to act on. Those that a filter finds are shown, as far as there is room, and a person is asked.
@@ -62,15 +62,13 @@ def agreed_ids(
 
     if isinstance(wanted, list):
         return list(dict.fromkeys(wanted))
-    require_a_person(yes=yes, as_json=as_json)
+    require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
     found = casework.find(settings, wanted)
     if not yes:
         show_messages(settings, found.first)
         if more := len(found.ids) - len(found.first):
             console.say(f"… and {more:,} more")
-        if not agreed(f"{verb} {console.count(len(found.ids), 'message')}{plan}?", yes=yes):
-            console.say("Nothing was changed.")
-            raise typer.Exit(0)
+        ask(f"{verb} {console.count(len(found.ids), 'message')}{plan}?")
     return found.ids
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, agreed, load
+from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
 
 if TYPE_CHECKING:
     from retrycli.scheduler import Change, Place
@@ -20,7 +20,6 @@ RunAs = Annotated[
     str | None,
     typer.Option(help="In the system's: who makes the passes.", show_default="the database's owner"),
 ]
-Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -75,15 +74,15 @@ def cron_install(
     host = Host()
     place = _place(user=user, systemd=systemd, run_as=run_as)
     changes = scheduler.install(place, scheduler.job(load(ctx, config), host, user=run_as), host)
-    done = _agree_and_apply({place: changes} if changes else {}, yes=yes, as_json=as_json)
+    _agree_and_apply({place: changes} if changes else {}, yes=yes, as_json=as_json)
     if as_json:
-        console.show_json({"changed": done, "place": place.value, "diff": [each.diff for each in changes]})
+        console.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
     elif not changes:
         console.say("It is there already, as it should be.")
-    elif done and place is scheduler.Place.OWN_TIMER:
+    elif place is scheduler.Place.OWN_TIMER:
         console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not as_json:
-        console.say("Next: retrycli cron check" if done or not changes else "Nothing was changed.")
+        console.say("Next: retrycli cron check")
 
 
 def cron_check(
@@ -129,13 +128,15 @@ def cron_remove(
     host = Host()
     places = [scheduler.Place.of(host, user=user, systemd=systemd)] if user or systemd else scheduler.reachable(host)
     found = scheduler.remove(places, scheduler.config_path(load(ctx, config)), host)
-    done = _agree_and_apply(found, yes=yes, as_json=as_json)
+    _agree_and_apply(found, yes=yes, as_json=as_json)
     if as_json:
-        console.show_json({"changed": done, "diff": [each.diff for changes in found.values() for each in changes]})
+        console.show_json(
+            {"changed": bool(found), "diff": [each.diff for changes in found.values() for each in changes]}
+        )
     elif not found:
         console.say("`retrycli cron install` has written nothing for these settings that you may take away.")
     if not as_json:
-        console.say("Next: retrycli cron check" if done or not found else "Nothing was changed.")
+        console.say("Next: retrycli cron check")
 
 
 def _place(*, user: bool, systemd: bool, run_as: str | None) -> Place:
@@ -153,22 +154,27 @@ def _place(*, user: bool, systemd: bool, run_as: str | None) -> Place:
     return place
 
 
-def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bool) -> bool:
-    """Show changes, ask, and make them; whether any were made."""
+def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bool) -> None:
+    """Show changes, if there are any, ask, and make them.
+
+    Raises:
+        typer.BadParameter: there is nobody to be asked.
+        typer.Exit: the person would rather not.
+    """
     from retrycli import console, scheduler
     from retrycli.crontab import Host
 
     if not found:
-        return False
+        return
+    require_a_person("the change is shown before it is made", yes=yes, as_json=as_json)
     for changes in found.values():
         for each in changes:
             if not as_json:
                 console.show_text(each.diff)
-    if not agreed("Change it so?", yes=yes):
-        return False
+    if not yes:
+        ask("Change it so?")
     for place, changes in found.items():
         scheduler.apply(place, changes, Host())
-    return True
 
 
 def _flags(place: Place) -> str:

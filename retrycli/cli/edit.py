@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, agreed, load_settings, require_a_person, utf8
+from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
 
 if TYPE_CHECKING:
     from retrycli.draft import Draft
@@ -41,7 +41,7 @@ def edit(
     from retrycli import casework, console
     from retrycli.draft import difference
 
-    require_a_person(yes=yes, as_json=as_json)
+    require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     read, before = casework.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
@@ -51,9 +51,7 @@ def edit(
     after.check(before)
     if not yes and after != before:
         console.show_difference(difference(before, after))
-        if not agreed(f"Write this to message {message_id}?", yes=yes):
-            console.say("Nothing was changed.")
-            return
+        ask(f"Write this to message {message_id}?")
     changed = casework.edit(settings, read, after, by=by) if after != before else []
     if as_json:
         console.show_json({"id": message_id, "changed": changed})

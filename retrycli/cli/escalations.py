@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.bulk import agreed_ids, chosen, exit_code, interruptible, report
+from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
 from retrycli.cli.shared import (
     By,
     ConfigFile,
@@ -178,7 +178,7 @@ def acknowledge(
     settings = load_settings(ctx, config)
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
-    ids = agreed_ids(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
+    ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
     done, received = interruptible(lambda here: casework.acknowledge(settings, ids, by=by, surroundings=here))
     report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:

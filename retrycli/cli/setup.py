@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, agreed, length_of_time, load, load_settings
+from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person
 
 
 def register(app: typer.Typer) -> None:
@@ -86,22 +86,22 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
 def db_prune(
     ctx: typer.Context,
     older_than: Annotated[str, typer.Option(help="What ended so long ago: 90d.", show_default=False)],
-    yes: Annotated[bool, typer.Option("--yes", help="Do not ask.")] = False,
+    yes: Yes = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Forget old attempts, acts and passes. Messages and the queue are not touched."""
     from retrycli import console, desk
 
-    settings = load_settings(ctx, config)
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
+    require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
+    settings = load_settings(ctx, config)
     attempts, passes = desk.count_history(settings, before=before)
     found = f"{console.count(attempts, 'attempt')} and {console.count(passes, 'pass', 'passes')}"
     if not as_json:
         console.say(f"{found} ended before {console.local_time(before)}.")
-    if not agreed("Forget them for good?", yes=yes):
-        console.say("Nothing was changed.")
-        return
+    if not yes:
+        ask("Forget them for good?")
     desk.prune(settings, before=before)
     if as_json:
         console.show_json({"attempts": attempts, "passes": passes})

@@ -234,24 +234,23 @@ def can_ask(*, as_json: bool) -> bool:
     return console.on_terminal() and sys.stdin.isatty() and not as_json
 
 
-def require_a_person(*, yes: bool, as_json: bool = False) -> None:
+def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
     """Refuse to go on where nobody can be asked.
 
     Raises:
         typer.BadParameter: nobody can, and ``--yes`` was not given.
     """
     if not yes and not can_ask(as_json=as_json):
-        raise typer.BadParameter("nobody is there to be asked; add --yes, if it is to be done", param_hint="--yes")
+        raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
 
 
-def agreed(question: str, *, yes: bool) -> bool:
-    """Whether a person, or ``--yes`` in place of one, wants it so. Whatever is no yes is a no.
+def ask(question: str) -> None:
+    """Ask a person whether to go on, and end the command unless the answer is yes.
 
     Raises:
-        typer.BadParameter: nobody is there to be asked.
+        typer.Exit: it is not; that is no failure.
     """
-    require_a_person(yes=yes)
-    if yes:
-        return True
     typer.echo(f"{question} [y/N] ", nl=False)
-    return sys.stdin.readline().strip().lower() in {"y", "yes"}
+    if sys.stdin.readline().strip().lower() not in {"y", "yes"}:
+        typer.echo("Nothing was changed.")
+        raise typer.Exit(0)

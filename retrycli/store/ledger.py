@@ -15,7 +15,7 @@ from retrycli.schema import acts, attempts, breakers, passes, pause
 from retrycli.store import totals
 
 if TYPE_CHECKING:
-    from sqlalchemy import Column, ColumnElement, Row, Table
+    from sqlalchemy import ColumnElement, Row, Table
 
     from retrycli.store.database import Database
 
@@ -167,9 +167,9 @@ class Ledger:
         """
         gone = 0
         with self._database.write() as connection:
-            counted_to = totals.count_leaving(connection, _oldest(attempts, attempts.c.finished_at, before, limit))
-            for table, ended in ((attempts, attempts.c.finished_at), (passes, passes.c.finished_at), (acts, acts.c.at)):
-                gone += connection.execute(delete(table).where(_oldest(table, ended, before, limit))).rowcount
+            counted_to = totals.count_leaving(connection, _oldest(attempts, before, limit))
+            for table in (attempts, acts, passes):
+                gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
             totals.follow_the_newest(connection, counted_to)
         return gone
 
@@ -183,10 +183,11 @@ class Ledger:
         return found[0], found[1]
 
 
-def _oldest(table: Table, ended: Column[datetime], before: datetime, limit: int) -> ColumnElement[bool]:
-    """Whether a row is among the so many that ended first, and before a time."""
-    oldest = select(table.c.id).where(ended < before).order_by(ended, table.c.id)
-    return table.c.id.in_(oldest.limit(limit))
+def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
+    """Whether a row is among the so many that ended first, and before a time; an act has ended as it began."""
+    ended_at = acts.c.at if table is acts else table.c.finished_at
+    ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
+    return table.c.id.in_(ended.limit(limit))
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

@@ -1,4 +1,7 @@
-"""A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good."""
+"""A night: the ticketing API is down for nine hours, 300 messages fail meanwhile, three of them for good.
+
+What people are told of it, what becomes of the messages, and what statistics and report show in the morning.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app
+from retrycli import app, desk
 from retrycli.app import Surroundings
 from retrycli.events import PassResult, StopReason
+from retrycli.grouping import By
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Settings
 from tests.channels import webhook
@@ -98,3 +102,11 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
     rows = application.rows()
     assert {each for each, row in rows.items() if row["status"] != "sent"} == set(PERMANENT)
     assert {each for each in rows if application.state(int(str(each))) == "escalated"} == set(PERMANENT)
+    [outage] = desk.stats(settings, By.OUTCOME, span=timedelta(days=1), limit=9, now=lambda: MORNING)[0].outages
+    assert abs(outage.began_at - GOES_DOWN) <= 2 * TICK
+    assert outage.ended_at is not None
+    assert timedelta(0) <= outage.ended_at - COMES_BACK <= timedelta(hours=1), "the last probe fails an hour before"
+    page = desk.report(settings, span=timedelta(days=1), now=lambda: MORNING)
+    assert "The ticketing API was down from" in page
+    assert "3 messages wait for you" in page
+    assert "HTTP 422: recipient unknown" in page
