@@ -104,6 +104,7 @@ acts = Table(
     Column("act", String(16), nullable=False),
     Column("detail", Text),
     Index("retrycli_acts_message", "message_id", "id"),
+    Index("retrycli_acts_at", "at"),
 )
 
 passes = Table(

@@ -90,7 +90,7 @@ def db_prune(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Forget old attempts and passes. Messages and the queue are not touched."""
+    """Forget old attempts, acts and passes. Messages and the queue are not touched."""
     from retrycli import console, desk
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")

@@ -26,6 +26,7 @@ def upgrade() -> None:
         sa.Column("detail", sa.Text),
     )
     op.create_index("retrycli_acts_message", "retrycli_acts", ["message_id", "id"])
+    op.create_index("retrycli_acts_at", "retrycli_acts", ["at"])
     op.create_table(
         "retrycli_told",
         sa.Column("target", sa.String(16), primary_key=True),
