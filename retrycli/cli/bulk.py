@@ -73,12 +73,15 @@ def agreed(
 
 
 def interruptible(act: Callable[[Surroundings], Done]) -> tuple[Done, int | None]:
-    """Do something that SIGINT and SIGTERM end in good order; what came of it, and the signal."""
+    """Do something that SIGINT and SIGTERM end in good order; what came of it, and the signal, if one came.
+
+    What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
+    """
     from retrycli.app import HERE
 
     signals = Signals()
     done = act(replace(HERE, stop_requested=signals.stop_requested))
-    return done, signals.received if done.reason == "signal" else None
+    return done, signals.received
 
 
 def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:

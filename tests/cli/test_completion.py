@@ -125,7 +125,8 @@ def test_whatever_an_error_says_is_text_to_the_shell(known: Cli, application: Ap
 
 
 def test_bash_completes_an_id_by_the_script_that_the_command_shows(known: Cli) -> None:
-    script = known("--show-completion", "bash").stdout
+    # What --show-completion prints where it finds out that its caller is bash.
+    script = known(env={"_RETRYCLI_COMPLETE": "source_bash"}).stdout
     assert "_retrycli_completion" in script
     script += (
         'COMP_WORDS=(retrycli show 7); COMP_CWORD=2; _retrycli_completion retrycli; printf "%s\\n" "${COMPREPLY[@]}"'
