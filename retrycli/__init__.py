@@ -16,7 +16,6 @@ Everything here is imported when it is first used, so that ``import retrycli`` c
 from __future__ import annotations
 
 from importlib import import_module
-from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -73,6 +72,8 @@ _HOMES = {
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
+        from importlib.metadata import version
+
         return version("retrycli")
     if name not in _HOMES:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")

@@ -4,28 +4,86 @@ from __future__ import annotations
 
 import os
 import sys
+from importlib import import_module
 from io import TextIOWrapper
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
+from typer.main import get_group
 
-from retrycli.cli import act, checkup, cron, edit, escalations, look, measure, notify, passes, see, setup, tryout
 from retrycli.cli.shared import Globals, LogFormat, LogLevel
 
 READER_GONE = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
 
+HOMES = {
+    "run-once": "passes",
+    "passes": "passes",
+    "pause": "passes",
+    "resume": "passes",
+    "status": "look",
+    "list-failed": "look",
+    "show": "look",
+    "explain": "look",
+    "escalations": "escalations",
+    "retry": "act",
+    "requeue": "act",
+    "reject": "act",
+    "edit": "edit",
+    "notify": "notify",
+    "metrics": "measure",
+    "stats": "see",
+    "report": "see",
+    "doctor": "checkup",
+    "init": "setup",
+    "config": "setup",
+    "db": "setup",
+    "cron": "cron",
+    "sandbox": "tryout",
+    "demo": "tryout",
+    "version": "setup",
+}
+"""Where each command is, in the order of the help."""
+
+
+class Commands(TyperGroup):
+    """The commands, each made when it is asked for: cron starts us every time, and needs one of them.
+
+    To load and describe them all takes an eighth of a pass with nothing due (tests/benchmarks).
+    """
+
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer keeps click's types to itself
+        """The names of all commands."""
+        del ctx
+        return list(HOMES)
+
+    def get_command(self, ctx: Any, cmd_name: str) -> Any:  # noqa: ANN401  as above
+        """A command; None where there is none of that name, and then all are made, so that one like it is suggested."""
+        del ctx
+        if cmd_name not in self.commands:
+            for home in {HOMES[cmd_name]} if cmd_name in HOMES else {*HOMES.values()}:
+                self.commands.update(_at(home))
+        return self.commands.get(cmd_name)
+
+
+def _at(home: str) -> dict[str, Any]:
+    """The commands of a module."""
+    group = typer.Typer(rich_markup_mode=None)
+    import_module(f"{__name__}.{home}").register(group)
+    return dict(get_group(group).commands)
+
+
 app = typer.Typer(
     name="retrycli",
+    cls=Commands,
     help="Delivers failed ticket messages after all: one safe pass per cron tick.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,  # help in plain text comes up in half the time, and reads the same when it is piped
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (passes, look, escalations, act, edit, notify, measure, see, checkup, setup, cron, tryout):
-    group.register(app)
 
 
 @app.callback()
