@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import sqlite3
-import uuid
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 from typing import cast
 
 import pytest
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import make_url
 
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Views
+from tests import postgresql
 from tests.store.application import Application, bare_table, opened
-
-SERVER = os.environ.get("TEST_POSTGRESQL_URL", "")
-"""A PostgreSQL server on which databases may be made and dropped."""
 
 Factory = Callable[[Path, str | None], AbstractContextManager[str]]
 """Makes a database in a folder, empty or a copy of the one at a URL, and gives its URL."""
@@ -51,17 +47,8 @@ def sqlite_file_with_wal(folder: Path, template: str | None) -> Iterator[str]:
 @contextmanager
 def postgresql_database(_folder: Path, template: str | None) -> Iterator[str]:
     """A database of its own on the server."""
-    name = f"retrycli_{uuid.uuid4().hex}"
-    server = create_engine(SERVER, isolation_level="AUTOCOMMIT")
-    copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
-    with server.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}{copied}"))
-    try:
-        yield make_url(SERVER).set(database=name).render_as_string(hide_password=False)
-    finally:
-        with server.connect() as connection:
-            connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        server.dispose()
+    with postgresql.database(template) as url:
+        yield url
 
 
 FACTORIES: dict[str, Factory] = {
@@ -69,7 +56,7 @@ FACTORIES: dict[str, Factory] = {
     "sqlite-wal": sqlite_file_with_wal,
     "postgresql": postgresql_database,
 }
-ENGINES = ["sqlite", *(["postgresql"] if SERVER else [])]
+ENGINES = ["sqlite", "postgresql"]
 """What every test runs on."""
 in_every_mode = pytest.mark.parametrize("engine", [*ENGINES, "sqlite-wal"], indirect=True)
 """For tests in which two are at work at once: with a write-ahead log, readers and writers meet differently."""

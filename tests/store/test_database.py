@@ -172,7 +172,6 @@ def test_while_a_claim_is_written_the_application_can_read(application: Applicat
 
 
 def test_an_unreachable_server_is_named_without_its_password(tmp_path: Path) -> None:
-    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
     text = words_of(f"postgresql://agent:s3cret@/tickets?host={tmp_path}", DatabaseUnavailable)
     assert "agent:***@" in text
     assert "s3cret" not in text
@@ -186,7 +185,6 @@ def test_place_is_the_file(tmp_path: Path) -> None:
 
 
 def test_place_hides_the_password() -> None:
-    pytest.importorskip("psycopg", reason="the PostgreSQL driver is not installed")
     database = Database("postgresql://agent:s3cret@db.example.com/tickets")
     assert database.place == "postgresql://agent:***@db.example.com/tickets"
     database.close()

@@ -1,0 +1,162 @@
+"""The commands on PostgreSQL, as on SQLite; and several hosts that share one table there."""
+
+from __future__ import annotations
+
+import signal
+import uuid
+from collections import Counter
+from dataclasses import replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url
+
+from retrycli import app
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database, Gateway, Settings
+from tests import postgresql
+from tests.cli.api import REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import Cli, end, side_by_side
+from tests.store.application import Application
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@pytest.fixture
+def application() -> Iterator[Application]:
+    with postgresql.database() as url:
+        made = Application(url)
+        yield made
+        made.close()
+
+
+def at_work(cli: Cli, application: Application, api: Sandbox, **settings: object) -> Cli:
+    variables = {"RETRYCLI_DATABASE__URL": application.url, "RETRYCLI_GATEWAY__BASE_URL": api.url}
+    return cli.having(variables | {f"RETRYCLI_{name}": str(value) for name, value in settings.items()})
+
+
+def statuses(application: Application) -> Counter[str]:
+    return Counter(row["status"] for row in application.rows().values())
+
+
+def test_a_message_goes_from_failed_to_sent(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+    """With no preparation but two variables; retrycli's own tables are made on the way."""
+    application.add_all([{}, {"status": "approved"}])
+    with application.watched() as changed:
+        done = at_work(cli, application, sandbox)("run-once")
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {each: sorted(columns) for each, columns in changed.items()} == {1: ["last_error", "sent_at", "status"]}
+
+
+WRITTEN = "status, retry_count, last_error, sent_at, subject, body, recipient_email"
+"""The application's columns that the README says must be writable."""
+
+
+def test_a_role_that_may_do_little_is_enough(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+    """What the README says that it needs: to read the table, write seven columns, and make tables of its own."""
+    name = f"retrycli_{uuid.uuid4().hex[:12]}"
+    for each in (
+        f"CREATE ROLE {name} LOGIN PASSWORD 'of the test'",
+        f"GRANT SELECT, UPDATE ({WRITTEN}) ON pending_messages TO {name}",
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {name}",
+    ):
+        application.sql(each)
+    try:
+        application.add_all([{}, {"body": None}])
+        url = make_url(application.url).set(username=name, password="of the test")
+        known = at_work(cli, application, sandbox, DATABASE__URL=url.render_as_string(hide_password=False))
+        assert known("run-once", "--json").returncode == 0
+        assert statuses(application) == {"sent": 1, "failed": 1}
+        assert known("edit", "2", "--subject", "New", "--yes").returncode == 0
+        assert known("requeue", "2").returncode == 0
+        assert known("reject", "2", "--reason", "no").returncode == 0
+    finally:
+        application.sql(f"DROP OWNED BY {name}")
+        application.sql(f"DROP ROLE {name}")
+
+
+COMMANDS = {
+    "status": "ok",
+    "list-failed": "2\t12345\tsupplier\tescalated",
+    "escalations": "HTTP 422: no such recipient",
+    "show 2": "Your delivery",
+    "explain 2": "escalation\tfalse\tpermanent",
+    "passes": "completed",
+    "stats": "outcome\tdelivered\t1",
+    "stats --by type": "type\tsupplier\t2\t1",
+    "stats --by hour": "hour\t",
+    "report --html -": "2 messages wait for you",
+    "metrics": 'retrycli_attempts_total{outcome="delivered"} 1.0',
+    "config check": "postgresql",
+    "db upgrade": "",
+    "retry 2": "2\tdelivered",
+    "requeue 3": "requeued\t1",
+    "reject 3 --reason no": "rejected\t1",
+    "escalations note 3 asked": "",
+    "edit 3 --subject New --yes": "",
+    "db prune --older-than 1s --yes": "",
+}
+"""Commands, and what each prints after a pass that has delivered message 1; 2 and 3 are escalated."""
+
+
+@pytest.fixture(scope="module")
+def told(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """What each command prints, each on a copy of one database."""
+    with postgresql.database() as url, Scripted(TAKES, REJECTS, TAKES) as api:
+        application = Application(url)
+        application.add_all([{}, {}, {"body": None}])
+        cli = at_work(Cli(tmp_path_factory.mktemp("told")), application, api)
+        assert cli("run-once").returncode == 0
+        application.close()
+
+        def output(command: str) -> str:
+            with postgresql.database(template=url) as copy:
+                done = cli(*command.split(), env={"RETRYCLI_DATABASE__URL": copy})
+            assert (done.returncode, done.stderr) == (0, ""), command
+            return done.stdout
+
+        yield {each: output(each) for each in COMMANDS}
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_each_command_works_there(told: dict[str, str], command: str) -> None:
+    assert COMMANDS[command] in told[command]
+
+
+def test_hosts_share_the_work_and_send_each_message_once(
+    tmp_path: Path, application: Application, sandbox: Sandbox
+) -> None:
+    """Each has its lock; nothing else is between them but the claims."""
+    ids = application.add_all([{}] * 120)
+    hosts = [
+        at_work(Cli(tmp_path), application, sandbox, RUN__LOCK_FILE=tmp_path / f"{name}.lock") for name in ("one", "two")
+    ]
+    assert hosts[0]("db", "upgrade").returncode == 0
+    done = side_by_side({number: lambda host=host: host("run-once") for number, host in enumerate(hosts)})
+    assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
+    assert statuses(application) == {"sent": len(ids)}
+    assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+
+
+def test_what_a_killed_pass_had_in_flight_is_unknown_and_is_sent_again_with_its_key(
+    cli: Cli, application: Application
+) -> None:
+    application.add()
+    with held_back() as (api, gate):
+        process = at_work(cli, application, api).start("run-once")
+        assert gate.reached.wait(60)
+        process.send_signal(signal.SIGKILL)
+        end(process)
+    with Sandbox(Behaviour(), rng=Random(0)) as there:
+        settings = Settings(database=Database(url=application.url), gateway=Gateway(base_url=there.url))
+        now = datetime.now().astimezone()
+        results = [
+            app.run_once(settings, surroundings=replace(app.HERE, now=lambda at=at: at))
+            for at in (now + timedelta(minutes=14), now + timedelta(hours=2))
+        ]
+    assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
+    assert statuses(application) == {"sent": 1}
