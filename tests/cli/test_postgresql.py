@@ -7,6 +7,7 @@ import uuid
 from collections import Counter
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -132,11 +133,10 @@ def test_hosts_share_the_work_and_send_each_message_once(
 ) -> None:
     """Each has its lock; nothing else is between them but the claims."""
     ids = application.add_all([{}] * 120)
-    hosts = [
-        at_work(Cli(tmp_path), application, sandbox, RUN__LOCK_FILE=tmp_path / f"{name}.lock") for name in ("one", "two")
-    ]
+    locks = [tmp_path / "one.lock", tmp_path / "two.lock"]
+    hosts = [at_work(Cli(tmp_path), application, sandbox, RUN__LOCK_FILE=each) for each in locks]
     assert hosts[0]("db", "upgrade").returncode == 0
-    done = side_by_side({number: lambda host=host: host("run-once") for number, host in enumerate(hosts)})
+    done = side_by_side({number: partial(host, "run-once") for number, host in enumerate(hosts)})
     assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
     assert statuses(application) == {"sent": len(ids)}
     assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
@@ -155,8 +155,12 @@ def test_what_a_killed_pass_had_in_flight_is_unknown_and_is_sent_again_with_its_
         settings = Settings(database=Database(url=application.url), gateway=Gateway(base_url=there.url))
         now = datetime.now().astimezone()
         results = [
-            app.run_once(settings, surroundings=replace(app.HERE, now=lambda at=at: at))
-            for at in (now + timedelta(minutes=14), now + timedelta(hours=2))
+            app.run_once(settings, surroundings=replace(app.HERE, now=partial(_at, now + later)))
+            for later in (timedelta(minutes=14), timedelta(hours=2))
         ]
     assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
     assert statuses(application) == {"sent": 1}
+
+
+def _at(time: datetime) -> datetime:
+    return time
