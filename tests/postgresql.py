@@ -1,4 +1,4 @@
-"""A PostgreSQL server for the tests: the one that TEST_POSTGRESQL_URL names, or one of our own from a Python package."""
+"""A PostgreSQL server for the tests: the one that TEST_POSTGRESQL_URL names, or one of our own from a package."""
 
 from __future__ import annotations
 
