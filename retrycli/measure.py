@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import Iterable
 from datetime import datetime, timedelta
 from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retrycli import logs, metrics, schema
+from retrycli import logs, metrics, schema, standing
 from retrycli.breaker import BreakerState
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.events import PassResult
 from retrycli.message import MessageType, State
 from retrycli.metrics import Measured
-from retrycli.news import REMIND_AFTER
 from retrycli.outcome import OutcomeKind
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
@@ -26,16 +24,14 @@ from retrycli.store.totals import Totals
 
 OTHER = "other"
 """A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
-NOT_WRITTEN = "The pass is recorded, but its metrics were not written: %s"
 
 
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
     """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
     try:
-        problem = _write(settings, database, path, now)
-        _tell(Totals(database), socket.gethostname(), now, problem)
+        standing.warn(database, "The metrics were", "written", _write(settings, database, path, now), now)
     except DatabaseUnavailable as error:
-        logs.logger.warning(NOT_WRITTEN, error)
+        logs.logger.warning("The metrics were not written: %s", error)
 
 
 def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
@@ -46,17 +42,6 @@ def _write(settings: Settings, database: Database, path: Path, now: datetime) ->
     except ConfigurationError as error:
         return str(error)
     return None
-
-
-def _tell(totals: Totals, host: str, now: datetime, problem: str | None) -> None:
-    """Warn when it begins, as often as of other troubles while it lasts, and when it ends: cron mails each warning."""
-    last = totals.warned(host)
-    if problem is None and last is not None:
-        totals.set_warned(host, None)
-        logs.logger.warning("Metrics are written again")
-    elif problem is not None and (last is None or now - last >= REMIND_AFTER):
-        totals.set_warned(host, now)
-        logs.logger.warning(NOT_WRITTEN, problem)
 
 
 def measured(settings: Settings, database: Database, now: datetime) -> Measured:

@@ -7,13 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from itertools import takewhile
 from typing import Protocol
 
 from retrycli.events import PassResult, StopReason
 
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 REMIND_AFTER = timedelta(hours=6)
 
 LOOKBACK = 1000
@@ -102,13 +101,3 @@ def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
         if (newest.started_at - began) // REMIND_AFTER == (lasted[0].started_at - began) // REMIND_AFTER:
             return None
     return TROUBLE[newest.reason].format(detail=detail)
-
-
-def to_be_repeated(started_at: datetime, before: datetime | None) -> bool:
-    """Whether a pass is to tell what every pass would have to: the first one in each `REMIND_AFTER` is.
-
-    Args:
-        started_at: when the pass began.
-        before: when the one before it did; None where there was none.
-    """
-    return before is None or (started_at - EPOCH) // REMIND_AFTER != (before - EPOCH) // REMIND_AFTER

@@ -5,8 +5,6 @@ A pass that has nothing to renew loads only this module, so what makes a page is
 
 from __future__ import annotations
 
-import logging
-from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,8 +12,6 @@ from typing import TYPE_CHECKING
 from retrycli import atomic, logs
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.events import PassResult, PassSummary, StopReason
-from retrycli.news import to_be_repeated
-from retrycli.store.ledger import Ledger, PassRecord
 
 if TYPE_CHECKING:
     from retrycli.report import Cause
@@ -64,23 +60,24 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
+    from retrycli import standing
+
+    try:
+        standing.warn(database, "The report was", "renewed", _problem(settings, database, path, summary, now), now)
+    except DatabaseUnavailable as error:
+        logs.logger.warning("The report was not renewed: %s", error)
+
+
+def _problem(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
+    """Renew the page; why that could not be done, if so."""
     state = STATES.get(summary.reason, "ok")
     try:
         write(path, page(settings, database, since=now - LOOKBACK, until=now, state=state))
     except RetrycliError as error:
-        _warn(database, str(error))
+        return str(error)
     except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
-        _warn(database, f"{type(error).__name__}; see `retrycli --debug report`")
-
-
-def _warn(database: Database, problem: str) -> None:
-    """Warn of what every pass meets, but not four times an hour by mail; a terminal shows it each time."""
-    passes: list[PassRecord] = []
-    with suppress(DatabaseUnavailable):
-        passes = Ledger(database).last_passes(2)
-    newest, before, *_ = [*(each.started_at for each in passes), None, None]
-    told = newest is None or to_be_repeated(newest, before)
-    logs.logger.log(logging.WARNING if told else logging.INFO, "The report was not renewed: %s", problem)
+        return f"{type(error).__name__}; see `retrycli --debug report`"
+    return None
 
 
 STATES: dict[str | None, str] = {

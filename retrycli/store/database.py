@@ -226,7 +226,8 @@ def _engine(url: URL, patience: int | None) -> Engine:
         waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS if patience is None else patience}
         engine = create_engine(url, connect_args=waits)
     except ImportError as error:
-        raise ConfigurationError(f"database.url: the driver {error.name} is not installed") from error
+        remedy = "" if url.get_backend_name() == "sqlite" else "; pip install 'retrycli[postgres]'"
+        raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from retrycli.events import PassResult
     from retrycli.store.database import Database
 
-ATTEMPTS, PASSES, COUNTED_TO, WARNED = "attempts", "passes", "attempts_counted_to", "metrics_warned"
-"""The names in the table. The third is the mark, and the fourth the time of a host's last warning, in seconds."""
+ATTEMPTS, PASSES, COUNTED_TO, WARNED = "attempts", "passes", "attempts_counted_to", "warned"
+"""The names in the table. The third is the mark, and the fourth the time of a last warning, in seconds."""
 
 SETTLING = timedelta(minutes=10)
 """How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
@@ -65,19 +65,19 @@ class Totals:
                 made[outcome] = made.get(outcome, 0) + number
         return Counted(made, counted[PASSES])
 
-    def warned(self, host: str) -> datetime | None:
-        """When a host last warned that its metrics can't be written; None where they can."""
-        last = select(totals.c.value).where(totals.c.name == WARNED, totals.c.label == host)
+    def warned(self, what: str) -> datetime | None:
+        """When something was last warned of; None where all is well with it."""
+        last = select(totals.c.value).where(totals.c.name == WARNED, totals.c.label == what)
         with self._database.read() as connection:
             value = connection.execute(last).scalar()
         return None if value is None else datetime.fromtimestamp(value, UTC)
 
-    def set_warned(self, host: str, at: datetime | None) -> None:
-        """Remember when a host warned, or that all is well."""
+    def set_warned(self, what: str, at: datetime | None) -> None:
+        """Remember when something was warned of, or that all is well with it."""
         with self._database.write() as connection:
-            connection.execute(delete(totals).where(totals.c.name == WARNED, totals.c.label == host))
+            connection.execute(delete(totals).where(totals.c.name == WARNED, totals.c.label == what))
             if at is not None:
-                add(connection, WARNED, host, int(at.timestamp()))
+                add(connection, WARNED, what, int(at.timestamp()))
 
 
 def roll_up(connection: Connection, *, ended_before: datetime, begun_before: datetime) -> int:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Cli
 
 NAME = "retrycli.prom"
-WARNING = "The pass is recorded, but its metrics were not written: "
+WARNING = "The metrics were not written: "
 
 
 def read(text: str) -> dict[str, float]:
@@ -276,7 +276,7 @@ def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(
     done = measuring("run-once")
     assert (done.returncode, done.stderr) == (0, "")
     folder.mkdir()
-    assert measuring("run-once").stderr.endswith(" WARNING Metrics are written again\n")
+    assert measuring("run-once").stderr.endswith(" WARNING The metrics were written again\n")
     assert measuring("run-once").stderr == ""
     assert read((folder / NAME).read_text())["retrycli_passes_total/completed"] == 4
 

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import pairwise
 
 import pytest
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import REMIND_AFTER, TROUBLE, lasting, news, to_be_repeated
+from retrycli.news import TROUBLE, lasting, news
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)
@@ -96,12 +95,3 @@ def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
 
 def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
     assert news(None, []) is None
-
-
-def test_what_every_pass_would_tell_is_told_at_the_first_one_and_then_once_in_a_while() -> None:
-    """Whenever it begins: in a day of ticks with jitter it is told four or five times."""
-    ticks = [NOON + number * TICK + timedelta(seconds=number % 7) for number in range(96)]
-    told = [at for before, at in pairwise([None, *ticks]) if at is not None and to_be_repeated(at, before)]
-    assert told[0] == ticks[0]
-    assert len(told) in {4, 5}
-    assert all(after - before < REMIND_AFTER + 2 * TICK for before, after in pairwise(told))

@@ -1,0 +1,37 @@
+"""Warnings of what stays wrong from pass to pass: when it begins, now and then while it lasts, and when it is over.
+
+Cron mails each warning, and the same one every 15 minutes would teach people to delete those mails unread.
+"""
+
+from __future__ import annotations
+
+import socket
+from datetime import datetime
+
+from retrycli.logs import logger
+from retrycli.news import REMIND_AFTER
+from retrycli.store.database import Database
+from retrycli.store.totals import Totals
+
+
+def warn(database: Database, what: str, done: str, problem: str | None, now: datetime) -> None:
+    """Say of something that a pass does besides that it could not be done, or can be again, if that is news.
+
+    Args:
+        database: where it is remembered what was said.
+        what: ``The report was``, and the like.
+        done: ``renewed``, and the like.
+        problem: why it could not be done; None where it could.
+        now: the time.
+
+    Raises:
+        DatabaseUnavailable: it can't be found out what was said.
+    """
+    totals, label = Totals(database), f"{what} {done} on {socket.gethostname()}"
+    last = totals.warned(label)
+    if problem is None and last is not None:
+        totals.set_warned(label, None)
+        logger.warning("%s %s again", what, done)
+    elif problem is not None and (last is None or now - last >= REMIND_AFTER):
+        totals.set_warned(label, now)
+        logger.warning("%s not %s: %s", what, done, problem)
