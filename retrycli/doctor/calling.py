@@ -50,7 +50,7 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
 
 def _none(case: Case, passes: list[PassRecord]) -> Finding:
     unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
-    if passes and not _is_late(case, passes[0]):
+    if passes and not _is_late(case, passes[0]) and _is_steady(case, _usual(passes)):
         words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
         return well("scheduler", words)
     return failure("scheduler", f"nothing on this machine{unread} calls a pass", "`retrycli cron install`")
@@ -79,12 +79,22 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
             f"{ago}, and there should be one every {wanted}",
             "is cron alive? `systemctl status cron`, its log, and the mail of the user whose line it is",
         )
-    gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
-    usual = timedelta(seconds=median(gaps)) if len(gaps) > 1 else case.interval
-    if case.interval / UNEVEN <= usual <= case.interval * UNEVEN:
+    usual = _usual(passes)
+    if usual is None or _is_steady(case, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
     words = f"they come every {_in_words(usual)}, and schedule.retry_interval_minutes says {wanted}"
     return warning("passes", words, "make the two the same: `retrycli cron check`")
+
+
+def _usual(passes: list[PassRecord]) -> timedelta | None:
+    """How far apart passes are as a rule; None where there are too few to tell: they may have been made by hand."""
+    gaps = [(later.started_at - earlier.started_at).total_seconds() for later, earlier in pairwise(passes)]
+    return timedelta(seconds=median(gaps)) if len(gaps) > 1 else None
+
+
+def _is_steady(case: Case, usual: timedelta | None) -> bool:
+    """Whether passes come as often as they should, as far as that can be told."""
+    return usual is not None and case.interval / UNEVEN <= usual <= case.interval * UNEVEN
 
 
 def _is_late(case: Case, last: PassRecord) -> bool:

@@ -102,8 +102,9 @@ def test_as_cron_finds_what_only_cron_would_trip_over(desk: Cli, application: Ap
     assert levels(from_environment, code=0)["api"] == "ok"
     assert levels(from_environment, "--as-cron", code=3)["api"] == "failure"
     assert levels(desk, "--as-cron", code=3)["settings"] == "warning"
-    named = levels(desk, "--as-cron", "--config", "retrycli.toml", code=0)
+    named = levels(desk, "--as-cron", "--config", "retrycli.toml", code=3)
     assert (named["settings"], named["api"], named["table"]) == ("ok", "ok", "ok")
+    assert named["scheduler"] == "failure", "the crontab of this test is in a variable too"
 
 
 def test_in_crons_bare_environment_it_runs(cli: Cli, application: Application) -> None:

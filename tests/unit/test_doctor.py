@@ -346,6 +346,13 @@ def test_passes_that_come_from_elsewhere_are_well(desk: Desk) -> None:
     only([of_cadence(desk)], Level.OK, "passes")
 
 
+@pytest.mark.parametrize("begun", [[5], [5, 20], [1, 3, 5, 8]])
+def test_passes_that_somebody_made_by_hand_are_no_sign_of_a_scheduler(desk: Desk, begun: list[int]) -> None:
+    """Too few to tell, or further apart or closer together than a scheduler would have them."""
+    desk.with_passes(*(each * MINUTE for each in begun))
+    only([of_callers(desk)], Level.FAILURE, "scheduler")
+
+
 def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
