@@ -62,7 +62,7 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
             }
         )
         return
-    alike = [each for each in groups if each.count > 1] if console.on_terminal() else []
+    alike = [each for each in groups if each.count > 1 and each.fingerprint] if console.on_terminal() else []
     _show_groups(alike)
     in_groups = {each.fingerprint for each in alike}
     _show_escalated([each for each in messages if each.fingerprint not in in_groups])
