@@ -121,6 +121,8 @@ class MessageDetails:
 
 
 Record = TypeVar("Record", AttemptRecord, ActRecord)
+MOST_GROUPS = 1000
+"""So many causes are told apart: no person looks at more, and a statement takes only so many ids."""
 SORTS = ("next", "id", "tries", "age")
 
 
@@ -193,7 +195,10 @@ class Views:
             return list(connection.execute(self._failed(wanted, m.id).order_by(m.id)).scalars())
 
     def escalation_groups(self, among: Filter = ESCALATED) -> list[EscalationGroup]:
-        """Escalated messages by cause, the largest group first. What the application has taken back is left out."""
+        """Escalated messages by cause, the largest groups first, `MOST_GROUPS` of them at most.
+
+        What the application has taken back is left out.
+        """
         m = self._database.messages.c
         by_type = self._failed(
             among,
@@ -209,9 +214,10 @@ class Views:
         with self._database.read() as connection:
             for row in connection.execute(by_type).mappings():
                 alike.setdefault(row["fingerprint"], []).append(row)
-        first = {key: min(row["example"] for row in rows) for key, rows in alike.items()}
+        largest = sorted(alike.items(), key=lambda each: -sum(row["n"] for row in each[1]))[:MOST_GROUPS]
+        first = {key: min(row["example"] for row in rows) for key, rows in largest}
         examples = {each.id: each for each in self.messages(Filter(ids=tuple(first.values())))}
-        groups = [_group(key, rows, examples[first[key]]) for key, rows in alike.items() if first[key] in examples]
+        groups = [_group(key, rows, examples[first[key]]) for key, rows in largest if first[key] in examples]
         return sorted(groups, key=lambda each: (-each.count, each.example.id))
 
     def counts(self, due_by: datetime) -> dict[str, int]:

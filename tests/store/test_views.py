@@ -16,7 +16,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.views import SORTS, AttemptRecord, Filter, ListedMessage, Views
+from retrycli.store.views import MOST_GROUPS, SORTS, AttemptRecord, Filter, ListedMessage, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
@@ -355,6 +355,23 @@ def test_escalations_are_found_by_when_they_were(application: Application, datab
     assert (group.count, group.example.id) == (1, 2)
     assert shown(views, between) == [2]
     assert views.escalation_groups(Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
+
+
+def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
+    application: Application, database: Database, views: Views
+) -> None:
+    """And the largest of them is among them."""
+    number = MOST_GROUPS + 2
+    application.add_all([{}] * number)
+    words = ("".join(chr(ord("a") + int(digit)) for digit in str(each)) for each in range(1, number - 1))
+    entries = [
+        (Settled(each, Transition.escalated(EscalationReason.PERMANENT, last_error=word)), FAILED_AT, TICKET)
+        for each, word in enumerate([*words, "last", "last"], 1)
+    ]
+    Enrolment(database).enrol(entries, NOON)
+    groups = views.escalation_groups()
+    assert len(groups) == MOST_GROUPS
+    assert (groups[0].count, groups[0].example.last_error) == (2, "last")
 
 
 def test_without_escalations_there_are_no_groups(application: Application, database: Database, views: Views) -> None:
