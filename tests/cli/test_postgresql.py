@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import signal
 import uuid
 from collections import Counter
@@ -16,7 +17,7 @@ from sqlalchemy import make_url
 
 from retrycli import app
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Database, Gateway, Settings
+from retrycli.settings import Database, Gateway, Run, Settings
 from tests import postgresql
 from tests.cli.api import REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import Cli, end, side_by_side
@@ -160,6 +161,35 @@ def test_what_a_killed_pass_had_in_flight_is_unknown_and_is_sent_again_with_its_
         ]
     assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
     assert statuses(application) == {"sent": 1}
+
+
+def test_a_pass_that_was_stopped_and_continued_writes_nothing_over_what_another_host_did(
+    tmp_path: Path, cli: Cli, application: Application
+) -> None:
+    """A laptop that slept, a virtual machine that was moved: its claim has lapsed, and the message is another's."""
+    application.add()
+    with held_back() as (api, gate):
+        stopped = at_work(cli, application, api, RUN__LOCK_FILE=tmp_path / "stopped.lock").start("run-once", "--json")
+        assert gate.reached.wait(60)
+        stopped.send_signal(signal.SIGSTOP)
+        with Sandbox(Behaviour(), rng=Random(0)) as there:
+            other = Settings(
+                database=Database(url=application.url),
+                gateway=Gateway(base_url=there.url),
+                run=Run(lock_file=tmp_path / "other.lock"),
+            )
+            now = datetime.now().astimezone()
+            for later in (timedelta(minutes=14), timedelta(hours=2)):
+                app.run_once(other, surroundings=replace(app.HERE, now=partial(_at, now + later)))
+        assert statuses(application) == {"sent": 1}
+        with application.watched() as changed:
+            stopped.send_signal(signal.SIGCONT)
+            gate.opened.set()
+            done = end(stopped)
+    assert (done.returncode, changed) == (0, {})
+    assert json.loads(done.stdout)["sent"] == 0
+    history = at_work(cli, application, api).json("show", "1")["attempts"]
+    assert [each["outcome"] for each in history] == ["unknown", "delivered"]
 
 
 def _at(time: datetime) -> datetime:
