@@ -118,11 +118,11 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
     """Print names and values, one a line."""
     if not on_terminal():
         for name, value in facts.items():
-            print(f"{name}\t{_plain(value)}")  # noqa: T201
+            print(f"{printable(name)}\t{_plain(value)}")  # noqa: T201
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{name:<{width}}  {_local(value)}")  # noqa: T201
+        print(f"{printable(name):<{width}}  {_local(value)}")  # noqa: T201
 
 
 def say(text: str) -> None:

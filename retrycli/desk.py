@@ -26,6 +26,8 @@ from retrycli.store.statistics import Statistics
 from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import is_late
 
+LATELY = timedelta(days=7)
+"""A host that has made no pass for so long makes none any more."""
 OFFERED = 50
 """So many messages are offered by a shell's completion at most."""
 OFFER_WITHIN_SECONDS = 1
@@ -33,6 +35,17 @@ PRUNE_BATCH = 5_000
 """So many rows go in one transaction."""
 BREATH_SECONDS = 0.05
 """Long enough for whoever waits for SQLite's write lock to ask again."""
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """A machine that makes passes."""
+
+    host: str
+    started_at: datetime
+    """When its newest pass began."""
+    late: bool
+    """Whether that is too long ago, so that its scheduler looks dead."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +58,8 @@ class Status:
     """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
     now: datetime
     last_pass: PassRecord | None
+    hosts: list[Host]
+    """Those that have made a pass lately."""
     next_run: datetime | None
     retry_interval_minutes: float
     max_retries: int
@@ -77,6 +92,9 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
+            hosts=[
+                Host(name, newest, is_late(newest, at, interval)) for name, newest in ledger.hosts(at - LATELY).items()
+            ],
             next_run=None if last is None or late else max(last.started_at + interval, at),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,

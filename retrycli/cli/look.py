@@ -81,6 +81,7 @@ def _status_fields(found: Status) -> dict[str, object]:
         "max_retries": found.max_retries,
         "next_run": found.next_run,
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
+        "hosts": [asdict(each) for each in found.hosts],
         "messages": found.messages,
         "breaker": [asdict(each) for each in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
@@ -95,6 +96,7 @@ def _show_status(found: Status) -> None:
         {
             "State": found.state,
             "Passes": _passes_in_words(found),
+            **_hosts_in_words(found),
             "Next run": found.next_run,
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
@@ -132,6 +134,18 @@ def _passes_in_words(found: Status) -> str:
     counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
     return f"{words}; cron looks dead" if found.state == "late" else words
+
+
+def _hosts_in_words(found: Status) -> dict[str, str]:
+    """Each host's newest pass, where there are several."""
+    from retrycli import console
+
+    return {
+        f"Host {each.host}": f"its last one began {console.ago(each.started_at, found.now)}"
+        + ("; its cron looks dead" if each.late else "")
+        for each in found.hosts
+        if len(found.hosts) > 1
+    }
 
 
 def _pause_in_words(found: Status) -> str:

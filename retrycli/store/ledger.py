@@ -119,6 +119,13 @@ class Ledger:
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
+    def hosts(self, since: datetime) -> dict[str, datetime]:
+        """The hosts that have made passes since a time, with the start of each one's newest."""
+        newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
+        statement = select(passes.c.host, newest).where(passes.c.started_at >= since).group_by(passes.c.host)
+        with self._database.read() as connection:
+            return dict(connection.execute(statement.order_by(passes.c.host)).all())
+
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""
         with self._database.read() as connection:

@@ -25,6 +25,7 @@ KEYS = [
     "max_retries",
     "next_run",
     "last_pass",
+    "hosts",
     "messages",
     "breaker",
     "paused",
@@ -132,6 +133,26 @@ def test_refused_credentials_are_not_ok_either(cli: Cli, application: Applicatio
     screen = at_work.on_terminal("status")
     assert "stopped (credentials refused)" in screen.words
     assert screen.text.endswith("Next: retrycli config show\n")
+
+
+def test_where_several_hosts_make_passes_each_is_told_of_and_which_is_late(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """One host alone is what the line of the passes is about."""
+    made_a_pass(application, sandbox)
+    [here] = at_work.json("status")["hosts"]
+    assert (list(here), here["late"]) == (["host", "started_at", "late"], False)
+    assert "\nHost " not in at_work("status").stdout
+    two_hours_ago = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2))
+    application.execute(
+        "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, unknown,"
+        " released) VALUES ('x', 'mill', 1, ?, ?, 0, 0, 0, 0, 0)",
+        two_hours_ago,
+        two_hours_ago,
+    )
+    found = at_work.json("status")
+    assert (found["state"], {each["host"]: each["late"] for each in found["hosts"]}["mill"]) == ("ok", True)
+    assert "Host mill\tits last one began 2 hours ago; its cron looks dead\n" in at_work("status").stdout
 
 
 def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(

@@ -84,6 +84,15 @@ def test_passes_that_began_at_the_same_moment_have_an_order(ledger: Ledger) -> N
     assert [each.pass_id for each in ledger.last_passes(9)] == ["a", "b", "c"]
 
 
+def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
+    """One that has made none since a time is left out."""
+    for number, (host, at) in enumerate({"old": NOON - HOUR, "two": NOON, "one": NOON + MINUTE}.items()):
+        start(ledger, f"a{number}", at=at - MINUTE, host=host)
+        start(ledger, f"b{number}", at=at, host=host)
+    assert list(ledger.hosts(NOON).items()) == [("one", NOON + MINUTE), ("two", NOON)]
+    assert ledger.hosts(NOON + HOUR) == {}
+
+
 def test_dead_passes_of_this_host_are_interrupted(database: Database, ledger: Ledger) -> None:
     """Not the one that finds them, nor those that ended, nor those of another host."""
     start(ledger, "dead")
