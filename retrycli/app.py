@@ -27,6 +27,7 @@ from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
+from retrycli.store.condition import clock as server_clock
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -134,7 +135,7 @@ def _make_pass(
     with open_database(settings) as database:
         world = make_world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
-        aftermath.leave(settings, database, summary, surroundings.now())
+        aftermath.leave(settings, database, summary, world.now())
         return summary
 
 
@@ -172,8 +173,9 @@ def preview(settings: Settings, *, limit: int | None = None, surroundings: Surro
     """
     rules = pass_rules(settings, limit=limit)
     with as_if(settings) as database:
-        at = surroundings.now()
-        intake.follow_the_table(make_world(settings, database, surroundings), rules, at, emit=lambda _: None)
+        world = make_world(settings, database, surroundings)
+        at = world.now()
+        intake.follow_the_table(world, rules, at, emit=lambda _: None)
         return Views(database).messages(Filter(due_by=rules.due_by(at)), limit=rules.limit)
 
 
@@ -246,6 +248,7 @@ def make_world(
     listen: Callable[[Event], None] | None = None,
 ) -> World:
     """What a pass over this database is given."""
+    now = _clock(database, surroundings)
 
     def emit(event: Event) -> None:
         logs.log_event(event)
@@ -257,9 +260,7 @@ def make_world(
         from retrycli.gateway.http import HttpGateway
 
         columns = database.messages.c.keys()
-        gateway = HttpGateway(
-            settings.gateway, columns=columns, connections=settings.run.concurrency, now=surroundings.now
-        )
+        gateway = HttpGateway(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with gateway:
             yield gateway
 
@@ -269,8 +270,20 @@ def make_world(
         ledger=Ledger(database),
         open_gateway=open_gateway,
         emit=emit,
-        now=surroundings.now,
+        now=now,
         sleep=asyncio.sleep,
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
     )
+
+
+def _clock(database: Database, surroundings: Surroundings) -> Callable[[], datetime]:
+    """The clock by which messages are due and claims lapse: a server's own, for its hosts' clocks may differ.
+
+    A file has none, and a clock that was given is the caller's business.
+    """
+    there = server_clock(database) if surroundings.now is utc_now else None
+    if there is None:
+        return surroundings.now
+    ahead = there - utc_now()
+    return lambda: utc_now() + ahead

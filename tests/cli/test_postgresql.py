@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import uuid
 from collections import Counter
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from functools import partial
 from random import Random
 from typing import TYPE_CHECKING
@@ -141,6 +142,36 @@ def test_hosts_share_the_work_and_send_each_message_once(
     assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
     assert statuses(application) == {"sent": len(ids)}
     assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+
+
+FAKETIME = shutil.which("faketime")
+
+
+@pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
+@pytest.mark.parametrize("shift", ["+20m", "-20m"])
+def test_what_is_due_is_told_by_the_clock_of_the_database(
+    cli: Cli, application: Application, sandbox: Sandbox, shift: str
+) -> None:
+    """A host whose clock is wrong sends nothing early and nothing late, and its claims lapse with everybody's."""
+    application.add_all([{}, {}])
+    known = at_work(cli, application, sandbox)
+    assert known("db", "upgrade").returncode == 0
+    due = (datetime.now(UTC) + timedelta(minutes=minutes) for minutes in (-10, 10))
+    for message_id, at in enumerate(due, 1):
+        application.sql(
+            "INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at,"
+            " unknown_count) VALUES (:id, 'waiting', :at, :key, :at, 0)",
+            id=message_id,
+            at=at,
+            key=str(message_id),
+        )
+    wrong = known.under(str(FAKETIME), "-f", shift)
+    assert wrong.json("run-once")["sent"] == 1
+    assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
+    [host] = known.json("status")["hosts"]
+    assert not host["late"]
+    begun = datetime.fromisoformat(host["started_at"])
+    assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
 
 
 def test_what_a_killed_pass_had_in_flight_is_unknown_and_is_sent_again_with_its_key(
