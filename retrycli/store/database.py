@@ -220,9 +220,12 @@ def _parsed(url: str) -> URL:
 def _engine(url: URL, patience: int | None) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
-            waits = {} if patience is None else {"connect_timeout": patience}
             driver = url.set(drivername="postgresql+psycopg")
-            return create_engine(driver, pool_size=1, max_overflow=1, connect_args=waits)
+            # Nothing is left in the session: behind a pooler the next transaction may be another server connection's.
+            wishes: dict[str, int | None] = {"prepare_threshold": None}
+            if patience is not None:
+                wishes["connect_timeout"] = patience
+            return create_engine(driver, pool_size=1, max_overflow=1, connect_args=wishes)
         waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS if patience is None else patience}
         engine = create_engine(url, connect_args=waits)
     except ImportError as error:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
+import socket
+import subprocess
+import tempfile
 import uuid
 from collections import Counter
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -21,12 +26,11 @@ from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Gateway, Run, Settings
 from tests import postgresql
 from tests.cli.api import REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import Cli, end, side_by_side
+from tests.cli.command import Cli, end, side_by_side, wait_until
 from tests.store.application import Application
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
 
 @pytest.fixture
@@ -142,6 +146,67 @@ def test_hosts_share_the_work_and_send_each_message_once(
     assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
     assert statuses(application) == {"sent": len(ids)}
     assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+
+
+PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")
+POOLER = """\
+[databases]
+* = {server}
+[pgbouncer]
+listen_addr = 127.0.0.1
+listen_port = {port}
+unix_socket_dir =
+auth_type = any
+pool_mode = transaction
+max_prepared_statements = 0
+server_reset_query_always = 0
+logfile = {folder}/log
+user = {user}
+"""
+
+
+@pytest.mark.skipif(PGBOUNCER is None, reason="PgBouncer is not installed")
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can have PgBouncer be another user")
+def test_behind_a_pooler_in_transaction_mode_all_is_well(
+    cli: Cli, tmp_path: Path, application: Application, sandbox: Sandbox
+) -> None:
+    """It gives each transaction any connection, so that nothing may be left in one: two passes take turns with it."""
+    ids = application.add_all([{}] * 60)
+    url = make_url(application.url)
+    port = free_port()
+    place = {"host": url.query.get("host") or url.host, "port": url.port, "user": url.username}
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o777)
+        config = Path(folder, "pgbouncer.ini")
+        server = " ".join(f"{name}={value}" for name, value in place.items() if value)
+        user = Path(str(place["host"])).owner() if str(place["host"]).startswith("/") else "nobody"
+        config.write_text(POOLER.format(server=server, port=port, folder=folder, user=user))
+        process = subprocess.Popen([str(PGBOUNCER), "-q", str(config)], stderr=subprocess.DEVNULL)
+        try:
+            wait_until(lambda: listens(port))
+            pooled = f"postgresql://{url.username}@127.0.0.1:{port}/{url.database}"
+            hosts = [
+                at_work(cli, application, sandbox, DATABASE__URL=pooled, RUN__LOCK_FILE=tmp_path / f"{name}.lock")
+                for name in ("one", "two")
+            ]
+            assert hosts[0]("db", "upgrade").returncode == 0
+            done = side_by_side({number: partial(host, "run-once") for number, host in enumerate(hosts)})
+        finally:
+            process.terminate()
+            process.wait(30)
+    assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
+    assert statuses(application) == {"sent": len(ids)}
+    assert len(sandbox.received) == len(ids)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        return int(server.getsockname()[1])
+
+
+def listens(port: int) -> bool:
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", port)) == 0
 
 
 FAKETIME = shutil.which("faketime")
