@@ -1,4 +1,4 @@
-"""The floors of DESIGN.md, section 3, held by a machine: who may import whom, and what each may never know.
+"""The floors that modules stand on, held by a machine: who may import whom, and what each may never know.
 
 Imports inside functions count, for they are run too. Those under ``if TYPE_CHECKING`` never run, but whoever names
 another's types knows of it: they count for every rule but the one against circles.
@@ -98,7 +98,7 @@ def breaches(module: str, source: str) -> list[str]:
     """What is wrong with a module, in words."""
     who = home(module)
     if who not in FLOOR_OF:
-        return [f"{module} stands on no floor: add it to FLOORS in {__file__}, and to DESIGN.md, section 3"]
+        return [f"{module} stands on no floor: add it to FLOORS in {__file__}"]
     tree = ast.parse(source)
     found = []
     for name in sorted(set(imports(tree, module))):
