@@ -289,8 +289,8 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         database.close()
 
 
-def count_history(settings: Settings, *, before: datetime) -> tuple[int, int]:
-    """How many attempts, and how many passes, ended before a time.
+def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
+    """How many attempts, acts and passes ended before a time.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.

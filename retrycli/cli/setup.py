@@ -96,15 +96,16 @@ def db_prune(
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    attempts, passes = desk.count_history(settings, before=before)
-    found = f"{console.count(attempts, 'attempt')} and {console.count(passes, 'pass', 'passes')}"
+    old = desk.count_history(settings, before=before)
+    attempts, acts = console.count(old["attempts"], "attempt"), console.count(old["acts"], "act")
+    found = f"{attempts}, {acts} and {console.count(old['passes'], 'pass', 'passes')}"
     if not as_json:
         console.say(f"{found} ended before {console.local_time(before)}.")
     if not yes:
         ask("Forget them for good?")
     desk.prune(settings, before=before)
     if as_json:
-        console.show_json({"attempts": attempts, "passes": passes})
+        console.show_json(old)
         return
     console.say(f"Forgot {found}.")
     console.say("Next: retrycli status")

@@ -180,19 +180,23 @@ class Ledger:
             totals.follow_the_newest(connection, counted_to)
         return gone
 
-    def count_ended(self, before: datetime) -> tuple[int, int]:
-        """How many attempts, and how many passes, ended before a time."""
+    def count_ended(self, before: datetime) -> dict[str, int]:
+        """How many attempts, acts and passes ended before a time."""
         with self._database.read() as connection:
-            found = [
-                connection.execute(select(func.count()).where(table.c.finished_at < before)).scalar_one()
-                for table in (attempts, passes)
-            ]
-        return found[0], found[1]
+            return {
+                name: connection.execute(select(func.count()).where(_ended_at(table) < before)).scalar_one()
+                for name, table in (("attempts", attempts), ("acts", acts), ("passes", passes))
+            }
+
+
+def _ended_at(table: Table) -> ColumnElement[datetime]:
+    """When a row ended; an act has ended as it began."""
+    return acts.c.at if table is acts else table.c.finished_at
 
 
 def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
-    """Whether a row is among the so many that ended first, and before a time; an act has ended as it began."""
-    ended_at = acts.c.at if table is acts else table.c.finished_at
+    """Whether a row is among the so many that ended first, and before a time."""
+    ended_at = _ended_at(table)
     ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
     return table.c.id.in_(ended.limit(limit))
 

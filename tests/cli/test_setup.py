@@ -198,10 +198,10 @@ def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, applicati
         for name in HISTORY
         for rows in [application.rows(name)]
     }
-    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 11_990, "passes": 0}
+    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 11_990, "acts": 0, "passes": 0}
     assert {name: application.rows(name) for name in HISTORY} == kept
     assert {name: application.rows(str(name)) for name in before} == before
-    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "passes": 0}
+    assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
 
 
 def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, application: Application) -> None:
@@ -216,8 +216,8 @@ def test_db_prune_asks_and_where_nobody_can_be_asked_does_nothing(cli: Cli, appl
     assert known.on_terminal("db", "prune", "--older-than", "90d", answers=["n"]).words.endswith("Nothing was changed.")
     assert len(application.rows("retrycli_attempts")) == 1
     screen = known.on_terminal("db", "prune", "--older-than", "90d", answers=["y"])
-    assert "1 attempt and 0 passes ended before" in screen.words
-    assert screen.words.endswith("Forgot 1 attempt and 0 passes. Next: retrycli status")
+    assert "1 attempt, 0 acts and 0 passes ended before" in screen.words
+    assert screen.words.endswith("Forgot 1 attempt, 0 acts and 0 passes. Next: retrycli status")
     assert application.rows("retrycli_attempts") == {}
 
 
