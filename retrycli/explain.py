@@ -32,6 +32,8 @@ from retrycli.store.views import MessageDetails, Views
 
 PASSES_LOOKED_AT = 10
 """From so many passes cron's grid is read."""
+WHOLE_SECONDS = timedelta(seconds=1)
+"""Retry-After is written down to the second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,8 +125,9 @@ class _Explainer:
         state = found.queue["state"]
         yield Gate("escalation", state != State.ESCALATED, found.queue["escalation_reason"] or "none")
         yield _claim(found)
-        yield self._wait(found, at)
-        yield self._retry_after(found, at)
+        wait = self._wait(found, at)
+        yield wait
+        yield _retry_after(found, wait)
         if not isinstance(message, UnusableMessage):
             yield from self._policy_gates(message, found, at)
         yield self._pause(at)
@@ -144,14 +147,6 @@ class _Explainer:
         is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
         due = queue["next_attempt_at"]
         return Gate("wait", is_open, "due at" if due else "none", due)
-
-    def _retry_after(self, found: MessageDetails, at: datetime) -> Gate:
-        last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
-        if last is None or last.finished_at is None or last.retry_after_s is None:
-            return Gate("retry_after", open=True, figure="not asked for")
-        until = last.finished_at + timedelta(seconds=last.retry_after_s)
-        is_open = until <= self._rules.due_by(at)
-        return Gate("retry_after", is_open, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
 
     def _pause(self, at: datetime) -> Gate:
         pause = self._ledger.pause(at)
@@ -244,6 +239,16 @@ def _claim(found: MessageDetails) -> Gate:
     return Gate(
         "claim", open=False, figure=f"being sent by {queue['claimed_by']}; lapses at", time=queue["claim_expires_at"]
     )
+
+
+def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
+    """Whether it is a Retry-After that the wait is for. An attempt by hand sets no wait, and a requeued one is over."""
+    last = next((each for each in reversed(found.attempts) if each.finished_at is not None), None)
+    if last is None or last.finished_at is None or last.retry_after_s is None:
+        return Gate("retry_after", open=True, figure="not asked for")
+    until = last.finished_at + timedelta(seconds=last.retry_after_s)
+    holds = not wait.open and wait.time is not None and abs(wait.time - until) <= WHOLE_SECONDS
+    return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
 
 
 def _queued(message: Message, found: MessageDetails) -> QueuedMessage:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app, desk
+from retrycli import app, casework, desk
 from retrycli.app import Surroundings
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import StopReason
@@ -183,6 +183,27 @@ def throttled(desk: Desk) -> None:
     desk.run_at(NOON)
 
 
+def requeued(desk: Desk) -> None:
+    """The last of its tries was answered with a Retry-After of 50 minutes, and then a person requeued it."""
+    desk.add(1, retry_count=9, failed_at=NOON - timedelta(hours=10))
+    desk.api.retry_after[503] = "3000"
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+    done = casework.requeue(desk.settings, [1], by="ada", surroundings=Surroundings(now=lambda: NOON))
+    assert done.done == 1
+
+
+def tried_by_hand(desk: Desk) -> None:
+    """It waits for an hour; an attempt by hand meanwhile, which leaves it where it was, is told to come in two."""
+    desk.add(1, retry_count=1)
+    desk.api.retry_after[503] = "0"
+    desk.answers(OVERLOADED)
+    desk.run_at(NOON)
+    desk.api.retry_after[503] = "7200"
+    app.retry(desk.settings, 1, by="ada", surroundings=Surroundings(now=lambda: NOON))
+    desk.answers(TAKES)
+
+
 def expiry(desk: Desk) -> None:
     desk.add(1, retry_count=1, failed_at=NOON - timedelta(hours=3))
     desk.answers(OVERLOADED, TAKES)
@@ -243,7 +264,9 @@ CASES = {
     "wait": Case(wait, {"wait"}, 4),
     "retry after": Case(retry_after, {"wait", "retry_after"}, 4),
     "breaker": Case(breaker, {"breaker"}, 2),
-    "a rest": Case(throttled, {"breaker", "retry_after"}, 4),
+    "a rest": Case(throttled, {"breaker"}, 4),
+    "a Retry-After from before it was requeued": Case(requeued, set(), 1),
+    "a Retry-After of an attempt by hand": Case(tried_by_hand, {"wait"}, 4),
     "expiry": Case(expiry, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
     "pause": Case(pause, {"wait", "pause"}, 4),
     "a pause without end": Case(pause_without_end, {"wait", "pause"}, None),
