@@ -47,7 +47,7 @@ LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), 
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
-    """What a pass may claim: the one predicate by which messages are counted, claimed and shown as due."""
+    """What a pass may claim: the one predicate by which messages are counted, claimed, shown and explained as due."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
 
 
@@ -61,22 +61,19 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    due = staticmethod(is_due)
-    """What a pass may claim, given what is due by when: the one predicate that counts, claims and explains."""
-
     def together(self) -> AbstractContextManager[None]:
         """Write all that is written inside in one transaction."""
         return self._database.together()
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
-        statement = select(func.count()).select_from(queue).where(*self.due(due_by))
+        statement = select(func.count()).select_from(queue).where(*is_due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
     def is_due(self, message_id: int, due_by: datetime) -> bool:
         """Whether a pass may claim this message."""
-        statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *self.due(due_by))
+        statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
@@ -85,7 +82,7 @@ class Claims:
         with self._database.write() as connection:
             due = (
                 select(queue.c.message_id)
-                .where(*self.due(due_by))
+                .where(*is_due(due_by))
                 .order_by(queue.c.next_attempt_at, queue.c.message_id)
                 .limit(limit)
                 .with_for_update(skip_locked=True)

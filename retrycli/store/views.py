@@ -223,15 +223,14 @@ class Views:
     def counts(self, due_by: datetime) -> dict[str, int]:
         """Failed messages: waiting (due ones included), due, sending, escalated."""
         state = func.coalesce(queue.c.state, State.WAITING.value)
-        due = func.coalesce(queue.c.next_attempt_at <= due_by, queue.c.message_id.is_(None))
+        due = func.coalesce(and_(*is_due(due_by)), queue.c.message_id.is_(None))
         columns = (state.label("state"), due.label("due"), func.count().label("n"))
         statement = self._failed(Filter(), *columns).group_by(state, due)
         found = {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
         with self._database.read() as connection:
             for row in connection.execute(statement):
                 found[row.state] += row.n
-                if row.state == State.WAITING and row.due:
-                    found["due"] += row.n
+                found["due"] += row.n if row.due else 0
         return found
 
     def message(self, message_id: int) -> MessageDetails:

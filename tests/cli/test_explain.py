@@ -21,6 +21,7 @@ from retrycli.message import Claim
 from retrycli.policy import RetryPolicy
 from retrycli.schema import queue
 from retrycli.settings import Settings
+from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, Pause
@@ -154,10 +155,10 @@ def claim(desk: Desk) -> None:
     desk.api.retry_after[429] = "0"
     desk.run_at(NOON)
     database = Database(desk.application.url)
-    claims = Claims(database)
+    of_the_dead = Claims(database)
     held = Claim("the-dead", NOON + 13 * MINUTE)
-    claims.claim_one(held, 1, NOON)
-    claims.begin(held, [1], made_by="pass", pass_id="the-dead", now=NOON, fit=lambda _: True)
+    of_the_dead.claim_one(held, 1, NOON)
+    of_the_dead.begin(held, [1], made_by="pass", pass_id="the-dead", now=NOON, fit=lambda _: True)
     database.close()
 
 
@@ -383,8 +384,8 @@ def never_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
 
 FOR_EVER = Pause(NOON, None, "ada", None)
 OPEN = Breaker("", BreakerState.OPEN, 5, NOON, NOON + timedelta(days=1))
-PREDICATES: dict[str, tuple[type, str, object]] = {
-    "wait": (Claims, "due", staticmethod(never_due)),
+PREDICATES: dict[str, tuple[object, str, object]] = {
+    "wait": (claims, "is_due", never_due),
     "expiry": (RetryPolicy, "expired", lambda *_: True),
     "tries": (RetryPolicy, "has_tries_left", lambda *_: False),
     "pause": (Ledger, "pause", lambda *_: FOR_EVER),
