@@ -206,11 +206,9 @@ def lock_path(settings: Settings) -> Path:
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
-    url = settings.database.url
-    scheme, _, rest = url.partition(":///")
-    if scheme.startswith("sqlite"):
-        return Path(rest.partition("?")[0].removeprefix("file:") + ".retrycli.lock").absolute()
-    name = hashlib.sha256(url.encode()).hexdigest()[:12]
+    if (file := settings.database.file) is not None:
+        return file.with_name(f"{file.name}.retrycli.lock")
+    name = hashlib.sha256(settings.database.url.encode()).hexdigest()[:12]
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
 
 

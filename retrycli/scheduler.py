@@ -112,7 +112,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
         interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
         interpreter=this_python(),
         config=config,
-        user=user or _owner(settings.database.url, config) or host.login,
+        user=user or _owner(settings.database.file, config) or host.login,
         longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
     )
 
@@ -292,8 +292,6 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
     return None if caller.command == command else f"the command would be: {command}"
 
 
-def _owner(database_url: str, config: str) -> str | None:
+def _owner(database: Path | None, config: str) -> str | None:
     """Who owns the SQLite file, or else the settings' file."""
-    scheme, _, rest = database_url.partition(":///")
-    database = filesystem.owner(Path(rest.partition("?")[0])) if scheme.startswith("sqlite") else None
-    return database or filesystem.owner(Path(config))
+    return (database and filesystem.owner(database)) or filesystem.owner(Path(config))

@@ -61,6 +61,13 @@ class Database(_Section):
             raise ValueError("write a table's name, or SCHEMA.NAME")
         return table
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None where it is a server."""
+        scheme, _, rest = self.url.partition(":///")
+        path = rest.partition("?")[0].removeprefix("file:")
+        return Path(path).absolute() if scheme.startswith("sqlite") and path else None
+
 
 class TypeSchedule(_Section):
     """What one message type does otherwise than the rest; None is: as the rest."""

@@ -38,8 +38,7 @@ class Case:
     @property
     def database_file(self) -> Path | None:
         """The SQLite file; None where it is a server."""
-        scheme, _, rest = self.settings.database.url.partition(":///")
-        return Path(rest.partition("?")[0].removeprefix("file:")).absolute() if scheme.startswith("sqlite") else None
+        return self.settings.database.file
 
     @cached_property
     def mounts(self) -> str:
