@@ -36,6 +36,7 @@ MOST_TICKS = 8
 """So many times can stand under a chart."""
 LAST_TICK = 94
 """In hundredths of the width: further right there is no room for its words."""
+LAST_TICK_ON_A_PHONE = 82
 
 WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
 """The bounds of the bars of waits, in minutes."""
@@ -177,6 +178,7 @@ def _over_time(figures: Figures, clock: Clock) -> dict[str, object]:
         "top": charts.scale(columns),
         "column": length,
         "ticks": _ticks(begin, begin + len(columns) * length, clock),
+        "last_tick_on_a_phone": LAST_TICK_ON_A_PHONE,
         "outcomes": [(outcome, number, number / figures.attempts) for outcome, number in figures.outcomes.items()],
     }
 

@@ -29,6 +29,7 @@ MOST_KIB = 300
 def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The installed command's report of no attempt, of one, of very many, and of hostile texts of 2,000 characters."""
     folder = tmp_path_factory.mktemp("pages")
+    midnight_near_the_edge = f"ZONE{datetime.now(UTC).hour - 11:+d}"  # it is eleven in the morning there
     found = {}
     for name, attempts in HISTORIES.items():
         database = folder / f"{name}.db"
@@ -40,7 +41,7 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
                     "UPDATE pending_messages SET last_error = ?1, subject = ?1, ticket_id = ?1", (HOSTILE,)
                 )
                 connection.execute("UPDATE pending_messages SET message_type = ? WHERE id % 2", (HOSTILE,))
-        cli = Cli(folder, {"RETRYCLI_DATABASE__URL": f"sqlite:///{database}"})
+        cli = Cli(folder, {"RETRYCLI_DATABASE__URL": f"sqlite:///{database}", "TZ": midnight_near_the_edge})
         done = cli("report", "--html", f"{name}.html")
         assert (done.returncode, done.stderr) == (0, "")
         found[name] = folder / f"{name}.html"
