@@ -45,6 +45,7 @@ def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_pa
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office_does(tmp_path: Path) -> None:
     """CPU time, in turns, so that what else the machine does falls on both alike."""
     taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]

@@ -68,12 +68,14 @@ def idle(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Idle]]:
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("million", ["waiting", "sent"])
 def test_a_pass_with_nothing_due_takes_no_longer_for_a_million_rows(million: str, idle: dict[str, Idle]) -> None:
     assert idle[million].cpu_seconds <= MOST_TIME * idle["empty"].cpu_seconds
 
 
 @pytest.mark.slow
+@pytest.mark.alone
 @pytest.mark.parametrize("million", ["waiting", "sent"])
 def test_a_pass_with_nothing_due_needs_no_more_memory_for_a_million_rows(million: str, idle: dict[str, Idle]) -> None:
     assert idle[million].kib <= MOST_MEMORY * idle["empty"].kib
