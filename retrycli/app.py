@@ -195,6 +195,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
         concurrency=settings.run.concurrency,
         limit=settings.run.limit if limit is None else limit,
         rate_per_second=settings.run.rate_per_second,
+        in_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
     )
 

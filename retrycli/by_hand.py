@@ -5,7 +5,6 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from retrycli.engine import CLAIM_MARGIN
 from retrycli.errors import InvalidMessage, NotActionable
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
@@ -26,7 +25,7 @@ async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by
     # Before anything is claimed: a preset that is wrong must leave the message where it is.
     async with world.open_gateway() as gateway:
         now = world.now()
-        claim = Claim(str(uuid.uuid4()), now + rules.request_timeout + CLAIM_MARGIN)
+        claim = Claim(str(uuid.uuid4()), now + rules.lease)
         queued = _claimed(world, rules, claim, message_id, by, now)
         outcome = await gateway.deliver(queued)
     finished_at = world.now()

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from retrycli.breaker import Breaker, BreakerState, wider
 from retrycli.events import StopReason
 from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.outcome import ALIVE, Outcome, OutcomeKind
 from retrycli.ports import PassRules
 
 FORBIDDEN = 403
@@ -53,6 +53,17 @@ class Destination:
         self._refused = False
         if self.breaker.blocks(due_by):
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
+
+    def learn_of(self, breaker: Breaker, now: datetime) -> None:
+        """Take over what another pass has learnt meanwhile."""
+        self.breaker = breaker
+        if breaker.blocks(now):
+            self._stop(StopReason.THROTTLED if breaker.state is BreakerState.RESTING else StopReason.BREAKER_OPEN)
+
+    def may_change(self, attempts: Sequence[Attempt]) -> bool:
+        """Whether these attempts could tell anything new of the breaker."""
+        at_ease = self.breaker == Breaker(self.breaker.destination)
+        return not (at_ease and all(each.outcome.kind in ALIVE for each in attempts))
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Learn from attempts in the order in which they ended.

@@ -8,34 +8,25 @@ from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
-from retrycli.breaker import Breaker, BreakerState
+from retrycli.breaker import Breaker
 from retrycli.destination import Attempt, Destination
 from retrycli.errors import DatabaseUnavailable, LockHeld
-from retrycli.events import (
-    BreakerClosed,
-    BreakerOpened,
-    Event,
-    PassResult,
-    PassStarted,
-    PassStopped,
-    PassSummary,
-    StopReason,
-    Tally,
-)
+from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.intake import follow_the_table
-from retrycli.message import Claim, QueuedMessage, UnusableMessage
+from retrycli.liaison import LOOK_EVERY, Liaison
+from retrycli.message import QueuedMessage, UnusableMessage
+from retrycli.outcome import STOOD_STILL
 from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.record import record
 from retrycli.recovery import BY_PASS, recover
+from retrycli.turns import Turns
 
 BATCH = 500
 """How many messages are claimed in one transaction."""
 PRUNE_AT_MOST = 10_000
 """How many attempts, and how many passes, one pass forgets at most."""
-CLAIM_MARGIN = timedelta(seconds=30)
-"""How long a claim outlives the last moment at which its holder can be at work."""
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 
@@ -72,17 +63,18 @@ class _Pass:
         self._world = world
         self._rules = rules
         self._me = me
+        self._events: list[Event] = []
         self._due_by = rules.due_by(self.started_at)
-        ends_by = self.started_at + rules.deadline + rules.request_timeout
-        self._claim = Claim(me.pass_id, ends_by + CLAIM_MARGIN)
-        self._pace = Pace(rules, self.started_at, world.now, world.stop_requested)
-        self._remembered = Breaker(rules.destination)
-        self._destination = self._meet(self._remembered)
+        self._pace = Pace(rules, self.started_at, world.now, world.stop_requested, self._take_turn)
+        self._liaison = Liaison(world, rules, me, since=self.started_at, tell=self._events.append)
+        self._destination = Destination(Breaker(rules.destination), rules, since=self.started_at)
+        self._turns = Turns(in_order=rules.in_order)
         self._claimed: deque[int] = deque()
-        self._nothing_due = False
+        self._all_claimed = False
+        self._freed: set[str] = set()
+        """Tickets of which the next message may go out, where their order is kept."""
         self._in_flight = 0
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
-        self._events: list[Event] = []
         self._tally = Tally()
         self._swept_to: int | None = None
         self._finished = False
@@ -92,7 +84,7 @@ class _Pass:
     def recover(self) -> None:
         """Take back the messages of passes that died."""
         self._world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host)
-        self._events += recover(self._world, self._rules, self._claim, self.started_at)
+        self._events += recover(self._world, self._rules, self._liaison.claim, self.started_at)
         self._tell()
 
     def enrol(self) -> None:
@@ -110,7 +102,7 @@ class _Pass:
         if not due:
             return
         # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
-        self._destination = self._meet(self._world.ledger.breaker(self._rules.destination))
+        self._destination = self._liaison.meet()
         if self._may_begin():
             try:
                 async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
@@ -125,20 +117,27 @@ class _Pass:
             # One transaction records what came of some attempts and begins the next ones. No request goes out
             # before it is committed: the attempts' tasks first run when this one waits.
             with self._world.claims.together():
-                self._settle(self._destination.judge(answers))
+                self._look_around()
+                self._settle(answers)
                 self._begin_attempts(gateway, group)
             self._tell()
             answers = await self._answers()
-        self._settle(self._destination.judge_doubtful())
-        self._release()
+        with self._world.claims.together():
+            self._settle([], last=True)
+            self._release()
         self._tell()
+
+    def _look_around(self) -> None:
+        self._liaison.look_around(self._destination)
+        if self._liaison.paused:
+            self._pace.stop(StopReason.PAUSED)
 
     def _begin_attempts(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
             now = self._world.now()
             loaded = self._world.claims.begin(
-                self._claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
+                self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
             )
             unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
             begun = 0
@@ -152,10 +151,11 @@ class _Pass:
                     begun += 1
             self._in_flight += begun
             self._pace.begun(begun)
-            self._events += record(self._world, self._claim, unfit)
+            self._record(unfit)
 
     async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
-        outcome = await gateway.deliver(queued)
+        stood_still = self._world.now() >= self._liaison.claim.expires_at
+        outcome = STOOD_STILL if stood_still else await gateway.deliver(queued)
         finished_at = self._world.now()
         self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
 
@@ -165,7 +165,9 @@ class _Pass:
         if pause := self._pace.pause():
             await self._world.sleep(min(pause, RECORD_WITHIN_SECONDS))
         elif self._in_flight:
-            answers.append(await self._answered.get())
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY.total_seconds()):
+                    answers.append(await self._answered.get())
             await asyncio.sleep(0)  # one round of the event loop: what else has arrived is written down with it
         while not self._answered.empty():
             answers.append(self._answered.get_nowait())
@@ -173,7 +175,8 @@ class _Pass:
         return answers
 
     def _may_begin(self) -> bool:
-        return not self._nothing_due and self._destination.trouble is None and self._pace.may_begin()
+        something_left = self._claimed or self._freed or not self._all_claimed
+        return bool(something_left) and self._destination.trouble is None and self._pace.may_begin()
 
     def _room(self) -> int:
         """How many attempts may begin now."""
@@ -182,15 +185,30 @@ class _Pass:
     def _take(self, room: int) -> list[int]:
         """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
         if room and not self._claimed:
-            self._world.ledger.heartbeat(self._me.pass_id, self._world.now())
-            self._claimed.extend(self._world.claims.claim(self._claim, self._due_by, BATCH))
-            self._nothing_due = not self._claimed
+            self._claimed.extend(self._claim_due() or self._claim_freed())
         return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+
+    def _claim_due(self) -> list[int]:
+        found: list[int] = []
+        while not (found or self._all_claimed):
+            found = self._world.claims.claim(self._liaison.claim, self._due_by, BATCH, self._turns)
+            self._all_claimed = not found and not self._turns.next_round()
+        return found
+
+    def _claim_freed(self) -> list[int]:
+        """What came behind a message of the same ticket that has now been seen to."""
+        freed, self._freed = self._freed, set()
+        if not freed:
+            return []
+        return self._world.claims.claim(self._liaison.claim, self._due_by, BATCH, self._turns, of_tickets=freed)
+
+    def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
+        return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
 
     def _release(self) -> None:
         """Give back what was claimed and not begun."""
         if self._claimed:
-            self._world.claims.release(self._claim, self._claimed)
+            self._world.claims.release(self._liaison.claim, self._claimed)
             self._claimed.clear()
 
     def _is_fit(self, queued: QueuedMessage) -> bool:
@@ -201,10 +219,15 @@ class _Pass:
 
     # -- decide and record ------------------------------------------------------------------------------------
 
-    def _settle(self, judged: Sequence[Attempt]) -> None:
+    def _settle(self, attempts: Sequence[Attempt], *, last: bool = False) -> None:
         """Decide what each attempt does to its message, and write it down."""
-        self._events += record(self._world, self._claim, [(each.queued, self._decide(each)) for each in judged])
-        self._remember()
+        judged = self._liaison.judge(self._destination, attempts, last=last)
+        self._record([(each.queued, self._decide(each)) for each in judged])
+
+    def _record(self, settled: Sequence[tuple[QueuedMessage | UnusableMessage, Settled]]) -> None:
+        self._events += record(self._world, self._liaison.claim, settled)
+        if self._rules.in_order:
+            self._freed |= {str(message.ticket_id) for message, _ in settled}
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued
@@ -221,23 +244,6 @@ class _Pass:
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
 
-    def _meet(self, breaker: Breaker) -> Destination:
-        destination = Destination(breaker, self._rules, since=self.started_at)
-        self._remembered = destination.breaker
-        return destination
-
-    def _remember(self) -> None:
-        """Keep for later passes what this one has learnt of its destination."""
-        before, breaker = self._remembered, self._destination.breaker
-        if breaker == before:
-            return
-        self._world.ledger.save_breaker(breaker)
-        self._remembered = breaker
-        if breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
-            self._events.append(BreakerOpened(breaker.destination, breaker.failures, breaker.probe_at))
-        elif before.state is BreakerState.OPEN:
-            self._events.append(BreakerClosed(breaker.destination))
-
     # -- forget and report ------------------------------------------------------------------------------------
 
     def forget_the_old(self) -> None:
@@ -252,6 +258,8 @@ class _Pass:
                 return self.finish(PassResult.COMPLETED, reason)
             case StopReason.SIGNAL as reason:
                 return self.finish(PassResult.INTERRUPTED, reason)
+            case StopReason.PAUSED as reason:
+                return self.finish(PassResult.PAUSED, reason, self._liaison.paused)
             case reason:
                 detail = self._destination.detail if reason is self._destination.trouble else None
                 return self.finish(PassResult.STOPPED, reason, detail)
@@ -281,7 +289,8 @@ class _Pass:
 
     def _tell(self) -> None:
         """Tell the world what is committed, and only then."""
-        events, self._events = self._events, []
+        events = self._events.copy()
+        self._events.clear()
         for event in events:
             self._tally.count(event)
             self._world.emit(event)

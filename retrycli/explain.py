@@ -128,6 +128,8 @@ class _Explainer:
         wait = self._wait(found, at)
         yield wait
         yield _retry_after(found, wait)
+        if self._rules.in_order:
+            yield self._order(found, at)
         if not isinstance(message, UnusableMessage):
             yield from self._policy_gates(message, found, at)
         yield self._pause(at)
@@ -147,6 +149,17 @@ class _Explainer:
         is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
         due = queue["next_attempt_at"]
         return Gate("wait", is_open, "due at" if due else "none", due)
+
+    def _order(self, found: MessageDetails, at: datetime) -> Gate:
+        """Whether a pass comes to it: those before it go first, and it follows when they are delivered."""
+        before_it = self._views.before_it((found.queue or {})["message_id"])
+        if not before_it:
+            return Gate("order", open=True, figure="none of its ticket goes first")
+        last = max(due for _, due in before_it)
+        first, _ = before_it[0]
+        others = f" and {len(before_it) - 1:,} more" if len(before_it) > 1 else ""
+        figure = f"message {first}{others} of its ticket must be delivered first; due at"
+        return Gate("order", last <= self._rules.due_by(at), figure, last)
 
     def _pause(self, at: datetime) -> Gate:
         pause = self._ledger.pause(at)

@@ -153,6 +153,11 @@ class QueuedMessage:
         """The message's own id."""
         return self.message.id
 
+    @property
+    def ticket_id(self) -> int | str:
+        """The ticket that it belongs to."""
+        return self.message.ticket_id
+
 
 @dataclass(frozen=True, slots=True)
 class UnusableMessage:

@@ -56,6 +56,11 @@ class Outcome:
 LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")
 """What came of an attempt whose claim lapsed."""
 
+STOOD_STILL = Outcome(
+    OutcomeKind.UNREACHABLE, error="not sent: this process stood still until another might have taken the message"
+)
+"""What comes of an attempt that was begun and then held up for longer than its claim lasts."""
+
 
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
     """The outcome that an HTTP status stands for where the preset has no rule of its own.

@@ -26,30 +26,41 @@ class Pace:
         started_at: the start of the pass.
         now: the clock.
         stop_requested: whether a signal has come.
+        take_turn: reserves the time of one request, given how far apart requests are and when it comes too late.
     """
 
     def __init__(
-        self, rules: PassRules, started_at: datetime, now: Callable[[], datetime], stop_requested: Callable[[], bool]
+        self,
+        rules: PassRules,
+        started_at: datetime,
+        now: Callable[[], datetime],
+        stop_requested: Callable[[], bool],
+        take_turn: Callable[[timedelta, datetime], datetime],
     ) -> None:
         self.reason: StopReason | None = None
         """Why nothing more may begin; the first reason is kept."""
         self._now = now
         self._stop_requested = stop_requested
+        self._take_turn = take_turn
         self._deadline = started_at + rules.deadline
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
-        self._next_begin = started_at
+        self._turn: datetime | None = None
+        """When the next request may go out; None where that is not reserved yet."""
 
     def may_begin(self) -> bool:
         """Whether anything more may begin in this pass."""
-        if self.reason is None:
-            if self._stop_requested():
-                self.reason = StopReason.SIGNAL
-            elif self._now() >= self._deadline:
-                self.reason = StopReason.DEADLINE
-            elif self._left == 0:
-                self.reason = StopReason.LIMIT
+        if self._stop_requested():
+            self.stop(StopReason.SIGNAL)
+        elif self._now() >= self._deadline:
+            self.stop(StopReason.DEADLINE)
+        elif self._left == 0:
+            self.stop(StopReason.LIMIT)
         return self.reason is None
+
+    def stop(self, reason: StopReason) -> None:
+        """Begin nothing more, for a reason."""
+        self.reason = self.reason or reason
 
     def room(self, wanted: int) -> int:
         """How many of so many may begin now."""
@@ -57,17 +68,27 @@ class Pace:
             return 0
         if self._left is not None:
             wanted = min(wanted, self._left)
-        if self._interval is not None:
-            wanted = min(wanted, 1) if self._now() >= self._next_begin else 0
+        if self._interval is not None and wanted > 0:
+            wanted = 1 if self._has_turn(self._interval) else 0
         return max(wanted, 0)
+
+    def _has_turn(self, interval: timedelta) -> bool:
+        """Whether the time has come that is reserved for the next request; it is reserved where none is yet."""
+        if self._turn is None:
+            turn = self._take_turn(interval, self._deadline)
+            if turn >= self._deadline:
+                self.stop(StopReason.DEADLINE)
+                return False
+            self._turn = turn
+        return self._now() >= self._turn
 
     def begun(self, count: int) -> None:
         """Take note that so many have begun."""
         if self._left is not None:
             self._left -= count
-        if self._interval is not None and count:
-            self._next_begin = self._now() + self._interval
+        if count:
+            self._turn = None
 
     def pause(self) -> float:
-        """How many seconds to wait until the next may begin; 0 where there is no rate."""
-        return 0.0 if self._interval is None else max((self._next_begin - self._now()).total_seconds(), 0.0)
+        """How many seconds to wait until the next may begin; 0 where nothing waits for the rate."""
+        return 0.0 if self._turn is None else max((self._turn - self._now()).total_seconds(), 0.0)

@@ -13,6 +13,10 @@ from retrycli.events import Event, PassSummary
 from retrycli.message import Claim, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome
 from retrycli.policy import RetryPolicy, Settled
+from retrycli.turns import Turns
+
+CLAIM_MARGIN = timedelta(seconds=60)
+"""A pass that is alive can be held up for half of it by an application that keeps a database locked."""
 
 
 class Enrolment(Protocol):
@@ -40,8 +44,19 @@ class Claims(Protocol):
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
 
-    def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
-        """Claim due messages."""
+    def claim(
+        self,
+        claim: Claim,
+        due_by: datetime,
+        limit: int,
+        turns: Turns | None = None,
+        *,
+        of_tickets: Collection[str] | None = None,
+    ) -> list[int]:
+        """Claim due messages whose turn it is."""
+
+    def renew(self, claim: Claim) -> None:
+        """Hold what is claimed for longer."""
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
         """Claim one message, whatever its wait."""
@@ -92,8 +107,17 @@ class Ledger(Protocol):
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""
 
+    def breaker_to_judge(self, destination: str) -> Breaker:
+        """The same, which no other pass changes until this transaction ends."""
+
     def save_breaker(self, breaker: Breaker) -> None:
         """Remember a destination."""
+
+    def take_probe(self, breaker: Breaker, until: datetime) -> bool:
+        """Take the one probe that is due, before another pass does."""
+
+    def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
+        """Reserve a time for one request, unless it would come too late."""
 
     def paused(self, now: datetime) -> str | None:
         """Why deliveries are held back, in words; None where they are not."""
@@ -150,8 +174,15 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
+    in_order: bool = False
+    """Of one ticket's messages, a later one waits until an earlier one is delivered or in a person's hands."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
+
+    @property
+    def lease(self) -> timedelta:
+        """How long a claim lasts unless it is renewed: for a request, and for what may hold its pass up besides."""
+        return self.request_timeout + CLAIM_MARGIN
 
     def due_by(self, started_at: datetime) -> datetime:
         """What comes due until then is due for a pass that starts at a time: cron's ticks are never quite on time."""

@@ -25,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0002"
+HEAD = "0003"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -71,7 +71,9 @@ queue = Table(
     Column("acknowledged_by", String(255)),
     Column("acknowledged_at", UtcDateTime),
     Column("note", Text),
-    Index("retrycli_queue_due", "state", "next_attempt_at", "message_id"),
+    Column("ticket", Text),
+    Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
+    Index("retrycli_queue_ticket", "ticket", "message_id"),
 )
 
 attempts = Table(
@@ -137,6 +139,14 @@ breakers = Table(
     Column("opened_at", UtcDateTime),
     Column("probe_at", UtcDateTime),
 )
+
+rates = Table(
+    "retrycli_rates",
+    metadata,
+    Column("destination", String(255), primary_key=True),
+    Column("next_at", UtcDateTime, nullable=False),
+)
+"""When the next request may go out, of whatever host, where ``run.rate_per_second`` is set."""
 
 pause = Table(
     "retrycli_pause",

@@ -209,7 +209,10 @@ class Run(_Section):
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
     deadline_minutes: Minutes = Field(12.0, description="a pass begins nothing after that")
     limit: int | None = Field(None, ge=1, le=2**31, description="messages a pass")
-    rate_per_second: Positive | None = Field(None, description="requests a second at most")
+    rate_per_second: Positive | None = Field(None, description="requests a second at most, of all hosts together")
+    per_ticket_order: bool = Field(
+        default=False, description="a ticket's later message waits until the earlier one is sent or in a person's hands"
+    )
     lock_file: Path | None = Field(None, description="the pass lock; by default beside the database")
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
     retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")

@@ -25,10 +25,10 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
-        "notice_text outage figures grouping cronline units finding acts draft",
+        "notice_text outage figures grouping cronline units finding acts draft turns",
         "settings config config_text atomic",
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
-        "ports engine destination intake pace record recovery by_hand",
+        "ports engine liaison destination intake pace record recovery by_hand",
         "logs console report",
         "app aftermath standing desk explain tell measure reporting casework demo scheduler doctor cli __init__"
         " __main__",

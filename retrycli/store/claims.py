@@ -16,8 +16,10 @@ from sqlalchemy import (
     bindparam,
     case,
     delete,
+    exists,
     func,
     insert,
+    or_,
     select,
     update,
 )
@@ -29,6 +31,7 @@ from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
 from retrycli.schema import attempts, queue
 from retrycli.store.application import queued_of, rows_of, standings, word, write_messages
+from retrycli.turns import Turns
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -49,6 +52,16 @@ LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
     """What a pass may claim: the one predicate by which messages are counted, claimed, shown and explained as due."""
     return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
+EARLIER = queue.alias("earlier")
+UNFINISHED = (State.WAITING.value, State.SENDING.value)
+BEFORE_IT = (
+    EARLIER.c.ticket == queue.c.ticket,
+    EARLIER.c.message_id < queue.c.message_id,
+    EARLIER.c.state.in_(UNFINISHED),
+)
+"""What keeps a message back where a ticket's order is kept: an earlier one that waits or is being sent."""
 
 
 class Claims:
@@ -77,17 +90,39 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
-    def claim(self, claim: Claim, due_by: datetime, limit: int) -> list[int]:
-        """Claim due messages, the one that has waited longest first; their ids."""
+    def claim(
+        self,
+        claim: Claim,
+        due_by: datetime,
+        limit: int,
+        turns: Turns | None = None,
+        *,
+        of_tickets: Collection[str] | None = None,
+    ) -> list[int]:
+        """Claim due messages, the one that has waited longest first; their ids.
+
+        Args:
+            claim: who claims them, and until when.
+            due_by: until when a message must have come due.
+            limit: how many to look at.
+            turns: whose turn it is among them; by default everybody's.
+            of_tickets: look at these tickets' messages alone; by default at everybody's.
+        """
+        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by))
+        if turns is not None and turns.in_order:
+            due = due.where(~exists().where(*BEFORE_IT))
+        if turns is not None and turns.passed_over:
+            due = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(turns.passed_over)))
+        if of_tickets is not None:
+            due = due.where(queue.c.ticket.in_(of_tickets))
+        due = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(limit)
         with self._database.write() as connection:
-            due = (
-                select(queue.c.message_id)
-                .where(*is_due(due_by))
-                .order_by(queue.c.next_attempt_at, queue.c.message_id)
-                .limit(limit)
-                .with_for_update(skip_locked=True)
+            found = connection.execute(due.with_for_update(skip_locked=True, of=queue)).all()
+            ids = (
+                [each.message_id for each in found]
+                if turns is None
+                else turns.take((each.message_id, each.ticket) for each in found)
             )
-            ids = list(connection.execute(due).scalars())
             if ids:
                 connection.execute(
                     update(queue)
@@ -95,6 +130,11 @@ class Claims:
                     .values(_claimed(claim))
                 )
             return ids
+
+    def renew(self, claim: Claim) -> None:
+        """Hold all that this claim has not lost for longer: until its new time."""
+        with self._database.write() as connection:
+            connection.execute(update(queue).where(*_held(claim.claimant)).values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
         """Claim one message whatever its wait, also an escalated one.

@@ -185,6 +185,7 @@ class Database:
         config = Config()
         config.set_main_option("script_location", "retrycli:migrations")
         config.set_main_option("path_separator", "os")
+        config.attributes["messages"] = self.messages
         with UPGRADING, self.write() as connection:
             self.one_at_a_time(connection)
             config.attributes["connection"] = connection

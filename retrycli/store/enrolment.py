@@ -120,6 +120,7 @@ class Enrolment:
                 "escalated_at": now if settled.transition.reason else None,
                 "escalation_reason": settled.transition.reason,
                 "fingerprint": fingerprint(settled) if settled.transition.reason else None,
+                "ticket": str(ticket_id).encode(errors="backslashreplace").decode(),
             }
             for settled, first_failed_at, ticket_id in entries
         ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, insert, or_, select, update
@@ -11,7 +11,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
-from retrycli.schema import acts, attempts, breakers, passes, pause
+from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import totals
 
 if TYPE_CHECKING:
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
+MOST_HOSTS = 100
+"""Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -131,6 +133,54 @@ class Ledger:
         with self._database.read() as connection:
             row = connection.execute(select(breakers).where(breakers.c.destination == destination)).one_or_none()
         return Breaker(destination) if row is None else _breaker(row)
+
+    def breaker_to_judge(self, destination: str) -> Breaker:
+        """The same, which no other pass changes until this transaction ends."""
+        with self._database.write() as connection:
+            self._database.one_at_a_time(connection)
+            return self.breaker(destination)
+
+    def take_probe(self, breaker: Breaker, until: datetime) -> bool:
+        """Take the one probe that is due of a destination, so that no other pass sends one until a time.
+
+        Returns:
+            Whether it was there to be taken: another pass may have been faster.
+        """
+        as_remembered = (
+            breakers.c.destination == breaker.destination,
+            breakers.c.state == breaker.state.value,
+            breakers.c.probe_at == breaker.probe_at,
+        )
+        with self._database.write() as connection:
+            return connection.execute(update(breakers).where(*as_remembered).values(probe_at=until)).rowcount == 1
+
+    def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
+        """Reserve a time for one request, so that those of all hosts together keep their distance.
+
+        Args:
+            destination: where the request goes.
+            now: the time.
+            interval: how far apart requests are.
+            too_late: when it is of no use any more.
+
+        Returns:
+            When it may go out: now, or an interval after the one before it. Nothing is reserved that comes too late.
+        """
+        last = select(rates.c.next_at).where(rates.c.destination == destination)
+        with self._database.write() as connection:
+            self._database.one_at_a_time(connection)
+            free_at = connection.execute(last).scalar()
+            turn = now if free_at is None else max(free_at, now)
+            if turn - now > MOST_HOSTS * interval:
+                turn = now  # a clock was wrong, and must delay nobody
+            if turn >= too_late:
+                return turn
+            row = {"destination": destination, "next_at": turn + interval}
+            if free_at is None:
+                connection.execute(insert(rates).values(row))
+            else:
+                connection.execute(update(rates).where(rates.c.destination == destination).values(row))
+        return turn
 
     def breakers(self) -> list[Breaker]:
         """All that is remembered of destinations in trouble."""

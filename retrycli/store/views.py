@@ -14,7 +14,7 @@ from retrycli.fingerprint import cause
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import word
-from retrycli.store.claims import is_due
+from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -267,6 +267,16 @@ class Views:
         )
         with self._database.read() as connection:
             return list(connection.execute(statement).scalars())
+
+    def before_it(self, message_id: int) -> list[tuple[int, datetime]]:
+        """The messages that keep this one back where a ticket's order is kept, with when each is due."""
+        statement = (
+            select(EARLIER.c.message_id, EARLIER.c.next_attempt_at)
+            .where(queue.c.message_id == message_id, *BEFORE_IT)
+            .order_by(EARLIER.c.message_id)
+        )
+        with self._database.read() as connection:
+            return [(each.message_id, each.next_attempt_at) for each in connection.execute(statement)]
 
     def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages.c

@@ -45,6 +45,7 @@ OWN = (
     "retrycli_passes",
     "retrycli_pause",
     "retrycli_queue",
+    "retrycli_rates",
     "retrycli_told",
     "retrycli_totals",
 )

@@ -112,9 +112,9 @@ class Case:
 
 
 def hurrying(now: datetime) -> Callable[[], datetime]:
-    """A clock of which every look takes 20 s, for passes that wait."""
+    """A clock of which every look takes 10 s, for passes that wait."""
     looks = count()
-    return lambda: now + timedelta(seconds=20) * next(looks)
+    return lambda: now + timedelta(seconds=10) * next(looks)
 
 
 def status(desk: Desk) -> None:
@@ -246,6 +246,14 @@ def limit(desk: Desk) -> None:
     desk.run_at(NOON)
 
 
+def order(desk: Desk) -> None:
+    """An earlier message of its ticket has failed at noon, and waits for half an hour."""
+    desk.add(0, ticket_id=7)
+    desk.add(1, ticket_id=7)
+    desk.answers(OVERLOADED, TAKES)
+    desk.run_at(NOON)
+
+
 def no_pass_yet(desk: Desk) -> None:
     desk.add(1)
 
@@ -271,6 +279,7 @@ CASES = {
     "expiry": Case(expiry, {"wait"}, None, {"schedule": {"expires_after_hours": 3.5}}),
     "pause": Case(pause, {"wait", "pause"}, 4),
     "a pause without end": Case(pause_without_end, {"wait", "pause"}, None),
+    "order": Case(order, {"order"}, 2, {"run": {"per_ticket_order": True}}),
     "limit": Case(limit, {"limit"}, 3, {"run": {"limit": 2}}),
     "rate": Case(limit, {"rate"}, 3, {"run": {"rate_per_second": 2 / 720}}, hurrying),
 }

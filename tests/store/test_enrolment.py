@@ -194,6 +194,7 @@ def test_a_waiting_message_gets_a_row_and_its_own_stays(
         "acknowledged_by": None,
         "acknowledged_at": None,
         "note": None,
+        "ticket": str(TICKET),
     }
 
 

@@ -94,6 +94,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "deadline_minutes": 12,
             "limit": None,
             "rate_per_second": None,
+            "per_ticket_order": False,
             "lock_file": None,
             "wait_lock_seconds": 2,
             "retention_days": None,

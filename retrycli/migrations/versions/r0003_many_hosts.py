@@ -1,0 +1,42 @@
+"""What hosts share: the rate of their requests, and which messages belong to one ticket."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+from alembic import context, op
+
+if TYPE_CHECKING:
+    from sqlalchemy import TableClause
+
+revision = "0003"
+down_revision = "0002"
+
+Time = sa.DateTime(timezone=True)
+
+
+def upgrade() -> None:
+    """Make the table, and tell the queue the tickets of the messages that it has."""
+    op.create_table(
+        "retrycli_rates",
+        sa.Column("destination", sa.String(255), primary_key=True),
+        sa.Column("next_at", Time, nullable=False),
+    )
+    op.add_column("retrycli_queue", sa.Column("ticket", sa.Text))
+    queue = sa.table("retrycli_queue", sa.column("message_id"), sa.column("ticket"))
+    messages: TableClause = context.config.attributes["messages"]
+    ticket = sa.select(sa.cast(messages.c.ticket_id, sa.Text)).where(messages.c.id == queue.c.message_id)
+    op.execute(queue.update().values(ticket=ticket.scalar_subquery()))
+    op.create_index("retrycli_queue_ticket", "retrycli_queue", ["ticket", "message_id"])
+    op.drop_index("retrycli_queue_due", "retrycli_queue")
+    op.create_index("retrycli_queue_due", "retrycli_queue", ["state", "next_attempt_at", "message_id", "ticket"])
+
+
+def downgrade() -> None:
+    """Remove them."""
+    op.drop_index("retrycli_queue_due", "retrycli_queue")
+    op.create_index("retrycli_queue_due", "retrycli_queue", ["state", "next_attempt_at", "message_id"])
+    op.drop_index("retrycli_queue_ticket", "retrycli_queue")
+    op.drop_column("retrycli_queue", "ticket")
+    op.drop_table("retrycli_rates")

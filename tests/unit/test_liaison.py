@@ -1,0 +1,310 @@
+"""Several hosts over one table, as one: their breaker, their pause, their rate; claims that are kept while in use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import datetime, timedelta
+from itertools import pairwise
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.engine import BATCH
+from retrycli.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
+from retrycli.liaison import LOOK_EVERY
+from retrycli.message import Claim, QueuedMessage
+from retrycli.outcome import Outcome
+from retrycli.ports import PassRules
+from retrycli.store.ledger import Pause
+from tests.fakes import DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
+
+ONE_BY_ONE = replace(RULES, concurrency=1)
+OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
+ALL_MESSAGES = range(1, 9)
+ENOUGH_FOR_TWO = range(1, 2 * BATCH)
+"""More than one host claims at once."""
+
+
+def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[PassSummary]:
+    """Passes of two hosts, each with a lock of its own."""
+
+    async def both() -> list[PassSummary]:
+        return list(await asyncio.gather(stage.run_pass(script, rules), stage.run_pass(script, rules)))
+
+    return asyncio.run(both())
+
+
+def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = LOOK_EVERY) -> Script:
+    """Message 1 is delivered; meanwhile something happens, and some time goes by."""
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 1:
+            stage.clock.now += after
+            happens()
+        return DELIVERED
+
+    return answer
+
+
+def of_one_ticket(stage: Stage, *ids: int) -> None:
+    stage.add(*ids)
+    stage.sql("UPDATE pending_messages SET ticket_id = 7")
+
+
+# One breaker.
+
+
+def test_two_hosts_probe_a_destination_that_is_down_once(stage: Stage) -> None:
+    stage.add(*ENOUGH_FOR_TWO, due=START)
+    stage.ledger.save_breaker(OPEN)
+    probed: list[int] = []
+
+    def down(queued: QueuedMessage) -> Outcome:
+        probed.append(queued.message_id)
+        return DOWN
+
+    summaries = two_at_once(stage, down)
+    assert [(each.result, each.reason) for each in summaries] == [(PassResult.STOPPED, "breaker_open")] * 2
+    assert len(probed) == 1
+    assert stage.ledger.breaker(RULES.destination) == replace(OPEN, failures=6, probe_at=START + 2 * TICK)
+    assert set(stage.tries().values()) == {0}
+
+
+def test_the_host_that_did_not_probe_waits_for_the_next_pass_though_the_probe_came_through(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    stage.ledger.save_breaker(OPEN)
+    summaries = two_at_once(stage, DELIVERED)
+    assert sorted(each.sent for each in summaries) == [0, len(ALL_MESSAGES)]
+    assert stage.ledger.breakers() == []
+
+
+def test_a_probe_whose_pass_died_keeps_others_back_no_longer_than_a_claim(stage: Stage) -> None:
+    stage.add(1, due=START)
+    stage.ledger.save_breaker(OPEN)
+    assert stage.ledger.take_probe(OPEN, START + RULES.lease)
+    assert stage.run().reason == "breaker_open"
+    assert stage.gateway is None
+    stage.clock.now += RULES.lease
+    assert stage.run().sent == 1
+
+
+def test_a_probe_that_says_nothing_of_the_destination_leaves_the_breaker_open(stage: Stage) -> None:
+    stage.add(1, due=START)
+    stage.ledger.save_breaker(OPEN)
+    assert stage.run(UNAUTHORIZED).reason == "credentials_refused"
+    assert stage.ledger.breaker(RULES.destination).state is BreakerState.OPEN
+    stage.clock.now += TICK
+    assert stage.run().sent == 1
+
+
+def test_a_pass_stops_when_another_has_found_the_destination_down(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
+    summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(opened)), ONE_BY_ONE)
+    assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "breaker_open", 1)
+    assert summary.detail == f"{RULES.destination}, to be tried again at 2025-03-03T12:15:00+00:00"
+    assert stage.order == [1]
+    assert set(stage.states().values()) == {"waiting"}
+
+
+def test_a_pass_stops_when_another_was_asked_for_a_rest(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    resting = Breaker(RULES.destination).rest(START + TICK)
+    summary = stage.run(then(stage, lambda: stage.ledger.save_breaker(resting)), ONE_BY_ONE)
+    assert (summary.result, summary.reason, summary.sent) == (PassResult.STOPPED, "throttled", 1)
+
+
+def test_what_was_in_flight_when_another_opened_the_breaker_does_not_close_it(stage: Stage) -> None:
+    """At once, before this pass looks around: it was sent before, and tells nothing new."""
+    stage.add(*ALL_MESSAGES, due=START)
+    opened = replace(OPEN, opened_at=START, probe_at=START + TICK)
+    answers = {2: DOWN, 3: DELIVERED}
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 2:
+            stage.ledger.save_breaker(opened)
+        return answers.get(queued.message_id, DELIVERED)
+
+    assert stage.run(answer).reason == "breaker_open"
+    assert stage.ledger.breaker(RULES.destination) == opened
+
+
+def test_failures_of_all_hosts_count_together(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    for failures in range(1, 4):
+        stage.ledger.save_breaker(Breaker(RULES.destination, failures=failures))
+    summary = stage.run(DOWN, ONE_BY_ONE)
+    assert (summary.reason, summary.rescheduled) == ("breaker_open", 2)
+    assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
+
+
+def test_failures_of_another_host_count_though_this_pass_had_none_before(stage: Stage) -> None:
+    """It looks whenever it has one to count."""
+    stage.add(*ALL_MESSAGES, due=START)
+    failed = Breaker(RULES.destination, failures=4)
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 2:
+            stage.ledger.save_breaker(failed)
+            return DOWN
+        return DELIVERED
+
+    assert stage.run(answer, ONE_BY_ONE).reason == "breaker_open"
+    assert stage.order == [1, 2]
+
+
+def test_two_hosts_that_are_throttled_at_once_remember_the_rest(stage: Stage) -> None:
+    stage.add(*ENOUGH_FOR_TWO, due=START)
+    summaries = two_at_once(stage, replace(THROTTLED, retry_after=timedelta(minutes=10)))
+    assert [each.reason for each in summaries] == ["throttled"] * 2
+    assert stage.ledger.breaker(RULES.destination).probe_at == START + timedelta(minutes=10)
+
+
+# One pause.
+
+
+def test_a_pass_that_is_under_way_when_deliveries_are_paused_begins_nothing_more(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    wanted = Pause(START, until=None, by="anna", reason="wrong price")
+    summary = stage.run(then(stage, lambda: stage.ledger.set_pause(wanted)), ONE_BY_ONE)
+    assert (summary.result, summary.reason, summary.sent) == (PassResult.PAUSED, "paused", 1)
+    assert summary.detail == "paused by anna: wrong price"
+    assert set(stage.states().values()) == {"waiting"}
+
+
+# One rate.
+
+
+def test_the_rate_is_kept_over_all_hosts(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES, due=START)
+    begun: list[datetime] = []
+
+    def answer(_: QueuedMessage) -> Outcome:
+        begun.append(stage.clock.now)
+        return DELIVERED
+
+    summaries = two_at_once(stage, answer, replace(RULES, rate_per_second=4))
+    assert sum(each.sent for each in summaries) == len(ALL_MESSAGES)
+    assert all(later - earlier >= timedelta(seconds=0.25) for earlier, later in pairwise(begun))
+
+
+def test_a_pass_goes_on_at_the_rate_where_the_one_before_left_off(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    slow = replace(RULES, rate_per_second=0.5, limit=1)
+    stage.run(rules=slow)
+    stage.run(rules=slow)
+    assert stage.begun_at == [START + timedelta(seconds=2)]
+
+
+def test_a_turn_that_a_wrong_clock_has_reserved_delays_nobody(stage: Stage) -> None:
+    stage.add(1, due=START)
+    stage.ledger.take_turn(
+        RULES.destination, START + timedelta(days=30), timedelta(seconds=0.25), START + timedelta(days=31)
+    )
+    stage.run(rules=replace(RULES, rate_per_second=4))
+    assert stage.begun_at == [START]
+
+
+# Claims.
+
+
+def claim_expires_at(stage: Stage, message_id: int) -> str:
+    ((at,),) = stage.sql("SELECT claim_expires_at FROM retrycli_queue WHERE message_id = ?", message_id)
+    return str(at)
+
+
+def test_a_pass_keeps_its_claims_for_as_long_as_it_takes(stage: Stage) -> None:
+    """Each answer takes half of what a claim lasts; nobody else finds one that has lapsed."""
+    stage.add(*ALL_MESSAGES, due=START)
+    lapsed: list[int] = []
+
+    def slowly(queued: QueuedMessage) -> Outcome:
+        stage.clock.now += RULES.lease / 2
+        found = stage.claims.take_over_lapsed(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
+        lapsed.extend(each.message.message_id for each in found)
+        return DELIVERED if queued.message_id else DOWN
+
+    assert stage.run(slowly, ONE_BY_ONE).sent == len(ALL_MESSAGES)
+    assert lapsed == []
+
+
+def test_claims_that_are_far_from_lapsing_are_not_written_again(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    seen: list[str] = []
+
+    def answer(_: QueuedMessage) -> Outcome:
+        seen.append(claim_expires_at(stage, 2))
+        stage.clock.now += RULES.lease / 6
+        return DELIVERED
+
+    stage.run(answer, ONE_BY_ONE)
+    assert len(set(seen)) == 1
+
+
+def test_a_pass_that_stood_still_sends_nothing_that_another_may_have_taken(stage: Stage) -> None:
+    """It is stopped right after it has written an attempt down; when it goes on, another host has the message."""
+    stage.add(1, 2, due=START)
+
+    class Stopped(type(stage.events)):  # type: ignore[misc]  # the class of the stage's own ear
+        def __call__(self, event: object) -> None:
+            super().__call__(event)
+            if isinstance(event, MessageDelivered):
+                stage.clock.now += RULES.lease
+                other = Claim("another", stage.clock.now + RULES.lease)
+                stage.claims.take_over_lapsed(other, stage.clock.now, 10)
+
+    stage.events = Stopped()
+    summary = stage.run(rules=ONE_BY_ONE)
+    assert stage.order == [1]
+    assert (summary.sent, stage.events.of(MessageMovedOn)[0].message_id) == (1, 2)
+    assert stage.sql("SELECT claimed_by FROM retrycli_queue") == [("another",)]
+
+
+# Turns.
+
+
+def test_a_later_message_of_a_ticket_waits_until_the_earlier_one_is_sent(stage: Stage) -> None:
+    of_one_ticket(stage, 1, 2, 3)
+    stage.run(rules=replace(RULES, in_order=True))
+    assert stage.order == [1, 2, 3]
+    assert stage.widths == [1, 1, 1]
+    assert stage.sent() == [1, 2, 3]
+
+
+def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
+    stage.add(*ALL_MESSAGES)
+    stage.sql("UPDATE pending_messages SET ticket_id = id % 2")
+    stage.run({1: DOWN}, replace(RULES, in_order=True))
+    assert stage.sent() == [2, 4, 6, 8]
+    assert stage.states() == {1: "waiting", 3: "waiting", 5: "waiting", 7: "waiting"}
+
+
+def test_a_later_message_goes_out_when_the_earlier_one_is_in_a_persons_hands(stage: Stage) -> None:
+    of_one_ticket(stage, 1, 2, 3)
+    refuses = replace(DOWN, kind=type(DOWN.kind).PERMANENT, status_code=404)
+    stage.run({1: refuses}, replace(RULES, in_order=True))
+    assert stage.sent() == [2, 3]
+    assert stage.states() == {1: "escalated"}
+
+
+def test_a_message_that_can_not_be_sent_frees_its_ticket(stage: Stage) -> None:
+    of_one_ticket(stage, 1, 2)
+    stage.run(rules=replace(RULES, limit=0))  # takes both in
+    stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
+    stage.run(rules=replace(RULES, in_order=True))
+    assert stage.sent() == [2]
+
+
+def test_without_the_setting_a_later_message_overtakes(stage: Stage) -> None:
+    of_one_ticket(stage, 1, 2, 3)
+    stage.run({1: DOWN})
+    assert stage.sent() == [2, 3]
+
+
+def test_one_ticket_with_very_many_messages_does_not_hold_up_the_others(stage: Stage) -> None:
+    """Its messages have waited longest, and fill every claim that is made by time alone."""
+    of_one_ticket(stage, *range(1, 2001))
+    stage.add(2001, 2002)
+    stage.run()
+    assert max(stage.order.index(2001), stage.order.index(2002)) < 100
+    assert len(set(stage.order)) == len(stage.order) == 2002
