@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -23,8 +23,6 @@ from retrycli.record import record
 from retrycli.recovery import BY_PASS, recover
 from retrycli.turns import Turns
 
-BATCH = 500
-"""How many messages are claimed in one transaction."""
 PRUNE_AT_MOST = 10_000
 """How many attempts, and how many passes, one pass forgets at most."""
 RECORD_WITHIN_SECONDS = 0.1
@@ -68,7 +66,7 @@ class _Pass:
         self._pace = Pace(rules, self.started_at, world.now, world.stop_requested, self._take_turn)
         self._liaison = Liaison(world, rules, me, since=self.started_at, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=self.started_at)
-        self._turns = Turns(in_order=rules.in_order)
+        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
         self._claimed: deque[int] = deque()
         self._all_claimed = False
         self._freed: set[str] = set()
@@ -191,16 +189,18 @@ class _Pass:
     def _claim_due(self) -> list[int]:
         found: list[int] = []
         while not (found or self._all_claimed):
-            found = self._world.claims.claim(self._liaison.claim, self._due_by, BATCH, self._turns)
+            found = self._claim()
             self._all_claimed = not found and not self._turns.next_round()
         return found
 
     def _claim_freed(self) -> list[int]:
         """What came behind a message of the same ticket that has now been seen to."""
         freed, self._freed = self._freed, set()
-        if not freed:
-            return []
-        return self._world.claims.claim(self._liaison.claim, self._due_by, BATCH, self._turns, of_tickets=freed)
+        return self._claim(of_tickets=freed) if freed else []
+
+    def _claim(self, of_tickets: Collection[str] | None = None) -> list[int]:
+        claim, at_once = self._liaison.claim, self._rules.claim_at_once
+        return self._world.claims.claim(claim, self._due_by, at_once, self._turns, of_tickets=of_tickets)
 
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Awaitable, Callable, Collection, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
@@ -15,6 +16,8 @@ from retrycli.outcome import Outcome
 from retrycli.policy import RetryPolicy, Settled
 from retrycli.turns import Turns
 
+ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
+"""A claim is enough for so many rounds of answers, and holds so many messages at least and at most."""
 CLAIM_MARGIN = timedelta(seconds=60)
 """A pass that is alive can be held up for half of it by an application that keeps a database locked."""
 
@@ -178,6 +181,12 @@ class PassRules:
     """Of one ticket's messages, a later one waits until an earlier one is delivered or in a person's hands."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
+
+    @property
+    def claim_at_once(self) -> int:
+        """How many messages to claim at once: enough to be busy for a moment. The rest is there for other hosts."""
+        enough = min(max(ROUNDS_AHEAD * self.concurrency, LEAST_AT_ONCE), MOST_AT_ONCE)
+        return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 
     @property
     def lease(self) -> timedelta:

@@ -32,6 +32,8 @@ from retrycli.store.views import Filter, Views
 
 NAMED = 200
 """Of so many new escalations the tickets are looked up."""
+LONGEST_TELLING = timedelta(minutes=2)
+"""A target has 30 seconds to take a notification; a pass that died while it told people tells nothing any more."""
 PING = "ping"
 """The dead-man switch among the targets."""
 
@@ -59,6 +61,15 @@ class _Round:
         self._here = self._situation(Ledger(database), summary)
 
     def make(self) -> None:
+        """Tell what there is to tell; where another host's pass is at it, the next pass tells what is left."""
+        if not self._targets.begin_telling(self._now, self._now + LONGEST_TELLING):
+            return
+        try:
+            self._tell()
+        finally:
+            self._targets.end_telling()
+
+    def _tell(self) -> None:
         """Find out what each target is to be told, send it, and remember what was heard."""
         urls = [each.get_secret_value() for each in self._settings.notify.urls]
         known = {each: self._memory(each) for each in urls}

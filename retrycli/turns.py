@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-SHARE, LARGEST_SHARE = 50, 250
-"""How many messages of one ticket are taken at once while others wait; twice as many with each round."""
+SHARE, LARGEST_SHARE = 8, 2
+"""One ticket's messages are an eighth of those that are taken at once while others wait, and half of them at most."""
 MOST_PASSED_OVER = 500
 """So many tickets are passed over at most: each claim reads past the messages of all of them."""
 
@@ -15,13 +15,15 @@ class Turns:
     """Which due messages a pass takes next. Tickets that have had their share are passed over until the others have.
 
     Args:
+        at_once: how many messages are taken at once.
         in_order: of one ticket's messages, take none before the earlier ones are delivered or in a person's hands.
     """
 
-    def __init__(self, *, in_order: bool = False) -> None:
+    def __init__(self, at_once: int, *, in_order: bool = False) -> None:
         self.in_order = in_order
         self.passed_over: set[str] = set()
-        self._share = SHARE
+        self._share = max(at_once // SHARE, 1)
+        self._largest_share = max(at_once // LARGEST_SHARE, 1)
 
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
         """Those among messages, given with their tickets, whose turn it is."""
@@ -39,8 +41,8 @@ class Turns:
         return taken
 
     def next_round(self) -> bool:
-        """Pass over nobody any more; whether anybody was."""
+        """Pass over nobody any more, and take twice as many of each; whether anybody was passed over."""
         anybody = bool(self.passed_over)
         self.passed_over.clear()
-        self._share = min(2 * self._share, LARGEST_SHARE)
+        self._share = min(2 * self._share, self._largest_share)
         return anybody

@@ -10,8 +10,15 @@ from retrycli.notices import Told, Topic
 from retrycli.schema import told
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from retrycli.notices import Memory
     from retrycli.store.database import Database
+
+
+EVERYBODY, UNDER_WAY = "everybody", "under way"
+TELLING = (told.c.target == EVERYBODY, told.c.topic == UNDER_WAY)
+"""The row that stands while a pass tells people: those of several hosts must not tell them the same."""
 
 
 class Targets:
@@ -23,6 +30,23 @@ class Targets:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+
+    def begin_telling(self, now: datetime, until: datetime) -> bool:
+        """Whether it is this pass that tells people now: no other does until `end_telling`, or until a time."""
+        with self._database.write() as connection:
+            self._database.one_at_a_time(connection)
+            taken_until = connection.execute(select(told.c.told_at).where(*TELLING)).scalar()
+            if taken_until is not None and now < taken_until:
+                return False
+            connection.execute(delete(told).where(*TELLING))
+            row = {"since": now, "told_at": until, "ended": False, "times": 0}
+            connection.execute(insert(told).values(target=EVERYBODY, topic=UNDER_WAY, **row))
+        return True
+
+    def end_telling(self) -> None:
+        """Let another pass tell."""
+        with self._database.write() as connection:
+            connection.execute(delete(told).where(*TELLING))
 
     def memory(self, target: str) -> Memory:
         """What one target knows; topics of a newer program are left out."""

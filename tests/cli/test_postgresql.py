@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -25,8 +26,9 @@ from retrycli import app
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Gateway, Run, Settings
 from tests import postgresql
-from tests.cli.api import REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import Cli, end, side_by_side, wait_until
+from tests.channels import webhook
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import Cli, Finished, end, side_by_side, wait_until
 from tests.store.application import Application
 
 if TYPE_CHECKING:
@@ -146,6 +148,52 @@ def test_hosts_share_the_work_and_send_each_message_once(
     assert [(each.returncode, each.stderr) for each in done.values()] == [(0, "")] * 2
     assert statuses(application) == {"sent": len(ids)}
     assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+
+
+@pytest.fixture
+def two_hosts(cli: Cli, tmp_path: Path) -> list[Cli]:
+    """Two machines: each has a lock of its own."""
+    return [cli.having({"RETRYCLI_RUN__LOCK_FILE": str(tmp_path / f"{name}.lock")}) for name in ("one", "two")]
+
+
+def at_once(hosts: list[Cli]) -> list[Finished]:
+    return list(side_by_side({number: partial(host, "run-once") for number, host in enumerate(hosts)}).values())
+
+
+def test_two_hosts_probe_a_dead_api_once(two_hosts: list[Cli], application: Application) -> None:
+    application.add_all([{}] * 1200)
+    with Scripted(BUSY) as api:
+        hosts = [at_work(each, application, api, RUN__CONCURRENCY=1) for each in two_hosts]
+        assert hosts[0]("run-once").returncode == 69
+        for number in range(1, 4):
+            application.sql("UPDATE retrycli_breakers SET probe_at = now() - interval '1 second'")
+            assert [each.returncode for each in at_once(hosts)] == [69, 69]
+            assert len(api.paths) == 5 + number
+    assert sum(row["retry_count"] for row in application.rows().values()) == 5
+
+
+def test_the_rate_is_kept_over_two_hosts(two_hosts: list[Cli], application: Application, sandbox: Sandbox) -> None:
+    application.add_all([{}] * 60)
+    hosts = [at_work(each, application, sandbox, RUN__RATE_PER_SECOND=20) for each in two_hosts]
+    assert hosts[0]("db", "upgrade").returncode == 0
+    assert [each.returncode for each in at_once(hosts)] == [0, 0]
+    assert statuses(application) == {"sent": 60}
+    begun = [each["started_at"] for each in application.asked("SELECT started_at FROM retrycli_attempts")]
+    assert max(begun) - min(begun) >= timedelta(seconds=59 / 20 - 0.1)
+    shares = application.asked("SELECT count(*) AS n FROM retrycli_attempts GROUP BY pass_id")
+    assert len(shares) == 2, "one has done it all, and there was nothing to be kept"
+
+
+def test_what_two_hosts_find_out_is_told_once(two_hosts: list[Cli], application: Application) -> None:
+    """Both have escalated messages, and end at about the same time; what one leaves the next pass tells."""
+    application.add_all([{}] * 1200)
+    with Scripted(REJECTS) as api, webhook() as hook:
+        hosts = [at_work(each, application, api, NOTIFY__URLS=hook.slack_shaped) for each in two_hosts]
+        assert hosts[0]("db", "upgrade").returncode == 0
+        assert [each.returncode for each in at_once(hosts)] == [0, 0]
+        assert hosts[0]("run-once").returncode == 0
+        told = [int(each.replace(",", "")) for text in hook.texts for each in re.findall(r"([\d,]+) × HTTP 422", text)]
+    assert sum(told) == 1200
 
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin")

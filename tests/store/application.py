@@ -186,6 +186,11 @@ class Application:
         """Do whatever the application's SQL does."""
         self._execute(text(statement), values)
 
+    def asked(self, statement: str) -> list[dict[str, Any]]:
+        """What a question has for an answer."""
+        with self._engine.connect() as connection:
+            return [dict(row) for row in connection.execute(text(statement)).mappings()]
+
     def close(self) -> None:
         """Give back the connections."""
         self._engine.dispose()

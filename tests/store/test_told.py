@@ -50,6 +50,24 @@ def test_what_has_not_changed_is_left_as_another_pass_may_have_set_it(targets: T
     assert targets.memory("a") == {Topic.DOWN: GAP, Topic.SKIPPED: GAP}
 
 
+def test_of_two_passes_one_tells(targets: Targets) -> None:
+    assert targets.begin_telling(NOON, NOON + MINUTE)
+    assert not targets.begin_telling(NOON, NOON + MINUTE)
+    targets.end_telling()
+    assert targets.begin_telling(NOON, NOON + MINUTE)
+
+
+def test_a_pass_that_died_while_it_told_people_keeps_the_others_from_it_for_a_while_only(targets: Targets) -> None:
+    assert targets.begin_telling(NOON, NOON + MINUTE)
+    assert not targets.begin_telling(NOON + MINUTE / 2, NOON + 2 * MINUTE)
+    assert targets.begin_telling(NOON + MINUTE, NOON + 2 * MINUTE)
+
+
+def test_that_somebody_is_telling_is_no_target(targets: Targets) -> None:
+    assert targets.begin_telling(NOON, NOON + MINUTE)
+    assert targets.memory("everybody") == {}
+
+
 def test_a_topic_of_a_newer_program_is_left_out(database: Database, targets: Targets) -> None:
     with database.write() as connection:
         row = {"target": "a", "topic": "weather", "since": NOON, "told_at": NOON, "ended": False, "times": 1}

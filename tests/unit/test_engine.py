@@ -13,7 +13,6 @@ import pytest
 
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.engine import BATCH
 from retrycli.errors import DatabaseUnavailable, LockUnusable
 from retrycli.events import (
     BreakerClosed,
@@ -90,8 +89,8 @@ def test_what_is_due_is_sent_the_one_that_has_waited_longest_first(stage: Stage)
 
 
 def test_more_than_one_claim_takes_is_sent_all_the_same(stage: Stage) -> None:
-    stage.add(*range(1, BATCH + 2))
-    assert stage.run().sent == BATCH + 1
+    stage.add(*range(1, 2 * RULES.claim_at_once + 2))
+    assert stage.run().sent == 2 * RULES.claim_at_once + 1
 
 
 def test_what_failed_since_the_last_pass_is_enrolled_and_what_was_rejected_is_left_alone(stage: Stage) -> None:

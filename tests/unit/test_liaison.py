@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.engine import BATCH
 from retrycli.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
 from retrycli.liaison import LOOK_EVERY
 from retrycli.message import Claim, QueuedMessage
@@ -21,7 +20,7 @@ from tests.fakes import DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHOR
 ONE_BY_ONE = replace(RULES, concurrency=1)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
 ALL_MESSAGES = range(1, 9)
-ENOUGH_FOR_TWO = range(1, 2 * BATCH)
+ENOUGH_FOR_TWO = range(1, 2 * RULES.claim_at_once)
 """More than one host claims at once."""
 
 
