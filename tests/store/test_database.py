@@ -28,7 +28,7 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Filter, Views
-from tests.store.application import NOON, OWN_COLUMNS, Application, bare_table, is_sqlite, opened
+from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
 
@@ -437,6 +437,18 @@ def test_the_oldest_version_is_upgraded_to_the_newest(database: Database) -> Non
     assert tables_of(database) == {"retrycli_version"}
     database.ensure_tables(upgrade=True)
     assert tables_of(database) == {*OWN_TABLES, "retrycli_version"}
+
+
+def test_an_upgrade_tells_the_queue_the_tickets_of_what_it_has(application: Application, database: Database) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    config = alembic()
+    with database.write() as connection:
+        config.attributes["connection"] = connection
+        command.downgrade(config, "0002")
+    application.sql("DELETE FROM pending_messages WHERE id = 2")
+    database.ensure_tables(upgrade=True)
+    assert {each: row["ticket"] for each, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
 
 
 def test_the_newest_revision_is_the_one_that_the_schema_names() -> None:

@@ -1,0 +1,147 @@
+"""Claiming by turns, keeping what is claimed, and what hosts share, on every engine."""
+
+from __future__ import annotations
+
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.message import Claim
+from retrycli.policy import Settled, Transition
+from retrycli.turns import Turns
+from tests.store.application import HOUR, MINUTE, NOON
+from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
+
+if TYPE_CHECKING:
+    from retrycli.store.claims import Claims
+    from retrycli.store.database import Database
+    from retrycli.store.enrolment import Enrolment
+    from retrycli.store.ledger import Ledger
+    from tests.store.application import Application
+
+API = "https://tickets.example.com"
+OPEN = Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=NOON)
+SECOND = timedelta(seconds=1)
+IN_ORDER = Turns(16, in_order=True)
+
+
+@pytest.fixture(autouse=True)
+def _messages(application: Application) -> None:
+    """Six failed messages, which the queue does not know."""
+    application.add_all([{}] * 6)
+
+
+def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None:
+    """Take messages 1, 2, … in, each of a ticket, and due at a time."""
+    entries = [(Settled(each, Transition.enrolled(at)), FAILED_AT, ticket) for each, ticket in enumerate(tickets, 1)]
+    enrolment.enrol(entries, NOON - HOUR)
+
+
+# Turns.
+
+
+def test_tickets_that_are_passed_over_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:
+    wait(enrolment, 7, 7, 7, 8, "AB-9", 7)
+    turns = Turns(16)
+    assert claims.claim(PASS, NOON, 16, turns) == [1, 2, 4, 5]
+    assert claims.claim(PASS, NOON, 16, turns) == []
+    assert turns.next_round()
+    assert claims.claim(PASS, NOON, 16, turns) == [3, 6]
+
+
+def test_a_message_whose_ticket_is_not_known_is_not_passed_over(
+    application: Application, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, 7, 7)
+    application.sql("UPDATE retrycli_queue SET ticket = NULL WHERE message_id = 2")
+    turns = Turns(16)
+    turns.passed_over = {"7"}
+    assert claims.claim(PASS, NOON, 16, turns) == [2]
+
+
+def test_in_order_only_the_first_of_each_ticket_is_claimed(enrolment: Enrolment, claims: Claims) -> None:
+    wait(enrolment, 7, 8, 7, 8, 9, 7)
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 2, 5]
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [], "those before them are being sent"
+
+
+@pytest.mark.parametrize(
+    "transition", [Transition.delivered(), Transition.invalid("no body")], ids=["sent", "escalated"]
+)
+def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
+    enrolment: Enrolment, claims: Claims, transition: Transition
+) -> None:
+    wait(enrolment, 7, 7, 7, 8, 8, 8)
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 4]
+    claims.record(PASS, [Settled(1, transition)], NOON)
+    assert claims.claim(PASS, NOON, 16, IN_ORDER, of_tickets={"8"}) == []
+    assert claims.claim(PASS, NOON, 16, IN_ORDER, of_tickets={"7", "8"}) == [2]
+
+
+def test_the_next_of_a_ticket_waits_as_long_as_the_one_before_it(enrolment: Enrolment, claims: Claims) -> None:
+    wait(enrolment, 7, 7)
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1]
+    later = Transition.rescheduled(NOON + HOUR, retry_count=1, unknown_count=0, last_error="HTTP 503")
+    claims.record(PASS, [Settled(1, later)], NOON)
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
+    assert claims.claim(PASS, NOON + HOUR, 16, IN_ORDER) == [1]
+
+
+# Claims that are kept.
+
+
+def test_a_renewed_claim_lasts_until_its_new_time(database: Database, claims: Claims) -> None:
+    enrol(database, [1, 2])
+    claims.claim(PASS, NOON, 1)
+    before = queue_rows(database)
+    longer = Claim(PASS.claimant, PASS.expires_at + HOUR)
+    claims.renew(longer)
+    assert queue_rows(database) == {1: before[1] | {"claim_expires_at": longer.expires_at}, 2: before[2]}
+    assert claims.take_over_lapsed(Claim("another", NOON + 9 * HOUR), PASS.expires_at, 9) == []
+
+
+def test_a_claim_that_is_lost_can_not_be_renewed(database: Database, claims: Claims) -> None:
+    enrol(database, [1])
+    claims.claim(PASS, NOON, 1)
+    other = Claim("another", NOON + 9 * HOUR)
+    claims.take_over_lapsed(other, PASS.expires_at, 9)
+    before = queue_rows(database)
+    claims.renew(Claim(PASS.claimant, NOON + 99 * HOUR))
+    assert queue_rows(database) == before
+
+
+# What is shared.
+
+
+def test_a_probe_is_taken_once(ledger: Ledger) -> None:
+    ledger.save_breaker(OPEN)
+    until = NOON + MINUTE
+    assert ledger.take_probe(OPEN, until)
+    assert not ledger.take_probe(OPEN, until)
+    assert ledger.breaker(API) == Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=until)
+
+
+def test_a_probe_of_a_destination_that_is_well_again_is_not_there_to_be_taken(ledger: Ledger) -> None:
+    ledger.save_breaker(OPEN)
+    ledger.save_breaker(Breaker(API))
+    assert not ledger.take_probe(OPEN, NOON + MINUTE)
+
+
+def test_turns_are_an_interval_apart_whoever_takes_them(ledger: Ledger) -> None:
+    turns = [ledger.take_turn(API, NOON, SECOND, NOON + HOUR) for _ in range(3)]
+    assert turns == [NOON, NOON + SECOND, NOON + 2 * SECOND]
+    assert ledger.take_turn("https://elsewhere.example", NOON, SECOND, NOON + HOUR) == NOON
+
+
+def test_turns_that_nobody_took_are_not_made_up_for(ledger: Ledger) -> None:
+    ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
+    later = NOON + 30 * SECOND
+    assert [ledger.take_turn(API, later, SECOND, NOON + HOUR) for _ in range(2)] == [later, later + SECOND]
+
+
+def test_a_turn_that_comes_too_late_is_left_to_others(ledger: Ledger) -> None:
+    ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
+    assert ledger.take_turn(API, NOON, SECOND, NOON + SECOND) == NOON + SECOND
+    assert ledger.take_turn(API, NOON, SECOND, NOON + HOUR) == NOON + SECOND
