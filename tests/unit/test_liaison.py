@@ -204,6 +204,12 @@ def test_a_turn_that_a_wrong_clock_has_reserved_delays_nobody(stage: Stage) -> N
     assert stage.begun_at == [START]
 
 
+def test_a_pass_does_not_wait_for_a_turn_that_comes_after_its_end(stage: Stage) -> None:
+    stage.add(1, 2, due=START)
+    summary = stage.run(rules=replace(RULES, rate_per_second=1 / RULES.deadline.total_seconds()))
+    assert (summary.sent, summary.reason, stage.clock.now) == (1, "deadline", START)
+
+
 # Claims.
 
 
