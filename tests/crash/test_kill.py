@@ -32,7 +32,7 @@ CONCURRENCY = 8
 LIFE = 2.25
 """Kills are spread evenly over so many times what a pass with nothing due takes from its start to its exit. The first
 third is the interpreter's start and the imports; a pass with something due loads the HTTP client next, then sends."""
-STEPS, WEIGHTS = (timedelta(minutes=5), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
+STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """How far the clock moves between two runs: claims still hold, claims have lapsed, all waits are over."""
 MOST_RUNS, MOST_DATABASES = 100, 25
 """So many runs of one database, or databases of one lane, end in an error rather than never."""
