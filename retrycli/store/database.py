@@ -57,7 +57,10 @@ class Database:
     @property
     def place(self) -> str:
         """Where it is, without its password."""
-        return self._url.database or "" if self.is_sqlite else self._url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return self._url.database or ""
+        secrets = [name for name in self._url.query if "password" in name]
+        return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
 
     @property
     def is_sqlite(self) -> bool:
