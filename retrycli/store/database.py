@@ -140,6 +140,12 @@ class Database:
         schema_name, _, name = self._table.rpartition(".")
         return table_clause(name, *map(column, columns), schema=schema_name or None)
 
+    def has_messages(self) -> bool:
+        """Whether the application's table is there."""
+        schema_name, _, name = self._table.rpartition(".")
+        with self.read() as connection:
+            return inspect(connection).has_table(name, schema_name or None)
+
     def type_of(self, name: str) -> TypeEngine[Any]:
         """The type of a column of the application's table."""
         return self._column_types[name]
