@@ -180,6 +180,22 @@ def progress() -> Iterator[Callable[[Event], None]]:
         yield follow
 
 
+@contextmanager
+def tally(first: str) -> Iterator[Callable[[str, int], None]]:
+    """A line on stderr that tells how many rows of something are done; nothing where no person is looking.
+
+    Args:
+        first: what the line says until then.
+    """
+    if not (sys.stderr.isatty() and on_terminal()):
+        yield lambda *_: None
+        return
+    from rich.console import Console
+
+    with Console(stderr=True).status(first) as line:
+        yield lambda name, rows: line.update(f"{name}: {count(rows, 'row')}")
+
+
 def local_time(time: datetime) -> str:
     """A time for a person: local, with its offset."""
     return time.astimezone().isoformat(sep=" ", timespec="minutes")

@@ -30,7 +30,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
         "ports engine liaison destination intake pace record recovery by_hand",
         "logs console report",
-        "app aftermath standing desk explain tell measure reporting casework demo scheduler doctor cli __init__"
+        "app aftermath standing desk explain tell measure reporting casework move demo scheduler doctor cli __init__"
         " __main__",
     )
 )
@@ -80,7 +80,7 @@ RULES = (
     Rule(FLOORS[3], DATABASE | NETWORK | SCREEN, "the engine is given the world"),
     Rule(FLOORS[3], CHANCE | {"logging", "os", "sys"}, "the engine is given clock, randomness and ears"),
     Rule(FLOORS[4], own(FLOORS[2] | FLOORS[3]) | DATABASE | NETWORK, "views get values and give text"),
-    Rule(["app", "desk", "casework"], SCREEN, "what is put together here is used without a terminal too"),
+    Rule(["app", "desk", "casework", "move"], SCREEN, "what is put together here is used without a terminal too"),
     Rule(["cli"], DATABASE | NETWORK, "a command parses, calls one thing, shows"),
 )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, astuple
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated
@@ -9,6 +10,9 @@ from typing import Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person
+
+NOT_VERIFIED = 3
+COUNTED = {True: "verified", False: "differ"}
 
 
 def register(app: typer.Typer) -> None:
@@ -22,6 +26,7 @@ def register(app: typer.Typer) -> None:
     database = typer.Typer(help="Look after retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("prune")(db_prune)
+    database.command("copy")(db_copy)
     app.add_typer(database, name="db")
 
 
@@ -109,6 +114,56 @@ def db_prune(
         return
     console.say(f"Forgot {found}.")
     console.say("Next: retrycli status")
+
+
+def db_copy(
+    ctx: typer.Context,
+    source: Annotated[
+        str | None, typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url")
+    ] = None,
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="URL", help="The one that the application's data has moved to.", show_default="database.url"
+        ),
+    ] = None,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Undo what was done in the target since the source was last used.")
+    ] = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Take retrycli's own tables along when the application's data has moved. It may be run again at any time.
+
+    Others on this machine can see a password in an option: leave out what database.url says.
+    """
+    from retrycli import console, move
+
+    if source is None and target is None:
+        raise typer.BadParameter("name the other database; the one left out is database.url", param_hint="--from, --to")
+    settings = load_settings(ctx, config)
+    with console.tally("Looking at both") as follow:
+        done = move.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
+    if as_json:
+        tables = [{**asdict(each), "verified": each.verified} for each in done.tables]
+        facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
+        console.show_json({**facts, "tables": tables})
+    else:
+        headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
+        console.show_table(headers, [(*astuple(each), COUNTED[each.verified]) for each in done.tables])
+    if not done.verified:
+        console.complain(
+            "retrycli: the counts differ, so somebody was at work meanwhile: see to that, and run this again"
+        )
+        raise typer.Exit(NOT_VERIFIED)
+    if as_json:
+        return
+    if done.paused:
+        console.say("Deliveries are paused there as well, until retrycli resume.")
+    else:
+        console.say("Let no pass be made over the old database: it would send the same messages.")
+    change = "" if target is None else "set database.url to the URL of --to, then "
+    console.say(f"Next: {change}retrycli doctor")
 
 
 def version(as_json: Json = False) -> None:

@@ -57,7 +57,10 @@ class Database:
     @property
     def place(self) -> str:
         """Where it is, without its password."""
-        return self._url.database or "" if self.is_sqlite else self._url.render_as_string(hide_password=True)
+        if self.is_sqlite:
+            return self._url.database or ""
+        secrets = [name for name in self._url.query if "password" in name]
+        return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
 
     @property
     def is_sqlite(self) -> bool:
@@ -136,6 +139,12 @@ class Database:
             )
         schema_name, _, name = self._table.rpartition(".")
         return table_clause(name, *map(column, columns), schema=schema_name or None)
+
+    def has_messages(self) -> bool:
+        """Whether the application's table is there."""
+        schema_name, _, name = self._table.rpartition(".")
+        with self.read() as connection:
+            return inspect(connection).has_table(name, schema_name or None)
 
     def type_of(self, name: str) -> TypeEngine[Any]:
         """The type of a column of the application's table."""

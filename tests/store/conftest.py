@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import shutil
 import sqlite3
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, closing, contextmanager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import cast
 
@@ -154,3 +156,59 @@ def ledger(database: Database) -> Ledger:
 @pytest.fixture
 def views(database: Database) -> Views:
     return Views(database)
+
+
+# Two databases, between which retrycli's own tables are copied.
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Two databases of the application's, with retrycli's own tables in both."""
+
+    source: Database
+    target: Database
+    at_source: Application
+    at_target: Application
+
+
+@pytest.fixture(scope="session")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, str]]:
+    """A database of each kind with all tables and no message."""
+    with ExitStack() as until_the_end:
+        made = {}
+        for kind in ENGINES:
+            url = until_the_end.enter_context(FACTORIES[kind](tmp_path_factory.mktemp(kind), None))
+            application = Application(url)
+            with opened(application):
+                made[kind] = url
+            application.close()
+        yield made
+
+
+@contextmanager
+def two(kinds: tuple[str, str], folder: Path, templates: Mapping[str, str]) -> Iterator[Sides]:
+    """One of either kind."""
+    with ExitStack() as until_the_end:
+        both: list[tuple[Application, Database]] = []
+        for kind, name in zip(kinds, ("source", "target"), strict=True):
+            (folder / name).mkdir()
+            url = until_the_end.enter_context(FACTORIES[kind](folder / name, templates[kind]))
+            application = Application(url, made=True)
+            until_the_end.callback(application.close)
+            both.append((application, until_the_end.enter_context(opened(application))))
+        (at_source, source), (at_target, target) = both
+        yield Sides(source, target, at_source, at_target)
+
+
+@pytest.fixture(params=product(ENGINES, repeat=2), ids="-to-".join)
+def sides(request: pytest.FixtureRequest, tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
+    """From each kind to each."""
+    with two(cast("tuple[str, str]", request.param), tmp_path, templates) as made:
+        yield made
+
+
+@pytest.fixture
+def to_postgresql(tmp_path: Path, templates: dict[str, str]) -> Iterator[Sides]:
+    """From a file, which holds anything, to a server, which does not."""
+    with two(("sqlite", "postgresql"), tmp_path, templates) as made:
+        yield made

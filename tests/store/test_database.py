@@ -558,3 +558,13 @@ def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match=r"database\.url is no URL") as raised:
         Database(url)
     assert "s3cret" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    "secret", ["ana:s3cret@db.example.com/desk?sslmode=require", "ana@/desk?password=s3cret&host=db"]
+)
+def test_a_password_is_no_part_of_the_place(secret: str) -> None:
+    database = Database(f"postgresql://{secret}")
+    assert "s3cret" not in database.place
+    assert "db" in database.place
+    database.close()

@@ -1,0 +1,175 @@
+"""retrycli's own tables taken along when the application's data has moved to another database."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+
+from pydantic import ValidationError
+
+from retrycli import schema
+from retrycli.app import lock_path, utc_now
+from retrycli.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
+from retrycli.lock import Holder, PassLock
+from retrycli.settings import Settings
+from retrycli.store.condition import clock as server_clock
+from retrycli.store.copy import CopiedTable, copy_tables
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.moving import claimed_until, is_same, last_used, left_behind
+
+FROM, TO = "--from", "--to"
+
+
+@dataclass(frozen=True, slots=True)
+class Move:
+    """What a copy came to."""
+
+    source: str
+    """Where the tables were, without a password."""
+    target: str
+    """Where they are now as well."""
+    tables: list[CopiedTable]
+    paused: bool
+    """Whether deliveries are held back there too."""
+
+    @property
+    def verified(self) -> bool:
+        """Whether both sides have as many rows in every table."""
+        return all(each.verified for each in self.tables)
+
+
+def copy(
+    settings: Settings,
+    *,
+    source: str | None = None,
+    target: str | None = None,
+    overwrite: bool = False,
+    listen: Callable[[str, int], None] = lambda *_: None,
+) -> Move:
+    """Make retrycli's own tables in the target what they are in the source. The application's are only read.
+
+    It holds the pass locks of both meanwhile. What is alike already is not written, so that it may be called again at
+    any time, also after it was killed.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        source: the URL of the database that is copied; by default ``database.url``.
+        target: the URL of the database that the application's data has moved to; by default ``database.url``.
+        overwrite: whether to undo what has been done in the target since the source was last used.
+        listen: told, as it goes on, a table's name and how many rows of it are done.
+
+    Raises:
+        LockHeld: a pass is at work on either side.
+        DatabaseUnavailable: either of them can't be opened, read or written.
+        ConfigurationError: they are one, one of them is not as needed, the application's data is not in the target,
+            the target is ahead of the source, or a row does not fit into it.
+    """
+    old, new = _settings_at(settings, source, FROM), _settings_at(settings, target, TO)
+    with ExitStack() as held:
+        with _spoken_of_as(source and FROM):
+            here = held.enter_context(closing(Database(old.database.url, old.database.table)))
+            _check_tables(here)
+        with _spoken_of_as(target and TO):
+            there = held.enter_context(closing(Database(new.database.url, new.database.table)))
+            _check_table(there)
+        if is_same(here, there):
+            raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; name the other one")
+        _keep_passes_off(old, new, held)
+        _check_claims(here)
+        _check_messages(settings, here, there)
+        there.ensure_tables(upgrade=new.database.auto_upgrade)
+        _check_claims(there)
+        if not overwrite:
+            _check_order(here, there)
+        tables = copy_tables(here, there, listen=listen)
+        return Move(here.place, there.place, tables, paused=Ledger(there).pause(utc_now()) is not None)
+
+
+def _settings_at(settings: Settings, url: str | None, option: str) -> Settings:
+    """The settings as they would be with this database."""
+    if url is None:
+        return settings
+    try:
+        database = settings.database.model_validate({**settings.database.model_dump(), "url": url})
+    except ValidationError as error:
+        reasons = "; ".join(each["msg"].removeprefix("Value error, ") for each in error.errors(include_input=False))
+        raise ConfigurationError(f"{option}: {reasons}") from None
+    return settings.model_copy(update={"database": database})
+
+
+@contextmanager
+def _spoken_of_as(option: str | None) -> Iterator[None]:
+    """Let an error name the option that stands in the setting's place, if one does."""
+    try:
+        yield
+    except RetrycliError as error:
+        if option is None:
+            raise
+        text = re.sub(r"database\.url( \(RETRYCLI_DATABASE__URL\))?", option, str(error))
+        raise type(error)(text) from error
+
+
+def _check_tables(database: Database) -> None:
+    """The source needs retrycli's own tables. The application's may be gone from it already."""
+    found = database.revision()
+    if found is None:
+        raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
+    if found != schema.HEAD:
+        remedy = "install a newer retrycli" if found > schema.HEAD else "run `retrycli db upgrade` on it"
+        raise ConfigurationError(
+            f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
+            + remedy
+        )
+
+
+def _check_table(database: Database) -> None:
+    """The target needs the application's table, so that somebody else's database gets no tables of ours."""
+    try:
+        _ = database.messages
+    except SchemaMismatch as error:
+        raise SchemaMismatch(f"{error}. The application's data moves first") from error
+
+
+def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
+    """Take the pass locks of both sides, which may be one."""
+    me = Holder(os.getpid(), socket.gethostname(), utc_now())
+    for path in sorted({lock_path(old), lock_path(new)}):
+        lock = PassLock(path)
+        lock.acquire(me, wait_seconds=new.run.wait_lock_seconds, now=utc_now, sleep=time.sleep)
+        held.callback(lock.release)
+
+
+def _check_claims(database: Database) -> None:
+    """A pass on another host, or an attempt by hand, has no lock of this host."""
+    until = claimed_until(database, server_clock(database) or utc_now())
+    if until is not None:
+        raise LockHeld(
+            f"messages in {database.place} are being sent, and claimed until {until:%Y-%m-%dT%H:%M:%SZ} at most: hold "
+            "passes back by `retrycli pause` or stop cron, wait until they have ended, and run this again"
+        )
+
+
+def _check_order(here: Database, there: Database) -> None:
+    """A source that the target has left behind is an old one: the move is over, or its two ends are swapped."""
+    source_at, target_at = last_used(here), last_used(there)
+    if target_at is not None and (source_at is None or source_at < target_at):
+        before = "never" if source_at is None else f"last at {source_at:%Y-%m-%dT%H:%M:%SZ}"
+        raise ConfigurationError(
+            f"{there.place} was used at {target_at:%Y-%m-%dT%H:%M:%SZ}, and {here.place} {before}: a copy would undo "
+            f"what passes and people have done since. Check {FROM} and {TO}; if it is meant, add --overwrite"
+        )
+
+
+def _check_messages(settings: Settings, here: Database, there: Database) -> None:
+    number, first = left_behind(here, there)
+    if number:
+        raise ConfigurationError(
+            f"{number} of the messages in the queue of {here.place}, the first of them {first}, are not in "
+            f"{settings.database.table} of {there.place}: move the application's data first, all of it and with its ids"
+        )

@@ -1,0 +1,574 @@
+"""``db copy``: an application's data has moved to another database, and retrycli's own tables go along."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from itertools import product
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import create_engine, insert, make_url, select, text
+
+from retrycli import app, schema
+from retrycli.lock import Holder, PassLock
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database, Gateway, Run, Settings
+from tests import postgresql
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
+from tests.cli.command import Cli, end, wait_until
+from tests.store.application import NOON, Application
+
+NOBODY = "http://127.0.0.1:9"
+TABLES = [each.name for each in schema.metadata.sorted_tables]
+
+
+@dataclass(frozen=True)
+class Move:
+    """An application that has moved, or is about to."""
+
+    cli: Cli
+    old: Application
+    new: Application
+
+    def copy(self, *args: str) -> subprocess.CompletedProcess[str]:
+        return self.cli("db", "copy", "--from", self.old.url, "--to", self.new.url, *args)
+
+    def json(self, *args: str, code: int = 0) -> dict[str, Any]:
+        return self.cli.json("db", "copy", "--from", self.old.url, "--to", self.new.url, *args, code=code)
+
+    def refusal(self, *args: str, code: int) -> str:
+        """What is said where nothing is copied."""
+        before = all_of(self.new)
+        done = self.copy(*args)
+        assert (done.returncode, done.stdout) == (code, ""), done.stderr
+        assert all_of(self.new) == before
+        assert done.stderr.count("\n") == 1
+        return done.stderr
+
+
+@contextmanager
+def database(folder: Path, kind: str, template: str | None = None) -> Iterator[str]:
+    """A database with nothing in it, or a copy of another."""
+    if kind == "postgresql":
+        with postgresql.database(template) as url:
+            yield url
+        return
+    file = folder / f"{uuid.uuid4().hex}.db"
+    file.touch()
+    if template is not None:
+        shutil.copyfile(str(make_url(template).database), file)
+    yield f"sqlite:///{file}"
+
+
+Templates = Mapping[tuple[str, str], str]
+
+
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
+    """Databases of each kind with the application's tables: in an old one retrycli's as well."""
+    folder = tmp_path_factory.mktemp("templates")
+    with ExitStack() as until_the_end:
+        made = {}
+        for kind, age in product(("sqlite", "postgresql"), ("old", "new")):
+            url = until_the_end.enter_context(database(folder, kind))
+            Application(url).close()
+            if age == "old":
+                with app.open_database(settings_at(url, NOBODY)):
+                    pass
+            made[kind, age] = url
+        yield made
+
+
+@contextmanager
+def moving(cli: Cli, templates: Templates, old: str, new: str) -> Iterator[Move]:
+    """The application's tables in two databases of these kinds, and retrycli's in the old one."""
+    with (
+        database(cli.cwd, old, templates[old, "old"]) as old_url,
+        database(cli.cwd, new, templates[new, "new"]) as new_url,
+        closing(Application(old_url, made=True)) as there,
+        closing(Application(new_url, made=True)) as here,
+    ):
+        yield Move(cli, there, here)
+
+
+@pytest.fixture
+def move(cli: Cli, templates: Templates) -> Iterator[Move]:
+    """From a file to a server, which is what most moves are."""
+    with moving(cli, templates, "sqlite", "postgresql") as made:
+        yield made
+
+
+@pytest.fixture
+def between_files(cli: Cli, templates: Templates) -> Iterator[Move]:
+    """Where it does not matter which kind it is, the one that is quickly there."""
+    with moving(cli, templates, "sqlite", "sqlite") as made:
+        yield made
+
+
+def move_data(old: Application, new: Application) -> None:
+    """What somebody else's tool does: the application's rows, with their ids, and no table of retrycli's."""
+    engine = create_engine(old.url)
+    with engine.connect() as connection:
+        new.add_all([dict(each) for each in connection.execute(select(old.table)).mappings()])
+    engine.dispose()
+
+
+def all_of(application: Application) -> dict[str, list[tuple[Any, ...]]]:
+    """Everything that retrycli keeps in a database; of tables that are not there, nothing."""
+    engine = create_engine(application.url)
+    with closing(engine.connect()) as connection:
+        there = {name for name in TABLES if engine.dialect.has_table(connection, name)}
+        found = {
+            table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
+            for table in schema.metadata.sorted_tables
+            if table.name in there
+        }
+    engine.dispose()
+    return found
+
+
+def count(application: Application, name: str) -> int:
+    return len(all_of(application).get(name, ()))
+
+
+def put(application: Application, name: str, *rows: dict[str, Any]) -> None:
+    engine = create_engine(application.url)
+    with engine.begin() as connection:
+        connection.execute(insert(schema.metadata.tables[name]), list(rows))
+    engine.dispose()
+
+
+def settings_at(url: str, api: str) -> Settings:
+    """One request at a time, so that a scripted API knows which message it answers."""
+    return Settings(database=Database(url=url), gateway=Gateway(base_url=api), run=Run(concurrency=1))
+
+
+HOURS_AGO = datetime.now(UTC) - timedelta(hours=3)
+LAPSED = timedelta(minutes=13)
+
+
+def fill(application: Application) -> None:
+    """A pass of three hours ago: 1 was sent, 2 is a person's, 3 and 4 wait, 5 was being sent when a host died.
+
+    6 has failed since, and no pass knows it yet.
+    """
+    with Scripted(TAKES, REJECTS, BUSY) as api:
+        application.add_all([{}, {}, {}, {}])
+        here = replace(app.HERE, now=lambda: HOURS_AGO)
+        app.run_once(settings_at(application.url, api.url), surroundings=here)
+    application.add()
+    queued = {
+        "message_id": 5,
+        "state": "sending",
+        "next_attempt_at": HOURS_AGO,
+        "delivery_key": "the key of 5",
+        "claimed_by": "a host that died",
+        "claim_expires_at": HOURS_AGO + LAPSED,
+        "first_failed_at": HOURS_AGO,
+        "unknown_count": 0,
+    }
+    put(application, "retrycli_queue", queued)
+    put(application, "retrycli_attempts", {"message_id": 5, "number": 1, "made_by": "pass", "started_at": HOURS_AGO})
+    application.add()
+    put(application, "retrycli_acts", {"message_id": 2, "at": HOURS_AGO, "by": "ana", "act": "acknowledge"})
+
+
+# -- the move ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite"), ("postgresql", "postgresql")],
+)
+def test_the_next_pass_goes_on_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
+    """As the README has it. What was due is sent, with its key, what was sent is not, and who did what is known."""
+    with moving(cli, templates, old, new) as move, Sandbox(Behaviour(), rng=Random(0)) as api:
+        fill(move.old)
+        before = all_of(move.old)
+        keys = {each[0]: each[3] for each in before["retrycli_queue"]}
+        at_old = cli.having({"RETRYCLI_DATABASE__URL": move.old.url, "RETRYCLI_GATEWAY__BASE_URL": api.url})
+        at_new = at_old.having({"RETRYCLI_DATABASE__URL": move.new.url})
+        assert at_old("pause", "--reason", "we move").returncode == 0
+        move_data(move.old, move.new)
+        done = at_old.json("db", "copy", "--to", move.new.url)
+        assert (done["verified"], done["paused"]) == (True, True)
+        assert [each["table"] for each in done["tables"]] == TABLES
+        assert all_of(move.new) == all_of(move.old)
+
+        assert at_new.json("run-once")["result"] == "paused"
+        assert at_new("resume").returncode == 0
+        # 5 was lost on its way: nobody knows whether it arrived, and it waits for its next attempt.
+        first = at_new.json("run-once")
+        assert (first["sent"], first["unknown"], first["escalated"]) == (3, 1, 0)
+        assert at_new.json("run-once")["sent"] == 0
+        statuses = {each: row["status"] for each, row in move.new.rows().items()}
+        assert statuses == {1: "sent", 2: "failed", 3: "sent", 4: "sent", 5: "failed", 6: "sent"}
+        assert Counter(each.key for each in api.received).most_common(1)[0][1] == 1
+        assert {keys[3], keys[4]} < {each.key for each in api.received}
+        assert next(key for id_, _, _, key, *_ in all_of(move.new)["retrycli_queue"] if id_ == 5) == "the key of 5"
+        [told] = at_new.json("show", "2")["acts"]
+        assert (told["by"], told["act"]) == ("ana", "acknowledge")
+
+
+def test_it_says_what_became_of_each_table_and_what_comes_next(move: Move) -> None:
+    fill(move.old)
+    move_data(move.old, move.new)
+    screen = move.cli.on_terminal("db", "copy", "--from", move.old.url, "--to", move.new.url)
+    assert screen.returncode == 0
+    lines = [line.split() for line in screen.text.splitlines()]
+    assert ["retrycli_queue", "4", "4", "4", "0", "0", "verified"] in lines
+    assert max(map(len, screen.text.splitlines())) <= 80
+    assert "Let no pass be made over the old database" in screen.words
+    piped = move.copy()
+    assert "retrycli_queue\t4\t4\t0\t0\t0\tverified\n" in piped.stdout
+    assert len(piped.stdout.splitlines()) == len(TABLES)
+    assert piped.stderr == ""
+
+
+def test_a_second_time_nothing_is_written_and_what_is_new_goes_along(move: Move) -> None:
+    fill(move.old)
+    move_data(move.old, move.new)
+    move.json()
+    assert Counter(each[kind] for each in move.json()["tables"] for kind in ("added", "changed", "removed")) == {0: 24}
+    assert move.cli("pause", env={"RETRYCLI_DATABASE__URL": move.old.url}).returncode == 0
+    again = {each["table"]: each for each in move.json()["tables"]}
+    assert again["retrycli_pause"]["added"] == 1
+    assert all_of(move.new) == all_of(move.old)
+
+
+@pytest.mark.parametrize("named", ["--from", "--to"])
+def test_the_settings_may_hold_one_of_the_two(between_files: Move, named: str) -> None:
+    """And what comes next is told accordingly."""
+    fill(between_files.old)
+    move_data(between_files.old, between_files.new)
+    given, set_ = between_files.old.url, between_files.new.url
+    if named == "--to":
+        given, set_ = set_, given
+    known = between_files.cli.having({"RETRYCLI_DATABASE__URL": set_})
+    screen = known.on_terminal("db", "copy", named, given)
+    assert screen.returncode == 0
+    assert all_of(between_files.new) == all_of(between_files.old)
+    change = "" if named == "--from" else "set database.url to the URL of --to, then "
+    assert screen.text.endswith(f"\nNext: {change}retrycli doctor\n")
+
+
+def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> None:
+    """Which a file has none of, so that its own table is not to be found under that name."""
+    with moving(cli, templates, "sqlite", "postgresql") as move:
+        fill(move.old)
+        there = Application(move.new.url, "helpdesk.pending_messages")
+        known = cli.having({"RETRYCLI_DATABASE__TABLE": "helpdesk.pending_messages"})
+        args = ("db", "copy", "--from", move.old.url, "--to", move.new.url)
+        assert "helpdesk.pending_messages of postgresql" in known(*args).stderr
+        move_data(move.old, there)
+        assert known.json(*args)["verified"]
+        there.close()
+
+
+RIGHTS = "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, body, recipient_email)"
+
+
+def test_the_role_of_the_passes_is_enough(move: Move, sandbox: Sandbox) -> None:
+    """With what the README grants it, it makes the tables, fills them, and goes on numbering."""
+    fill(move.old)
+    move_data(move.old, move.new)
+    name = f"retrycli_{uuid.uuid4().hex[:12]}"
+    for each in (
+        f"CREATE ROLE {name} LOGIN",
+        f"GRANT {RIGHTS} ON pending_messages TO {name}",
+        f"GRANT USAGE, CREATE ON SCHEMA public TO {name}",
+    ):
+        move.new.sql(each)
+    try:
+        url = make_url(move.new.url).set(username=name).render_as_string(hide_password=False)
+        assert move.cli.json("db", "copy", "--from", move.old.url, "--to", url)["verified"]
+        known = move.cli.having({"RETRYCLI_DATABASE__URL": url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
+        assert known.json("run-once")["sent"] == 3
+    finally:
+        move.new.sql(f"DROP OWNED BY {name}")
+        move.new.sql(f"DROP ROLE {name}")
+
+
+# -- cut short, and large ----------------------------------------------------------------------------------------------
+
+
+def many(application: Application, attempts: int, *, error: str = "HTTP 503") -> None:
+    """Attempts at messages that have long been sent."""
+    application.sql(
+        "INSERT INTO retrycli_attempts (id, message_id, number, made_by, started_at, finished_at, outcome, error) "
+        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < :number) "
+        "SELECT i, i, 1, 'pass', '2025-01-02 03:04:05.000000', '2025-01-02 03:04:06.000000', 'transient', :error "
+        "FROM n",
+        number=attempts,
+        error=error,
+    )
+
+
+def begun(application: Application) -> int:
+    """How many attempts have arrived, in the eyes of another."""
+    engine = create_engine(application.url)
+    with closing(engine.connect()) as connection:
+        there = engine.dialect.has_table(connection, "retrycli_attempts")
+        found = connection.execute(text("SELECT count(*) FROM retrycli_attempts")).scalar_one() if there else 0
+    engine.dispose()
+    return int(found)
+
+
+@pytest.mark.parametrize("new", ["postgresql", "sqlite"])
+def test_killed_half_way_and_run_again_it_ends_as_if_nothing_had_been(cli: Cli, templates: Templates, new: str) -> None:
+    """Two times over; what had arrived is not written again."""
+    with moving(cli, templates, "sqlite", new) as move:
+        fill(move.old)
+        move.old.sql("DELETE FROM retrycli_attempts")
+        many(move.old, 60_000)
+        move_data(move.old, move.new)
+        arrived = 0
+        for _ in range(2):
+            process = cli.start("db", "copy", "--from", move.old.url, "--to", move.new.url)
+            wait_until(lambda: begun(move.new) > arrived, process)  # noqa: B023  it is called at once
+            process.send_signal(signal.SIGKILL)
+            assert end(process).returncode == -signal.SIGKILL
+            arrived = begun(move.new)
+        assert 0 < arrived < 60_000
+        done = move.json()
+        [attempts] = [each for each in done["tables"] if each["table"] == "retrycli_attempts"]
+        assert (attempts["added"], attempts["changed"], attempts["removed"]) == (60_000 - arrived, 0, 0)
+        assert done["verified"]
+        assert all_of(move.new) == all_of(move.old)
+
+
+def test_no_pass_is_made_meanwhile(cli: Cli, templates: Templates) -> None:
+    """Neither here nor there: each is skipped, and where it was written down it is copied as well."""
+    attempt = {"message_id": 1, "number": 1, "made_by": "pass", "started_at": NOON, "finished_at": NOON}
+    with moving(cli, templates, "postgresql", "postgresql") as move:
+        put(move.old, "retrycli_attempts", *([attempt] * 20_000))
+        known = cli.having({"RETRYCLI_GATEWAY__BASE_URL": NOBODY, "RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"})
+        process = cli.start("db", "copy", "--from", move.old.url, "--to", move.new.url)
+        wait_until(lambda: begun(move.new) > 0, process)
+        process.send_signal(signal.SIGSTOP)
+        skipped = [known("run-once", env={"RETRYCLI_DATABASE__URL": each.url}) for each in (move.old, move.new)]
+        process.send_signal(signal.SIGCONT)
+        assert end(process).returncode == 0
+        assert [each.returncode for each in skipped] == [75, 75]
+        assert f"pid {process.pid} on" in skipped[0].stderr
+        assert count(move.old, "retrycli_passes") == 1
+        assert all_of(move.new) == all_of(move.old)
+
+
+MOST_MEMORY = 1.2
+TELLS_ITS_PEAK = """
+import atexit, sys
+from retrycli.__main__ import main
+atexit.register(lambda: print(open("/proc/self/status").read(), file=sys.stderr))
+main()
+"""
+
+
+@pytest.mark.slow
+def test_memory_does_not_grow_with_the_tables(cli: Cli, templates: Templates) -> None:
+    """100,000 attempts with errors of a kilobyte are copied in the memory that 4,000 take."""
+    told = replace(cli, program=(sys.executable, "-c", TELLS_ITS_PEAK))
+    peaks: list[int] = []
+    for attempts in (4_000, 100_000):
+        with moving(told, templates, "sqlite", "postgresql") as move:
+            many(move.old, attempts, error="x" * 1000)
+            done = move.copy()
+            assert done.returncode == 0, done.stderr
+            assert begun(move.new) == attempts
+            peaks += map(int, re.findall(r"VmHWM:\s+(\d+) kB", done.stderr))
+    small, large = peaks
+    assert large <= MOST_MEMORY * small, peaks
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_one_of_the_two_must_be_named(cli: Cli) -> None:
+    done = cli("db", "copy")
+    assert done.returncode == 2
+    assert "database.url" in done.stderr
+
+
+def test_one_database_is_refused(between_files: Move) -> None:
+    """By whatever name."""
+    link = between_files.cli.cwd / "link.db"
+    link.symlink_to(str(make_url(between_files.old.url).database))
+    before = all_of(between_files.old)
+    done = between_files.cli("db", "copy", "--from", between_files.old.url, "--to", "sqlite:///link.db")
+    assert done.returncode == 78
+    assert done.stderr == "retrycli: --from and --to are the same database, link.db; name the other one\n"
+    assert all_of(between_files.old) == before
+
+
+def test_a_server_is_known_to_be_the_same_as_well(cli: Cli, templates: Templates) -> None:
+    with moving(cli, templates, "postgresql", "sqlite") as move:
+        again = move.old.url.replace("postgresql+psycopg://", "postgresql://")
+        done = cli("db", "copy", "--from", move.old.url, "--to", again)
+        assert done.returncode == 78
+        assert "are the same database, postgresql://" in done.stderr
+
+
+def test_a_source_without_tables_of_ours_is_refused(between_files: Move) -> None:
+    swapped = replace(between_files, old=between_files.new, new=between_files.old)
+    assert swapped.refusal(code=78) == (
+        f"retrycli: {make_url(between_files.new.url).database} has no tables of retrycli's to copy; check --from\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("version", "remedy"), [("0001", "run `retrycli db upgrade` on it"), ("9999", "install a newer retrycli")]
+)
+def test_a_source_of_another_version_is_refused(between_files: Move, version: str, remedy: str) -> None:
+    between_files.old.sql(f"UPDATE retrycli_version SET version_num = '{version}'")
+    words = between_files.refusal(code=78)
+    assert words.endswith(f"are of version {version}, and this program's of {schema.HEAD}; {remedy}\n")
+
+
+def test_a_target_of_a_newer_version_is_refused(between_files: Move) -> None:
+    between_files.json()
+    between_files.new.sql("UPDATE retrycli_version SET version_num = '9999'")
+    assert "version 9999" in between_files.refusal(code=78)
+
+
+def test_a_target_without_the_applications_table_gets_no_tables(cli: Cli, between_files: Move) -> None:
+    with database(cli.cwd, "postgresql") as url:
+        done = cli("db", "copy", "--from", between_files.old.url, "--to", url)
+        assert done.returncode == 78
+        assert done.stderr.endswith("check --to and database.table. The application's data moves first\n")
+        engine = create_engine(url)
+        with engine.connect() as connection:
+            assert engine.dialect.get_table_names(connection) == []
+        engine.dispose()
+
+
+def test_messages_that_have_not_moved_are_counted(move: Move) -> None:
+    """And nothing is copied: a pass over there would take them for deleted ones."""
+    fill(move.old)
+    move_data(move.old, move.new)
+    move.new.delete(3, 5)
+    words = move.refusal(code=78)
+    assert "2 of the messages in the queue" in words
+    assert "the first of them 3, are not in pending_messages of postgresql" in words
+    assert "move the application's data first" in words
+    assert count(move.new, "retrycli_queue") == 0
+
+
+@pytest.mark.parametrize("side", ["old", "new"])
+def test_while_messages_are_being_sent_it_is_refused(between_files: Move, side: str) -> None:
+    """By a pass on another host, say, or by hand."""
+    fill(between_files.old)
+    move_data(between_files.old, between_files.new)
+    between_files.json()
+    until = (datetime.now(UTC) + timedelta(minutes=5)).replace(microsecond=0)
+    held = getattr(between_files, side)
+    held.sql(
+        "UPDATE retrycli_queue SET state = 'sending', claim_expires_at = :until WHERE message_id = 3",
+        until=until.replace(tzinfo=None).isoformat(sep=" ", timespec="microseconds"),
+    )
+    words = between_files.refusal(code=75)
+    assert f"messages in {make_url(held.url).database} are being sent" in words
+    assert f"until {until:%Y-%m-%dT%H:%M:%SZ}" in words
+    assert "`retrycli pause`" in words
+
+
+def test_while_a_pass_holds_the_lock_it_is_refused(between_files: Move) -> None:
+    lock = PassLock(app.lock_path(settings_at(between_files.old.url, NOBODY)))
+    lock.acquire(Holder(4711, "mill", NOON), wait_seconds=0, now=lambda: NOON, sleep=lambda _: None)
+    patient = replace(between_files, cli=between_files.cli.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}))
+    assert "another pass holds the lock" in patient.refusal(code=75)
+    lock.release()
+    between_files.json()
+
+
+def test_one_lock_may_be_that_of_both(between_files: Move) -> None:
+    lock = {"RETRYCLI_RUN__LOCK_FILE": str(between_files.cli.cwd / "retrycli.lock")}
+    assert replace(between_files, cli=between_files.cli.having(lock)).json()["verified"]
+
+
+def test_a_target_that_is_ahead_is_not_set_back_unless_asked(move: Move, sandbox: Sandbox) -> None:
+    """Found in a shell's history, the command would undo all that has happened since the move."""
+    fill(move.old)
+    move_data(move.old, move.new)
+    move.json()
+    known = {"RETRYCLI_DATABASE__URL": move.new.url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url}
+    assert move.cli("run-once", env=known).returncode == 0
+    words = move.refusal(code=78)
+    assert "would undo" in words
+    assert "--overwrite" in words
+    assert move.json("--overwrite")["verified"]
+    assert all_of(move.new) == all_of(move.old)
+    # Messages that were sent meanwhile are in the queue again, and the next pass finds out.
+    before = len(sandbox.received)
+    assert move.cli.having(known).json("run-once")["sent"] == 0
+    assert len(sandbox.received) == before
+
+
+def test_counts_that_differ_are_no_success(between_files: Move) -> None:
+    """Here the target swallows rows; in life somebody would be at work."""
+    fill(between_files.old)
+    move_data(between_files.old, between_files.new)
+    assert between_files.cli("db", "upgrade", env={"RETRYCLI_DATABASE__URL": between_files.new.url}).returncode == 0
+    between_files.new.sql("CREATE TRIGGER swallow BEFORE INSERT ON retrycli_acts BEGIN SELECT RAISE(IGNORE); END")
+    done = between_files.copy()
+    assert done.returncode == 3
+    assert "retrycli_acts\t1\t0\t1\t0\t0\tdiffer\n" in done.stdout
+    assert done.stderr.startswith("retrycli: the counts differ")
+    tables = {each["table"]: each["verified"] for each in between_files.json(code=3)["tables"]}
+    assert [name for name, verified in tables.items() if not verified] == ["retrycli_acts"]
+
+
+def test_a_row_that_does_not_fit_is_named(move: Move) -> None:
+    put(move.old, "retrycli_acts", {"message_id": 2, "at": NOON, "by": "ana", "act": "note", "detail": "a\0b"})
+    done = move.copy()
+    assert (done.returncode, done.stdout) == (78, "")
+    assert 'detail has a NUL character in it, where "id" = 1.' in done.stderr
+    assert 'UPDATE retrycli_acts SET "detail" = \'…\' WHERE "id" = 1; and run this again\n' in done.stderr
+
+
+# -- URLs and passwords ------------------------------------------------------------------------------------------------
+
+WRONG = {
+    "sqlite:///gone/agent.db": (69, "check {}"),
+    "sqlite://": (78, "{} names no file"),
+    "mysql://ana:hunter2@db.example.com/desk": (78, "{}: write sqlite:///FILE or postgresql://"),
+    "postgresql://ana:hunter2@db.example.com:port/desk": (78, "{} is no URL of a database"),
+    "postgresql://ana:hunter2@127.0.0.1:9/desk?password=hunter2": (69, "127.0.0.1"),
+}
+
+
+@pytest.mark.parametrize("option", ["--from", "--to"])
+@pytest.mark.parametrize("url", WRONG)
+def test_a_wrong_url_is_told_by_its_option(between_files: Move, option: str, url: str) -> None:
+    good = {"--from": between_files.old.url, "--to": between_files.new.url}
+    done = between_files.cli("db", "copy", *(word for pair in {**good, option: url}.items() for word in pair))
+    code, words = WRONG[url]
+    assert (done.returncode, done.stdout) == (code, "")
+    assert words.format(option) in done.stderr
+    assert "hunter2" not in done.stderr
+
+
+def test_a_password_is_never_shown(move: Move) -> None:
+    """Neither from before the host nor from after the question mark."""
+    fill(move.old)
+    move_data(move.old, move.new)
+    url = make_url(move.new.url).set(password="hunter2").update_query_dict({"password": "hunter3"})
+    args = ("db", "copy", "--from", move.old.url, "--to", url.render_as_string(hide_password=False))
+    said = [move.cli(*args, "--json"), move.cli(*args, "--from", "sqlite:///gone.db"), move.cli("--debug", *args)]
+    assert [each.returncode for each in said] == [0, 69, 0]
+    texts = [each.stdout + each.stderr for each in said] + [move.cli.on_terminal(*args).text]
+    move.new.delete(3)
+    texts.append(move.cli("--debug", *args).stderr)
+    assert "Traceback" in texts[-1]
+    assert not [each for each in texts if "hunter" in each]

@@ -1,0 +1,381 @@
+"""Taking retrycli's own tables to another database, from each kind to each."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta, timezone
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+from sqlalchemy import (
+    BigInteger,
+    Boolean,
+    Integer,
+    String,
+    Table,
+    delete,
+    event,
+    insert,
+    select,
+    update,
+)
+
+from retrycli.errors import ConfigurationError
+from retrycli.schema import UtcDateTime, metadata
+from retrycli.store.claims import START_ATTEMPT
+from retrycli.store.copy import CopiedTable, copy_tables
+from retrycli.store.database import Database
+from tests.store.application import NOON
+from tests.store.conftest import Sides, file_of, two
+
+Row = dict[str, Any]
+ATTEMPTS, ACTS, PASSES, PAUSE = (
+    metadata.tables[f"retrycli_{each}"] for each in ("attempts", "acts", "passes", "pause")
+)
+
+
+def written(sides: Sides, batch: int = 3) -> dict[str, tuple[int, int, int]]:
+    """What a copy adds, changes and removes, by table, where that is anything."""
+    found = {each.table: (each.added, each.changed, each.removed) for each in copy(sides, batch)}
+    return {name: numbers for name, numbers in found.items() if any(numbers)}
+
+
+def copy(sides: Sides, batch: int = 3) -> list[CopiedTable]:
+    return copy_tables(sides.source, sides.target, batch=batch)
+
+
+def put(database: Database, table: Table, *rows: Mapping[str, object]) -> None:
+    with database.write() as connection:
+        connection.execute(insert(table), list(rows))
+
+
+def rows_of(database: Database, table: Table) -> dict[tuple[object, ...], Row]:
+    key = [each.name for each in table.primary_key]
+    with database.read() as connection:
+        found = [dict(each) for each in connection.execute(select(table)).mappings()]
+    return {tuple(row[name] for name in key): row for row in found}
+
+
+def contents(database: Database) -> dict[str, dict[tuple[object, ...], Row]]:
+    """All that retrycli keeps there."""
+    return {table.name: rows_of(database, table) for table in metadata.sorted_tables}
+
+
+# -- rows of every kind ------------------------------------------------------------------------------------------------
+
+EAST = timezone(timedelta(hours=5, minutes=30))
+WORDS = ("", "pass", "Zoë", "日本語 🚚", 'a "quote", a \\ and a\ttab\n', "%s :name {x}", "  blanks  ")
+TIMES = (
+    datetime(2025, 3, 3, 12, 0, 0, 123456, UTC),
+    datetime(1999, 12, 31, 23, 59, 59, 999999, UTC),
+    datetime(2025, 10, 26, 2, 30, tzinfo=EAST),  # within the hour that Europe has twice
+    datetime(2038, 1, 19, 3, 14, 8, tzinfo=UTC),
+)
+SIZES = (0, 1, -1, 2**31 - 1, -(2**31))
+BIG = (*SIZES, 2**63 - 1, -(2**63), 2**53 + 1)
+
+
+def sample(table: Table, number: int) -> Row:
+    """A row with something of everything its columns can hold, the tables to come included."""
+    return {
+        each.name: None if each.nullable and number % 3 == place % 3 else _value(each.type, number + place)
+        for place, each in enumerate(table.c)
+    } | {each.name: _key(each.type, number) for each in table.primary_key}
+
+
+def _value(kind: object, number: int) -> object:
+    match kind:
+        case Boolean():
+            return number % 2 == 0
+        case UtcDateTime():
+            return TIMES[number % len(TIMES)]
+        case BigInteger():
+            return BIG[number % len(BIG)]
+        case Integer():
+            return SIZES[number % len(SIZES)]
+        case String(length=longest):
+            long = WORDS[number % len(WORDS)] * 1000
+            return long[:longest] if number % 2 else WORDS[number % len(WORDS)][:longest]
+        case _:
+            raise AssertionError(f"a sample of {kind} is missing here")
+
+
+def _key(kind: object, number: int) -> object:
+    """One that no other number has."""
+    match kind:
+        case UtcDateTime():
+            return NOON + number * timedelta(microseconds=1)
+        case BigInteger():
+            return BIG[number] if number < len(BIG) else number
+        case String():
+            return KEYS[number] if number < len(KEYS) else f"key {number}"
+        case _:
+            raise AssertionError(f"a key of {kind} is missing here")
+
+
+KEYS = ("b", "a", "B", "A", "a-b", "ab", "a_b", "ä", "Z", "z", "é", "e", "日", "🚚", "", " ", "10", "9")
+"""Every language orders them in its own way, and none as their code points are."""
+
+
+def fill(database: Database, number: int) -> None:
+    with database.write() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(delete(table))
+            connection.execute(insert(table), [sample(table, each) for each in range(number)])
+
+
+def test_every_row_of_every_table_arrives_as_it_was(sides: Sides) -> None:
+    """Times to the microsecond, big ids, nulls, booleans, and texts in any language."""
+    fill(sides.source, 40)
+    copied = copy(sides, batch=7)
+    assert contents(sides.target) == contents(sides.source)
+    assert [each.table for each in copied] == [each.name for each in metadata.sorted_tables]
+    assert {(each.source_rows, each.target_rows, each.verified) for each in copied} == {(40, 40, True)}
+
+
+def test_tables_without_a_row_are_copied_too(sides: Sides) -> None:
+    fill(sides.target, 5)
+    with sides.source.write() as connection:
+        for table in metadata.sorted_tables:
+            connection.execute(delete(table))
+    assert all(each.verified and each.removed == 5 for each in copy(sides))
+    assert contents(sides.target) == contents(sides.source)
+
+
+@pytest.mark.parametrize("batch", [1, 2, 5, 1000])
+def test_text_is_ordered_alike_on_both_sides(sides: Sides, batch: int) -> None:
+    """Whatever the language of the server; else rows would be missed, or added twice."""
+    passes = [sample(PASSES, each) for each in range(len(KEYS))]
+    put(sides.source, PASSES, *passes[::2])
+    put(sides.target, PASSES, *passes[1::2])
+    assert written(sides, batch)["retrycli_passes"] == (9, 0, 9)
+    assert rows_of(sides.target, PASSES) == rows_of(sides.source, PASSES)
+
+
+def test_postgresql_is_asked_for_an_order_of_no_language(to_postgresql: Sides) -> None:
+    """The test above finds it out only where the server has one."""
+    with statements(to_postgresql.target) as seen:
+        copy(to_postgresql)
+    [asked] = [each for each in seen if each.startswith("SELECT retrycli_passes.id")]
+    assert 'ORDER BY retrycli_passes.id COLLATE "C"' in asked
+
+
+def test_the_applications_table_is_left_alone(sides: Sides) -> None:
+    sides.at_source.add_all([{}, {}])
+    sides.at_target.add_all([{}, {"status": "sent"}])
+    fill(sides.source, 10)
+    with sides.at_source.watched() as there, sides.at_target.watched() as here:
+        copy(sides)
+    assert (there, here) == ({}, {})
+
+
+# -- once more ---------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[str]]:
+    """What is sent to the database meanwhile, each statement on one line."""
+    seen: list[str] = []
+
+    def note(_connection: object, _cursor: object, statement: str, *_: object) -> None:
+        seen.append(" ".join(statement.split()))
+
+    event.listen(database._engine, "before_cursor_execute", note)
+    yield seen
+    event.remove(database._engine, "before_cursor_execute", note)
+
+
+def test_what_is_alike_is_not_written(sides: Sides) -> None:
+    """Not even the write lock of a file is taken, and no sequence is set."""
+    fill(sides.source, 20)
+    copy(sides)
+    with statements(sides.target) as seen:
+        assert written(sides) == {}
+    assert {each for each in seen if not each.startswith("SELECT")} <= {"BEGIN"}
+
+
+def test_only_what_differs_is_written(sides: Sides) -> None:
+    fill(sides.source, 20)
+    copy(sides)
+    before = contents(sides.source)["retrycli_acts"]
+    key = next(iter(before))
+    with sides.source.write() as connection:
+        connection.execute(update(ACTS).where(ACTS.c.id == key[0]).values(detail="another"))
+        connection.execute(delete(ATTEMPTS).where(ATTEMPTS.c.id == 1))
+    put(sides.source, PASSES, sample(PASSES, 77))
+    assert written(sides) == {
+        "retrycli_acts": (0, 1, 0),
+        "retrycli_attempts": (0, 0, 1),
+        "retrycli_passes": (1, 0, 0),
+    }
+    assert contents(sides.target) == contents(sides.source)
+
+
+def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides) -> None:
+    """Rows on one side only, in clumps, at either end, changed ones among them; looked at few at a time."""
+    chance = Random(7)
+    for _ in range(6):
+        for database in (sides.source, sides.target):
+            with database.write() as connection:
+                for table in metadata.sorted_tables:
+                    connection.execute(delete(table))
+                    first = chance.randrange(30)
+                    numbers = [each for each in range(first, first + 25) if chance.random() < chance.choice((0.1, 0.9))]
+                    rows = [{**sample(table, each), **_mark(table, chance)} for each in numbers]
+                    if rows:
+                        connection.execute(insert(table), rows)
+        copy(sides, batch=chance.choice((1, 2, 4, 9)))
+        assert contents(sides.target) == contents(sides.source)
+        assert written(sides) == {}
+
+
+def _mark(table: Table, chance: Random) -> Row:
+    """Something by which two rows of one key may differ, or not."""
+    column = next(each for each in table.c if not each.primary_key and not isinstance(each.type, Boolean))
+    return {column.name: _value(column.type, chance.randrange(2))}
+
+
+def test_a_copy_that_was_cut_short_goes_on_where_it_was(sides: Sides) -> None:
+    fill(sides.source, 30)
+    far = [("retrycli_passes", 12)]
+
+    def cut_short(table: str, rows: int) -> None:
+        if (table, rows) in far:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        copy_tables(sides.source, sides.target, batch=3, listen=cut_short)
+    assert len(rows_of(sides.target, PASSES)) == 12
+    rest = written(sides)
+    assert "retrycli_attempts" not in rest
+    assert rest["retrycli_passes"] == (18, 0, 0)
+    assert contents(sides.target) == contents(sides.source)
+
+
+def test_no_transaction_holds_more_than_a_batch(sides: Sides) -> None:
+    """On the target, and none is left open on the source meanwhile."""
+    put(sides.source, ATTEMPTS, *(sample(ATTEMPTS, each) for each in range(10)))
+    seen: list[int] = []
+    with seen_by_others(sides.target) as count:
+        copy_tables(sides.source, sides.target, batch=4, listen=lambda name, _: seen.append(count(name)))
+    assert [each for each in seen if each][:3] == [4, 8, 10]
+
+
+@contextmanager
+def seen_by_others(database: Database) -> Iterator[Callable[[str], int]]:
+    """Counts, over a connection of its own, the attempts that others can see."""
+    other = Database(database._url.render_as_string(hide_password=False))
+
+    def count(name: str) -> int:
+        return len(rows_of(other, ATTEMPTS)) if name == ATTEMPTS.name else 0
+
+    yield count
+    other.close()
+
+
+# -- ids to come -------------------------------------------------------------------------------------------------------
+
+
+def attempt(number: int | None = None) -> Row:
+    row = {"message_id": 1, "number": 1, "made_by": "pass", "started_at": NOON}
+    return row if number is None else {**row, "id": number}
+
+
+@pytest.mark.parametrize("newest", [1, 4, 2**40])
+def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None:
+    put(sides.source, ATTEMPTS, attempt(newest))
+    copy(sides)
+    with sides.target.write() as connection:
+        connection.execute(START_ATTEMPT, [attempt()])
+        connection.execute(START_ATTEMPT, [attempt()])
+    assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
+
+
+def test_ids_that_were_given_away_already_are_not_given_again(to_postgresql: Sides) -> None:
+    for _ in range(5):
+        put(to_postgresql.target, ATTEMPTS, attempt())
+    put(to_postgresql.source, ATTEMPTS, attempt(2))
+    copy(to_postgresql)
+    put(to_postgresql.target, ATTEMPTS, attempt())
+    assert {*rows_of(to_postgresql.target, ATTEMPTS)} == {(2,), (6,)}
+
+
+def test_a_table_that_numbers_nothing_is_none_of_ours(to_postgresql: Sides) -> None:
+    """As one is that was brought along with the application's tables: the next pass would fail."""
+    to_postgresql.at_target.sql("ALTER TABLE retrycli_attempts ALTER COLUMN id DROP DEFAULT")
+    to_postgresql.at_target.sql("DROP SEQUENCE retrycli_attempts_id_seq")
+    with pytest.raises(ConfigurationError, match=r"retrycli_attempts in .* was not made by retrycli.*Drop the tables"):
+        copy(to_postgresql)
+
+
+# -- what the target can't hold ----------------------------------------------------------------------------------------
+
+UNFIT = {
+    "a NUL": ("detail", "'a' || char(0) || 'b'", "detail has a NUL character in it"),
+    "half a pair": ("detail", "CAST(x'61eda080' AS TEXT)", "detail is no valid Unicode"),
+    "no UTF-8": ("by", "CAST(x'636166e9' AS TEXT)", "by is no valid Unicode"),
+    "too long a name": ("by", "printf('%0300d', 7)", "by has more than 255 characters"),
+    "no number": ("message_id", "'seven'", "message_id is no whole number of that size"),
+}
+
+
+@pytest.mark.parametrize("case", UNFIT)
+def test_a_row_that_does_not_fit_is_named_with_the_way_out(to_postgresql: Sides, case: str) -> None:
+    """What came before it is there, and once it is mended the copy goes on."""
+    column, value, problem = UNFIT[case]
+    put(to_postgresql.source, ACTS, *({**sample(ACTS, 1), "id": each, "detail": "good"} for each in range(1, 11)))
+    spoil(to_postgresql, f'UPDATE retrycli_acts SET "{column}" = {value} WHERE id = 8')
+    with pytest.raises(ConfigurationError) as raised:
+        copy(to_postgresql)
+    words = str(raised.value)
+    assert words.startswith(f"retrycli_acts has a row that {to_postgresql.target.place} can't hold: {problem}, where")
+    [way_out] = [each for each in words.split(", as in ") if each.startswith("UPDATE")]
+    assert len(rows_of(to_postgresql.target, ACTS)) == 6
+    mended = "7" if column == "message_id" else "mended"
+    spoil(to_postgresql, way_out.partition(";")[0].replace("…", mended))
+    assert all(each.verified for each in copy(to_postgresql))
+    assert contents(to_postgresql.target) == contents(to_postgresql.source)
+
+
+def test_a_number_too_large_is_named(to_postgresql: Sides) -> None:
+    put(to_postgresql.source, ATTEMPTS, {**attempt(3), "duration_ms": 2**31})
+    with pytest.raises(ConfigurationError, match=r'duration_ms is no whole number of that size, where "id" = 3'):
+        copy(to_postgresql)
+
+
+def test_a_row_of_several_keys_is_named_by_all_of_them(to_postgresql: Sides) -> None:
+    put(to_postgresql.source, metadata.tables["retrycli_totals"], {"name": "odd", "label": "la\0bel", "value": 1})
+    with pytest.raises(ConfigurationError, match="\"name\" = 'odd' AND \"label\" = 'la\0bel'"):
+        copy(to_postgresql)
+
+
+@pytest.mark.parametrize("kinds", [("sqlite", "sqlite"), ("sqlite", "postgresql")], ids="-to-".join)
+@pytest.mark.parametrize("bad", ["'soon'", "'2025-13-45 00:00:00'", "17"])
+def test_a_time_that_is_none_is_named(
+    kinds: tuple[str, str], tmp_path: Path, templates: dict[str, str], bad: str
+) -> None:
+    with two(kinds, tmp_path, templates) as sides:
+        put(sides.source, ATTEMPTS, *map(attempt, range(1, 6)))
+        spoil(sides, f"UPDATE retrycli_attempts SET started_at = {bad} WHERE id = 5")
+        with pytest.raises(
+            ConfigurationError, match=r"retrycli_attempts in .*source.*, after \(3,\): a row can't be read"
+        ):
+            copy(sides)
+
+
+def test_text_that_is_no_unicode_is_named_between_files_too(tmp_path: Path, templates: dict[str, str]) -> None:
+    with two(("sqlite", "sqlite"), tmp_path, templates) as sides:
+        put(sides.source, ACTS, {**sample(ACTS, 1), "id": 1})
+        spoil(sides, "UPDATE retrycli_acts SET detail = CAST(x'e9' AS TEXT)")
+        with pytest.raises(ConfigurationError, match=r"detail is no valid Unicode, where \"id\" = 1"):
+            copy(sides)
+
+
+def spoil(sides: Sides, statement: str) -> None:
+    """Do to the source what retrycli itself would not."""
+    with closing(sqlite3.connect(file_of(sides.at_source.url))) as connection, connection:
+        connection.execute(statement)

@@ -1,0 +1,135 @@
+"""What is looked at before retrycli's own tables are taken to another database."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, make_url
+
+from retrycli import schema
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from retrycli.store.moving import claimed_until, is_same, last_used, left_behind
+from tests.store.application import HOUR, NOON, Application, opened
+from tests.store.conftest import Sides, file_of, two
+from tests.store.own_tables import PASS, enrol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from sqlalchemy import Table
+
+# -- one database, or two ----------------------------------------------------------------------------------------------
+
+
+def test_two_databases_are_two(sides: Sides) -> None:
+    """Also where one has begun as a copy of the other."""
+    assert not is_same(sides.source, sides.target)
+    assert not is_same(sides.target, sides.source)
+
+
+def spellings(url: str, folder: Path) -> Iterator[str]:
+    """Other ways to say where a database is."""
+    yield url
+    if url.startswith("sqlite"):
+        path = Path(file_of(url))
+        yield f"sqlite:///{os.path.relpath(path)}"
+        yield f"sqlite:///file:{path}?uri=true&mode=rw"
+        (folder / "symbolic").symlink_to(path)
+        yield f"sqlite:///{folder / 'symbolic'}"
+        (folder / "hard").hardlink_to(path)
+        yield f"sqlite:///{folder / 'hard'}"
+    else:
+        known = make_url(url).update_query_dict({"application_name": "another", "connect_timeout": "9"})
+        yield known.set(drivername="postgresql").render_as_string(hide_password=False)
+
+
+def test_one_database_is_one_however_it_is_written(application: Application, tmp_path: Path) -> None:
+    with opened(application) as one:
+        for url in spellings(application.url, tmp_path):
+            other = Database(url)
+            assert other.has_messages()
+            assert is_same(one, other), url
+            other.close()
+
+
+# -- claims ------------------------------------------------------------------------------------------------------------
+
+
+def test_claims_hold_until_they_lapse(application: Application, database: Database) -> None:
+    application.add_all([{}, {}, {}])
+    enrol(database, [1, 2, 3])
+    assert claimed_until(database, NOON) is None
+    assert len(Claims(database).claim(PASS, NOON, 2)) == 2
+    assert claimed_until(database, NOON) == PASS.expires_at
+    assert claimed_until(database, PASS.expires_at) is None
+
+
+# -- when it was last used ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("last", ["pass", "attempt", "act"])
+def test_the_newest_of_passes_attempts_and_acts_counts(database: Database, last: str) -> None:
+    assert last_used(database) is None
+    at = {each: NOON + HOUR if each == last else NOON for each in ("pass", "attempt", "act")}
+    for number, earlier in enumerate((HOUR, 0 * HOUR)):
+        Ledger(database).start_pass(f"pass {number}", host="mill", pid=1, now=at["pass"] - earlier)
+        write(database, schema.attempts, started_at=at["attempt"] - earlier, number=1, made_by="ana")
+        write(database, schema.acts, at=at["act"] - earlier, by="ana", act="reject")
+    assert last_used(database) == NOON + HOUR
+
+
+def write(database: Database, table: Table, **values: object) -> None:
+    with database.write() as connection:
+        connection.execute(insert(table).values(message_id=1, **values))
+
+
+def test_there_need_not_be_all_three(database: Database) -> None:
+    write(database, schema.attempts, started_at=NOON, number=1, made_by="ana")
+    assert last_used(database) == NOON
+
+
+# -- messages that did not move ----------------------------------------------------------------------------------------
+
+
+def test_messages_that_the_target_lacks_are_counted(sides: Sides) -> None:
+    """Whatever has become of them there; and those that are in no queue are nobody's business."""
+    sides.at_source.add_all([{} for _ in range(12)])
+    enrol(sides.source, range(1, 11))
+    assert left_behind(sides.source, sides.target, batch=3) == (10, 1)
+    sides.at_target.add_all([{} for _ in range(9)])
+    sides.at_target.delete(4)
+    sides.at_target.change(5, status="sent")
+    assert left_behind(sides.source, sides.target, batch=3) == (2, 4)
+    sides.at_target.add_all([{"id": 4}, {"id": 10}])
+    assert left_behind(sides.source, sides.target, batch=3) == (0, None)
+
+
+def test_a_message_that_the_source_has_lost_as_well_is_none_of_them(sides: Sides) -> None:
+    sides.at_source.add_all([{}, {}, {}])
+    enrol(sides.source, [1, 2, 3])
+    sides.at_source.delete(2)
+    sides.at_target.add_all([{"id": 1}])
+    assert left_behind(sides.source, sides.target) == (1, 3)
+
+
+def test_the_application_may_have_taken_its_table_with_it(sides: Sides) -> None:
+    enrol(sides.source, [1, 2])
+    sides.at_target.add()
+    sides.at_source.sql("DROP TABLE pending_messages")
+    assert left_behind(sides.source, sides.target) == (1, 2)
+
+
+def test_a_file_has_no_schema_to_look_for_the_table_in(tmp_path: Path, templates: dict[str, str]) -> None:
+    with two(("sqlite", "postgresql"), tmp_path, templates) as sides:
+        there = Application(sides.at_target.url, "helpdesk.pending_messages")
+        there.add()
+        enrol(sides.source, [1, 2])
+        source, target = (Database(each.url, there.table_name) for each in (sides.at_source, there))
+        assert left_behind(source, target) == (1, 2)
+        for each in (source, target, there):
+            each.close()
