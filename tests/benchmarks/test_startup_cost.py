@@ -9,7 +9,7 @@ import pytest
 
 from tests.benchmarks import contenders
 from tests.benchmarks.contenders import NOWHERE, add_waiting
-from tests.benchmarks.processes import Call, Sample, run
+from tests.benchmarks.processes import Call, Sample, Server, run
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -44,6 +44,19 @@ def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_pa
     assert packages.isdisjoint(
         {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests"}
     )
+
+
+def test_a_delivery_loads_no_command_line_but_ours(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/messages.db"
+    ours = contenders.retrycli(8)
+    ours.add(database, 0)
+    run(ours.call(database, NOWHERE))  # makes the tables, for which it loads Alembic
+    ours.add(database, 1)
+    with Server(delay_ms=0) as server:
+        packages = loaded(run(with_import_times(ours.call(database, server.url))))
+        server.expect(1, of="retrycli")
+    assert "httpx" in packages
+    assert packages.isdisjoint({"click", "rich", "pygments"})
 
 
 @pytest.mark.slow
