@@ -18,8 +18,11 @@ NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = 
 
 
 @cache
-def server() -> str:
-    """Its URL, as one who may make and drop databases; our own is started when it is first asked for."""
+def server(*, for_keeps: bool = False) -> str:
+    """Its URL, as one who may make and drop databases; our own is started when it is first asked for.
+
+    With ``for_keeps`` our own writes to its disk as a server does that is in earnest.
+    """
     if named := os.environ.get("TEST_POSTGRESQL_URL"):
         return _with_driver(named)
     with warnings.catch_warnings():
@@ -30,7 +33,7 @@ def server() -> str:
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
     with engine.connect() as connection:
-        for each in NOT_FOR_KEEPS:
+        for each in () if for_keeps else NOT_FOR_KEEPS:
             connection.execute(text(f"ALTER SYSTEM SET {each}"))
         connection.execute(text("SELECT pg_reload_conf()"))
     engine.dispose()

@@ -33,6 +33,8 @@ HEADERS = {
     "user-agent": "retrycli",
 }
 
+TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
+
 IN_FLIGHT = "retrycli.in_flight"
 """Marks a request, in its ``extensions``, that may be on its way or may have arrived."""
 
@@ -107,12 +109,11 @@ class HttpGateway:
         # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
         own = {name.lower(): value for name, value in parts.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): queued.delivery_key}
-        return httpx.Request(
-            parts.method,
-            self._settings.destination + parts.path,
-            headers=headers,
-            content=json.dumps(parts.body, default=str, ensure_ascii=False, allow_nan=False).encode(),
-        )
+        # As a stream, for which httpx works out no headers: aiohttp does so once more whatever it is given.
+        content = httpx.ByteStream(TO_JSON.encode(parts.body).encode())
+        request = httpx.Request(parts.method, self._settings.destination + parts.path, headers=headers, stream=content)
+        request.read()
+        return request
 
     async def _try_again(self, request: httpx.Request, first: Outcome) -> Outcome:
         from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random

@@ -1,8 +1,8 @@
 """Measure retrycli beside a bare loop and beside django-post-office: `python -m tests.benchmarks`.
 
 It needs the `test` extra and Linux, and is run from the repository's root. `--help` lists the options; `--only
-throughput --rounds 3` is a quick look, `--million` adds a pass over a million waiting messages (5 GB of disk for
-a while: put it elsewhere with TMPDIR).
+throughput --database sqlite --concurrency 64 --rounds 3` is a quick look. A million waiting messages, which `memory`
+makes and `idle --million` too, take 1 GB of disk for a while: put it elsewhere with TMPDIR.
 
 What is measured, and how:
 
@@ -11,9 +11,11 @@ What is measured, and how:
 - Contenders take turns within each round, so that a slow minute of the machine hits all of them. The first
   round warms up (.pyc files, page cache) and isn't counted. Figures are medians; the ratios are what to compare
   across machines and days.
+- SQLite is a file with a write-ahead log, PostgreSQL a server of our own with its usual settings, which waits for the
+  disk at each commit, or the one that TEST_POSTGRESQL_URL names.
 - Throughput: each run gets a fresh copy of a database with the same messages. An HTTP server in a process of
-  its own answers at once, or after 20 ms, and counts: a run that delivered one message more or less ends the
-  benchmark.
+  its own answers at once, or after 20 ms, and counts: a run that delivered one message more or less, or one twice,
+  ends the benchmark.
 - retrycli is measured with messages that an earlier pass has enrolled and that are due now, as most are, and with
   messages that failed long ago and that no pass has seen yet: those it enrols and delivers in one pass.
 - The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the distance to it
@@ -23,6 +25,11 @@ What is measured, and how:
 - Start-up: which packages an idle retrycli pass imports, and how long each takes without those that it imports
   in turn. `-X importtime` itself slows imports down, so only the shares count.
 - Report: `retrycli report` over a week with no attempt, 100,000 and a million of them, all within the page's time.
+- Cost: claiming messages, beginning an attempt for each and recording it as delivered, each in a transaction of its
+  own, beside sqlite3 or psycopg with the very statements that retrycli was seen to send.
+- Memory: a pass that finds `--due` new messages in a queue of a thousand to a million, answers at once.
+- Hosts: passes that begin at once on one PostgreSQL, 8 requests each, answers after 20 ms, four times as many messages.
+  Their time is that of the one that ends last. On a machine with few cores they get in each other's way.
 """
 
 from __future__ import annotations
@@ -32,43 +39,73 @@ import os
 import platform
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import contenders, idle, report, startup, throughput
+from tests.benchmarks import contenders, cost, databases, hosts, idle, memory, report, startup, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-SECTIONS = ("throughput", "idle", "startup", "report")
+    from tests.benchmarks.databases import Databases
+
+SECTIONS = ("throughput", "idle", "startup", "report", "cost", "memory", "hosts")
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    parser.add_argument("--only", choices=SECTIONS, help="one section; by default all")
+    engines = tuple(databases.ENGINES)
+    parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; by default all")
+    parser.add_argument("--database", action="append", choices=engines, help="by default both, one after the other")
     parser.add_argument("--messages", type=int, default=2000, metavar="N", help="per run (default: %(default)s)")
     parser.add_argument(
-        "--concurrency", type=int, default=64, metavar="N", help="requests in flight (default: %(default)s)"
+        "--concurrency", type=int, action="append", metavar="N", help="throughput: by default 1, 8 and 64"
     )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="counted ones (default: %(default)s)")
     parser.add_argument("--million", action="store_true", help="idle: also with 1,000,000 waiting messages")
+    parser.add_argument("--due", type=int, default=1000, metavar="N", help="memory: how many (default: %(default)s)")
     parser.add_argument("--skip", action="append", default=[], metavar="NAME", help="leave out whose name begins so")
     return parser.parse_args()
 
 
 def reports(chosen: argparse.Namespace) -> Iterator[str]:
-    skipped: tuple[str, ...] = tuple(chosen.skip)
-    sections = SECTIONS if chosen.only is None else (chosen.only,)
-    if "throughput" in sections:
-        everyone = throughput.contenders(chosen.messages, chosen.concurrency)
-        taking_part = [each for each in everyone if not each.name.startswith(skipped)]
-        for delay_ms in throughput.DELAYS_MS:
-            yield throughput.report(taking_part, delay_ms, chosen.messages, chosen.rounds)
-    if "idle" in sections:
-        calls = idle.contenders(chosen.concurrency, million=chosen.million)
-        left = {each: count for each, count in calls.items() if not each.name.startswith(skipped)}
-        yield idle.report(left, chosen.rounds)
-    if "startup" in sections and not "retrycli".startswith(skipped):
-        yield startup.report(contenders.retrycli(chosen.concurrency), chosen.rounds)
-    if "report" in sections and not "retrycli".startswith(skipped):
+    for engine in chosen.database or databases.ENGINES:
+        with databases.ENGINES[engine]() as those:
+            yield from reports_on(those, chosen)
+    if "report" in (chosen.only or SECTIONS) and not _skipped("retrycli", chosen):
         yield report.report(chosen.rounds)
+
+
+def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
+    """The sections that depend on where the messages are."""
+    sections = chosen.only or SECTIONS
+    concurrencies = chosen.concurrency or throughput.CONCURRENCIES
+    if "throughput" in sections:
+        for delay_ms in throughput.DELAYS_MS:
+            taking_part = {
+                concurrency: [
+                    each
+                    for each in throughput.contenders(chosen.messages, concurrency)
+                    if not _skipped(each.name, chosen)
+                ]
+                for concurrency in concurrencies
+            }
+            yield throughput.report(taking_part, those, delay_ms, chosen.messages, chosen.rounds)
+    if "idle" in sections:
+        calls = idle.contenders(million=chosen.million)
+        left = {each: count for each, count in calls.items() if not _skipped(each.name, chosen)}
+        yield idle.report(left, those, chosen.rounds)
+    if _skipped("retrycli", chosen):
+        return
+    if "startup" in sections:
+        yield startup.report(contenders.retrycli(idle.CONCURRENCY), those, chosen.rounds)
+    if "cost" in sections:
+        yield cost.report(those, cost.SIZES, chosen.messages, chosen.rounds)
+    if "memory" in sections:
+        yield memory.report(those, memory.LENGTHS, chosen.due, chosen.rounds)
+    if "hosts" in sections and those.hosts_share:
+        yield hosts.report(those, hosts.HOSTS, hosts.TIMES_AS_MANY * chosen.messages, chosen.rounds)
+
+
+def _skipped(name: str, chosen: argparse.Namespace) -> bool:
+    return name.startswith(tuple(chosen.skip))
 
 
 def main() -> None:

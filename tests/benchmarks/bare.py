@@ -16,6 +16,8 @@ import httpx
 import sqlalchemy as sa
 from httpx_aiohttp import AiohttpTransport
 
+from tests.benchmarks.application import messages, tables
+
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
@@ -25,16 +27,6 @@ if TYPE_CHECKING:
 CLAIMED_AT_ONCE = 500
 RECORD_EVERY = 0.01
 
-tables = sa.MetaData()
-messages = sa.Table(
-    "pending_messages",
-    tables,
-    sa.Column("id", sa.Integer, primary_key=True),
-    *(sa.Column(name, sa.Text) for name in ("ticket_id", "message_type", "subject", "body")),
-    *(sa.Column(name, sa.Text) for name in ("status", "last_error", "recipient_email")),
-    sa.Column("retry_count", sa.Integer),
-    *(sa.Column(name, sa.DateTime) for name in ("created_at", "updated_at", "sent_at")),
-)
 queue = sa.Table(
     "bare_queue",
     tables,
@@ -83,6 +75,7 @@ def claim(engine: sa.Engine) -> Sequence[Message]:
     """Take what is due, oldest first, and record an attempt for each."""
     due = sa.select(queue.c.message_id).where(queue.c.state == "waiting", queue.c.next_attempt_at <= now())
     oldest = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(CLAIMED_AT_ONCE)
+    oldest = oldest.with_for_update(skip_locked=True)  # on SQLite, a writer is alone anyway
     take = queue.update().where(queue.c.message_id.in_(oldest)).values(state="sending")
     with engine.begin() as connection:
         taken = connection.scalars(take.returning(queue.c.message_id)).all()
@@ -133,7 +126,7 @@ async def deliver(engine: sa.Engine, url: str, concurrency: int) -> None:
 
 
 def main(database: str, url: str, concurrency: str) -> None:
-    engine = sa.create_engine(f"sqlite:///{database}")
+    engine = sa.create_engine(database)
     tables.create_all(engine)
     enrol(engine)
     asyncio.run(deliver(engine, url, int(concurrency)))

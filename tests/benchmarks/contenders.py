@@ -5,14 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import database
 from tests.benchmarks.processes import Call, run
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
+APPLICATION = "tests.benchmarks.application"
 PEER = "tests.benchmarks.post_office"
+NOWHERE = "http://127.0.0.1:9/"
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,29 +20,43 @@ class Contender:
     """One program with one set of settings."""
 
     name: str
-    add: Callable[[Path, int], None]
+    add: Callable[[str, int], None]
     """Adds so many messages to a database, and makes it if it isn't there."""
-    call: Callable[[Path, str], Call]
+    call: Callable[[str, str], Call]
     """What delivers the messages of a database to a URL."""
 
 
+def add_due(database: str, count: int) -> None:
+    """Add messages that failed two days ago and that no queue knows."""
+    run(Call(("-m", APPLICATION, "add", database, str(count))))
+
+
+def add_waiting(database: str, count: int) -> None:
+    """Add messages that failed just now, and so often that none is due for hours."""
+    run(Call(("-m", APPLICATION, "add-waiting", database, str(count))))
+
+
+def add_queued(database: str, count: int) -> None:
+    """Add messages that are due, and have a pass take them into its queue that has no time to send any."""
+    add_due(database, count)
+    call = _pass(database, NOWHERE, 1)
+    run(Call(call.arguments, {**call.environment, "RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"}))
+
+
+def count_sent(database: str) -> int:
+    return int(run(Call(("-m", APPLICATION, "count-sent", database))).output)
+
+
 def bare(concurrency: int) -> Contender:
-    def call(path: Path, url: str) -> Call:
-        return Call(("-m", "tests.benchmarks.bare", str(path), url, str(concurrency)))
+    def call(database: str, url: str) -> Call:
+        return Call(("-m", "tests.benchmarks.bare", database, url, str(concurrency)))
 
-    return Contender("bare loop", database.add_due, call)
+    return Contender("bare loop", add_due, call)
 
 
-def retrycli(
-    concurrency: int, name: str = "retrycli", add: Callable[[Path, int], None] = database.add_due
-) -> Contender:
-    def call(path: Path, url: str) -> Call:
-        settings = {
-            "RETRYCLI_DATABASE__URL": f"sqlite:///{path}",
-            "RETRYCLI_GATEWAY__BASE_URL": url,
-            "RETRYCLI_RUN__CONCURRENCY": str(concurrency),
-        }
-        return Call(("-m", "retrycli", "run-once"), settings)
+def retrycli(concurrency: int, name: str = "retrycli", add: Callable[[str, int], None] = add_due) -> Contender:
+    def call(database: str, url: str) -> Call:
+        return _pass(database, url, concurrency)
 
     return Contender(name, add, call)
 
@@ -50,10 +64,20 @@ def retrycli(
 def post_office(name: str, *, threads: int | None = None, batch: int | None = None) -> Contender:
     tuned = () if threads is None else (str(threads), str(batch))
 
-    def add(path: Path, count: int) -> None:
-        run(Call(("-m", PEER, "prepare", str(path), str(count))), path.parent)
+    def add(database: str, count: int) -> None:
+        run(Call(("-m", PEER, "prepare", database, str(count))))
 
-    def call(path: Path, url: str) -> Call:
-        return Call(("-m", PEER, "send", str(path), url, *tuned))
+    def call(database: str, url: str) -> Call:
+        return Call(("-m", PEER, "send", database, url, *tuned))
 
     return Contender(f"post-office, {name}", add, call)
+
+
+def _pass(database: str, url: str, concurrency: int) -> Call:
+    settings = {
+        "RETRYCLI_DATABASE__URL": database,
+        "RETRYCLI_GATEWAY__BASE_URL": url,
+        "RETRYCLI_RUN__CONCURRENCY": str(concurrency),
+        "RETRYCLI_RUN__LOCK_FILE": "pass.lock",  # in the folder of the process
+    }
+    return Call(("-m", "retrycli", "run-once"), settings)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from contextlib import ExitStack
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import contenders as take_part
-from tests.benchmarks.database import add_waiting
+from tests.benchmarks.contenders import add_waiting
 from tests.benchmarks.processes import Sample, Server, run
 from tests.benchmarks.tables import ratio, table
 
@@ -16,31 +15,33 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.benchmarks.contenders import Contender
+    from tests.benchmarks.databases import Databases
 
 MILLION = 1_000_000
+CONCURRENCY = 8
 PEER = "post-office, nothing queued"
 
 
-def contenders(concurrency: int, *, million: bool) -> dict[Contender, int]:
+def contenders(*, million: bool) -> dict[Contender, int]:
     """Everyone, with the messages in its database; none of them is due."""
-    retrycli = take_part.retrycli(concurrency, "retrycli, empty table", add_waiting)
-    waiting = take_part.retrycli(concurrency, f"retrycli, {MILLION:,} waiting", add_waiting)
+    retrycli = take_part.retrycli(CONCURRENCY, "retrycli, empty table", add_waiting)
+    waiting = take_part.retrycli(CONCURRENCY, f"retrycli, {MILLION:,} waiting", add_waiting)
     return {retrycli: 0, **({waiting: MILLION} if million else {}), take_part.post_office("nothing queued"): 0}
 
 
-def report(taking_part: Mapping[Contender, int], rounds: int) -> str:
+def report(taking_part: Mapping[Contender, int], databases: Databases, rounds: int) -> str:
     samples: dict[str, list[Sample]] = {each.name: [] for each in taking_part}
-    with Server(0) as server, TemporaryDirectory() as folder:
-        databases = {each: Path(folder, each.name, "messages.db") for each in taking_part}
-        for contender, database in databases.items():
-            database.parent.mkdir()
+    with Server(0) as server, ExitStack() as stack:
+        there = {each: stack.enter_context(databases.database()) for each in taking_part}
+        for contender, database in there.items():
             contender.add(database, taking_part[contender])
-            run(contender.call(database, server.url), database.parent)  # the warm-up: makes tables, enrols
+            run(contender.call(database, server.url))  # the warm-up: makes tables, enrols
+            databases.settle(database)
         for _ in range(rounds):
-            for contender, database in databases.items():
-                samples[contender.name].append(run(contender.call(database, server.url), database.parent))
+            for contender, database in there.items():
+                samples[contender.name].append(run(contender.call(database, server.url)))
         server.expect(0, of="idle")
-    title = f"Idle: a call with nothing due, medians of {rounds} rounds"
+    title = f"Idle on {databases.name}: a call with nothing due, medians of {rounds} rounds"
     return table(title, ["", "ms", "to post-office", "CPU ms", "peak MiB"], _rows(samples))
 
 

@@ -2,30 +2,37 @@
 
 `post_office.py prepare DATABASE COUNT` makes the tables and queues mails; `post_office.py send DATABASE URL` is
 what cron would run, `manage.py send_queued_mail` (without its system checks, which cost 10 ms), with the default
-settings, or with THREADS and BATCH after it.
+settings, or with THREADS and BATCH after it. DATABASE is the URL that the others get, too.
 """
 
 from __future__ import annotations
 
 import sys
 from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
 
 import django  # type: ignore[import-untyped]
 from django.conf import settings  # type: ignore[import-untyped]
 from django.core.management import call_command  # type: ignore[import-untyped]
 
 
+def database_of(url: str) -> dict[str, object]:
+    """A database as Django is told of it, SQLite as one would tune it."""
+    parts = urlsplit(url)
+    if parts.scheme == "sqlite":
+        options = {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"}
+        return {"ENGINE": "django.db.backends.sqlite3", "NAME": parts.path[1:], "OPTIONS": options}
+    [host] = parse_qs(parts.query).get("host", [parts.hostname])
+    named = {"NAME": parts.path[1:], "USER": parts.username, "PASSWORD": parts.password}
+    return {"ENGINE": "django.db.backends.postgresql", **named, "HOST": host, "PORT": parts.port}
+
+
 def configure(database: str, post_office: dict[str, object], **further: object) -> None:
-    """Set up Django with nothing but what post-office needs, and SQLite as one would tune it."""
-    sqlite = {
-        "ENGINE": "django.db.backends.sqlite3",
-        "NAME": database,
-        "OPTIONS": {"init_command": "PRAGMA journal_mode = WAL", "transaction_mode": "IMMEDIATE"},
-    }
+    """Set up Django with nothing but what post-office needs."""
     backends = {"default": "tests.benchmarks.post_office_backend.HttpBackend"}
     settings.configure(
         INSTALLED_APPS=["post_office"],
-        DATABASES={"default": sqlite},
+        DATABASES={"default": database_of(database)},
         POST_OFFICE={"BACKENDS": backends, **post_office},
         DEFAULT_AUTO_FIELD="django.db.models.AutoField",
         USE_TZ=True,
@@ -38,7 +45,7 @@ def prepare(database: str, count: int) -> None:
     configure(database, {}, TEMPLATES=[{"BACKEND": "django.template.backends.django.DjangoTemplates"}])
     from post_office import mail  # type: ignore[import-untyped]
 
-    from tests.benchmarks.database import BODY
+    from tests.benchmarks.application import BODY
 
     call_command("migrate", verbosity=0)
     addresses = {"sender": "help@example.com", "recipients": ["someone@example.com"]}
@@ -48,7 +55,7 @@ def prepare(database: str, count: int) -> None:
 def send(database: str, url: str, tuned: list[int]) -> None:
     names = ("THREADS_PER_PROCESS", "BATCH_SIZE")
     configure(database, dict(zip(names, tuned, strict=False)), BENCHMARK_URL=url)
-    call_command("send_queued_mail", lockfile=str(Path(database).with_name("post_office")))
+    call_command("send_queued_mail", lockfile=str(Path("post_office").absolute()))
 
 
 if __name__ == "__main__":

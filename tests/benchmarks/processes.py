@@ -6,16 +6,19 @@ import os
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from http.client import HTTPConnection
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from tempfile import TemporaryDirectory, TemporaryFile
+from typing import IO, TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
 ROOT = Path(__file__).parents[2]
 OURS_TO_SET = ("PYTHON", "RETRYCLI_", "TICKETING_", "DJANGO_", "CREDENTIALS_")
@@ -41,25 +44,39 @@ class Sample:
     output: str
 
 
-def run(call: Call, folder: Path) -> Sample:
-    """Run a process in a folder of its own and wait for its end.
+def run(call: Call) -> Sample:
+    """Run a process and wait for its end."""
+    [sample] = run_together([call])
+    return sample
+
+
+def run_together(calls: Sequence[Call]) -> list[Sample]:
+    """Start processes at once, each in an empty folder of its own, and wait for the end of each.
 
     Linux counts what this process has in memory while it starts a child as the child's, so this one must stay
     smaller than any that it measures: it imports nothing but the standard library.
     """
-    with tempfile.TemporaryFile() as output:
+    with ExitStack() as stack:
+        folders = [Path(stack.enter_context(TemporaryDirectory())) for _ in calls]
+        outputs = [stack.enter_context(TemporaryFile()) for _ in calls]
         began = time.perf_counter()
-        process = subprocess.Popen(
-            _command(call), cwd=folder, env=_environment(call, folder), stdout=output, stderr=output
-        )
-        watchdog = threading.Timer(LONGEST_SECONDS, os.kill, (process.pid, signal.SIGKILL))
-        watchdog.start()
-        _, status, usage = os.wait4(process.pid, 0)
-        seconds = time.perf_counter() - began
-        watchdog.cancel()
-        process.returncode = os.waitstatus_to_exitcode(status)
-        output.seek(0)
-        text = output.read().decode(errors="replace")
+        started = [
+            subprocess.Popen(_command(call), cwd=folder, env=_environment(call, folder), stdout=output, stderr=output)
+            for call, folder, output in zip(calls, folders, outputs, strict=True)
+        ]
+        with ThreadPoolExecutor(len(calls)) as waiting:
+            return list(waiting.map(partial(_ended, began), calls, started, outputs))
+
+
+def _ended(began: float, call: Call, process: subprocess.Popen[bytes], output: IO[bytes]) -> Sample:
+    watchdog = threading.Timer(LONGEST_SECONDS, os.kill, (process.pid, signal.SIGKILL))
+    watchdog.start()
+    _, status, usage = os.wait4(process.pid, 0)
+    seconds = time.perf_counter() - began
+    watchdog.cancel()
+    process.returncode = os.waitstatus_to_exitcode(status)
+    output.seek(0)
+    text = output.read().decode(errors="replace")
     if process.returncode != 0:
         raise SystemExit(f"{' '.join(call.arguments)} ended with {process.returncode}:\n{text[-2000:]}")
     return Sample(seconds, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024, text)
@@ -87,13 +104,13 @@ class Server:
         return f"http://127.0.0.1:{self.port}/"
 
     def expect(self, count: int, of: str) -> None:
-        """Hold a run to exactly so many messages since the last look."""
+        """Hold a run to exactly so many messages since the last look, and no two of them the same."""
         connection = HTTPConnection("127.0.0.1", self.port)
         connection.request("GET", "/count")
-        received = int(connection.getresponse().read())
+        received, different = map(int, connection.getresponse().read().split())
         connection.close()
-        if received != count:
-            raise SystemExit(f"{of}: the server got {received:,} messages instead of {count:,}")
+        if (received, different) != (count, count):
+            raise SystemExit(f"{of}: the server got {received:,} messages, {different:,} different, not {count:,}")
 
 
 def _command(call: Call) -> list[str]:

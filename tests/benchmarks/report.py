@@ -18,12 +18,12 @@ def report(rounds: int) -> str:
     with TemporaryDirectory() as name:
         folder = Path(name)
         for attempts in ATTEMPTS:
-            run(Call(("-m", "tests.history", str(folder / f"{attempts}.db"), str(attempts))), folder)
+            run(Call(("-m", "tests.history", str(folder / f"{attempts}.db"), str(attempts))))
         sizes = {}
         samples: dict[int, list[Sample]] = {attempts: [] for attempts in ATTEMPTS}
         for number in range(rounds + 1):
             for attempts in ATTEMPTS:
-                taken = run(_call(folder / f"{attempts}.db"), folder)
+                taken = run(_call(folder / f"{attempts}.db", folder / PAGE))
                 sizes[attempts] = (folder / PAGE).stat().st_size / 1024
                 samples[attempts] += [taken] if number else []  # the first one warms up
     rows = [
@@ -38,5 +38,5 @@ def report(rounds: int) -> str:
     return table(f"A report, medians of {rounds}", ("attempts", "seconds", "peak MiB", "KiB"), rows)
 
 
-def _call(database: Path) -> Call:
-    return Call(("-m", "retrycli", "report", "--html", PAGE), {"RETRYCLI_DATABASE__URL": f"sqlite:///{database}"})
+def _call(database: Path, page: Path) -> Call:
+    return Call(("-m", "retrycli", "report", "--html", str(page)), {"RETRYCLI_DATABASE__URL": f"sqlite:///{database}"})

@@ -1,6 +1,7 @@
 """An HTTP server that answers every POST with `{"succeeded": true}` and counts them: `server.py DELAY_MS`.
 
-It prints its port once it listens. `GET /count` answers how many POSTs came since the last such question.
+It prints its port once it listens. `GET /count` answers how many POSTs came since the last such question, and how many
+of them differ from each other.
 """
 
 from __future__ import annotations
@@ -26,10 +27,17 @@ class Counter:
     def __init__(self, delay: float) -> None:
         self.delay = delay
         self.count = 0
+        self.bodies: set[int] = set()
 
-    def take(self) -> int:
-        count, self.count = self.count, 0
-        return count
+    def add(self, body: bytes) -> None:
+        self.count += 1
+        self.bodies.add(hash(body))
+
+    def take(self) -> bytes:
+        counts = b"%d %d" % (self.count, len(self.bodies))
+        self.count = 0
+        self.bodies.clear()
+        return counts
 
 
 class Connection(asyncio.Protocol):
@@ -49,13 +57,13 @@ class Connection(asyncio.Protocol):
         head, end, body = self.received.partition(b"\r\n\r\n")
         if end and len(body) >= content_length(head):
             self.received = b""
-            self.respond(head)
+            self.respond(head, body)
 
-    def respond(self, head: bytes) -> None:
+    def respond(self, head: bytes, body: bytes) -> None:
         if head.startswith(b"GET /count "):
-            self.transport.write(answer(b"%d" % self.counter.take()))
+            self.transport.write(answer(self.counter.take()))
             return
-        self.counter.count += head.startswith(b"POST ")
+        self.counter.add(body)
         if self.counter.delay:
             asyncio.get_running_loop().call_later(self.counter.delay, self.transport.write, SUCCEEDED)
         else:

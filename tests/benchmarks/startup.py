@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from dataclasses import replace
-from pathlib import Path
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from tests.benchmarks.contenders import NOWHERE
 from tests.benchmarks.processes import run
 from tests.benchmarks.tables import ratio, table
 
@@ -17,22 +16,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.benchmarks.contenders import Contender
+    from tests.benchmarks.databases import Databases
 
 IMPORT = re.compile(r"^import time: +(\d+) \| +\d+ \| +(\S+)$", re.MULTILINE)
 SHOWN = 15
-NOWHERE = "http://127.0.0.1:9/"
 
 
-def report(contender: Contender, rounds: int) -> str:
-    profiles: list[dict[str, int]] = []
-    with TemporaryDirectory() as folder:
-        database = Path(folder, "messages.db")
+def report(contender: Contender, databases: Databases, rounds: int) -> str:
+    with databases.database() as database:
         contender.add(database, 0)
         call = contender.call(database, NOWHERE)
-        run(call, database.parent)  # the warm-up: makes tables
+        run(call)  # the warm-up: makes tables
         profiled = replace(call, arguments=("-X", "importtime", *call.arguments))
-        profiles.extend(imports(run(profiled, database.parent).output) for _ in range(rounds))
-    title = f"Start-up: imports of an idle {contender.name} pass by package, medians of {rounds} rounds"
+        profiles = [imports(run(profiled).output) for _ in range(rounds)]
+    title = (
+        f"Start-up on {databases.name}: imports of an idle {contender.name} pass by package, medians of {rounds} rounds"
+    )
     return table(title, ["", "own ms", "of all"], _rows(profiles))
 
 

@@ -4,22 +4,115 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import contenders, startup
-from tests.benchmarks.database import add_due, count_sent
-from tests.benchmarks.processes import Server, run
+import pytest
+
+from tests.benchmarks import contenders, cost, databases, hosts, idle, memory, startup, throughput
+from tests.benchmarks.processes import Call, Server, run, run_together
 from tests.benchmarks.tables import table
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
+
+    from tests.benchmarks.databases import Databases
 
 
-def test_bare_loop_delivers_each_message_once(tmp_path: Path) -> None:
-    database = tmp_path / "messages.db"
-    add_due(database, 50)
-    with Server(delay_ms=0) as server:
-        run(contenders.bare(8).call(database, server.url), tmp_path)
+@pytest.fixture(scope="module")
+def postgresql() -> Iterator[Databases]:
+    with databases.postgresql("for-a-test") as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module", params=databases.ENGINES)
+def those(request: pytest.FixtureRequest, postgresql: Databases) -> Iterator[Databases]:
+    if request.param == "postgresql":
+        yield postgresql
+        return
+    with databases.sqlite() as opened:
+        yield opened
+
+
+def rows(report: str) -> list[list[str]]:
+    """The table without its head, cell by cell."""
+    return [[each.strip() for each in line.strip("|").split("|")] for line in report.splitlines()[4:] if line]
+
+
+def test_bare_loop_delivers_each_message_once(those: Databases) -> None:
+    with Server(delay_ms=0) as server, those.database() as database:
+        contenders.add_due(database, 50)
+        run(contenders.bare(8).call(database, server.url))
         server.expect(50, of="bare loop")
-    assert count_sent(database) == 50
+        assert contenders.count_sent(database) == 50
+
+
+def test_throughput_is_measured_at_each_concurrency(those: Databases) -> None:
+    peer = contenders.post_office("2 threads", threads=2, batch=5)
+    taking_part = {
+        2: [contenders.retrycli(2, add=contenders.add_queued), contenders.bare(2), peer],
+        5: [contenders.bare(5)],
+    }
+    found = rows(throughput.report(taking_part, those, 0, 5, rounds=1))
+    assert [each[:2] for each in found] == [
+        ["retrycli", "2"],
+        ["bare loop", "2"],
+        ["post-office, 2 threads", "2"],
+        ["bare loop", "5"],
+    ]
+    assert [each[3] for each in found if each[0] == "bare loop"] == ["1.00", "1.00"]
+
+
+def test_everybody_takes_part_in_the_throughput_with_as_many_requests_at_once() -> None:
+    names = {each: [who.name for who in throughput.contenders(9, each)] for each in throughput.CONCURRENCIES}
+    ours = ["retrycli", "retrycli, enrols them first", "bare loop"]
+    default = "post-office, 5 threads (default)"
+    assert names == {
+        1: [*ours, "post-office, 1 thread, one batch"],
+        8: [*ours, default, "post-office, 8 threads, one batch"],
+        64: [*ours, default, "post-office, 16 threads, one batch", "post-office, 64 threads, one batch"],
+    }
+
+
+def test_what_a_claim_costs_is_told_by_step_and_by_batch(those: Databases) -> None:
+    found = rows(cost.report(those, [3], 6, rounds=1))
+    assert [each[:2] for each in found] == [[step, "3"] for step in ("claim", "begin", "record")]
+    assert all(ours != "0" and theirs != "0" for _, _, ours, theirs, _ in found)
+
+
+def test_memory_is_measured_against_the_length_of_the_queue(those: Databases) -> None:
+    found = rows(memory.report(those, [3, 40], 5, rounds=1))
+    assert [each[:2] for each in found] == [["3", "3"], ["40", "5"]]
+    assert found[0][3] == "1.00"
+
+
+def test_idle_passes_send_nothing() -> None:
+    with databases.sqlite() as those:
+        found = rows(idle.report(idle.contenders(million=False), those, rounds=1))
+    assert [each[0] for each in found] == ["retrycli, empty table", "post-office, nothing queued"]
+
+
+def test_hosts_send_each_message_once_between_them(postgresql: Databases) -> None:
+    [[hosts_, _, to_one, _]] = rows(hosts.report(postgresql, [2], 20, rounds=1))
+    assert (hosts_, to_one) == ("2", "1.00")
+
+
+def test_a_message_that_came_twice_ends_the_benchmark() -> None:
+    post = "import sys, urllib.request as u; u.urlopen(sys.argv[1], data=sys.argv[2].encode())"
+    with Server(delay_ms=0) as server:
+        for body in ("one", "two", "two"):
+            run(Call(("-c", post, server.url, body)))
+        with pytest.raises(SystemExit, match="the server got 3 messages, 2 different, not 3"):
+            server.expect(3, of="somebody")
+
+
+def test_processes_that_run_together_end_each_in_its_own_time() -> None:
+    nap = "import sys, time; time.sleep(float(sys.argv[1])); print(sys.argv[1])"
+    long, short = run_together([Call(("-c", nap, each)) for each in ("0.4", "0")])
+    assert (long.output, short.output) == ("0.4\n", "0\n")
+    assert long.seconds > short.seconds
+
+
+def test_a_process_that_fails_ends_the_benchmark_with_its_words() -> None:
+    with pytest.raises(SystemExit, match=r"ended with 3:\nthe reason"):
+        run(Call(("-c", "print('the reason'); raise SystemExit(3)")))
 
 
 def test_imports_are_added_up_by_package() -> None:

@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from statistics import median
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.benchmarks import contenders
-from tests.benchmarks.database import add_waiting
-from tests.benchmarks.processes import Call, Sample, run
+from tests.benchmarks.contenders import NOWHERE, add_waiting
+from tests.benchmarks.processes import Call, Sample, Server, run
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 ROUNDS = 5
-NOWHERE = "http://127.0.0.1:9"
 
 
 def loaded(sample: Sample) -> set[str]:
@@ -26,22 +28,35 @@ def with_import_times(call: Call) -> Call:
 
 
 @pytest.mark.parametrize("arguments", [("--help",), ("run-once", "--help"), ("version",)])
-def test_help_loads_neither_the_database_nor_the_http_client(arguments: tuple[str, ...], tmp_path: Path) -> None:
-    packages = loaded(run(Call(("-X", "importtime", "-m", "retrycli", *arguments)), tmp_path))
+def test_help_loads_neither_the_database_nor_the_http_client(arguments: tuple[str, ...]) -> None:
+    packages = loaded(run(Call(("-X", "importtime", "-m", "retrycli", *arguments))))
     assert "typer" in packages
     assert packages.isdisjoint({"sqlalchemy", "httpx", "aiohttp", "alembic"})
 
 
 def test_a_pass_with_nothing_due_loads_nothing_that_only_a_delivery_needs(tmp_path: Path) -> None:
-    database = tmp_path / "messages.db"
+    database = f"sqlite:///{tmp_path}/messages.db"
     ours = contenders.retrycli(8, add=add_waiting)
     ours.add(database, 10)
-    run(ours.call(database, NOWHERE), tmp_path)  # makes the tables, for which it loads Alembic
-    packages = loaded(run(with_import_times(ours.call(database, NOWHERE)), tmp_path))
+    run(ours.call(database, NOWHERE))  # makes the tables, for which it loads Alembic
+    packages = loaded(run(with_import_times(ours.call(database, NOWHERE))))
     assert "sqlalchemy" in packages
     assert packages.isdisjoint(
         {"httpx", "aiohttp", "httpx_aiohttp", "alembic", "rich", "tenacity", "apprise", "requests"}
     )
+
+
+def test_a_delivery_loads_no_command_line_but_ours(tmp_path: Path) -> None:
+    database = f"sqlite:///{tmp_path}/messages.db"
+    ours = contenders.retrycli(8)
+    ours.add(database, 0)
+    run(ours.call(database, NOWHERE))  # makes the tables, for which it loads Alembic
+    ours.add(database, 1)
+    with Server(delay_ms=0) as server:
+        packages = loaded(run(with_import_times(ours.call(database, server.url))))
+        server.expect(1, of="retrycli")
+    assert "httpx" in packages
+    assert packages.isdisjoint({"click", "rich", "pygments"})
 
 
 @pytest.mark.slow
@@ -50,14 +65,12 @@ def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office
     """CPU time, in turns, so that what else the machine does falls on both alike."""
     taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]
     spent: list[list[float]] = [[], []]
-    for number, each in enumerate(taking_part):
-        folder = tmp_path / str(number)
-        folder.mkdir()
-        each.add(folder / "messages.db", 0)
-        run(each.call(folder / "messages.db", NOWHERE), folder)
+    places = [f"sqlite:///{tmp_path}/{number}.db" for number in range(len(taking_part))]
+    for each, database in zip(taking_part, places, strict=True):
+        each.add(database, 0)
+        run(each.call(database, NOWHERE))
     for _ in range(ROUNDS):
-        for number, each in enumerate(taking_part):
-            folder = tmp_path / str(number)
-            spent[number].append(run(each.call(folder / "messages.db", NOWHERE), folder).cpu_seconds)
+        for own, each, database in zip(spent, taking_part, places, strict=True):
+            own.append(run(each.call(database, NOWHERE)).cpu_seconds)
     ours, theirs = map(median, spent)
     assert ours <= 1.5 * theirs

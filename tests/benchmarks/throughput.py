@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import shutil
-import sqlite3
-from contextlib import closing
-from pathlib import Path
+from collections import defaultdict
+from contextlib import ExitStack
 from statistics import median
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from tests.benchmarks import contenders as take_part
-from tests.benchmarks.database import add_queued
 from tests.benchmarks.processes import Sample, Server, run
 from tests.benchmarks.tables import ratio, table
 
@@ -19,61 +15,72 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tests.benchmarks.contenders import Contender
+    from tests.benchmarks.databases import Databases
 
 DELAYS_MS = (0, 20)
+CONCURRENCIES = (1, 8, 64)
+LATE_AT_MOST = 250
+"""Where answers come late, one request at a time gets no more messages than that, and eight get eight times as many."""
+DEFAULT_THREADS = 5
+OFTEN_ENOUGH = 16
+"""Threads of post-office: more than that help only against a server that answers late."""
 
 
 def contenders(messages: int, concurrency: int) -> list[Contender]:
     tuned = [
-        take_part.post_office(f"{threads} threads, one batch", threads=threads, batch=messages)
-        for threads in sorted({16, concurrency})  # 16 is often enough; a server that answers late needs more
+        take_part.post_office(
+            f"{threads} thread{'s' if threads > 1 else ''}, one batch", threads=threads, batch=messages
+        )
+        for threads in sorted({min(concurrency, OFTEN_ENOUGH), concurrency})
     ]
+    as_it_comes = take_part.post_office(f"{DEFAULT_THREADS} threads (default)")
     return [
-        take_part.retrycli(concurrency, add=add_queued),
+        take_part.retrycli(concurrency, add=take_part.add_queued),
         take_part.retrycli(concurrency, "retrycli, enrols them first"),
         take_part.bare(concurrency),
-        take_part.post_office("5 threads (default)"),
+        *([as_it_comes] if concurrency >= DEFAULT_THREADS else []),
         *tuned,
     ]
 
 
-def report(taking_part: Sequence[Contender], delay_ms: int, messages: int, rounds: int) -> str:
-    """The table for one delay of the server's answers."""
-    with Server(delay_ms) as server, TemporaryDirectory() as folder:
-        templates = {each: _template(each, Path(folder), server, messages) for each in taking_part}
-        samples: dict[str, list[Sample]] = {each.name: [] for each in taking_part}
+def messages_for(concurrency: int, delay_ms: int, messages: int) -> int:
+    """So many that a run takes some seconds."""
+    return min(messages, LATE_AT_MOST * concurrency) if delay_ms else messages
+
+
+def report(
+    taking_part: Mapping[int, Sequence[Contender]], databases: Databases, delay_ms: int, messages: int, rounds: int
+) -> str:
+    """The table for one delay of the server's answers, with contenders by their concurrency."""
+    rows: list[list[str]] = []
+    for concurrency, those in taking_part.items():
+        count = messages_for(concurrency, delay_ms, messages)
+        samples = _measure(those, databases, delay_ms, count, rounds)
+        rows += [[name, str(concurrency), *figures] for name, *figures in _rows(samples, count)]
+    title = f"Throughput on {databases.name}: messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
+    head = ["", "at once", "messages/s", "to bare loop", "to best post-office", "CPU ms each", "peak MiB"]
+    return table(title, head, rows)
+
+
+def _measure(
+    taking_part: Sequence[Contender], databases: Databases, delay_ms: int, messages: int, rounds: int
+) -> dict[str, list[Sample]]:
+    samples: dict[str, list[Sample]] = defaultdict(list)
+    with Server(delay_ms) as server, ExitStack() as stack:
+        templates = {each: stack.enter_context(databases.database()) for each in taking_part}
+        for contender, template in templates.items():
+            contender.add(template, 0)
+            run(contender.call(template, server.url))  # makes the contender's own tables
+            contender.add(template, messages)
+            databases.settle(template)
         for number in range(rounds + 1):
             for contender, template in templates.items():
-                sample = _deliver(contender, template, server, messages)
+                with databases.database(template) as database:
+                    sample = run(contender.call(database, server.url))
+                server.expect(messages, of=contender.name)
                 if number > 0:  # the first is the warm-up
                     samples[contender.name].append(sample)
-    title = f"Throughput: {messages:,} messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
-    return table(
-        title,
-        ["", "messages/s", "to bare loop", "to best post-office", "CPU ms each", "peak MiB"],
-        _rows(samples, messages),
-    )
-
-
-def _template(contender: Contender, folder: Path, server: Server, messages: int) -> Path:
-    """A database that has the contender's own tables, by a run with nothing to do, and then the messages."""
-    database = folder / contender.name / "template.db"
-    database.parent.mkdir()
-    contender.add(database, 0)
-    run(contender.call(database, server.url), database.parent)
-    contender.add(database, messages)
-    with closing(sqlite3.connect(database)) as connection:
-        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all in one file, to be copied
-    return database
-
-
-def _deliver(contender: Contender, template: Path, server: Server, messages: int) -> Sample:
-    with TemporaryDirectory() as folder:
-        database = Path(folder, "messages.db")
-        shutil.copyfile(template, database)
-        sample = run(contender.call(database, server.url), Path(folder))
-    server.expect(messages, of=contender.name)
-    return sample
+    return samples
 
 
 def _rows(samples: Mapping[str, Sequence[Sample]], messages: int) -> list[list[str]]:

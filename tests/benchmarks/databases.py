@@ -1,0 +1,112 @@
+"""Where the messages are: SQLite files, or the databases of a PostgreSQL server. Each is named by its URL."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+import subprocess
+import sys
+from contextlib import closing, contextmanager
+from itertools import count
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Protocol
+
+from tests.benchmarks.processes import ROOT
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+SQLITE = "sqlite:///"
+
+
+class Databases(Protocol):
+    """One engine's databases."""
+
+    @property
+    def name(self) -> str:
+        """The engine's."""
+
+    @property
+    def hosts_share(self) -> bool:
+        """Whether several hosts can work on one of them."""
+
+    def database(self, like: str | None = None) -> AbstractContextManager[str]:
+        """One for as long as a `with` block lasts: empty, or a copy of another that has been settled."""
+
+    def settle(self, url: str) -> None:
+        """Make one fit to be copied, and as it is when nobody has changed it for a while."""
+
+
+class SqliteFiles:
+    """Files in one folder, with a write-ahead log: the first who opens one makes it."""
+
+    name = "SQLite"
+    hosts_share = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._numbers = count(1)
+
+    @contextmanager
+    def database(self, like: str | None = None) -> Iterator[str]:
+        file = self._folder / f"{next(self._numbers)}.db"
+        if like is not None:
+            shutil.copyfile(_file_of(like), file)
+        yield f"{SQLITE}{file}"
+        for each in self._folder.glob(f"{file.name}*"):  # with its log, if any
+            each.unlink()
+
+    def settle(self, url: str) -> None:
+        with closing(sqlite3.connect(_file_of(url))) as connection:
+            connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")  # all in one file, to be copied
+
+
+class PostgresqlServer:
+    """`postgresql.py` in a process of its own: this one must stay small, see `processes.run_together`."""
+
+    name = "PostgreSQL"
+    hosts_share = True
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        self._process = process
+
+    @contextmanager
+    def database(self, like: str | None = None) -> Iterator[str]:
+        url = self._ask("new") if like is None else self._ask(f"copy {like}")
+        yield url
+        self._ask(f"drop {url}")
+
+    def settle(self, url: str) -> None:
+        self._ask(f"settle {url}")
+
+    def _ask(self, command: str) -> str:
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        print(command, file=self._process.stdin, flush=True)
+        if answer := self._process.stdout.readline().strip():
+            return answer
+        raise SystemExit(f"the PostgreSQL server failed at {command!r}")
+
+
+@contextmanager
+def sqlite() -> Iterator[Databases]:
+    with TemporaryDirectory() as folder:
+        yield SqliteFiles(Path(folder))
+
+
+@contextmanager
+def postgresql(how: str = "for-keeps") -> Iterator[Databases]:
+    command = [sys.executable, "-m", "tests.benchmarks.postgresql", how]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, cwd=ROOT, stdin=pipe, stdout=pipe, text=True) as process:
+        yield PostgresqlServer(process)
+        # Popen closes its input at the end, which ends it, and waits for it
+
+
+ENGINES: Mapping[str, Callable[[], AbstractContextManager[Databases]]] = {"sqlite": sqlite, "postgresql": postgresql}
+
+
+def _file_of(url: str) -> Path:
+    return Path(url.removeprefix(SQLITE))

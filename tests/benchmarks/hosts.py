@@ -1,0 +1,56 @@
+"""Passes side by side, as hosts that share one table make them."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import contenders
+from tests.benchmarks.processes import Server, run, run_together
+from tests.benchmarks.tables import ratio, table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.benchmarks.databases import Databases
+
+HOSTS = (1, 2, 4)
+CONCURRENCY = 8
+DELAY_MS = 20
+TIMES_AS_MANY = 4
+"""As many messages as elsewhere would take four hosts no longer than their start."""
+
+
+def report(databases: Databases, hosts: Sequence[int], messages: int, rounds: int) -> str:
+    """All begin at once, each with a lock of its own; the time is that of the one that ends last."""
+    retrycli = contenders.retrycli(CONCURRENCY, add=contenders.add_queued)
+    seconds: dict[int, list[float]] = {number: [] for number in hosts}
+    cpu_seconds: dict[int, list[float]] = {number: [] for number in hosts}
+    with Server(DELAY_MS) as server, databases.database() as template:
+        retrycli.add(template, 0)
+        run(retrycli.call(template, server.url))
+        retrycli.add(template, messages)
+        databases.settle(template)
+        for turn in range(rounds + 1):
+            for number in hosts:
+                with databases.database(template) as database:
+                    samples = run_together([retrycli.call(database, server.url)] * number)
+                server.expect(messages, of=f"{number} hosts")
+                if turn > 0:  # the first is the warm-up
+                    seconds[number].append(max(each.seconds for each in samples))
+                    cpu_seconds[number].append(sum(each.cpu_seconds for each in samples))
+    rates = {number: messages / median(own) for number, own in seconds.items()}
+    rows = [
+        [
+            str(number),
+            f"{rate:,.0f}",
+            ratio(rate, rates[min(hosts)]),
+            f"{1000 * median(cpu_seconds[number]) / messages:.2f}",
+        ]
+        for number, rate in rates.items()
+    ]
+    title = (
+        f"Hosts on one {databases.name}: {messages:,} messages, {CONCURRENCY} at once each, "
+        f"answers after {DELAY_MS} ms, medians of {rounds} rounds"
+    )
+    return table(title, ["hosts", "messages/s in all", "to one", "CPU ms each"], rows)

@@ -1,0 +1,52 @@
+"""A PostgreSQL server with its databases, for as long as standard input stays open: `postgresql.py for-keeps`.
+
+With any other word it does not wait for the disk, which is enough for a test. A process of its own, for the one that
+measures must stay small: see `processes.run_together`.
+
+A line in, a line out: `new` and `copy URL` make a database, empty or like another, and give its URL; `settle URL` does
+what a server would have done by itself in the minutes before a pass; `drop URL` takes a database away.
+"""
+
+from __future__ import annotations
+
+import sys
+from itertools import count
+
+from sqlalchemy import Engine, create_engine, make_url, text
+
+from tests import postgresql
+
+numbers = count(1)
+
+
+def perform(engine: Engine, command: str, url: str = "") -> str:
+    with engine.connect() as connection:
+        match command:
+            case "new" | "copy":
+                name = f"retrycli_benchmark_{next(numbers)}"
+                like = f" TEMPLATE {make_url(url).database}" if command == "copy" else ""
+                connection.execute(text(f"CREATE DATABASE {name}{like}"))
+                connection.execute(text("CHECKPOINT"))  # so that none falls into what is measured
+                return engine.url.set(database=name).render_as_string(hide_password=False)
+            case "settle":
+                there = create_engine(url, isolation_level="AUTOCOMMIT")
+                with there.connect() as inside:
+                    inside.execute(text("VACUUM ANALYZE"))
+                there.dispose()  # nobody may be in a database that is copied
+                return url
+            case "drop":
+                connection.execute(text(f"DROP DATABASE {make_url(url).database} WITH (FORCE)"))
+                return url
+            case _:
+                sys.exit(__doc__)
+
+
+def main(how: str) -> None:
+    engine = create_engine(postgresql.server(for_keeps=how == "for-keeps"), isolation_level="AUTOCOMMIT")
+    for line in sys.stdin:
+        print(perform(engine, *line.split()), flush=True)
+    engine.dispose()
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
