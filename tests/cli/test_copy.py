@@ -241,7 +241,7 @@ def test_a_second_time_nothing_is_written_and_what_is_new_goes_along(move: Move)
     fill(move.old)
     move_data(move.old, move.new)
     move.json()
-    assert Counter(each[kind] for each in move.json()["tables"] for kind in ("added", "changed", "removed")) == {0: 24}
+    assert {each[kind] for each in move.json()["tables"] for kind in ("added", "changed", "removed")} == {0}
     assert move.cli("pause", env={"RETRYCLI_DATABASE__URL": move.old.url}).returncode == 0
     again = {each["table"]: each for each in move.json()["tables"]}
     assert again["retrycli_pause"]["added"] == 1
