@@ -14,13 +14,13 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 
-from retrycli import aftermath, by_hand, engine, intake, logs
+from retrycli import aftermath, by_hand, engine, logs, schema
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
 from retrycli.outcome import Outcome
@@ -31,7 +31,6 @@ from retrycli.store.condition import clock as server_clock
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import Filter, ListedMessage, Views
 
 
 def utc_now() -> datetime:
@@ -69,15 +68,21 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def as_if(settings: Settings) -> Iterator[Database]:
+def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
     """Open the database to see what would become of it: whatever is written is rolled back.
+
+    Args:
+        settings: which one.
+        to_read: nothing will be written, so there need not be one transaction for all, in which nobody else could
+            write: unless retrycli's own tables have to be made for it.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `open_database`.
     """
     database = Database(settings.database.url, settings.database.table)
     try:
-        with database.nothing_kept():
+        ready = to_read and database.revision() == schema.HEAD
+        with nullcontext() if ready else database.nothing_kept():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             yield database
     finally:
@@ -163,20 +168,6 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
     with open_database(settings) as database:
         world = make_world(settings, database, surroundings)
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
-
-
-def preview(settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE) -> list[ListedMessage]:
-    """The messages that a pass would send now, the one that has waited longest first. Nothing is written.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `run_once`.
-    """
-    rules = pass_rules(settings, limit=limit)
-    with as_if(settings) as database:
-        world = make_world(settings, database, surroundings)
-        at = world.now()
-        intake.follow_the_table(world, rules, at, emit=lambda _: None)
-        return Views(database).messages(Filter(due_by=rules.due_by(at)), limit=rules.limit)
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:

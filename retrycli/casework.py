@@ -8,9 +8,11 @@ was acted on no longer matches what it was found by, so what was interrupted can
 from __future__ import annotations
 
 import asyncio
+from array import array
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
+from itertools import pairwise
 
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind
@@ -43,7 +45,8 @@ OF_THE_DESTINATION = frozenset(
 class Found:
     """The messages that a filter lets through, as they were when somebody looked."""
 
-    ids: list[int]
+    ids: Sequence[int]
+    """The lowest first: an array, for a million of them is no rare number."""
     first: list[ListedMessage]
     """The first few of them."""
 
@@ -110,7 +113,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
         ids = views.ids(wanted)
         if not ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-        return Found(ids, views.messages(Filter(ids=ids[:shown]), sort="id"))
+        return Found(ids, list(views.pages(ids[:shown], wanted)))
 
 
 def retry_all(
@@ -136,7 +139,7 @@ def retry_all(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    wanted = list(dict.fromkeys(ids))
+    wanted = _once(ids)
     rules, name = pass_rules(settings), by or login_name()
     tried: list[Tried] = []
     in_a_row, reason = 0, None
@@ -188,7 +191,7 @@ def requeue(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    wanted = list(dict.fromkeys(ids))
+    wanted = _once(ids)
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
     rest = wanted[len(tried) :]
     before = Done(len(wanted), tried=tried)
@@ -235,7 +238,7 @@ def reject(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     act = Act.rejected(reason, by=by or login_name(), at=surroundings.now())
-    return _perform(settings, ActKind.REJECTED, list(dict.fromkeys(ids)), lambda _: act, surroundings)
+    return _perform(settings, ActKind.REJECTED, _once(ids), lambda _: act, surroundings)
 
 
 def acknowledge(
@@ -247,7 +250,7 @@ def acknowledge(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     act = Act.acknowledged(by=by or login_name(), at=surroundings.now())
-    return _perform(settings, ActKind.ACKNOWLEDGED, list(dict.fromkeys(ids)), lambda _: act, surroundings)
+    return _perform(settings, ActKind.ACKNOWLEDGED, _once(ids), lambda _: act, surroundings)
 
 
 def note(
@@ -263,6 +266,13 @@ def note(
     act = Act.noted(text, by=by or login_name(), at=surroundings.now())
     for error in _perform(settings, ActKind.NOTED, [message_id], lambda _: act, surroundings).refused.values():
         raise error
+
+
+def _once(ids: Iterable[int]) -> Sequence[int]:
+    """The ids in their order, each of them once."""
+    packed = array("q", ids)
+    rising = all(one < next_one for one, next_one in pairwise(packed))
+    return packed if rising else array("q", dict.fromkeys(packed))
 
 
 def _perform(
@@ -298,7 +308,7 @@ def read_draft(
     """
     with open_database(settings) as database:
         Acts(database).check(message_id, surroundings.now())
-        found = Views(database).message(message_id)
+        found = Views(database).message(message_id, body=True)
         return found, Draft.of(found.row)
 
 

@@ -45,19 +45,33 @@ def on_terminal() -> bool:
 
 
 def show_json(values: Mapping[str, object]) -> None:
-    """Print one object, with the version of its fields in front.
+    """Print one object, with the version of its fields in front; what comes one by one is printed as it comes.
 
     In ASCII, so that no locale can spoil it and no control character of any kind reaches a terminal.
     """
-    print(json.dumps({"schema_version": 1, **values}, default=_json_value))  # noqa: T201
+    for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
+        print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
+        for piece in _pieces(value):
+            print(piece, end="")  # noqa: T201
+    print("}")  # noqa: T201
 
 
-def show_table(headers: Sequence[str], rows: Sequence[Row], *, texts: int = 0) -> None:
+def _pieces(value: object) -> Iterator[str]:
+    if not isinstance(value, Iterator):
+        yield json.dumps(value, default=_json_value)
+        return
+    yield "["
+    for number, each in enumerate(value):
+        yield (", " if number else "") + json.dumps(each, default=_json_value)
+    yield "]"
+
+
+def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0) -> None:
     """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
 
     Args:
         headers: the columns' names, for the terminal.
-        rows: the values of each row.
+        rows: the values of each row. Off a terminal they are printed as they come.
         texts: so many of the last columns may be of any length. Where the terminal has too little room for them,
             they stand under their row.
     """
@@ -65,13 +79,13 @@ def show_table(headers: Sequence[str], rows: Sequence[Row], *, texts: int = 0) -
         for row in rows:
             print("\t".join(map(_plain, row)))  # noqa: T201
         return
-    if not rows:
+    cells = [[_local(cell) for cell in row] for row in rows]
+    if not cells:
         return
     from rich.cells import cell_len
     from rich.console import Console
 
     screen = Console(highlight=False)
-    cells = [[_local(cell) for cell in row] for row in rows]
     widths = [max(map(cell_len, column)) for column in zip(headers, *cells, strict=True)]
     least = [min(width, TEXT_ROOM) if number >= len(widths) - texts else width for number, width in enumerate(widths)]
     if texts and sum(least) + GAP * (len(least) - 1) > screen.width:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -17,13 +18,14 @@ from retrycli.events import StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
-from retrycli.message import State
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store.database import Database
+from retrycli.store.escalations import EscalationGroup, escalation_groups
 from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
-from retrycli.store.views import EscalationGroup, Filter, ListedMessage, MessageDetails, Views
+from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import is_late
 
 LATELY = timedelta(days=7)
@@ -98,7 +100,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             next_run=None if last is None or late else max(last.started_at + interval, at),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
-            messages=Views(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
+            messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
             breakers=breakers,
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
@@ -115,18 +117,30 @@ def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> 
     return "down" if down else "ok"
 
 
+@dataclass(frozen=True, slots=True)
+class Listing:
+    """Failed messages, to be gone through once, while the database is open."""
+
+    messages: Iterator[ListedMessage]
+    number: int
+    """How many there are in the list."""
+    total: Callable[[], int]
+    """Counts how many there are in all."""
+
+
+@contextmanager
 def list_messages(
     settings: Settings, wanted: Filter, *, sort: str = "next", limit: int | None = None
-) -> tuple[int, list[ListedMessage]]:
-    """Failed messages: how many the filter lets through, and the first of them.
+) -> Iterator[Listing]:
+    """Failed messages that a filter lets through. They are read as they are gone through, a page at a time.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
         views = Views(database)
-        found = views.messages(wanted, sort=sort, limit=limit)
-        return len(found) if limit is None or len(found) < limit else views.count(wanted), found
+        ids = views.ids(wanted, sort=sort, limit=limit)
+        yield Listing(views.pages(ids, wanted), len(ids), lambda: views.count(wanted))
 
 
 def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object, object]]:
@@ -144,15 +158,14 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
         database.close()
 
 
-def escalations(settings: Settings) -> tuple[list[EscalationGroup], list[ListedMessage]]:
-    """What a person must look at: groups of one cause, the largest first, and every message by its id.
+def escalations(settings: Settings) -> list[EscalationGroup]:
+    """What a person must look at: groups of one cause, the largest first. The messages are listed as others are.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        views = Views(database)
-        return views.escalation_groups(), views.messages(Filter(state=State.ESCALATED), sort="id")
+        return escalation_groups(database)
 
 
 def show(settings: Settings, message_id: int) -> MessageDetails:
@@ -163,7 +176,7 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        return Views(database).message(message_id)
+        return Views(database).message(message_id, body=True)
 
 
 def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:

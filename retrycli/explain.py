@@ -8,11 +8,10 @@ code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from itertools import count
+from functools import partial
 
 from retrycli import intake, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
@@ -184,7 +183,7 @@ class _Explainer:
         limit, rate = self._rules.limit, self._rules.rate_per_second
         ahead = 0
         if capacity(self._rules) is not None:
-            ahead = bisect_right(self._views.times_ahead(message_id), self._rules.due_by(at))
+            ahead = self._views.count_ahead(message_id, self._rules.due_by(at))
         first = f", {ahead:,} go first"
         yield Gate("limit", limit is None or ahead < limit, f"{limit:,} a pass{first}" if limit else "none")
         by_rate = capacity(replace(self._rules, limit=None))
@@ -221,15 +220,23 @@ class _Explainer:
     def _turn(self, message_id: int, grid: ticks.Grid, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
-        ahead = self._views.times_ahead(message_id)
         begins = grid.first(number, lambda tick: self._pause(tick).open and self._breaker(tick).open)
-        gone = 0
-        for each in count(opens if begins is None else begins):
-            due = bisect_right(ahead, self._rules.due_by(grid[each]))
-            if each >= opens and due - gone < most:
-                return each
-            gone = min(due, gone + most)
-        raise AssertionError("it is everybody's turn some day")
+        tick = opens if begins is None else begins
+        due, gone = 0, 0
+        looked_to: datetime | None = None
+        while True:
+            by = self._rules.due_by(grid[tick])
+            due, looked_to = due + self._views.count_ahead(message_id, by, after=looked_to), by
+            if tick >= opens:  # its own time has come, so nobody comes in between any more
+                return opens + (due - gone) // most
+            full = min(max((due - gone) // most, 1), opens - tick)
+            tick, gone = tick + full, min(due, gone + full * most)
+            if gone == due:
+                tick = min(opens, grid.first(tick, partial(self._brings, message_id, looked_to)) or opens)
+
+    def _brings(self, message_id: int, looked_to: datetime, tick: datetime) -> bool:
+        """Whether a tick has any to send before a message that were not due at an earlier time."""
+        return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
 
     def _policy(self, message: Message) -> RetryPolicy:
         return self._rules.policies[message.message_type]

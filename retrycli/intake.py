@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import datetime
 
 from retrycli.events import Event, event_of
-from retrycli.message import Message, UnusableMessage
+from retrycli.message import Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition, TransitionKind, first_failure
 from retrycli.ports import PassRules, World
 
@@ -23,9 +23,12 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
     spans, swept_to = world.enrolment.plan_sweep(world.ledger.swept_to())
     for span in spans:
         world.enrolment.retire(span)
-        while fresh := world.enrolment.newly_failed(span, BATCH):
+        rest = span
+        while fresh := world.enrolment.newly_failed(rest, BATCH):
             for escalated in enrol(world, rules, fresh, now):
                 emit(escalated)
+            last = fresh[-1]
+            rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
     return swept_to
 
 

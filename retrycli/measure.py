@@ -12,14 +12,13 @@ from retrycli import logs, metrics, schema, standing
 from retrycli.breaker import BreakerState
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.events import PassResult
-from retrycli.message import MessageType, State
 from retrycli.metrics import Measured
 from retrycli.outcome import OutcomeKind
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Group, Measures
+from retrycli.store.measures import Measures
 from retrycli.store.totals import Totals
 
 OTHER = "other"
@@ -52,7 +51,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     """
     ledger, measures = Ledger(database), Measures(database)
     counted = Totals(database).read()
-    groups = measures.groups()
+    in_queue = measures.in_queue()
     newest = next(iter(ledger.last_passes(1)), None)
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
     base_url = settings.gateway.base_url
@@ -65,13 +64,11 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
         last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
         passes={**_from_zero(PassResult), **counted.passes},
         attempts={**_from_zero(OutcomeKind), **counted.attempts},
-        messages=_by_state_and_type(groups),
+        messages={(state.value, kind or OTHER): number for (state, kind), number in in_queue.numbers.items()},
         due=Claims(database).count_due(now + timedelta(seconds=settings.schedule.due_slack_seconds)),
-        oldest_waiting_seconds=_age(now, (each.first_failed_at for each in groups if each.state is State.WAITING)),
-        oldest_escalated_seconds=_age(now, (each.escalated_at for each in groups if each.state is State.ESCALATED)),
-        oldest_unacknowledged_seconds=_age(
-            now, (each.unacknowledged_at for each in groups if each.state is State.ESCALATED)
-        ),
+        oldest_waiting_seconds=_age(now, in_queue.waiting_since),
+        oldest_escalated_seconds=_age(now, in_queue.escalated_since),
+        oldest_unacknowledged_seconds=_age(now, in_queue.unacknowledged_since),
         paused=ledger.pause(now) is not None,
         destination=None if base_url is None else urlsplit(base_url).netloc,
         breaker_open=base_url is not None and ledger.breaker(base_url).state is BreakerState.OPEN,
@@ -83,14 +80,5 @@ def _from_zero(labels: Iterable[str]) -> dict[str, int]:
     return dict.fromkeys(map(str, labels), 0)
 
 
-def _by_state_and_type(groups: Iterable[Group]) -> dict[tuple[str, str], int]:
-    types = [*map(str, MessageType), OTHER]
-    found = {(state.value, each): 0 for state in State for each in types}
-    for group in groups:
-        name = group.message_type if group.message_type in types else OTHER
-        found[group.state.value, str(name)] += group.number
-    return found
-
-
-def _age(now: datetime, times: Iterable[datetime | None]) -> float:
-    return max((max((now - each).total_seconds(), 0) for each in times if each is not None), default=0)
+def _age(now: datetime, since: datetime | None) -> float:
+    return 0 if since is None else max((now - since).total_seconds(), 0)

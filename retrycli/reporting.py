@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from retrycli.report import Cause
     from retrycli.settings import Settings
     from retrycli.store.database import Database
-    from retrycli.store.views import EscalationGroup
+    from retrycli.store.escalations import EscalationGroup
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
@@ -33,21 +33,22 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
     from retrycli.report import Report, passes_since, render
+    from retrycli.store.escalations import escalation_groups
+    from retrycli.store.measures import Measures
     from retrycli.store.statistics import Statistics
-    from retrycli.store.views import Views
 
-    statistics, views = Statistics(database), Views(database)
+    statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
     return render(
         Report(
             figures=statistics.figures(since, until),
             state=state,
-            messages=views.counts(until),
+            messages=Measures(database).counts(until),
             first_pass=first_pass,
             last_pass=last_pass,
             passes=statistics.passes(passes_since(since, until)),
             interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
-            causes=[_cause(each) for each in views.escalation_groups()],
+            causes=[_cause(each) for each in escalation_groups(database)],
         )
     )
 

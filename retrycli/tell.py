@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 from itertools import dropwhile
@@ -20,15 +20,16 @@ from retrycli.breaker import BreakerState
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.events import Event, PassResult, PassStarted, PassSummary
 from retrycli.logs import logger
-from retrycli.message import State
 from retrycli.news import LOOKBACK, Trouble
 from retrycli.notice_text import Surroundings, trial, worded
 from retrycli.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.settings import Settings
 from retrycli.store.database import Database
+from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.ledger import Ledger
+from retrycli.store.measures import Measures
 from retrycli.store.told import Targets
-from retrycli.store.views import Filter, Views
+from retrycli.store.views import Views
 
 NAMED = 200
 """Of so many new escalations the tickets are looked up."""
@@ -57,7 +58,7 @@ class _Round:
         self._settings = settings
         self._now = now
         self._remind = timedelta(hours=settings.notify.remind_hours)
-        self._targets, self._views = Targets(database), Views(database)
+        self._database, self._targets = database, Targets(database)
         self._here = self._situation(Ledger(database), summary)
 
     def make(self) -> None:
@@ -128,10 +129,10 @@ class _Round:
         return Trouble(breaker.opened_at or self._now)
 
     def _causes(self, since: datetime | None) -> Sequence[Cause]:
-        new = Filter(state=State.ESCALATED, escalated_after=since, escalated_until=self._now)
-        groups = self._views.escalation_groups(new)
+        new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
+        groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
-        for each in self._views.messages(new, sort="id", limit=NAMED) if groups else ():
+        for each in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
             tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
         return [
             Cause(
@@ -145,7 +146,7 @@ class _Round:
         ]
 
     def _around(self) -> Surroundings:
-        counts = self._views.counts(self._now)
+        counts = Measures(self._database).counts(self._now)
         destination = self._settings.gateway.destination
         return Surroundings(socket.gethostname(), destination, self._now, counts["waiting"], counts["escalated"])
 

@@ -12,7 +12,7 @@ from retrycli.cli.passes import Signals
 from retrycli.cli.shared import ask, require_a_person
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from retrycli.app import Surroundings
     from retrycli.casework import Done, Tried
@@ -42,7 +42,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
 
 def agreed(
     settings: Settings, verb: str, wanted: list[int] | Filter, *, yes: bool, as_json: bool, plan: str = ""
-) -> list[int]:
+) -> Sequence[int]:
     """The ids to act on. Those that a filter finds are shown, as far as there is room, and a person is asked.
 
     Args:

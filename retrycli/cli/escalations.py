@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.look import ON_SCREEN
 from retrycli.cli.shared import (
     By,
     ConfigFile,
@@ -28,9 +29,12 @@ from retrycli.cli.shared import (
 from retrycli.message import State
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
-    from retrycli.store.views import EscalationGroup, ListedMessage
+    from retrycli.console import Row
+    from retrycli.settings import Settings
+    from retrycli.store.escalations import EscalationGroup
+    from retrycli.store.views import ListedMessage
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
@@ -52,20 +56,35 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
     if ctx.invoked_subcommand is not None:
         return
     from retrycli import console, desk
+    from retrycli.store.views import Filter
 
-    groups, messages = desk.escalations(load_settings(ctx, config))
-    if as_json:
-        console.show_json(
-            {
-                "escalations": [{name: getattr(each, name) for name in ESCALATION_FIELDS} for each in messages],
-                "groups": [_group_fields(each) for each in groups],
-            }
-        )
+    settings = load_settings(ctx, config)
+    groups = desk.escalations(settings)
+    if console.on_terminal() and not as_json:
+        _show(settings, groups)
         return
-    alike = [each for each in groups if each.count > 1 and each.fingerprint] if console.on_terminal() else []
+    with desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
+        if as_json:
+            fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
+            console.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
+        else:
+            _show_escalated(found.messages)
+
+
+def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
+    """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
+    from retrycli import console, desk
+    from retrycli.store.views import Filter
+
+    alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)
-    in_groups = {each.fingerprint for each in alike}
-    _show_escalated([each for each in messages if each.fingerprint not in in_groups])
+    others = Filter(state=State.ESCALATED, other_than=[each.fingerprint for each in alike if each.fingerprint])
+    with desk.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
+        messages = list(found.messages)
+        more = found.total() - found.number if found.number == ON_SCREEN else 0
+    _show_escalated(messages)
+    if more:
+        console.say(f"… and {more:,} more: retrycli list-failed --state escalated")
     if alike:
         console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
         console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
@@ -112,27 +131,30 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         console.say("")
 
 
-def _show_escalated(messages: Sequence[ListedMessage]) -> None:
+def _show_escalated(messages: Iterable[ListedMessage]) -> None:
     from retrycli import console
 
-    rows = [
-        (
-            each.id,
-            str(each.ticket_id),
-            each.message_type,
-            each.reason,
-            each.escalated_at,
-            each.last_error,
-            _step(each.reason, each.id),
-            _seen_to(each),
-        )
-        for each in messages
-    ]
     headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
-    if console.on_terminal() and not any(row[-1] for row in rows):
-        console.show_table(headers[:-1], [row[:-1] for row in rows], texts=2)
-    else:
-        console.show_table(headers, rows, texts=3)
+    if not console.on_terminal():
+        console.show_table(headers, map(_escalated, messages))
+        return
+    rows = [_escalated(each) for each in messages]
+    seen_to = any(row[-1] for row in rows)
+    columns = len(headers) if seen_to else len(headers) - 1
+    console.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
+
+
+def _escalated(message: ListedMessage) -> Row:
+    return (
+        message.id,
+        str(message.ticket_id),
+        message.message_type,
+        message.reason,
+        message.escalated_at,
+        message.last_error,
+        _step(message.reason, message.id),
+        _seen_to(message),
+    )
 
 
 def _seen_to(message: ListedMessage) -> str | None:

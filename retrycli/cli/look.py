@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from dataclasses import asdict
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
@@ -185,34 +185,38 @@ def list_failed(
         fingerprint=fingerprint,
     )
     shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
-    total, messages = desk.list_messages(settings, wanted, sort=sort.value, limit=shown)
-    if as_json:
-        most = _tries_allowed(settings)
-        fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
-        console.show_json(
-            {
-                "messages": [
-                    {name: getattr(each, name) for name in fields}
-                    | {"max_retries": _most(most, each.message_type), "created_at": each.created_at}
-                    for each in messages
-                ]
-            }
-        )
-        return
+    with desk.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+        if as_json:
+            most = _tries_allowed(settings)
+            console.show_json({"messages": (_list_fields(each, most) for each in found.messages)})
+            return
+        if not console.on_terminal():
+            show_messages(settings, found.messages)
+            return
+        messages = list(found.messages)
+        total = found.total() if found.number == shown else found.number
     show_messages(settings, messages)
     console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
     console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
 
 
-def show_messages(settings: Settings, messages: Sequence[ListedMessage]) -> None:
+def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
+    fields = ("id", "ticket_id", "message_type", "state", "retry_count", "next_attempt_at", "last_error")
+    return {name: getattr(message, name) for name in fields} | {
+        "max_retries": _most(most, message.message_type),
+        "created_at": message.created_at,
+    }
+
+
+def show_messages(settings: Settings, messages: Iterable[ListedMessage]) -> None:
     """Show messages as a list does."""
     from retrycli import console
 
     most = _tries_allowed(settings)
     console.show_table(
         ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error"),
-        [
+        (
             (
                 each.id,
                 str(each.ticket_id),
@@ -223,7 +227,7 @@ def show_messages(settings: Settings, messages: Sequence[ListedMessage]) -> None
                 each.last_error,
             )
             for each in messages
-        ],
+        ),
         texts=1,
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 from dataclasses import asdict, replace
+from itertools import islice
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,8 @@ if TYPE_CHECKING:
     from retrycli.settings import Settings
     from retrycli.store.ledger import PassRecord
 
+ON_SCREEN = 50
+"""So many of the messages that would be sent a terminal is shown."""
 NOT_IN_JSON = ("detail",)
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
@@ -101,16 +104,23 @@ def _why(reason: str | None, detail: str | None) -> str | None:
 
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
-    from retrycli import app, console
+    from retrycli import console
+    from retrycli.preview import preview
 
-    messages = app.preview(settings, limit=limit)
-    if as_json:
-        fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at")
-        console.show_json({"would_send": [{name: getattr(each, name) for name in fields} for each in messages]})
-        return
-    rows = [(each.id, str(each.ticket_id), each.message_type, each.retry_count) for each in messages]
-    console.show_table(("ID", "Ticket", "Type", "Tries"), rows)
-    console.say(f"A pass would send {console.count(len(rows), 'message')}; nothing was sent or written.")
+    with preview(settings, limit=limit) as (number, messages):
+        if as_json:
+            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at")
+            console.show_json({"would_send": ({name: getattr(each, name) for name in fields} for each in messages)})
+            return
+        rows = ((each.id, str(each.ticket_id), each.message_type, each.retry_count) for each in messages)
+        headers = ("ID", "Ticket", "Type", "Tries")
+        if not console.on_terminal():
+            console.show_table(headers, rows)
+            return
+        console.show_table(headers, islice(rows, ON_SCREEN))
+    if number > ON_SCREEN:
+        console.say(f"… and {number - ON_SCREEN:,} more")
+    console.say(f"A pass would send {console.count(number, 'message')}; nothing was sent or written.")
     console.say("Next: retrycli run-once")
 
 

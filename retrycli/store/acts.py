@@ -4,15 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import ColumnElement, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select, update
 
 from retrycli.acts import Act, ActKind, no_such, not_free, refusal
 from retrycli.errors import NotActionable, RetrycliError
 from retrycli.message import State, Status
 from retrycli.schema import acts, queue
-from retrycli.store.application import give_all_tries_back, reject_messages, standings, word, write_text
+from retrycli.store.application import (
+    give_all_tries_back,
+    reject_messages,
+    row_by_row,
+    standings,
+    word,
+    write_text,
+)
 from retrycli.store.enrolment import edited_key
 
 if TYPE_CHECKING:
@@ -99,22 +107,33 @@ class Acts:
 
     def _lock(self, connection: Connection, kind: ActKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
-        m = self._database.messages
-        failed = (m.c.id.in_(ids), m.c.status == word(Status.FAILED))
-        enrolled = (
-            select(m.c.id)
-            .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(*failed, *GUARDS[kind])
-            .order_by(m.c.id)
-            .with_for_update()
-        )
+        these = {"ids": list(ids)}
+        enrolled = self._enrolled[kind]
         if kind is not ActKind.REJECTED:
-            return list(connection.execute(enrolled).scalars())
+            return list(connection.execute(enrolled, these).scalars())
         # What the queue does not know yet must not be enrolled and claimed meanwhile.
         self._database.one_at_a_time(connection)
+        return [*connection.execute(enrolled, these).scalars(), *connection.execute(self._unknown, these).scalars()]
+
+    @cached_property
+    def _enrolled(self) -> dict[ActKind, Select[Any]]:
+        """Messages, by their ids, that an act can be done to."""
+        m = self._database.messages
+        joined = select(m.c.id).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
+        ordered = joined.order_by(m.c.id).with_for_update()
+        return {kind: ordered.where(row_by_row(*guards)) for kind, guards in GUARDS.items()}
+
+    @cached_property
+    def _unknown(self) -> Select[Any]:
+        """Failed messages, by their ids, that the queue does not know."""
+        m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
-        rest = select(m.c.id).where(*failed, unknown).order_by(m.c.id).with_for_update()
-        return [*connection.execute(enrolled).scalars(), *connection.execute(rest).scalars()]
+        return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update()
+
+    @property
+    def _these_failed(self) -> tuple[ColumnElement[bool], ...]:
+        m = self._database.messages.c
+        return m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED)
 
     def edit(self, message_id: int, act: Act, *, read: Mapping[str, object], changes: Mapping[str, str]) -> str:
         """Give a message another text and another delivery key.

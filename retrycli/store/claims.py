@@ -30,7 +30,7 @@ from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, Unusab
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition, TransitionKind
 from retrycli.schema import attempts, queue
-from retrycli.store.application import queued_of, rows_of, standings, word, write_messages
+from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
 from retrycli.turns import Turns
 
 if TYPE_CHECKING:
@@ -40,8 +40,8 @@ if TYPE_CHECKING:
 
 
 def _held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
-    """What a claim holds: the guard of every change that a claim allows."""
-    return queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant
+    """What a claim holds: the guard of every change that a claim allows, to messages by their ids."""
+    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant),)
 
 
 HELD = _held(bindparam("claimant"))
@@ -126,7 +126,7 @@ class Claims:
             if ids:
                 connection.execute(
                     update(queue)
-                    .where(queue.c.message_id.in_(ids), queue.c.state == State.WAITING.value)
+                    .where(queue.c.message_id.in_(ids), row_by_row(queue.c.state == State.WAITING.value))
                     .values(_claimed(claim))
                 )
             return ids
@@ -289,7 +289,7 @@ class Claims:
             _finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
             connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
             under_way = select(attempts.c.message_id, attempts.c.made_by).where(
-                attempts.c.message_id.in_(ids), attempts.c.finished_at.is_(None)
+                attempts.c.message_id.in_(ids), UNDER_WAY
             )
             made_by = dict(connection.execute(under_way).all())
             return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
@@ -329,7 +329,8 @@ def _finish_attempts(connection: Connection, settled: Sequence[Settled], now: da
 
 
 START_ATTEMPT = insert(attempts)
-FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), attempts.c.finished_at.is_(None))
+UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
+FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), UNDER_WAY)
 
 
 def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:

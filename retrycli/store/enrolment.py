@@ -5,15 +5,15 @@ from __future__ import annotations
 import uuid
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, bindparam, case, delete, insert, literal, or_, select
+from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
-from retrycli.store.application import message_of, rows_of, word, write_messages
+from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -23,6 +23,11 @@ TAIL = 5_000
 SWEEP = 10_000
 """How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
 those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short."""
+RETIRED_AT_ONCE = 500
+"""So many leave the queue in one transaction."""
+THESE = queue.c.message_id.in_(bindparam("ids", expanding=True))
+KNOWN = select(queue.c.message_id).where(THESE)
+LET_GO = delete(queue).where(THESE, queue.c.state != State.SENDING.value)
 START = -(2**63)
 """Before the first id there can be."""
 
@@ -64,13 +69,14 @@ class Enrolment:
         Returns:
             The ranges, and where the next pass goes on.
         """
-        tail = self._id_at(self._tail, newest=True)
+        rows = select(self._database.messages.c.id)
+        tail = self._id_at(rows, self._tail, newest=True)
         if tail is None:
             return [Span(None, None)], START
         spans = []
         after = START if swept_to is None else swept_to
         while after < tail:
-            upto = self._id_at(self._sweep - 1, after=after)
+            upto = self._id_at(rows, self._sweep - 1, after=after)
             upto = tail if upto is None else min(upto, tail)
             spans.append(Span(after, upto))
             after = upto
@@ -78,10 +84,10 @@ class Enrolment:
                 break
         return [*spans, Span(tail, None)], START if after >= tail else after
 
-    def _id_at(self, rows: int, *, after: int | None = None, newest: bool = False) -> int | None:
+    def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
         """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""
         ids = self._database.messages.c.id
-        statement = select(ids).order_by(ids.desc() if newest else ids).offset(rows).limit(1)
+        statement = rows.order_by(ids.desc() if newest else ids).offset(number).limit(1)
         if after is not None:
             statement = statement.where(ids > after)
         with self._database.read() as connection:
@@ -90,10 +96,8 @@ class Enrolment:
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know, by id. Their bodies are left out: null, or empty."""
         m = self._database.messages.c
-        body = case((m.body.is_(None), None), else_=literal("")).label("body")
-        columns = [body if each.name == "body" else each for each in m]
         statement = (
-            select(*columns)
+            select(*all_but_the_body(self._database))
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
             .where(m.status == word(Status.FAILED), queue.c.message_id.is_(None), *_within(m.id, span))
             .order_by(m.id)
@@ -129,7 +133,7 @@ class Enrolment:
         with self._database.write() as connection:
             self._database.one_at_a_time(connection)
             ids = [row["message_id"] for row in rows]
-            known = set(connection.execute(select(queue.c.message_id).where(queue.c.message_id.in_(ids))).scalars())
+            known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
             fresh = [row for row in rows if row["message_id"] not in known]
             if fresh:
                 connection.execute(insert(queue), fresh)
@@ -141,16 +145,20 @@ class Enrolment:
         gone = (
             select(queue.c.message_id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(or_(m.id.is_(None), m.status != word(Status.FAILED)), *_within(queue.c.message_id, span))
+            .where(or_(m.id.is_(None), m.status != word(Status.FAILED)))
+            .order_by(queue.c.message_id)
+            .limit(RETIRED_AT_ONCE)
         )
-        with self._database.read() as connection:
-            ids = list(connection.execute(gone).scalars())
-        if not ids:
-            return 0
-        with self._database.write() as connection:
-            # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
-            statement = delete(queue).where(queue.c.message_id == bindparam("id"), queue.c.state != State.SENDING.value)
-            return connection.execute(statement, [{"id": each} for each in ids]).rowcount
+        retired, rest = 0, span
+        while True:
+            with self._database.read() as connection:
+                ids = connection.execute(gone.where(*_within(queue.c.message_id, rest))).scalars().all()
+            if not ids:
+                return retired
+            with self._database.write() as connection:
+                # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
+                retired += connection.execute(LET_GO, {"ids": ids}).rowcount
+            rest = Span(ids[-1], span.upto)
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -1,19 +1,36 @@
-"""What an operator looks at. Bodies are read by `Views.message` alone."""
+"""What an operator looks at. A body is read by `Views.message` alone, and only where it is to be shown.
+
+A list may be a million messages long, and whoever reads it may take an hour. So it is read a page at a time, each in
+a short transaction: which messages there are, and in which order, is settled first, by ids that take eight bytes each.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from array import array
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, literal, or_, select
+from sqlalchemy import (
+    BindParameter,
+    ColumnElement,
+    Select,
+    String,
+    and_,
+    bindparam,
+    case,
+    cast,
+    func,
+    literal,
+    or_,
+    select,
+)
 
-from retrycli.errors import InvalidMessage, NoSuchMessage
-from retrycli.fingerprint import cause
+from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
-from retrycli.store.application import word
+from retrycli.store.application import all_but_the_body, row_by_row, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 
 if TYPE_CHECKING:
@@ -34,14 +51,12 @@ class Filter:
     """Waiting, and due by then."""
     reason: EscalationReason | None = None
     fingerprint: str | None = None
-    ids: Collection[int] | None = None
     new: bool = False
     """Acknowledged by nobody yet."""
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
-
-
-ESCALATED = Filter(state=State.ESCALATED)
+    other_than: Collection[str] = ()
+    """Escalated by none of these causes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,25 +78,6 @@ class ListedMessage:
     acknowledged_by: str | None = None
     acknowledged_at: datetime | None = None
     note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class EscalationGroup:
-    """Escalated messages of one cause."""
-
-    fingerprint: str | None
-    """None where they were escalated before there were fingerprints."""
-    cause: str | None
-    """The error of one of them, with its numbers and ids taken out."""
-    count: int
-    new: int
-    """How many of them nobody has acknowledged."""
-    oldest: datetime
-    newest: datetime
-    types: dict[str, int]
-    """How many there are of each message type."""
-    example: ListedMessage
-    """The one with the lowest id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,8 +117,12 @@ class MessageDetails:
 
 
 Record = TypeVar("Record", AttemptRecord, ActRecord)
-MOST_GROUPS = 1000
-"""So many causes are told apart: no person looks at more, and a statement takes only so many ids."""
+PAGE = 500
+"""How many messages are read in one transaction."""
+KEPT_READY = 10_000
+"""How many ids are fetched at once: a driver would keep all of them in its own, larger form."""
+THESE: BindParameter[Any] = bindparam("ids", expanding=True)
+"""Ids that are named when the statement is carried out: a new one for each page would be so much to be thrown away."""
 SORTS = ("next", "id", "tries", "age")
 
 
@@ -136,12 +136,19 @@ class Views:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> list[ListedMessage]:
-        """Failed messages, those that the queue does not know yet included: they wait for the next pass."""
+    def messages(self, wanted: Filter, *, sort: str = "next", limit: int | None = None) -> Iterator[ListedMessage]:
+        """Failed messages, those that the queue does not know yet included: they wait for the next pass.
+
+        Each is as it is when its page is read, and in the place where it was when the list was begun. One that the
+        filter no longer lets through by then is left out, and none comes twice.
+        """
+        return self.pages(self.ids(wanted, sort=sort, limit=limit), wanted)
+
+    def pages(self, ids: array[int], wanted: Filter) -> Iterator[ListedMessage]:
+        """Messages by their ids, as far as a filter still lets them through; each page is a transaction."""
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
-        statement = self._failed(
-            wanted,
+        statement = self._joined(
             m.id,
             m.ticket_id,
             m.message_type,
@@ -157,16 +164,45 @@ class Views:
             queue.c.acknowledged_by,
             queue.c.acknowledged_at,
             queue.c.note,
-        )
+        ).where(m.id.in_(THESE), row_by_row(*self._conditions(wanted)))
+        for start in range(0, len(ids), PAGE):
+            page = ids[start : start + PAGE].tolist()
+            with self._database.read() as connection:
+                rows = connection.execute(statement, {"ids": page}).mappings()
+                found = {row["id"]: _listed(row) for row in rows}
+            yield from (found[each] for each in page if each in found)
+
+    def ids(self, wanted: Filter, *, sort: str = "id", limit: int | None = None) -> array[int]:
+        """The ids of the messages that a filter lets through.
+
+        Raises:
+            SchemaMismatch: there is an id that is no whole number.
+        """
+        m = self._database.messages.c
         order: dict[str, list[ColumnElement[Any]]] = {
             "next": [case((queue.c.next_attempt_at.is_(None), 1), else_=0), queue.c.next_attempt_at],
             "tries": [func.coalesce(m.retry_count, 0).desc()],
             "age": [case((queue.c.first_failed_at.is_(None), 1), else_=0), queue.c.first_failed_at],
             "id": [],
         }
-        statement = statement.order_by(*order[sort], m.id).limit(limit)
+        statement = self.failed(wanted, m.id).order_by(*order[sort], m.id).limit(limit)
         with self._database.read() as connection:
-            return [_listed(row) for row in connection.execute(statement).mappings()]
+            found = connection.execute(statement.execution_options(yield_per=KEPT_READY)).scalars()
+            try:
+                return array("q", found)
+            except TypeError:
+                raise SchemaMismatch("the application's table has an id that is no whole number") from None
+
+    def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
+        """When the failed messages in the queue that are due by a time are so, and their ids, as a pass claims them.
+
+        They are read in one transaction, which lasts until the last is taken.
+        """
+        statement = self.failed(Filter(due_by=due_by), queue.c.next_attempt_at, queue.c.message_id)
+        statement = statement.order_by(queue.c.next_attempt_at, queue.c.message_id)
+        with self._database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+                yield row.next_attempt_at, row.message_id
 
     def failed_beginning(self, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
         """The newest failed messages whose ids begin with some digits: id, ticket, last error.
@@ -186,64 +222,24 @@ class Views:
     def count(self, wanted: Filter) -> int:
         """How many messages a filter lets through."""
         with self._database.read() as connection:
-            return int(connection.execute(self._failed(wanted, func.count())).scalar_one())
+            return int(connection.execute(self.failed(wanted, func.count())).scalar_one())
 
-    def ids(self, wanted: Filter) -> list[int]:
-        """The ids of all messages that a filter lets through, the lowest first."""
-        m = self._database.messages.c
-        with self._database.read() as connection:
-            return list(connection.execute(self._failed(wanted, m.id).order_by(m.id)).scalars())
-
-    def escalation_groups(self, among: Filter = ESCALATED) -> list[EscalationGroup]:
-        """Escalated messages by cause, the largest groups first, `MOST_GROUPS` of them at most.
-
-        What the application has taken back is left out.
-        """
-        m = self._database.messages.c
-        by_type = self._failed(
-            among,
-            queue.c.fingerprint,
-            m.message_type,
-            func.count().label("n"),
-            func.count(queue.c.acknowledged_at).label("seen"),
-            func.min(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("oldest"),
-            func.max(queue.c.escalated_at, type_=queue.c.escalated_at.type).label("newest"),
-            func.min(m.id).label("example"),
-        ).group_by(queue.c.fingerprint, m.message_type)
-        alike: dict[str | None, list[Mapping[Any, Any]]] = {}
-        with self._database.read() as connection:
-            for row in connection.execute(by_type).mappings():
-                alike.setdefault(row["fingerprint"], []).append(row)
-        largest = sorted(alike.items(), key=lambda each: -sum(row["n"] for row in each[1]))[:MOST_GROUPS]
-        first = {key: min(row["example"] for row in rows) for key, rows in largest}
-        examples = {each.id: each for each in self.messages(Filter(ids=tuple(first.values())))}
-        groups = [_group(key, rows, examples[first[key]]) for key, rows in largest if first[key] in examples]
-        return sorted(groups, key=lambda each: (-each.count, each.example.id))
-
-    def counts(self, due_by: datetime) -> dict[str, int]:
-        """Failed messages: waiting (due ones included), due, sending, escalated."""
-        state = func.coalesce(queue.c.state, State.WAITING.value)
-        due = func.coalesce(and_(*is_due(due_by)), queue.c.message_id.is_(None))
-        columns = (state.label("state"), due.label("due"), func.count().label("n"))
-        statement = self._failed(Filter(), *columns).group_by(state, due)
-        found = {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
-        with self._database.read() as connection:
-            for row in connection.execute(statement):
-                found[row.state] += row.n
-                found["due"] += row.n if row.due else 0
-        return found
-
-    def message(self, message_id: int) -> MessageDetails:
+    def message(self, message_id: int, *, body: bool = False) -> MessageDetails:
         """One message, whatever its status, with its history.
+
+        Args:
+            message_id: which.
+            body: read its body too. Without that it is only known whether there is one: it is empty, or null.
 
         Raises:
             NoSuchMessage: there is no row with that id.
         """
         m = self._database.messages
+        columns = list(m.c) if body else all_but_the_body(self._database)
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
         by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
-            row = connection.execute(select(*m.c).where(m.c.id == message_id)).mappings().one_or_none()
+            row = connection.execute(select(*columns).where(m.c.id == message_id)).mappings().one_or_none()
             if row is None:
                 raise NoSuchMessage(
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
@@ -253,20 +249,23 @@ class Views:
             done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
         return MessageDetails(dict(row), None if ours is None else dict(ours), made, done)
 
-    def times_ahead(self, message_id: int) -> list[datetime]:
-        """When those waiting messages are due that a pass claims before this one, earliest first."""
+    def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
+        """How many messages are due by a time that a pass claims before this one.
+
+        Args:
+            message_id: this one.
+            due_by: the time.
+            after: leave out those that were due by this time already.
+        """
         this = select(queue.c.next_attempt_at).where(queue.c.message_id == message_id).scalar_subquery()
         earlier = or_(
             queue.c.next_attempt_at < this,
             and_(queue.c.next_attempt_at == this, queue.c.message_id < message_id),
         )
-        statement = (
-            select(queue.c.next_attempt_at)
-            .where(queue.c.state == State.WAITING.value, earlier)
-            .order_by(queue.c.next_attempt_at)
-        )
+        since = () if after is None else (queue.c.next_attempt_at > after,)
+        statement = select(func.count()).select_from(queue).where(*is_due(due_by), *since, earlier)
         with self._database.read() as connection:
-            return list(connection.execute(statement).scalars())
+            return connection.execute(statement).scalar_one()
 
     def before_it(self, message_id: int) -> list[tuple[int, datetime]]:
         """The messages that keep this one back where a ticket's order is kept, with when each is due."""
@@ -278,28 +277,32 @@ class Views:
         with self._database.read() as connection:
             return [(each.message_id, each.next_attempt_at) for each in connection.execute(statement)]
 
-    def _failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
+    def failed(self, wanted: Filter, *columns: ColumnElement[Any]) -> Select[Any]:
+        """The statement that reads columns of the messages that a filter lets through, and of their queue rows."""
+        return self._joined(*columns).where(*self._conditions(wanted))
+
+    def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
+        m = self._database.messages
+        joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
+        return joined.where(m.c.status == word(Status.FAILED))
+
+    def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
-        statement = (
-            select(*columns)
-            .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
-            .where(m.status == word(Status.FAILED))
-        )
-        if wanted.state is not None:
-            statement = statement.where(func.coalesce(queue.c.state, State.WAITING.value) == wanted.state.value)
+        if wanted.state is State.WAITING:
+            yield func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
+        elif wanted.state is not None:
+            yield queue.c.state == wanted.state.value
         if wanted.message_type is not None:
-            statement = statement.where(m.message_type == word(wanted.message_type))
+            yield m.message_type == word(wanted.message_type)
         if wanted.ticket is not None:
-            statement = statement.where(cast(m.ticket_id, String) == wanted.ticket)
+            yield cast(m.ticket_id, String) == wanted.ticket
         if wanted.error is not None:
-            statement = statement.where(m.last_error.icontains(wanted.error, autoescape=True))
+            yield m.last_error.icontains(wanted.error, autoescape=True)
         if wanted.failed_before is not None:
-            statement = statement.where(queue.c.first_failed_at < wanted.failed_before)
+            yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
-            statement = statement.where(*is_due(wanted.due_by))
-        if wanted.ids is not None:
-            statement = statement.where(m.id.in_(wanted.ids))
-        return statement.where(*_of_escalation(wanted))
+            yield and_(*is_due(wanted.due_by))
+        yield from _of_escalation(wanted)
 
 
 def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
@@ -314,6 +317,8 @@ def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         yield queue.c.escalated_at > wanted.escalated_after
     if wanted.escalated_until is not None:
         yield queue.c.escalated_at <= wanted.escalated_until
+    if wanted.other_than:
+        yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
 
 
 def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:
@@ -337,20 +342,6 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         acknowledged_by=row["acknowledged_by"],
         acknowledged_at=row["acknowledged_at"],
         note=row["note"],
-    )
-
-
-def _group(fingerprint: str | None, by_type: Sequence[Mapping[Any, Any]], example: ListedMessage) -> EscalationGroup:
-    count = sum(row["n"] for row in by_type)
-    return EscalationGroup(
-        fingerprint=fingerprint,
-        cause=None if example.last_error is None else cause(example.last_error),
-        count=count,
-        new=count - sum(row["seen"] for row in by_type),
-        oldest=min(row["oldest"] for row in by_type),
-        newest=max(row["newest"] for row in by_type),
-        types={str(row["message_type"]): row["n"] for row in by_type},
-        example=example,
     )
 
 

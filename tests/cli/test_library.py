@@ -136,7 +136,7 @@ def test_many_messages_are_found_and_acted_on(application: Application, sandbox:
         application.add(each, retry_count=10)
     retrycli.run_once(settings)
     found = retrycli.find(settings, retrycli.Filter(error="503", fingerprint=None))
-    assert (found.ids, [each.id for each in found.first]) == ([12, 13, 14, 15, 16], [12, 13, 14, 15, 16])
+    assert list(found.ids) == [each.id for each in found.first] == [12, 13, 14, 15, 16]
     acknowledged = retrycli.acknowledge(settings, [13], by="anna")
     assert (acknowledged.matched, acknowledged.done, acknowledged.refused) == (1, 1, {})
     requeued = retrycli.requeue(settings, found.ids[1:4], canary=retrycli.Canary(1), by="anna")

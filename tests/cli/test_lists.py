@@ -197,6 +197,20 @@ def test_escalations_of_one_cause_stand_on_top_as_one_line(alike: Cli) -> None:
     assert [each.split("\t")[0] for each in listed] == ["20", "21", "22"]
 
 
+def test_of_escalations_that_are_none_of_a_kind_a_terminal_is_shown_fifty(alike: Cli, application: Application) -> None:
+    """And how many there are besides. Piped there is no such limit."""
+    for number in range(52):
+        letters = "".join(chr(ord("a") + int(each)) for each in str(number))
+        application.add(100 + number, hours_ago=9, retry_count=10, last_error=f"HTTP 422: {letters}")
+    alike("run-once")
+    screen = alike.on_terminal("escalations")
+    _, singles = screen.text.split("\n\n")
+    assert len(re.findall(r"^(\d+) +47", singles, re.MULTILINE)) == 50
+    assert "… and 4 more: retrycli list-failed --state escalated\n" in screen.text
+    assert len(alike("escalations").stdout.splitlines()) == 59
+    assert len(alike.json("escalations")["escalations"]) == 59
+
+
 def test_groups_of_escalations_in_json(alike: Cli) -> None:
     found = alike.json("escalations")
     assert [each["id"] for each in found["escalations"]] == [20, 21, 22, 23, 24, 30, 31]

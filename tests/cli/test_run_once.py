@@ -6,13 +6,17 @@ import json
 import os
 import re
 import socket
+import sqlite3
 import stat
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
 import pytest
 
+from retrycli import app
+from retrycli.preview import preview
 from retrycli.sandbox import Behaviour, Received, Sandbox
 from tests.cli.api import BUSY, FORBIDS, REJECTS, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
@@ -255,6 +259,48 @@ def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, applicatio
     application.fill()
     screen = at_work.on_terminal("run-once", "--dry-run")
     assert "A pass would send 3 messages; nothing was sent or written.\nNext: retrycli run-once\n" in screen.text
+
+
+def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pass(
+    application: Application, sandbox: Sandbox
+) -> None:
+    """It has each message's time, and no pass of its own: what is new stays new."""
+    settings = application.settings(sandbox.url)
+    application.add(1, hours_ago=2)
+    application.add(2, hours_ago=5, retry_count=2)
+    application.add(3, hours_ago=1)
+    app.run_once(settings, surroundings=replace(app.HERE, stop_requested=lambda: True))  # takes in and sends nothing
+    application.add(4, hours_ago=4)
+    application.add(5, hours_ago=1.5)
+    application.add(6, hours_ago=0)
+    application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 3")
+    with preview(settings) as (number, messages):
+        found = list(messages)
+    assert number == 4
+    assert [each.id for each in found] == [2, 4, 1, 5]
+    times = [each.next_attempt_at for each in found if each.next_attempt_at]
+    assert times == sorted(times)
+    assert len(times) == 4
+    assert application.state(4) is None
+    with preview(settings, limit=3) as (number, messages):
+        assert (number, [each.id for each in messages]) == (3, [2, 4, 1])
+
+
+def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: Sandbox) -> None:
+    """Whoever reads what it shows may take his time."""
+    application.fill()
+    with preview(application.settings(sandbox.url)) as (_, messages):
+        assert next(messages).id == 5
+        with closing(sqlite3.connect(application.path, timeout=0)) as connection, connection:
+            connection.execute("UPDATE pending_messages SET status = 'sent' WHERE id IN (5, 6)")
+        assert [each.id for each in messages] == [6, 7], "what is on the same page was read before"
+
+
+def test_a_dry_run_shows_a_person_no_more_than_fifty(at_work: Cli, application: Application) -> None:
+    application.add_due(52)
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert "\n… and 2 more\nA pass would send 52 messages; nothing was sent or written.\n" in screen.text
+    assert len(at_work("run-once", "--dry-run").stdout.splitlines()) == 52
 
 
 # -- trouble on the other side ---------------------------------------------------------------------------------------

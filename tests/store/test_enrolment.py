@@ -15,9 +15,10 @@ from retrycli.message import EscalationReason, Message, MessageType, Span, State
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.enrolment import START, Enrolment, delivery_key
+from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment, delivery_key
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
+from tests.store.test_totals import statements
 
 ALL = Span(None, None)
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
@@ -352,6 +353,21 @@ def test_only_messages_in_the_span_are_retired(
     assert enrolment.retire(Span(5, None)) == 1
     assert enrolment.retire(Span(None, 2)) == 2
     assert queue_rows(database).keys() == {5}
+
+
+def test_more_are_retired_than_leave_in_one_transaction(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    """Those that are being sent stay, and hold up none of the others."""
+    number = 2 * RETIRED_AT_ONCE + 3
+    application.add_all([{}] * number)
+    enrol(database, range(1, number + 1))
+    assert len(Claims(database).claim(PASS, NOON, RETIRED_AT_ONCE)) == RETIRED_AT_ONCE
+    application.delete()
+    with statements(database) as seen:
+        assert enrolment.retire(ALL) == RETIRED_AT_ONCE + 3
+    assert len([sql for sql, _ in seen if sql.startswith("DELETE")]) == 3
+    assert len(queue_rows(database)) == RETIRED_AT_ONCE
 
 
 # The sweep: all of the newest rows in each pass, and a slice of the older ones.

@@ -8,14 +8,14 @@ import pytest
 from sqlalchemy import update
 
 from retrycli.events import PassResult, PassSummary
-from retrycli.message import EscalationReason, State
+from retrycli.message import EscalationReason, MessageType, State
 from retrycli.policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Group, Measures, Run
+from retrycli.store.measures import Measures, Run
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import FAILED_AT, PASS, enrol
 from tests.store.test_totals import statements
@@ -26,25 +26,23 @@ def measures(database: Database) -> Measures:
     return Measures(database)
 
 
-def by_place(measures: Measures) -> dict[tuple[str, str | None], Group]:
-    return {(each.state.value, each.message_type): each for each in measures.groups()}
+def by_place(measures: Measures) -> dict[tuple[str, str | None], int]:
+    """How many messages there are of each state and type of which there are any."""
+    return {(state.value, kind): number for (state, kind), number in measures.in_queue().numbers.items() if number}
 
 
-def test_messages_are_counted_by_state_and_type_with_the_oldest_of_each(
+def test_messages_are_counted_by_state_and_type_with_the_oldest_that_waits(
     application: Application, database: Database, measures: Measures
 ) -> None:
     application.add_all([{}, {}, {"message_type": "customer"}, {"message_type": "customer"}, {"status": "sent"}, {}])
-    enrol(database, [4], at=NOON - HOUR)
+    enrol(database, [4], at=NOON - HOUR, failed_at=FAILED_AT - 9 * HOUR)
     assert Claims(database).claim(PASS, NOON, 1) == [4]
     enrol(database, [1])
     enrol(database, [2], failed_at=FAILED_AT - HOUR)
     enrol(database, [3])
-    found = by_place(measures)
-    assert found == {
-        ("waiting", "supplier"): Group(State.WAITING, "supplier", 2, FAILED_AT - HOUR, None, None),
-        ("waiting", "customer"): Group(State.WAITING, "customer", 1, FAILED_AT, None, None),
-        ("sending", "customer"): Group(State.SENDING, "customer", 1, FAILED_AT, None, None),
-    }
+    assert by_place(measures) == {("waiting", "supplier"): 2, ("waiting", "customer"): 1, ("sending", "customer"): 1}
+    assert measures.in_queue().numbers.keys() == {(state, kind) for state in State for kind in (*MessageType, None)}
+    assert measures.in_queue().waiting_since == FAILED_AT - HOUR
 
 
 def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is_nobodys(
@@ -54,22 +52,29 @@ def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is
         message_id = application.add()
         settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
         Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON - hours * HOUR)
-    [group] = measures.groups()
-    assert (group.number, group.escalated_at, group.unacknowledged_at) == (3, NOON - 3 * HOUR, NOON - 3 * HOUR)
+    found = measures.in_queue()
+    assert by_place(measures) == {("escalated", "supplier"): 3}
+    assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, NOON - 3 * HOUR)
     for message_ids, nobodys in ([1], NOON - 2 * HOUR), ([2, 3], None):
         with database.write() as connection:
             connection.execute(update(queue).where(queue.c.message_id.in_(message_ids)).values(acknowledged_at=NOON))
-        [group] = measures.groups()
-        assert (group.escalated_at, group.unacknowledged_at) == (NOON - 3 * HOUR, nobodys)
+        found = measures.in_queue()
+        assert (found.escalated_since, found.unacknowledged_since) == (NOON - 3 * HOUR, nobodys)
 
 
-def test_a_message_that_the_application_has_deleted_is_of_no_type(
+def test_an_empty_queue_has_no_oldest(measures: Measures) -> None:
+    found = measures.in_queue()
+    assert set(found.numbers.values()) == {0}
+    assert (found.waiting_since, found.escalated_since, found.unacknowledged_since) == (None, None, None)
+
+
+def test_a_message_that_the_application_has_deleted_or_given_another_type_is_of_no_type(
     application: Application, database: Database, measures: Measures
 ) -> None:
-    application.add()
-    enrol(database, [1])
+    application.add_all([{}, {"message_type": "pigeon"}, {"message_type": None}])
+    enrol(database, [1, 2, 3])
     application.delete(1)
-    assert list(by_place(measures)) == [("waiting", None)]
+    assert by_place(measures) == {("waiting", None): 3}
 
 
 def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
@@ -77,7 +82,7 @@ def test_of_the_applications_table_ids_and_types_are_read_and_nothing_else(
 ) -> None:
     assert database.messages is not None
     with statements(database) as seen:
-        measures.groups()
+        measures.in_queue()
     [sql] = [statement for statement, _ in seen if "pending_messages" in statement]
     assert set(re.findall(r"pending_messages\.(\w+)", sql)) == {"id", "message_type"}
 

@@ -2,22 +2,27 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Sequence
+from contextlib import closing
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text
+from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
-from retrycli.errors import NoSuchMessage
+from retrycli.errors import NoSuchMessage, SchemaMismatch
 from retrycli.message import Claim, EscalationReason, MessageType, Span, State, Status
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
+from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.views import MOST_GROUPS, SORTS, AttemptRecord, Filter, ListedMessage, Views
-from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from retrycli.store.escalations import MOST_GROUPS, escalation_groups
+from retrycli.store.measures import Measures
+from retrycli.store.views import PAGE, SORTS, AttemptRecord, Filter, ListedMessage, Views
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 
@@ -86,7 +91,7 @@ def test_the_required_columns_are_enough(bare_application: Application) -> None:
     with opened(bare_application) as database:
         (found,) = Views(database).messages(Filter())
         assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
-        assert Views(database).message(1).row["body"] == "Where is it?"
+        assert Views(database).message(1, body=True).row["body"] == "Where is it?"
 
 
 BAD_ROWS: list[dict[str, object]] = [
@@ -269,8 +274,82 @@ def test_lists_have_an_order_and_an_end(
     assert shown(views, sort=sort, limit=limit) == expected[:limit]
 
 
+def test_whatever_changes_while_a_list_is_read_comes_once_or_not_at_all(
+    application: Application, database: Database, views: Views
+) -> None:
+    """A message stands where it stood when the list was begun, as it is by then, unless the filter shuts it out."""
+    last = 2 * PAGE + 2
+    application.add_all([{}] * last)
+    enrol(database, range(1, last + 1), at=NOON)
+    coming = views.messages(Filter(message_type=MessageType.SUPPLIER))
+    assert next(coming).id == 1
+    with database.write() as connection:  # to and fro over the end of the page that is being read
+        later = update(queue).values(next_attempt_at=NOON + HOUR)
+        connection.execute(later.where(queue.c.message_id.in_([1, 2])))
+        connection.execute(later.where(queue.c.message_id == last).values(next_attempt_at=NOON - HOUR))
+    application.change(last - 1, status="sent")
+    application.change(last - 2, message_type="customer")
+    application.change(last - 3, retry_count=7)
+    application.delete(last - 4)
+    application.add()
+    found = {each.id: each for each in coming}
+    gone = {1, last - 1, last - 2, last - 4}
+    assert list(found) == [each for each in range(1, last + 1) if each not in gone]
+    assert found[last - 3].retry_count == 7
+    assert (found[2].next_attempt_at, found[last].next_attempt_at) == (NOON, NOON - HOUR)
+
+
+def test_the_application_can_write_while_a_list_is_read(sqlite_application: Application) -> None:
+    """A reader that went on reading a file with a rollback journal would lock it out."""
+    sqlite_application.add_all([{}] * (PAGE + 1))
+    with opened(sqlite_application) as database:
+        coming = Views(database).messages(Filter())
+        next(coming)
+        with closing(sqlite3.connect(database.place, timeout=0)) as connection, connection:
+            connection.execute("UPDATE pending_messages SET subject = 'tea'")
+        assert len(list(coming)) == PAGE
+
+
+def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
+    (tmp_path / "agent.db").touch()
+    made = Application(f"sqlite:///{tmp_path / 'agent.db'}", kind=bare_table)
+    made.sql("ALTER TABLE pending_messages RENAME COLUMN id TO number")
+    made.sql("ALTER TABLE pending_messages ADD COLUMN id TEXT")
+    made.sql("INSERT INTO pending_messages (number, id, status) VALUES (1, 'one', 'failed')")
+    with opened(made) as database, pytest.raises(SchemaMismatch, match="an id that is no whole number"):
+        Views(database).ids(Filter())
+    made.close()
+
+
 def test_every_order_is_tested() -> None:
     assert set(SORTS) == {"next", "id", "tries", "age"}
+
+
+# What goes first.
+
+
+def test_what_is_due_comes_as_it_is_claimed(in_every_state: Application, database: Database, views: Views) -> None:
+    """What the application has taken back is left out."""
+    in_every_state.add_all([{}, {}])
+    enrol(database, [8], at=NOON - MINUTE)
+    enrol(database, [7], at=NOON)
+    assert list(views.due(NOON)) == [(NOON - MINUTE, 8), (NOON, 2), (NOON, 7)]
+    in_every_state.change(8, status="sent")
+    assert [each for _, each in views.due(NOON + HOUR)] == [2, 7, 3]
+    assert list(views.due(NOON - MINUTE)) == []
+
+
+def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: Database, views: Views) -> None:
+    """Those that are due earlier, and of those that are due with it the ones with a lower id."""
+    del shuffled
+    late = NOON + 9 * HOUR
+    assert [views.count_ahead(each, late) for each in (2, 4, 1, 3)] == [0, 1, 2, 3]
+    assert views.count_ahead(3, NOON + 2 * HOUR) == 2
+    assert views.count_ahead(3, late, after=NOON + HOUR) == 2
+    assert views.count_ahead(3, NOON + 2 * HOUR, after=NOON + HOUR) == 1
+    assert [views.count_ahead(each, late) for each in (5, 6)] == [0, 0], "escalated, or not in the queue"
+    assert Claims(database).claim(PASS, NOON + HOUR, 1) == [2]
+    assert views.count_ahead(3, late) == 2
 
 
 # Counts.
@@ -279,14 +358,14 @@ def test_every_order_is_tested() -> None:
 def test_messages_are_counted_by_state(in_every_state: Application, views: Views) -> None:
     """A message that no pass has seen yet is taken for due."""
     del in_every_state
-    assert views.counts(NOON) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
-    assert views.counts(NOON + HOUR) == {"waiting": 3, "due": 3, "sending": 1, "escalated": 1}
-    assert views.counts(NOON - HOUR) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 3, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
 
 
 def test_where_nothing_failed_nothing_is_counted(application: Application, views: Views) -> None:
     application.add_all([{"status": "sent"}, {"status": "pending"}])
-    assert views.counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
+    assert Measures(views._database).counts(NOON) == {"waiting": 0, "due": 0, "sending": 0, "escalated": 0}
     assert shown(views) == []
 
 
@@ -296,7 +375,7 @@ def test_what_the_application_took_back_is_no_longer_counted(
     """Also before a pass has noticed."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
-    assert views.counts(NOON + HOUR) == {"waiting": 2, "due": 2, "sending": 1, "escalated": 0}
+    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 2, "sending": 1, "escalated": 0}
     assert queue_rows(database).keys() == {2, 3, 4, 5}
 
 
@@ -321,7 +400,7 @@ def test_escalations_of_one_cause_are_one_group(application: Application, databa
     escalate_by(database, 2, "HTTP 422: recipient 18 unknown", at=NOON - HOUR)
     escalate_by(database, 3, "HTTP 422: recipient 19 unknown", at=NOON)
     enrol(database, [4])
-    larger, smaller = views.escalation_groups()
+    larger, smaller = escalation_groups(views._database)
     assert (larger.count, larger.new, larger.types) == (3, 3, {"customer": 2, "supplier": 1})
     assert (larger.oldest, larger.newest) == (NOON - HOUR, NOON + HOUR)
     assert (larger.example.id, larger.example.last_error) == (1, "HTTP 422: recipient 17 unknown")
@@ -341,7 +420,7 @@ def test_what_was_delivered_or_rejected_meanwhile_leaves_its_group(
         escalate_by(database, each, "HTTP 422: recipient unknown")
     application.change(1, status="sent")
     application.change(3, status="rejected")
-    (group,) = views.escalation_groups()
+    (group,) = escalation_groups(views._database)
     assert (group.count, group.example.id) == (1, 2)
 
 
@@ -351,10 +430,25 @@ def test_escalations_are_found_by_when_they_were(application: Application, datab
     for each in (1, 2, 3):
         escalate_by(database, each, "HTTP 422: recipient unknown", at=NOON + each * HOUR)
     between = Filter(state=State.ESCALATED, escalated_after=NOON + HOUR, escalated_until=NOON + 2 * HOUR)
-    (group,) = views.escalation_groups(between)
+    (group,) = escalation_groups(views._database, between)
     assert (group.count, group.example.id) == (1, 2)
     assert shown(views, between) == [2]
-    assert views.escalation_groups(Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
+    assert escalation_groups(views._database, Filter(state=State.ESCALATED, escalated_after=NOON + 3 * HOUR)) == []
+
+
+def test_escalations_but_for_some_causes(application: Application, database: Database, views: Views) -> None:
+    """Those that were escalated before there were fingerprints are among the others."""
+    application.add_all([{}] * 3)
+    escalate_by(database, 1, "HTTP 422: recipient unknown")
+    escalate_by(database, 2, "HTTP 404: no ticket")
+    escalate(database, 3)
+    with database.write() as connection:
+        connection.execute(update(queue).where(queue.c.message_id == 3).values(fingerprint=None))
+    first, second, third = escalation_groups(database)
+    assert (first.example.id, second.example.id, third.fingerprint) == (1, 2, None)
+    assert shown(views, Filter(state=State.ESCALATED, other_than=[str(first.fingerprint)])) == [2, 3]
+    both = [str(first.fingerprint), str(second.fingerprint)]
+    assert shown(views, Filter(state=State.ESCALATED, other_than=both)) == [3]
 
 
 def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
@@ -369,7 +463,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
         for each, word in enumerate([*words, "last", "last"], 1)
     ]
     Enrolment(database).enrol(entries, NOON)
-    groups = views.escalation_groups()
+    groups = escalation_groups(views._database)
     assert len(groups) == MOST_GROUPS
     assert (groups[0].count, groups[0].example.last_error) == (2, "last")
 
@@ -377,7 +471,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
 def test_without_escalations_there_are_no_groups(application: Application, database: Database, views: Views) -> None:
     application.add()
     enrol(database, [1])
-    assert views.escalation_groups() == []
+    assert escalation_groups(views._database) == []
 
 
 # One message.
@@ -396,7 +490,7 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     claims.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
     claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
-    found = views.message(1)
+    found = views.message(1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
     assert found.queue == queue_rows(database)[1]
@@ -404,6 +498,22 @@ def test_a_message_is_shown_with_its_body_and_its_history(
         AttemptRecord(1, "pass", "the-pass", NOON, NOON + MINUTE, "transient", 503, "HTTP 503", 90, 2000),
         AttemptRecord(2, "ada", None, NOON + HOUR, None, None, None, None, None, None),
     ]
+
+
+@pytest.mark.parametrize(("body", "told"), [("Where is it?", ""), ("", ""), (None, None)])
+def test_of_a_body_that_is_not_wanted_it_is_told_whether_it_is_there(
+    application: Application, views: Views, body: str | None, told: str | None
+) -> None:
+    application.add(body=body)
+    assert views.message(1).row == application.row(1) | {"body": told}
+
+
+def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Application) -> None:
+    """For it can't be sent, and whoever asks why must see it."""
+    loose_application.add()
+    loose_application.sql("UPDATE pending_messages SET body = x'0001'")
+    with opened(loose_application) as database:
+        assert Views(database).message(1).row["body"] == b"\0\1"
 
 
 @pytest.mark.parametrize("status", list(Status))
@@ -453,7 +563,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             escalate(database, 2)
             assert enrolment.retire(Span(None, None)) == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
-            assert views.counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
+            assert Measures(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)
             claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
             assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON) == set()

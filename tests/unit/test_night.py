@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.report import Report, render
+from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
-from retrycli.store.views import Views
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:
@@ -64,13 +64,13 @@ def test_every_message_is_delivered_but_the_permanent_ones_and_its_whole_wait_is
 
 
 def test_the_report_tells_of_the_night_in_its_headline(night: Stage) -> None:
-    views, statistics = Views(night.database), Statistics(night.database)
+    statistics = Statistics(night.database)
     first, last = statistics.first_and_last_pass()
     page = render(
         Report(
             figures=figures(night),
             state="ok",
-            messages=views.counts(night.clock.now),
+            messages=Measures(night.database).counts(night.clock.now),
             first_pass=first,
             last_pass=last,
             passes=statistics.passes(START - HOUR),

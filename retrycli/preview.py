@@ -1,0 +1,89 @@
+"""What a pass would send if it were made now. Nothing is written, and nobody is kept from writing."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from heapq import merge
+
+from retrycli import intake
+from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.message import Message, Span, State, UnusableMessage
+from retrycli.policy import Settled
+from retrycli.ports import Enrolment
+from retrycli.settings import Settings
+from retrycli.store.views import PAGE, Filter, ListedMessage, Views
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+MICROSECOND = timedelta.resolution
+
+
+@dataclass(slots=True)
+class _Foreseen:
+    """An enrolment that writes nothing down: it keeps in mind what would be due, and when, by id."""
+
+    real: Enrolment
+    due_by: datetime
+    ids: array[int] = field(default_factory=lambda: array("q"))
+    times: array[int] = field(default_factory=lambda: array("q"))
+
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+        return self.real.plan_sweep(swept_to)
+
+    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+        return self.real.newly_failed(span, limit)
+
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
+        del now
+        for settled, _, _ in entries:
+            due = settled.transition.next_attempt_at
+            if due is not None and due <= self.due_by:
+                self.ids.append(settled.message_id)
+                self.times.append((due - EPOCH) // MICROSECOND)
+
+    def retire(self, span: Span) -> int:
+        del span  # what has gone is not shown
+        return 0
+
+    def in_order(self) -> Iterator[tuple[datetime, int]]:
+        for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first
+            yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
+
+
+@contextmanager
+def preview(
+    settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE
+) -> Iterator[tuple[int, Iterator[ListedMessage]]]:
+    """How many messages a pass would send now, and which: the one that has waited longest first.
+
+    They are read as they are gone through.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    rules = pass_rules(settings, limit=limit)
+    with as_if(settings, to_read=True) as database:
+        world = make_world(settings, database, surroundings)
+        at = world.now()
+        foreseen = _Foreseen(world.enrolment, rules.due_by(at))
+        intake.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
+        views = Views(database)
+        ids, times = array("q"), array("q")
+        for due, message_id in merge(views.due(rules.due_by(at)), foreseen.in_order()):
+            ids.append(message_id)
+            times.append((due - EPOCH) // MICROSECOND)
+        if rules.limit is not None:
+            del ids[rules.limit :], times[rules.limit :]
+        yield len(ids), _messages(views, ids, times)
+
+
+def _messages(views: Views, ids: array[int], times: array[int]) -> Iterator[ListedMessage]:
+    """Messages by their ids, as far as they still wait, each with the time at which it is due."""
+    for start in range(0, len(ids), PAGE):
+        page = ids[start : start + PAGE]
+        when = dict(zip(page, times[start : start + PAGE], strict=True))
+        for each in views.pages(page, Filter(state=State.WAITING)):
+            yield replace(each, next_attempt_at=EPOCH + when[each.id] * MICROSECOND)

@@ -1,0 +1,94 @@
+"""Escalated messages by what escalated them."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, or_
+
+from retrycli.fingerprint import cause
+from retrycli.message import State
+from retrycli.schema import queue
+from retrycli.store.views import Filter, ListedMessage, Views
+
+if TYPE_CHECKING:
+    from retrycli.store.database import Database
+
+ESCALATED = Filter(state=State.ESCALATED)
+MOST_GROUPS = 1000
+"""So many causes are told apart: no person looks at more."""
+
+
+@dataclass(frozen=True, slots=True)
+class EscalationGroup:
+    """Escalated messages of one cause."""
+
+    fingerprint: str | None
+    """None where they were escalated before there were fingerprints."""
+    cause: str | None
+    """The error of one of them, with its numbers and ids taken out."""
+    count: int
+    new: int
+    """How many of them nobody has acknowledged."""
+    oldest: datetime
+    newest: datetime
+    types: dict[str, int]
+    """How many there are of each message type."""
+    example: ListedMessage
+    """The one with the lowest id."""
+
+
+def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:
+    """Escalated messages by cause, the largest groups first, `MOST_GROUPS` of them at most.
+
+    What the application has taken back is left out.
+    """
+    m = database.messages.c
+    views = Views(database)
+    at, number, first = queue.c.escalated_at, func.count().label("n"), func.min(m.id).label("example")
+    largest = (
+        views.failed(
+            among,
+            queue.c.fingerprint,
+            number,
+            func.count(queue.c.acknowledged_at).label("seen"),
+            func.min(at, type_=at.type).label("oldest"),
+            func.max(at, type_=at.type).label("newest"),
+            first,
+        )
+        .group_by(queue.c.fingerprint)
+        .order_by(number.desc(), first)
+        .limit(MOST_GROUPS)
+    )
+    types: dict[str | None, dict[str, int]] = {}
+    with database.read() as connection:
+        rows = connection.execute(largest).mappings().all()
+        known = [row["fingerprint"] for row in rows if row["fingerprint"] is not None]
+        by_type = (
+            views.failed(among, queue.c.fingerprint, m.message_type, func.count())
+            .where(or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.in_(known)))
+            .group_by(queue.c.fingerprint, m.message_type)
+        )
+        for fingerprint, message_type, count in connection.execute(by_type):
+            types.setdefault(fingerprint, {})[str(message_type)] = count
+    examples = {each.id: each for each in views.pages(array("q", (row["example"] for row in rows)), among)}
+    return [
+        _group(row, types[row["fingerprint"]], examples[row["example"]]) for row in rows if row["example"] in examples
+    ]
+
+
+def _group(row: Mapping[Any, Any], types: dict[str, int], example: ListedMessage) -> EscalationGroup:
+    return EscalationGroup(
+        fingerprint=row["fingerprint"],
+        cause=None if example.last_error is None else cause(example.last_error),
+        count=row["n"],
+        new=row["n"] - row["seen"],
+        oldest=row["oldest"],
+        newest=row["newest"],
+        types=types,
+        example=example,
+    )
