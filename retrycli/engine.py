@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
@@ -189,18 +189,15 @@ class _Pass:
     def _claim_due(self) -> list[int]:
         found: list[int] = []
         while not (found or self._all_claimed):
-            found = self._claim()
+            at_once = self._rules.claim_at_once
+            found = self._world.claims.claim(self._liaison.claim, self._due_by, at_once, self._turns)
             self._all_claimed = not found and not self._turns.next_round()
         return found
 
     def _claim_freed(self) -> list[int]:
         """What came behind a message of the same ticket that has now been seen to."""
         freed, self._freed = self._freed, set()
-        return self._claim(of_tickets=freed) if freed else []
-
-    def _claim(self, of_tickets: Collection[str] | None = None) -> list[int]:
-        claim, at_once = self._liaison.claim, self._rules.claim_at_once
-        return self._world.claims.claim(claim, self._due_by, at_once, self._turns, of_tickets=of_tickets)
+        return self._world.claims.claim_first_of(self._liaison.claim, self._due_by, freed) if freed else []
 
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)

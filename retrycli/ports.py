@@ -47,16 +47,11 @@ class Claims(Protocol):
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
 
-    def claim(
-        self,
-        claim: Claim,
-        due_by: datetime,
-        limit: int,
-        turns: Turns | None = None,
-        *,
-        of_tickets: Collection[str] | None = None,
-    ) -> list[int]:
+    def claim(self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None) -> list[int]:
         """Claim due messages whose turn it is."""
+
+    def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str]) -> list[int]:
+        """Claim the first unfinished message of each ticket, where it is due."""
 
     def renew(self, claim: Claim) -> None:
         """Hold what is claimed for longer."""

@@ -62,6 +62,12 @@ BEFORE_IT = (
     EARLIER.c.state.in_(UNFINISHED),
 )
 """What keeps a message back where a ticket's order is kept: an earlier one that waits or is being sent."""
+FIRST_OF_TICKET = (
+    select(queue.c.message_id)
+    .where(queue.c.ticket == bindparam("of_ticket"), row_by_row(queue.c.state.in_(UNFINISHED)))
+    .order_by(queue.c.message_id)
+    .limit(1)
+)
 
 
 class Claims:
@@ -90,15 +96,7 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
-    def claim(
-        self,
-        claim: Claim,
-        due_by: datetime,
-        limit: int,
-        turns: Turns | None = None,
-        *,
-        of_tickets: Collection[str] | None = None,
-    ) -> list[int]:
+    def claim(self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None) -> list[int]:
         """Claim due messages, the one that has waited longest first; their ids.
 
         Args:
@@ -106,35 +104,34 @@ class Claims:
             due_by: until when a message must have come due.
             limit: how many to look at.
             turns: whose turn it is among them; by default everybody's.
-            of_tickets: look at these tickets' messages alone; by default at everybody's.
         """
         due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by))
         if turns is not None and turns.in_order:
             due = due.where(~exists().where(*BEFORE_IT))
         if turns is not None and turns.passed_over:
             due = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(turns.passed_over)))
-        if of_tickets is not None:
-            due = due.where(queue.c.ticket.in_(of_tickets))
         due = due.order_by(queue.c.next_attempt_at, queue.c.message_id).limit(limit)
         with self._database.write() as connection:
             found = connection.execute(due.with_for_update(skip_locked=True, of=queue)).all()
-            ids = (
-                [each.message_id for each in found]
-                if turns is None
-                else turns.take((each.message_id, each.ticket) for each in found)
-            )
-            if ids:
-                connection.execute(
-                    update(queue)
-                    .where(queue.c.message_id.in_(ids), row_by_row(queue.c.state == State.WAITING.value))
-                    .values(_claimed(claim))
-                )
+            candidates = [(each.message_id, each.ticket) for each in found]
+            ids = [each for each, _ in candidates] if turns is None else turns.take(candidates)
+            _claim(connection, claim, ids)
+            return ids
+
+    def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str]) -> list[int]:
+        """Claim of each ticket the first message that waits or is being sent, where it is due; their ids."""
+        with self._database.write() as connection:
+            firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": each}).scalar() for each in sorted(tickets)]
+            due = select(queue.c.message_id).where(queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)))
+            ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
+            _claim(connection, claim, ids)
             return ids
 
     def renew(self, claim: Claim) -> None:
         """Hold all that this claim has not lost for longer: until its new time."""
         with self._database.write() as connection:
-            connection.execute(update(queue).where(*_held(claim.claimant)).values(claim_expires_at=claim.expires_at))
+            mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant)
+            connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
         """Claim one message whatever its wait, also an escalated one.
@@ -293,6 +290,13 @@ class Claims:
             )
             made_by = dict(connection.execute(under_way).all())
             return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
+
+
+def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
+    if ids:
+        still_waiting = row_by_row(queue.c.state == State.WAITING.value)
+        these = update(queue).where(queue.c.message_id.in_(ids), still_waiting)
+        connection.execute(these.values(_claimed(claim)))
 
 
 def _claimed(claim: Claim) -> dict[str, object]:

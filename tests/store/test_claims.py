@@ -23,6 +23,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, delivery_key
+from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, is_sqlite, naive, opened
 from tests.store.conftest import Factory, in_every_mode
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
@@ -1021,6 +1022,36 @@ def test_what_is_due_is_found_by_its_index(sqlite_application: Application, ask:
     assert "USING COVERING INDEX" in plan
     assert "TEMP B-TREE" not in plan
     assert "SCAN" not in plan
+
+
+def plan_when_asked(application: Application, ask: Callable[[Claims], object], beginning: str) -> str:
+    """How SQLite goes about the first statement that begins so."""
+    application.add_all([{}] * 20)
+    with opened(application) as database:
+        enrol(database, range(1, 21))
+        with statements(database) as heard:
+            ask(Claims(database))
+        return plan_of(database, next(each for each in heard if each[0].startswith(beginning)))
+
+
+def test_what_a_claim_holds_is_found_among_what_is_being_sent_alone(sqlite_application: Application) -> None:
+    plan = plan_when_asked(sqlite_application, lambda claims: claims.renew(PASS), "UPDATE retrycli_queue")
+    assert "retrycli_queue_due (state=?)" in plan
+    assert "SCAN" not in plan
+
+
+def test_what_goes_before_a_message_is_found_by_its_ticket(sqlite_application: Application) -> None:
+    """However many other tickets' messages wait."""
+    in_order = Turns(16, in_order=True)
+    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, in_order), "SELECT")
+    assert "SEARCH retrycli_queue USING COVERING INDEX retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
+    assert "SEARCH earlier USING INDEX retrycli_queue_ticket (ticket=? AND message_id<?)" in plan
+
+
+def test_the_first_of_a_ticket_is_found_by_its_ticket(sqlite_application: Application) -> None:
+    """However many of its messages wait behind it: they are read in their order, up to the first."""
+    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim_first_of(PASS, NOON, {"7"}), "SELECT")
+    assert plan == "SEARCH retrycli_queue USING INDEX retrycli_queue_ticket (ticket=?)"
 
 
 def test_without_the_index_its_absence_would_be_seen(sqlite_application: Application) -> None:

@@ -76,8 +76,14 @@ def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
     wait(enrolment, 7, 7, 7, 8, 8, 8)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 4]
     claims.record(PASS, [Settled(1, transition)], NOON)
-    assert claims.claim(PASS, NOON, 16, IN_ORDER, of_tickets={"8"}) == []
-    assert claims.claim(PASS, NOON, 16, IN_ORDER, of_tickets={"7", "8"}) == [2]
+    assert claims.claim_first_of(PASS, NOON, {"8", "9"}) == []
+    assert claims.claim_first_of(PASS, NOON, {"7", "8"}) == [2]
+
+
+def test_the_first_of_a_ticket_is_not_claimed_before_it_is_due(enrolment: Enrolment, claims: Claims) -> None:
+    wait(enrolment, 7, 7, at=NOON + MINUTE)
+    assert claims.claim_first_of(PASS, NOON, {"7"}) == []
+    assert claims.claim_first_of(PASS, NOON + MINUTE, {"7"}) == [1]
 
 
 def test_the_next_of_a_ticket_waits_as_long_as_the_one_before_it(enrolment: Enrolment, claims: Claims) -> None:
