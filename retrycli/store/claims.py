@@ -6,15 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any, assert_never
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    BindParameter,
     ColumnElement,
-    Integer,
     Select,
     bindparam,
-    case,
     delete,
     exists,
     func,
@@ -25,12 +22,12 @@ from sqlalchemy import (
 )
 
 from retrycli.acts import no_such, not_free
-from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
-from retrycli.policy import Settled, Transition, TransitionKind
+from retrycli.policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
+from retrycli.store.recording import HELD, UNDER_WAY, finish_attempts, held, move, where_it_was
 from retrycli.turns import Turns
 
 if TYPE_CHECKING:
@@ -39,14 +36,8 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-def _held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
-    """What a claim holds: the guard of every change that a claim allows, to messages by their ids."""
-    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant),)
-
-
-HELD = _held(bindparam("claimant"))
 HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
-LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
+START_ATTEMPT = insert(attempts)
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -156,8 +147,8 @@ class Claims:
         with self._database.write() as connection:
             connection.execute(
                 update(queue)
-                .where(queue.c.message_id == bindparam("id"), *_held(claim.claimant))
-                .values(state=_where_it_was(), claimed_by=None, claim_expires_at=None),
+                .where(queue.c.message_id == bindparam("id"), *held(claim.claimant))
+                .values(state=where_it_was(), claimed_by=None, claim_expires_at=None),
                 [{"id": each} for each in ids],
             )
 
@@ -179,7 +170,7 @@ class Claims:
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {each.message_id for each in loaded}:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *_held(claim.claimant)))
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.claimant)))
             started = [
                 {
                     "message_id": each.message.id,
@@ -244,18 +235,18 @@ class Claims:
         """
         ids = [each.message_id for each in settled]
         with self._database.write() as connection:
-            held = connection.execute(self._held_statuses, {"ids": ids, "claimant": claim.claimant})
-            status: dict[int, Any] = dict(held.all())
+            found = connection.execute(self._held_statuses, {"ids": ids, "claimant": claim.claimant})
+            status: dict[int, Any] = dict(found.all())
             if len(status) < len(ids):
                 status |= dict.fromkeys(self._orphans(connection, claim, ids))
             mine = [each for each in settled if each.message_id in status]
-            _finish_attempts(connection, mine, now)
+            finish_attempts(connection, mine, now)
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
             taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
             write_messages(self._database, connection, ours)
-            _move(connection, claim, ours, now)
+            move(connection, claim, ours, now)
             if taken_back:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *_held(claim.claimant)))
+                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
         return set(ids) - {each.message_id for each in ours}
 
     def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:
@@ -264,7 +255,7 @@ class Claims:
         orphan = (
             select(queue.c.message_id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(queue.c.message_id.in_(ids), *_held(claim.claimant), m.id.is_(None))
+            .where(queue.c.message_id.in_(ids), *held(claim.claimant), m.id.is_(None))
         )
         return connection.execute(orphan).scalars().all()
 
@@ -283,7 +274,7 @@ class Claims:
             connection.execute(update(queue).where(queue.c.message_id.in_(ids)).values(_claimed(claim)))
             loaded = self._load(connection, claim, ids)
             gone = set(ids) - {each.message_id for each in loaded}
-            _finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
+            finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
             connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
             under_way = select(attempts.c.message_id, attempts.c.made_by).where(
                 attempts.c.message_id.in_(ids), UNDER_WAY
@@ -305,71 +296,3 @@ def _claimed(claim: Claim) -> dict[str, object]:
         "claimed_by": claim.claimant,
         "claim_expires_at": claim.expires_at,
     }
-
-
-def _where_it_was() -> ColumnElement[str]:
-    """An escalated message that an operator tried by hand is escalated again, any other waits."""
-    return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
-
-
-def _finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
-    finished = [
-        {
-            "of_id": each.message_id,
-            "finished_at": each.finished_at or now,
-            "outcome": each.outcome.kind,
-            "status_code": each.outcome.status_code,
-            "error": each.outcome.error,
-            "retry_after_s": None
-            if each.outcome.retry_after is None
-            else round(each.outcome.retry_after.total_seconds()),
-            "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
-        }
-        for each in settled
-        if each.outcome is not None
-    ]
-    if finished:
-        connection.execute(FINISH_ATTEMPT, finished)
-
-
-START_ATTEMPT = insert(attempts)
-UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
-FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), UNDER_WAY)
-
-
-def _move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
-    """Move messages that this claim holds to the state that their transition says."""
-    of_mine = (queue.c.message_id == bindparam("of_id"), *HELD)
-    free: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
-    unknowns: ColumnElement[int] = func.coalesce(bindparam("unknowns", type_=Integer), queue.c.unknown_count)
-    gone, back, escalated = [], [], []
-    for each in settled:
-        change = each.transition
-        row = {"of_id": each.message_id, "claimant": claim.claimant, "unknowns": change.unknown_count}
-        match change.kind:
-            case TransitionKind.DELIVERED:
-                gone.append({"of_id": each.message_id, "claimant": claim.claimant})
-            case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
-                back.append({**row, "at": change.next_attempt_at})
-            case TransitionKind.ESCALATED:
-                escalated.append({**row, "reason": change.reason, "cause": fingerprint(each)})
-            case TransitionKind.ENROLLED:
-                raise AssertionError("a message is enrolled before it is claimed")
-            case _:
-                assert_never(change.kind)
-    if gone:
-        connection.execute(LEAVE_THE_QUEUE, gone)
-    if back:
-        at = func.coalesce(bindparam("at", type_=queue.c.next_attempt_at.type), queue.c.next_attempt_at)
-        values: dict[str, Any] = {"state": _where_it_was(), "next_attempt_at": at, "unknown_count": unknowns}
-        connection.execute(update(queue).where(*of_mine).values(**free, **values), back)
-    if escalated:
-        values = {
-            "state": State.ESCALATED.value,
-            "next_attempt_at": None,
-            "unknown_count": unknowns,
-            "escalated_at": now,
-            "escalation_reason": bindparam("reason"),
-            "fingerprint": bindparam("cause"),
-        }
-        connection.execute(update(queue).where(*of_mine).values(**free, **values), escalated)
