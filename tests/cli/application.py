@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
@@ -149,6 +150,11 @@ class Application:
             found = connection.exec_driver_sql(self._own_marks(statement), values or None)
             return [dict(each) for each in found.mappings()] if found.returns_rows else []
 
+    def asked(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows that a question has for an answer."""
+        with self._engine.connect() as connection:
+            return [tuple(each) for each in connection.exec_driver_sql(self._own_marks(question), values or None)]
+
     def insert(self, table: str, rows: Sequence[Row]) -> None:
         """Write rows that all have the same columns."""
         names, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
@@ -217,4 +223,4 @@ class Application:
                 connection.exec_driver_sql(each if self.is_sqlite else each.replace("DATETIME", "TIMESTAMP"))
 
     def _own_marks(self, statement: str) -> str:
-        return statement if self.is_sqlite else statement.replace("?", "%s")
+        return statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")
