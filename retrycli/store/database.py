@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from contextlib import closing, contextmanager
 from functools import cached_property, partial
 from pathlib import Path
@@ -42,6 +43,9 @@ GIVE_UP = {
     "tcp_user_timeout": BUSY_SECONDS * 1000,
 }
 """When a server that has gone without a word is given up, unless its URL says otherwise; TCP would wait for hours."""
+
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+"""It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
 
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""

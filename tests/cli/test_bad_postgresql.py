@@ -7,6 +7,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING
 
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Finished
     from tests.postgresql import Server
 
+README = Path(__file__).parents[2] / "README.md"
 API = "http://127.0.0.1:9"
 """Nobody is asked there: each test that names it ends before."""
 SECRET = "pa55-of-the-test"
@@ -299,11 +301,9 @@ def test_of_several_hosts_in_the_url_the_one_that_takes_changes_is_used(desk: De
 
 # -- too few connections ---------------------------------------------------------------------------------------------
 
-FOR_A_PASS = (
-    "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, body, recipient_email) ON pending_messages",
-    "USAGE, CREATE ON SCHEMA public",
-)
-"""The rights that the README names."""
+[_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ON_THE_TABLE, FOR_OWN_TABLES = re.findall(r"GRANT (.+?) TO retrycli;", _RIGHTS, re.DOTALL)
+"""What the README says that a role needs."""
 COMMANDS = (
     "run-once",
     "run-once --dry-run",
@@ -329,7 +329,7 @@ COMMANDS = (
 def test_a_role_with_one_connection_and_the_rights_of_the_readme_can_do_it_all(untouched_desk: Desk) -> None:
     """Each command needs one at a time."""
     desk = untouched_desk
-    role = desk.role(*FOR_A_PASS)
+    role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
     desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
     desk.application.add(101)
     desk.application.add(102, hours_ago=0)
@@ -422,7 +422,7 @@ def test_a_role_that_may_make_no_tables_is_told(untouched_desk: Desk) -> None:
     """Once somebody else has made them, it needs no such right."""
     desk = untouched_desk
     desk.application.add(101)
-    role = desk.role(FOR_A_PASS[0])
+    role = desk.role(ON_THE_TABLE)
     done = desk.at(API, url=desk.url(user=role))("run-once")
     assert line(done) == f"permission denied for schema public: {BY_STATE['42501']}"
     assert {each for each in desk.application.tables() if each.startswith("retrycli")} == set()
@@ -431,10 +431,16 @@ def test_a_role_that_may_make_no_tables_is_told(untouched_desk: Desk) -> None:
 # -- what a constraint forbids ---------------------------------------------------------------------------------------
 
 
-def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(desk: Desk) -> None:
-    """The server's own words about it quote the whole row."""
-    desk.application.add(101, body="a customer's words")
-    desk.application.execute("ALTER TABLE pending_messages ADD CONSTRAINT never CHECK (status <> 'sent')")
+@pytest.mark.parametrize(
+    ("body", "forbidden"), [("", "status = 'sent'"), (None, "starts_with(last_error, 'Can''t be sent')")]
+)
+def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
+    desk: Desk, body: str | None, forbidden: str
+) -> None:
+    """The server's own words about it quote the whole row: of one that is written alone, and of several at once."""
+    for each in range(1, 301):
+        desk.application.add(each, subject="a customer's words", body=body)
+    desk.application.execute(f"ALTER TABLE pending_messages ADD CONSTRAINT never CHECK (NOT ({forbidden}))")
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         done = desk.at(api.url)("run-once")
     told = 'new row for relation "pending_messages" violates check constraint "never"'
