@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 MESSAGES = 500
 KILLS = {"sqlite-wal": 40, "sqlite": 40, "postgresql": 20}
-"""How many hit a SQLite file with a write-ahead log, one without, and a server's database: a lane each, side by side."""
+"""How many hit a SQLite file with a write-ahead log, one without, and a server's database: a lane each, at once."""
 LATENCY = timedelta(milliseconds=10)
 CONCURRENCY = 8
 LIFE = 2.25
