@@ -27,6 +27,7 @@ from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
+from retrycli.store.condition import check_writable
 from retrycli.store.condition import clock as server_clock
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -249,6 +250,7 @@ def make_world(
     async def open_gateway() -> AsyncIterator[Gateway]:
         from retrycli.gateway.http import HttpGateway
 
+        check_writable(database)  # or what came of a message could not be written down, and it would go out again
         columns = database.messages.c.keys()
         gateway = HttpGateway(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with gateway:

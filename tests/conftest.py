@@ -1,4 +1,4 @@
-"""Tests run side by side in several processes, but for those that measure: these have the machine to themselves."""
+"""What all tests have in common: which databases they run on, and room for those that measure."""
 
 from __future__ import annotations
 
@@ -8,6 +8,24 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import pytest
+
+from tests.store.conftest import ENGINES, FACTORIES, Factory
+
+on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
+"""For tests of the command, which run on SQLite where nothing is said; the second is for single ones of a module."""
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that is marked ``databases`` once on each of them."""
+    marker = metafunc.definition.get_closest_marker("databases")
+    if marker is not None and "engine" in metafunc.fixturenames:
+        metafunc.parametrize("engine", marker.args, indirect=True, scope="session")
+
+
+@pytest.fixture(scope="session")
+def engine(request: pytest.FixtureRequest) -> Factory:
+    """What makes the databases that a test runs on."""
+    return FACTORIES[getattr(request, "param", "sqlite")]
 
 
 @contextmanager

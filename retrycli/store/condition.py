@@ -26,6 +26,10 @@ def clock(database: Database) -> datetime | None:
         return found
 
 
+WRITTEN = ("status", "retry_count", "last_error", "sent_at")
+"""What a pass writes of a message."""
+
+
 def check_writable(database: Database) -> None:
     """Change no message, as a pass would change one: that takes the right to write, and, of a file, its write lock.
 
@@ -34,6 +38,7 @@ def check_writable(database: Database) -> None:
         SchemaMismatch: the application's table is not as needed.
     """
     messages = database.messages
-    nothing = update(messages).where(false()).values(status=messages.c.status)
+    as_they_are = {name: messages.c[name] for name in WRITTEN if name in messages.c}
+    nothing = update(messages).where(false()).values(as_they_are)
     with database.nothing_kept(), database.write() as connection:
         connection.execute(nothing)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-from functools import cached_property
+import logging
+from contextlib import closing, contextmanager
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -15,16 +16,36 @@ from sqlalchemy import table as table_clause
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store.remedies import in_words
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import URL, Connection, Engine, TableClause
+    from sqlalchemy import URL, Connection, Engine, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import DBAPIConnection
     from sqlalchemy.types import TypeEngine
 
 BUSY_SECONDS = 30
-"""How long to wait for a lock that the application holds on a SQLite file, unless the URL has a ``timeout``."""
+"""How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
+``timeout``, and a server's role another ``lock_timeout``."""
+
+BEGINNING = """
+SELECT set_config(name, wish, true) FROM (VALUES ('lock_timeout', '0', %s), ('synchronous_commit', 'off', 'local'))
+AS wishes (name, found, wish) WHERE current_setting(name) = found
+"""
+"""What each transaction on a server begins with: its waiting comes to an end, and what it has written is not forgotten
+when the server dies a moment later. All for this one only: behind a pooler the next may be in another's session."""
+
+GIVE_UP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": BUSY_SECONDS * 1000,
+}
+"""When a server that has gone without a word is given up, unless its URL says otherwise; TCP would wait for hours."""
+
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+"""It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
 
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
@@ -46,7 +67,7 @@ class Database:
         ConfigurationError: the URL is none, or its driver is not installed.
     """
 
-    def __init__(self, url: str, table: str = "pending_messages", *, patience: int | None = None) -> None:
+    def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
         self._url = _parsed(url)
         self._table = table
         self._kept: Connection | None = None
@@ -205,19 +226,28 @@ class Database:
         if self._kept is not None:
             yield self._kept
             return
-        with (
-            self._translated(),
-            self._engine.connect() as connection,
-            connection.execution_options(writes=writes).begin(),
-        ):
-            yield connection
+        with self._translated():
+            transaction = self._begun(writes=writes)
+            with closing(transaction.connection) as connection, transaction:
+                yield connection
+
+    def _begun(self, *, writes: bool) -> RootTransaction:
+        """A transaction that has begun; where the server was restarted since the last one, on another connection."""
+        connection = self._engine.connect().execution_options(writes=writes)
+        try:
+            return connection.begin()
+        except exc.DBAPIError as error:
+            connection.close()
+            if not error.connection_invalidated:
+                raise
+        return self._engine.connect().execution_options(writes=writes).begin()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except exc.DBAPIError as error:
-            raise DatabaseUnavailable(f"{self.place}: {_in_words(error)}") from error
+            raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from error
 
 
 def _parsed(url: str) -> URL:
@@ -227,16 +257,17 @@ def _parsed(url: str) -> URL:
         raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
 
 
-def _engine(url: URL, patience: int | None) -> Engine:
+def _engine(url: URL, patience: int) -> Engine:
     try:
         if url.get_backend_name() != "sqlite":
             driver = url.set(drivername="postgresql+psycopg")
-            # Nothing is left in the session: behind a pooler the next transaction may be another server connection's.
-            wishes: dict[str, int | None] = {"prepare_threshold": None}
-            if patience is not None:
-                wishes["connect_timeout"] = patience
-            return create_engine(driver, pool_size=1, max_overflow=1, connect_args=wishes)
-        waits = {} if "timeout" in url.query else {"timeout": BUSY_SECONDS if patience is None else patience}
+            wishes = GIVE_UP | {"connect_timeout": patience}
+            unsaid = {name: value for name, value in wishes.items() if name not in url.query}
+            unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
+            engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared)
+            event.listen(engine, "begin", partial(_begin_postgresql, patience))
+            return engine
+        waits = {} if "timeout" in url.query else {"timeout": patience}
         engine = create_engine(url, connect_args=waits)
     except ImportError as error:
         remedy = "" if url.get_backend_name() == "sqlite" else "; pip install 'retrycli[postgres]'"
@@ -261,6 +292,10 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _begin_postgresql(patience: int, connection: Connection) -> None:
+    connection.exec_driver_sql(BEGINNING, (f"{patience}s",))
+
+
 def _require_file(url: URL) -> None:
     """Opening a missing file would make an empty database in its place."""
     path = url.database or ""
@@ -272,19 +307,3 @@ def _require_file(url: URL) -> None:
         raise DatabaseUnavailable(
             f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
         )
-
-
-REMEDIES = {
-    "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
-    "readonly database": "the file or its folder can't be written; check their owner and mode",
-    "unable to open database file": "the file can't be opened; check its owner and mode, and its folder's",
-    "file is not a database": "this is no SQLite file; check database.url",
-    "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
-    "disk is full": "free some space",
-}
-
-
-def _in_words(error: exc.DBAPIError) -> str:
-    text = " ".join(str(error.orig).split())
-    remedy = next((words for sign, words in REMEDIES.items() if sign in text), None)
-    return f"{text}: {remedy}" if remedy else text

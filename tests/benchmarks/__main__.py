@@ -12,7 +12,7 @@ What is measured, and how:
   round warms up (.pyc files, page cache) and isn't counted. Figures are medians; the ratios are what to compare
   across machines and days.
 - SQLite is a file with a write-ahead log, PostgreSQL a server of our own with its usual settings, which waits for the
-  disk at each commit, or the one that TEST_POSTGRESQL_URL names.
+  disk at each commit, or the one that RETRYCLI_TEST_POSTGRES_URL names.
 - Throughput: each run gets a fresh copy of a database with the same messages. An HTTP server in a process of
   its own answers at once, or after 20 ms, and counts: a run that delivered one message more or less, or one twice,
   ends the benchmark.

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import shutil
-import sqlite3
-from contextlib import closing
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
+
+from retrycli import app
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
 from retrycli.settings import Settings
@@ -38,6 +41,7 @@ CREATE TABLE pending_messages (
 );
 CREATE INDEX pending_messages_status ON pending_messages (status);
 """
+TICKETS = "INSERT INTO ticket_states VALUES " + ", ".join(f"({each}, 'open')" for each in range(4700, 4730)) + ";"
 OWN = (
     "retrycli_acts",
     "retrycli_attempts",
@@ -59,22 +63,34 @@ class Application:
     """The database and, in a test's hands, the application behind it.
 
     Args:
-        path: a file that is not there yet.
-        like: another one's file to begin with.
+        url: where its database is.
+        tables: statements that make its tables; None where they are there already.
     """
 
-    def __init__(self, path: Path, *, like: Path | None = None) -> None:
-        self.path = path
-        if like is not None:
-            shutil.copyfile(like, path)
-            return
-        self._script(TABLES)
-        self._script("INSERT INTO ticket_states VALUES " + ", ".join(f"({each}, 'open')" for each in range(4700, 4730)))
+    def __init__(self, url: str, *, tables: str | None = TABLES + TICKETS) -> None:
+        self.url = url
+        self.is_sqlite = make_url(url).get_backend_name() == "sqlite"
+        # A time without a zone is UTC to the application. No connection is kept: one that is in use can't be copied.
+        utc = {} if self.is_sqlite else {"options": "-c timezone=UTC"}
+        self._engine = create_engine(url, poolclass=NullPool, connect_args=utc)
+        if tables is not None:
+            self._make(tables)
 
     @property
-    def url(self) -> str:
-        """Its ``database.url``."""
-        return f"sqlite:///{self.path}"
+    def path(self) -> Path:
+        """Its SQLite file."""
+        assert self.is_sqlite
+        return Path(str(make_url(self.url).database))
+
+    @property
+    def place(self) -> str:
+        """Where it is, as commands say it."""
+        return str(self.path) if self.is_sqlite else make_url(self.url).render_as_string()
+
+    @property
+    def lock(self) -> Path:
+        """The lock file of its passes."""
+        return app.lock_path(Settings(database=DatabaseSettings(url=self.url)))
 
     def variables(self, api: str) -> dict[str, str]:
         """The two environment variables that a pass can't do without."""
@@ -105,8 +121,7 @@ class Application:
             "updated_at": str(made),
             **columns,
         }
-        names, marks = ", ".join(row), ", ".join("?" * len(row))
-        self.execute(f"INSERT INTO pending_messages ({names}) VALUES ({marks})", *row.values())
+        self.insert("pending_messages", [row])
         return message_id
 
     def add_due(self, number: int, *, first: int = 101) -> list[int]:
@@ -130,14 +145,33 @@ class Application:
         self.add(7, message_type="internal", recipient_email=None, retry_count=1, cc_emails=None)
 
     def execute(self, statement: str, *values: object) -> list[Row]:
-        """Run one statement; the rows that it gives."""
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            connection.row_factory = sqlite3.Row
-            return [dict(each) for each in connection.execute(statement, values)]
+        """Run one statement, with a ``?`` for each value; the rows that it gives."""
+        with self._engine.begin() as connection:
+            found = connection.exec_driver_sql(self._own_marks(statement), values or None)
+            return [dict(each) for each in found.mappings()] if found.returns_rows else []
+
+    def asked(self, question: str, *values: object) -> list[tuple[Any, ...]]:
+        """The rows that a question has for an answer."""
+        with self._engine.connect() as connection:
+            return [tuple(each) for each in connection.exec_driver_sql(self._own_marks(question), values or None)]
+
+    def insert(self, table: str, rows: Sequence[Row]) -> None:
+        """Write rows that all have the same columns."""
+        names, marks = ", ".join(rows[0]), ", ".join("?" * len(rows[0]))
+        statement = self._own_marks(f"INSERT INTO {table} ({names}) VALUES ({marks})")
+        with self._engine.begin() as connection:
+            connection.exec_driver_sql(statement, [tuple(each.values()) for each in rows])
+
+    @contextmanager
+    def in_transaction(self, statement: str) -> Iterator[None]:
+        """Begin a transaction with a statement, and let it wait; in the end it is rolled back."""
+        with self._engine.connect() as connection:
+            connection.exec_driver_sql(statement)
+            yield
 
     def rows(self, table: str = "pending_messages") -> dict[object, Row]:
         """A table's rows by their first column."""
-        found = self.execute(f"SELECT * FROM {table}")
+        found = self.execute(f"SELECT * FROM {table} ORDER BY 1")
         return {next(iter(each.values())): each for each in found}
 
     def row(self, message_id: int) -> Row:
@@ -153,15 +187,40 @@ class Application:
         """The newest pass as it is written down."""
         return self.execute("SELECT * FROM retrycli_passes ORDER BY started_at DESC LIMIT 1")[0]
 
-    def dump(self) -> list[str]:
-        """The whole database as statements."""
-        with closing(sqlite3.connect(self.path)) as connection:
-            return list(connection.iterdump())
-
-    def tables(self) -> set[object]:
+    def tables(self) -> set[str]:
         """The names of all tables."""
-        return {each["name"] for each in self.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+        with self._engine.connect() as connection:
+            return set(inspect(connection).get_table_names())
 
-    def _script(self, statements: str) -> None:
-        with closing(sqlite3.connect(self.path)) as connection, connection:
-            connection.executescript(statements)
+    def schema(self) -> list[str]:
+        """How all tables are made: a line each, and one for each index."""
+        with self._engine.connect() as connection:
+            return sorted(self._schema(connection))
+
+    def dump(self) -> list[str]:
+        """The whole database, a line for each table, index and row."""
+        rows = (
+            f"{table}: {each}"
+            for table in sorted(self.tables())
+            for each in sorted(map(repr, self.execute(f"SELECT * FROM {table}")))
+        )
+        return [*self.schema(), *rows]
+
+    def _schema(self, connection: Connection) -> Iterable[str]:
+        if self.is_sqlite:
+            found = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
+            return map(str, found.scalars())
+        looked_at = inspect(connection)
+        return (
+            f"{table}: {each}"
+            for table in looked_at.get_table_names()
+            for each in (looked_at.get_columns(table), looked_at.get_indexes(table), looked_at.get_foreign_keys(table))
+        )
+
+    def _make(self, tables: str) -> None:
+        with self._engine.begin() as connection:
+            for each in tables.split(";")[:-1]:
+                connection.exec_driver_sql(each if self.is_sqlite else each.replace("DATETIME", "TIMESTAMP"))
+
+    def _own_marks(self, statement: str) -> str:
+        return statement if self.is_sqlite else statement.replace("%", "%%").replace("?", "%s")

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from functools import cache
+from pathlib import Path
 from random import Random
-from typing import TYPE_CHECKING
 
 import pytest
 
@@ -12,10 +15,10 @@ from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Settings
 from tests.cli.application import Application
 from tests.cli.command import Cli
+from tests.store.conftest import Factory
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-    from pathlib import Path
+Prepared = Callable[[Path], AbstractContextManager[Application]]
+"""Makes an application's database in a folder, with its own tables and retrycli's, and no message yet."""
 
 
 @pytest.fixture
@@ -25,23 +28,48 @@ def cli(tmp_path: Path) -> Cli:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A database that retrycli has its tables in already: making them takes longer than all else in a pass."""
-    made = Application(tmp_path_factory.mktemp("prepared") / "agent.db")
-    with open_database(Settings(database=Database(url=made.url))):
-        return made.path
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Factory], str]]:
+    """For each engine a database that retrycli has its tables in: making them takes longer than all else in a pass."""
+    with ExitStack() as until_the_end:
+
+        @cache
+        def template(engine: Factory) -> str:
+            url = until_the_end.enter_context(engine(tmp_path_factory.mktemp("template"), None))
+            Application(url)
+            with open_database(Settings(database=Database(url=url))):
+                return url
+
+        yield template
+
+
+@pytest.fixture(scope="session")
+def prepared(engine: Factory, templates: Callable[[Factory], str]) -> Prepared:
+    """What makes databases for fixtures that are shared by tests."""
+
+    @contextmanager
+    def make(folder: Path) -> Iterator[Application]:
+        with engine(folder, templates(engine)) as url:
+            application = Application(url, tables=None)
+            yield application
+            application.lock.unlink(missing_ok=True)
+
+    return make
 
 
 @pytest.fixture
-def application(prepared: Path, tmp_path: Path) -> Application:
+def application(prepared: Prepared, tmp_path: Path) -> Iterator[Application]:
     """An application's database with its own tables and retrycli's, and no message yet."""
-    return Application(tmp_path / "agent.db", like=prepared)
+    with prepared(tmp_path) as made:
+        yield made
 
 
 @pytest.fixture
-def untouched(tmp_path: Path) -> Application:
+def untouched(engine: Factory, tmp_path: Path) -> Iterator[Application]:
     """An application's database that retrycli has never seen."""
-    return Application(tmp_path / "agent.db")
+    with engine(tmp_path, None) as url:
+        made = Application(url)
+        yield made
+        made.lock.unlink(missing_ok=True)
 
 
 @pytest.fixture

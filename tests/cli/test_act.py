@@ -7,8 +7,7 @@ import os
 import pwd
 import re
 import signal
-import sqlite3
-from contextlib import closing
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,11 +18,16 @@ import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import end, wait_until
 from tests.cli.test_hostile_text import COLOURS, EVIL, SHOWN
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli, Finished
+
+pytestmark = on_both
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 
@@ -37,18 +41,14 @@ def escalate(application: Application, *ids: int, **columns: Any) -> None:  # no
 
 def escalate_many(application: Application, number: int) -> None:
     """Add so many escalated messages at once, as passes leave them."""
-    with closing(sqlite3.connect(application.path)) as connection, connection:
-        connection.executemany(
-            "INSERT INTO pending_messages (id, ticket_id, message_type, subject, body, status, retry_count, last_error)"
-            " VALUES (?, 4711, 'customer', 'Re: Invoice', 'It is attached.', 'failed', 10, 'HTTP 503')",
-            [(each,) for each in range(1, number + 1)],
-        )
-        connection.executemany(
-            "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count,"
-            " escalated_at, escalation_reason, fingerprint) VALUES (?, 'escalated', ?, '2026-01-02 03:04:05.000000',"
-            " 0, '2026-01-03 03:04:05.000000', 'exhausted', 'c0ffee')",
-            [(each, f"key-{each}") for each in range(1, number + 1)],
-        )
+    ids = range(1, number + 1)
+    text = {"ticket_id": 4711, "message_type": "customer", "subject": "Re: Invoice", "body": "It is attached."}
+    failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
+    application.insert("pending_messages", [{"id": each, **text, **failed} for each in ids])
+    since = {"first_failed_at": "2026-01-02 03:04:05.000000", "escalated_at": "2026-01-03 03:04:05.000000"}
+    cause = {"state": "escalated", "unknown_count": 0, "escalation_reason": "exhausted", "fingerprint": "c0ffee"}
+    queue = [{"message_id": each, "delivery_key": f"key-{each}", **since, **cause} for each in ids]
+    application.insert("retrycli_queue", queue)
 
 
 def acts(application: Application) -> list[tuple[object, object, object]]:
@@ -110,6 +110,7 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
     assert acts(application) == [(11, "anna", "requeued")]
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("at", "expected"),
     [
@@ -130,6 +131,7 @@ def test_messages_are_requeued_for_a_time(at_work: Cli, application: Application
     assert expected(before) <= due(application, 11) <= expected(datetime.now(UTC))
 
 
+@on_sqlite
 def test_a_time_without_an_offset_is_local(at_work: Cli, application: Application) -> None:
     escalate(application, 11)
     at_work("requeue", "11", "--at", "2099-01-02 03:04", env={"TZ": "Etc/GMT-3"})
@@ -183,6 +185,7 @@ def test_a_filter_that_matches_nothing_changes_nothing(at_work: Cli, application
     assert application.dump() == before
 
 
+@on_sqlite
 @EVERY
 def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Application, command: str) -> None:
     """Wrong usage, with what to do."""
@@ -195,6 +198,7 @@ def test_off_a_terminal_a_filter_wants_yes(at_work: Cli, application: Applicatio
     assert application.dump() == before
 
 
+@on_sqlite
 @EVERY
 @pytest.mark.parametrize("answers", [["n"], [""], ["yesterday"], []])
 def test_on_a_terminal_a_person_is_shown_some_and_asked_and_may_say_no(
@@ -248,6 +252,7 @@ def test_when_the_canaries_fail_the_rest_stays_where_it_was(cli: Cli, applicatio
     assert acts(application) == []
 
 
+@on_sqlite
 def test_the_output_says_that_the_canaries_failed(cli: Cli, application: Application) -> None:
     escalate(application, 11, 12, 13)
     with Scripted(REJECTS) as api:
@@ -284,15 +289,29 @@ def test_a_canary_that_has_moved_on_is_passed_over(cli: Cli, application: Applic
 
 # -- many ------------------------------------------------------------------------------------------------------------
 
-ENDLESS = """
-CREATE TRIGGER gate BEFORE UPDATE ON retrycli_queue WHEN NEW.message_id = 5250
+STUCK_AT = 5250
+ENDLESS = f"""
+CREATE TRIGGER gate BEFORE UPDATE ON retrycli_queue WHEN NEW.message_id = {STUCK_AT}
 BEGIN
     SELECT count(*) FROM (
         WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT i FROM n LIMIT 1 << 40
     );
 END
 """
-"""Has the database work without end at one message, in the middle of a batch."""
+"""Has SQLite work without end at one message, in the middle of a batch."""
+
+
+@contextmanager
+def stuck(application: Application) -> Iterator[None]:
+    """Have the database not get past one message."""
+    if not application.is_sqlite:
+        with application.in_transaction(f"SELECT 1 FROM retrycli_queue WHERE message_id = {STUCK_AT} FOR UPDATE"):
+            yield
+        return
+    application.execute("PRAGMA journal_mode = WAL")  # so that others can look
+    application.execute(ENDLESS)
+    yield
+    application.execute("DROP TRIGGER gate")
 
 
 def requeued(application: Application) -> int:
@@ -305,15 +324,13 @@ def test_what_is_killed_half_way_is_finished_by_the_same_command_and_none_is_tou
 ) -> None:
     """Killed in the middle of a batch: that batch has not been, the ones before it have."""
     escalate_many(application, 10_000)
-    application.execute("PRAGMA journal_mode = WAL")
-    application.execute(ENDLESS)
     at_work = cli.having(application.variables("http://127.0.0.1:9"))
     command = ("requeue", "--fingerprint", "c0ffee", "--yes", "--by", "anna", "--at", "2h")
-    process = at_work.start(*command)
-    wait_until(lambda: requeued(application) == 5_000, process)
-    process.send_signal(signal.SIGKILL)
-    assert end(process).returncode == -signal.SIGKILL
-    application.execute("DROP TRIGGER gate")
+    with stuck(application):
+        process = at_work.start(*command)
+        wait_until(lambda: requeued(application) == 5_000, process)
+        process.send_signal(signal.SIGKILL)
+        assert end(process).returncode == -signal.SIGKILL
     assert requeued(application) == 5_000
     first = {each: row for each, row in application.rows("retrycli_queue").items() if row["state"] == "waiting"}
     assert len(acts(application)) == 5_000
@@ -331,13 +348,13 @@ def test_what_is_killed_half_way_is_finished_by_the_same_command_and_none_is_tou
 def test_ctrl_c_ends_it_between_two_batches_and_says_how_far_it_came(cli: Cli, application: Application) -> None:
     escalate_many(application, 2_000)
     at_work = cli.having(application.variables("http://127.0.0.1:9"))
-    with closing(sqlite3.connect(application.path, isolation_level=None)) as holder:
-        holder.execute("BEGIN IMMEDIATE")
+    with application.in_transaction(
+        "BEGIN IMMEDIATE" if application.is_sqlite else "LOCK TABLE retrycli_queue IN EXCLUSIVE MODE"
+    ):
         process = at_work.start("requeue", "--fingerprint", "c0ffee", "--yes")
         wait_until(lambda: catches(process.pid, signal.SIGINT), process)
         process.send_signal(signal.SIGINT)
         wait_until(lambda: not pending(process.pid, signal.SIGINT), process)
-        holder.execute("ROLLBACK")
     done = end(process)
     assert done.returncode == 130
     told = facts(done)
@@ -509,6 +526,7 @@ def test_show_tells_of_acts_among_the_attempts(cli: Cli, application: Applicatio
 # -- hostile text ----------------------------------------------------------------------------------------------------
 
 
+@on_sqlite
 def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Application) -> None:
     """In the list that is shown before the question, in refusals, reasons, names and notes."""
     escalate(application, 11, 12, subject=EVIL, ticket_id=EVIL, last_error=EVIL)
@@ -528,6 +546,7 @@ def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Applic
     assert f"\tnoted\t\t\t{SHOWN}\n" in piped
 
 
+@on_sqlite
 @pytest.mark.parametrize("option", ["--by", "--reason", "--error", "--ticket", "--fingerprint"])
 def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: Application, option: str) -> None:
     escalate(application, 11)

@@ -15,15 +15,14 @@ import pytest
 
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.cli.api import held_back
-from tests.cli.application import Application
 from tests.cli.command import Cli, end, side_by_side
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
-    from tests.cli.application import Row
+    from tests.cli.application import Application, Row
     from tests.cli.command import Finished
+    from tests.cli.conftest import Prepared
 
 API = "http://127.0.0.1:9"
 """Nobody is asked there: each test here ends before, or says so."""
@@ -209,18 +208,18 @@ class Mixed:
 
 
 @pytest.fixture(scope="module")
-def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Mixed:
+def mixed(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Mixed]:
     """Make that pass."""
     folder = tmp_path_factory.mktemp("rows")
-    application = Application(folder / "agent.db", like=prepared)
-    application.fill_due()
-    for message_id, (columns, _) in BAD_ROWS.items():
-        application.add(message_id, **columns)
-    before = application.rows()
-    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
-        cli = Cli(folder, application.variables(sandbox.url))
-        done = cli("run-once")
-        return Mixed(cli, application, before, done, [each.ticket_id for each in sandbox.received])
+    with prepared(folder) as application:
+        application.fill_due()
+        for message_id, (columns, _) in BAD_ROWS.items():
+            application.add(message_id, **columns)
+        before = application.rows()
+        with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+            cli = Cli(folder, application.variables(sandbox.url))
+            done = cli("run-once")
+            yield Mixed(cli, application, before, done, [each.ticket_id for each in sandbox.received])
 
 
 @pytest.mark.parametrize("message_id", BAD_ROWS)
@@ -323,20 +322,20 @@ WRONG_FILES = {
 
 
 @pytest.fixture(scope="module")
-def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> dict[tuple[str, str] | bytes, Finished]:
+def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> dict[tuple[str, str] | bytes, Finished]:
     """What is said to each of them: by ``config show`` where the settings alone tell, as it starts in half the time."""
     folder = tmp_path_factory.mktemp("settings")
-    application = Application(folder / "agent.db", like=prepared)
-    cli = Cli(folder, application.variables(API))
-    calls: dict[tuple[str, str] | bytes, Callable[[], Finished]] = {}
-    for name, value in WRONG_SETTINGS:
-        command = "check" if value in {"sqlite://", "zendesk"} else "show"
-        calls[name, value] = partial(cli, "config", command, env={name: value})
-    for number, content in enumerate(WRONG_FILES):
-        file = folder / f"{number}.toml"
-        file.write_bytes(content)
-        calls[content] = partial(cli, "--config", file, "config", "show")
-    return side_by_side(calls)
+    with prepared(folder) as application:
+        cli = Cli(folder, application.variables(API))
+        calls: dict[tuple[str, str] | bytes, Callable[[], Finished]] = {}
+        for name, value in WRONG_SETTINGS:
+            command = "check" if value in {"sqlite://", "zendesk"} else "show"
+            calls[name, value] = partial(cli, "config", command, env={name: value})
+        for number, content in enumerate(WRONG_FILES):
+            file = folder / f"{number}.toml"
+            file.write_bytes(content)
+            calls[content] = partial(cli, "--config", file, "config", "show")
+        return side_by_side(calls)
 
 
 @pytest.mark.parametrize("setting", WRONG_SETTINGS, ids="=".join)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import stat
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +13,7 @@ import retrycli
 from tests.cli.api import REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import end
 from tests.cli.test_hostile_text import COLOURS, EVIL
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = on_both
 
 
 def editor(folder: Path, script: str) -> dict[str, str]:
@@ -77,6 +81,7 @@ def test_options_take_the_place_of_the_editor(at_desk: Cli, application: Applica
     assert (row["subject"], row["body"], row["recipient_email"]) == ("Re: bill", "Zeile\r\n日本\n", "bo@example.com")
 
 
+@on_sqlite
 def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     with (at_desk.cwd / "body.txt").open("w") as file:
@@ -122,6 +127,7 @@ NOTHING = {
 }
 
 
+@on_sqlite
 @pytest.mark.parametrize(("script", "why"), NOTHING.items())
 def test_an_edit_that_comes_to_nothing_is_one_line_and_changes_nothing(
     at_desk: Cli, application: Application, script: str, why: str
@@ -136,6 +142,7 @@ def test_an_edit_that_comes_to_nothing_is_one_line_and_changes_nothing(
     assert list((at_desk.cwd / "tmp").iterdir()) == []
 
 
+@on_sqlite
 def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     before = application.dump()
@@ -145,6 +152,7 @@ def test_a_text_that_is_left_as_it_is_is_no_edit(at_desk: Cli, application: Appl
     assert application.dump() == before
 
 
+@on_sqlite
 def test_a_person_may_say_no(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     before = application.dump()
@@ -154,6 +162,7 @@ def test_a_person_may_say_no(at_desk: Cli, application: Application) -> None:
     assert application.dump() == before
 
 
+@on_sqlite
 def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     done = at_desk("edit", "11", "--yes", env={"PATH": str(at_desk.cwd)})
@@ -163,6 +172,7 @@ def test_without_an_editor_it_says_what_to_do(at_desk: Cli, application: Applica
     )
 
 
+@on_sqlite
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
@@ -180,6 +190,7 @@ def test_wrong_usage_changes_nothing(at_desk: Cli, application: Application, arg
     assert application.dump() == before
 
 
+@on_sqlite
 def test_a_subject_with_a_line_break_is_refused(at_desk: Cli, application: Application) -> None:
     application.add(11, hours_ago=0)
     done = at_desk("edit", "11", "--subject", "x\nBcc: all@example.com", "--yes")
@@ -215,9 +226,12 @@ def test_a_message_that_another_changes_while_it_is_edited_is_left_alone(
 ) -> None:
     """The editor itself is that other here."""
     application.add(11, hours_ago=0)
-    sql = "UPDATE pending_messages SET body = 'It is there.'"
-    python = f"import sqlite3; c = sqlite3.connect('{application.path}'); c.execute(\\\"{sql}\\\"); c.commit()"
-    env = editor(at_desk.cwd, f'/usr/bin/env python3 -c "{python}" && sed -i s/Invoice/bill/ "$2"')
+    (at_desk.cwd / "change.py").write_text(
+        "from sqlalchemy import create_engine\n"
+        f"with create_engine({application.url!r}).begin() as connection:\n"
+        "    connection.exec_driver_sql(\"UPDATE pending_messages SET body = 'It is there.'\")\n"
+    )
+    env = editor(at_desk.cwd, f'{sys.executable} change.py && sed -i s/Invoice/bill/ "$2"')
     done = at_desk.having(env)("edit", "11", "--yes")
     assert done.returncode == 4, done.stderr
     assert "message 11 was changed by another while you edited it; nothing was written." in done.stderr
@@ -232,6 +246,7 @@ def test_what_is_not_failed_is_not_edited(at_desk: Cli, application: Application
     assert application.row(1)["subject"] == "Re: Invoice"
 
 
+@on_sqlite
 def test_a_hostile_text_is_shown_harmlessly(at_desk: Cli, application: Application) -> None:
     """In the difference; in the editor it is the editor's matter."""
     application.add(11, hours_ago=0, subject=EVIL, body=EVIL)

@@ -10,13 +10,12 @@ import pytest
 
 import retrycli
 from tests.cli.api import Scripted
-from tests.cli.application import Application
 from tests.cli.command import Cli
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tests.cli.application import Application
     from tests.cli.command import Shown
+    from tests.cli.conftest import Prepared
 
 EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
 """Clears the screen, renames the window, opens markup, adds columns and a row, and turns the reading direction."""
@@ -29,21 +28,23 @@ EACH = pytest.mark.parametrize("command", COMMANDS)
 
 
 @pytest.fixture(scope="module")
-def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Shown:
+def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
     """What is shown of three messages whose every text is hostile, one of them tried at an API that answers so too."""
     folder = tmp_path_factory.mktemp("evil")
-    application = Application(folder / "agent.db", like=prepared)
-    texts: dict[str, Any] = {"subject": EVIL, "recipient_email": EVIL, "body": EVIL, "last_error": EVIL}
-    application.add(1, ticket_id=EVIL, **texts)
-    application.add(2, retry_count=10, **texts)
-    application.add(3, message_type=EVIL, **texts)
-    with Scripted((422, {"messages": [EVIL]})) as api:
-        retrycli.retry(application.settings(api.url), 1, by=EVIL)
-        retrycli.run_once(application.settings(api.url))
-        application.execute("INSERT INTO retrycli_pause VALUES ('2026-01-01 00:00:00.000000', NULL, 'anna', ?)", EVIL)
-        retrycli.run_once(application.settings(api.url))
-    cli = Cli(folder, application.variables("http://127.0.0.1:9"))
-    return cli.show_all(piped=[*COMMANDS, *AS_JSON], on_terminal=COMMANDS)
+    with prepared(folder) as application:
+        texts: dict[str, Any] = {"subject": EVIL, "recipient_email": EVIL, "body": EVIL, "last_error": EVIL}
+        application.add(1, ticket_id=EVIL, **texts)
+        application.add(2, retry_count=10, **texts)
+        application.add(3, message_type=EVIL, **texts)
+        with Scripted((422, {"messages": [EVIL]})) as api:
+            retrycli.retry(application.settings(api.url), 1, by=EVIL)
+            retrycli.run_once(application.settings(api.url))
+            application.execute(
+                "INSERT INTO retrycli_pause VALUES ('2026-01-01 00:00:00.000000', NULL, 'anna', ?)", EVIL
+            )
+            retrycli.run_once(application.settings(api.url))
+        cli = Cli(folder, application.variables("http://127.0.0.1:9"))
+        return cli.show_all(piped=[*COMMANDS, *AS_JSON], on_terminal=COMMANDS)
 
 
 @EACH

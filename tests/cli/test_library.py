@@ -16,12 +16,15 @@ from retrycli.events import MessageDelivered, PassResult
 from retrycli.outcome import OutcomeKind
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import BARE, LONGEST, end
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.events import Event
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = on_both
 
 README = Path(__file__).parents[2] / "README.md"
 

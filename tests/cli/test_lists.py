@@ -10,13 +10,17 @@ import pytest
 
 import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
-from tests.cli.application import Application
 from tests.cli.command import COLUMNS, Cli, end
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from collections.abc import Iterator
 
+    from tests.cli.application import Application
     from tests.cli.command import Shown
+    from tests.cli.conftest import Prepared
+
+pytestmark = on_both
 
 LIST_KEYS = [
     "id",
@@ -60,20 +64,20 @@ ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 15")
 
 
 @pytest.fixture(scope="module")
-def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Cli:
+def queue(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Iterator[Cli]:
     """The command over a queue of every kind; nothing that these tests do changes it."""
     folder = tmp_path_factory.mktemp("lists")
-    application = Application(folder / "agent.db", like=prepared)
-    application.add(1, status="sent", sent_at="2026-01-02 03:04:05")
-    application.add(11, hours_ago=1, retry_count=4, ticket_id=4711, last_error=LONG)
-    application.add(12, hours_ago=0.5, retry_count=5, message_type="supplier", last_error="HTTP 504 (100% of it)")
-    application.add(13, hours_ago=8, retry_count=10, message_type="internal", last_error="ConnectError")
-    application.add(14, hours_ago=9, body=None)
-    application.add(15, hours_ago=3)
-    application.add(16, hours_ago=2, retry_count=1)
-    with Scripted(REJECTS, BUSY, TAKES) as api:
-        retrycli.run_once(application.settings(api.url))
-    return Cli(folder, application.variables("http://127.0.0.1:9"))
+    with prepared(folder) as application:
+        application.add(1, status="sent", sent_at="2026-01-02 03:04:05")
+        application.add(11, hours_ago=1, retry_count=4, ticket_id=4711, last_error=LONG)
+        application.add(12, hours_ago=0.5, retry_count=5, message_type="supplier", last_error="HTTP 504 (100% of it)")
+        application.add(13, hours_ago=8, retry_count=10, message_type="internal", last_error="ConnectError")
+        application.add(14, hours_ago=9, body=None)
+        application.add(15, hours_ago=3)
+        application.add(16, hours_ago=2, retry_count=1)
+        with Scripted(REJECTS, BUSY, TAKES) as api:
+            retrycli.run_once(application.settings(api.url))
+        yield Cli(folder, application.variables("http://127.0.0.1:9"))
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +258,7 @@ def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown:
     assert "status\tsent\n" in shown.piped["show 1"].stdout
     missing = shown.piped["show 99"]
     assert (missing.returncode, missing.stdout) == (4, "")
-    assert re.fullmatch(
-        r"retrycli: there is no message 99 in \S+agent\.db; see `retrycli list-failed`\n", missing.stderr
-    )
+    assert re.fullmatch(r"retrycli: there is no message 99 in \S+; see `retrycli list-failed`\n", missing.stderr)
 
 
 def test_bodies_are_shown_by_show_alone(shown: Shown) -> None:

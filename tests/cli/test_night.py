@@ -19,6 +19,7 @@ from retrycli.grouping import By
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Settings
 from tests.channels import webhook
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Answer
@@ -68,6 +69,7 @@ def fail(application: Application, number: int, at: datetime) -> None:
 
 
 @pytest.mark.slow
+@on_both
 def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application: Application) -> None:
     clock = Clock(EVENING)
     jitter = Random(1)

@@ -14,13 +14,15 @@ import pytest
 import retrycli
 from retrycli import desk
 from retrycli.sandbox import Behaviour, Sandbox
-from tests.cli.application import Application
 from tests.cli.command import COLUMNS, Cli
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
+    from tests.cli.application import Application
     from tests.cli.command import Shown
+    from tests.cli.conftest import Prepared
+
+pytestmark = on_both
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 PASS_KEYS = [
@@ -79,19 +81,19 @@ def test_resume_says_when_nothing_was_paused(at_work: Cli) -> None:
 
 
 @pytest.fixture(scope="module")
-def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Path) -> Shown:
+def passes(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
     """What is shown of three passes: one with all sorts of outcomes, one with nothing due, and one in a pause."""
     folder = tmp_path_factory.mktemp("passes")
-    application = Application(folder / "agent.db", like=prepared).fill()
-    application.add(9, body=None)
-    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+    with prepared(folder) as application, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+        application.fill()
+        application.add(9, body=None)
         settings = application.settings(sandbox.url)
         retrycli.run_once(settings)
         retrycli.run_once(settings)
         desk.pause(settings, reason="a very long reason " * 5)
         retrycli.run_once(settings)
-    commands = ["passes", "passes --json", "passes --json --limit 2"]
-    return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])
+        commands = ["passes", "passes --json", "passes --json --limit 2"]
+        return Cli(folder, application.variables("http://127.0.0.1:9")).show_all(piped=commands, on_terminal=["passes"])
 
 
 def test_passes_have_the_keys_that_are_promised_and_the_newest_stands_first(passes: Shown) -> None:

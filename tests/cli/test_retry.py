@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING
 import retrycli
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import end
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = on_both
 
 USER = pwd.getpwuid(os.getuid()).pw_name
 

@@ -8,6 +8,7 @@ import re
 import socket
 import sqlite3
 import stat
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,6 +22,10 @@ from retrycli.sandbox import Behaviour, Received, Sandbox
 from tests.cli.api import BUSY, FORBIDS, REJECTS, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
 from tests.cli.command import MODULE, Cli, Finished, end, wait_until
+from tests.conftest import on_both, on_sqlite
+from tests.store.conftest import Factory
+
+pytestmark = on_both
 
 JSON_KEYS = [
     "pass_id",
@@ -53,7 +58,7 @@ class Story:
 
     application: Application
     before: dict[object, Row]
-    others_before: list[str]
+    others_before: object
     done: Finished
     received: tuple[Received, ...]
 
@@ -63,21 +68,22 @@ class Story:
         return changes(self.before, self.application.rows())
 
 
-def others(application: Application) -> list[str]:
-    """The database's statements without retrycli's own tables and without the messages' rows."""
-    mine = ("retrycli_", 'INSERT INTO "pending_messages"')
-    return [line for line in application.dump() if not any(sign in line for sign in mine)]
+def others(application: Application) -> object:
+    """The database without retrycli's own tables and without the messages' rows."""
+    schema = [line for line in application.schema() if "retrycli_" not in line]
+    return schema, application.rows("ticket_states")
 
 
 @pytest.fixture(scope="module")
-def well(tmp_path_factory: pytest.TempPathFactory) -> Story:
+def well(tmp_path_factory: pytest.TempPathFactory, engine: Factory) -> Iterator[Story]:
     """A pass with two environment variables, and a ticketing API that takes everything."""
     folder = tmp_path_factory.mktemp("well")
-    application = Application(folder / "agent.db").fill()
-    before, others_before = application.rows(), others(application)
-    with Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+    with engine(folder, None) as url, Sandbox(Behaviour(), rng=Random(0)) as sandbox:
+        application = Application(url).fill()
+        before, others_before = application.rows(), others(application)
         done = Cli(folder, application.variables(sandbox.url))("run-once")
-        return Story(application, before, others_before, done, sandbox.received)
+        yield Story(application, before, others_before, done, sandbox.received)
+        application.lock.unlink(missing_ok=True)
 
 
 def test_two_environment_variables_are_all_that_a_pass_needs(well: Story) -> None:
@@ -122,9 +128,10 @@ def test_a_message_whose_time_has_not_come_waits(well: Story) -> None:
 
 def test_the_applications_other_tables_and_its_schema_stay_as_they_are(well: Story) -> None:
     assert others(well.application) == well.others_before
-    assert {*OWN, "retrycli_version"} == {each for each in well.application.tables() if "retrycli" in str(each)}
+    assert {*OWN, "retrycli_version"} == {each for each in well.application.tables() if "retrycli" in each}
 
 
+@on_sqlite
 def test_the_files_journal_mode_stays_the_applications(well: Story) -> None:
     assert well.application.execute("PRAGMA journal_mode") == [{"journal_mode": "delete"}]
 
@@ -132,6 +139,7 @@ def test_the_files_journal_mode_stays_the_applications(well: Story) -> None:
 # -- how it is set up ------------------------------------------------------------------------------------------------
 
 
+@on_sqlite
 def test_a_configuration_file_of_two_lines_is_enough_from_anywhere(
     cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
 ) -> None:
@@ -407,13 +415,11 @@ def test_wait_lock_waits_for_the_first_pass_to_end(cli: Cli, application: Applic
 
 def test_a_lock_file_that_a_dead_process_left_blocks_nothing(at_work: Cli, application: Application) -> None:
     application.add(101)
-    left = Path(f"{application.path}.retrycli.lock")
-    left.write_text(
+    application.lock.write_text(
         json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": "2026-01-01T00:00:00+00:00"})
     )
     assert at_work.json("run-once")["sent"] == 1
 
 
 def test_the_lock_file_is_for_its_owner_alone(well: Story) -> None:
-    lock = Path(f"{well.application.path}.retrycli.lock")
-    assert stat.S_IMODE(lock.stat().st_mode) == 0o600
+    assert stat.S_IMODE(well.application.lock.stat().st_mode) == 0o600

@@ -10,10 +10,13 @@ import pytest
 
 from tests.cli.api import held_back
 from tests.cli.command import end, wait_until
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = on_both
 
 ENDS = pytest.mark.parametrize(
     ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]

@@ -12,11 +12,14 @@ import retrycli
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
 from tests.cli.command import end
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
+
+pytestmark = on_both
 
 KEYS = [
     "state",

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-import sqlite3
 import subprocess
 import sys
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from retrycli import app, load_settings
+from tests.cli.application import Application
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from datetime import datetime
 
     from retrycli.events import PassSummary
+    from tests.cli.application import Row
 
 ROOT = Path(__file__).parents[2]
 TABLES = """
@@ -29,12 +28,6 @@ CREATE TABLE pending_messages (
     created_at DATETIME NOT NULL, updated_at DATETIME, sent_at DATETIME
 );
 """
-INSERT = """
-INSERT INTO pending_messages (
-    id, ticket_id, message_type, recipient_email, cc_emails, subject, body, status, retry_count, last_error,
-    confidence, created_at, updated_at
-) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
-"""
 TYPES = ("customer", "supplier", "internal")
 FAILED_AT = "2025-01-02 03:04:05.678901"
 OURS_TO_SET = ("RETRYCLI_", "TICKETING_")
@@ -44,13 +37,14 @@ FIRST_TICKET = 7_000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """One folder with all of it."""
+    """One folder with all of it, but for a database that a server has."""
 
     folder: Path
+    application: Application
 
     @property
     def database(self) -> Path:
-        return self.folder / "agent.db"
+        return self.application.path
 
     @property
     def config(self) -> Path:
@@ -58,8 +52,7 @@ class Scene:
 
     def rows(self, query: str, *values: object) -> list[Any]:
         """What a query finds."""
-        with closing(sqlite3.connect(self.database)) as connection:
-            return connection.execute(query, values).fetchall()
+        return self.application.asked(query, *values)
 
     def count(self, source: str, *values: object) -> int:
         """How many rows there are of what follows FROM."""
@@ -68,8 +61,7 @@ class Scene:
 
     def change(self, statement: str) -> None:
         """Do what the application does."""
-        with closing(sqlite3.connect(self.database)) as connection, connection:
-            connection.execute(statement)
+        self.application.execute(statement)
 
     def make_tables(self) -> None:
         """Make retrycli's own tables, as ``init`` does."""
@@ -78,7 +70,7 @@ class Scene:
 
     def has_tables(self) -> bool:
         """Whether a pass has made retrycli's own tables."""
-        return self.count("sqlite_master WHERE name = 'retrycli_queue'") > 0
+        return "retrycli_queue" in self.application.tables()
 
     def run_once_at(self, now: datetime) -> PassSummary:
         """Make a pass within this process, at a time that stands still."""
@@ -98,35 +90,51 @@ class Scene:
         )
 
 
-def set_up(folder: Path, base_url: str, *, failed: int, journal_mode: str = "wal", **run: object) -> Scene:
-    """Make an application's database with so many failed messages among others, and a configuration."""
-    scene = Scene(folder)
-    with closing(sqlite3.connect(scene.database)) as connection, connection:
-        connection.execute(f"PRAGMA journal_mode = {journal_mode}")
-        connection.executescript(TABLES)
-        rows = [*others(failed), *(message(each, "failed") for each in range(1, failed + 1))]
-        connection.executemany("INSERT INTO ticket_states VALUES (?, 'open')", [(row[1],) for row in rows])
-        connection.executemany(INSERT, rows)
+def set_up(
+    folder: Path, base_url: str, *, failed: int, url: str | None = None, journal_mode: str = "wal", **run: object
+) -> Scene:
+    """Make an application's database with so many failed messages among others, and a configuration.
+
+    The database is a SQLite file in the folder, unless a URL is given of one that is empty.
+    """
+    application = Application(url or f"sqlite:///{folder / 'agent.db'}", tables=TABLES)
+    if application.is_sqlite:
+        application.execute(f"PRAGMA journal_mode = {journal_mode}")
+    rows = [*others(failed), *(message(each, "failed") for each in range(1, failed + 1))]
+    application.insert("ticket_states", [{"ticket_id": row["ticket_id"], "state": "open"} for row in rows])
+    application.insert("pending_messages", rows)
+    scene = Scene(folder, application)
     lines = [
-        f'[database]\nurl = "sqlite:///{scene.database}"',
+        f'[database]\nurl = "{application.url}"',
         f'[gateway]\nbase_url = "{base_url}"',
         "[run]",
+        f'lock_file = "{folder / "retrycli.lock"}"',
         *(f"{name} = {value}" for name, value in run.items()),
     ]
     scene.config.write_text("\n".join(lines))
     return scene
 
 
-def others(after: int) -> list[Sequence[object]]:
+def others(after: int) -> list[Row]:
     """A message in each of the statuses that are none of retrycli's business."""
     statuses = ("pending", "approved", "rejected", "sent")
     return [message(after + number, status) for number, status in enumerate(statuses, start=1)]
 
 
-def message(number: int, status: str) -> Sequence[object]:
+def message(number: int, status: str) -> Row:
     """A row of the application's table."""
-    subject, body = f'Re: "{number}" {{order}}', f"Dear customer of {number},\nit's on its way. " * 5
-    cc = '["a@example.com", "b@example.com"]' if number % 2 else None
-    error = "HTTP 503" if status == "failed" else None
-    head = (number, FIRST_TICKET + number, TYPES[number % 3], f"{number}@example.com", cc, subject, body, status)
-    return (*head, 0, error, number / 7, FAILED_AT, FAILED_AT)
+    return {
+        "id": number,
+        "ticket_id": FIRST_TICKET + number,
+        "message_type": TYPES[number % 3],
+        "recipient_email": f"{number}@example.com",
+        "cc_emails": '["a@example.com", "b@example.com"]' if number % 2 else None,
+        "subject": f'Re: "{number}" {{order}}',
+        "body": f"Dear customer of {number},\nit's on its way. " * 5,
+        "status": status,
+        "retry_count": 0,
+        "last_error": "HTTP 503" if status == "failed" else None,
+        "confidence": number / 7,
+        "created_at": FAILED_AT,
+        "updated_at": FAILED_AT,
+    }

@@ -15,6 +15,7 @@ import pytest
 from retrycli.app import utc_now
 from retrycli.events import PassResult, StopReason
 from retrycli.sandbox import Behaviour, Sandbox
+from tests.conftest import on_both
 from tests.crash import scene
 from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
 
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
     from retrycli.sandbox import Received
     from tests.crash.scene import Scene
+
+pytestmark = on_both
 
 DUE = 1000
 OUTAGE_ENDS_A_PASS = 69
@@ -71,10 +74,10 @@ Outage = Callable[[], AbstractContextManager[tuple[int, str]]]
 @pytest.mark.slow
 @pytest.mark.parametrize("outage", [closed_port, answers_503])
 def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_back(
-    outage: Outage, tmp_path: Path
+    outage: Outage, tmp_path: Path, url: str
 ) -> None:
     with outage() as (port, outcome):
-        stage = scene.set_up(tmp_path, f"http://127.0.0.1:{port}", failed=DUE, concurrency=16)
+        stage = scene.set_up(tmp_path, f"http://127.0.0.1:{port}", failed=DUE, url=url, concurrency=16)
         now = utc_now()
         with stage.start("-m", "retrycli", "run-once") as process:
             _, errors = process.communicate(timeout=UNDER_A_MINUTE)
@@ -108,11 +111,11 @@ def test_an_outage_charges_five_messages_and_then_probes_until_the_server_is_bac
 
 @pytest.mark.slow
 def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """14 hours of ticks, over messages that have from no try to all but one behind them."""
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
-        stage = scene.set_up(tmp_path, server.url, failed=90)
+        stage = scene.set_up(tmp_path, server.url, failed=90, url=url)
         stage.change("UPDATE pending_messages SET retry_count = id % 9 WHERE status = 'failed'")
         tries = dict(stage.rows("SELECT id, retry_count FROM pending_messages"))
         evening = utc_now()
@@ -136,11 +139,11 @@ def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
         _check_each_arrived_once(server.received, 90)
 
 
-def test_a_server_that_goes_down_under_load_charges_five_messages(tmp_path: Path) -> None:
+def test_a_server_that_goes_down_under_load_charges_five_messages(tmp_path: Path, url: str) -> None:
     """What else was in flight fails too, and is not charged."""
     gate, failed, in_flight = Gate(), 300, 16
     with Sandbox(Behaviour(latency=timedelta(milliseconds=1)), rng=Random(0), sleep=gate.pass_through) as server:
-        stage = scene.set_up(tmp_path, server.url, failed=failed, concurrency=in_flight)
+        stage = scene.set_up(tmp_path, server.url, failed=failed, url=url, concurrency=in_flight)
         now = utc_now()
         with stage.start("-m", "retrycli", "run-once") as process:
             gate.wait_until_held(in_flight)

@@ -14,6 +14,7 @@ import pytest
 from retrycli.app import utc_now
 from retrycli.events import PassResult
 from retrycli.sandbox import Behaviour, Sandbox
+from tests.conftest import on_both
 from tests.crash import scene
 from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tests.crash.scene import Scene
+
+pytestmark = on_both
 
 MESSAGES = 200
 CONCURRENCY = 8
@@ -46,9 +49,9 @@ def server(gate: Gate) -> Iterator[Sandbox]:
 
 @pytest.mark.parametrize(("number", "exit_code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_what_is_in_flight_is_waited_for_and_recorded_and_nothing_else_begins(
-    number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path
+    number: signal.Signals, exit_code: int, gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:
         gate.wait_until_held(CONCURRENCY)
         process.send_signal(number)
@@ -68,8 +71,10 @@ def test_what_is_in_flight_is_waited_for_and_recorded_and_nothing_else_begins(
     assert [each for each in server.received if each.times > 1] == []
 
 
-def test_what_is_not_answered_in_time_is_recorded_as_unknown(gate: Gate, server: Sandbox, tmp_path: Path) -> None:
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+def test_what_is_not_answered_in_time_is_recorded_as_unknown(
+    gate: Gate, server: Sandbox, tmp_path: Path, url: str
+) -> None:
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once", request_timeout_seconds=2) as process:
         gate.wait_until_held(CONCURRENCY)
         process.terminate()
@@ -83,21 +88,23 @@ def test_what_is_not_answered_in_time_is_recorded_as_unknown(gate: Gate, server:
     assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
 
 
-def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, tmp_path: Path) -> None:
-    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, concurrency=CONCURRENCY)
+def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:
         gate.wait_until_held(CONCURRENCY)
         _poll_until(lambda: _has_ended_by_another_sigterm(process))
     assert process.returncode == 143
     assert _outcomes(stage) == {"delivered": FREE, None: CONCURRENCY}
-    held = stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL")
-    assert CONCURRENCY < held < MESSAGES - FREE
+    claimed = stage.count("retrycli_queue WHERE state = 'sending' AND claim_expires_at IS NOT NULL")
+    assert claimed > CONCURRENCY
+    others = MESSAGES - FREE - claimed
+    assert stage.count("retrycli_queue WHERE state = 'waiting'") == others > 0
 
     gate.let_through()
     now = utc_now()
-    assert stage.run_once_at(now).sent == MESSAGES - FREE - held, "the claims still hold"
+    assert stage.run_once_at(now).sent == others, "the claims still hold"
     after = stage.run_once_at(now + NEXT_TICK)
-    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, held - CONCURRENCY, CONCURRENCY)
+    assert (after.result, after.sent, after.unknown) == (PassResult.COMPLETED, claimed - CONCURRENCY, CONCURRENCY)
     assert stage.run_once_at(now + 3 * NEXT_TICK).sent == CONCURRENCY
     assert _outcomes(stage) == {"delivered": MESSAGES, "unknown": CONCURRENCY}
     _poll_until(lambda: sum(each.times == 2 for each in server.received) == CONCURRENCY)

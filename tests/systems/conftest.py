@@ -19,10 +19,10 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.cli.conftest import application, at_work, cli, prepared, sandbox
+from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
 from tests.cron.machine import FILES
 
-__all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox"]
+__all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox", "templates"]
 
 LONGEST = 60
 """Seconds after which a test gives up."""

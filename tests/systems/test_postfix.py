@@ -126,7 +126,7 @@ def answers(port: int) -> bool:
 def test_a_notification_arrives_in_the_maildir_as_plain_text_with_its_own_subject(
     postfix: Postfix, tmp_path: Path
 ) -> None:
-    application = Application(tmp_path / "agent.db")
+    application = Application(f"sqlite:///{tmp_path / 'agent.db'}")
     application.add(17, subject=SUBJECT, body=SUBJECT, ticket_id="47<b>11</b>\n@here")
     with Scripted(REFUSES) as api:
         told = Cli(tmp_path).having(application.variables(api.url) | {"RETRYCLI_NOTIFY__URLS": postfix.url})

@@ -1,0 +1,65 @@
+"""What is said of a database in trouble, and what to do about it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy.exc import DBAPIError
+
+GONE = "the server was stopped or has failed; try again when it is up"
+IN_THE_WAY = "another transaction was in the way; try again"
+BY_STATE = {
+    "08": GONE,
+    "23": "a constraint of the table forbids what retrycli writes there",
+    "25006": "this server takes no changes, as a standby does; name the primary in database.url",
+    "25P03": "the server ends transactions too soon; raise idle_in_transaction_session_timeout for this role",
+    "40": IN_THE_WAY,
+    "42501": "its role lacks a right; the README names those that it needs (GRANT)",
+    "53100": "free some space on the server",
+    "55P03": "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
+    "57014": "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
+    "57P": GONE,
+}
+"""By PostgreSQL's code of an error, or what it begins with."""
+BY_TEXT = {
+    "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
+    "readonly database": "the file or its folder can't be written; check their owner and mode",
+    "unable to open database file": "the file can't be opened; check its owner and mode, and its folder's",
+    "file is not a database": "this is no SQLite file; check database.url",
+    "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
+    "disk is full": "free some space",
+    # A PostgreSQL that lets nobody in gives no code.
+    "server closed the connection": GONE,
+    "Connection refused": "is PostgreSQL up there? Check host and port in database.url",
+    "failed to resolve host": "check the host in database.url",
+    "No such file or directory": "is PostgreSQL up there? Check the host in database.url",
+    "timeout expired": "the host does not answer; check host and port in database.url, and the firewall",
+    "too many connections": "its role's CONNECTION LIMIT is used up; raise it, a pass needs one",
+    "too many clients": "the server's max_connections are used up; raise them, or put a pooler before it",
+    "remaining connection slots": "the server's max_connections are used up; raise them, or put a pooler before it",
+    "authentication failed": "check user and password in database.url",
+    "no password supplied": "write the password into database.url, or into the user's ~/.pgpass",
+    "no pg_hba.conf entry": "the server's pg_hba.conf does not let this host and user in",
+    "does not support SSL": "the server has no TLS; switch it on there, or take sslmode out of database.url",
+    "does not exist": "check user and database in database.url",
+    "starting up": GONE,
+    "shutting down": GONE,
+    "standby mode": "this server takes no changes; name the primary in database.url",
+}
+"""By a sign in the text of an error that has no such code."""
+
+
+def in_words(error: DBAPIError) -> str:
+    """What a driver has to say, and the remedy where there is one.
+
+    Only the first line: those after it are a server's details, which quote rows, and with them customers' words.
+    """
+    cause = error.orig
+    text = " ".join(str(cause).partition("\n")[0].split())
+    if state := getattr(cause, "sqlstate", None):
+        found = (words for start, words in BY_STATE.items() if state.startswith(start))
+    else:
+        found = (words for sign, words in BY_TEXT.items() if sign in text)
+    remedy = next(found, None)
+    return f"{text}: {remedy}" if remedy else text

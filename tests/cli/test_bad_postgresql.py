@@ -1,0 +1,491 @@
+"""A PostgreSQL in trouble: one clear line on stderr, nothing is lost, and the next pass recovers what was open."""
+
+from __future__ import annotations
+
+import re
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+from random import Random
+from typing import TYPE_CHECKING
+
+import psycopg
+import pytest
+from sqlalchemy import URL, make_url
+
+from retrycli import app
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Database, Settings
+from retrycli.store.remedies import BY_STATE, BY_TEXT, GONE
+from tests import postgresql
+from tests.cli.api import held_back
+from tests.cli.application import Application
+from tests.cli.command import Cli, end, side_by_side, wait_until
+from tests.cli.test_bad_input import fault
+from tests.proxy import Loses, proxy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.events import PassSummary
+    from tests.cli.api import Gate
+    from tests.cli.command import Finished
+    from tests.postgresql import Server
+
+README = Path(__file__).parents[2] / "README.md"
+API = "http://127.0.0.1:9"
+"""Nobody is asked there: each test that names it ends before."""
+SECRET = "pa55-of-the-test"
+LAPSED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
+"""How much later claims have lapsed, and what was put off is due."""
+MESSAGES = 10
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with postgresql.own_server() as made:
+        yield made
+
+
+def shown(url: URL) -> str:
+    """A URL with its password."""
+    return url.render_as_string(hide_password=False)
+
+
+@dataclass(frozen=True)
+class Desk:
+    """An application on a server of its own, the command in a folder, and the server's hardships."""
+
+    server: Server
+    application: Application
+    cli: Cli
+
+    def url(self, *, user: str = "postgres", port: int | None = None, **query: str) -> str:
+        """Its ``database.url``, with a password that is nobody's business."""
+        there = make_url(self.application.url).set(username=user, password=SECRET)
+        return shown(there.set(port=port or there.port, query=query))
+
+    def at(self, api: str, *, url: str | None = None, **settings: str) -> Cli:
+        """The command, told of the database and an API."""
+        more = {f"RETRYCLI_{name}": value for name, value in settings.items()}
+        return self.cli.having(
+            {
+                "RETRYCLI_DATABASE__URL": url or self.url(),
+                "TICKETING_API_BASE_URL": api,
+                "RETRYCLI_RUN__LOCK_FILE": str(self.cli.cwd / "lock"),
+                **more,
+            }
+        )
+
+    def run_later(self, api: Sandbox, later: timedelta) -> PassSummary:
+        """Make a pass, when so much time has gone by."""
+        settings = Settings.model_validate(
+            self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
+        )
+        now = datetime.now(UTC) + later
+        return app.run_once(settings, surroundings=replace(app.HERE, now=lambda: now))
+
+    def role(self, *grants: str) -> str:
+        """Make a role that may do this much; its name."""
+        name = f"{make_url(self.application.url).database}_{len(grants)}"
+        self.application.execute(f"CREATE ROLE {name} LOGIN")
+        for each in grants:
+            self.application.execute(f"GRANT {each} TO {name}")
+        return name
+
+
+@pytest.fixture(scope="module")
+def template(server: Server) -> Iterator[str]:
+    """A database that retrycli has its tables in."""
+    with postgresql.database(at=server.url) as url:
+        Application(url)
+        with app.open_database(Settings(database=Database(url=url))):
+            pass
+        yield url
+
+
+@pytest.fixture
+def desk(server: Server, template: str, cli: Cli) -> Iterator[Desk]:
+    with postgresql.database(template, at=server.url) as url:
+        yield Desk(server, Application(url, tables=None), cli)
+
+
+@pytest.fixture
+def untouched_desk(server: Server, cli: Cli) -> Iterator[Desk]:
+    """Where retrycli has made no tables yet."""
+    with postgresql.database(at=server.url) as url:
+        yield Desk(server, Application(url), cli)
+
+
+def line(done: Finished, code: int = 69) -> str:
+    """The one line that a command ends with, without the place that it begins with."""
+    text = fault(done, code)
+    assert SECRET not in done.stderr
+    return text.partition(": ")[2] if text.startswith("postgresql") else text
+
+
+@contextmanager
+def in_flight(desk: Desk, url: str | None = None) -> Iterator[tuple[list[Finished], Gate]]:
+    """A pass with one of ten messages in flight; how it has ended, once the block has, and what holds the message."""
+    desk.application.add_due(MESSAGES)
+    done: list[Finished] = []
+    with held_back() as (api, gate):
+        process = desk.at(api.url, url=url).start("run-once")
+        try:
+            assert gate.reached.wait(60)
+            yield done, gate
+        finally:
+            gate.opened.set()
+            done.append(end(process))
+
+
+def check_that_all_arrive(desk: Desk, *, unknown: int) -> None:
+    """Nothing was lost, and what passes do about it: what was open is unknown, and is sent again with its key."""
+    rows, queue = desk.application.rows(), desk.application.rows("retrycli_queue")
+    assert {each for each, row in rows.items() if row["status"] == "failed"} == queue.keys()
+    assert all(row["next_attempt_at"] or row["claim_expires_at"] for row in queue.values())
+    keys = {str(row["delivery_key"]) for row in queue.values()}
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        after = desk.run_later(api, LAPSED)
+        assert (after.result, after.unknown, after.sent) == ("completed", unknown, len(queue) - unknown)
+        assert desk.run_later(api, ALL_DUE).sent == unknown
+        assert {each.key for each in api.received} == keys
+    assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
+    assert {row["result"] for row in desk.application.rows("retrycli_passes").values()} <= {
+        "completed",
+        "failed",
+        "interrupted",
+    }
+
+
+# -- a server that goes away -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_is_stopped_in_mid_pass_costs_what_was_in_flight_one_more_attempt(desk: Desk, mode: str) -> None:
+    """Also where the server need not have its commits on its disk, as far as others are concerned."""
+    with in_flight(desk, desk.url(options="-c synchronous_commit=off")) as (done, _):
+        desk.server.stop(mode)
+    try:
+        assert re.fullmatch(
+            rf"connection failed: connection to server at \"127.0.0.1\", port {desk.server.port} failed: "
+            rf"Connection refused: {re.escape(BY_TEXT['Connection refused'])}",
+            line(done[0]),
+        )
+    finally:
+        desk.server.start()
+    check_that_all_arrive(desk, unknown=1)
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_restarts_between_two_transactions_is_greeted_anew(desk: Desk, mode: str) -> None:
+    """The pass goes on, and sends each message once."""
+    with in_flight(desk) as (done, _):
+        desk.server.stop(mode)
+        desk.server.start()
+    assert (done[0].returncode, done[0].stdout, done[0].stderr) == (0, "", "")
+    assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
+    assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
+
+
+@pytest.mark.parametrize("mode", ["fast", "immediate"])
+def test_a_server_that_is_stopped_in_the_middle_of_a_transaction_is_told(desk: Desk, mode: str) -> None:
+    with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM retrycli_queue FOR UPDATE"):
+        gate.opened.set()
+        wait_until(lambda: waits_for_a_lock(desk.application))
+        desk.server.stop(mode)
+    desk.server.start()
+    assert line(done[0]).endswith(f": {GONE}")
+    check_that_all_arrive(desk, unknown=1)
+
+
+@contextmanager
+def holding(desk: Desk, statement: str) -> Iterator[None]:
+    """A transaction that stays open after a statement, as long as the server lets it."""
+    there = make_url(desk.application.url).set(drivername="postgresql")
+    with closing(psycopg.connect(shown(there))) as connection:
+        connection.execute(statement.encode())
+        yield
+
+
+def waits_for_a_lock(application: Application) -> bool:
+    """Whether somebody's statement waits there."""
+    return bool(application.execute("SELECT 1 FROM pg_locks WHERE NOT granted"))
+
+
+# -- a commit of which nobody knows whether it was made --------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class InDoubt:
+    """A commit that a broken network leaves in doubt."""
+
+    text: str
+    """What is said in its transaction."""
+    loses: Loses
+    row: str
+    """What the message's status is then."""
+    unknown: int
+    """Whether the next pass knows what came of it."""
+    arrives: int
+    """How often it arrives in all, always under one key."""
+
+
+BEGINS, ENDS = "INSERT INTO retrycli_attempts", "UPDATE retrycli_attempts"
+IN_DOUBT = {
+    "the attempt is written down, and nobody hears of it": InDoubt(BEGINS, Loses.ITS_ANSWER, "failed", 1, 1),
+    "the attempt is not written down": InDoubt(BEGINS, Loses.THE_COMMIT, "failed", 0, 1),
+    "the outcome is written down, and nobody hears of it": InDoubt(ENDS, Loses.ITS_ANSWER, "sent", 0, 1),
+    "the outcome is not written down": InDoubt(ENDS, Loses.THE_COMMIT, "failed", 1, 2),
+}
+
+
+@pytest.mark.parametrize("case", IN_DOUBT)
+def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Desk, case: str) -> None:
+    """A message is sent once more only where it may not have been written down that it was sent."""
+    doubt = IN_DOUBT[case]
+    desk.application.add(101)
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        with proxy(desk.server.port, doubt.text, doubt.loses) as between:
+            done = desk.at(api.url, url=desk.url(port=between.port))("run-once")
+        assert between.lost.is_set()
+        assert line(done).endswith(f"server closed the connection unexpectedly: {GONE}")
+        assert desk.application.row(101)["status"] == doubt.row
+        after = [desk.run_later(api, each) for each in (LAPSED, ALL_DUE)]
+        assert sum(each.unknown for each in after) == doubt.unknown
+        assert [each.times for each in api.received] == [doubt.arrives]
+    assert desk.application.row(101)["status"] == "sent"
+    outcomes = [each["outcome"] for each in desk.application.rows("retrycli_attempts").values()]
+    assert outcomes == ["unknown"] * doubt.unknown + ["delivered"]
+
+
+# -- a server that takes no changes ----------------------------------------------------------------------------------
+
+READ_ONLY = rf"cannot execute [A-Z ]+ in a read-only transaction: {re.escape(BY_STATE['25006'])}"
+
+
+def test_a_server_that_takes_no_changes_is_told_and_can_be_looked_at(desk: Desk) -> None:
+    desk.application.add(101)
+    name = make_url(desk.application.url).database
+    desk.server.execute(f"ALTER DATABASE {name} SET default_transaction_read_only = on")
+    command = desk.at(API)
+    assert re.fullmatch(READ_ONLY, line(command("run-once")))
+    assert command("list-failed").stdout.startswith("101\t")
+    assert command("status").returncode == 0
+
+
+def test_a_server_that_turns_read_only_in_mid_pass_loses_nothing(desk: Desk) -> None:
+    """As one does that is made a standby."""
+    try:
+        with in_flight(desk) as (done, _):
+            desk.server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+    finally:
+        desk.server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
+    assert re.fullmatch(READ_ONLY, line(done[0]))
+    check_that_all_arrive(desk, unknown=1)
+
+
+def test_of_several_hosts_in_the_url_the_one_that_takes_changes_is_used(desk: Desk) -> None:
+    """One of them is down."""
+    desk.application.add(101)
+    nobody, there = postgresql.free_port(), desk.server.port
+    name = make_url(desk.application.url).database
+    url = (
+        f"postgresql://postgres@/{name}?host=127.0.0.1:{nobody}&host=127.0.0.1:{there}&target_session_attrs=read-write"
+    )
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        assert desk.at(api.url, url=url).json("run-once")["sent"] == 1
+
+
+# -- too few connections ---------------------------------------------------------------------------------------------
+
+[_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+ON_THE_TABLE, FOR_OWN_TABLES = re.findall(r"GRANT (.+?) TO retrycli;", _RIGHTS, re.DOTALL)
+"""What the README says that a role needs."""
+COMMANDS = (
+    "run-once",
+    "run-once --dry-run",
+    "status",
+    "list-failed",
+    "show 101",
+    "explain 103",
+    "stats",
+    "report --html -",
+    "metrics",
+    "passes",
+    "retry 102",
+    "edit 103 --subject New --yes",
+    "requeue 103",
+    "reject 103 --reason no",
+    "pause --for 1m",
+    "resume",
+    "config check",
+    "db prune --older-than 1d --yes",
+)
+
+
+def test_a_role_with_one_connection_and_the_rights_of_the_readme_can_do_it_all(untouched_desk: Desk) -> None:
+    """Each command needs one at a time."""
+    desk = untouched_desk
+    role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)
+    desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
+    desk.application.add(101)
+    desk.application.add(102, hours_ago=0)
+    desk.application.add(103, body=None)
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        command = desk.at(api.url, url=desk.url(user=role))
+        said = {each: command(*each.split()) for each in COMMANDS}
+    assert {each: done.returncode for each, done in said.items()} == dict.fromkeys(COMMANDS, 0)
+    assert {each: row["status"] for each, row in desk.application.rows().items()} == {
+        101: "sent",
+        102: "sent",
+        103: "rejected",
+    }
+
+
+def test_a_role_without_a_connection_is_told(desk: Desk) -> None:
+    role = desk.role()
+    desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 0")
+    told = line(desk.at(API, url=desk.url(user=role))("run-once"))
+    assert told.endswith(f'FATAL: too many connections for role "{role}": {BY_TEXT["too many connections"]}')
+
+
+def test_a_server_that_is_full_is_told(desk: Desk) -> None:
+    role = desk.role()
+    with ExitStack() as crowd:
+        with suppress(psycopg.OperationalError):
+            while True:
+                url = make_url(desk.url(user=role)).set(drivername="postgresql")
+                crowd.enter_context(closing(psycopg.connect(shown(url))))
+        told = line(desk.at(API, url=desk.url(user=role))("run-once"))
+    assert told.endswith(BY_TEXT["remaining connection slots"])
+
+
+# -- statements that are cancelled, and locks of the application's ---------------------------------------------------
+
+
+@pytest.mark.parametrize(("setting", "code"), [("statement_timeout", "57014"), ("lock_timeout", "55P03")])
+def test_a_statement_that_is_cancelled_in_mid_pass_loses_nothing(desk: Desk, setting: str, code: str) -> None:
+    """The application holds a row for longer than the server lets anybody wait."""
+    with (
+        in_flight(desk, desk.url(options=f"-c {setting}=200")) as (done, gate),
+        holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"),
+    ):
+        gate.opened.set()
+        wait_until(lambda: waits_for_a_lock(desk.application))
+        wait_until(lambda: not waits_for_a_lock(desk.application))
+    assert line(done[0]) == f"canceling statement due to {setting.replace('_', ' ')}: {BY_STATE[code]}"
+    check_that_all_arrive(desk, unknown=1)
+
+
+def test_a_pass_waits_for_an_application_that_holds_its_rows_for_a_while(desk: Desk) -> None:
+    """And goes on as if nothing had been."""
+    with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"):
+        gate.opened.set()
+        wait_until(lambda: waits_for_a_lock(desk.application))
+    assert (done[0].returncode, done[0].stdout, done[0].stderr) == (0, "", "")
+    assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
+    assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
+
+
+# -- what the role may not do ----------------------------------------------------------------------------------------
+
+LACKS = {
+    "SELECT": ("UPDATE ON pending_messages", "permission denied for table pending_messages"),
+    "UPDATE": ("SELECT ON pending_messages", "permission denied for table pending_messages"),
+    "UPDATE (sent_at)": (
+        "SELECT, UPDATE (status, retry_count, last_error) ON pending_messages",
+        "permission denied for table pending_messages",
+    ),
+}
+
+
+@pytest.mark.parametrize("right", LACKS)
+def test_a_right_that_is_missing_is_told_before_anything_is_sent(desk: Desk, right: str) -> None:
+    """Or a message would go out, what came of it could not be written down, and it would go out again."""
+    desk.application.add(101)
+    grant, told = LACKS[right]
+    own = "SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public"
+    role = desk.role(own, "USAGE ON ALL SEQUENCES IN SCHEMA public")
+    desk.application.execute(f"REVOKE ALL ON pending_messages FROM {role}")
+    desk.application.execute(f"GRANT {grant} TO {role}")
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        assert line(desk.at(api.url, url=desk.url(user=role))("run-once")) == f"{told}: {BY_STATE['42501']}"
+        assert api.received == ()
+        assert desk.application.state(101) in {None, "waiting"}
+        assert desk.run_later(api, timedelta(0)).sent == 1
+
+
+def test_a_role_that_may_make_no_tables_is_told(untouched_desk: Desk) -> None:
+    """Once somebody else has made them, it needs no such right."""
+    desk = untouched_desk
+    desk.application.add(101)
+    role = desk.role(ON_THE_TABLE)
+    done = desk.at(API, url=desk.url(user=role))("run-once")
+    assert line(done) == f"permission denied for schema public: {BY_STATE['42501']}"
+    assert {each for each in desk.application.tables() if each.startswith("retrycli")} == set()
+
+
+# -- what a constraint forbids ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("body", "forbidden"), [("", "status = 'sent'"), (None, "starts_with(last_error, 'Can''t be sent')")]
+)
+def test_a_constraint_of_the_applications_is_told_without_a_word_of_the_row(
+    desk: Desk, body: str | None, forbidden: str
+) -> None:
+    """The server's own words about it quote the whole row: of one that is written alone, and of several at once."""
+    for each in range(1, 301):
+        desk.application.add(each, subject="a customer's words", body=body)
+    desk.application.execute(f"ALTER TABLE pending_messages ADD CONSTRAINT never CHECK (NOT ({forbidden}))")
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        done = desk.at(api.url)("run-once")
+    told = 'new row for relation "pending_messages" violates check constraint "never"'
+    assert line(done) == f"{told}: {BY_STATE['23']}"
+
+
+# -- URLs that lead nowhere ------------------------------------------------------------------------------------------
+
+
+def test_a_server_that_can_not_be_reached_is_told_with_what_to_check(desk: Desk) -> None:
+    desk.server.hosts_file.write_text(
+        "host all guarded 127.0.0.1/32 scram-sha-256\n" + desk.server.hosts_file.read_text()
+    )
+    desk.server.execute("CREATE ROLE guarded LOGIN PASSWORD 'another'", "SELECT pg_reload_conf()")
+    place = make_url(desk.url())
+    urls = {
+        ("server does not support SSL, but SSL was required", "does not support SSL"): desk.url(sslmode="require"),
+        ("Connection refused", "Connection refused"): desk.url(port=postgresql.free_port()),
+        ("Name or service not known", "failed to resolve host"): shown(place.set(host="db.invalid")),
+        ('FATAL: database "none" does not exist', "does not exist"): shown(place.set(database="none")),
+        ('FATAL: role "nobody" does not exist', "does not exist"): desk.url(user="nobody"),
+        ('FATAL: password authentication failed for user "guarded"', "authentication failed"): desk.url(user="guarded"),
+    }
+    done = side_by_side({words: partial(desk.at(API, url=url), "run-once") for words, url in urls.items()})
+    for (words, sign), each in done.items():
+        assert line(each).endswith(f"{words}: {BY_TEXT[sign]}")
+
+
+# -- schemas ---------------------------------------------------------------------------------------------------------
+
+
+def test_the_applications_table_may_be_in_any_schema_and_ours_in_the_first_that_is_searched(
+    untouched_desk: Desk,
+) -> None:
+    desk = untouched_desk
+    for statement in ("CREATE SCHEMA desk", "CREATE SCHEMA ours", "ALTER TABLE pending_messages SET SCHEMA desk"):
+        desk.application.execute(statement)
+    desk.application.execute(f"ALTER DATABASE {make_url(desk.application.url).database} SET search_path = desk, public")
+    desk.application.add_due(2)
+    desk.application.add(103, body=None)
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        url = desk.url(options="-c search_path=ours")
+        command = desk.at(api.url, url=url, DATABASE__TABLE="desk.pending_messages")
+        assert command.json("run-once")["sent"] == 2
+    assert command("requeue", "103").returncode == 0
+    assert command.json("status")["messages"]["waiting"] == 1
+    found = desk.application.execute("SELECT schemaname FROM pg_tables WHERE starts_with(tablename, 'retrycli')")
+    assert {each["schemaname"] for each in found} == {"ours"}

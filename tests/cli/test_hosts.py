@@ -1,0 +1,173 @@
+"""Several hosts over one table: each has its own lock, and nothing else is between them but the database."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+from collections import Counter
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import app
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.settings import Run
+from tests.channels import webhook
+from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
+from tests.cli.command import Cli, Finished, end, side_by_side
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from retrycli.events import PassSummary
+    from retrycli.sandbox import Answer
+    from tests.cli.application import Application
+
+on_postgresql = pytest.mark.databases("postgresql")
+"""Hosts share a server, and a file only by mistake."""
+
+LAPSED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
+"""How much later claims have lapsed, and what was put off is due."""
+
+
+@pytest.fixture
+def two_hosts(cli: Cli, tmp_path: Path) -> list[Cli]:
+    """Two machines: each has a lock of its own."""
+    return [cli.having({"RETRYCLI_RUN__LOCK_FILE": str(tmp_path / f"{name}.lock")}) for name in ("one", "two")]
+
+
+def at_once(hosts: list[Cli], env: dict[str, str]) -> list[Finished]:
+    """A pass of each at the same time."""
+    calls = {number: partial(host.having(env), "run-once") for number, host in enumerate(hosts)}
+    return list(side_by_side(calls).values())
+
+
+def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: timedelta) -> PassSummary:
+    """Make a pass as another host does, when so much time has gone by."""
+    settings = application.settings(api.url).model_copy(update={"run": Run(lock_file=lock)})
+    now = datetime.now(UTC) + later
+    return app.run_once(settings, surroundings=replace(app.HERE, now=lambda: now))
+
+
+def statuses(application: Application) -> Counter[object]:
+    return Counter(row["status"] for row in application.rows().values())
+
+
+# -- the work and what is known are shared ---------------------------------------------------------------------------
+
+
+@on_postgresql
+def test_hosts_share_the_work_and_send_each_message_once(
+    two_hosts: list[Cli], application: Application, sandbox: Sandbox
+) -> None:
+    ids = application.add_due(120)
+    done = at_once(two_hosts, application.variables(sandbox.url))
+    assert [(each.returncode, each.stderr) for each in done] == [(0, "")] * 2
+    assert statuses(application) == {"sent": len(ids)}
+    assert len(sandbox.received) == len({each.key for each in sandbox.received}) == len(ids)
+
+
+@on_postgresql
+def test_two_hosts_probe_a_dead_api_once(two_hosts: list[Cli], application: Application) -> None:
+    application.add_due(1200)
+    with Scripted(BUSY) as api:
+        env = {**application.variables(api.url), "RETRYCLI_RUN__CONCURRENCY": "1"}
+        assert two_hosts[0]("run-once", env=env).returncode == 69
+        for number in range(1, 4):
+            application.execute("UPDATE retrycli_breakers SET probe_at = now() - interval '1 second'")
+            assert [each.returncode for each in at_once(two_hosts, env)] == [69, 69]
+            assert len(api.paths) == 5 + number
+    assert application.asked("SELECT sum(retry_count) FROM pending_messages") == [(5,)]
+
+
+@on_postgresql
+def test_the_rate_is_kept_over_two_hosts(two_hosts: list[Cli], application: Application, sandbox: Sandbox) -> None:
+    application.add_due(60)
+    done = at_once(two_hosts, {**application.variables(sandbox.url), "RETRYCLI_RUN__RATE_PER_SECOND": "20"})
+    assert [each.returncode for each in done] == [0, 0]
+    assert statuses(application) == {"sent": 60}
+    [(took,)] = application.asked("SELECT max(started_at) - min(started_at) FROM retrycli_attempts")
+    assert took >= timedelta(seconds=59 / 20 - 0.1)
+    shares = application.asked("SELECT count(*) FROM retrycli_attempts GROUP BY pass_id")
+    assert len(shares) == 2, "one has done it all, and there was nothing to be kept"
+
+
+@on_postgresql
+def test_what_two_hosts_find_out_is_told_once(two_hosts: list[Cli], application: Application) -> None:
+    """Both have escalated messages, and end at about the same time; what one leaves the next pass tells."""
+    application.add_due(1200)
+    with Scripted(REJECTS) as api, webhook() as hook:
+        env = {**application.variables(api.url), "RETRYCLI_NOTIFY__URLS": hook.slack_shaped}
+        assert [each.returncode for each in at_once(two_hosts, env)] == [0, 0]
+        assert two_hosts[0]("run-once", env=env).returncode == 0
+        told = [int(each.replace(",", "")) for text in hook.texts for each in re.findall(r"([\d,]+) × HTTP 422", text)]
+    assert sum(told) == 1200
+
+
+# -- a pass whose claims have lapsed ---------------------------------------------------------------------------------
+
+DECIDES: dict[str, tuple[Answer, set[object], set[object]]] = {
+    "delivers": (TAKES, {"sent"}, set()),
+    "puts off": (BUSY, {"failed"}, {"waiting"}),
+    "escalates": (REJECTS, {"failed"}, {"escalated"}),
+}
+"""What the API answers to the other host, and the statuses and states that come of it."""
+
+
+@on_both
+@pytest.mark.parametrize("does", DECIDES)
+def test_a_pass_that_was_stopped_and_continued_changes_nothing_that_another_has_decided(
+    tmp_path: Path, cli: Cli, application: Application, does: str
+) -> None:
+    """A laptop that slept, a virtual machine that was moved: its claims have lapsed, and the messages are another's.
+
+    It had one message in flight, and had claimed the others: of those it sends none.
+    """
+    answer, in_table, in_queue = DECIDES[does]
+    application.add_due(4)
+    with held_back() as (api, gate):
+        stopped = cli.having(application.variables(api.url)).start("run-once", "--json")
+        assert gate.reached.wait(60)
+        stopped.send_signal(signal.SIGSTOP)
+        with Scripted(answer) as there:
+            for later in (LAPSED, ALL_DUE):
+                run_elsewhere(application, there, tmp_path / "other.lock", later)
+        assert set(statuses(application)) == in_table
+        assert {each["state"] for each in application.rows("retrycli_queue").values()} == in_queue
+        decided = [application.rows(each) for each in DECIDED]
+        stopped.send_signal(signal.SIGCONT)
+        gate.opened.set()
+        done = end(stopped)
+        assert len(api.received) == 1
+    assert done.returncode == 0, done.stderr
+    assert {name: json.loads(done.stdout)[name] for name in COUNTS} == dict.fromkeys(COUNTS, 0)
+    assert [application.rows(each) for each in DECIDED] == decided
+
+
+DECIDED = ("pending_messages", "retrycli_queue", "retrycli_attempts", "retrycli_acts")
+COUNTS = ("sent", "rescheduled", "escalated", "unknown")
+
+
+@on_both
+def test_what_a_killed_pass_had_in_flight_is_unknown_to_another_host_and_is_sent_again_with_its_key(
+    tmp_path: Path, cli: Cli, application: Application
+) -> None:
+    application.add(101)
+    with held_back() as (api, gate):
+        process = cli.having(application.variables(api.url)).start("run-once")
+        assert gate.reached.wait(60)
+        process.send_signal(signal.SIGKILL)
+        end(process)
+    key = application.rows("retrycli_queue")[101]["delivery_key"]
+    with Sandbox(Behaviour(), rng=Random(0)) as there:
+        results = [run_elsewhere(application, there, tmp_path / "lock", later) for later in (LAPSED, ALL_DUE)]
+        assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
+        assert [each.key for each in there.received] == [key]
+    outcomes = [each["outcome"] for each in application.rows("retrycli_attempts").values()]
+    assert outcomes == ["unknown", "delivered"]

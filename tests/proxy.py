@@ -1,0 +1,79 @@
+"""Stands between a program and its PostgreSQL, and loses the answer to a commit when a test tells it to."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from enum import Enum
+from select import select
+from threading import Event, Thread
+
+BEGIN, COMMIT = b"BEGIN", b"COMMIT"
+
+
+class Loses(Enum):
+    """What gets lost of a commit, together with the connection."""
+
+    THE_COMMIT = "commit"
+    ITS_ANSWER = "answer"
+
+
+class Proxy:
+    """Passes on all that is said, until a transaction comes to its end in which a text was said."""
+
+    def __init__(self, port: int, text: bytes, loses: Loses) -> None:
+        self._there = ("127.0.0.1", port)
+        self._text = text
+        self._loses = loses
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.port = int(self._listener.getsockname()[1])
+        self.lost = Event()
+        """That it has happened. It does once."""
+
+    def serve(self) -> None:
+        """Take connections until the listener is closed."""
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                Thread(target=self._between, args=(client,), daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _between(self, client: socket.socket) -> None:
+        said = b""
+        with client, socket.create_connection(self._there) as server, suppress(ConnectionError):
+            while True:
+                readable, _, _ = select([client, server], [], [])
+                if server in readable:
+                    if not (answer := server.recv(65536)):
+                        return
+                    client.sendall(answer)
+                if client in readable:
+                    if not (question := client.recv(65536)):
+                        return
+                    said = question if BEGIN in question else said + question
+                    ends = COMMIT in question and self._text in said and not self.lost.is_set()
+                    if ends and self._loses is Loses.THE_COMMIT:
+                        self.lost.set()
+                        return
+                    server.sendall(question)
+                    if ends:
+                        server.recv(65536)  # it has been committed
+                        self.lost.set()
+                        return
+
+
+@contextmanager
+def proxy(port: int, text: str, loses: Loses) -> Iterator[Proxy]:
+    """One for as long as a test lasts."""
+    made = Proxy(port, text.encode(), loses)
+    thread = Thread(target=made.serve, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.close()
+        thread.join()

@@ -1,0 +1,87 @@
+"""What retrycli asks of a server, for its own transactions and connections alone."""
+
+from __future__ import annotations
+
+from contextlib import closing, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import make_url, text
+
+from retrycli.store.database import BUSY_SECONDS, Database
+from tests import postgresql
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+SETTINGS = text("SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')")
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with postgresql.database() as made:
+        yield made
+
+
+def with_query(url: str, **query: str) -> str:
+    return make_url(url).update_query_dict(query).render_as_string(hide_password=False)
+
+
+@contextmanager
+def opened(url: str, patience: int = BUSY_SECONDS) -> Iterator[Database]:
+    with closing(Database(url, patience=patience)) as database:
+        yield database
+
+
+def parameters(database: Database) -> dict[str, str]:
+    """What the driver has told the library that it stands on."""
+    with closing(database._engine.raw_connection()) as connection:
+        driver: Any = connection.driver_connection
+        found: dict[str, str] = driver.info.get_parameters()
+        return found
+
+
+@pytest.mark.parametrize("way", ["read", "write", "together", "nothing_kept"])
+def test_no_transaction_waits_for_ever_or_forgets_what_it_has_committed(url: str, way: str) -> None:
+    hasty = with_query(url, options="-c synchronous_commit=off")
+    with opened(hasty) as database, getattr(database, way)(), database.read() as connection:
+        assert connection.execute(SETTINGS).one() == (f"{BUSY_SECONDS}s", "local")
+
+
+def test_what_a_role_is_set_to_is_left_as_it_is(url: str) -> None:
+    own = with_query(url, options="-c lock_timeout=1234 -c synchronous_commit=remote_write")
+    with opened(own) as database, database.write() as connection:
+        assert connection.execute(SETTINGS).one() == ("1234ms", "remote_write")
+
+
+def test_nothing_of_it_is_left_in_the_session(url: str) -> None:
+    """Behind a pooler that is the next one's."""
+    with opened(with_query(url, options="-c synchronous_commit=off")) as database:
+        with database.write() as connection:
+            pid = connection.execute(text("SELECT pg_backend_pid()")).scalar_one()
+        with closing(database._engine.raw_connection()) as kept, closing(kept.cursor()) as cursor:
+            cursor.execute(f"SELECT pg_backend_pid(), {str(SETTINGS).removeprefix('SELECT ')}")
+            assert cursor.fetchone() == (pid, "0", "off")
+            cursor.execute("SELECT count(*) FROM pg_prepared_statements")
+            assert cursor.fetchone() == (0,)
+
+
+def test_a_server_that_has_gone_without_a_word_is_given_up_before_claims_lapse(url: str) -> None:
+    with opened(url) as database:
+        found = parameters(database)
+    assert int(found["connect_timeout"]) <= BUSY_SECONDS
+    assert int(found["tcp_user_timeout"]) <= BUSY_SECONDS * 1000
+    silence = int(found["keepalives_idle"]) + int(found["keepalives_interval"]) * int(found["keepalives_count"])
+    assert silence <= BUSY_SECONDS
+
+
+def test_what_the_url_says_of_that_goes_before_it(url: str) -> None:
+    with opened(with_query(url, connect_timeout="7", keepalives_idle="60")) as database:
+        found = parameters(database)
+    assert (found["connect_timeout"], found["keepalives_idle"]) == ("7", "60")
+
+
+def test_who_is_in_a_hurry_waits_no_longer(url: str) -> None:
+    with opened(url, patience=2) as database, database.read() as connection:
+        assert connection.execute(SETTINGS).one()[0] == "2s"
+        assert parameters(database)["connect_timeout"] == "2"
