@@ -22,6 +22,7 @@ from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
+from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
@@ -298,6 +299,21 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
+    finally:
+        database.close()
+
+
+@contextmanager
+def failed_index(settings: Settings) -> Iterator[FailedIndex]:
+    """The one index on the application's table that there may be for retrycli.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        _ = database.messages  # as in `open_database`
+        yield FailedIndex(database)
     finally:
         database.close()
 

@@ -13,6 +13,12 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
+FAILED_INDEX = {
+    "absent": "The application's table has no index of its failed rows, retrycli_failed.",
+    "there": "The application's table has an index of its failed rows, retrycli_failed.",
+    "invalid": "The index of the failed rows, retrycli_failed, is half built, or being built just now.",
+}
+"""How it may be, in words."""
 
 
 def register(app: typer.Typer) -> None:
@@ -23,10 +29,11 @@ def register(app: typer.Typer) -> None:
     configuration.command("show")(config_show)
     configuration.command("check")(config_check)
     app.add_typer(configuration, name="config")
-    database = typer.Typer(help="Look after retrycli's own tables.", no_args_is_help=True, rich_markup_mode=None)
+    database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("prune")(db_prune)
     database.command("copy")(db_copy)
+    database.command("index")(db_index)
     app.add_typer(database, name="db")
 
 
@@ -164,6 +171,37 @@ def db_copy(
         console.say("Let no pass be made over the old database: it would send the same messages.")
     change = "" if target is None else "set database.url to the URL of --to, then "
     console.say(f"Next: {change}retrycli doctor")
+
+
+def db_index(
+    ctx: typer.Context,
+    drop: Annotated[bool, typer.Option("--drop", help="Take it away again.")] = False,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Offer an index on the application's table, for a big one."""
+    from retrycli import console, desk
+    from retrycli.store.failed_index import NAME
+
+    with desk.failed_index(load_settings(ctx, config)) as index:
+        before, statements = index.state(), index.statements(drop=drop)
+        if not as_json:
+            console.say(FAILED_INDEX[before])
+            for each in statements:
+                console.show_text(f"{each};")
+        if statements and not yes:
+            require_a_person("it is on the application's table", yes=yes, as_json=as_json)
+            meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""
+            ask(f"{'Take it away' if drop else 'Make it'}?{meanwhile}")
+        index.execute(statements)
+        now = index.state()
+    if as_json:
+        console.show_json({"index": NAME, "before": before, "now": now, "statements": statements})
+        return
+    if statements:
+        console.say(f"{'Took it away' if drop else 'Made it'}.")
+    console.say("Next: retrycli status")
 
 
 def version(as_json: Json = False) -> None:

@@ -10,6 +10,8 @@ from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
 from retrycli.store.condition import check_writable, clock, journal_mode
 from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.ledger import Ledger, PassRecord
 
 LOOK_BACK = 10
@@ -41,6 +43,21 @@ def tables(case: Case, database: Database) -> Iterator[Finding]:
         words = f"retrycli's own are of version {found}, and this program of {schema.HEAD}"
         level = warning if case.settings.database.auto_upgrade else failure
         yield level("tables", words, "`retrycli db upgrade`")
+
+
+def index(case: Case, database: Database) -> Iterator[Finding]:
+    """The index of failed rows, where the application's table is so big that it would help."""
+    state = FailedIndex(database).state()
+    table = case.settings.database.table
+    if state is IndexState.THERE:
+        yield well("index", f"{table} has one of its failed rows")
+    elif state is IndexState.INVALID:
+        yield warning(
+            "index", f"that of the failed rows of {table} is half built, and used for nothing", "`retrycli db index`"
+        )
+    elif Enrolment(database).goes_round():
+        words = f"{table} is too big for a pass to look at all of it; `retrycli db index` offers what would help"
+        yield well("index", words)
 
 
 def writing(case: Case, database: Database) -> Iterator[Finding]:

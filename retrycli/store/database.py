@@ -140,6 +140,20 @@ class Database:
                 self._kept = None
                 connection.rollback()
 
+    @contextmanager
+    def outside_transactions(self) -> Iterator[Connection]:
+        """A connection of which each statement is on its own, as those are that PostgreSQL carries out concurrently.
+
+        Raises:
+            DatabaseUnavailable: in words, whatever the driver had to say.
+        """
+        if self.is_sqlite:
+            with self.write() as connection:
+                yield connection
+            return
+        with self._translated(), self._engine.connect() as connection:
+            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+
     def close(self) -> None:
         """Give back the connections."""
         self._engine.dispose()
@@ -166,6 +180,13 @@ class Database:
         schema_name, _, name = self._table.rpartition(".")
         with self.read() as connection:
             return inspect(connection).has_table(name, schema_name or None)
+
+    @property
+    def quoted_table(self) -> tuple[str, str]:
+        """The schema, empty where none is named, and the name of the application's table, as SQL has them."""
+        quote = self._engine.dialect.identifier_preparer.quote
+        schema_name, _, name = self._table.rpartition(".")
+        return quote(schema_name) if schema_name else "", quote(name)
 
     def type_of(self, name: str) -> TypeEngine[Any]:
         """The type of a column of the application's table."""

@@ -14,6 +14,7 @@ from retrycli.message import Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
+from retrycli.store.failed_index import FailedIndex, IndexState
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -22,7 +23,8 @@ TAIL = 5_000
 """How many of the newest messages every pass compares with its queue."""
 SWEEP = 10_000
 """How many of the older ones each pass compares besides, going round. Messages that fail are new ones as a rule;
-those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short."""
+those that an old row hides are found within (rows / SWEEP) passes, and a pass over millions stays short. Where there
+is an index of the failed rows, these alone are counted, and few of them are all compared by every pass."""
 RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
 THESE = queue.c.message_id.in_(bindparam("ids", expanding=True))
@@ -69,7 +71,7 @@ class Enrolment:
         Returns:
             The ranges, and where the next pass goes on.
         """
-        rows = select(self._database.messages.c.id)
+        rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
         if tail is None:
             return [Span(None, None)], START
@@ -83,6 +85,17 @@ class Enrolment:
             if swept_to is not None:
                 break
         return [*spans, Span(tail, None)], START if after >= tail else after
+
+    def goes_round(self) -> bool:
+        """Whether there are more messages to go through than one pass compares."""
+        return self._id_at(self._rows(), self._tail + self._sweep) is not None
+
+    def _rows(self) -> Select[Any]:
+        """The ids of the rows that are gone through: all of them, or the failed ones where an index has these."""
+        m = self._database.messages.c
+        all_rows = select(m.id)
+        indexed = FailedIndex(self._database).state() is IndexState.THERE
+        return all_rows.where(m.status == word(Status.FAILED)) if indexed else all_rows
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
         """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""

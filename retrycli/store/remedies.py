@@ -15,7 +15,7 @@ BY_STATE = {
     "25006": "this server takes no changes, as a standby does; name the primary in database.url",
     "25P03": "the server ends transactions too soon; raise idle_in_transaction_session_timeout for this role",
     "40": IN_THE_WAY,
-    "42501": "its role lacks a right; the README names those that it needs (GRANT)",
+    "42501": "its role lacks a right; the README names those that it needs (GRANT; of an index, to be the owner)",
     "53100": "free some space on the server",
     "55P03": "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
     "57014": "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",

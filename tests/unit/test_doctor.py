@@ -307,6 +307,17 @@ def _schema(desk: Desk) -> list[str]:
         return list(connection.iterdump())
 
 
+def test_the_index_of_failed_rows_is_mentioned_where_it_would_help(desk: Desk) -> None:
+    """In a table of more rows than a pass looks at, and only there."""
+    rows = "WITH RECURSIVE n (i) AS (SELECT {0} UNION ALL SELECT i + 1 FROM n WHERE i < {1}) SELECT i, 'sent' FROM n"
+    desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(1, 15_000))
+    assert desk.in_database(database.index) == []
+    desk.execute("INSERT INTO pending_messages (id, status) " + rows.format(15_001, 15_001))
+    assert "`retrycli db index` offers" in only(desk.in_database(database.index), Level.OK, "index").found
+    desk.execute("CREATE INDEX retrycli_failed ON pending_messages (id) WHERE status = 'failed'")
+    assert "has one of its failed rows" in only(desk.in_database(database.index), Level.OK, "index").found
+
+
 def test_wal_is_recommended_and_not_set(desk: Desk) -> None:
     found = only(desk.in_database(database.writing), Level.WARNING, "writing")
     assert found.remedy is not None

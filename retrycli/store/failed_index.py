@@ -1,0 +1,109 @@
+"""The one index that retrycli has a use for on the application's table: of its failed rows. It is made when asked for.
+
+With it the failed rows among millions of others are found at once. Nothing else depends on it.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import text
+
+from retrycli.errors import DatabaseUnavailable
+from retrycli.message import Status
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.store.database import Database
+
+NAME = "retrycli_failed"
+
+IN_SQLITE = (
+    "SELECT 1 FROM {schema}sqlite_master WHERE type = 'index' AND name = :name AND tbl_name = :table COLLATE NOCASE"
+)
+IN_POSTGRESQL = """
+SELECT n.nspname, i.indisvalid
+FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
+WHERE i.indrelid = to_regclass(:table) AND c.relname = :name
+"""
+
+
+class IndexState(StrEnum):
+    """How the index is."""
+
+    ABSENT = "absent"
+    THERE = "there"
+    INVALID = "invalid"
+    """PostgreSQL did not come to the end of building it: it is kept up with each write, and used for nothing."""
+
+
+class FailedIndex:
+    """The index of one application's table.
+
+    Args:
+        database: where the table is.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def state(self) -> IndexState:
+        """How it is: one look into the catalogue."""
+        return self._find()[0]
+
+    @property
+    def holds_writers_up(self) -> bool:
+        """Whether nobody can write to the table while it is made: SQLite has one writer at a time."""
+        return self._database.is_sqlite
+
+    def statements(self, *, drop: bool = False) -> list[str]:
+        """What makes it, or takes it away: nothing where that is done already."""
+        state, name = self._find()
+        concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
+        taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
+        if drop or state is IndexState.THERE:
+            return taking_away if drop else []
+        return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE status = '{Status.FAILED}'"]
+
+    def execute(self, statements: Sequence[str]) -> None:
+        """Carry them out.
+
+        Raises:
+            DatabaseUnavailable: that can't be done.
+        """
+        try:
+            for each in statements:
+                with self._database.outside_transactions() as connection:
+                    connection.exec_driver_sql(each)
+        except DatabaseUnavailable as error:
+            if self.state() is not IndexState.INVALID:
+                raise
+            remedy = "what there is of the index is of no use: `retrycli db index` builds it anew, with --drop it goes"
+            raise DatabaseUnavailable(f"{error}; {remedy}") from error
+
+    def _find(self) -> tuple[IndexState, str]:
+        """How it is, and its full name."""
+        schema, table = self._database.quoted_table
+        own = f"{schema}." if schema else ""
+        if self._database.is_sqlite:
+            query, known = text(IN_SQLITE.format(schema=own)), {"name": NAME, "table": self._database.messages.name}
+        else:
+            query, known = text(IN_POSTGRESQL), {"name": NAME, "table": f"{own}{table}"}
+        with self._database.read() as connection:
+            found = connection.execute(query, known).one_or_none()
+            if found is None:
+                return IndexState.ABSENT, f"{own}{NAME}"
+            if self._database.is_sqlite:
+                return IndexState.THERE, f"{own}{NAME}"
+            in_schema = connection.dialect.identifier_preparer.quote(found.nspname)
+            return (IndexState.THERE if found.indisvalid else IndexState.INVALID), f"{in_schema}.{NAME}"
+
+    @property
+    def _where(self) -> str:
+        """Its name and its table as a statement that makes it has them: the one or the other is without the schema."""
+        schema, table = self._database.quoted_table
+        if not schema:
+            return f"{NAME} ON {table}"
+        return f"{schema}.{NAME} ON {table}" if self._database.is_sqlite else f"{NAME} ON {schema}.{table}"

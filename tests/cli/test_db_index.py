@@ -1,0 +1,93 @@
+"""``db index``: it offers an index on the application's table, and makes none unasked."""
+
+from __future__ import annotations
+
+import uuid
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url
+
+from tests import postgresql
+from tests.cli.command import COLUMNS
+from tests.store.application import Application as Table
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+MAKE = "CREATE INDEX retrycli_failed ON pending_messages (id) WHERE status = 'failed'"
+
+
+def indexes(application: Application) -> list[object]:
+    found = application.execute("SELECT sql FROM sqlite_master WHERE type = 'index' AND name = 'retrycli_failed'")
+    return [each["sql"] for each in found]
+
+
+def test_on_a_terminal_it_shows_what_it_would_do_and_asks(at_work: Cli, application: Application) -> None:
+    refused = at_work.on_terminal("db", "index", answers=["n"])
+    assert f"{MAKE};" in refused.words
+    assert "Make it? Nobody else can write to the file meanwhile. [y/N] n" in refused.words
+    assert refused.text.endswith("Nothing was changed.\n")
+    assert indexes(application) == []
+    made = at_work.on_terminal("db", "index", answers=["y"])
+    assert made.text.endswith("Made it.\nNext: retrycli status\n")
+    assert max(map(len, made.text.splitlines())) <= COLUMNS
+    assert indexes(application) == [MAKE]
+    again = at_work.on_terminal("db", "index")
+    assert again.text.startswith("The application's table has an index of its failed rows, retrycli_failed.\n")
+    gone = at_work.on_terminal("db", "index", "--drop", answers=["y"])
+    assert "DROP INDEX retrycli_failed;" in gone.text
+    assert gone.text.endswith("Took it away.\nNext: retrycli status\n")
+    assert indexes(application) == []
+    none = at_work.on_terminal("db", "index", "--drop")
+    assert none.text.startswith("The application's table has no index of its failed rows, retrycli_failed.\n")
+
+
+def test_off_a_terminal_it_shows_what_it_would_do_and_does_nothing(at_work: Cli, application: Application) -> None:
+    done = at_work("db", "index")
+    assert (done.returncode, done.stdout) == (2, f"{MAKE};\n")
+    assert "add --yes" in done.stderr
+    assert at_work("db", "index", "--json").stdout == ""
+    assert indexes(application) == []
+
+
+def test_a_script_says_yes(at_work: Cli, application: Application) -> None:
+    found = at_work.json("db", "index", "--yes")
+    assert found == {"index": "retrycli_failed", "before": "absent", "now": "there", "statements": [MAKE]}
+    assert indexes(application) == [MAKE]
+    assert at_work.json("db", "index")["statements"] == []
+    found = at_work.json("db", "index", "--drop", "--yes")
+    assert (found["before"], found["now"]) == ("there", "absent")
+
+
+def test_no_other_command_makes_one(at_work: Cli, application: Application) -> None:
+    application.fill()
+    for each in ("db upgrade", "run-once", "doctor", "list-failed"):
+        at_work(*each.split())
+    assert indexes(application) == []
+
+
+@pytest.fixture
+def table() -> Iterator[Table]:
+    with postgresql.database() as url:
+        made = Table(url)
+        yield made
+        made.close()
+
+
+def test_on_postgresql_who_does_not_own_the_table_is_told_who_has_to_make_it(cli: Cli, table: Table) -> None:
+    """And has the statement to hand on."""
+    name = f"reader_{uuid.uuid4().hex[:12]}"
+    table.sql(f"CREATE ROLE {name} LOGIN")
+    try:
+        table.sql(f"GRANT SELECT ON pending_messages TO {name}")
+        url = make_url(table.url).set(username=name).render_as_string(hide_password=False)
+        done = cli("db", "index", "--yes", env={"RETRYCLI_DATABASE__URL": url})
+        assert (done.returncode, done.stdout) == (69, f"{MAKE.replace('INDEX', 'INDEX CONCURRENTLY')};\n")
+        assert "must be owner of table pending_messages: its role lacks a right" in done.stderr
+    finally:
+        table.sql(f"DROP OWNED BY {name}")
+        table.sql(f"DROP ROLE {name}")

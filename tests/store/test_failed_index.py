@@ -1,0 +1,154 @@
+"""The index of the failed rows: how it is found, made and taken away, and what a pass makes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import text
+
+from retrycli.errors import DatabaseUnavailable
+from retrycli.message import Span
+from retrycli.store.enrolment import START, Enrolment
+from retrycli.store.failed_index import NAME, FailedIndex, IndexState
+from tests.store.application import Application, bare_table, messages_table, opened
+from tests.store.own_tables import enrol, queue_rows
+from tests.store.test_enrolment import fresh_ids
+from tests.store.test_totals import statements
+from tests.store.test_views import strict_table
+
+if TYPE_CHECKING:
+    from sqlalchemy import MetaData, Table
+
+    from retrycli.store.database import Database
+    from tests.store.conftest import Factory
+
+
+@pytest.fixture
+def index(database: Database) -> FailedIndex:
+    return FailedIndex(database)
+
+
+def make(index: FailedIndex) -> None:
+    index.execute(index.statements())
+
+
+def test_it_is_made_when_asked_for_and_taken_away_again(database: Database, index: FailedIndex) -> None:
+    concurrently = "" if database.is_sqlite else "CONCURRENTLY "
+    assert index.state() is IndexState.ABSENT
+    assert index.statements(drop=True) == []
+    made = [f"CREATE INDEX {concurrently}retrycli_failed ON pending_messages (id) WHERE status = 'failed'"]
+    assert index.statements() == made
+    make(index)
+    assert index.state() is IndexState.THERE
+    assert index.statements() == []
+    taken_away = [f"DROP INDEX {concurrently}{'' if database.is_sqlite else 'public.'}retrycli_failed"]
+    assert index.statements(drop=True) == taken_away
+    index.execute(taken_away)
+    assert index.state() is IndexState.ABSENT
+
+
+KINDS = [
+    ("pending_messages", messages_table),
+    ("pending_messages", strict_table),
+    ("Pending Messages", bare_table),
+    ("order", bare_table),
+    ("{schema}.pending_messages", bare_table),
+    ("{schema}.Order", bare_table),
+]
+
+
+@pytest.mark.parametrize(("table", "kind"), KINDS)
+def test_it_is_made_on_any_table(
+    engine: Factory, tmp_path: Path, table: str, kind: Callable[[MetaData, str, str | None], Table]
+) -> None:
+    """In another schema, of a name that has to be quoted, with a status that is an enumeration."""
+    with engine(tmp_path, None) as url:
+        schema = "main" if url.startswith("sqlite") else "ticketing"
+        made = Application(url, table.format(schema=schema), kind=kind)
+        made.add_all([{}, {"status": "sent"}])
+        with opened(made) as database:
+            index = FailedIndex(database)
+            make(index)
+            assert index.state() is IndexState.THERE
+            assert fresh_ids(Enrolment(database)) == [1]
+            index.execute(index.statements(drop=True))
+            assert index.state() is IndexState.ABSENT
+        made.close()
+
+
+def test_one_of_that_name_on_another_table_is_not_it(application: Application, index: FailedIndex) -> None:
+    """And then it can't be made, which is said in words."""
+    application.sql("CREATE INDEX retrycli_failed ON ticket_states (ticket_id)")
+    assert index.state() is IndexState.ABSENT
+    with pytest.raises(DatabaseUnavailable, match=r"retrycli_failed.* already exists"):
+        make(index)
+
+
+def test_to_look_for_it_is_one_statement(database: Database, index: FailedIndex) -> None:
+    assert database.messages is not None
+    with statements(database) as seen:
+        index.state()
+    assert len([sql for sql, _ in seen if sql != "BEGIN"]) == 1
+
+
+@pytest.fixture
+def half_built(application: Application, database: Database, index: FailedIndex) -> FailedIndex:
+    """What PostgreSQL leaves where it could not build it to the end: here another transaction was in its way."""
+    if database.is_sqlite:
+        pytest.skip("SQLite builds it in one transaction")
+    with application._engine.begin() as connection:
+        connection.execute(text("UPDATE pending_messages SET subject = 'tea'"))
+        with database.outside_transactions() as ours:
+            ours.exec_driver_sql("SET statement_timeout = 100")
+        with pytest.raises(DatabaseUnavailable, match="`retrycli db index` builds it anew"):
+            make(index)
+    with database.outside_transactions() as ours:
+        ours.exec_driver_sql("SET statement_timeout = 0")
+    return index
+
+
+def test_one_that_is_half_built_is_no_index_and_can_be_built_anew(half_built: FailedIndex) -> None:
+    assert half_built.state() is IndexState.INVALID
+    first, second = half_built.statements()
+    assert (first, second.split()[0]) == (f"DROP INDEX CONCURRENTLY public.{NAME}", "CREATE")
+    assert half_built.statements(drop=True) == [first]
+    make(half_built)
+    assert half_built.state() is IndexState.THERE
+
+
+# What a pass makes of it.
+
+
+def test_with_it_few_failed_rows_among_many_are_all_compared_by_each_pass(
+    application: Application, database: Database, index: FailedIndex
+) -> None:
+    """The rest of the rows counts for nothing: the oldest is found at once, and so is one that is taken back."""
+    application.add_all([{"status": "sent"} for _ in range(20)])
+    enrolment = Enrolment(database, tail=3, sweep=5)
+    assert len(enrolment.plan_sweep(START)[0]) == 2
+    make(index)
+    for each in (1, 7, 20):
+        application.change(each, status="failed")
+    assert enrolment.plan_sweep(START) == ([Span(None, None)], START)
+    assert fresh_ids(enrolment) == [1, 7, 20]
+    enrol(database, [1, 7, 20])
+    application.change(7, status="sent")
+    spans, _ = enrolment.plan_sweep(START)
+    assert [enrolment.retire(each) for each in spans] == [1]
+    assert queue_rows(database).keys() == {1, 20}
+
+
+def test_with_it_many_failed_rows_are_gone_round_as_before(
+    application: Application, database: Database, index: FailedIndex
+) -> None:
+    """Only that the others between them are not counted."""
+    application.add_all([{"status": "failed" if each % 10 == 0 else "sent"} for each in range(1, 101)])
+    make(index)
+    enrolment = Enrolment(database, tail=3, sweep=2)
+    assert enrolment.plan_sweep(START) == ([Span(START, 20), Span(70, None)], 20)
+    assert enrolment.plan_sweep(60) == ([Span(60, 70), Span(70, None)], START)
+    assert enrolment.goes_round()
+    assert not Enrolment(database, tail=8, sweep=2).goes_round()

@@ -1,0 +1,302 @@
+"""By which index statements find their rows: those that are really sent, as the engine's own planner goes about them.
+
+Most of the messages are sent ones, and most of the failed ones are in one state, as in any big queue. PostgreSQL knows
+the figures of its tables; SQLite knows none, as in a file in which nobody has ever called ANALYZE.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import case, insert, literal, select
+
+from retrycli.acts import Act, ActKind
+from retrycli.message import Claim, Span, State
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.schema import acts, attempts, passes, queue
+from retrycli.store.acts import Acts
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.escalations import ESCALATED, escalation_groups
+from retrycli.store.failed_index import FailedIndex
+from retrycli.store.ledger import Ledger
+from retrycli.store.measures import Measures
+from retrycli.store.statistics import Statistics
+from retrycli.store.totals import Totals
+from retrycli.store.views import Filter, Views
+from tests.store.application import HOUR, NOON, Application, opened
+from tests.store.test_totals import statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+
+    from tests.store.conftest import Factory
+
+DOUBLED = 15
+MESSAGES = 2**DOUBLED
+FAILED = 4
+"""One in so many."""
+MINE = Claim("mine", NOON + HOUR)
+SENDING = range(FAILED, 12 * FAILED, FAILED)
+"""What is claimed by that."""
+SOME = range(100 * FAILED, 110 * FAILED, FAILED)
+"""Some that wait."""
+LATE = range(MESSAGES - 40 * FAILED, MESSAGES - 30 * FAILED, FAILED)
+"""Some that are escalated."""
+
+
+@pytest.fixture(scope="module")
+def big(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Database]:
+    """A database with some ten thousands of messages and attempts."""
+    with engine(tmp_path_factory.mktemp("plans"), None) as url:
+        application = Application(url)
+        application.add(status="sent")
+        columns = [each.name for each in application.table.c if each.name != "id"]
+        copied = ", ".join(columns)
+        for exponent in range(DOUBLED):
+            add = (
+                f"INSERT INTO pending_messages (id, {copied}) SELECT id + {2**exponent}, {copied} FROM pending_messages"
+            )
+            application.sql(add)
+        application.sql(f"UPDATE pending_messages SET status = 'failed' WHERE id % {FAILED} = 0")
+        with opened(application) as database:
+            _fill(database)
+            if not database.is_sqlite:
+                with database.outside_transactions() as connection:
+                    connection.exec_driver_sql("VACUUM ANALYZE")
+            yield database
+        application.close()
+
+
+def _fill(database: Database) -> None:
+    m = database.messages
+    escalated = m.c.id > MESSAGES - 1000 * FAILED
+    sending = m.c.id.in_(SENDING)
+
+    def at(seconds: int) -> ColumnElement[Any]:
+        return literal(NOON + timedelta(seconds=seconds), queue.c.next_attempt_at.type)
+
+    state = case((escalated, State.ESCALATED.value), (sending, State.SENDING.value), else_=State.WAITING.value)
+    due = case((escalated, None), (m.c.id % 10 == 0, at(-3600)), (m.c.id % 10 == 5, at(-60)), else_=at(7200))
+    queued = select(
+        m.c.id,
+        state,
+        due,
+        literal("key"),
+        case((sending, MINE.claimant)),
+        case((sending, at(3600))),
+        at(-7200),
+        literal(0),
+        case((escalated, at(-600))),
+        case((escalated, "permanent")),
+        case((escalated, "cause")),
+    ).where(m.c.status == "failed")
+    names = [*(each.name for each in queue.c)][: len(queued.selected_columns)]
+    tried = select(
+        m.c.id, literal("the-pass"), literal(1), literal("pass"), *[_spread(m.c.id)] * 2, literal("delivered")
+    )
+    done = select(m.c.id, _spread(m.c.id), literal("ada"), literal("noted"))
+    with database.write() as connection:
+        connection.execute(insert(queue).from_select(names, queued))
+        told = ["message_id", "pass_id", "number", "made_by", "started_at", "finished_at", "outcome"]
+        connection.execute(insert(attempts).from_select(told, tried.order_by(m.c.id)))
+        connection.execute(insert(acts).from_select(["message_id", "at", "by", "act"], done))
+        connection.execute(insert(passes), [_pass(number) for number in range(2000)])
+
+
+def _spread(number: ColumnElement[int]) -> ColumnElement[Any]:
+    """A time on one of a hundred days, the higher the number the later."""
+    days = [(number <= MESSAGES * day // 100, NOON - timedelta(days=100 - day)) for day in range(1, 101)]
+    return case(*((each, literal(time, queue.c.next_attempt_at.type)) for each, time in days))
+
+
+def _pass(number: int) -> dict[str, object]:
+    at = NOON - number * timedelta(minutes=15)
+    counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released", "swept_to"), 0)
+    times = {"started_at": at, "heartbeat_at": at, "finished_at": at}
+    return {"id": f"pass {number}", "host": "mill", "pid": 1, "result": "completed", **times, **counts}
+
+
+# -- how a plan is read -----------------------------------------------------------------------------------------------
+
+NAMES = {"pending_messages": "messages"} | {
+    f"retrycli_{each}": each for each in ("queue", "attempts", "acts", "passes")
+}
+
+
+def ways(database: Database, sql: str, values: Any) -> set[str]:  # noqa: ANN401  as drivers take them
+    """The ways by which a statement comes to its tables: ``queue by due``, ``messages by its key``, ``queue whole``."""
+    with database.read() as connection:
+        if database.is_sqlite:
+            plan = [row[-1] for row in connection.exec_driver_sql(f"EXPLAIN QUERY PLAN {sql}", values)]
+            return set(filter(None, map(_sqlite_way, plan)))
+        [[plan]] = connection.exec_driver_sql(f"EXPLAIN (FORMAT JSON) {sql}", values)
+        return set(_postgresql_ways((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+
+
+def _sqlite_way(step: str) -> str | None:
+    found = re.match(r"(SEARCH|SCAN) (\w+)(?: USING (?:COVERING )?(?:INDEX (\w+)|INTEGER PRIMARY KEY))?", step)
+    if found is None or found[2] not in NAMES:
+        return None
+    index = found[3] or ("pkey" if found[1] == "SEARCH" else None)
+    return _way(found[2], "pkey" if index and index.startswith("sqlite_autoindex") else index)
+
+
+def _postgresql_ways(node: Mapping[str, Any], table: str | None = None) -> Iterator[str]:
+    table = node.get("Relation Name", table)
+    kind, index = node["Node Type"], node.get("Index Name")
+    if table in NAMES and (index or kind == "Seq Scan"):
+        yield _way(table, index)
+    for each in node.get("Plans", ()):
+        yield from _postgresql_ways(each, table)
+
+
+def _way(table: str, index: str | None) -> str:
+    if index is None:
+        return f"{NAMES[table]} whole"
+    if index.endswith("pkey"):
+        return f"{NAMES[table]} by its key"
+    return f"{NAMES[table]} by {index.removeprefix(f'{table}_').removeprefix('retrycli_')}"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call, and the ways by which each of its statements may come to its tables."""
+
+    call: Callable[[Database], object]
+    ways: str
+    but: str = ""
+    """Ways that one planner or the other takes besides, for a good reason."""
+
+
+def page(wanted: Filter) -> Callable[[Database], object]:
+    """Reads a page of messages of each state, as far as a filter lets them through."""
+    ids = array("q", [*SENDING, *SOME, *LATE])
+    return lambda database: list(Views(database).pages(ids, wanted))
+
+
+def begun(database: Database) -> object:
+    claims = Claims(database)
+    return claims.begin(MINE, list(SENDING), made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+
+
+def recorded(database: Database) -> object:
+    outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+    later = Transition.rescheduled(NOON + HOUR, retry_count=2, last_error="HTTP 503", unknown_count=0)
+    first, second, third, *_ = SENDING
+    settled = [
+        Settled(first, Transition.delivered(), Outcome(OutcomeKind.DELIVERED, 200), finished_at=NOON),
+        Settled(second, later, outcome),
+        Settled(third, Transition.invalid("no JSON"), None),
+    ]
+    return Claims(database).record(MINE, settled, NOON)
+
+
+def rolled_up(database: Database) -> object:
+    Totals(database).roll_up(NOON + HOUR)
+    return Totals(database).read()
+
+
+def acted(kind: ActKind, ids: range, act: Act) -> Callable[[Database], object]:
+    return lambda database: Acts(database).perform(kind, dict.fromkeys(ids, act))
+
+
+KEYS = "queue by its key, messages by its key"
+WEEKS_AGO = NOON - timedelta(days=95)
+YESTERDAY = NOON - timedelta(days=1)
+CASES = {
+    # a pass
+    "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
+    "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
+    "released": Case(lambda d: Claims(d).release(MINE, list(SENDING)), "queue by its key"),
+    "begun": Case(begun, f"{KEYS}, attempts by message"),
+    "recorded": Case(recorded, f"{KEYS}, attempts by message"),
+    "lapsed": Case(
+        lambda d: Claims(d).take_over_lapsed(MINE, NOON + 2 * HOUR, 9), f"queue by due, {KEYS}, attempts by message"
+    ),
+    "newly failed": Case(lambda d: Enrolment(d).newly_failed(Span(1000, 1040), 500), KEYS),
+    "enrolled": Case(
+        lambda d: Enrolment(d).enrol([(Settled(each, Transition.invalid("no")), NOON, 1) for each in (4, 8)], NOON),
+        "queue by its key",
+    ),
+    "retired": Case(lambda d: Enrolment(d).retire(Span(1000, 1400)), KEYS),
+    # Where SQLite goes through all rows of a table, it does so in the order of their ids, to the limit.
+    "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
+    "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),
+    "the last passes": Case(lambda d: (Ledger(d).last_passes(10), Ledger(d).swept_to()), "passes by started"),
+    "the newest of each host": Case(lambda d: Ledger(d).hosts(NOON - HOUR), "passes by started"),
+    # looked at
+    "one message": Case(lambda d: Views(d).message(SOME[0]), f"{KEYS}, attempts by message, acts by message"),
+    "a page": Case(page(Filter()), KEYS),
+    "a page of what waits": Case(page(Filter(state=State.WAITING)), KEYS),
+    "a page of what is escalated": Case(page(ESCALATED), KEYS),
+    "a page of what is due": Case(page(Filter(due_by=NOON)), KEYS),
+    "those ahead": Case(lambda d: Views(d).count_ahead(SOME[0], NOON), "queue by due, queue by its key"),
+    "causes": Case(escalation_groups, f"queue by due, {KEYS}", but="messages whole"),
+    "figures of a day": Case(
+        lambda d: Statistics(d).figures(YESTERDAY, NOON), "attempts by its key, passes by started"
+    ),
+    "passes of a day": Case(lambda d: Statistics(d).passes(YESTERDAY), "passes by started"),
+    # acted on
+    "requeued": Case(acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)), KEYS),
+    "acknowledged": Case(acted(ActKind.ACKNOWLEDGED, LATE, Act.acknowledged(by="ada", at=NOON)), KEYS),
+    "noted": Case(acted(ActKind.NOTED, LATE, Act.noted("tea", by="ada", at=NOON)), KEYS),
+    "rejected": Case(acted(ActKind.REJECTED, SOME, Act.rejected("no", by="ada", at=NOON)), KEYS),
+    # history; the passes are few
+    "pruned": Case(
+        lambda d: Ledger(d).prune(WEEKS_AGO, 100),
+        "attempts by finished, acts by at, attempts by its key, acts by its key",
+        but="passes by its key, passes whole",
+    ),
+    "what is to be pruned": Case(
+        lambda d: Ledger(d).count_ended(WEEKS_AGO), "attempts by finished, acts by at", but="passes whole"
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_a_statement_finds_its_rows_by_an_index(big: Database, name: str) -> None:
+    """And by none that would lead it through thousands of others."""
+    case = CASES[name]
+    taken = taken_by(big, case.call)
+    found = set().union(*taken.values())
+    assert set(case.ways.split(", ")) <= found, taken
+    assert found <= {*case.ways.split(", "), *case.but.split(", ")}, taken
+
+
+def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:
+    """The ways of each statement of a call, which leaves nothing behind."""
+    with database.nothing_kept():
+        with statements(database) as seen:
+            call(database)
+        ours = [(sql, values) for sql, values in seen if sql.startswith(("SELECT", "UPDATE", "DELETE"))]
+        return {sql: ways(database, sql, values[0] if isinstance(values, list) else values) for sql, values in ours}
+
+
+def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Database) -> None:
+    """Where their owner has made one. Then a pass, and who asks for them, looks at no other row."""
+    [make] = FailedIndex(big).statements()
+    calls: dict[str, Callable[[Database], object]] = {
+        "swept": lambda d: Enrolment(d, tail=100).plan_sweep(1000),
+        "newly failed": lambda d: Enrolment(d).newly_failed(Span(1000, 1400), 500),
+        "counted": lambda d: Measures(d).counts(NOON),
+        "listed": lambda d: Views(d).ids(Filter()),
+    }
+    with big.nothing_kept():
+        with big.write() as connection:
+            connection.exec_driver_sql(make.replace("CONCURRENTLY ", ""))
+        for name, call in calls.items():
+            with statements(big) as seen:
+                call(big)
+            found = {sql: ways(big, sql, values) for sql, values in seen if "FROM pending_messages" in sql}
+            assert found, name
+            assert all("messages by failed" in each and "messages whole" not in each for each in found.values()), found
