@@ -6,10 +6,8 @@ import json
 import os
 import re
 import socket
-import sqlite3
 import stat
 from collections.abc import Iterator
-from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
@@ -299,8 +297,7 @@ def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: 
     application.fill()
     with preview(application.settings(sandbox.url)) as (_, messages):
         assert next(messages).id == 5
-        with closing(sqlite3.connect(application.path, timeout=0)) as connection, connection:
-            connection.execute("UPDATE pending_messages SET status = 'sent' WHERE id IN (5, 6)")
+        application.execute("UPDATE pending_messages SET status = 'sent' WHERE id IN (5, 6)")
         assert [each.id for each in messages] == [6, 7], "what is on the same page was read before"
 
 
