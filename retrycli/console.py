@@ -10,6 +10,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from retrycli.escape import printable
@@ -31,6 +32,8 @@ TEXT_ROOM = 30
 """How narrow a column of text may get before it has lines of its own."""
 STEPS = " ▁▂▃▄▅▆▇█"
 ENDS = "▏▎▍▌▋▊▉█"
+AT_ONCE = 100
+"""So many pieces of a list are put into JSON together."""
 BAR = 24
 """How many characters the longest bar has."""
 INDENT = (0, 0, 0, 4)
@@ -61,8 +64,10 @@ def _pieces(value: object) -> Iterator[str]:
         yield json.dumps(value, default=_json_value)
         return
     yield "["
-    for number, each in enumerate(value):
-        yield (", " if number else "") + json.dumps(each, default=_json_value)
+    separator = ""
+    while some := list(islice(value, AT_ONCE)):
+        yield separator + json.dumps(some, default=_json_value)[1:-1]
+        separator = ", "
     yield "]"
 
 
