@@ -13,6 +13,7 @@ from retrycli import app, load_settings
 from tests.cli.application import Application
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from datetime import datetime
 
     from retrycli.events import PassSummary
@@ -76,12 +77,20 @@ class Scene:
         """Make a pass within this process, at a time that stands still."""
         return app.run_once(load_settings(self.config), surroundings=replace(app.HERE, now=lambda: now))
 
-    def start(self, *arguments: str, **gateway: object) -> subprocess.Popen[str]:
-        """Start Python with these arguments, where nothing is set but this scene's configuration, and these."""
+    def start(
+        self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
+    ) -> subprocess.Popen[str]:
+        """Start Python with these arguments, where nothing is set but this scene's configuration, and more settings.
+
+        Args:
+            arguments: for Python.
+            under: a program to start it.
+            settings: values by names as `run.limit`.
+        """
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
-        ours = {f"RETRYCLI_GATEWAY__{name.upper()}": str(value) for name, value in gateway.items()}
+        ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
         return subprocess.Popen(
-            [sys.executable, *arguments],
+            [*under, sys.executable, *arguments],
             cwd=ROOT,
             env={**inherited, "RETRYCLI_CONFIG": str(self.config), **ours},
             stdout=subprocess.PIPE,

@@ -75,7 +75,7 @@ def test_what_is_not_answered_in_time_is_recorded_as_unknown(
     gate: Gate, server: Sandbox, tmp_path: Path, url: str
 ) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
-    with stage.start("-m", "retrycli", "run-once", request_timeout_seconds=2) as process:
+    with stage.start("-m", "retrycli", "run-once", settings={"gateway.request_timeout_seconds": 2}) as process:
         gate.wait_until_held(CONCURRENCY)
         process.terminate()
         _, errors = process.communicate(timeout=LONGEST_SECONDS)

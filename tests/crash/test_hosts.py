@@ -1,0 +1,230 @@
+"""Four hosts over one PostgreSQL, killed again and again: every message arrives, and no two hosts send one at once."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+import subprocess
+import time
+from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import pairwise
+from random import Random
+from threading import Lock
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from sqlalchemy import make_url
+
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.cli.command import wait_until
+from tests.crash import scene
+from tests.crash.scene import FIRST_TICKET
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from retrycli.sandbox import Answer
+    from tests.crash.scene import Scene
+
+pytestmark = pytest.mark.databases("postgresql")
+
+HOSTS = 4
+LATENCY = timedelta(milliseconds=50)
+LIVES = (1, 8)
+"""A process that is to be killed lives at least and at most so many times as long as a pass that sends one message."""
+LONGEST_SECONDS = 600
+"""After that time the test gives up."""
+
+PRESET = """
+[messages.{kind}]
+method = "POST"
+path = "/tickets/{{ticket_id}}/messages"
+body = {{ process = "{process}" }}
+"""
+AGAIN_AND_AGAIN = {
+    "schedule.max_retries": 1000,
+    "schedule.due_slack_seconds": 0,
+    "schedule.backoff": "fixed",
+    "schedule.base_minutes": 0.01,
+    "gateway.unknown_limit": 100,
+}
+"""A message that nobody knows of is sent again by the next pass, as often as need be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """One that the API was asked, by the clock of this process."""
+
+    process: str
+    key: str | None
+    began: float
+    ended: float
+
+
+class Api(Sandbox):
+    """Takes everything, and remembers which process it was in flight for, and when."""
+
+    def __init__(self) -> None:
+        super().__init__(Behaviour(latency=LATENCY), rng=Random(0))
+        self.requests: defaultdict[int, list[Request]] = defaultdict(list)
+        """By message, in the order in which they ended."""
+        self._writing = Lock()
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        began = time.monotonic()
+        answer = super().answer(method, path, key, body)
+        message_id = int(path.split("/")[2]) - FIRST_TICKET
+        with self._writing:
+            self.requests[message_id].append(Request(json.loads(body)["process"], key, began, time.monotonic()))
+        return answer
+
+
+def _can_have_names() -> bool:
+    """Whether a process can be given a host name of its own, which takes a superuser's rights."""
+    program = shutil.which("unshare")
+    return program is not None and subprocess.run([program, "--uts", "hostname", "x"], check=False).returncode == 0
+
+
+@dataclass
+class Fleet:
+    """The hosts, and the fate of their processes.
+
+    Each host has its own lock and, where that can be had, its own name.
+    """
+
+    stage: Scene
+    kills: int
+    """How many processes are still to be killed."""
+    named: bool = field(default_factory=_can_have_names)
+    died: dict[str, float] = field(default_factory=dict)
+    """When each process that was killed was dead for certain."""
+    in_flight: list[int] = field(default_factory=list)
+    """How many attempts each pass of theirs had begun and not ended."""
+    runs: int = 0
+
+    def deliver(self) -> None:
+        """Run all hosts side by side until nothing is left."""
+        deadline = time.monotonic() + LONGEST_SECONDS
+        for name in ("0-takes-all-in", "0-is-short"):
+            began = time.monotonic()
+            with self._start(0, name, "--limit", "1") as process:
+                assert process.wait() == 0
+            self._life = time.monotonic() - began
+        with ThreadPoolExecutor(HOSTS) as pool:
+            for gone in [pool.submit(self._live, number, Random(number), deadline) for number in range(HOSTS)]:
+                gone.result()
+
+    def _live(self, host: int, rng: Random, deadline: float) -> None:
+        """What happens at one host: passes, one after the other. The last one is left in peace, to clear up."""
+        done = False
+        while not done:
+            assert time.monotonic() < deadline, "still not done"
+            done = self.stage.count("pending_messages WHERE status = 'failed'") == 0
+            self.runs += 1
+            name = f"{host}-{self.runs}"
+            moment = None if done or self.kills <= 0 else self._life * rng.uniform(*LIVES)
+            with self._start(host, name) as process:
+                try:
+                    _, errors = process.communicate(timeout=moment)
+                except subprocess.TimeoutExpired:
+                    self.kills -= 1
+                    process.kill()
+                    _, errors = process.communicate()
+            assert process.returncode in {0, -signal.SIGKILL}, errors
+            if process.returncode != 0:
+                self._let_its_claims_lapse(name, process.pid)
+
+    def _start(self, host: int, name: str, *options: str) -> subprocess.Popen[str]:
+        folder = self.stage.folder
+        preset = folder / f"{name}.toml"
+        preset.write_text("".join(PRESET.format(kind=kind, process=name) for kind in scene.TYPES))
+        url = make_url(self.stage.application.url).update_query_dict({"application_name": name})
+        own = {
+            "database.url": url.render_as_string(hide_password=False),
+            "gateway.preset": preset,
+            "run.lock_file": folder / f"{host}.lock",
+        }
+        under = ("unshare", "--uts", "sh", "-c", f'hostname host-{host}; exec "$0" "$@"') if self.named else ()
+        return self.stage.start("-m", "retrycli", "run-once", *options, under=under, settings=AGAIN_AND_AGAIN | own)
+
+    def _let_its_claims_lapse(self, name: str, pid: int) -> None:
+        """Let the time of a dead process's claims be over; those of the living are by the clock, as ever.
+
+        What the server was told by it, it does before it notices that nobody is there.
+        """
+        wait_until(lambda: self.stage.count("pg_stat_activity WHERE application_name = ?", name) == 0)
+        self.died[name] = time.monotonic()
+        for (pass_id,) in self.stage.rows("SELECT id FROM retrycli_passes WHERE pid = ?", pid):
+            open_ones = self.stage.count("retrycli_attempts WHERE pass_id = ? AND finished_at IS NULL", pass_id)
+            self.in_flight.append(open_ones)
+            self.stage.change(
+                f"UPDATE retrycli_queue SET claim_expires_at = now() - interval '1 s' WHERE claimed_by = '{pass_id}'"
+            )
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("messages", "kills"), [(2_000, 16), pytest.param(20_000, 100, marks=pytest.mark.long)], ids=["2000", "20000"]
+)
+def test_hosts_that_are_killed_at_random_lose_no_message_and_no_two_send_one_at_once(
+    tmp_path: Path, url: str, messages: int, kills: int
+) -> None:
+    with Api() as api:
+        stage = scene.set_up(tmp_path, api.url, failed=messages, url=url)
+        stage.make_tables()
+        fleet = Fleet(stage, kills)
+        began = time.monotonic()
+        fleet.deliver()
+        took = time.monotonic() - began
+    twice = _check_requests(api, fleet)
+    _check_history(stage, api, messages)
+    if fleet.named:
+        _check_passes(stage, messages)
+    print(
+        f"\n{messages:,} messages by {HOSTS} hosts in {took:.0f} s: {fleet.runs} passes, {len(fleet.died)} of them "
+        f"killed with {sum(fleet.in_flight)} attempts in flight; {twice} messages arrived more than once"
+    )
+    assert sum(fleet.in_flight) > len(fleet.died) >= kills // 2, "hardly a kill hit requests in flight"
+
+
+def _check_requests(api: Api, fleet: Fleet) -> int:
+    """A message is sent again only when the process that sent it is dead; how many were."""
+    twice = 0
+    for message_id, unordered in api.requests.items():
+        requests = sorted(unordered, key=lambda each: each.began)
+        assert len({each.key for each in requests}) == 1, f"message {message_id} has come under two keys"
+        for before, after in pairwise(requests):
+            assert fleet.died.get(before.process, after.ended) < after.began, f"message {message_id}: {requests}"
+        twice += len(requests) > 1
+    assert {each.process.partition("-")[0] for own in api.requests.values() for each in own} == set("0123")
+    return twice
+
+
+def _check_history(stage: Scene, api: Api, messages: int) -> None:
+    """Each message has arrived, no more often than attempts were written down, and its history says why."""
+    history: defaultdict[int, list[Any]] = defaultdict(list)
+    for message_id, *attempt in stage.rows(
+        "SELECT message_id, outcome, started_at, finished_at FROM retrycli_attempts ORDER BY message_id, id"
+    ):
+        history[message_id].append(attempt)
+    rows = stage.rows("SELECT id, status, retry_count, last_error FROM pending_messages WHERE id <= ?", messages)
+    assert len(rows) == len(history) == len(api.requests) == messages
+    for message_id, status, retry_count, last_error in rows:
+        outcomes = [outcome for outcome, _, _ in history[message_id]]
+        assert (status, last_error) == ("sent", None)
+        assert outcomes == ["unknown"] * retry_count + ["delivered"]
+        assert len(api.requests[message_id]) <= len(outcomes)
+        times = [time for _, *own in history[message_id] for time in own]
+        assert times == sorted(times), "two attempts at one message overlap"
+    assert stage.count("retrycli_queue") == 0
+
+
+def _check_passes(stage: Scene, messages: int) -> None:
+    """Each pass has ended, the dead by their own host's next one, and all together have sent each message once."""
+    results = dict(stage.rows("SELECT result, sum(sent) FROM retrycli_passes GROUP BY result"))
+    assert results.keys() == {"completed", "interrupted"}
+    assert sum(results.values()) == messages
