@@ -80,23 +80,31 @@ class Scene:
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
     ) -> subprocess.Popen[str]:
-        """Start Python with these arguments, where nothing is set but this scene's configuration, and more settings.
+        """Start Python over this scene."""
+        return start(self.config, *arguments, under=under, settings=settings)
 
-        Args:
-            arguments: for Python.
-            under: a program to start it.
-            settings: values by names as `run.limit`.
-        """
-        inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
-        ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
-        return subprocess.Popen(
-            [*under, sys.executable, *arguments],
-            cwd=ROOT,
-            env={**inherited, "RETRYCLI_CONFIG": str(self.config), **ours},
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
+
+def start(
+    config: Path, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None
+) -> subprocess.Popen[str]:
+    """Start Python with these arguments, where nothing is set but a configuration, and more settings.
+
+    Args:
+        config: the configuration.
+        arguments: for Python.
+        under: a program to start it.
+        settings: values by names as `run.limit`.
+    """
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
+    ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
+    return subprocess.Popen(
+        [*under, sys.executable, *arguments],
+        cwd=ROOT,
+        env={**inherited, "RETRYCLI_CONFIG": str(config), **ours},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def set_up(

@@ -225,8 +225,8 @@ def _idle(configs: Mapping[str, Path]) -> dict[str, Taken]:
 def _measure(rounds: int, configs: Mapping[str, Path]) -> dict[str, Taken]:
     names = {str(each): name for name, each in configs.items()}
     samples: dict[str, list[Sequence[float]]] = defaultdict(list)
-    anywhere = Scene(next(iter(configs.values())).parent)
-    with anywhere.start("-m", "tests.crash.in_turns", str(rounds), *names) as process:
+    first = next(iter(configs.values()))
+    with scene.start(first, "-m", "tests.crash.in_turns", str(rounds), *names) as process:
         output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     for line in output.splitlines():
