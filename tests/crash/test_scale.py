@@ -130,7 +130,7 @@ def test_a_pass_over_a_hundred_thousand_due_messages_needs_no_more_memory(scenes
     there["thousand"].change(DUE)
     there["waiting"].change(DUE + A_TENTH)
     with Sandbox(Behaviour(), rng=random.Random(0)) as api:
-        taken = _measure(1, {name: _limited(each.config, api.url) for name, each in there.items()})
+        taken = _measure(1, {name: _with_api(each.config, api.url) for name, each in there.items()}, limit=LIMIT)
     print(_table(f"passes that deliver {LIMIT:,} messages", taken))
     assert [each.count("pending_messages WHERE status = 'sent'") for each in there.values()] == [LIMIT, LIMIT]
     assert taken["waiting"].kib <= MOST_MEMORY * taken["thousand"].kib
@@ -147,8 +147,8 @@ def test_on_postgresql_a_million_rows_take_no_more_either(tmp_path: Path) -> Non
         _execute(there["waiting"], DUE_THERE + A_TENTH)
         _execute(there["thousand"], DUE_THERE)
         api = stack.enter_context(Sandbox(Behaviour(), rng=random.Random(0)))
-        busy = {name: _limited(there[name], api.url) for name in ("thousand", "waiting")}
-        taken = _measure(1, busy)
+        busy = {name: _with_api(there[name], api.url) for name in ("thousand", "waiting")}
+        taken = _measure(1, busy, limit=LIMIT)
         print(_table(f"passes that deliver {LIMIT:,} messages", taken))
         sent = [_execute(each, "SELECT count(*) FROM pending_messages WHERE status = 'sent'") for each in busy.values()]
     assert sent == [LIMIT, LIMIT]
@@ -204,12 +204,11 @@ def _execute(config: Path, statement: str, **values: object) -> object:
         engine.dispose()
 
 
-def _limited(config: Path, url: str) -> Path:
-    """The same settings with an API that takes messages, and a limit."""
-    limited = config.with_name(f"limited-{config.name}")
-    settings = config.read_text().replace(NOBODY, url).replace("[run]", "")
-    limited.write_text(f"{settings}\n[run]\nlimit = {LIMIT}\n")
-    return limited
+def _with_api(config: Path, url: str) -> Path:
+    """The same settings with an API that takes messages."""
+    other = config.with_name(f"with-api-{config.name}")
+    other.write_text(config.read_text().replace(NOBODY, url))
+    return other
 
 
 # -- how --------------------------------------------------------------------------------------------------------------
@@ -222,11 +221,12 @@ def _idle(configs: Mapping[str, Path]) -> dict[str, Taken]:
     return taken
 
 
-def _measure(rounds: int, configs: Mapping[str, Path]) -> dict[str, Taken]:
+def _measure(rounds: int, configs: Mapping[str, Path], **run: object) -> dict[str, Taken]:
     names = {str(each): name for name, each in configs.items()}
     samples: dict[str, list[Sequence[float]]] = defaultdict(list)
     first = next(iter(configs.values()))
-    with scene.start(first, "-m", "tests.crash.in_turns", str(rounds), *names) as process:
+    settings = {f"run.{name}": value for name, value in run.items()}
+    with scene.start(first, "-m", "tests.crash.in_turns", str(rounds), *names, settings=settings) as process:
         output, errors = process.communicate()
     assert (process.returncode, errors) == (0, "")
     for line in output.splitlines():
