@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import closing, contextmanager
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -29,10 +29,8 @@ BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
 ``timeout``, and a server's role another ``lock_timeout``."""
 
-BEGINNING = """
-SELECT set_config(name, wish, true) FROM (VALUES ('lock_timeout', '0', %s), ('synchronous_commit', 'off', 'local'))
-AS wishes (name, found, wish) WHERE current_setting(name) = found
-"""
+AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
+BEGINNING = "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'"
 """What each transaction on a server begins with: its waiting comes to an end, and what it has written is not forgotten
 when the server dies a moment later. All for this one only: behind a pooler the next may be in another's session."""
 
@@ -286,7 +284,7 @@ def _engine(url: URL, patience: int) -> Engine:
             unsaid = {name: value for name, value in wishes.items() if name not in url.query}
             unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
             engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared)
-            event.listen(engine, "begin", partial(_begin_postgresql, patience))
+            event.listen(engine, "begin", _Beginning(patience))
             return engine
         waits = {} if "timeout" in url.query else {"timeout": patience}
         engine = create_engine(url, connect_args=waits)
@@ -313,8 +311,19 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
-def _begin_postgresql(patience: int, connection: Connection) -> None:
-    connection.exec_driver_sql(BEGINNING, (f"{patience}s",))
+class _Beginning:
+    """Begins each transaction on a server, as its role is set to where that is good enough."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._statement = ""
+
+    def __call__(self, connection: Connection) -> None:
+        if not self._statement:
+            waits, commits = connection.exec_driver_sql(AS_IT_IS).one()
+            waits = f"{self._patience}s" if waits == "0" else waits
+            self._statement = BEGINNING.format(waits, "local" if commits == "off" else commits)
+        connection.exec_driver_sql(self._statement)
 
 
 def _require_file(url: URL) -> None:
