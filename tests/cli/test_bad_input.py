@@ -291,16 +291,18 @@ def test_a_lock_folder_that_may_not_be_written_is_told_with_the_setting(cli: Cli
 # -- settings --------------------------------------------------------------------------------------------------------
 
 
+NO_OTHER = (
+    "database.url (environment RETRYCLI_DATABASE__URL): write sqlite:///FILE or postgresql://USER@HOST/NAME; "
+    "no other database is supported"
+)
 WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ("TICKETING_API_BASE_URL", "tickets.example.com"): (
         "gateway.base_url (environment TICKETING_API_BASE_URL): write it with its scheme and host, as in "
         "https://tickets.example.com/api"
     ),
     ("RETRYCLI_RUN__CONCURENCY", "8"): "run.concurency (environment RETRYCLI_RUN__CONCURENCY): no such setting",
-    ("RETRYCLI_DATABASE__URL", "mysql://db/desk"): (
-        "database.url (environment RETRYCLI_DATABASE__URL): write sqlite:///FILE or postgresql://USER@HOST/NAME; "
-        "no other database is supported"
-    ),
+    ("RETRYCLI_DATABASE__URL", "mysql://desk:secret@db/desk"): NO_OTHER,
+    ("RETRYCLI_DATABASE__URL", "mariadb+pymysql://desk:secret@db/desk"): NO_OTHER,
     ("RETRYCLI_DATABASE__URL", "sqlite://"): "database.url names no file; write sqlite:///PATH",
     ("RETRYCLI_SCHEDULE__MAX_RETRIES", "ten"): "schedule.max_retries (environment RETRYCLI_SCHEDULE__MAX_RETRIES): ",
     ("RETRYCLI_GATEWAY__AUTH", "bearer"): "gateway.auth = 'bearer' needs gateway.token or gateway.token_file",
@@ -343,6 +345,7 @@ def test_a_wrong_setting_is_named_with_its_source_and_the_remedy(
     checked: dict[tuple[str, str] | bytes, Finished], setting: tuple[str, str]
 ) -> None:
     assert WRONG_SETTINGS[setting] in fault(checked[setting], 78)
+    assert "secret" not in checked[setting].stderr
 
 
 @pytest.mark.parametrize("content", WRONG_FILES)

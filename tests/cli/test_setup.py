@@ -12,6 +12,7 @@ from retrycli.config import load
 from retrycli.schema import HEAD
 from retrycli.settings import Settings
 from tests.cli.application import OWN, Application
+from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -169,6 +170,7 @@ def test_db_upgrade_makes_the_tables_and_a_second_time_changes_nothing(cli: Cli,
     assert untouched.dump() == before
 
 
+@on_both
 def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Application) -> None:
     application.execute("UPDATE retrycli_version SET version_num = '9999'")
     before = application.dump()
@@ -182,17 +184,18 @@ def test_tables_of_a_newer_version_are_left_alone(cli: Cli, application: Applica
 HISTORY = ("retrycli_attempts", "retrycli_passes")
 
 
+@on_both
 def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, application: Application) -> None:
     """In batches, until nothing old is left; what has not ended is kept."""
     application.fill()
-    application.execute(
-        "WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 12000) "
-        "INSERT INTO retrycli_attempts (message_id, number, made_by, started_at, finished_at) "
-        "SELECT 5, i, 'pass', '2020-01-01 00:00:00', CASE WHEN i > 10 THEN '2020-01-01 00:00:01' END FROM n"
+    attempt = {"message_id": 5, "made_by": "pass", "started_at": "2020-01-01 00:00:00"}
+    ended = {number: "2020-01-01 00:00:01" if number > 10 else None for number in range(1, 12_001)}
+    application.insert(
+        "retrycli_attempts", [{**attempt, "number": each, "finished_at": at} for each, at in ended.items()]
     )
     known = cli.having(application.variables("http://127.0.0.1:9"))
     assert known("run-once").returncode == 0  # a pass of today, and its attempts
-    before = {name: application.rows(str(name)) for name in application.tables() if name not in HISTORY}
+    before = {name: application.rows(name) for name in application.tables() if name not in HISTORY}
     kept = {
         name: {k: v for k, v in rows.items() if str(v["finished_at"])[:4] != "2020"}
         for name in HISTORY
@@ -200,7 +203,7 @@ def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, applicati
     }
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 11_990, "acts": 0, "passes": 0}
     assert {name: application.rows(name) for name in HISTORY} == kept
-    assert {name: application.rows(str(name)) for name in before} == before
+    assert {name: application.rows(name) for name in before} == before
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
 
 
