@@ -20,6 +20,7 @@ from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
+from retrycli.store import completion
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
 from retrycli.store.failed_index import FailedIndex
@@ -154,7 +155,7 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
     """
     database = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
     try:
-        return Views(database).failed_beginning(digits, limit=OFFERED)
+        return completion.failed_beginning(database, digits, limit=OFFERED)
     finally:
         database.close()
 

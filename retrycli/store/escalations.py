@@ -67,6 +67,8 @@ def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[Esc
     types: dict[str | None, dict[str, int]] = {}
     with database.read() as connection:
         rows = connection.execute(largest).mappings().all()
+        if not rows:
+            return []
         known = [row["fingerprint"] for row in rows if row["fingerprint"] is not None]
         by_type = (
             views.failed(among, queue.c.fingerprint, m.message_type, func.count())

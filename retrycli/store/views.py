@@ -204,21 +204,6 @@ class Views:
             for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
                 yield row.next_attempt_at, row.message_id
 
-    def failed_beginning(self, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
-        """The newest failed messages whose ids begin with some digits: id, ticket, last error.
-
-        It reads the application's table alone, so retrycli's own need not be there.
-        """
-        m = self._database.messages.c
-        statement = (
-            select(m.id, m.ticket_id, m.last_error)
-            .where(m.status == word(Status.FAILED), cast(m.id, String).startswith(digits, autoescape=True))
-            .order_by(m.id.desc())
-            .limit(limit)
-        )
-        with self._database.read() as connection:
-            return [(each.id, each.ticket_id, each.last_error) for each in connection.execute(statement)]
-
     def count(self, wanted: Filter) -> int:
         """How many messages a filter lets through."""
         with self._database.read() as connection:

@@ -302,6 +302,26 @@ def test_a_shut_gate_is_named_and_the_message_is_tried_at_the_tick_that_is_told(
         assert (1 in at.tried_at(now)) is (number == case.tick), number
 
 
+def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
+    """Those that come due together go one pass after the other, and whoever comes due meanwhile goes behind."""
+    at.have(run={"limit": 2})
+    due = {1: 15, 2: 15, 3: 15, 4: 15, 5: 15, 6: 31, 7: 46, 8: 200, 9: 200, 10: 200, 11: 201, 12: 400, 13: 401, 14: 402}
+    for message_id in due:
+        at.add(message_id)
+    nothing_sent = Surroundings(now=lambda: NOON, stop_requested=lambda: True)
+    app.run_once(at.settings, surroundings=nothing_sent)
+    for message_id, minutes in due.items():
+        time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
+        at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)
+    told = {each: at.explain(each, NOON + MINUTE).next_attempt_at for each in due}
+    tried: dict[int, datetime] = {}
+    for number in range(1, 31):
+        at.run_at(NOON + number * TICK)
+        tried |= dict.fromkeys(at.tried_at(NOON + number * TICK), NOON + number * TICK)
+    assert told == tried
+    assert list(tried) == sorted(due)
+
+
 def test_without_a_pass_there_is_no_telling_when(at: Desk) -> None:
     at.add(1)
     found = at.explain(1, NOON)

@@ -17,9 +17,11 @@ from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
+from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
+from retrycli.store.failed_index import FailedIndex
 from retrycli.store.measures import Measures
 from retrycli.store.views import PAGE, SORTS, AttemptRecord, Filter, ListedMessage, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
@@ -581,11 +583,32 @@ def test_failed_messages_are_found_by_how_their_ids_begin_the_newest_first(
     untouched.add_all([{"id": each, "last_error": f"HTTP {each}"} for each in (1, 12, 13, 120, 21)])
     untouched.add(id=14, status="sent")
     with_no_tables = Database(untouched.url)
-    views = Views(with_no_tables)
-    assert [each for each, _, _ in views.failed_beginning("1", limit=3)] == [120, 13, 12]
-    assert [each for each, _, _ in views.failed_beginning("", limit=9)] == [120, 21, 13, 12, 1]
-    assert views.failed_beginning("%", limit=9) == []
-    [(_, ticket, error)] = views.failed_beginning("21", limit=9)
+    assert [each for each, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
+    assert [each for each, _, _ in failed_beginning(with_no_tables, "", limit=9)] == [120, 21, 13, 12, 1]
+    assert failed_beginning(with_no_tables, "%", limit=9) == []
+    [(_, ticket, error)] = failed_beginning(with_no_tables, "21", limit=9)
     assert (str(ticket), error) == (str(untouched.row(21)["ticket_id"]), "HTTP 21")
+    assert [each for each, _, _ in failed_beginning(with_no_tables, "12", limit=9)] == [120, 12]
+    assert [each for each, _, _ in failed_beginning(with_no_tables, "120", limit=9)] == [120]
+    assert failed_beginning(with_no_tables, "0", limit=9) == failed_beginning(with_no_tables, "01", limit=9) == []
+    assert (
+        failed_beginning(with_no_tables, str(2**63 - 1), limit=9)
+        == failed_beginning(with_no_tables, "9" * 30, limit=9)
+        == []
+    )
+    index = FailedIndex(with_no_tables)
+    index.execute(index.statements())
+    assert [each for each, _, _ in failed_beginning(with_no_tables, "1", limit=3)] == [120, 13, 12]
     assert with_no_tables.revision() is None
     with_no_tables.close()
+
+
+def test_of_many_rows_not_all_are_looked_at_for_a_shell(application: Application, database: Database) -> None:
+    """A failed one far below thousands of others is not offered, unless an index has it."""
+    application.add()
+    application.add_all([{"status": "sent"}] * LOOKED_AT)
+    assert failed_beginning(database, "", limit=9) == []
+    assert [each for each, _, _ in failed_beginning(database, "1", limit=9)] == [1]
+    index = FailedIndex(database)
+    index.execute(index.statements())
+    assert [each for each, _, _ in failed_beginning(database, "", limit=9)] == [1]
