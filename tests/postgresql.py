@@ -116,7 +116,8 @@ def own_server() -> Iterator[Server]:
     try:
         yield made
     finally:
-        made.stop("immediate")
+        if (own.pgdata / "postmaster.pid").exists():  # a test may have failed with it stopped
+            made.stop("immediate")
         shutil.rmtree(own.pgdata)
 
 
