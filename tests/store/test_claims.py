@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, DateTime, MetaData, Table, Text, event
+from sqlalchemy import Column, DateTime, MetaData, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
@@ -26,6 +26,7 @@ from retrycli.store.enrolment import Enrolment, delivery_key
 from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, is_sqlite, naive, opened
 from tests.store.conftest import Factory, in_every_mode
+from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
 
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
@@ -979,19 +980,6 @@ def test_where_there_is_no_sent_at_none_is_written(bare_application: Application
 
 
 # Plans: a pass with nothing due is short, however many messages wait.
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """What is asked of the database meanwhile, with its values."""
-    heard: list[tuple[str, Any]] = []
-
-    def hear(*told: object) -> None:
-        heard.append((str(told[2]), told[3]))
-
-    event.listen(database._engine, "before_cursor_execute", hear)
-    yield heard
-    event.remove(database._engine, "before_cursor_execute", hear)
 
 
 def plan_of(database: Database, statement: tuple[str, Any]) -> str:

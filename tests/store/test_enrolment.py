@@ -17,8 +17,8 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment, delivery_key
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
-from tests.store.test_totals import statements
 
 ALL = Span(None, None)
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]

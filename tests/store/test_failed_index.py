@@ -11,13 +11,12 @@ from sqlalchemy import text
 
 from retrycli.errors import DatabaseUnavailable
 from retrycli.message import Span
-from retrycli.store.database import AS_IT_IS
 from retrycli.store.enrolment import START, Enrolment
 from retrycli.store.failed_index import NAME, FailedIndex, IndexState
 from tests.store.application import Application, bare_table, messages_table, opened
+from tests.store.heard import BEGINNINGS, statements
 from tests.store.own_tables import enrol, queue_rows
 from tests.store.test_enrolment import fresh_ids
-from tests.store.test_totals import statements
 from tests.store.test_views import strict_table
 
 if TYPE_CHECKING:
@@ -86,10 +85,6 @@ def test_one_of_that_name_on_another_table_is_not_it(application: Application, i
     assert index.state() is IndexState.ABSENT
     with pytest.raises(DatabaseUnavailable, match=r"retrycli_failed.* already exists"):
         make(index)
-
-
-BEGINNINGS = ("BEGIN", "SET LOCAL", AS_IT_IS)
-"""What transactions begin with."""
 
 
 def test_to_look_for_it_is_one_statement(database: Database, index: FailedIndex) -> None:

@@ -17,8 +17,8 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures, Run
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
+from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol
-from tests.store.test_totals import statements
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ from retrycli.store.statistics import Statistics
 from retrycli.store.totals import Totals
 from retrycli.store.views import Filter, Views
 from tests.store.application import HOUR, NOON, Application, opened
-from tests.store.test_totals import statements
+from tests.store.heard import statements
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement

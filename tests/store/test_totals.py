@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from contextlib import contextmanager
 from datetime import datetime, timedelta
 from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from alembic import command
-from sqlalchemy import event, insert, select, update
+from sqlalchemy import insert, select, update
 
 from retrycli import schema
 from retrycli.events import PassResult, PassSummary
@@ -18,13 +17,12 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.totals import GIVEN_UP, SETTLING, Totals
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
+from tests.store.heard import statements
 from tests.store.test_claims import side_by_side, two_sides
 from tests.store.test_database import alembic
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from sqlalchemy import Connection
+    pass
 
 DAY = timedelta(days=1)
 EARLIER = NOON - HOUR
@@ -109,19 +107,6 @@ def test_what_is_rolled_up_is_never_read_again(database: Database, totals: Total
     assert totals.read().attempts == {"delivered": 3, "permanent": 1}
     totals.roll_up(NOON)
     assert totals.read().attempts == {"delivered": 3, "permanent": 1}
-
-
-@contextmanager
-def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
-    """What is sent to the database meanwhile."""
-    seen: list[tuple[str, Any]] = []
-
-    def note(_connection: Connection, _cursor: object, statement: str, parameters: Any, *_: object) -> None:  # noqa: ANN401
-        seen.append((statement, parameters))
-
-    event.listen(database._engine, "before_cursor_execute", note)
-    yield seen
-    event.remove(database._engine, "before_cursor_execute", note)
 
 
 def test_attempts_are_found_by_their_ids_and_the_table_is_never_gone_through(

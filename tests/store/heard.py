@@ -1,0 +1,25 @@
+"""What a database is asked, as a test hears it."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from sqlalchemy import event
+
+from retrycli.store.database import AS_IT_IS, Database
+
+BEGINNINGS = ("BEGIN", "SET LOCAL", AS_IT_IS)
+"""What transactions begin with."""
+
+
+@contextmanager
+def statements(database: Database) -> Iterator[list[tuple[str, Any]]]:
+    """What is sent to the database meanwhile: each statement, on one line, with its values."""
+    heard: list[tuple[str, Any]] = []
+
+    def hear(_connection: object, _cursor: object, statement: str, values: object, *_: object) -> None:
+        heard.append((" ".join(statement.split()), values))
+
+    event.listen(database._engine, "before_cursor_execute", hear)
+    yield heard
+    event.remove(database._engine, "before_cursor_execute", hear)
