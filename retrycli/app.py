@@ -27,8 +27,7 @@ from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
-from retrycli.store.condition import check_writable
-from retrycli.store.condition import clock as server_clock
+from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -274,8 +273,7 @@ def _clock(database: Database, surroundings: Surroundings) -> Callable[[], datet
 
     A file has none, and a clock that was given is the caller's business.
     """
-    there = server_clock(database) if surroundings.now is utc_now else None
-    if there is None:
+    if surroundings.now is not utc_now:
         return surroundings.now
-    ahead = there - utc_now()
+    ahead = clock_ahead(database, utc_now)
     return lambda: utc_now() + ahead

@@ -17,7 +17,7 @@ from retrycli.app import lock_path, utc_now
 from retrycli.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.lock import Holder, PassLock
 from retrycli.settings import Settings
-from retrycli.store.condition import clock as server_clock
+from retrycli.store.condition import clock_ahead
 from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -147,7 +147,7 @@ def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
 
 def _check_claims(database: Database) -> None:
     """A pass on another host, or an attempt by hand, has no lock of this host."""
-    until = claimed_until(database, server_clock(database) or utc_now())
+    until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:
         raise LockHeld(
             f"messages in {database.place} are being sent, and claimed until {until:%Y-%m-%dT%H:%M:%SZ} at most: hold "

@@ -8,7 +8,7 @@ from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
-from retrycli.store.condition import check_writable, clock, journal_mode
+from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
@@ -77,9 +77,8 @@ def writing(case: Case, database: Database) -> Iterator[Finding]:
 
 def time(case: Case, database: Database) -> Iterator[Finding]:
     """The clock, against the server's and against what is written down."""
-    theirs = clock(database)
-    if theirs is not None:
-        yield compared_clocks("the database", theirs - case.now())
+    if not database.is_sqlite:
+        yield compared_clocks("the database", clock_ahead(database, case.now))
     last = next(iter(newest_passes(database)), None)
     if last is not None and last.started_at - case.now() > CLOCK_TOLERANCE:
         yield failure(

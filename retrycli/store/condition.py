@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import false, func, select, update
+from sqlalchemy import false, update
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -17,13 +18,18 @@ def journal_mode(database: Database) -> str:
         return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
 
 
-def clock(database: Database) -> datetime | None:
-    """What time a server has; None for a file, which has no clock."""
+def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
+    """How far a server's clock is ahead of ours; a file has none.
+
+    It is taken to have been read in the middle between question and answer, as in RFC 5905, section 8, so it is
+    wrong by half of the way there and back at most.
+    """
     if database.is_sqlite:
-        return None
+        return timedelta(0)
     with database.read() as connection:
-        found: datetime = connection.execute(select(func.now())).scalar_one()
-        return found
+        asked_at = now()
+        there: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+        return there - (asked_at + (now() - asked_at) / 2)
 
 
 WRITTEN = ("status", "retry_count", "last_error", "sent_at")

@@ -11,7 +11,7 @@ import pytest
 from sqlalchemy import make_url
 
 from retrycli.errors import DatabaseUnavailable
-from retrycli.store.condition import check_writable, clock, journal_mode
+from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
 from tests.store.application import Application
 from tests.store.conftest import file_of, in_every_mode
@@ -30,12 +30,17 @@ def test_the_journal_mode_is_told_and_left_as_it_is(application: Application, da
 
 
 def test_only_a_server_has_a_clock_of_its_own(database: Database) -> None:
-    found = clock(database)
-    if database.is_sqlite:
-        assert found is None
-    else:
-        assert found is not None
-        assert abs(found - datetime.now(UTC)) < timedelta(minutes=1)
+    began = datetime.now(UTC)
+    ahead = clock_ahead(database, lambda: began)
+    assert ahead == timedelta(0) if database.is_sqlite else timedelta(0) < ahead < timedelta(minutes=1)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_server_is_taken_to_have_looked_at_its_clock_in_the_middle(database: Database) -> None:
+    began = datetime.now(UTC)
+    times = iter([began, began + timedelta(hours=2)])
+    ahead = clock_ahead(database, lambda: next(times))
+    assert timedelta(0) < ahead + timedelta(hours=1) < timedelta(minutes=1)
 
 
 def test_a_database_that_another_writes_to_can_not_be_written(sqlite_application: Application) -> None:
