@@ -8,6 +8,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
+    BigInteger,
     ColumnElement,
     DateTime,
     Integer,
@@ -22,15 +23,18 @@ from sqlalchemy import (
     true,
     update,
 )
+from sqlalchemy.types import NullType
 
 from retrycli.acts import Standing
 from retrycli.errors import InvalidMessage, SchemaMismatch
 from retrycli.message import Message, MessageType, QueuedMessage, State, Status, UnusableMessage
 from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import queue
+from retrycli.store.for_each import ForEach, Values
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, TableClause, Update
+    from sqlalchemy.types import TypeEngine
 
     from retrycli.store.database import Database
 
@@ -116,34 +120,24 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
     """Write what came of messages into their rows."""
-    m = database.messages.c
     delivered = [
-        {"of_id": each.message_id, "at": _sent_at(database, each.finished_at)}
+        {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
         for each in settled
         if each.transition.kind is TransitionKind.DELIVERED
     ]
-    if delivered:
-        connection.execute(_mark_sent(database.messages), delivered)
+    _mark_sent(database.messages, _type_of_sent_at(database)).execute(connection, delivered)
     failed = [
-        {
-            "of_id": each.message_id,
-            "error": each.transition.last_error,
-            "tries": each.transition.retry_count,
-        }
+        {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
         for each in settled
         if each.transition.last_error is not None or each.transition.retry_count is not None
     ]
-    if failed:
-        tries: ColumnElement[int] = func.coalesce(bindparam("tries", type_=Integer), m.retry_count)
-        error: ColumnElement[str] = func.coalesce(bindparam("error", type_=Text), m.last_error)
-        connection.execute(_failed_one(database.messages).values(last_error=error, retry_count=tries), failed)
+    _note_failures(database.messages).execute(connection, failed)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> None:
     """Mark messages as rejected, each with its last error."""
-    values = {"status": Status.REJECTED.value, "last_error": bindparam("error", type_=Text)}
-    rows = [{"of_id": each, "error": error} for each, error in errors.items()]
-    connection.execute(_failed_one(database.messages).values(values), rows)
+    rows = [{"id": each, "last_error": error} for each, error in errors.items()]
+    _reject(database.messages).execute(connection, rows)
 
 
 def give_all_tries_back(database: Database, connection: Connection, ids: Collection[int]) -> None:
@@ -153,12 +147,12 @@ def give_all_tries_back(database: Database, connection: Connection, ids: Collect
 
 def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
     """Give a message another subject, body or recipient."""
-    connection.execute(_failed_one(database.messages).values(dict(changes)), {"of_id": message_id})
+    connection.execute(_failed_one(database.messages, message_id).values(dict(changes)))
 
 
-def _failed_one(messages: TableClause) -> Update:
+def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:
     m = messages.c
-    return update(messages).where(m.id == bindparam("of_id"), m.status == word(Status.FAILED))
+    return update(messages).where(m.id == message_id, m.status == word(Status.FAILED))
 
 
 @lru_cache
@@ -169,11 +163,40 @@ def _no_tries(messages: TableClause) -> Update:
 
 
 @lru_cache
-def _mark_sent(messages: TableClause) -> Update:
-    values: dict[str, object] = {"status": Status.SENT.value, "last_error": None}
-    if "sent_at" in messages.c:
-        values["sent_at"] = bindparam("at")
-    return _failed_one(messages).values(values)
+def _reject(messages: TableClause) -> ForEach:
+    def reject(of: Values) -> Update:
+        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=of["last_error"])
+
+    return ForEach(reject, id=BigInteger(), last_error=Text())
+
+
+@lru_cache
+def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None) -> ForEach:
+    when = {} if sent_at is None else {"sent_at": sent_at}
+
+    def mark(of: Values) -> Update:
+        values = {"status": Status.SENT.value, "last_error": None} | {name: of[name] for name in when}
+        return _failed_one(messages, of["id"]).values(values)
+
+    return ForEach(mark, id=BigInteger(), **when)
+
+
+@lru_cache
+def _note_failures(messages: TableClause) -> ForEach:
+    """A message's error and its tries; what there is nothing new of stays as it is."""
+    m = messages.c
+
+    def note(of: Values) -> Update:
+        error, tries = func.coalesce(of["last_error"], m.last_error), func.coalesce(of["retry_count"], m.retry_count)
+        return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
+
+    return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
+
+
+def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
+    if "sent_at" not in database.messages.c:
+        return None
+    return NullType() if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:

@@ -15,7 +15,6 @@ from sqlalchemy import (
     delete,
     exists,
     func,
-    insert,
     or_,
     select,
     update,
@@ -27,17 +26,21 @@ from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
-from retrycli.store.recording import HELD, UNDER_WAY, finish_attempts, held, move, where_it_was
+from retrycli.store.recording import (
+    HELD_OF_THESE,
+    START_ATTEMPTS,
+    UNDER_WAY,
+    finish_attempts,
+    held,
+    move,
+    where_it_was,
+)
 from retrycli.turns import Turns
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from retrycli.store.database import Database
-
-
-HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
-START_ATTEMPT = insert(attempts)
 
 
 def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
@@ -183,8 +186,7 @@ class Claims:
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)
             ]
-            if started:
-                connection.execute(START_ATTEMPT, started)
+            START_ATTEMPTS.execute(connection, started)
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:

@@ -1,4 +1,4 @@
-"""Writing down what came of messages that a claim holds: the attempt's end, and the message's new state."""
+"""Writing down what becomes of messages that a claim holds: attempts, and the messages' new states."""
 
 from __future__ import annotations
 
@@ -6,16 +6,18 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, Integer, bindparam, case, delete, func, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, func, insert, select, update
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, State
 from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import attempts, queue
 from retrycli.store.application import row_by_row
+from retrycli.store.for_each import ForEach, Values
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection
+    from sqlalchemy import Connection, Update
+    from sqlalchemy.types import TypeEngine
 
 
 def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
@@ -24,9 +26,25 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
 
 
 HELD = held(bindparam("claimant"))
-LEAVE_THE_QUEUE = delete(queue).where(queue.c.message_id == bindparam("of_id"), *HELD)
+HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
+LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
-FINISH_ATTEMPT = update(attempts).where(attempts.c.message_id == bindparam("of_id"), UNDER_WAY)
+KNOWN_BEFORE = ("message_id", "pass_id", "number", "made_by", "started_at", "waited_s")
+"""What is known of an attempt when it begins."""
+START_ATTEMPTS = ForEach(
+    lambda of: insert(attempts).from_select(list(of), select(*of.values())),
+    **{name: attempts.c[name].type for name in KNOWN_BEFORE},
+)
+FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms")
+"""What is known of an attempt when it has ended."""
+FINISH_ATTEMPTS = ForEach(
+    lambda of: (
+        update(attempts)
+        .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
+        .values({name: of[name] for name in FOUND_OUT})
+    ),
+    **{name: attempts.c[name].type for name in ("message_id", *FOUND_OUT)},
+)
 
 
 def where_it_was() -> ColumnElement[str]:
@@ -38,7 +56,7 @@ def finish_attempts(connection: Connection, settled: Sequence[Settled], now: dat
     """Write down what came of attempts, of messages that a claim is known to hold."""
     finished = [
         {
-            "of_id": each.message_id,
+            "message_id": each.message_id,
             "finished_at": each.finished_at or now,
             "outcome": each.outcome.kind,
             "status_code": each.outcome.status_code,
@@ -51,43 +69,58 @@ def finish_attempts(connection: Connection, settled: Sequence[Settled], now: dat
         for each in settled
         if each.outcome is not None
     ]
-    if finished:
-        connection.execute(FINISH_ATTEMPT, finished)
+    FINISH_ATTEMPTS.execute(connection, finished)
 
 
 def move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
     """Move messages that this claim holds to the state that their transition says."""
-    of_mine = (queue.c.message_id == bindparam("of_id"), *HELD)
-    free: dict[str, Any] = {"claimed_by": None, "claim_expires_at": None}
-    unknowns: ColumnElement[int] = func.coalesce(bindparam("unknowns", type_=Integer), queue.c.unknown_count)
     gone, back, escalated = [], [], []
     for each in settled:
         change = each.transition
-        row = {"of_id": each.message_id, "claimant": claim.claimant, "unknowns": change.unknown_count}
+        row: dict[str, Any] = {"message_id": each.message_id, "unknown_count": change.unknown_count}
         match change.kind:
             case TransitionKind.DELIVERED:
-                gone.append({"of_id": each.message_id, "claimant": claim.claimant})
+                gone.append(each.message_id)
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
-                back.append({**row, "at": change.next_attempt_at})
+                back.append({**row, "next_attempt_at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                escalated.append({**row, "reason": change.reason, "cause": fingerprint(each)})
+                escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(each)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
             case _:
                 assert_never(change.kind)
     if gone:
-        connection.execute(LEAVE_THE_QUEUE, gone)
-    if back:
-        at = func.coalesce(bindparam("at", type_=queue.c.next_attempt_at.type), queue.c.next_attempt_at)
-        values: dict[str, Any] = {"state": where_it_was(), "next_attempt_at": at, "unknown_count": unknowns}
-        connection.execute(update(queue).where(*of_mine).values(**free, **values), back)
-    if escalated:
-        values = {
-            "state": State.ESCALATED.value,
-            "next_attempt_at": None,
-            "unknown_count": unknowns,
-            "escalated_at": now,
-            "escalation_reason": bindparam("reason"),
-            "fingerprint": bindparam("cause"),
-        }
-        connection.execute(update(queue).where(*of_mine).values(**free, **values), escalated)
+        connection.execute(LEAVE_THE_QUEUE, {"ids": gone, "claimant": claim.claimant})
+    GO_BACK.execute(connection, back, claimant=claim.claimant)
+    ESCALATE.execute(connection, escalated, claimant=claim.claimant, now=now)
+
+
+def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
+    """A message that a claim holds is free, with values of its own; its count stays where it has none."""
+    unknown_count = func.coalesce(of["unknown_count"], queue.c.unknown_count)
+    moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
+    return moved.values(claimed_by=None, claim_expires_at=None, unknown_count=unknown_count, **values)
+
+
+def _gone_back(of: Values) -> Update:
+    at = func.coalesce(of["next_attempt_at"], queue.c.next_attempt_at)
+    return _moved(of, state=where_it_was(), next_attempt_at=at)
+
+
+def _escalated(of: Values) -> Update:
+    return _moved(
+        of,
+        state=State.ESCALATED.value,
+        next_attempt_at=None,
+        escalated_at=bindparam("now"),
+        escalation_reason=of["escalation_reason"],
+        fingerprint=of["fingerprint"],
+    )
+
+
+def _types(*names: str) -> dict[str, TypeEngine[Any]]:
+    return {name: queue.c[name].type for name in ("message_id", "unknown_count", *names)}
+
+
+GO_BACK = ForEach(_gone_back, **_types("next_attempt_at"))
+ESCALATE = ForEach(_escalated, **_types("escalation_reason", "fingerprint"))

@@ -970,6 +970,20 @@ def test_sent_at_is_written_as_its_column_holds_times(
         assert made.row(1)["sent_at"] == (as_text(at) if is_sqlite(made.url) else of(at))
 
 
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("kind", ["timestamptz(0)", "date", "varchar(30)", "moment"])
+def test_sent_at_may_be_of_any_type_that_holds_a_time(untouched: Application, kind: str) -> None:
+    untouched.sql("CREATE DOMAIN moment AS timestamptz CHECK (value > '2020-01-01Z')")
+    untouched.sql(f"ALTER TABLE pending_messages ALTER sent_at TYPE {kind} USING NULL")
+    untouched.add_all([{}, {}])
+    with opened(untouched) as database:
+        claims = send(database, [1, 2])
+        sent = Transition.delivered()
+        claims.record(PASS, [Settled(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
+    expected = [{"sent_on": f"{ANSWERED_AT:%Y-%m-%d}"}] * 2
+    assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
+
+
 def test_where_there_is_no_sent_at_none_is_written(bare_application: Application) -> None:
     bare_application.add_all([{}, {}])
     with opened(bare_application) as database:

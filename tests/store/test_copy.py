@@ -25,9 +25,9 @@ from sqlalchemy import (
 
 from retrycli.errors import ConfigurationError
 from retrycli.schema import UtcDateTime, metadata
-from retrycli.store.claims import START_ATTEMPT
 from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
+from retrycli.store.recording import START_ATTEMPTS
 from tests.store.application import NOON
 from tests.store.conftest import Sides, file_of, two
 from tests.store.heard import statements
@@ -277,8 +277,8 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     put(sides.source, ATTEMPTS, attempt(newest))
     copy(sides)
     with sides.target.write() as connection:
-        connection.execute(START_ATTEMPT, [attempt()])
-        connection.execute(START_ATTEMPT, [attempt()])
+        START_ATTEMPTS.execute(connection, [attempt() | {"pass_id": None, "waited_s": 0}])
+        START_ATTEMPTS.execute(connection, [attempt() | {"pass_id": None, "waited_s": 0}])
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 

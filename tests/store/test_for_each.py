@@ -1,0 +1,73 @@
+"""A change for each of many rows, with values of their own: row by row in a file, at once at a server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import BigInteger, Text, bindparam, func, update
+from sqlalchemy.types import NullType, TypeEngine
+
+from retrycli.schema import attempts
+from retrycli.store.for_each import ForEach, Values
+from retrycli.store.recording import START_ATTEMPTS
+from tests.store.application import NOON
+from tests.store.heard import statements
+
+if TYPE_CHECKING:
+    from sqlalchemy import Update
+
+    from retrycli.store.database import Database
+
+ATTEMPT = {"pass_id": None, "number": 1, "made_by": "pass", "started_at": NOON, "waited_s": 0}
+
+
+def note_errors(kind: TypeEngine[str]) -> ForEach:
+    """Gives attempts their own errors, where there is one, and an outcome that they share."""
+
+    def make(of: Values) -> Update:
+        error = func.coalesce(of["error"], "none")
+        mine = update(attempts).where(attempts.c.message_id == of["message_id"])
+        return mine.values(error=error, outcome=bindparam("result"))
+
+    return ForEach(make, message_id=BigInteger(), error=kind)
+
+
+def errors(database: Database) -> list[tuple[object, ...]]:
+    with database.read() as connection:
+        columns = "message_id, error, outcome"
+        found = connection.exec_driver_sql(f"SELECT {columns} FROM retrycli_attempts ORDER BY id")
+        return [tuple(each) for each in found]
+
+
+@pytest.fixture(autouse=True)
+def _attempts(database: Database) -> None:
+    with database.write() as connection:
+        START_ATTEMPTS.execute(connection, [ATTEMPT | {"message_id": each} for each in (3, 1, 2, 4)])
+
+
+@pytest.mark.parametrize("kind", [Text(), NullType()], ids=["known", "unknown"])
+def test_each_row_gets_its_own_values(database: Database, kind: TypeEngine[str]) -> None:
+    """Also where the type of one is not known; and whatever else a row brings along."""
+    rows: list[dict[str, object]] = [
+        {"message_id": 1, "error": "{a, \"b'"},
+        {"error": None, "message_id": 3},
+        {"message_id": 2, "error": ""},
+    ]
+    with database.write() as connection:
+        note_errors(kind).execute(connection, [each | {"more": 1} for each in rows], result="refused")
+    assert errors(database) == [(3, "none", "refused"), (1, "{a, \"b'", "refused"), (2, "", "refused"), (4, None, None)]
+
+
+def test_a_server_is_asked_once_for_all_rows(database: Database) -> None:
+    rows = [{"message_id": each, "error": "x"} for each in (1, 2, 3)]
+    with statements(database) as heard, database.write() as connection:
+        note_errors(Text()).execute(connection, rows, result="refused")
+    [values] = [values for sql, values in heard if sql.startswith("UPDATE")]
+    assert isinstance(values, list) == database.is_sqlite
+
+
+def test_where_there_are_no_rows_nothing_is_asked(database: Database) -> None:
+    with statements(database) as heard, database.write() as connection:
+        note_errors(Text()).execute(connection, [], result="refused")
+    assert not [sql for sql, _ in heard if sql.startswith("UPDATE")]
