@@ -250,7 +250,7 @@ ALL_ARE_DUE = (
 )
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.alone
 def test_two_hosts_deliver_nearly_twice_as_many_messages_a_second_as_one(tmp_path: Path, url: str) -> None:
     """From the first attempt's start to the last one's end, at an API that takes its time.

@@ -136,7 +136,7 @@ def test_a_pass_over_a_hundred_thousand_due_messages_needs_no_more_memory(scenes
     assert taken["waiting"].kib <= MOST_MEMORY * taken["thousand"].kib
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.alone
 def test_on_postgresql_a_million_rows_take_no_more_either(tmp_path: Path) -> None:
     """Idle passes are compared in real time, for the server does most of it: the fastest is the least disturbed one."""
