@@ -1,0 +1,28 @@
+"""Lives lives in a SQLite file: ``python -m tests.model FILE LIVES``. Where a law is broken, a traceback says so."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+
+from hypothesis import Phase
+
+from tests.model.life import live
+from tests.model.place import place
+from tests.store.application import Application, opened
+
+
+def main(file: str, number: str) -> None:
+    logging.disable()
+    Path(file).touch()
+    url = f"sqlite:///{file}"
+    application = Application(url)
+    with opened(application):
+        application.close()
+    with place(url) as here:
+        live(here, int(number), phases=(Phase.generate,), derandomize=True)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

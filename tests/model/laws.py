@@ -1,0 +1,256 @@
+"""What must be true after each step in the life of messages, whatever the step was.
+
+The laws are read from pictures of the database and from the book of the ticketing API; no code of retrycli's is asked.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from tests.fakes import START
+from tests.model.picture import Picture, Row, time_of
+
+if TYPE_CHECKING:
+    from tests.model.server import Request, Server
+
+WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
+"""What retrycli may write of a message."""
+EDITED = {"subject", "body", "recipient_email"}
+"""And what a person may who edits it."""
+END_OF_ATTEMPT = {"finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms"}
+LONGEST_WAIT = timedelta(hours=6)
+"""No wait is longer, nor a Retry-After that is heeded."""
+CHARGED = {"refused", "transient", "unreachable", "unknown"}
+"""Outcomes that count; all but the first only while the destination is not known to be down."""
+
+
+class Broken(AssertionError):
+    """A law does not hold."""
+
+
+@dataclass
+class Step:
+    """What was done, as far as it says what may change."""
+
+    name: str
+    touched: set[int] = field(default_factory=set)
+    """Messages that the application had back."""
+    acts: dict[str, int] = field(default_factory=dict)
+    """What a person did, and to which message."""
+    seen_at: datetime | None = None
+    """The start of a pass that has seen all messages."""
+    alone: bool = True
+    """Whether nobody interfered, and nobody was to be killed."""
+    killed: bool = False
+
+
+@dataclass
+class Laws:
+    """The laws, and what must be remembered to hold them.
+
+    Args:
+        server: the book of the ticketing API.
+    """
+
+    server: Server
+    before: Picture = field(default_factory=Picture)
+    """The picture after the last step, with what the application has changed since."""
+    seen: set[int] = field(default_factory=set)
+    """Messages that a pass has seen, since the application had them last."""
+    dead: set[str] = field(default_factory=set)
+    """Whose claims nobody gives back."""
+    latest: datetime = START
+    """The latest that the clock has shown."""
+
+    def hold(self, after: Picture, step: Step) -> None:
+        """Hold the laws to what a step has changed.
+
+        Raises:
+            Broken: one does not hold.
+        """
+        self.latest = max(self.latest, self.server.clock.now)
+        self.seen -= step.touched
+        claimants = {row["claimed_by"] for row in after.queue.values() if row["claimed_by"] is not None}
+        if step.killed:
+            self.dead |= claimants
+        for law in (
+            self._requests,
+            self._application,
+            self._fates,
+            self._tries,
+            self._queue,
+            self._steadiness,
+            self._after_a_pass,
+            self._history,
+            self._numbers,
+            self._outcomes,
+        ):
+            for complaint in law(after, step):
+                raise Broken(f"{step.name}: {complaint}")
+        if loose := claimants - self.dead:
+            raise Broken(f"{step.name}: claims are held by {loose}, who are done")
+        if step.seen_at is not None:
+            self.seen |= after.failed - step.touched
+        self.seen = (self.seen | after.queue.keys()) & after.failed
+        self.before = after
+
+    def _requests(self, _after: Picture, _step: Step) -> Iterator[str]:
+        """What the ticketing API saw that must not be."""
+        yield from self.server.broken
+
+    def _application(self, after: Picture, step: Step) -> Iterator[str]:
+        """What is the application's stays as it is."""
+        if after.tickets != self.before.tickets:
+            yield "another table of the application's was changed"
+        if after.rows.keys() != self.before.rows.keys():
+            yield "a row of the application's came or went"
+        for each, row in after.rows.items():
+            was = self.before.rows[each]
+            changed = {name for name, value in row.items() if value != was[name]}
+            allowed = WRITTEN | EDITED if each == step.acts.get("edited") else WRITTEN
+            if changed and was["status"] != "failed":
+                yield f"row {each} was {was['status']}, and its {changed} changed"
+            if not changed <= allowed:
+                yield f"of message {each}, {changed - allowed} changed"
+
+    def _fates(self, after: Picture, step: Step) -> Iterator[str]:
+        """What was delivered is sent, and nothing else is; what a person gave up is rejected, and nothing else is."""
+        finished = after.finished_since(self.before)
+        for each, row in after.rows.items():
+            was, status = self.before.rows[each], row["status"]
+            delivered = any(one["outcome"] == "delivered" for one in finished.get(each, []))
+            if was["status"] == "failed" and (status == "rejected") != (each == step.acts.get("rejected")):
+                yield f"message {each} is {status}"
+            if was["status"] == status:
+                if status == "failed" and delivered and each not in step.touched:
+                    yield f"message {each} was delivered, and is failed"
+                if row["sent_at"] != was["sent_at"]:
+                    yield f"message {each} is {status}, and its sent_at was changed"
+            elif status == "sent" and not delivered:
+                yield f"message {each} is sent without an attempt that delivered it"
+            elif status == "sent" and (row["sent_at"] is None or each in after.queue):
+                yield f"message {each} is sent, at {row['sent_at']}, and is it queued? {each in after.queue}"
+            elif status not in {"sent", "rejected"}:
+                yield f"message {each} is {status}"
+
+    def _tries(self, after: Picture, step: Step) -> Iterator[str]:
+        """Each failed attempt of a pass counts, but where the destination is down; only ``requeue`` gives back."""
+        exact = not (self.before.is_down or after.is_down) and step.alone
+        finished = after.finished_since(self.before)
+        for each in after.failed - step.touched:
+            tries = after.rows[each]["retry_count"] or 0
+            if each == step.acts.get("requeued"):
+                if tries:
+                    yield f"message {each} was requeued with {tries} tries used up"
+                continue
+            made = tries - (self.before.rows[each]["retry_count"] or 0)
+            by_passes = [one["outcome"] for one in finished.get(each, []) if one["made_by"] == "pass"]
+            most = sum(one in CHARGED for one in by_passes)
+            least = most if exact else by_passes.count("refused")
+            if not least <= made <= most:
+                yield f"message {each} has {made} more tries used up, after {by_passes}"
+
+    def _queue(self, after: Picture, step: Step) -> Iterator[str]:
+        """A message is waiting with a time, being sent under a claim, or in a person's hands."""
+        if lost := (self.seen & after.failed) - after.queue.keys():
+            yield f"the queue has lost {lost}"
+        for each, row in after.queue.items():
+            claimed = row["claimed_by"] is not None and row["claim_expires_at"] is not None
+            claimless = row["claimed_by"] is None and row["claim_expires_at"] is None
+            escalated = row["escalated_at"] is not None and row["escalation_reason"] is not None
+            never = row["escalated_at"] is None and row["escalation_reason"] is None
+            timed = row["next_attempt_at"] is not None
+            right = {
+                "waiting": timed and claimless and never,
+                "sending": claimed and (timed, never) == (not escalated, not escalated),
+                "escalated": escalated and claimless and not timed,
+            }
+            if not right[row["state"]]:
+                yield f"the queue's row is neither one nor the other: {dict(row)}"
+            if timed and time_of(row["next_attempt_at"]) > self.latest + LONGEST_WAIT:
+                yield f"message {each} waits until {row['next_attempt_at']}"
+
+    def _steadiness(self, after: Picture, step: Step) -> Iterator[str]:
+        """What nobody tried keeps its time; only an edit changes a key; what is in a person's hands stays there."""
+        finished = after.finished_since(self.before)
+        for each in (after.queue.keys() & self.before.queue.keys()) - step.touched - {step.acts.get("requeued")}:
+            was, row = self.before.queue[each], after.queue[each]
+            if (each == step.acts.get("edited")) != (row["delivery_key"] != was["delivery_key"]):
+                yield f"message {each} had the delivery key {was['delivery_key']}, and has {row['delivery_key']}"
+            if was["escalated_at"] is not None and row["escalated_at"] is None:
+                yield f"message {each} was taken out of a person's hands"
+            tried = any(one["made_by"] == "pass" for one in finished.get(each, []))
+            if not tried and row["escalated_at"] is None and row["next_attempt_at"] != was["next_attempt_at"]:
+                yield f"message {each} was not tried, and waits until {row['next_attempt_at']}"
+            if row["unknown_count"] < was["unknown_count"]:
+                yield f"message {each} has fewer unknown outcomes than before"
+
+    def _after_a_pass(self, after: Picture, step: Step) -> Iterator[str]:
+        """A pass has seen all messages, and taken back what the dead had."""
+        if step.seen_at is None:
+            return
+        if missed := after.failed - step.touched - after.queue.keys():
+            yield f"a pass did not take in {missed}"
+        lapsed = {
+            each for each in after.in_state("sending") if time_of(after.queue[each]["claim_expires_at"]) <= step.seen_at
+        }
+        if lapsed:
+            yield f"a pass left {lapsed} with the dead"
+        if strays := after.queue.keys() - after.failed - after.in_state("sending") - step.touched:
+            yield f"a pass did not let go of {strays}"
+
+    def _history(self, after: Picture, step: Step) -> Iterator[str]:
+        """What has ended is never rewritten, and each act is written down once."""
+        for each, row in self.before.attempts.items():
+            fixed = set(row) if row["outcome"] is not None else set(row) - END_OF_ATTEMPT
+            if each not in after.attempts or any(after.attempts[each][name] != row[name] for name in fixed):
+                yield f"attempt {dict(row)} became {after.attempts.get(each)}"
+        for each, row in self.before.acts.items():
+            if after.acts.get(each) != row:
+                yield f"act {dict(row)} became {after.acts.get(each)}"
+        new = {row["act"]: row["message_id"] for each, row in after.acts.items() if each not in self.before.acts}
+        if new != step.acts:
+            yield f"written down are the acts {new}, and done were {step.acts}"
+        for which, row in self.before.passes.items():
+            if row["finished_at"] is not None and after.passes.get(which) != row:
+                yield f"pass {dict(row)} became {after.passes.get(which)}"
+
+    def _numbers(self, after: Picture, _step: Step) -> Iterator[str]:
+        """A message's attempts are numbered from 1, and one without an end has somebody who is sending."""
+        numbers: dict[int, list[int]] = {}
+        for row in after.attempts.values():
+            numbers.setdefault(row["message_id"], []).append(row["number"])
+            if (row["outcome"] is None) != (row["finished_at"] is None):
+                yield f"attempt {dict(row)} has half an end"
+            if row["outcome"] is None and row["message_id"] not in after.in_state("sending"):
+                yield f"attempt {dict(row)} is under way, and nobody is sending"
+        for each, found in numbers.items():
+            if found != list(range(1, len(found) + 1)):
+                yield f"message {each} has attempts {found}"
+
+    def _outcomes(self, after: Picture, step: Step) -> Iterator[str]:
+        """What is written of an attempt is what the ticketing API answered, or that it is not known."""
+        requests = {(each.message_id, each.number): each for each in self.server.requests}
+        written = {(row["message_id"], row["number"]): row for row in after.attempts.values()}
+        if gone := requests.keys() - written.keys():
+            yield f"of requests {gone} there is no attempt"
+        for rows in after.finished_since(self.before).values():
+            for row in rows:
+                request = requests.get((row["message_id"], row["number"]))
+                yield from _told_truly(row, request, step, begun_before=row["id"] in self.before.attempts)
+
+
+def _told_truly(row: Row, request: Request | None, step: Step, *, begun_before: bool) -> Iterator[str]:
+    """One attempt that has ended: its pass lives and knows, or it died and nobody does."""
+    allowed = {"unknown"} if begun_before or not step.alone else set()
+    if request is not None and not begun_before:
+        allowed.add(request.answer.outcome.kind.value)
+        if request.answer.outcome.status_code == 403:
+            allowed.add("unauthorized")  # three in a row are about us
+    elif not begun_before and not step.alone:
+        allowed.add("unreachable")  # its process stood still
+    if row["outcome"] not in allowed:
+        yield f"an attempt came to {row['outcome']}, and could only come to {allowed}: {dict(row)}"

@@ -1,0 +1,178 @@
+"""The life of messages: whatever may happen to them, in any order, with the laws held after each step.
+
+Hypothesis chooses the steps. What it prints when a law is broken is the shortest life that it found to break it.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import replace
+from datetime import timedelta
+
+from hypothesis import HealthCheck, Phase, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
+
+from retrycli.acts import ActKind
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
+from tests.model.death import Fate
+from tests.model.place import MAX_RETRIES, Place, Script
+from tests.model.server import Answer
+from tests.model.steps import Meanwhile, Steps
+from tests.store.application import HOUR, MINUTE, TICKET, naive
+
+STEPS_OF_A_LIFE = 50
+
+MANY = 8
+"""With so many failed messages no more fail: the other steps have enough to do."""
+BAD_DATA: tuple[dict[str, object], ...] = (
+    {"message_type": "pigeon"},
+    {"cc_emails": "boss@example.com"},
+    {"ticket_id": None},
+    {"body": None},
+)
+MENDED: dict[str, object] = {"message_type": "supplier", "cc_emails": "[]", "ticket_id": TICKET, "body": "Where is it?"}
+TYPES = st.sampled_from(["customer", "supplier", "internal"])
+TICKETS = st.integers(TICKET, TICKET + 2)
+OFTEN = (Answer.TAKEN, Answer.TAKEN, Answer.TAKEN, Answer.TAKEN_AND_LOST, Answer.NOT_FOUND)
+ANSWERS = st.lists(st.sampled_from([*Answer, *OFTEN]), min_size=1, max_size=6)
+LIMITS = st.sampled_from([None, None, 1, 3])
+SOME = st.integers(0, 31)
+"""One of the messages: counted round and round, for there may be fewer."""
+MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
+"""How far the clock moves before a pass: it may be put back a little."""
+FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
+
+
+class Life(Steps):
+    """Messages that fail, and what becomes of them."""
+
+    @initialize(in_order=st.booleans(), kinds=st.lists(TYPES, min_size=3, max_size=6))
+    def begin_with(self, kinds: list[str], *, in_order: bool) -> None:
+        self.in_order = in_order
+        self.begin("begin_with")
+        for number, kind in enumerate(kinds):
+            self.add(message_type=kind, ticket_id=TICKET + number % 2)
+
+    # -- the application --------------------------------------------------------------------------------------
+
+    @precondition(lambda self: len(self.laws.before.failed) < MANY)
+    @rule(
+        kinds=st.lists(TYPES, min_size=1, max_size=4),
+        ticket=TICKETS,
+        tries=st.sampled_from([0, 0, 1, None, MAX_RETRIES]),
+        dated=st.booleans(),
+        spoilt=st.sampled_from([{}, {}, {}, {"retry_count": -1}, *BAD_DATA]),
+    )
+    def fail(self, kinds: list[str], ticket: int, tries: int | None, spoilt: dict[str, object], *, dated: bool) -> None:
+        made_at = naive(self.place.clock.now) if dated else None
+        usual = {"ticket_id": ticket, "retry_count": tries, "created_at": made_at, "updated_at": made_at}
+        self.begin("fail")
+        for kind in kinds:
+            self.add(**{**usual, "message_type": kind, **spoilt})
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, what=st.sampled_from(["failed", "sent", "rejected", "pending", "deleted", *BAD_DATA, MENDED]))
+    def write_row(self, some: int, what: str | dict[str, object]) -> None:
+        """The application has a row back, or spoils or mends it: then it is the same message still."""
+        step, each = self.begin("write_row"), self.one(some)
+        if isinstance(what, dict):
+            self.change(each, **what)
+        elif what == "deleted":
+            self.delete(step, each)
+        else:
+            self.have_back(step, each, what)
+
+    # -- passes -----------------------------------------------------------------------------------------------
+
+    @rule(minutes=MINUTES, answers=ANSWERS, on_second=st.booleans(), limit=LIMITS)
+    def tick(self, minutes: int, answers: list[Answer], limit: int | None, *, on_second: bool) -> None:
+        self.wait(minutes)
+        host = self.place.second if on_second else self.place.first
+        self.make_pass(self.begin("tick"), host, Script(answers), limit)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(minutes=MINUTES, answers=ANSWERS, fate=FATES)
+    def tick_and_die(self, minutes: int, answers: list[Answer], fate: Fate) -> None:
+        self.wait(minutes)
+        step = self.begin("tick_and_die", alone=False)
+        self.make_pass(step, self.place.first, Script(answers, replace(fate)))
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(
+        minutes=MINUTES,
+        answers=ANSWERS,
+        what=st.sampled_from([*Meanwhile, Meanwhile.STOOD_STILL]),
+        behind=st.booleans(),
+    )
+    def tick_while_others_work(self, minutes: int, answers: list[Answer], what: Meanwhile, *, behind: bool) -> None:
+        self.wait(minutes)
+        step = self.begin("tick_while_others_work", alone=False)
+        script = Script(answers, interfere=lambda each: self.interfere(step, each, what, behind=behind))
+        self.make_pass(step, self.place.first, script)
+
+    # -- operators --------------------------------------------------------------------------------------------
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, answers=ANSWERS, fate=st.none() | FATES)
+    def retry(self, some: int, answers: list[Answer], fate: Fate | None) -> None:
+        step = self.begin("retry", alone=fate is None)
+        try:
+            self.try_by_hand(step, self.one(some), Script(answers, fate and replace(fate)))
+        except (NoSuchMessage, NotActionable, InvalidMessage):
+            step.killed = False
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, kind=st.sampled_from([ActKind.EDITED, ActKind.REJECTED, ActKind.REQUEUED, ActKind.ACKNOWLEDGED]))
+    def act_on(self, some: int, kind: ActKind) -> None:
+        self.act(self.begin(kind.value), kind, self.one(some))
+
+    @precondition(lambda self: self.laws.before.in_state("escalated"))
+    @rule(some=SOME)
+    def requeue(self, some: int) -> None:
+        escalated = sorted(self.laws.before.in_state("escalated"))
+        self.act(self.begin("requeue"), ActKind.REQUEUED, escalated[some % len(escalated)])
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(length=st.sampled_from([10 * MINUTE, 10 * MINUTE, 10 * MINUTE, HOUR, None]))
+    def pause_or_resume(self, length: timedelta | None) -> None:
+        self.begin("pause_or_resume")
+        if self.place.is_paused:
+            self.place.resume()
+        else:
+            self.place.pause(length)
+
+    # -- the laws ---------------------------------------------------------------------------------------------
+
+    @invariant()
+    def laws_hold(self) -> None:
+        self.end()
+
+    def teardown(self) -> None:
+        if self.step is None:  # or the last step broke a law, or could not be taken
+            self.drain()
+
+
+def live(place: Place, number: int, *, phases: tuple[Phase, ...], derandomize: bool = False) -> Counter[str]:
+    """Live so many lives; how often each step was taken.
+
+    Raises:
+        Broken: in one of them a law does not hold.
+    """
+    counted: Counter[str] = Counter()
+    how = settings(
+        max_examples=number,
+        stateful_step_count=STEPS_OF_A_LIFE,
+        derandomize=derandomize,
+        phases=phases,
+        database=None,
+        deadline=None,
+        suppress_health_check=list(HealthCheck),
+    )
+
+    class LifeHere(Life):
+        def __init__(self) -> None:
+            super().__init__(place, counted)
+
+    run_state_machine_as_test(LifeHere, settings=how)
+    return counted

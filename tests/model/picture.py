@@ -1,0 +1,84 @@
+"""What the database holds at one time, read with SQL of the tests' own and over a connection of the application's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import text
+
+if TYPE_CHECKING:
+    from tests.store.application import Application
+
+Row = Mapping[str, Any]
+
+TABLES = {
+    "rows": ("pending_messages", "id"),
+    "tickets": ("ticket_states", "ticket_id"),
+    "queue": ("retrycli_queue", "message_id"),
+    "attempts": ("retrycli_attempts", "id"),
+    "acts": ("retrycli_acts", "id"),
+    "passes": ("retrycli_passes", "id"),
+    "breakers": ("retrycli_breakers", "destination"),
+}
+READ = {name: (text(f"SELECT * FROM {table} ORDER BY {key}"), key) for name, (table, key) in TABLES.items()}
+
+
+@dataclass(frozen=True)
+class Picture:
+    """All rows of the tables, by their keys."""
+
+    rows: Mapping[int, Row] = field(default_factory=dict)
+    tickets: Mapping[int, Row] = field(default_factory=dict)
+    queue: Mapping[int, Row] = field(default_factory=dict)
+    attempts: Mapping[int, Row] = field(default_factory=dict)
+    acts: Mapping[int, Row] = field(default_factory=dict)
+    passes: Mapping[str, Row] = field(default_factory=dict)
+    breakers: Mapping[str, Row] = field(default_factory=dict)
+
+    @property
+    def failed(self) -> set[int]:
+        """The messages."""
+        return {each for each, row in self.rows.items() if row["status"] == "failed"}
+
+    @property
+    def is_down(self) -> bool:
+        """Whether the destination is remembered as being down."""
+        return any(row["state"] == "open" for row in self.breakers.values())
+
+    def in_state(self, *states: str) -> set[int]:
+        """What the queue has in some states."""
+        return {each for each, row in self.queue.items() if row["state"] in states}
+
+    def attempts_of(self, message_id: int) -> list[Row]:
+        """One message's attempts, the first first."""
+        return [row for row in self.attempts.values() if row["message_id"] == message_id]
+
+    def finished_since(self, before: Picture) -> dict[int, list[Row]]:
+        """The attempts that have an outcome now and had none before, by message."""
+        found: dict[int, list[Row]] = {}
+        for number, row in self.attempts.items():
+            if row["outcome"] is not None and (
+                number not in before.attempts or before.attempts[number]["outcome"] is None
+            ):
+                found.setdefault(row["message_id"], []).append(row)
+        return found
+
+
+def take(application: Application) -> Picture:
+    """The database as it is."""
+    with application._engine.connect() as connection:
+        return Picture(
+            **{
+                name: {row[key]: dict(row) for row in connection.execute(statement).mappings()}
+                for name, (statement, key) in READ.items()
+            }
+        )
+
+
+def time_of(value: object) -> datetime:
+    """A time of retrycli's own tables; a file keeps it as text in UTC."""
+    found = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    return found.replace(tzinfo=UTC) if found.tzinfo is None else found.astimezone(UTC)

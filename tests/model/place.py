@@ -1,0 +1,209 @@
+"""Where messages live: a database that the application, two hosts and a person share, and the clock.
+
+It is put together as `retrycli.app` does it, but for the ticketing API, which follows a script, and for death.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from sqlalchemy import text
+
+from retrycli import by_hand, desk, engine
+from retrycli.app import Surroundings, pass_rules
+from retrycli.backoff import LATEST
+from retrycli.message import MessageType
+from retrycli.ports import Gateway, Identity, World
+from retrycli.settings import Database as DatabaseSettings
+from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import Schedule, Settings, TypeSchedule
+from retrycli.store.claims import Claims
+from retrycli.store.enrolment import Enrolment
+from retrycli.store.ledger import Ledger
+from tests.fakes import Clock, FakeLock
+from tests.model.death import Fate, Killed, mortal
+from tests.model.server import UNKNOWN_LIMIT, Answer, ScriptedGateway, Sender, Server
+from tests.store.application import Application, is_sqlite, opened
+
+if TYPE_CHECKING:
+    from retrycli.events import Event, PassSummary
+    from retrycli.outcome import Outcome
+    from retrycli.store.database import Database
+
+Made = TypeVar("Made")
+
+MAX_RETRIES = 4
+SCHEDULE = Schedule(
+    max_retries=MAX_RETRIES,
+    types={
+        MessageType.SUPPLIER: TypeSchedule.model_validate({"backoff": "linear"}),
+        MessageType.INTERNAL: TypeSchedule.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
+    },
+)
+OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals")
+OPERATOR = "anna"
+DUE_SLACK = timedelta(seconds=60)
+
+
+class Host:
+    """A machine on which passes are made and messages are tried by hand, one process after the other."""
+
+    def __init__(self, name: str, database: Database, runner: asyncio.Runner) -> None:
+        self.name = name
+        self.enrolment = Enrolment(database)
+        self.claims = Claims(database)
+        self.ledger = Ledger(database)
+        self._runner = runner
+
+    def run(self, process: Coroutine[Any, Any, Made], fate: Fate) -> Made | None:
+        """What a process comes to; None where it was killed."""
+        try:
+            return self._runner.run(process)
+        except* Killed:
+            assert fate.dead
+        return None
+
+
+@dataclass(frozen=True)
+class Script:
+    """How the world treats one process that sends.
+
+    Args:
+        answers: what the ticketing API answers, in turn; the last one from then on.
+        fate: when the process dies.
+        interfere: what else happens while its first request is out.
+    """
+
+    answers: Sequence[Answer] = (Answer.TAKEN,)
+    fate: Fate | None = None
+    interfere: Callable[[int], None] | None = None
+
+
+class Place:
+    """One database and who works on it; it is used again for one life after the other.
+
+    Args:
+        application: the application, with retrycli's tables in its database.
+        hosts: two machines.
+        elsewhere: where the second one works while the first one stands still.
+    """
+
+    def __init__(self, application: Application, hosts: Sequence[Host], elsewhere: ThreadPoolExecutor) -> None:
+        self.application = application
+        self.first, self.second = hosts
+        self._elsewhere = elsewhere
+        self.settings = Settings(
+            database=DatabaseSettings(url=application.url),
+            gateway=GatewaySettings(base_url="https://tickets.example.com", unknown_limit=UNKNOWN_LIMIT),
+            schedule=SCHEDULE,
+        )
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Another life: no message, no history, and a clock that begins again."""
+        self.clock = Clock()
+        self.server = Server(self.application, self.clock)
+        self.surroundings = Surroundings(now=self.clock)
+        self._rng = Random(0)
+        self._passes = 0
+        self._paused_until = self.clock.now - timedelta(days=1)
+        with self.application._engine.begin() as connection:
+            for each in (*(f"retrycli_{name}" for name in OWN_TABLES), "pending_messages"):
+                connection.execute(text(f"DELETE FROM {each}"))
+
+    @property
+    def kind(self) -> str:
+        """What kind of database it is."""
+        return "sqlite" if is_sqlite(self.application.url) else "postgresql"
+
+    @property
+    def is_paused(self) -> bool:
+        """Whether deliveries are held back just now, as far as the people here know."""
+        return self.clock.now < self._paused_until
+
+    def pause(self, length: timedelta | None) -> None:
+        """Hold deliveries back, for a time or until somebody resumes them."""
+        desk.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
+        self._paused_until = LATEST if length is None else self.clock.now + length
+
+    def resume(self) -> None:
+        """Let deliveries go on."""
+        desk.resume(self.settings, now=self.clock)
+        self._paused_until = self.clock.now - timedelta(days=1)
+
+    def make_pass(self, host: Host, script: Script, *, limit: int | None, in_order: bool) -> PassSummary | None:
+        """One pass; None where it was killed."""
+        self._passes += 1
+        me = Identity(f"pass-{self._passes}", host.name, self._passes)
+        rules = replace(pass_rules(self.settings, limit=limit), in_order=in_order)
+        sender = Sender(
+            by_pass=True,
+            due_by=self.clock.now + DUE_SLACK,
+            paused=self.is_paused,
+            # Whoever interferes may put an earlier message of a ticket before one that is on its way.
+            in_order=in_order and not script.interfere,
+            limit=limit,
+        )
+        fate = script.fate or Fate()
+        world = self._world(host, script, sender, fate)
+        return host.run(engine.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
+
+    def make_pass_meanwhile(self, *, in_order: bool) -> None:
+        """A pass of the second host, while the first one stands still with a request out."""
+        self._elsewhere.submit(self.make_pass, self.second, Script(), limit=None, in_order=in_order).result()
+
+    def try_by_hand(self, message_id: int, script: Script) -> Outcome | None:
+        """One attempt for a person; None where it was killed."""
+        fate = script.fate or Fate()
+        world = self._world(self.first, script, Sender(by_pass=False), fate)
+        rules = pass_rules(self.settings)
+        return self.first.run(by_hand.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
+
+    def try_by_hand_meanwhile(self, message_id: int) -> None:
+        """The same at the second host, while the first one stands still with a request out."""
+        world = self._world(self.second, Script(), Sender(by_pass=False), Fate())
+        process = by_hand.attempt_by_hand(world, pass_rules(self.settings), message_id, by=OPERATOR)
+        self._elsewhere.submit(self.second.run, process, Fate()).result()
+
+    def _world(self, host: Host, script: Script, sender: Sender, fate: Fate) -> World:
+        @asynccontextmanager
+        async def open_gateway() -> AsyncIterator[Gateway]:
+            with fate.call():
+                gateway = ScriptedGateway(self.server, script.answers, sender, script.interfere, fate.call)
+            yield gateway
+
+        def emit(_event: Event) -> None:
+            """Nobody listens."""
+
+        return World(
+            enrolment=mortal(host.enrolment, fate),
+            claims=mortal(host.claims, fate),
+            ledger=mortal(host.ledger, fate),
+            open_gateway=open_gateway,
+            emit=mortal(emit, fate),
+            now=self.clock,
+            sleep=self.clock.sleep,
+            jitter=lambda: self._rng.uniform(-1, 1),
+            stop_requested=lambda: False,
+        )
+
+
+@contextmanager
+def place(url: str) -> Iterator[Place]:
+    """A place in a database in which the application has its tables and retrycli its own."""
+    with ExitStack() as until_the_end:
+        application = Application(url, made=True)
+        until_the_end.callback(application.close)
+        hosts = [
+            Host(name, until_the_end.enter_context(opened(application)), until_the_end.enter_context(asyncio.Runner()))
+            for name in ("mill", "dale")
+        ]
+        elsewhere = until_the_end.enter_context(ThreadPoolExecutor(max_workers=1))
+        yield Place(application, hosts, elsewhere)

@@ -1,0 +1,198 @@
+"""The ticketing API, at the gateway's port: it answers as a script says, and keeps book of what it got under which key.
+
+What must be true of a request before it goes out is looked at here, over a connection of the application's: an attempt
+that is not committed yet is none.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from retrycli.outcome import Outcome, OutcomeKind
+from tests import fakes
+from tests.model.picture import time_of
+
+if TYPE_CHECKING:
+    from retrycli.message import QueuedMessage
+    from tests.fakes import Clock
+    from tests.store.application import Application
+
+UNKNOWN_LIMIT = 2
+
+
+class Answer(Enum):
+    """What the API can do with a request: the outcome, and whether it has the message afterwards."""
+
+    TAKEN = (fakes.DELIVERED, True)
+    REFUSED = (fakes.REFUSED, False)
+    LOST = (fakes.LOST, False)
+    TAKEN_AND_LOST = (Outcome(OutcomeKind.UNKNOWN, error="the connection broke"), True)
+    DOWN = (fakes.DOWN, False)
+    DOWN_FOR_LONG = (Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(hours=2)), False)
+    CUT_OFF = (fakes.CUT_OFF, False)
+    THROTTLED = (fakes.THROTTLED, False)
+    THROTTLED_FOR_LONG = (Outcome(OutcomeKind.THROTTLED, 429, "HTTP 429", timedelta(hours=5)), False)
+    UNAUTHORIZED = (fakes.UNAUTHORIZED, False)
+    FORBIDDEN = (fakes.FORBIDDEN, False)
+    NOT_FOUND = (fakes.NOT_FOUND, False)
+
+    @property
+    def outcome(self) -> Outcome:
+        return self.value[0]
+
+    @property
+    def stored(self) -> bool:
+        return self.value[1]
+
+
+@dataclass
+class Request:
+    """One request that has reached the API."""
+
+    message_id: int
+    number: int
+    """Of its attempt."""
+    key: str
+    answer: Answer
+    by_pass: bool
+
+
+@dataclass
+class Sender:
+    """A process that sends, as far as the API's book is concerned."""
+
+    by_pass: bool
+    due_by: datetime | None = None
+    """Until when what it sends must have come due."""
+    paused: bool = False
+    in_order: bool = False
+    limit: int | None = None
+    requests: int = 0
+
+
+@dataclass
+class Server:
+    """The book, and what is wrong with what is in it.
+
+    Args:
+        application: whose database is looked into.
+        clock: the time.
+    """
+
+    application: Application
+    clock: Clock
+    requests: list[Request] = field(default_factory=list)
+    broken: list[str] = field(default_factory=list)
+    """What was seen that must not be."""
+    _last: dict[int, Request] = field(default_factory=dict)
+    """By message: the last request of which the message was kept, unless it has become another message since."""
+    _key: dict[int, str] = field(default_factory=dict)
+    _unknown_from: dict[int, int] = field(default_factory=dict)
+    """By message: how many attempts it had when it last had all its tries before it."""
+
+    def forget(self, message_id: int) -> None:
+        """It is another message now: it was edited, or the application had it back."""
+        self._last.pop(message_id, None)
+        self._key.pop(message_id, None)
+
+    def begin_anew(self, message_id: int) -> None:
+        """It has all its tries before it again."""
+        self._unknown_from[message_id] = len(self._attempts(message_id))
+
+    def receive(self, queued: QueuedMessage, answer: Answer, sender: Sender) -> None:
+        """A request is here."""
+        each = queued.message_id
+        sender.requests += 1
+        attempts = self._attempts(each)
+        self._look_at_the_attempt(queued, attempts)
+        self._look_at_the_queue(queued, sender)
+        self._look_at_the_past(queued, attempts, sender)
+        request = Request(each, queued.attempt_number, queued.delivery_key, answer, sender.by_pass)
+        self.requests.append(request)
+        self._key[each] = request.key
+        if answer.stored:
+            self._last[each] = request
+
+    def _attempts(self, message_id: int) -> list[dict[str, Any]]:
+        return self.application.asked(
+            f"SELECT number, outcome, made_by FROM retrycli_attempts WHERE message_id = {message_id} ORDER BY id"
+        )
+
+    def _look_at_the_attempt(self, queued: QueuedMessage, attempts: Sequence[dict[str, Any]]) -> None:
+        under_way = [each["number"] for each in attempts if each["outcome"] is None]
+        if under_way != [queued.attempt_number]:
+            self._object(queued, f"a request went out as attempt {queued.attempt_number}, under way are {under_way}")
+
+    def _look_at_the_queue(self, queued: QueuedMessage, sender: Sender) -> None:
+        row = self.application.asked(
+            "SELECT q.*, m.status, (SELECT count(*) FROM retrycli_queue AS e WHERE e.ticket = q.ticket"
+            " AND e.message_id < q.message_id AND e.state <> 'escalated') AS earlier"
+            " FROM retrycli_queue AS q JOIN pending_messages AS m ON m.id = q.message_id"
+            f" WHERE q.message_id = {queued.message_id}"
+        )
+        if not row or row[0]["state"] != "sending" or row[0]["claimed_by"] is None:
+            self._object(queued, "a request went out without a claim")
+        elif row[0]["status"] != "failed":
+            self._object(queued, f"a message was sent that is {row[0]['status']}")
+        elif sender.by_pass and row[0]["escalated_at"] is not None:
+            self._object(queued, "a pass sent an escalated message")
+        elif sender.due_by is not None and time_of(row[0]["next_attempt_at"]) > sender.due_by:
+            self._object(queued, "a pass sent a message that was not due")
+        elif sender.in_order and row[0]["earlier"]:
+            self._object(queued, "a request went out before an earlier message of its ticket was seen to")
+
+    def _look_at_the_past(self, queued: QueuedMessage, attempts: Sequence[dict[str, Any]], sender: Sender) -> None:
+        each = queued.message_id
+        if sender.paused:
+            self._object(queued, "a pass sent while deliveries were paused")
+        if sender.limit is not None and sender.requests > sender.limit:
+            self._object(queued, f"a pass sent more than its limit of {sender.limit}")
+        if queued.delivery_key != self._key.get(each, queued.delivery_key):
+            self._object(queued, "a message that nobody changed was sent under another key")
+        if (last := self._last.get(each)) is not None:
+            came = next(one["outcome"] for one in attempts if one["number"] == last.number)
+            if came != OutcomeKind.UNKNOWN:
+                self._object(queued, f"what the server had was sent again, though what came of it was {came}")
+        since = attempts[self._unknown_from.get(each, 0) :]
+        unknown = sum(one["outcome"] == OutcomeKind.UNKNOWN and one["made_by"] == "pass" for one in since)
+        if sender.by_pass and unknown > UNKNOWN_LIMIT:
+            self._object(queued, f"a pass sent it again after {unknown} unknown outcomes")
+
+    def _object(self, queued: QueuedMessage, what: str) -> None:
+        self.broken.append(f"message {queued.message_id}: {what}")
+
+
+@dataclass
+class ScriptedGateway:
+    """Delivers to the API, which answers in turn, and with the last answer from then on.
+
+    Args:
+        server: the API.
+        answers: what it answers.
+        sender: whose gateway it is.
+        interfere: what else happens while the first request is out; given its message.
+        a_call: what makes the sender's death at a delivery.
+    """
+
+    server: Server
+    answers: Sequence[Answer]
+    sender: Sender
+    interfere: Callable[[int], None] | None
+    a_call: Callable[[], AbstractContextManager[None]]
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        with self.a_call():
+            answer = self.answers[min(self.sender.requests, len(self.answers) - 1)]
+            self.server.receive(queued, answer, self.sender)
+            await asyncio.sleep(0)  # as any request would, so that others can begin
+            self.server.clock.now += timedelta(seconds=1)
+            interfere, self.interfere = self.interfere, None
+            if interfere is not None:
+                interfere(queued.message_id)
+            return answer.outcome

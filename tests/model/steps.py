@@ -1,0 +1,236 @@
+"""How a step in the life of messages is done, and how the laws learn what it may change."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import replace
+from datetime import timedelta
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from retrycli import casework
+from retrycli.acts import ActKind
+from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.events import PassResult
+from tests.model.laws import Broken, Laws, Step
+from tests.model.picture import take
+from tests.model.place import OPERATOR, Host, Place, Script
+from tests.store.application import MINUTE, naive
+
+if TYPE_CHECKING:
+    from retrycli.casework import Done
+
+LAST_CALLS = 3
+"""So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
+LONGEST_WAIT = timedelta(hours=7)
+A_LITTLE = timedelta(minutes=30)
+
+
+class Meanwhile(Enum):
+    """What else may happen while a request is out."""
+
+    SENT = "the application sends its message itself"
+    REJECTED = "the application rejects it"
+    TAKEN_BACK = "the application has it back"
+    FAILED_ANEW = "the application has it back, and fails again"
+    DELETED = "the application deletes it"
+    ACTED_ON = "a person tries all that is refused while a message is being sent"
+    OTHER_PASS = "the other host makes a pass"
+    STOOD_STILL = "the sender stands still until its claims have lapsed, and the other host makes a pass"
+
+
+class Steps(RuleBasedStateMachine):
+    """A machine that takes steps in a place.
+
+    Args:
+        place: where; it is emptied first.
+        counted: counts the steps by their names.
+    """
+
+    def __init__(self, place: Place, counted: Counter[str]) -> None:
+        super().__init__()
+        self.place = place
+        self.counted = counted
+        place.begin_anew()
+        self.laws = Laws(place.server, take(place.application))
+        self.step: Step | None = None
+        """The one that the laws have not been held to yet."""
+        self.in_order = False
+
+    def begin(self, name: str, *, alone: bool = True) -> Step:
+        """Take a step."""
+        self.counted[name] += 1
+        self.step = Step(name, alone=alone)
+        return self.step
+
+    def end(self) -> None:
+        """Hold the laws to the step that was taken.
+
+        Raises:
+            Broken: one does not hold.
+        """
+        if self.step is not None:
+            self.laws.hold(take(self.place.application), self.step)
+            self.step = None
+
+    def drain(self) -> None:
+        """See that nothing waits for long, once the ticketing API answers well and nobody interferes.
+
+        Raises:
+            Broken: something does.
+        """
+        self.place.resume()
+        for _ in range(LAST_CALLS):
+            self.place.clock.now += LONGEST_WAIT
+            self.make_pass(self.begin("last calls"), self.place.first, Script())
+            self.end()
+        if stuck := self.laws.before.queue.keys() - self.laws.before.in_state("escalated"):
+            raise Broken(f"last calls: {stuck} are stuck")
+
+    def one(self, some: int) -> int:
+        """A row."""
+        return _pick(self.laws.before.rows, some)
+
+    def message(self, some: int) -> int:
+        """A failed row."""
+        return _pick(self.laws.before.failed, some)
+
+    def wait(self, minutes: int) -> None:
+        """Move the clock; however often it is put back, it is never more than a little behind."""
+        clock = self.place.clock
+        clock.now = max(clock.now + minutes * MINUTE, self.laws.latest - A_LITTLE)
+
+    # -- passes and attempts by hand --------------------------------------------------------------------------
+
+    def make_pass(self, step: Step, host: Host, script: Script, limit: int | None = None) -> None:
+        began_at, paused = self.place.clock.now, self.place.is_paused
+        summary = self.place.make_pass(host, script, limit=limit, in_order=self.in_order)
+        step.killed = summary is None
+        if summary is None:
+            return
+        if paused != (summary.result == PassResult.PAUSED):
+            raise Broken(f"{step.name}: the pass is {summary.result}, and deliveries are paused: {paused}")
+        if not paused:
+            step.seen_at = began_at
+
+    def try_by_hand(self, step: Step, message_id: int, script: Script) -> None:
+        step.killed = self.place.try_by_hand(message_id, script) is None
+
+    def interfere(self, step: Step, message_id: int, what: Meanwhile, *, behind: bool) -> None:
+        """Do something while a request is out: to its message, or to one that is claimed and not begun, if any."""
+        if behind:
+            claimed = take(self.place.application).in_state("sending")
+            message_id = max(claimed, default=message_id)
+        match what:
+            case Meanwhile.SENT | Meanwhile.REJECTED:
+                self.have_back(step, message_id, what.name.lower())
+            case Meanwhile.TAKEN_BACK:
+                self.have_back(step, message_id, "pending")
+            case Meanwhile.FAILED_ANEW:
+                self.have_back(step, message_id, "failed")
+            case Meanwhile.DELETED:
+                self.delete(step, message_id)
+            case Meanwhile.ACTED_ON:
+                self._act_in_vain(message_id)
+            case Meanwhile.OTHER_PASS:
+                self.place.make_pass_meanwhile(in_order=self.in_order)
+            case Meanwhile.STOOD_STILL:
+                self.wait(2)
+                self.place.make_pass_meanwhile(in_order=self.in_order)
+
+    # -- the application: what it does to its rows is not for the laws to object to, so they are told ---------
+
+    def add(self, **columns: object) -> None:
+        self._know(self.place.application.add(**columns))
+
+    def change(self, message_id: int, **columns: object) -> None:
+        self.place.application.change(message_id, **columns)
+        self._know(message_id)
+
+    def have_back(self, step: Step, message_id: int, status: str) -> None:
+        now = naive(self.place.clock.now)
+        self.change(message_id, status=status, updated_at=now, sent_at=now if status == "sent" else None)
+        self._touch(step, message_id)
+
+    def delete(self, step: Step, message_id: int) -> None:
+        self.place.application.delete(message_id)
+        rows = {each: row for each, row in self.laws.before.rows.items() if each != message_id}
+        self.laws.before = replace(self.laws.before, rows=rows)
+        self._touch(step, message_id)
+
+    def _know(self, message_id: int) -> None:
+        rows = {**self.laws.before.rows, message_id: self.place.application.row(message_id)}
+        self.laws.before = replace(self.laws.before, rows=rows)
+
+    def _touch(self, step: Step, message_id: int) -> None:
+        self.place.server.forget(message_id)
+        self.place.server.begin_anew(message_id)
+        step.touched.add(message_id)
+
+    # -- operators --------------------------------------------------------------------------------------------
+
+    def act(self, step: Step, kind: ActKind, message_id: int) -> None:
+        """Do something to a message, which works or not as its row and the queue's said before."""
+        before = self.laws.before
+        queued = before.queue.get(message_id, {"state": None, "acknowledged_at": None})
+        able = (
+            message_id in before.failed
+            and {
+                ActKind.EDITED: queued["state"] != "sending",
+                ActKind.REJECTED: queued["state"] != "sending",
+                ActKind.REQUEUED: queued["state"] == "escalated",
+                ActKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
+            }[kind]
+        )
+        done = self._perform(kind, message_id)
+        if done != able:
+            raise Broken(f"{step.name}: message {message_id} was {'' if done else 'not '}{kind}, and was {queued}")
+        if not done:
+            return
+        step.acts[kind] = message_id
+        if kind is ActKind.REQUEUED:
+            self.place.server.begin_anew(message_id)
+        if kind is ActKind.EDITED:
+            self.place.server.forget(message_id)
+
+    def _perform(self, kind: ActKind, message_id: int) -> bool:
+        settings, here = self.place.settings, self.place.surroundings
+        done: Done
+        match kind:
+            case ActKind.EDITED:
+                return self._edit(message_id)
+            case ActKind.REJECTED:
+                done = casework.reject(settings, [message_id], "no longer true", by=OPERATOR, surroundings=here)
+            case ActKind.REQUEUED:
+                done = casework.requeue(settings, [message_id], by=OPERATOR, surroundings=here)
+            case _:
+                done = casework.acknowledge(settings, [message_id], by=OPERATOR, surroundings=here)
+        return done.done == 1
+
+    def _edit(self, message_id: int) -> bool:
+        settings, here = self.place.settings, self.place.surroundings
+        try:
+            found, draft = casework.read_draft(settings, message_id, surroundings=here)
+            wanted = replace(draft, subject=f"{draft.subject}, and once more")
+            return bool(casework.edit(settings, found, wanted, by=OPERATOR, surroundings=here))
+        except (NoSuchMessage, NotActionable):
+            return False
+
+    def _act_in_vain(self, message_id: int) -> None:
+        for kind in (ActKind.EDITED, ActKind.REJECTED, ActKind.REQUEUED, ActKind.ACKNOWLEDGED):
+            if self._perform(kind, message_id):
+                raise Broken(f"message {message_id} was {kind} while it was being sent")
+        try:
+            self.place.try_by_hand_meanwhile(message_id)
+        except NotActionable:
+            return
+        raise Broken(f"message {message_id} was tried by hand while it was being sent")
+
+
+def _pick(among: Iterable[int], some: int) -> int:
+    """One of some messages."""
+    ordered = sorted(among)
+    return ordered[some % len(ordered)]

@@ -1,0 +1,54 @@
+"""The life of a message, in a few hundred steps each time and in many thousands when asked for: every law holds."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import Phase
+
+from tests.model.life import live
+from tests.model.place import Place, place
+from tests.store.application import Application, opened
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from tests.store.conftest import Factory
+
+FEW = {"sqlite": 12, "postgresql": 8}
+FEW_STEPS = 300
+MANY_STEPS = {"sqlite": 100_000, "postgresql": 20_000}
+AT_ONCE = 200
+"""So many lives, and then others until the steps are enough: some lives are short."""
+FIND_AND_SHORTEN = (Phase.generate, Phase.shrink)
+
+
+@pytest.fixture
+def here(engine: Factory, tmp_path: Path) -> Iterator[Place]:
+    with engine(tmp_path, None) as url:
+        made = Application(url)
+        with opened(made):
+            made.close()
+        with place(url) as it:
+            yield it
+
+
+@pytest.mark.databases("sqlite", "postgresql")
+def test_the_laws_hold_in_a_few_lives(here: Place) -> None:
+    """The same lives each time."""
+    counted = live(here, FEW[here.kind], phases=FIND_AND_SHORTEN, derandomize=True)
+    assert counted.total() >= FEW_STEPS
+
+
+@pytest.mark.long
+@pytest.mark.databases("sqlite", "postgresql")
+def test_the_laws_hold_in_many_lives(here: Place) -> None:
+    """Other lives each time; how often each step was taken is printed."""
+    wanted = MANY_STEPS[here.kind]
+    counted: Counter[str] = Counter()
+    while counted.total() < wanted:
+        counted += live(here, AT_ONCE, phases=FIND_AND_SHORTEN)
+    print(f"\n{here.kind}: {counted.total():,} steps: {dict(counted.most_common())}")

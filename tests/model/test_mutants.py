@@ -1,0 +1,64 @@
+"""The laws of the model have teeth: retrycli is broken in one way after another, and one of them says so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import retrycli
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MUTANTS: list[dict[str, Any]] = tomllib.loads(Path(__file__).with_name("mutants.toml").read_text())["mutant"]
+ROOT = Path(__file__).parents[2]
+LIVES = 300
+"""So many at most until a law is broken: most are in the first few."""
+
+
+def mutate(folder: Path, mutant: Mapping[str, Any]) -> None:
+    """Copy retrycli into a folder, and break the copy."""
+    copy = folder / "retrycli"
+    shutil.copytree(Path(retrycli.__file__).parent, copy, ignore=shutil.ignore_patterns("__pycache__"))
+    module = copy / mutant["module"]
+    source = module.read_text()
+    for old, new in {mutant["old"]: mutant["new"], **mutant.get("also", {})}.items():
+        assert source.count(old) == 1, f"{mutant['module']} has changed: {old!r} is in it {source.count(old)} times"
+        source = source.replace(old, new)
+    module.write_text(source)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(each, marks=[] if each is MUTANTS[0] else pytest.mark.long) for each in MUTANTS],
+    ids=lambda each: each["broken"].replace(" ", "-"),
+)
+def test_a_law_is_broken_by(mutant: dict[str, Any], tmp_path: Path) -> None:
+    """The copy is found first: it is where the process starts, and what is there comes before PYTHONPATH."""
+    mutate(tmp_path, mutant)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tests.model", "agent.db", str(LIVES)],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    found = [line for line in ended.stderr.splitlines() if line.startswith("tests.model.laws.Broken: ")]
+    assert ended.returncode == 1, "no law is broken" if not ended.returncode else ended.stderr
+    assert found, ended.stderr
+    print(found[0])
+
+
+@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda each: each["broken"].replace(" ", "-"))
+def test_what_is_broken_is_there_to_be_broken(mutant: dict[str, Any], tmp_path: Path) -> None:
+    """Also where the long run is left out: a text that is not found any more breaks nothing."""
+    mutate(tmp_path, mutant)
