@@ -48,6 +48,10 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
 
+SYNC_ALL = "PRAGMA synchronous = EXTRA"
+"""A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
+rollback journal may still be in its folder after a power cut, and then the commit is undone."""
+
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
 
@@ -297,9 +301,10 @@ def _engine(url: URL, patience: int) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    """Take BEGIN into our own hands, and let a row that is no UTF-8 be read, so that it can be named."""
+    """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
     connection.isolation_level = None
     connection.text_factory = _decoded
+    connection.cursor().execute(SYNC_ALL)
 
 
 def _decoded(text: bytes) -> str:
