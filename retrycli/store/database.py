@@ -90,6 +90,11 @@ class Database:
         """Whether it is a SQLite file; PostgreSQL otherwise."""
         return self._url.get_backend_name() == "sqlite"
 
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None where it is a server."""
+        return Path(_path(self._url)) if self.is_sqlite else None
+
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A short transaction that writes; on SQLite it takes the write lock at once, so that it can't lose it.
@@ -333,12 +338,15 @@ class _Beginning:
 
 def _require_file(url: URL) -> None:
     """Opening a missing file would make an empty database in its place."""
-    path = url.database or ""
-    if path.startswith("file:") and "uri" in url.query:
-        path = unquote(urlsplit(path).path)
+    path = _path(url)
     if path in {"", ":memory:"}:
         raise ConfigurationError("database.url names no file; write sqlite:///PATH")
     if not Path(path).is_file():
         raise DatabaseUnavailable(
             f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
         )
+
+
+def _path(url: URL) -> str:
+    path = url.database or ""
+    return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 from retrycli.outcome import LAPSED
@@ -10,6 +11,7 @@ from tests.crash.scene import FIRST_TICKET
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+    from datetime import datetime
 
     from retrycli.sandbox import Sandbox
     from tests.crash.scene import Scene
@@ -18,6 +20,10 @@ OTHERS_AT_THE_SERVER = "pg_stat_activity WHERE datname = current_database() AND 
 LEFT_ALONE = (
     "id, ticket_id, message_type, recipient_email, cc_emails, subject, body, confidence, created_at, updated_at"
 )
+STEP = timedelta(hours=5)
+"""Until all waits are over."""
+MOST_PASSES = 10
+"""A scene in which something is left after so many passes is stuck."""
 DELIVERED = ("delivered",)
 COUNTED = {"unknown", "transient"}
 """The outcomes here that take a message one of its tries."""
@@ -34,6 +40,16 @@ def nothing_is_left(stage: Scene) -> bool:
         return False
     escalated = "SELECT message_id FROM retrycli_queue WHERE state = 'escalated'"
     return stage.count(f"pending_messages WHERE status = 'failed' AND id NOT IN ({escalated})") == 0
+
+
+def clear_up(stage: Scene, now: datetime) -> None:
+    """Make passes until nothing is left; the first one clears up after the dead."""
+    for _ in range(MOST_PASSES):
+        stage.run_once_at(now)
+        if nothing_is_left(stage):
+            return
+        now += STEP
+    raise AssertionError(f"still not done after {MOST_PASSES} passes")
 
 
 def wait_until_forgotten(stage: Scene) -> None:

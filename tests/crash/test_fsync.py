@@ -6,9 +6,7 @@ strace(1) stands between the pass and the kernel.
 from __future__ import annotations
 
 import re
-import shutil
 import signal
-import subprocess
 from datetime import timedelta
 from random import Random
 from typing import TYPE_CHECKING
@@ -18,7 +16,7 @@ import pytest
 from retrycli.app import utc_now
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.crash import scene
-from tests.crash.invariants import check_messages, check_nothing_is_lost, nothing_is_left
+from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -33,19 +31,6 @@ ON_DISK = re.compile(r"f(?:data)?sync\(\d+<(.*?)>")
 REMOVED = re.compile(r'unlink\("(.*?)/([^/]*)"\) = 0')
 SENT = re.compile(r'sendto\(.*"POST /tickets/')
 STEP = timedelta(hours=5)
-MOST_PASSES = 10
-
-
-@pytest.fixture(scope="module")
-def strace() -> Sequence[str]:
-    """The program, and how it is started."""
-    program = shutil.which("strace")
-    if program is None:
-        pytest.skip("strace is not installed: apt-get install strace")
-    tried = subprocess.run([program, "-qq", "-e", "trace=none", "true"], capture_output=True, text=True, check=False)
-    if tried.returncode != 0:
-        pytest.skip(f"strace may not trace here: {tried.stderr.strip()}")
-    return [program, "--follow-forks", "-qq"]
 
 
 @pytest.fixture
@@ -120,18 +105,8 @@ def test_killed_as_it_waits_for_the_disk_a_pass_loses_nothing(
             assert code == -signal.SIGKILL
             check_nothing_is_lost(stage, api, MESSAGES)
             under_way += stage.count("retrycli_attempts WHERE finished_at IS NULL")
-            _clear_up(stage)
+            clear_up(stage, utc_now() + STEP)
             check_messages(stage, api, MESSAGES)
             assert stage.rows("PRAGMA integrity_check") == [("ok",)]
             twice += sum(each.times > 1 for each in api.received)
     print(f"\n{mode}: killed at {len(waits)} of {len(trace)} waits; {under_way} under way, {twice} arrived twice")
-
-
-def _clear_up(stage: Scene) -> None:
-    now = utc_now() + STEP
-    for _ in range(MOST_PASSES):
-        stage.run_once_at(now)
-        if nothing_is_left(stage):
-            return
-        now += STEP
-    raise AssertionError(f"still not done after {MOST_PASSES} passes")

@@ -21,9 +21,9 @@ from tests.crash.invariants import (
     check_messages,
     check_nothing_is_lost,
     check_passes,
+    clear_up,
     left_alone,
     message_id,
-    nothing_is_left,
     phase_of,
     wait_until_forgotten,
 )
@@ -47,9 +47,6 @@ ANSWERS = {3: ("transient", "delivered"), 5: ("permanent",)}
 """What the API says to some of them in turn; the last one it says again and again."""
 STATUSES = {"transient": 503, "permanent": 422, "delivered": 200}
 LATER = timedelta(hours=1)
-STEP = timedelta(hours=5)
-MOST_PASSES = 10
-"""A scene on which something is left after so many passes is stuck."""
 OLD = "2024-11-05 06:07:08.000000"
 OLD_ROWS = (
     "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, finished_at, result, sent, rescheduled, "
@@ -154,7 +151,7 @@ class Field:
             check_nothing_is_lost(stage, api, MESSAGES)
             killed = start.killed | {ended.pid: phase_of(stage, ended.pid)[0]}
             self._note(stage, name)
-            _clear_up(stage, start)
+            clear_up(stage, utc_now() + start.ahead + LATER)
             self.table.twice[name] += sum(each.times > 1 for each in api.received)
             check_messages(stage, api, MESSAGES, ANSWERS)
             check_passes(stage, killed)
@@ -201,17 +198,6 @@ class Field:
 def _set_status(stage: Scene, status: str, ids: Sequence[int]) -> None:
     """What the application does."""
     stage.change(f"UPDATE pending_messages SET status = '{status}' WHERE id IN ({', '.join(map(str, ids))})")
-
-
-def _clear_up(stage: Scene, start: Start) -> None:
-    """Make passes until nothing is left; the first one clears up after the dead."""
-    now = utc_now() + start.ahead + LATER
-    for _ in range(MOST_PASSES):
-        stage.run_once_at(now)
-        if nothing_is_left(stage):
-            return
-        now += STEP
-    raise AssertionError(f"still not done after {MOST_PASSES} passes")
 
 
 @pytest.fixture
