@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import false, update
 
+from retrycli.errors import DatabaseUnavailable
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.store.database import Database
 
 
@@ -36,8 +41,15 @@ WRITTEN = ("status", "retry_count", "last_error", "sent_at")
 """What a pass writes of a message."""
 
 
+ROOM = 4 * 1024 * 1024
+"""So many bytes must be free where a SQLite file is: as many as its write-ahead log grows by until it is copied into
+the file. With less, an attempt might still be written down before its request goes out, and what came of it no more."""
+
+
 def check_writable(database: Database) -> None:
     """Change no message, as a pass would change one: that takes the right to write, and, of a file, its write lock.
+
+    A change of nothing is written nowhere, so whether there is room for changes is asked apart.
 
     Raises:
         DatabaseUnavailable: there is no getting it.
@@ -48,3 +60,14 @@ def check_writable(database: Database) -> None:
     nothing = update(messages).where(false()).values(as_they_are)
     with database.nothing_kept(), database.write() as connection:
         connection.execute(nothing)
+    if database.file is not None:
+        _check_room(database.file)
+
+
+def _check_room(file: Path) -> None:
+    disk = shutil.disk_usage(file)
+    if disk.total and disk.free < ROOM:  # some file systems have no figures at all
+        raise DatabaseUnavailable(
+            f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
+            "comes of messages; free some space"
+        )

@@ -48,6 +48,10 @@ logging.getLogger("psycopg").addHandler(logging.NullHandler())
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
 
+SYNC_ALL = "PRAGMA synchronous = EXTRA"
+"""A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
+rollback journal may still be in its folder after a power cut, and then the commit is undone."""
+
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
 
@@ -85,6 +89,11 @@ class Database:
     def is_sqlite(self) -> bool:
         """Whether it is a SQLite file; PostgreSQL otherwise."""
         return self._url.get_backend_name() == "sqlite"
+
+    @property
+    def file(self) -> Path | None:
+        """The SQLite file; None where it is a server."""
+        return Path(_path(self._url)) if self.is_sqlite else None
 
     @contextmanager
     def write(self) -> Iterator[Connection]:
@@ -297,9 +306,10 @@ def _engine(url: URL, patience: int) -> Engine:
 
 
 def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    """Take BEGIN into our own hands, and let a row that is no UTF-8 be read, so that it can be named."""
+    """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
     connection.isolation_level = None
     connection.text_factory = _decoded
+    connection.cursor().execute(SYNC_ALL)
 
 
 def _decoded(text: bytes) -> str:
@@ -328,12 +338,15 @@ class _Beginning:
 
 def _require_file(url: URL) -> None:
     """Opening a missing file would make an empty database in its place."""
-    path = url.database or ""
-    if path.startswith("file:") and "uri" in url.query:
-        path = unquote(urlsplit(path).path)
+    path = _path(url)
     if path in {"", ":memory:"}:
         raise ConfigurationError("database.url names no file; write sqlite:///PATH")
     if not Path(path).is_file():
         raise DatabaseUnavailable(
             f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
         )
+
+
+def _path(url: URL) -> str:
+    path = url.database or ""
+    return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

@@ -192,10 +192,10 @@ class Application:
         with self._engine.connect() as connection:
             return set(inspect(connection).get_table_names())
 
-    def schema(self) -> list[str]:
-        """How all tables are made: a line each, and one for each index."""
+    def schema(self, *, but: str | None = None) -> list[str]:
+        """How all tables are made, but for those whose names begin so: a line each, and one for each index."""
         with self._engine.connect() as connection:
-            return sorted(self._schema(connection))
+            return sorted(self._schema(connection, but))
 
     def dump(self) -> list[str]:
         """The whole database, a line for each table, index and row."""
@@ -206,14 +206,15 @@ class Application:
         )
         return [*self.schema(), *rows]
 
-    def _schema(self, connection: Connection) -> Iterable[str]:
+    def _schema(self, connection: Connection, but: str | None) -> Iterable[str]:
         if self.is_sqlite:
-            found = connection.exec_driver_sql("SELECT sql FROM sqlite_master WHERE sql IS NOT NULL")
-            return map(str, found.scalars())
+            found = connection.exec_driver_sql("SELECT tbl_name, sql FROM sqlite_master WHERE sql IS NOT NULL")
+            return [sql for table, sql in found if but is None or not table.startswith(but)]
         looked_at = inspect(connection)
         return (
             f"{table}: {each}"
             for table in looked_at.get_table_names()
+            if but is None or not table.startswith(but)
             for each in (looked_at.get_columns(table), looked_at.get_indexes(table), looked_at.get_foreign_keys(table))
         )
 

@@ -95,31 +95,41 @@ def start(
         under: a program to start it.
         settings: values by names as `run.limit`.
     """
-    inherited = {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
     ours = {f"RETRYCLI_{name.replace('.', '__').upper()}": str(value) for name, value in (settings or {}).items()}
     return subprocess.Popen(
         [*under, sys.executable, *arguments],
         cwd=ROOT,
-        env={**inherited, "RETRYCLI_CONFIG": str(config), **ours},
+        env={**calm(), "RETRYCLI_CONFIG": str(config), **ours},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
 
 
+def calm() -> dict[str, str]:
+    """This process's environment, in which no setting is."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
+
+
 def set_up(
-    folder: Path, base_url: str, *, failed: int, url: str | None = None, journal_mode: str = "wal", **run: object
+    folder: Path, base_url: str, *, failed: int, url: str | None = None, journal_mode: str | None = "wal", **run: object
 ) -> Scene:
     """Make an application's database with so many failed messages among others, and a configuration.
 
-    The database is a SQLite file in the folder, unless a URL is given of one that is empty.
+    The database is a SQLite file in the folder, unless a URL is given of one that is empty. A file's journal mode is
+    made that one, unless it is to be left as it is.
     """
     application = Application(url or f"sqlite:///{folder / 'agent.db'}", tables=TABLES)
-    if application.is_sqlite:
+    if application.is_sqlite and journal_mode is not None:
         application.execute(f"PRAGMA journal_mode = {journal_mode}")
     rows = [*others(failed), *(message(each, "failed") for each in range(1, failed + 1))]
     application.insert("ticket_states", [{"ticket_id": row["ticket_id"], "state": "open"} for row in rows])
     application.insert("pending_messages", rows)
+    return configure(folder, application, base_url, **run)
+
+
+def configure(folder: Path, application: Application, base_url: str, **run: object) -> Scene:
+    """Write the configuration of an application that is there."""
     scene = Scene(folder, application)
     lines = [
         f'[database]\nurl = "{application.url}"',

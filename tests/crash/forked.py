@@ -1,0 +1,150 @@
+"""Real passes, each in a process of its own, which one that has imported everything forks: ``python -m
+tests.crash.forked``.
+
+So one that is killed soon is killed in its pass, and not while Python starts; and many can be. It is told what to do by
+lines of JSON, and says what came of it by such lines. It is a process of its own because one with threads can't fork.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
+from datetime import timedelta
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrycli import app, load_settings
+from retrycli.aftermath import leave
+from retrycli.engine import run_pass
+from retrycli.lock import PassLock
+from retrycli.ports import Identity
+from tests.crash.points import Points
+from tests.crash.scene import ROOT, calm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+IMPORTED_LATE = (
+    "alembic.command",
+    "retrycli.gateway.http",
+    "sqlalchemy.dialects.postgresql.psycopg",
+)
+"""What passes import when they need it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A pass, and when its process is to be killed, if at all: after so many seconds, or by itself at a point."""
+
+    config: str
+    ahead_seconds: float
+    """How far its clock is ahead, so that no test waits for a claim to lapse or for a message to come due."""
+    after_seconds: float | None = None
+    point: tuple[str, int] | None = None
+    """Its name, and at which time that it is reached."""
+    listing: str | None = None
+    """A file that is to have the points that were reached: then, and where a point is given, they are looked for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How a process ended."""
+
+    pid: int
+    exit_code: int
+    seconds: float
+
+    @property
+    def killed(self) -> bool:
+        return self.exit_code == -signal.SIGKILL
+
+
+@contextmanager
+def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
+    """What runs passes one after the other; each must end well, or be killed as wanted."""
+    errors = folder / "errors"
+    command = [sys.executable, "-m", "tests.crash.forked"]
+    with (
+        errors.open("w") as file,
+        subprocess.Popen(
+            command, cwd=ROOT, env=calm(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+        ) as process,
+    ):
+
+        def run(wanted: Wanted) -> Ended:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            process.stdin.write(json.dumps(asdict(wanted)) + "\n")
+            process.stdin.flush()
+            ended = Ended(**json.loads(process.stdout.readline()))
+            assert ended.exit_code in {0, -signal.SIGKILL}, errors.read_text()
+            return ended
+
+        yield run
+        process.communicate()  # it ends as it is told no more
+
+
+def main() -> None:
+    """Fork a process for each line."""
+    for each in IMPORTED_LATE:
+        import_module(each)
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGCHLD])
+    for line in sys.stdin:
+        wanted = Wanted(**json.loads(line))
+        began = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            _make_pass_and_end(wanted)
+        if wanted.after_seconds is not None and signal.sigtimedwait([signal.SIGCHLD], wanted.after_seconds) is None:
+            os.kill(pid, signal.SIGKILL)  # it is not waited for yet, so its number is its own
+        _, status = os.waitpid(pid, 0)
+        signal.sigtimedwait([signal.SIGCHLD], 0)
+        ended = Ended(pid, os.waitstatus_to_exitcode(status), time.perf_counter() - began)
+        print(json.dumps(asdict(ended)), flush=True)
+
+
+def _make_pass_and_end(wanted: Wanted) -> None:
+    code = 1
+    try:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
+        ahead = timedelta(seconds=wanted.ahead_seconds)
+        surroundings = replace(app.HERE, now=lambda: app.utc_now() + ahead)
+        if wanted.point or wanted.listing:
+            _make_pass_with_points(wanted, surroundings)
+        else:
+            app.run_once(load_settings(Path(wanted.config)), surroundings=surroundings)
+        code = 0
+    except BaseException:
+        sys.excepthook(*sys.exc_info())
+        sys.stderr.flush()
+        raise
+    finally:
+        os._exit(code)
+
+
+def _make_pass_with_points(wanted: Wanted, surroundings: app.Surroundings) -> None:
+    """As `app.run_once` does, with a world in which there are points."""
+    settings = load_settings(Path(wanted.config))
+    points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
+    points.listen()
+    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
+    lock = app._Lock(PassLock(app.lock_path(settings)), me, 0, surroundings.now, surroundings.stop_requested)
+    with app.open_database(settings) as database:
+        world = points.watch(app.make_world(settings, database, surroundings))
+        leave(settings, database, asyncio.run(run_pass(world, lock, app.pass_rules(settings), me)), world.now())
+    if wanted.listing is not None:
+        Path(wanted.listing).write_text(json.dumps(points.reached))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,128 @@
+"""The points of a pass at which it can be killed: before and after each of its commits and requests, and some more.
+
+They are found from outside, and the pass knows nothing of them: what a transaction has written is heard from the
+database's driver, and the gateway is one that a `World` is given.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import sys
+from collections import Counter
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from sqlalchemy import Connection, Engine, Pool, event
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from retrycli.message import QueuedMessage
+    from retrycli.outcome import Outcome
+    from retrycli.ports import Gateway, World
+
+BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
+WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycli_)?(\w+)")
+SIGNS = {"INSERT INTO": "+", "UPDATE": "~", "DELETE FROM": "-"}
+"""How it is said what a transaction has written: rows were added, changed, removed."""
+MADE_TABLES = "make tables"
+HEARD_OF_PYTHON = {"fcntl.flock": "before the lock", "socket.connect": "before a connection to the API"}
+"""By the names of Python's audit events."""
+
+
+class Points:
+    """Counts the points that this process comes to, and kills it at one of them.
+
+    Args:
+        fatal: which one, and at which time that it is reached.
+    """
+
+    def __init__(self, fatal: tuple[str, int] | None) -> None:
+        self.reached: Counter[str] = Counter()
+        self._fatal = fatal
+        self._written: list[str] = []
+        self._turn = asyncio.Semaphore(1)
+        self._not_yet_recorded = False
+
+    def reach(self, name: str) -> None:
+        """Be at a point."""
+        self.reached[name] += 1
+        if (name, self.reached[name]) == self._fatal:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def listen(self) -> None:
+        """Hear, from now on, what this process does."""
+        event.listen(Engine, "after_cursor_execute", self._on_statement)
+        event.listen(Engine, "commit", self._on_commit)
+        event.listen(Engine, "rollback", self._on_rollback)
+        event.listen(Pool, "checkin", self._on_checkin)
+        sys.addaudithook(self._on_audit)
+
+    def watch(self, world: World) -> World:
+        """The same with a gateway that is at a point before each request and after each answer."""
+        return replace(world, open_gateway=lambda: self._watched(world.open_gateway))
+
+    # -- what is heard ------------------------------------------------------------------------------------------
+
+    def _on_statement(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        if found := WRITES.match(statement.lstrip()):
+            verb, table = found.groups()
+            words = MADE_TABLES if verb not in SIGNS else SIGNS[verb] + table
+            if words not in self._written:
+                self._written.append(words)
+
+    def _on_commit(self, _connection: Connection) -> None:
+        if self._written:
+            self.reach(f"before commit: {self._in_words()}")
+
+    def _on_rollback(self, _connection: Connection) -> None:
+        self._written.clear()
+
+    def _on_checkin(self, *_: object) -> None:
+        """A connection is given back: what it has written is committed."""
+        if self._written:
+            written = self._in_words()
+            self._written.clear()
+            self.reach(f"after commit: {written}")
+            if self._not_yet_recorded:
+                self._not_yet_recorded = False
+                self._turn.release()
+
+    def _on_audit(self, name: str, _arguments: object) -> None:
+        if point := HEARD_OF_PYTHON.get(name):
+            self.reach(point)
+
+    def _in_words(self) -> str:
+        return MADE_TABLES if MADE_TABLES in self._written else " ".join(self._written)
+
+    # -- the gateway --------------------------------------------------------------------------------------------
+
+    @asynccontextmanager
+    async def _watched(self, opened: Callable[[], AbstractAsyncContextManager[Gateway]]) -> AsyncIterator[Gateway]:
+        async with opened() as gateway:
+            yield _Watched(gateway, self)
+
+    async def in_turn(self, gateway: Gateway, queued: QueuedMessage) -> Outcome:
+        """Deliver when the answer before this one is recorded, so that a pass comes to the same points each time."""
+        await self._turn.acquire()
+        self.reach(BEFORE_A_REQUEST)
+        outcome = await gateway.deliver(queued)
+        self._not_yet_recorded = True
+        self.reach(AFTER_AN_ANSWER)
+        return outcome
+
+
+class _Watched:
+    """A gateway whose requests go out one at a time, though several attempts are under way."""
+
+    def __init__(self, gateway: Gateway, points: Points) -> None:
+        self._gateway = gateway
+        self._points = points
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        return await self._points.in_turn(self._gateway, queued)

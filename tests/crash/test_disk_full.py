@@ -1,0 +1,168 @@
+"""A disk that is full, is mounted read-only or fails costs no message, and nothing goes out that can't be recorded."""
+
+from __future__ import annotations
+
+import shutil
+from collections import Counter
+from datetime import timedelta
+from functools import partial
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from retrycli.errors import DatabaseUnavailable
+from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.store.condition import ROOM
+from tests.cli.application import Application
+from tests.crash import scene
+from tests.crash.conftest import PAGE
+from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from retrycli.sandbox import Answer
+    from tests.crash.conftest import Disk
+    from tests.crash.scene import Scene
+
+MESSAGES = 6
+LATER = timedelta(hours=1)
+ENOUGH = ROOM // PAGE + 100
+"""Pages for a pass over so few messages, which takes less than 100 before it sends."""
+
+both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
+
+
+class Filling(Sandbox):
+    """Takes everything; as one of its requests comes, something happens to the disk."""
+
+    def __init__(self, number: int, what: Callable[[], None]) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self._until = number
+        self._what = what
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        self._until -= 1
+        if self._until == 0:
+            self._what()
+        return super().answer(method, path, key, body)
+
+
+@pytest.fixture
+def template(mode: str, tmp_path: Path) -> Scene:
+    """A database to be copied onto the disk."""
+    made = scene.set_up(tmp_path, "http://127.0.0.1:9", failed=MESSAGES, journal_mode=mode)
+    made.make_tables()
+    return made
+
+
+@pytest.fixture
+def api() -> Iterator[Sandbox]:
+    with Sandbox(Behaviour(), rng=Random(0)) as running:
+        yield running
+
+
+def _on(disk: Disk, template: Scene, api: Sandbox, **run: object) -> Scene:
+    """A copy of the database there."""
+    disk.free()
+    shutil.copy(template.database, disk.folder)
+    there = Application(f"sqlite:///{disk.folder / template.database.name}", tables=None)
+    return scene.configure(template.folder, there, api.url, **run)
+
+
+def _outcomes(stage: Scene) -> Counter[tuple[int, str | None]]:
+    return Counter(stage.rows("SELECT message_id, outcome FROM retrycli_attempts"))
+
+
+@both_modes
+def test_nothing_goes_out_where_there_is_no_room_to_write_down_what_comes_of_it(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    stage = _on(disk, template, api)
+    for pages in (0, 1, 4, 8, 9, 12, 16, 24, 32, 64, 128, 512, ROOM // PAGE - 1):
+        disk.fill(pages)
+        with pytest.raises(DatabaseUnavailable, match="free some space") as raised:
+            stage.run_once_at(utc_now())
+        assert "\n" not in str(raised.value)
+        assert api.received == ()
+    disk.fill(ENOUGH)
+    clear_up(stage, utc_now() + LATER)
+    check_messages(stage, api, MESSAGES)
+    assert [each for each in api.received if each.times > 1] == []
+
+
+@both_modes
+def test_a_full_disk_is_told_in_one_line_with_what_to_do(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+    stage = _on(disk, template, api)
+    disk.fill(0)
+    with stage.start("-m", "retrycli", "run-once") as process:
+        output, errors = process.communicate()
+    assert (process.returncode, output) == (69, "")
+    [line] = errors.splitlines()
+    assert line.startswith(f"retrycli: {stage.database}: ")
+    assert "free some space" in line
+
+
+@both_modes
+@pytest.mark.parametrize("number", [1, 3])
+def test_a_disk_that_fills_up_in_the_middle_of_a_pass_costs_no_message_and_no_outcome(
+    mode: str, number: int, disk: Disk, template: Scene
+) -> None:
+    """With any number of pages left at its first request, or at the third; one goes out after another."""
+    failed = 0
+    for pages in (0, 1, 2, 3, 5, 8, 13):
+        with Filling(number, partial(disk.fill, pages)) as api:
+            stage = _on(disk, template, api, concurrency=1)
+            now = utc_now()
+            try:
+                stage.run_once_at(now)
+            except DatabaseUnavailable:
+                failed += 1
+            check_nothing_is_lost(stage, api, MESSAGES)
+            before = _outcomes(stage)
+            under_way = Counter(of_id for of_id, outcome in before if outcome is None)
+            assert under_way.total() <= 1, "a request went out when the one before it could not be recorded"
+            disk.free()
+            clear_up(stage, now + LATER)
+            check_messages(stage, api, MESSAGES)
+            after = _outcomes(stage)
+            assert all(after[of_id, outcome] >= times for (of_id, outcome), times in before.items() if outcome)
+            assert Counter(of_id for of_id, outcome in after if outcome == "unknown") == under_way
+    assert failed
+
+
+@both_modes
+def test_a_disk_that_may_only_be_read_is_told_before_anything_goes_out(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    stage = _on(disk, template, api)
+    disk.remount("ro")
+    with pytest.raises(DatabaseUnavailable, match=f"^{stage.database}: .*: .*check .* how it is mounted$"):
+        stage.run_once_at(utc_now())
+    assert api.received == ()
+    disk.remount("rw")
+    clear_up(stage, utc_now() + LATER)
+    check_messages(stage, api, MESSAGES)
+
+
+@pytest.mark.parametrize("error", ["EROFS", "EIO", "ENOSPC"])
+def test_a_disk_that_fails_in_the_middle_of_a_pass_costs_no_message(
+    error: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
+) -> None:
+    """From some write on, each one fails; a file system that has found a fault in itself goes on as read-only."""
+    stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, concurrency=1)
+    stage.make_tables()
+    fails = ["-o", str(tmp_path / "trace"), "-e", "trace=pwrite64", "-e", f"inject=pwrite64:error={error}:when=70+"]
+    with stage.start("-m", "retrycli", "run-once", under=[*strace, *fails]) as process:
+        output, errors = process.communicate()
+    assert (process.returncode, output) == (69, "")
+    [line] = errors.splitlines()
+    assert line.startswith(f"retrycli: {stage.database}: ")
+    assert "free some space" in line
+    check_nothing_is_lost(stage, api, MESSAGES)
+    assert 0 < len(api.received) < MESSAGES
+    clear_up(stage, utc_now() + LATER)
+    check_messages(stage, api, MESSAGES)

@@ -1,0 +1,112 @@
+"""What a commit promises is on the disk before a request goes out, and a kill at any wait for the disk costs nothing.
+
+strace(1) stands between the pass and the kernel.
+"""
+
+from __future__ import annotations
+
+import re
+import signal
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.crash import scene
+from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+
+    from tests.crash.scene import Scene
+
+MESSAGES = 3
+WAITS = "fsync,fdatasync"
+WRITTEN = re.compile(r"pwrite64\(\d+<(.*?)>")
+ON_DISK = re.compile(r"f(?:data)?sync\(\d+<(.*?)>")
+REMOVED = re.compile(r'unlink\("(.*?)/([^/]*)"\) = 0')
+SENT = re.compile(r'sendto\(.*"POST /tickets/')
+STEP = timedelta(hours=5)
+
+
+@pytest.fixture
+def api() -> Iterator[Sandbox]:
+    with Sandbox(Behaviour(), rng=Random(0)) as running:
+        yield running
+
+
+def _traced(stage: Scene, strace: Sequence[str], *how: str) -> tuple[int, list[str]]:
+    """Make a pass: its exit code, and what it asked of the kernel."""
+    trace = stage.folder / "trace"
+    with stage.start("-m", "retrycli", "run-once", under=[*strace, "-y", "-o", str(trace), *how]) as process:
+        _, errors = process.communicate()
+    assert process.returncode in {0, -signal.SIGKILL}, errors
+    return process.returncode, trace.read_text().splitlines()
+
+
+def _scene(folder: Path, api: Sandbox, mode: str) -> Scene:
+    folder.mkdir()
+    made = scene.set_up(folder, api.url, failed=MESSAGES, journal_mode=mode, concurrency=1)
+    made.make_tables()
+    return made
+
+
+@pytest.mark.parametrize("mode", ["wal", "delete"])
+def test_an_attempt_is_on_the_disk_before_its_request_goes_out(
+    mode: str, strace: Sequence[str], api: Sandbox, tmp_path: Path
+) -> None:
+    """Also that the journal is gone, by which a database that has lost its power would undo the attempt."""
+    stage = _scene(tmp_path / mode, api, mode)
+    code, trace = _traced(stage, strace, "-e", f"trace={WAITS},pwrite64,unlink,sendto")
+    assert code == 0
+    files = {str(stage.database), f"{stage.database}-wal"}
+    not_yet, written, requests = set[str](), False, 0
+    for line in trace:
+        if (found := WRITTEN.search(line)) and found[1] in files:
+            not_yet.add(found[1])
+            written = True
+        elif (found := REMOVED.search(line)) and found[2] == f"{stage.database.name}-journal":
+            not_yet.add(found[1])  # the folder, which still has it for whoever comes after a power cut
+        elif found := ON_DISK.search(line):
+            not_yet.discard(found[1])
+        elif SENT.search(line):
+            requests += 1
+            assert (written, not_yet) == (True, set())
+            written = False
+    assert requests == MESSAGES
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "every"),
+    [
+        pytest.param("wal", 3),
+        pytest.param("wal", 1, marks=pytest.mark.long),
+        pytest.param("delete", 1, marks=pytest.mark.long),
+    ],
+)
+def test_killed_as_it_waits_for_the_disk_a_pass_loses_nothing(
+    mode: str, every: int, strace: Sequence[str], tmp_path: Path
+) -> None:
+    """At every wait, or at one in so many."""
+    with Sandbox(Behaviour(), rng=Random(0)) as api:
+        _, trace = _traced(_scene(tmp_path / "alone", api, mode), strace, "-e", f"trace={WAITS}")
+    waits = range(1, len(trace) + 1, every)
+    under_way = twice = 0
+    for number in waits:
+        with Sandbox(Behaviour(), rng=Random(0)) as api:
+            stage = _scene(tmp_path / f"{number}", api, mode)
+            kill = f"inject={WAITS}:signal=KILL:when={number}"
+            code, _ = _traced(stage, strace, "-e", f"trace={WAITS}", "-e", kill)
+            assert code == -signal.SIGKILL
+            check_nothing_is_lost(stage, api, MESSAGES)
+            under_way += stage.count("retrycli_attempts WHERE finished_at IS NULL")
+            clear_up(stage, utc_now() + STEP)
+            check_messages(stage, api, MESSAGES)
+            assert stage.rows("PRAGMA integrity_check") == [("ok",)]
+            twice += sum(each.times > 1 for each in api.received)
+    print(f"\n{mode}: killed at {len(waits)} of {len(trace)} waits; {under_way} under way, {twice} arrived twice")

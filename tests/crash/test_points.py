@@ -1,0 +1,231 @@
+"""Kill -9 before and after each commit and each request of a pass costs nothing but a lapsed claim."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.cli.application import Application
+from tests.crash import scene
+from tests.crash.forked import Wanted, forking
+from tests.crash.invariants import (
+    check_messages,
+    check_nothing_is_lost,
+    check_passes,
+    clear_up,
+    left_alone,
+    message_id,
+    phase_of,
+    wait_until_forgotten,
+)
+from tests.crash.points import AFTER_AN_ANSWER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from pathlib import Path
+
+    from retrycli.sandbox import Answer, Received
+    from tests.crash.forked import Ended
+    from tests.crash.scene import Scene
+    from tests.store.conftest import Factory
+
+MESSAGES = 8
+FAIL_LATER = (7, 8)
+"""These fail after the first pass."""
+CLAIMED, WAITING = 20, 21
+"""Two more, which the application sends by itself after the first pass: that one had claimed one of them."""
+ANSWERS = {3: ("transient", "delivered"), 5: ("permanent",)}
+"""What the API says to some of them in turn; the last one it says again and again."""
+STATUSES = {"transient": 503, "permanent": 422, "delivered": 200}
+LATER = timedelta(hours=1)
+OLD = "2024-11-05 06:07:08.000000"
+OLD_ROWS = (
+    "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, finished_at, result, sent, rescheduled, "
+    f"escalated, unknown, released) VALUES ('old', 'old', 1, '{OLD}', '{OLD}', '{OLD}', 'completed', 1, 0, 0, 0, 0)",
+    "INSERT INTO retrycli_attempts (message_id, pass_id, number, made_by, started_at, finished_at, outcome) "
+    f"VALUES (12, 'old', 1, 'pass', '{OLD}', '{OLD}', 'delivered')",
+)
+"""What a pass forgets: a pass of long ago, and its attempt."""
+
+NOBODY = "http://127.0.0.1:9"
+
+
+class Api(Sandbox):
+    """Says to some messages what it is told to, and remembers what arrived before."""
+
+    def __init__(self, before: Iterable[Received] = ()) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self._kept.update({each.key or each.id: each for each in before})
+        self._left = {of_id: list(answers) for of_id, answers in ANSWERS.items()}
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        left = self._left.get(message_id(path.split("/")[2]), ["delivered"])
+        says = left.pop(0) if len(left) > 1 else left[0]
+        if says == "delivered":
+            return super().answer(method, path, key, body)
+        return STATUSES[says], {"succeeded": False, "messages": [says]}
+
+
+@dataclass(frozen=True)
+class Start:
+    """Where the passes begin that are killed: a database to be copied, and what had happened until then."""
+
+    url: str
+    left_alone: Sequence[object] = ()
+    """What no pass may change."""
+    ahead: timedelta = timedelta(0)
+    arrived: Sequence[Received] = ()
+    killed: dict[int, str] = field(default_factory=dict)
+
+    @property
+    def seconds(self) -> float:
+        """How far the clock is ahead."""
+        return self.ahead.total_seconds()
+
+
+@dataclass
+class Table:
+    """What was seen at each point: messages being sent, attempts without an end, and messages that arrived twice.
+
+    Of these the later pass finds one of each, of the pass that died before.
+    """
+
+    kills: Counter[str] = field(default_factory=Counter)
+    sending: Counter[str] = field(default_factory=Counter)
+    under_way: Counter[str] = field(default_factory=Counter)
+    twice: Counter[str] = field(default_factory=Counter)
+
+    def text(self) -> str:
+        columns = (self.kills, self.sending, self.under_way, self.twice)
+        lines = [(name, *(each[name] for each in columns)) for name in self.kills]
+        heading = ("point", "kills", "sending", "under way", "twice")
+        return "\n".join(
+            f"{name:<80}" + "".join(f"{each!s:>11}" for each in figures)
+            for name, *figures in [heading, *lines, ("in all", *(each.total() for each in columns))]
+        )
+
+
+@dataclass
+class Field:
+    """Where databases are copied and passes are killed."""
+
+    folder: Path
+    engine: Factory
+    run: Callable[[Wanted], Ended]
+    table: Table = field(default_factory=Table)
+    scenes: int = 0
+
+    @contextmanager
+    def scene_from(self, start: Start) -> Iterator[tuple[Scene, Api]]:
+        """A copy, with an API of its own."""
+        self.scenes += 1
+        folder = self.folder / f"{self.scenes}"
+        folder.mkdir()
+        with self.engine(folder, start.url) as url, Api(start.arrived) as api:
+            there = Application(url, tables=None)
+            yield scene.configure(folder, there, api.url, concurrency=4, retention_days=365), api
+
+    def points_from(self, start: Start) -> dict[str, int]:
+        """The points of a pass that is left alone, and how often it comes to each."""
+        with self.scene_from(start) as (stage, _):
+            listing = stage.folder / "points"
+            assert not self.run(Wanted(str(stage.config), start.seconds, listing=str(listing))).killed
+            found: dict[str, int] = json.loads(listing.read_text())
+            return found
+
+    def kill_at(self, start: Start, name: str, nth: int) -> None:
+        """Kill a pass at a point, and see that the next ones make it good."""
+        with self.scene_from(start) as (stage, api):
+            ended = self.run(Wanted(str(stage.config), start.seconds, point=(name, nth)))
+            assert ended.killed, f"{name} was not reached {nth} times"
+            wait_until_forgotten(stage)
+            check_nothing_is_lost(stage, api, MESSAGES)
+            killed = start.killed | {ended.pid: phase_of(stage, ended.pid)[0]}
+            self._note(stage, name)
+            clear_up(stage, utc_now() + start.ahead + LATER)
+            self.table.twice[name] += sum(each.times > 1 for each in api.received)
+            check_messages(stage, api, MESSAGES, ANSWERS)
+            check_passes(stage, killed)
+            assert left_alone(stage, MESSAGES) == start.left_alone
+            assert stage.count("retrycli_passes WHERE id = 'old'") == 0
+            assert stage.count("retrycli_attempts WHERE pass_id = 'old'") == 0
+            if stage.application.is_sqlite:
+                assert stage.rows("PRAGMA integrity_check") == [("ok",)]
+
+    def _note(self, stage: Scene, name: str) -> None:
+        self.table.kills[name] += 1
+        if stage.has_tables():
+            self.table.sending[name] += stage.count("retrycli_queue WHERE state = 'sending'")
+            self.table.under_way[name] += stage.count("retrycli_attempts WHERE finished_at IS NULL")
+
+    @contextmanager
+    def starts(self) -> Iterator[list[Start]]:
+        """A database without tables of ours, and one in which a pass has died, and much has happened since."""
+        folder = self.folder / "start"
+        folder.mkdir()
+        with self.engine(folder, None) as url:
+            empty = scene.set_up(folder, NOBODY, failed=MESSAGES, url=url, journal_mode=None)
+            made = {CLAIMED: scene.FAILED_AT, WAITING: str(utc_now().replace(tzinfo=None))}
+            rows = [scene.message(each, "failed") | {"created_at": at, "updated_at": at} for each, at in made.items()]
+            tickets = [{"ticket_id": each["ticket_id"], "state": "open"} for each in rows]
+            empty.application.insert("ticket_states", tickets)
+            empty.application.insert("pending_messages", rows)
+            _set_status(empty, "approved", FAIL_LATER)
+            with self.scene_from(Start(url)) as (later, api):
+                died = self.run(Wanted(str(later.config), 0, point=(AFTER_AN_ANSWER, 1)))
+                wait_until_forgotten(later)
+                phase, in_flight = phase_of(later, died.pid)
+                assert in_flight == 1
+                for each in OLD_ROWS:
+                    later.change(each)
+                for stage in (empty, later):
+                    _set_status(stage, "sent", list(made))
+                    _set_status(stage, "failed", FAIL_LATER)
+                untouched = left_alone(later, MESSAGES)
+                there = later.application.url
+                yield [Start(url, untouched), Start(there, untouched, LATER, api.received, {died.pid: phase})]
+
+
+def _set_status(stage: Scene, status: str, ids: Sequence[int]) -> None:
+    """What the application does."""
+    stage.change(f"UPDATE pending_messages SET status = '{status}' WHERE id IN ({', '.join(map(str, ids))})")
+
+
+@pytest.fixture
+def ground(engine: Factory, tmp_path: Path) -> Iterator[Field]:
+    with forking(tmp_path) as run:
+        yield Field(tmp_path, engine, run)
+
+
+@pytest.mark.slow
+@pytest.mark.databases("sqlite-wal", "postgresql")
+def test_killed_at_any_point_a_pass_loses_nothing(ground: Field) -> None:
+    """Once at each, in the later pass where that comes to it."""
+    with ground.starts() as starts:
+        where = {name: start for start in starts for name in ground.points_from(start)}
+        for name, start in where.items():
+            ground.kill_at(start, name, 1)
+    print(f"\n{ground.table.text()}")
+    assert ground.table.kills == dict.fromkeys(where, 1)
+
+
+@pytest.mark.long
+@pytest.mark.databases("sqlite", "sqlite-wal", "postgresql")
+def test_killed_at_any_point_however_often_it_has_come_there_a_pass_loses_nothing(ground: Field) -> None:
+    with ground.starts() as starts:
+        found = [(start, ground.points_from(start)) for start in starts]
+        for start, points in found:
+            for name, times in points.items():
+                for nth in range(1, times + 1):
+                    ground.kill_at(start, name, nth)
+    print(f"\n{ground.table.text()}")
+    assert ground.table.kills == sum((Counter(points) for _, points in found), Counter())
