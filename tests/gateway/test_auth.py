@@ -347,6 +347,50 @@ def test_secrets_that_are_echoed_in_no_http_are_starred_out() -> None:
     assert "abc.def" not in (outcome.error or "")
 
 
+ODD = "ge\"he\\im'ü\t"
+"""A password that JSON and Python write otherwise than it is."""
+
+
+def in_json(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (answer(422, in_json({"error": {"password": ODD}})), 'HTTP 422: {"password": "***"}'),
+        (answer(422, in_json({"error": f"no {ODD}"})), "HTTP 422: no ***"),
+        (answer(422, in_json({"error": in_json({"password": ODD}).decode()})), 'HTTP 422: {"password": "***"}'),
+        (answer(422, in_json({"error": [in_json([ODD]).decode(), 1]})), 'HTTP 422: ["***"]; 1'),
+        (answer(422, in_json({"error": {"sent": in_json([ODD]).decode()}})), r'HTTP 422: {"sent": "[\"***\"]"}'),
+        (raw(ODD.encode() + b"\r\n\r\n"), "b'***'"),
+        (raw(in_json([ODD]) + b"\r\n\r\n"), "b'[\"***\"]'"),
+    ],
+    ids=["JSON", "text", "JSON in text", "in a list", "JSON in JSON", "bytes", "JSON in bytes"],
+)
+def test_a_secret_is_starred_out_however_it_is_written(behaviour: Behaviour, error: str) -> None:
+    with Hostile(behaviour) as server:
+        outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password=ODD))
+    assert error in (outcome.error or "")
+
+
+def test_a_secret_is_starred_out_of_bytes_between_quotation_marks() -> None:
+    """Python shows bytes between these where they hold an apostrophe and none of them, and lets the apostrophe be."""
+    with Hostile(raw("It'sü wrong\r\n\r\n".encode())) as server:
+        outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password="It'sü"))
+    assert 'b"*** wrong"' in (outcome.error or "")
+
+
+def test_a_secret_is_starred_out_of_a_log_in_that_is_echoed() -> None:
+    def echo(connection: Connection) -> None:
+        assert connection.asked is not None
+        connection.send(connection.asked.body + b"\r\n\r\n")
+
+    with Hostile(at={LOG_IN: [echo]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT | {"password": ODD}))
+    assert '"password":"***"' in (outcome.error or "")
+
+
 def test_settings_do_not_show_their_secrets() -> None:
     settings: Gateway = gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"token": "abc.def"})
     assert "geheim" not in repr(settings)
