@@ -33,7 +33,6 @@ from tests.gateway.hostile import (
     raw,
     reset,
     silence,
-    then_close,
 )
 
 LOG_IN = "/auth/login"
@@ -218,7 +217,6 @@ def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
         (answer(401, b'{"error": "wrong password"}'), OutcomeKind.UNAUTHORIZED, 401, None),
         (answer(403), OutcomeKind.UNAUTHORIZED, 403, None),
         (answer(404), OutcomeKind.UNAUTHORIZED, 404, None),
-        (answer(302, headers={"Location": "/sso"}), OutcomeKind.UNAUTHORIZED, 302, None),
         (answer(429, headers={"Retry-After": "120"}), OutcomeKind.THROTTLED, 429, timedelta(minutes=2)),
         (answer(429), OutcomeKind.THROTTLED, 429, None),
         (answer(500), OutcomeKind.TRANSIENT, 500, None),
@@ -226,14 +224,11 @@ def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
         (answer(503, headers={"Retry-After": "120"}), OutcomeKind.TRANSIENT, 503, timedelta(minutes=2)),
         (answer(500, b'{"access_token": "t1"}'), OutcomeKind.TRANSIENT, 500, None),
         (answer(204), OutcomeKind.UNAUTHORIZED, 204, None),
-        (answer(200, b"{}"), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'["t1"]'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": 5}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": null}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": ""}'), OutcomeKind.UNAUTHORIZED, 200, None),
-        (answer(200, b'{"access_token": "a\\r\\nX-Evil: 1"}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
-        (answer(200, b'{"access_token": "' + b"a" * 100_000 + b'"}'), OutcomeKind.UNAUTHORIZED, 200, None),
     ],
 )
 def test_an_answer_without_a_token(
@@ -243,25 +238,6 @@ def test_an_answer_without_a_token(
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
     assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, and no access_token", wait)
     assert server.paths == [LOG_IN]
-
-
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        close,
-        reset,
-        raw(b"220 mail.example.com ESMTP\r\n\r\n"),
-        then_close(http(200, b'{"access_', length=80)),
-    ],
-    ids=["closed", "reset", "no HTTP", "half a body"],
-)
-def test_a_log_in_that_breaks_leaves_the_message_unsent(behaviour: Behaviour) -> None:
-    """The same from the message itself would be unknown; a log-in may be repeated without harm."""
-    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
-        outcome = deliver(gateway_settings(server.url, immediate_retries=1, **ACCOUNT))
-    assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNREACHABLE, None)
-    assert (outcome.error or "").startswith("log-in: ")
-    assert server.paths == [LOG_IN, LOG_IN]
 
 
 def test_a_log_in_that_breaks_once_is_made_up_for_at_once() -> None:
