@@ -66,7 +66,7 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
     """The outcome that an HTTP status stands for where the preset has no rule of its own.
 
     Args:
-        status: the final status code, 200 to 599 (RFC 9110, section 15).
+        status: the status code; a final one is 200 to 599 (RFC 9110, section 15).
         retry_after: the answer's Retry-After; with it a 413 passes (RFC 9110, section 15.5.14).
     """
     match status:
@@ -80,7 +80,9 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.TRANSIENT
         case 501 | 505:
             return OutcomeKind.PERMANENT
-        case _ if 200 <= status < 300:  # noqa: PLR2004  the class of success
+        case _ if status < 200:  # noqa: PLR2004  no answer yet, or none of HTTP's
+            return OutcomeKind.UNKNOWN
+        case _ if status < 300:  # noqa: PLR2004  the class of success
             return OutcomeKind.DELIVERED
         case _ if status >= 500:  # noqa: PLR2004  the class of server errors
             return OutcomeKind.TRANSIENT

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import json
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -46,7 +47,8 @@ class Credentials:
         """A text without our secrets, should the other side have echoed them."""
         _, _, sent = (self.header or "").partition(" ")
         for secret in (_revealed(self._settings.token), _revealed(self._settings.password), sent):
-            text = text.replace(secret, "***") if secret else text
+            for each in _spellings(secret) if secret else ():
+                text = text.replace(each, "***")
         return text
 
     async def log_in(
@@ -88,6 +90,23 @@ class Credentials:
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"},
             json={"username": self._settings.username, "password": _revealed(self._settings.password)},
         )
+
+
+def _spellings(secret: str) -> list[str]:
+    """A secret as it is, and as JSON and Python write it, also one within the other.
+
+    An error text quotes an answer's JSON as JSON, and what is no HTTP as Python shows bytes.
+    """
+    found = {secret}
+    for _ in range(2):
+        found |= {written for each in found for written in _written(each)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _written(text: str) -> tuple[str, ...]:
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
+    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
+    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
 
 
 def _no_token(answer: Answer, now: datetime) -> Outcome:

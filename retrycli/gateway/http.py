@@ -109,11 +109,11 @@ class HttpGateway:
         # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
         own = {name.lower(): value for name, value in parts.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): queued.delivery_key}
-        # As a stream, for which httpx works out no headers: aiohttp does so once more whatever it is given.
-        content = httpx.ByteStream(TO_JSON.encode(parts.body).encode())
-        request = httpx.Request(parts.method, self._settings.destination + parts.path, headers=headers, stream=content)
-        request.read()
-        return request
+        content = TO_JSON.encode(parts.body).encode()
+        headers["content-length"] = str(len(content))
+        # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
+        url, stream = self._settings.destination + parts.path, httpx.ByteStream(content)
+        return httpx.Request(parts.method, url, headers=headers, stream=stream)
 
     async def _try_again(self, request: httpx.Request, first: Outcome) -> Outcome:
         from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random

@@ -7,8 +7,9 @@ That transport names some errors wrongly: a server that closes after it has read
 
 from __future__ import annotations
 
+import select
 import ssl
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import httpx
@@ -17,6 +18,11 @@ from httpx_aiohttp import AiohttpTransport
 from retrycli.errors import ConfigurationError
 from retrycli.outcome import OutcomeKind
 from retrycli.settings import Gateway as GatewaySettings
+
+if TYPE_CHECKING:
+    from aiohttp.client_proto import ResponseHandler
+    from aiohttp.client_reqrep import ConnectionKey
+    from aiohttp.tracing import Trace
 
 KEEPALIVE_SECONDS = 3.0
 """Idle connections are dropped before a server is likely to: a server that closes one just as the next request is
@@ -54,6 +60,35 @@ class _Response(aiohttp.ClientResponse):
         super().release()
 
 
+class _Connector(aiohttp.TCPConnector):
+    """Connections, of which one is used again only where the server has said nothing since its last answer.
+
+    aiohttp takes whatever it has said for the answer to the next request, and so one message for delivered on the
+    word for another (RFC 9112, section 9.2: that is no valid response).
+    """
+
+    async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
+        while (kept := await super()._get(key, traces)) is not None and _has_spoken(kept):
+            _abort(kept)
+            kept.close()
+        return kept
+
+    def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
+        """Take a connection back. Of a request that was answered before it was through, nothing more is written."""
+        if protocol.transport is not None and protocol.transport.get_write_buffer_size():
+            protocol.transport.abort()
+        super()._release(key, protocol, should_close=should_close)
+
+
+def _has_spoken(kept: aiohttp.connector.Connection) -> bool:
+    """Whether anything has come over a connection that was idle, be it read by now or not."""
+    assert kept.protocol is not None  # noqa: S101  told to the type checker
+    assert kept.transport is not None  # noqa: S101
+    unread = select.poll()
+    unread.register(kept.transport.get_extra_info("socket"), select.POLLIN)
+    return kept.protocol.should_close or bool(unread.poll(0))
+
+
 def _abort(connection: aiohttp.connector.Connection | None) -> None:
     if connection is not None and connection.transport is not None:
         connection.transport.abort()
@@ -71,7 +106,7 @@ def open_transport(settings: GatewaySettings, *, connections: int) -> httpx.Asyn
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
-        connector = aiohttp.TCPConnector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
+        connector = _Connector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
         made = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response)
         # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
         # that takes a reply by PUT would then have it twice. There is no public switch.

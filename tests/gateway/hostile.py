@@ -119,6 +119,7 @@ class Hostile:
         at: the same for single paths.
         tls: with it, the server speaks HTTPS.
         hasty: answer as soon as the head has come, and let the body be.
+        at_accept: what it does with each connection before a request, or a handshake, and instead of either.
     """
 
     def __init__(
@@ -127,10 +128,12 @@ class Hostile:
         at: Mapping[str, Sequence[Behaviour]] | None = None,
         tls: ssl.SSLContext | None = None,
         hasty: bool = False,
+        at_accept: Behaviour | None = None,
     ) -> None:
         self._scripts = {"*": _Script(behaviours)} | {path: _Script(each) for path, each in (at or {}).items()}
         self._tls = tls
         self._hasty = hasty
+        self._at_accept = at_accept
         self._closing = threading.Event()
         self._lock = threading.Lock()
         self._threads: list[threading.Thread] = []
@@ -199,6 +202,9 @@ class Hostile:
         try:
             connection.sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER)
             connection.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if self._at_accept is not None:
+                self._at_accept(connection)
+                return
             if self._tls is not None:
                 connection.sock = self._tls.wrap_socket(connection.sock, server_side=True)
             while (request := connection.request(hasty=self._hasty)) is not None:
@@ -265,6 +271,28 @@ def then_close(data: bytes) -> Behaviour:
     def play(connection: Connection) -> None:
         connection.send(data)
         connection.close()
+
+    return play
+
+
+def then_reset(data: bytes) -> Behaviour:
+    """These bytes, and a moment later a reset, which takes from the client what it has not read."""
+
+    def play(connection: Connection) -> None:
+        connection.send(data)
+        connection.closing.wait(0.02)
+        connection.reset()
+
+    return play
+
+
+def flood(data: bytes, *, after: bytes = b"") -> Behaviour:
+    """``after`` once, and then these bytes over and over, for as long as the client takes them."""
+
+    def play(connection: Connection) -> None:
+        connection.send(after)
+        while True:
+            connection.send(data)
 
     return play
 

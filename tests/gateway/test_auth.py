@@ -33,7 +33,6 @@ from tests.gateway.hostile import (
     raw,
     reset,
     silence,
-    then_close,
 )
 
 LOG_IN = "/auth/login"
@@ -218,7 +217,6 @@ def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
         (answer(401, b'{"error": "wrong password"}'), OutcomeKind.UNAUTHORIZED, 401, None),
         (answer(403), OutcomeKind.UNAUTHORIZED, 403, None),
         (answer(404), OutcomeKind.UNAUTHORIZED, 404, None),
-        (answer(302, headers={"Location": "/sso"}), OutcomeKind.UNAUTHORIZED, 302, None),
         (answer(429, headers={"Retry-After": "120"}), OutcomeKind.THROTTLED, 429, timedelta(minutes=2)),
         (answer(429), OutcomeKind.THROTTLED, 429, None),
         (answer(500), OutcomeKind.TRANSIENT, 500, None),
@@ -226,14 +224,11 @@ def test_a_log_in_path_that_cannot_be_is_wrong_settings() -> None:
         (answer(503, headers={"Retry-After": "120"}), OutcomeKind.TRANSIENT, 503, timedelta(minutes=2)),
         (answer(500, b'{"access_token": "t1"}'), OutcomeKind.TRANSIENT, 500, None),
         (answer(204), OutcomeKind.UNAUTHORIZED, 204, None),
-        (answer(200, b"{}"), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'["t1"]'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": 5}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": null}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b'{"access_token": ""}'), OutcomeKind.UNAUTHORIZED, 200, None),
-        (answer(200, b'{"access_token": "a\\r\\nX-Evil: 1"}'), OutcomeKind.UNAUTHORIZED, 200, None),
         (answer(200, b"<html>Please log in</html>"), OutcomeKind.UNAUTHORIZED, 200, None),
-        (answer(200, b'{"access_token": "' + b"a" * 100_000 + b'"}'), OutcomeKind.UNAUTHORIZED, 200, None),
     ],
 )
 def test_an_answer_without_a_token(
@@ -243,25 +238,6 @@ def test_an_answer_without_a_token(
         outcome = deliver(gateway_settings(server.url, **ACCOUNT))
     assert outcome == Outcome(kind, status, f"log-in: HTTP {status}, and no access_token", wait)
     assert server.paths == [LOG_IN]
-
-
-@pytest.mark.parametrize(
-    "behaviour",
-    [
-        close,
-        reset,
-        raw(b"220 mail.example.com ESMTP\r\n\r\n"),
-        then_close(http(200, b'{"access_', length=80)),
-    ],
-    ids=["closed", "reset", "no HTTP", "half a body"],
-)
-def test_a_log_in_that_breaks_leaves_the_message_unsent(behaviour: Behaviour) -> None:
-    """The same from the message itself would be unknown; a log-in may be repeated without harm."""
-    with Hostile(answer(200, SUCCEEDED), at={LOG_IN: [behaviour]}) as server:
-        outcome = deliver(gateway_settings(server.url, immediate_retries=1, **ACCOUNT))
-    assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNREACHABLE, None)
-    assert (outcome.error or "").startswith("log-in: ")
-    assert server.paths == [LOG_IN, LOG_IN]
 
 
 def test_a_log_in_that_breaks_once_is_made_up_for_at_once() -> None:
@@ -345,6 +321,50 @@ def test_secrets_that_are_echoed_in_no_http_are_starred_out() -> None:
         outcome = deliver(gateway_settings(server.url, auth="bearer", token="abc.def"))
     assert "Bearer *** is not known" in (outcome.error or "")
     assert "abc.def" not in (outcome.error or "")
+
+
+ODD = "ge\"he\\im'ü\t"
+"""A password that JSON and Python write otherwise than it is."""
+
+
+def in_json(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "error"),
+    [
+        (answer(422, in_json({"error": {"password": ODD}})), 'HTTP 422: {"password": "***"}'),
+        (answer(422, in_json({"error": f"no {ODD}"})), "HTTP 422: no ***"),
+        (answer(422, in_json({"error": in_json({"password": ODD}).decode()})), 'HTTP 422: {"password": "***"}'),
+        (answer(422, in_json({"error": [in_json([ODD]).decode(), 1]})), 'HTTP 422: ["***"]; 1'),
+        (answer(422, in_json({"error": {"sent": in_json([ODD]).decode()}})), r'HTTP 422: {"sent": "[\"***\"]"}'),
+        (raw(ODD.encode() + b"\r\n\r\n"), "b'***'"),
+        (raw(in_json([ODD]) + b"\r\n\r\n"), "b'[\"***\"]'"),
+    ],
+    ids=["JSON", "text", "JSON in text", "in a list", "JSON in JSON", "bytes", "JSON in bytes"],
+)
+def test_a_secret_is_starred_out_however_it_is_written(behaviour: Behaviour, error: str) -> None:
+    with Hostile(behaviour) as server:
+        outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password=ODD))
+    assert error in (outcome.error or "")
+
+
+def test_a_secret_is_starred_out_of_bytes_between_quotation_marks() -> None:
+    """Python shows bytes between these where they hold an apostrophe and none of them, and lets the apostrophe be."""
+    with Hostile(raw("It'sü wrong\r\n\r\n".encode())) as server:
+        outcome = deliver(gateway_settings(server.url, auth="basic", username="agent", password="It'sü"))
+    assert 'b"*** wrong"' in (outcome.error or "")
+
+
+def test_a_secret_is_starred_out_of_a_log_in_that_is_echoed() -> None:
+    def echo(connection: Connection) -> None:
+        assert connection.asked is not None
+        connection.send(connection.asked.body + b"\r\n\r\n")
+
+    with Hostile(at={LOG_IN: [echo]}) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT | {"password": ODD}))
+    assert '"password":"***"' in (outcome.error or "")
 
 
 def test_settings_do_not_show_their_secrets() -> None:

@@ -74,6 +74,12 @@ def test_a_status_that_nobody_named_is_what_its_class_is() -> None:
     assert {each: kind_of_status(each) for each in others} == {each: CLASSES[each // 100] for each in others}
 
 
+@pytest.mark.parametrize("status", [0, 99, 100, 101, 199])
+def test_what_is_no_final_status_tells_nothing(status: int) -> None:
+    """It may have arrived: a server that switches to another protocol has read the request."""
+    assert kind_of_status(status) is OutcomeKind.UNKNOWN
+
+
 @pytest.mark.parametrize(
     ("retry_after", "kind"),
     [

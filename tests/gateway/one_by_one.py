@@ -1,0 +1,46 @@
+"""A process that delivers a message to one server after the other, and tells its memory: see `peaks`."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from retrycli.settings import Gateway
+from tests.gateway.deliveries import open_gateway, queued
+
+ROOT = Path(__file__).parents[2]
+
+
+def peaks(servers: Sequence[Mapping[str, object]]) -> list[float]:
+    """The most memory in MiB that a process has had, before it does anything and then after each delivery.
+
+    Args:
+        servers: the gateway's settings for each.
+    """
+    command = [sys.executable, "-m", "tests.gateway.one_by_one"]
+    done = subprocess.run(command, cwd=ROOT, input=json.dumps(servers), stdout=subprocess.PIPE, text=True, check=True)
+    return [float(each) for each in done.stdout.split()]
+
+
+async def _deliver_to_each(servers: Sequence[Mapping[str, object]]) -> None:
+    print(_peak())
+    for each in servers:
+        async with open_gateway(Gateway.model_validate(each)) as gateway:
+            await gateway.deliver(queued())
+        print(_peak())
+
+
+def _peak() -> float:
+    """Of this program alone; what getrusage gives goes on from the process that started it."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    assert found is not None
+    return int(found[1]) / 1024
+
+
+if __name__ == "__main__":
+    asyncio.run(_deliver_to_each(json.load(sys.stdin)))

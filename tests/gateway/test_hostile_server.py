@@ -1,0 +1,253 @@
+"""Whatever a server does, a message comes to the outcome of the table, in time, in little memory, and in confidence."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from ssl import SSLContext
+from threading import Event
+from typing import Any, Literal
+
+import pytest
+
+from retrycli.outcome import ERROR_LENGTH, Outcome, OutcomeKind
+from tests.gateway.cases import (
+    CASES,
+    DEADLINE,
+    DELIVERED,
+    LOG_INS,
+    NOT_SENT,
+    PATIENCE,
+    READ_AT_MOST,
+    TRANSIENT,
+    UNAUTHORIZED,
+    UNKNOWN,
+    UNREACHABLE,
+    Case,
+    token,
+)
+from tests.gateway.conftest import speaking
+from tests.gateway.deliveries import PATH, gateway_settings, open_gateway, queued
+from tests.gateway.hostile import (
+    SUCCEEDED,
+    Behaviour,
+    Connection,
+    Hostile,
+    answer,
+    close,
+    http,
+    raw,
+    reset,
+    silence,
+    then_close,
+)
+from tests.gateway.one_by_one import peaks
+
+pytestmark = pytest.mark.usefixtures("nothing_is_left_open")
+
+LOG_IN = "/auth/login"
+MARK = "confidential"
+"""It is in every secret, and in every word of the message."""
+TOKEN = {"auth": "bearer", "token": f"{MARK}-token"}
+ACCOUNT = {"auth": "login", "username": "agent", "password": f'{MARK}-"password\\"'}
+LARGE = MARK * 100_000
+MOST_MIB = 50
+"""How much more memory than one that does nothing a process may take, whatever it is sent."""
+
+Deliver = Callable[..., Outcome]
+
+
+@pytest.fixture
+def deliver(caplog: pytest.LogCaptureFixture) -> Deliver:
+    """Deliver to a server, in time and in confidence: no secret and no word of the message is in a log or the error.
+
+    Every logger tells all it can, and asyncio of each step that it takes.
+    """
+    caplog.set_level(logging.DEBUG)
+
+    async def one(server: Hostile, body: str, settings: dict[str, object]) -> Outcome:
+        asyncio.get_running_loop().slow_callback_duration = 0
+        async with open_gateway(gateway_settings(server.url, **{"immediate_retries": 5, **settings})) as gateway:
+            return await gateway.deliver(queued(subject=MARK, recipient_email=MARK, body=body))
+
+    def run(server: Hostile, *, deadline: float = PATIENCE, body: str = MARK, **settings: object) -> Outcome:
+        began = time.monotonic()
+        outcome = asyncio.run(one(server, body, {"request_timeout_seconds": deadline, **settings}), debug=True)
+        assert time.monotonic() - began < deadline + 1
+        assert "took 0." in caplog.text
+        assert MARK not in caplog.text
+        assert MARK not in (outcome.error or "")
+        assert len(outcome.error or "") <= ERROR_LENGTH
+        return outcome
+
+    return run
+
+
+class Scheme:
+    """Plain HTTP or HTTPS: starts servers that speak it, and knows the settings that trust them."""
+
+    def __init__(self, tls: SSLContext | None, ca_file: Path | None, until_the_end: ExitStack) -> None:
+        self._tls = tls
+        self._until_the_end = until_the_end
+        self.trust: dict[str, object] = {} if ca_file is None else {"ca_file": str(ca_file)}
+
+    def start(self, *behaviours: Behaviour, **how: Any) -> Hostile:  # noqa: ANN401  handed on
+        return self._until_the_end.enter_context(Hostile(*behaviours, tls=self._tls, **how))
+
+
+@pytest.fixture(params=["http", "https"])
+def scheme(request: pytest.FixtureRequest, certificate: Path, tls: SSLContext) -> Iterator[Scheme]:
+    with ExitStack() as until_the_end:
+        yield Scheme(tls, certificate, until_the_end) if request.param == "https" else Scheme(None, None, until_the_end)
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: Deliver) -> None:
+    """What may have been sent is never sent a second time."""
+    server = scheme.start(case.behaviour, hasty=case.hasty)
+    body = LARGE if case.hasty else MARK
+    outcome = deliver(server, deadline=case.deadline, body=body, **TOKEN, **scheme.trust)
+    assert (outcome.kind, outcome.status_code) == (case.kind, case.status)
+    assert (outcome.error or "").startswith(case.says)
+    assert server.paths == [PATH]
+    if outcome.status_code is not None:
+        assert server.sent < READ_AT_MOST
+
+
+@pytest.mark.parametrize("case", LOG_INS, ids=lambda case: case.name)
+def test_what_a_server_does_to_a_log_in(case: Case, scheme: Scheme, deliver: Deliver) -> None:
+    """The message is not sent, and the log-in is tried again only where that may help."""
+    server = scheme.start(at={LOG_IN: [case.behaviour]})
+    outcome = deliver(server, deadline=case.deadline, **ACCOUNT, **scheme.trust)
+    assert (outcome.kind, outcome.status_code) == (case.kind, case.status)
+    assert (outcome.error or "").startswith(case.says)
+    breaks = outcome.kind is UNREACHABLE and case.says != NOT_SENT
+    assert server.paths == [LOG_IN] * (6 if breaks else 1)
+    if outcome.status_code is not None:
+        assert server.sent < READ_AT_MOST
+
+
+def test_a_log_in_that_works_once(scheme: Scheme, deliver: Deliver) -> None:
+    server = scheme.start(answer(401), at={LOG_IN: [answer(200, token(MARK)), answer(403)]})
+    outcome = deliver(server, **ACCOUNT, **scheme.trust)
+    assert outcome == Outcome(UNAUTHORIZED, 403, "log-in: HTTP 403, and no access_token")
+    assert server.paths == [LOG_IN, PATH, LOG_IN]
+
+
+def test_no_answer_takes_memory(scheme: Scheme) -> None:
+    """Neither to a message nor to a log-in. The process delivers to one server after the other."""
+    hungry = {each.name: scheme.start(each.behaviour) for each in CASES if each.hungry}
+    log_ins = {f"log-in: {each.name}": scheme.start(at={LOG_IN: [each.behaviour]}) for each in LOG_INS if each.hungry}
+    settings = {"request_timeout_seconds": DEADLINE, **scheme.trust}
+    servers = [{"base_url": each.url, **settings} for each in hungry.values()]
+    servers += [{"base_url": each.url, **settings, **ACCOUNT} for each in log_ins.values()]
+    idle, *after = peaks(servers)
+    assert all(each.requests for each in (*hungry.values(), *log_ins.values()))
+    taken = {name: peak - idle for name, peak in zip([*hungry, *log_ins], after, strict=True)}
+    assert max(taken.values()) < MOST_MIB, taken
+
+
+# Connections and handshakes.
+
+
+def reset_within_its_first_bytes(connection: Connection) -> None:
+    connection.sock.recv(1)
+    connection.reset()
+
+
+def test_a_connection_that_is_reset_within_the_request_may_have_had_it(deliver: Deliver) -> None:
+    with Hostile(at_accept=reset_within_its_first_bytes) as server:
+        assert deliver(server, **TOKEN).kind is UNKNOWN
+    assert len(server.connections) == 1
+
+
+def test_a_connection_that_is_reset_at_once_is_tried_again_only_where_it_was_never_made(deliver: Deliver) -> None:
+    """Which of the two it is, is a race between them and us."""
+    with Hostile(at_accept=reset) as server:
+        kind = deliver(server, **TOKEN).kind
+    assert kind is (UNREACHABLE if len(server.connections) == 6 else UNKNOWN)
+
+
+@pytest.mark.parametrize(
+    "behaviour",
+    [reset, close, reset_within_its_first_bytes, silence, raw(b"\x16\x03\x03\xff\xff"), then_close(http(400))],
+    ids=["is reset at once", "is closed", "is reset", "stalls", "stalls within a record", "meets plain HTTP"],
+)
+def test_without_a_handshake_nothing_is_sent(
+    behaviour: Behaviour, tls: SSLContext, certificate: Path, deliver: Deliver
+) -> None:
+    with Hostile(at_accept=behaviour, tls=tls) as server:
+        outcome = deliver(
+            server, ca_file=certificate, connect_timeout_seconds=DEADLINE / 3, immediate_retries=1, **TOKEN
+        )
+    assert outcome.kind is UNREACHABLE
+    assert len(server.connections) == 2
+
+
+def test_plain_http_to_a_server_that_speaks_tls(tls: SSLContext, deliver: Deliver) -> None:
+    with Hostile(tls=tls) as server:
+        server.url = server.url.replace("https", "http")
+        assert deliver(server, **TOKEN).kind is UNKNOWN
+    assert not server.requests
+
+
+@pytest.mark.parametrize("name", ["expired", "self-signed", "of another name"])
+def test_a_certificate_that_does_not_verify_gets_no_message(
+    name: Literal["expired", "self-signed", "of another name"],
+    certificate: Path,
+    expired_certificate: Path,
+    deliver: Deliver,
+) -> None:
+    shown = expired_certificate if name == "expired" else certificate
+    trusted = {} if name == "self-signed" else {"ca_file": shown}
+    with Hostile(answer(200, SUCCEEDED), tls=speaking(shown)) as server:
+        if name == "of another name":
+            server.url = f"https://localhost:{server.port}"
+        outcome = deliver(server, **trusted, **TOKEN)
+    assert (outcome.kind, outcome.status_code) == (UNAUTHORIZED, None)
+    said = {"expired": "has expired", "self-signed": "self-signed", "of another name": "Hostname mismatch"}[name]
+    assert said in (outcome.error or "").replace("self signed", "self-signed")
+    assert not server.requests
+    assert len(server.connections) == 1
+
+
+# Words that nobody asked for.
+
+
+@pytest.mark.parametrize("heard", [True, False], ids=["heard of", "not yet heard of"])
+@pytest.mark.parametrize(
+    "word",
+    [raw(http(200, SUCCEEDED)), then_close(http(408)), raw(b"HTTP/1.1 200 OK\r\n"), close],
+    ids=["an answer", "an answer and the end", "half an answer", "the end"],
+)
+def test_a_word_between_two_messages_is_not_taken_for_an_answer(
+    word: Behaviour,
+    heard: bool,  # noqa: FBT001  pytest's
+    scheme: Scheme,
+) -> None:
+    """One message would be taken for delivered on the answer to another, and be lost."""
+    cue, said = Event(), Event()
+
+    def speak_twice(connection: Connection) -> None:
+        connection.send(http(200, SUCCEEDED))
+        cue.wait()
+        word(connection)
+        said.set()
+
+    server = scheme.start(speak_twice, answer(500))
+
+    async def two() -> list[OutcomeKind]:
+        async with open_gateway(gateway_settings(server.url, **scheme.trust)) as gateway:
+            first = await gateway.deliver(queued())
+            cue.set()
+            said.wait()
+            for _ in range(2 * heard):  # the event loop reads in one turn, and tells in the next
+                await asyncio.sleep(0)
+            return [first.kind, (await gateway.deliver(queued())).kind]
+
+    assert asyncio.run(two()) == [DELIVERED, TRANSIENT]
+    assert server.paths == [PATH, PATH]
