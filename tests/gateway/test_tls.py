@@ -77,6 +77,12 @@ def test_a_certificate_that_the_ca_file_vouches_for(tls: ssl.SSLContext, certifi
     assert len(server.requests) == 1
 
 
+def test_a_scheme_may_be_written_large(tls: ssl.SSLContext, certificate: Path) -> None:
+    with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
+        outcome = deliver(gateway_settings(server.url.replace("https", "HTTPS"), ca_file=certificate))
+    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
+
+
 def test_a_certificate_of_another_host_stops_the_pass(tls: ssl.SSLContext, certificate: Path) -> None:
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
         outcome = deliver(gateway_settings(f"https://localhost:{server.port}", ca_file=certificate))
