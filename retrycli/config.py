@@ -13,6 +13,7 @@ from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError
 from retrycli.settings import Settings
+from retrycli.trust import is_planted
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -49,7 +50,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment: by default the process's own.
 
     Raises:
-        ConfigurationError: a named file is missing, a file is no TOML, or a key or value is unknown or wrong.
+        ConfigurationError: a named file is missing, one that was not named may be somebody's trap, a file is no TOML,
+            or a key or value is unknown or wrong.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
@@ -87,7 +89,13 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        return next((each for each in candidates(env) if _is_file(each)), None)
+        found = next((each for each in candidates(env) if _is_file(each)), None)
+        if found is not None and is_planted(found.stat(), found.absolute().parent.stat()):
+            raise ConfigurationError(
+                f"{found.absolute()} is another user's, in a folder that anybody may write to; "
+                "name it with --config if it is the one"
+            )
+        return found
     if not _is_file(named):
         origin = "--config" if path else f"${CONFIG_VARIABLE}"
         raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one")

@@ -14,6 +14,7 @@ from pathlib import Path
 from retrycli import config_text, example
 from retrycli.app import utc_now
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.trust import write_private
 
 FAIL = 0.3
 SEED = 48
@@ -26,9 +27,8 @@ def run() -> None:
     database = example.copy(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
         settings = folder / "retrycli.toml"
-        settings.write_text(
-            config_text.template({"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url})
-        )
+        values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url}
+        write_private(settings, config_text.template(values))
         _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")
         _print(f"The example's queue is in {database}.\n")
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):

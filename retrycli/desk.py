@@ -29,6 +29,7 @@ from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import is_late
+from retrycli.trust import write_private
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""
@@ -350,9 +351,7 @@ def write_config(file: Path, *, database_url: str, base_url: str | None) -> None
         ConfigurationError: there is one already, or its folder can't be written.
     """
     try:
-        with file.open("x", encoding="utf-8") as new:
-            file.chmod(0o600)
-            new.write(template({"database.url": database_url, "gateway.base_url": base_url}))
+        write_private(file, template({"database.url": database_url, "gateway.base_url": base_url}))
     except FileExistsError:
         raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
     except OSError as error:

@@ -15,6 +15,7 @@ from types import FrameType
 from retrycli.errors import NotEdited
 
 FALLBACKS = ("sensible-editor", "nano", "vi")
+ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def editor_command(environment: Mapping[str, str]) -> list[str]:
@@ -48,7 +49,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
     Raises:
         NotEdited: the editor can't be started or fails, or the text is gone or no UTF-8 afterwards.
     """
-    with tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
+    with _signals_for_two(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
         file = Path(folder, name)
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
@@ -63,8 +64,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        with _signals_for_two():
-            code = subprocess.run(command, check=False).returncode  # noqa: S603  it is whoever runs us who names it
+        code = subprocess.run(command, check=False).returncode  # noqa: S603  it is whoever runs us who names it
     except OSError as error:
         raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
     if code != 0:
@@ -74,7 +74,7 @@ def _run(command: list[str]) -> None:
 @contextmanager
 def _signals_for_two() -> Iterator[None]:
     """Leave Ctrl-C to the editor, to which a terminal sends it too; and on any other end leave no text behind."""
-    handlers = {signal.SIGINT: _ignore, signal.SIGTERM: _end, signal.SIGHUP: _end}
+    handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _end)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -88,4 +88,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 
 def _end(number: int, _frame: FrameType | None) -> None:
+    """End once: the shell that a terminal was closed on sends the same signal again."""
+    for each in ENDS:
+        signal.signal(each, _ignore)
     raise SystemExit(128 + number)

@@ -128,6 +128,7 @@ PEOPLES = (
 def copy(folder: Path, *, now: datetime) -> Path:
     """Copy the example that comes with the package into a folder, and move its times up to ``now``."""
     file = folder / "ticketing_agent.db"
+    file.touch(mode=0o600)
     packaged = resources.files("retrycli") / NAME
     with resources.as_file(packaged) as path:
         # In a source checkout the example stands beside the package and not in it.

@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Self
 
 from retrycli.errors import LockHeld, LockUnusable
+from retrycli.trust import is_planted
 
 POLL_SECONDS = 0.1
+LONGEST = 4096
+"""No holder's text is longer; a longer file is another one, such as a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class PassLock:
 
         Raises:
             LockHeld: another process has held it all the time; the text names it.
-            LockUnusable: the file can't be opened, or is no plain file.
+            LockUnusable: the file can't be opened, or is none of ours.
         """
         file = self._open()
         waited = 0.0
@@ -126,14 +129,27 @@ class PassLock:
                 f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
                 "the user who runs retrycli can write"
             ) from error
-        if not stat.S_ISREG(os.fstat(file).st_mode):
+        if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
             os.close(file)
-            raise LockUnusable(f"the lock file {self._path} is no plain file; set run.lock_file to another path")
+            raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
         return file
 
 
+def _objection(found: os.stat_result, folder: Path) -> str | None:
+    """Why a file can't be our lock: what we would write over might be something else, or somebody's trap."""
+    if not stat.S_ISREG(found.st_mode):
+        return "is no plain file"
+    if found.st_nlink > 1:
+        return "has another name as well (a hard link), and may be another file"
+    if found.st_size > LONGEST:
+        return "holds something else"
+    if is_planted(found, folder.stat()):
+        return "is another user's, in a folder that anybody may write to"
+    return None
+
+
 def _written_in(file: int) -> Holder:
-    return Holder.read(os.pread(file, 4096, 0).decode(errors="replace"))
+    return Holder.read(os.pread(file, LONGEST, 0).decode(errors="replace"))
 
 
 def _try_lock(file: int, how: int = fcntl.LOCK_EX) -> bool:

@@ -324,4 +324,5 @@ def _absolute(url: str, example: str) -> str:
         raise ValueError(f"write it with its scheme and host, as in {example}")
     if "?" in url or "#" in url:
         raise ValueError("the URL ends with its path; leave out what follows ? or #")
-    return url.rstrip("/")
+    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all else looks for it
+    return in_small_letters.rstrip("/")

@@ -34,9 +34,11 @@ class Credentials:
 
     def __init__(self, settings: GatewaySettings) -> None:
         self._settings = settings
-        self.header = _fixed_header(settings)
+        self.header: str | None = None
         """None where none is needed, or none has been got yet."""
         self._log_in_lock = asyncio.Lock()
+        self._secrets = [_revealed(settings.token), _revealed(settings.password)]
+        self._use(_fixed_header(settings))
 
     @property
     def by_log_in(self) -> bool:
@@ -44,12 +46,15 @@ class Credentials:
         return self._settings.auth == "login"
 
     def starred(self, text: str) -> str:
-        """A text without our secrets, should the other side have echoed them."""
-        _, _, sent = (self.header or "").partition(" ")
-        for secret in (_revealed(self._settings.token), _revealed(self._settings.password), sent):
+        """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
+        for secret in self._secrets:
             for each in _spellings(secret) if secret else ():
                 text = text.replace(each, "***")
         return text
+
+    def _use(self, header: str | None) -> None:
+        self.header = header
+        self._secrets.append((header or "").partition(" ")[2])
 
     async def log_in(
         self,
@@ -80,7 +85,7 @@ class Credentials:
             token = access_token(answer)
             if token is None or not VISIBLE.fullmatch(token):
                 return _no_token(answer, now())
-            self.header = f"Bearer {token}"
+            self._use(f"Bearer {token}")
             return None
 
     def _log_in_request(self) -> httpx.Request:

@@ -15,6 +15,7 @@ from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway.answer import Answer, outcome_of
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.preset import load_preset, render
+from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
@@ -87,7 +88,7 @@ class HttpGateway:
         try:
             request = self._request(queued)
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
-            return self._cleaned(Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}"))
+            return self._cleaned(Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}"), queued)
         limit = self._settings.request_timeout_seconds
         try:
             async with asyncio.timeout(limit):
@@ -98,7 +99,7 @@ class HttpGateway:
             if request.extensions.get(IN_FLIGHT):
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
-        return self._cleaned(outcome)
+        return self._cleaned(outcome, queued)
 
     def _request(self, queued: QueuedMessage) -> httpx.Request:
         message = queued.message
@@ -162,11 +163,12 @@ class HttpGateway:
         request.extensions["timeout"] = {"connect": self._settings.connect_timeout_seconds}
         return await Answer.read(await self._transport.handle_async_request(request))
 
-    def _cleaned(self, outcome: Outcome) -> Outcome:
-        """The outcome with its error as it may be stored: one line, without our own secrets."""
+    def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
+        """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
         if outcome.error is None:
             return outcome
-        return replace(outcome, error=one_line(self._credentials.starred(outcome.error)))
+        error = one_line(self._credentials.starred(outcome.error))
+        return replace(outcome, error=without_quotations(error, queued.message))
 
 
 def check_urls(settings: GatewaySettings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 
@@ -14,7 +14,7 @@ from retrycli.gateway.answer import Answer
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.http import HEADERS, check_urls
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status
+from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line
 from retrycli.settings import Gateway as GatewaySettings
 
 
@@ -61,6 +61,8 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
         outcome = Outcome(kind, error=in_words(error))
     finally:
         await transport.aclose()
+    if outcome.error is not None:
+        outcome = replace(outcome, error=one_line(credentials.starred(outcome.error)))
     return Probe(outcome, next(iter(ahead), None))
 
 

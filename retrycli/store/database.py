@@ -16,7 +16,7 @@ from sqlalchemy import table as table_clause
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
-from retrycli.store.remedies import in_words
+from retrycli.store.remedies import in_words, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -275,7 +275,7 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from error
+            raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 def _parsed(url: str) -> URL:
@@ -292,11 +292,13 @@ def _engine(url: URL, patience: int) -> Engine:
             wishes = GIVE_UP | {"connect_timeout": patience}
             unsaid = {name: value for name, value in wishes.items() if name not in url.query}
             unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
-            engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared)
+            engine = create_engine(
+                driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True
+            )
             event.listen(engine, "begin", _Beginning(patience))
             return engine
         waits = {} if "timeout" in url.query else {"timeout": patience}
-        engine = create_engine(url, connect_args=waits)
+        engine = create_engine(url, connect_args=waits, hide_parameters=True)
     except ImportError as error:
         remedy = "" if url.get_backend_name() == "sqlite" else "; pip install 'retrycli[postgres]'"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error

@@ -23,6 +23,8 @@ SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
 MODULE = (sys.executable, "-m", "retrycli")
 BARE = {"PATH": "/usr/bin:/bin"}
 """All that cron's environment is sure to hold, and a little less."""
+OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
+"""Runs a command with a umask that takes nothing away from what it makes."""
 LONGEST = 60
 """Seconds after which a test gives up on a process."""
 ROWS, COLUMNS = 24, 80

@@ -12,6 +12,7 @@ from retrycli.config import load
 from retrycli.schema import HEAD
 from retrycli.settings import Settings
 from tests.cli.application import OWN, Application
+from tests.cli.command import OPEN_TO_ALL
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -26,8 +27,7 @@ def test_init_writes_a_file_for_its_owner_alone_and_makes_the_tables(cli: Cli, u
     """Whatever the umask. The application's own table stays as it is."""
     untouched.fill()
     before = untouched.rows()
-    open_to_all = cli.under("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
-    done = open_to_all("init", "--database-url", "sqlite:///agent.db")
+    done = cli.under(*OPEN_TO_ALL)("init", "--database-url", "sqlite:///agent.db")
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     file = cli.cwd / "retrycli.toml"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600

@@ -7,6 +7,7 @@ import re
 import signal
 import socket
 import sqlite3
+import stat
 import subprocess
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 
-from tests.cli.command import BARE, LONGEST, Cli, end
+from tests.cli.command import BARE, LONGEST, OPEN_TO_ALL, Cli, end
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -83,11 +84,20 @@ def test_a_port_that_is_taken_is_told_with_the_way_out(cli: Cli) -> None:
 
 @pytest.fixture(scope="module")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> tuple[Cli, Finished]:
-    """The demo with its temporary folder where it can be found, and settings about that it must not heed."""
+    """The demo with its temporary folder where it can be found, and a umask and settings that it must not heed."""
     folder = tmp_path_factory.mktemp("demo")
     other = {"RETRYCLI_DATABASE__URL": "sqlite:////no/such.db", "TICKETING_API_BASE_URL": "http://192.0.2.1"}
     cli = Cli(folder)
-    return cli, cli.having({"TMPDIR": str(folder), **other})("demo")
+    return cli, cli.having({"TMPDIR": str(folder), **other}).under(*OPEN_TO_ALL)("demo")
+
+
+def test_the_demos_files_are_its_owners_alone(demo: tuple[Cli, Finished]) -> None:
+    cli, _ = demo
+    [folder] = cli.cwd.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    assert {each.name: stat.S_IMODE(each.stat().st_mode) for each in folder.iterdir()} == dict.fromkeys(
+        ("retrycli.toml", "ticketing_agent.db", "ticketing_agent.db.retrycli.lock"), 0o600
+    )
 
 
 def test_the_demo_runs_the_real_commands_one_after_another(demo: tuple[Cli, Finished]) -> None:

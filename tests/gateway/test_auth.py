@@ -367,6 +367,16 @@ def test_a_secret_is_starred_out_of_a_log_in_that_is_echoed() -> None:
     assert '"password":"***"' in (outcome.error or "")
 
 
+def test_a_token_that_was_renewed_is_starred_out_as_well() -> None:
+    """Another message's answer, sent with it, may still be on its way."""
+    echo = json.dumps({"error": "t1.very.secret has run out, t2.very.secret is new"}).encode()
+    with Hostile(
+        answer(401), answer(503, echo), at={LOG_IN: [token("t1.very.secret"), token("t2.very.secret")]}
+    ) as server:
+        outcome = deliver(gateway_settings(server.url, **ACCOUNT))
+    assert outcome.error == "HTTP 503: *** has run out, *** is new"
+
+
 def test_settings_do_not_show_their_secrets() -> None:
     settings: Gateway = gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"token": "abc.def"})
     assert "geheim" not in repr(settings)

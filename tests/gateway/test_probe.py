@@ -64,6 +64,14 @@ def test_a_log_in_that_is_refused_says_so_without_the_password() -> None:
     assert found.outcome == Outcome(OutcomeKind.UNAUTHORIZED, 401, "log-in: HTTP 401, and no access_token")
 
 
+def test_credentials_that_are_sent_back_in_no_http_are_starred_out() -> None:
+    with Hostile(raw(b"Bearer abc.def is not known here\r\n\r\n")) as server:
+        found = probed(server.url, auth="bearer", token="abc.def")
+    assert found.outcome.error is not None
+    assert "Bearer *** is not known" in found.outcome.error
+    assert "abc.def" not in found.outcome.error
+
+
 def test_what_is_not_there_does_not_answer_or_is_no_http_is_out_of_reach() -> None:
     with closed_port() as port:
         assert probed(f"http://127.0.0.1:{port}").outcome.kind is OutcomeKind.UNREACHABLE

@@ -26,6 +26,12 @@ def test_a_certificate_that_the_ca_file_vouches_for(tls: ssl.SSLContext, certifi
     assert len(server.requests) == 1
 
 
+def test_a_scheme_may_be_written_large(tls: ssl.SSLContext, certificate: Path) -> None:
+    with Hostile(answer(200, SUCCEEDED), tls=tls) as server:
+        outcome = deliver(gateway_settings(server.url.replace("https", "HTTPS"), ca_file=certificate))
+    assert outcome == Outcome(OutcomeKind.DELIVERED, 200)
+
+
 def test_a_log_in_asks_for_the_certificate_too(tls: ssl.SSLContext) -> None:
     """The password goes to nobody who can't prove who he is."""
     with Hostile(answer(200, SUCCEEDED), tls=tls) as server:

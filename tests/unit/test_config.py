@@ -534,7 +534,7 @@ def test_a_preset_is_a_file_beside_the_configuration_or_a_name(folder: Path, pre
         ("https://tickets.example.com/api/v1//", "https://tickets.example.com/api/v1"),
         ("http://localhost:8080/api", "http://localhost:8080/api"),
         ("http://[::1]:8080", "http://[::1]:8080"),
-        ("HTTPS://tickets.example.com", "HTTPS://tickets.example.com"),
+        ("HTTPS://Tickets.example.com", "https://Tickets.example.com"),
     ],
 )
 def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from retrycli.editor import edited, editor_command
+from retrycli.editor import ENDS, edited, editor_command
 from retrycli.errors import NotEdited
 
 
@@ -107,3 +108,29 @@ def test_whoever_is_ended_meanwhile_leaves_no_text_behind(folder: Path, number: 
     assert ended.value.code == 128 + number
     assert list(folder.iterdir()) == []
     assert signal.getsignal(number) == before
+
+
+EDIT = """
+import sys
+from retrycli.editor import edited
+
+edited("tea", [sys.executable, "-c", "print('open', flush=True); import signal; signal.pause()"], name="a.txt")
+"""
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_signals_that_go_on_coming_leave_no_text_behind(tmp_path: Path, number: int) -> None:
+    """When a terminal is closed, the system and the shell each say so, and the second comes while we clean up."""
+    for _ in range(5):
+        with subprocess.Popen(
+            [sys.executable, "-c", EDIT],
+            env={"TMPDIR": str(tmp_path)},
+            stdout=subprocess.PIPE,
+            start_new_session=True,
+        ) as process:
+            assert process.stdout is not None
+            assert process.stdout.readline() == b"open\n"
+            while process.poll() is None:
+                process.send_signal(number)
+        assert process.returncode in {128 + number, -number}
+        assert list(tmp_path.iterdir()) == []

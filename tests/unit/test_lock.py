@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 ME = Holder(4711, "mill", NOON)
+NOBODY = 65534
+"""A user that we are not."""
 
 HOLD = """
 import os, sys
@@ -316,6 +318,42 @@ def test_what_is_no_plain_file_is_refused(path: Path) -> None:
     os.mkfifo(path)
     with pytest.raises(LockUnusable, match="is no plain file"):
         acquire(PassLock(path))
+
+
+def test_a_file_with_a_second_name_is_refused_and_left_alone(tmp_path: Path, path: Path) -> None:
+    """In a folder that others can write to, the lock's could be another name of any file of ours."""
+    precious = tmp_path / "precious"
+    precious.write_text("of ours")
+    path.hardlink_to(precious)
+    with pytest.raises(LockUnusable, match="has another name as well"):
+        acquire(PassLock(path))
+    assert precious.read_text() == "of ours"
+
+
+def test_a_file_that_is_too_long_to_be_a_lock_is_left_alone(path: Path) -> None:
+    """As where somebody has named the database itself."""
+    content = b"SQLite format 3\0" + bytes(4096)
+    path.write_bytes(content)
+    with pytest.raises(LockUnusable, match=r"holds something else; set run\.lock_file to another path"):
+        acquire(PassLock(path))
+    assert path.read_bytes() == content
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can make another user's file")
+@pytest.mark.parametrize(("mode", "refused"), [(0o1777, True), (0o777, True), (0o775, False)])
+def test_another_users_file_is_refused_where_anybody_may_put_one(tmp_path: Path, mode: int, *, refused: bool) -> None:
+    """Its owner could hold the lock for ever. Elsewhere the folder's owner has let them in."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    folder.chmod(mode)
+    path = folder / "lock"
+    path.touch(0o666)
+    os.chown(path, NOBODY, NOBODY)
+    for use in (lambda: acquire(PassLock(path)), PassLock(path).check, PassLock(path).holder):
+        with pytest.raises(LockUnusable) if refused else nullcontext():
+            use()
+    os.chown(folder, NOBODY, NOBODY)
+    PassLock(path).check()
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:

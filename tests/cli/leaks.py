@@ -1,0 +1,58 @@
+"""Secrets and customers' words that are marked, and the search for them in whatever came out somewhere."""
+
+from __future__ import annotations
+
+import base64
+import re
+from collections.abc import Iterator, Mapping
+from html import unescape
+from urllib.parse import unquote_plus
+
+SECRETS = {
+    "database password": "hush/database&key",
+    "gateway token": "hushGatewayToken",
+    "password": "hush/gateway pass+word",
+    "access token": "hushAccessTokenOfTheLogIn",
+    "ping URL": "hushPingOfTheSwitch",
+    "channel": "hushChannelToken",
+    "channel password": "hush/channel@key",
+    "proxy password": "hush/proxy=key",
+}
+"""What nobody is to read anywhere. No digits: they are taken out of error texts for other reasons."""
+WORDS = {
+    "body": "murmur, dear customer, the whole of the body",
+    "subject": "murmur of a subject line",
+    "recipient": "murmur.recipient@customer.example",
+    "cc": "murmur.copied@customer.example",
+    "bcc": "murmur.blind@customer.example",
+    "attachment": "murmur-of-an-attachment.pdf",
+}
+"""What only those commands show that are there for it."""
+MARKS = SECRETS | WORDS
+
+ENCODED = re.compile(r"[A-Za-z0-9+/_-]{16,}={0,2}")
+"""What may be base64 of either alphabet."""
+
+
+def leaks(text: str) -> set[str]:
+    """Which marks a text holds: as they are, URL-encoded, escaped as in JSON or HTML, or within base64."""
+    readings = [text, *_decoded(text)]
+    readings += [unquote_plus(each) for each in readings]
+    readings += [unescape(each) for each in readings]
+    readings += [re.sub(r"\\(.)", r"\1", each) for each in readings]
+    return {name for name, mark in MARKS.items() if any(mark in each for each in readings)}
+
+
+def leaking(places: Mapping[str, str]) -> dict[str, set[str]]:
+    """The places that hold marks, with the marks."""
+    return {place: found for place, text in places.items() if (found := leaks(text))}
+
+
+def _decoded(text: str) -> Iterator[str]:
+    """What base64 there may be, from each of the four places where its groups may begin."""
+    for found in ENCODED.findall(text):
+        plain = found.rstrip("=").translate(str.maketrans("-_", "+/"))
+        for start in range(4):
+            piece = plain[start:]
+            whole = piece[: len(piece) - (len(piece) % 4 == 1)]
+            yield base64.b64decode(whole + "=" * (-len(whole) % 4)).decode("latin-1")

@@ -1,0 +1,49 @@
+"""What retrycli makes is its owner's alone, whatever the umask, but for what others are there to read."""
+
+from __future__ import annotations
+
+import stat
+from typing import TYPE_CHECKING
+
+from tests.cli.command import OPEN_TO_ALL
+
+if TYPE_CHECKING:
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+FOR_OTHERS = {
+    "retrycli.prom": 0o644,  # node_exporter runs as a user of its own
+    "report.html": 0o644,  # and so does a web server
+}
+"""What others are to read; there is no secret in them. Units of systemd's and a line in /etc/cron.d are the same."""
+
+EDITOR = """\
+#!/bin/sh
+stat -c '%a %n' "$1" "$(dirname "$1")" > seen
+exit 1
+"""
+
+
+def test_all_that_commands_make_is_private(cli: Cli, application: Application) -> None:
+    application.path.chmod(0o600)  # what SQLite puts beside it has the same
+    application.execute("PRAGMA journal_mode = WAL")
+    application.add(1)
+    editor = cli.cwd / "editor"
+    editor.write_text(EDITOR)
+    editor.chmod(0o700)
+    before = {each.name for each in cli.cwd.iterdir()}
+    (folder := cli.cwd / "temporary").mkdir()
+    at_work = cli.under(*OPEN_TO_ALL).having({"TMPDIR": str(folder), "EDITOR": str(editor)})
+    assert at_work("init", "--database-url", application.url, "--base-url", "http://127.0.0.1:9").returncode == 0
+    paths = {"RETRYCLI_METRICS__PATH": "retrycli.prom", "RETRYCLI_REPORT__PATH": "report.html"}
+    assert at_work("run-once", env=paths).returncode == 0
+    assert at_work("edit", "1", "--yes").returncode == 4
+    seen = [line.split() for line in (cli.cwd / "seen").read_text().splitlines()]
+    assert [mode for mode, _ in seen] == ["600", "700"]
+    assert all(name.startswith(str(folder)) for _, name in seen)
+    assert list(folder.iterdir()) == []
+    made = {each.name: stat.S_IMODE(each.stat().st_mode) for each in cli.cwd.iterdir() if each.is_file()}
+    own = {name: mode for name, mode in made.items() if name not in before | {"seen"}}
+    assert own.keys() > FOR_OTHERS.keys() | {"retrycli.toml"}
+    assert own == dict.fromkeys(own, 0o600) | FOR_OTHERS
+    assert "agent.db.retrycli.lock" in own

@@ -1,0 +1,363 @@
+"""No secret is shown or kept anywhere, and customers' words only by the commands that are there for them.
+
+Marked ones are put wherever they may come from, the ticketing API's answers among them, and looked for wherever
+anything may come out.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import shlex
+import signal
+import sys
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote, quote_plus
+from urllib.request import urlopen
+
+import pytest
+from sqlalchemy import make_url
+from typer.main import get_command
+
+from retrycli.cli import app
+from tests.channels import Webhook, webhook
+from tests.cli.command import Cli, end, side_by_side
+from tests.cli.leaks import SECRETS, WORDS, leaking, leaks
+from tests.cli.schedulers import Crontab
+from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, closed_port, http
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.cli.application import Application
+    from tests.cli.command import Finished
+    from tests.cli.conftest import Prepared
+
+LOUD = ("--debug", "--log-level", "debug")
+LOG_IN = "/auth/login"
+
+COMMANDS = {
+    "run-once": "run-once",
+    "passes": "passes",
+    "pause": "pause --for 1h",
+    "resume": "resume",
+    "status": "status",
+    "list-failed": "list-failed",
+    "show": "show 1",
+    "explain": "explain 1",
+    "escalations": "escalations",
+    "escalations ack": "escalations ack 1",
+    "escalations note": "escalations note 1 tea",
+    "retry": "retry 1",
+    "requeue": "requeue 1 --at 2h",
+    "reject": "reject 4 --reason no",
+    "edit": "edit 3 --subject tea --yes",
+    "notify test": "notify test",
+    "metrics": "metrics",
+    "stats": "stats",
+    "report": "report --html -",
+    "doctor": "doctor",
+    "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
+    "config show": "config show",
+    "config check": "config check",
+    "db upgrade": "db upgrade",
+    "db prune": "db prune --older-than 1d --yes",
+    "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",
+    "db index": "db index --yes",
+    "cron print": "cron print --user",
+    "cron install": "cron install --user --yes",
+    "cron check": "cron check --user",
+    "cron remove": "cron remove --user --yes",
+    "sandbox": "sandbox --port 0",
+    "version": "version",
+}
+"""Every command, in the order in which they are run; but those of `LOOKING` side by side, and some as JSON too."""
+LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", "stats", "metrics", "config show")
+ELSEWHERE = {"demo"}
+"""It makes an example of its own, and takes no settings."""
+AS_JSON = ("list-failed", "escalations", "config show")
+ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3}
+"""Exit codes; of the others it is 0."""
+
+ADDRESSES = {"recipient", "cc", "bcc"}
+MAY_SHOW = {
+    "show": set(WORDS),  # it is there for that
+    "the table's errors": ADDRESSES,  # what an answer says of an address is said: which one is it that is refused?
+    "retrycli_attempts": ADDRESSES,
+    "list-failed": ADDRESSES,  # these show such errors
+    "escalations": ADDRESSES,
+    "retry": ADDRESSES,
+}
+"""What is shown or kept where, and why. Nothing else is."""
+
+
+def echo(status: int) -> Behaviour:
+    """An answer that sends back whatever it was sent: the credentials, the whole request, and each of its texts."""
+
+    def play(connection: Connection) -> None:
+        assert connection.asked is not None
+        sent, credentials = connection.asked.body.decode(), connection.asked.headers.get("authorization", "")
+        texts = [json.dumps(each) if isinstance(each, list) else str(each) for each in json.loads(sent).values()]
+        said = {"succeeded": False, "messages": [credentials, *texts, sent]}
+        connection.send(http(status, json.dumps(said).encode()))
+
+    return play
+
+
+def short_echo(connection: Connection) -> None:
+    """The same of the texts alone, within what is kept of an error."""
+    assert connection.asked is not None
+    sent = json.loads(connection.asked.body)
+    said = {"messages": [f"{sent['subject']} to {sent['recipient']}: {sent['body']}"]}
+    connection.send(http(422, json.dumps(said).encode()))
+
+
+@contextmanager
+def ticketing_api(*behaviours: Behaviour) -> Iterator[Hostile]:
+    """One that gives a token to whoever logs in."""
+    token = json.dumps({"access_token": SECRETS["access token"]}).encode()
+    with Hostile(*behaviours, at={LOG_IN: [answer(200, token)]}) as server:
+        yield server
+
+
+@dataclass(frozen=True)
+class Scene:
+    """An application, its settings with every secret that there can be, and whom passes tell."""
+
+    cli: Cli
+    application: Application
+    hook: Webhook
+
+    @property
+    def url(self) -> str:
+        """The database's, a server's with a password. It lets everybody in."""
+        there = make_url(self.application.url)
+        if not self.application.is_sqlite:
+            there = there.set(password=SECRETS["database password"])
+        return there.render_as_string(hide_password=False)
+
+    def add(self, *ids: int, **columns: str) -> None:
+        """Add messages whose every text is marked."""
+        texts = {
+            "subject": WORDS["subject"],
+            "body": f"{WORDS['body']}\n\nmore of it",
+            "recipient_email": WORDS["recipient"],
+            "cc_emails": json.dumps([WORDS["cc"]]),
+            "bcc_emails": json.dumps([WORDS["bcc"]]),
+            "attachments": json.dumps([WORDS["attachment"]]),
+        }
+        for each in ids:
+            self.application.add(each, hours_ago=3, **texts | columns)
+
+    def configure(self, api: str) -> None:
+        """Write the settings, the secrets in files of their own where there is a key for that."""
+        host, channel = self.hook.host, quote(SECRETS["channel password"], safe="")
+        secrets = {
+            "password": SECRETS["password"],
+            "ping": f"http://{host}/{SECRETS['ping URL']}",
+            "urls": f"mmost://{host}/{SECRETS['channel']}\njsons://anna:{channel}@127.0.0.1:9/{SECRETS['channel']}",
+        }
+        for name, text in secrets.items():
+            (self.cli.cwd / name).write_text(text)
+        (self.cli.cwd / "retrycli.toml").write_text(
+            f'[database]\nurl = "{self.url}"\n'
+            f'[gateway]\nbase_url = "{api}"\nauth = "login"\nusername = "anna"\npassword_file = "password"\n'
+            f'[notify]\nurls_file = "urls"\nping_url_file = "ping"\n'
+            f'[run]\nlock_file = "lock"\n[metrics]\npath = "retrycli.prom"\n[report]\npath = "report.html"\n'
+        )
+
+    def places(self) -> dict[str, str]:
+        """All that is kept or sent, but for the answers of commands."""
+        kept = {name: self.application.rows(name) for name in self.application.tables() if name.startswith("retrycli_")}
+        errors = [each["last_error"] for each in self.application.rows().values()]
+        files = ("lock", "retrycli.prom", "report.html", "crontab")
+        return {
+            **{name: repr(rows) for name, rows in kept.items()},
+            "the table's errors": repr(errors),
+            **{name: file.read_text() for name in files if (file := self.cli.cwd / name).exists()},
+            "notifications": "\n".join(each.body.decode() for each in self.hook.requests),
+        }
+
+    def run_all(self, closed: int) -> dict[str, Finished]:
+        """Run every command."""
+        fill = {"url": self.url, "closed": closed, "password": quote(SECRETS["database password"], safe="")}
+        calls = {name: shlex.split(line.format(**fill)) for name, line in COMMANDS.items()}
+        done = {"run-once": self.cli(*LOUD, *calls.pop("run-once"))}
+        sandbox = calls.pop("sandbox")
+        looks = {name: (*LOUD, *calls.pop(name)) for name in LOOKING}
+        looks |= {f"{name} --json": (*looks[name], "--json") for name in AS_JSON}
+        done |= side_by_side({name: partial(self.cli, *args) for name, args in looks.items()})
+        done |= {name: self.cli(*LOUD, *args) for name, args in calls.items()}
+        return done | {"sandbox": self._played(sandbox)}
+
+    def _played(self, sandbox: list[str]) -> Finished:
+        """A ticketing API that a pass has sent a message to."""
+        process = self.cli.start(*LOUD, *sandbox)
+        assert process.stdout is not None
+        first = process.stdout.readline()
+        url = first.split("at ")[1].split(";")[0]
+        self.add(9)
+        self.cli("retry", "9", env={"RETRYCLI_GATEWAY__BASE_URL": url, "RETRYCLI_GATEWAY__AUTH": "none"})
+        process.send_signal(signal.SIGTERM)
+        return end(process)
+
+
+@pytest.fixture
+def scene(prepared: Prepared, tmp_path: Path) -> Iterator[Scene]:
+    folder = tmp_path
+    proxy = f"http://anna:{quote(SECRETS['proxy password'], safe='')}@127.0.0.1:9"
+    with prepared(folder) as application, webhook() as hook:
+        cli = Cli(folder, Crontab(folder).variables | {"HTTPS_PROXY": proxy, "HOME": str(folder)})
+        yield Scene(cli, application, hook)
+
+
+def shown(done: Mapping[str, Finished]) -> dict[str, str]:
+    """All that commands said."""
+    return {name: each.stdout + each.stderr for name, each in done.items()}
+
+
+@pytest.mark.databases("postgresql")
+def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
+    scene.add(1, 2, 3, 4, 5)
+    scene.add(6, cc_emails=json.dumps({"no list": WORDS["cc"]}))
+    with ticketing_api(echo(422), short_echo, echo(503), echo(200), short_echo) as api, closed_port() as closed:
+        scene.configure(api.url)
+        done = scene.run_all(closed)
+        assert leaks(repr(api.requests)) >= {"password", "access token", "body", "subject", *ADDRESSES}
+    codes = {name: each.returncode for name, each in done.items() if each.returncode}
+    assert codes == ENDS_WITH, {name: done[name].stderr for name in codes}
+    assert len(scene.hook.requests) > 2
+    found: dict[str, set[str]] = {}
+    for place, marks in leaking(shown(done) | scene.places()).items():
+        found.setdefault(place.removesuffix(" --json"), set()).update(marks)
+    assert {place: rest for place, marks in found.items() if (rest := marks - MAY_SHOW.get(place, set()))} == {}
+    assert set(found) == set(MAY_SHOW)
+
+
+def test_every_command_is_run() -> None:
+    assert set(_leaves(get_command(app))) == set(COMMANDS) | ELSEWHERE
+
+
+def _leaves(command: Any, *names: str) -> Iterator[str]:  # noqa: ANN401  typer keeps click's types to itself
+    """The commands that do something, by all their names."""
+    if not hasattr(command, "list_commands"):
+        yield " ".join(names)
+        return
+    if command.invoke_without_command:
+        yield " ".join(names)
+    for name in command.list_commands(None):
+        yield from _leaves(command.get_command(None, name), *names, name)
+
+
+# -- what goes wrong -------------------------------------------------------------------------------------------------
+
+TOKEN = {"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": SECRETS["gateway token"]}
+PAIR = {"RETRYCLI_GATEWAY__AUTH": "basic", "RETRYCLI_GATEWAY__USERNAME": "anna"}
+IN_A_URL = {name: quote(secret, safe="") for name, secret in SECRETS.items()}
+WRONG = {
+    "database": {"RETRYCLI_DATABASE__URL": f"mysql://anna:{IN_A_URL['database password']}@127.0.0.1/desk"},
+    "database that is none": {"RETRYCLI_DATABASE__URL": f"postgresql://anna:{SECRETS['database password']}@:x/desk"},
+    "base URL": {"TICKETING_API_BASE_URL": f"https://anna:{IN_A_URL['password']}@127.0.0.1"},
+    "port": {"TICKETING_API_BASE_URL": f"https://anna:{SECRETS['password']}@127.0.0.1:port"},
+    "token": TOKEN | {"RETRYCLI_GATEWAY__TOKEN": f"{SECRETS['gateway token']} and more"},
+    "two tokens": TOKEN | {"RETRYCLI_GATEWAY__TOKEN_FILE": "password"},
+    "unknown key": {"RETRYCLI_GATEWAY__TOKENS": SECRETS["gateway token"]},
+    "no section": {"RETRYCLI_GATEWAY": SECRETS["gateway token"]},
+    "channel": {"RETRYCLI_NOTIFY__URLS": f"{SECRETS['channel']} without a scheme"},
+    "ping URL": {"RETRYCLI_NOTIFY__PING_URL": f"ftp://127.0.0.1/{SECRETS['ping URL']}"},
+    "ping URL with a query": {"RETRYCLI_NOTIFY__PING_URL": f"http://127.0.0.1/?{SECRETS['ping URL']}"},
+}
+"""Settings that are wrong, each with a secret in it."""
+
+
+def garbage(connection: Connection) -> None:
+    """No HTTP, but the credentials again."""
+    assert connection.asked is not None
+    connection.send(f"{connection.asked.headers.get('authorization')} who?\r\n\r\n".encode())
+
+
+@pytest.mark.databases("postgresql")
+def test_nothing_that_is_marked_comes_out_of_what_goes_wrong(scene: Scene) -> None:
+    """With tracebacks. At last the database itself refuses a row, and quotes it."""
+    scene.add(11, 12)
+    loud = partial(scene.cli, *LOUD)
+    with ticketing_api(echo(401)) as refuses, ticketing_api(garbage) as babbles, closed_port() as closed:
+        scene.configure(refuses.url)
+        gone = {"RETRYCLI_DATABASE__URL": f"postgresql://anna:{IN_A_URL['database password']}@127.0.0.1:{closed}/desk"}
+        calls = {name: partial(loud, "run-once", env=each) for name, each in {**WRONG, "gone": gone}.items()}
+        done = side_by_side(calls)
+        assert {name: each.returncode for name, each in done.items()} == dict.fromkeys(WRONG, 78) | {"gone": 69}
+        for name, auth in {"login": {}, "bearer": TOKEN, "basic": PAIR}.items():
+            done[f"401 {name}"] = loud("run-once", env=auth)
+            assert done[f"401 {name}"].returncode == 77
+            done[f"no HTTP {name}"] = loud("doctor", env=auth | {"TICKETING_API_BASE_URL": babbles.url})
+        done["garbage"] = loud("run-once", env=TOKEN | {"TICKETING_API_BASE_URL": babbles.url})
+        done["nobody there"] = loud("retry", "11", env=TOKEN | {"TICKETING_API_BASE_URL": f"http://127.0.0.1:{closed}"})
+    scene.application.execute("ALTER TABLE pending_messages ADD CHECK (status <> 'sent' AND subject <> 'tea')")
+    with ticketing_api(answer(200, SUCCEEDED)) as api:
+        done["constraint"] = loud("retry", "12", env={"TICKETING_API_BASE_URL": api.url})
+        done["constraint on an edit"] = loud("edit", "11", "--subject", "tea", "--yes")
+    assert done["constraint"].returncode == done["constraint on an edit"].returncode == 69
+    assert all("Traceback" in each.stderr for each in done.values() if each.returncode in {69, 78})
+    assert leaking(shown(done) | scene.places()) == {"retrycli_attempts": ADDRESSES}
+
+
+# -- the search itself -----------------------------------------------------------------------------------------------
+
+SECRET = "hush/gateway pass+word"
+FORMS = {
+    "as it is": SECRET,
+    "in a URL": quote(SECRET, safe=""),
+    "in a form": quote_plus(SECRET),
+    "in JSON": json.dumps({"password": SECRET}).replace("/", "\\/"),
+    "in HTML": "hush&#47;gateway pass&#x2b;word",
+    "in base64": base64.b64encode(f"anna:{SECRET}".encode()).decode(),
+    "in base64 for URLs": base64.urlsafe_b64encode(f"x?{SECRET}?".encode()).decode().rstrip("="),
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_a_mark_is_found_in_every_form(form: str) -> None:
+    assert leaks(f"2026 INFO said: {FORMS[form]}, and more") == {"password"}
+    assert leaks(f"2026 INFO said: {FORMS[form][:-12]}, and more") == set()
+
+
+LEAK = """
+import sys
+from retrycli import logs
+logs.configure("INFO", "json")
+{}
+"""
+
+
+def test_a_mark_is_found_in_every_place(scene: Scene) -> None:
+    scene.add(21)
+    with ticketing_api(short_echo) as api:
+        scene.configure(api.url)
+        assert scene.cli("run-once").returncode == 0
+        assert scene.cli("escalations", "note", "21", "tea").returncode == 0
+    allowed = {place: marks & ADDRESSES for place, marks in leaking(scene.places()).items()}
+    assert leaking(scene.places()) == allowed
+    execute = scene.application.execute
+    execute("UPDATE pending_messages SET last_error = ?", f"HTTP 503: {SECRETS['gateway token']}")
+    execute("UPDATE retrycli_attempts SET error = ?", FORMS["in base64"])
+    execute("UPDATE retrycli_acts SET detail = ?", WORDS["body"])
+    execute("UPDATE retrycli_passes SET detail = ?", SECRETS["database password"])
+    for name, text in {"lock": SECRET, "retrycli.prom": SECRETS["ping URL"], "report.html": FORMS["in HTML"]}.items():
+        with (scene.cli.cwd / name).open("a") as file:
+            file.write(text)
+    urlopen(f"http://{scene.hook.host}/", data=WORDS["subject"].encode()).close()
+    python = replace(scene.cli, program=(sys.executable, "-c"))
+    done = {
+        "log": python(LEAK.format(f"logs.logger.warning({SECRET!r})")),
+        "stdout": python(LEAK.format(f"print({SECRET!r})")),
+        "stderr": python(LEAK.format(f"print({SECRET!r}, file=sys.stderr)")),
+    }
+    assert set(leaking(shown(done) | scene.places())) == {
+        *("the table's errors", "retrycli_attempts", "retrycli_acts", "retrycli_passes"),
+        *("lock", "retrycli.prom", "report.html", "notifications", "log", "stdout", "stderr"),
+    }

@@ -1,0 +1,116 @@
+"""Only the base URL's host is ever spoken to, whatever a preset, a ticket, an answer or the environment says.
+
+A second server, which stands for anybody else's, is never even connected to.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.probe import probe
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
+from tests.gateway.hostile import SUCCEEDED, Hostile, answer
+
+ACCOUNT = {"auth": "login", "username": "agent", "password": "geheim"}
+IMPATIENT = {"connect_timeout_seconds": 0.2, "immediate_retries": 0}
+TOKEN = json.dumps({"access_token": "t1"}).encode()
+NAMES = ["http_proxy", "https_proxy", "all_proxy", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY"]
+TRICKS = [
+    "//{}/",
+    "/\\{}/",
+    "\\\\{}\\",
+    "/@{}/",
+    "/..//{}/",
+    "/%2F%2F{}/",
+    "/http://{}/",
+    "/;@{}/",
+    "/:80@{}/",
+    "/?@{}",
+    "/#@{}",
+]
+"""What has led one URL parser or another to a second host."""
+
+
+@pytest.fixture
+def evil() -> Iterator[Hostile]:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        yield server
+        assert not server.connections
+
+
+@pytest.fixture
+def good() -> Iterator[Hostile]:
+    with Hostile(answer(200, SUCCEEDED), at={"/auth/login": [answer(200, TOKEN)]}) as server:
+        yield server
+
+
+@pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/")])
+def test_a_path_in_a_preset_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
+    path = json.dumps(trick.format(f"127.0.0.1:{evil.port}"))
+    preset = preset_file(tmp_path, f"[messages.customer]\npath = {path}\nbody = {{}}\n")
+    deliver(gateway_settings(good.url, preset=preset))
+    assert len(good.requests) == 1
+
+
+@pytest.mark.parametrize("template", ["/{ticket_id}", "/x{ticket_id}", "/tickets/{ticket_id}/messages"])
+@pytest.mark.parametrize("trick", TRICKS)
+def test_a_ticket_leads_nowhere_else(template: str, trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, f'[messages.customer]\npath = "{template}"\nbody = {{}}\n')
+    ticket_id = trick.format(f"127.0.0.1:{evil.port}")
+    assert deliver(gateway_settings(good.url, preset=preset), queued(ticket_id=ticket_id)).kind is OutcomeKind.DELIVERED
+    assert len(good.requests) == 1
+
+
+@pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/")])
+def test_the_password_of_a_log_in_goes_nowhere_else(trick: str, good: Hostile, evil: Hostile) -> None:
+    deliver(gateway_settings(good.url, login_path=trick.format(f"127.0.0.1:{evil.port}"), **ACCOUNT))
+    assert b"geheim" in good.requests[0].body
+
+
+@pytest.mark.parametrize(
+    "base", ["{good}@{evil}", "u:p@{evil}", "{evil}\\@{good}", "{good}\\@{evil}", "{good}#@{evil}"]
+)
+def test_a_base_url_that_one_may_read_in_two_ways_is_refused(base: str, good: Hostile, evil: Hostile) -> None:
+    url = "http://" + base.format(good=f"127.0.0.1:{good.port}", evil=f"127.0.0.1:{evil.port}")
+    with pytest.raises((ValidationError, ConfigurationError)):
+        deliver(gateway_settings(url))
+    assert not good.connections
+
+
+@pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/") and each[1] not in "?#"])
+def test_the_path_of_a_base_url_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile) -> None:
+    deliver(gateway_settings(good.url + trick.format(f"127.0.0.1:{evil.port}")))
+    assert len(good.requests) == 1
+
+
+@pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+def test_the_redirect_of_a_log_in_or_a_probe_is_not_followed(status: int, evil: Hostile) -> None:
+    with Hostile(answer(status, headers={"Location": f"{evil.url}/auth/login"})) as server:
+        assert deliver(gateway_settings(server.url, **ACCOUNT)).kind is OutcomeKind.UNAUTHORIZED
+        asyncio.run(probe(gateway_settings(server.url), now=lambda: NOON))
+    assert server.paths == ["/auth/login", "/"]
+
+
+def test_an_environments_proxy_is_not_asked(good: Hostile, evil: Hostile, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would see the messages, and of a plain URL the credentials."""
+    for name in NAMES:
+        monkeypatch.setenv(name, evil.url)
+    assert deliver(gateway_settings(good.url, **ACCOUNT)).kind is OutcomeKind.DELIVERED
+    asyncio.run(probe(gateway_settings(good.url, **ACCOUNT), now=lambda: NOON))
+    assert len(good.requests) == 3
+
+
+def test_an_https_url_is_not_spoken_to_without_tls(good: Hostile) -> None:
+    """Not even when that is all it knows."""
+    for scheme in ("https", "HTTPS"):
+        settings = gateway_settings(f"{scheme}://127.0.0.1:{good.port}", **IMPATIENT)
+        assert deliver(settings).kind is not OutcomeKind.DELIVERED
+    assert not good.requests
