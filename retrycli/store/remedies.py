@@ -24,8 +24,8 @@ BY_STATE = {
 """By PostgreSQL's code of an error, or what it begins with."""
 BY_TEXT = {
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
-    "readonly database": "the file or its folder can't be written; check their owner and mode, and how it is mounted",
-    "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and how it is mounted",
+    "readonly database": "the file or its folder can't be written; check their owner and mode, and their mount",
+    "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and its mount",
     "disk I/O error": "its disk is full or fails; free some space, and see what the kernel has logged",
     "file is not a database": "this is no SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
