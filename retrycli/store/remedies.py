@@ -24,8 +24,8 @@ BY_STATE = {
 """By PostgreSQL's code of an error, or what it begins with."""
 BY_TEXT = {
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
-    "readonly database": "the file or its folder can't be written; check their owner and mode, and how it is mounted",
-    "unable to open database file": "it can't be opened; check its owner and mode, its folder's, and how it is mounted",
+    "readonly database": "the file or its folder can't be written; check their owner and mode, and their mount",
+    "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and its mount",
     "disk I/O error": "its disk is full or fails; free some space, and see what the kernel has logged",
     "file is not a database": "this is no SQLite file; check database.url",
     "database disk image is malformed": "the file is damaged; restore it, or see `sqlite3 FILE .recover`",
@@ -51,19 +51,11 @@ BY_TEXT = {
 """By a sign in the text of an error that has no such code."""
 
 
-def without_details(error: DBAPIError) -> DBAPIError:
-    """The same error with the first line alone of what the driver has to say, for a traceback shows all of it.
-
-    The lines after it are a server's details, which quote rows, and with them customers' words.
-    """
-    for each in (error, error.orig):
-        if each is not None and each.args:
-            each.args = (str(each.args[0]).partition("\n")[0],)
-    return error
-
-
 def in_words(error: DBAPIError) -> str:
-    """What a driver has to say, and the remedy where there is one. Of its lines only the first, as above."""
+    """What a driver has to say, and the remedy where there is one.
+
+    Only the first line: those after it are a server's details, which quote rows, and with them customers' words.
+    """
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
     if state := getattr(cause, "sqlstate", None):

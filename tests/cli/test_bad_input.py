@@ -105,7 +105,7 @@ def test_a_database_that_may_only_be_read_is_told_with_what_to_do(cli: Cli, appl
     line = fault(bound("run-once"), 69)
     assert line == (
         f"{application.path}: attempt to write a readonly database: "
-        "the file or its folder can't be written; check their owner and mode, and how it is mounted"
+        "the file or its folder can't be written; check their owner and mode, and their mount"
     )
     assert bound("list-failed").stdout.startswith("101\t")
 

@@ -140,7 +140,7 @@ def test_a_disk_that_may_only_be_read_is_told_before_anything_goes_out(
 ) -> None:
     stage = _on(disk, template, api)
     disk.remount("ro")
-    with pytest.raises(DatabaseUnavailable, match=f"^{stage.database}: .*: .*check .* how it is mounted$"):
+    with pytest.raises(DatabaseUnavailable, match=f"^{stage.database}: .*: .*check .*and (its|their) mount$"):
         stage.run_once_at(utc_now())
     assert api.received == ()
     disk.remount("rw")

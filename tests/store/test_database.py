@@ -137,7 +137,7 @@ def test_a_read_only_file_says_what_to_check(sqlite_application: Application) ->
     url = sqlite_application.url.replace("sqlite:///", "sqlite:///file:") + "?mode=ro&uri=true"
     text = words_of(url, DatabaseUnavailable)
     assert file_of(sqlite_application.url) in text
-    assert "can't be written; check their owner and mode, and how it is mounted" in text
+    assert "can't be written; check their owner and mode, and their mount" in text
 
 
 def test_a_read_only_file_can_still_be_looked_at(sqlite_application: Application) -> None:

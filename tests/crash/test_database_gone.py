@@ -1,0 +1,220 @@
+"""A database that is replaced, cut off, restored or locked: a pass does what can be done, or says what is wrong."""
+
+from __future__ import annotations
+
+import shutil
+import sqlite3
+from contextlib import closing
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import app, load_settings
+from retrycli.app import utc_now
+from retrycli.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.crash import scene
+from tests.crash.forked import Wanted, forking
+from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
+from tests.crash.points import AFTER_AN_ANSWER
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from retrycli.sandbox import Answer
+    from tests.crash.scene import Scene
+
+MESSAGES = 12
+LATER = timedelta(hours=1)
+PAGE = 4096
+
+TOLD = "the file is damaged; restore it|no table pending_messages in"
+
+both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
+
+
+@pytest.fixture
+def api() -> Iterator[Sandbox]:
+    with Sandbox(Behaviour(), rng=Random(0)) as running:
+        yield running
+
+
+@pytest.fixture
+def stage(mode: str, api: Sandbox, tmp_path: Path) -> Scene:
+    """A database that no pass has seen yet."""
+    return scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode)
+
+
+def _back_up(stage: Scene) -> Path:
+    """A copy as an operator makes one: by SQLite itself."""
+    copy = stage.folder / "backup.db"
+    with closing(sqlite3.connect(stage.database)) as source, closing(sqlite3.connect(copy)) as target:
+        source.backup(target)
+    return copy
+
+
+def _restore(stage: Scene, backup: Path) -> None:
+    """The same the other way round."""
+    with closing(sqlite3.connect(backup)) as source, closing(sqlite3.connect(stage.database)) as target:
+        source.backup(target)
+
+
+def _die_in_flight(stage: Scene) -> None:
+    """Make a pass that is killed when the API has taken a message, and that is not recorded yet."""
+    with forking(stage.folder) as run:
+        assert run(Wanted(str(stage.config), 0, point=(AFTER_AN_ANSWER, 1))).killed
+
+
+class Locking(Sandbox):
+    """Takes everything; with the first request an application begins to write to its database, and does not end."""
+
+    def __init__(self) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self.locks: Path | None = None
+        self._held: sqlite3.Connection | None = None
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        if self.locks is not None:
+            self._held = sqlite3.connect(self.locks, isolation_level=None, check_same_thread=False)
+            self._held.execute("BEGIN IMMEDIATE")
+            self.locks = None
+        return super().answer(method, path, key, body)
+
+    def unlock(self) -> None:
+        assert self._held is not None
+        self._held.close()
+
+
+# -- replaced, cut off ------------------------------------------------------------------------------------------------
+
+
+@both_modes
+def test_another_database_in_its_place_is_looked_after_from_the_start(
+    mode: str, stage: Scene, api: Sandbox, tmp_path: Path
+) -> None:
+    stage.run_once_at(utc_now())
+    folder = tmp_path / "other"
+    folder.mkdir()
+    other = scene.set_up(folder, api.url, failed=2, journal_mode=mode)
+    shutil.move(other.database, stage.database)
+    assert stage.run_once_at(utc_now()).sent == 2
+    assert stage.rows("SELECT result, sent FROM retrycli_passes") == [("completed", 2)]
+
+
+def test_a_file_without_the_table_gets_none_of_ours(api: Sandbox, tmp_path: Path) -> None:
+    stage = scene.set_up(tmp_path, api.url, failed=MESSAGES)
+    stage.run_once_at(utc_now())
+    stage.database.unlink()
+    stage.database.touch()
+    with pytest.raises(SchemaMismatch, match="no table pending_messages in "):
+        stage.run_once_at(utc_now())
+    assert stage.application.tables() == set()
+
+
+@both_modes
+def test_a_file_that_was_cut_off_anywhere_is_told_in_words(mode: str, stage: Scene, api: Sandbox) -> None:
+    """After any of its pages, and in the middle of some."""
+    stage.make_tables()
+    whole = stage.database.read_bytes()
+    for size in [*range(0, len(whole), PAGE), *range(PAGE // 2, len(whole), 7 * PAGE)]:
+        stage.database.write_bytes(whole[:size])
+        with pytest.raises((DatabaseUnavailable, SchemaMismatch), match=TOLD):
+            stage.run_once_at(utc_now())
+    assert api.received == ()
+    stage.database.write_bytes(whole)
+    clear_up(stage, utc_now())
+    check_messages(stage, api, MESSAGES)
+
+
+# -- restored ---------------------------------------------------------------------------------------------------------
+
+
+@both_modes
+def test_what_a_backup_has_as_failed_goes_out_again_under_the_key_that_it_had(
+    mode: str, stage: Scene, api: Sandbox
+) -> None:
+    """Also where the backup is older than retrycli's own tables: the key follows from the message."""
+    backup = _back_up(stage)
+    clear_up(stage, utc_now())
+    _restore(stage, backup)
+    clear_up(stage, utc_now() + LATER)
+    assert [each.times for each in api.received] == [2] * MESSAGES
+
+
+@both_modes
+def test_a_message_without_any_time_gets_another_key_after_its_restoration(
+    mode: str, stage: Scene, api: Sandbox
+) -> None:
+    """What can't be held: when it first failed is not known, and an older backup has no key of it."""
+    for column in ("created_at", "updated_at"):
+        stage.change(f"ALTER TABLE pending_messages DROP COLUMN {column}")
+    backup = _back_up(stage)
+    clear_up(stage, utc_now())
+    _restore(stage, backup)
+    clear_up(stage, utc_now() + LATER)
+    assert [each.times for each in api.received] == [1] * 2 * MESSAGES
+
+
+@both_modes
+def test_a_backup_that_was_made_while_a_message_was_sent_knows_that_it_may_have_arrived(
+    mode: str, stage: Scene, api: Sandbox
+) -> None:
+    _die_in_flight(stage)
+    [(sending,)] = stage.rows("SELECT message_id FROM retrycli_attempts WHERE finished_at IS NULL")
+    backup = _back_up(stage)
+    clear_up(stage, utc_now() + LATER)
+    _restore(stage, backup)
+    clear_up(stage, utc_now() + LATER)
+    history = "SELECT outcome FROM retrycli_attempts WHERE message_id = ? ORDER BY number"
+    assert stage.rows(history, sending) == [("unknown",), ("delivered",)]
+    assert sorted(each.times for each in api.received) == [2] * (MESSAGES - 1) + [3]
+
+
+# -- what SQLite keeps beside the file --------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("mode", ["wal"])
+def test_the_shared_memory_of_a_write_ahead_log_is_made_anew(mode: str, stage: Scene, api: Sandbox) -> None:
+    _die_in_flight(stage)
+    stage.database.with_name("agent.db-shm").unlink()
+    check_nothing_is_lost(stage, api, MESSAGES)
+    clear_up(stage, utc_now() + LATER)
+    check_messages(stage, api, MESSAGES)
+
+
+@pytest.mark.parametrize("mode", ["wal"])
+def test_without_its_write_ahead_log_a_database_is_as_an_old_backup(mode: str, stage: Scene, api: Sandbox) -> None:
+    """Nothing is lost, and what had arrived arrives again, under its key, with no word of it in its history."""
+    _die_in_flight(stage)
+    for left in ("agent.db-wal", "agent.db-shm"):
+        stage.database.with_name(left).unlink()
+    assert not stage.has_tables()
+    clear_up(stage, utc_now() + LATER)
+    assert sorted(each.times for each in api.received) == [1] * (MESSAGES - 1) + [2]
+    assert stage.rows("SELECT outcome, count(*) FROM retrycli_attempts GROUP BY 1") == [("delivered", MESSAGES)]
+
+
+# -- locked -----------------------------------------------------------------------------------------------------------
+
+
+@both_modes
+@pytest.mark.parametrize("patience", ["?timeout=0.1", pytest.param("", marks=pytest.mark.long)], ids=["short", "real"])
+def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
+    mode: str, patience: str, tmp_path: Path
+) -> None:
+    """A pass gives up at last, and what it was sending stays its own until a person has been able to do something."""
+    with Locking() as api:
+        stage = scene.set_up(tmp_path, api.url, failed=MESSAGES, journal_mode=mode, concurrency=1)
+        stage.config.write_text(stage.config.read_text().replace("agent.db", f"agent.db{patience}"))
+        api.locks = stage.database
+        with pytest.raises(DatabaseUnavailable, match="held its write lock for too long; end its transaction"):
+            app.run_once(load_settings(stage.config))
+        api.unlock()
+        check_nothing_is_lost(stage, api, MESSAGES)
+        app.run_once(load_settings(stage.config))
+        assert [each.times for each in api.received] == [1], "another pass touched what was claimed"
+        clear_up(stage, utc_now() + LATER)
+        check_messages(stage, api, MESSAGES)
