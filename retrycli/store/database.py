@@ -285,6 +285,9 @@ def _engine(url: URL, patience: int) -> Engine:
             unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
             engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared)
             event.listen(engine, "begin", _Beginning(patience))
+            from retrycli.store.values import read_any  # needs the driver
+
+            event.listen(engine, "connect", read_any)
             return engine
         waits = {} if "timeout" in url.query else {"timeout": patience}
         engine = create_engine(url, connect_args=waits)
