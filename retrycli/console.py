@@ -9,7 +9,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -217,7 +217,7 @@ def tally(first: str) -> Iterator[Callable[[str, int], None]]:
 
 def local_time(time: datetime) -> str:
     """A time for a person: local, with its offset."""
-    return time.astimezone().isoformat(sep=" ", timespec="minutes")
+    return _in_zone(None, time).isoformat(sep=" ", timespec="minutes")
 
 
 def time_in_words(time: datetime) -> str:
@@ -227,7 +227,16 @@ def time_in_words(time: datetime) -> str:
 
 def utc_time(time: datetime | None) -> str | None:
     """A time for a program: RFC 3339 in UTC, to the second."""
-    return None if time is None else time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    return None if time is None else _in_zone(UTC, time).isoformat(timespec="seconds").replace("+00:00", "Z")
+
+
+def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
+    """A time in a zone, by default the machine's. A naive one is UTC; at an end of the calendar it stays as it is."""
+    aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
+    try:
+        return aware.astimezone(zone)
+    except OverflowError:
+        return aware
 
 
 def curve(numbers: Sequence[int]) -> str:

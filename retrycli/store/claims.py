@@ -24,7 +24,7 @@ from retrycli.acts import no_such, not_free
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition
-from retrycli.schema import attempts, queue
+from retrycli.schema import MOST, attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
 from retrycli.store.recording import (
     HELD_OF_THESE,
@@ -181,7 +181,7 @@ class Claims:
                     "number": each.attempt_number,
                     "made_by": made_by,
                     "started_at": now,
-                    "waited_s": max(int((now - each.first_failed_at).total_seconds()), 0),
+                    "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
                 }
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)

@@ -296,6 +296,9 @@ def _engine(url: URL, patience: int) -> Engine:
                 driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True
             )
             event.listen(engine, "begin", _Beginning(patience))
+            from retrycli.store.values import read_any  # needs the driver
+
+            event.listen(engine, "connect", read_any)
             return engine
         waits = {} if "timeout" in url.query else {"timeout": patience}
         engine = create_engine(url, connect_args=waits, hide_parameters=True)

@@ -1,0 +1,47 @@
+"""Values that a PostgreSQL server holds and Python does not: their rows can be read, and named, all the same."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from psycopg import DataError
+from psycopg.abc import Loader
+from psycopg.pq import Format
+
+if TYPE_CHECKING:
+    from psycopg import Connection
+    from psycopg.abc import AdaptContext, Buffer
+
+BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
+"""Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, JSON that is nested very deeply."""
+
+
+def read_any(connection: Connection, _record: object) -> None:
+    """Have what can't be one of Python's values read as the text that the server writes for it.
+
+    The driver raises otherwise, and no row is read because of one.
+    """
+    adapters = connection.adapters
+    for name in BEYOND_PYTHON:
+        oid = adapters.types[name].oid
+        usual = adapters.get_loader(oid, Format.TEXT)
+        assert usual is not None  # noqa: S101  told to the type checker
+        adapters.register_loader(oid, _or_text(usual))
+
+
+@lru_cache
+def _or_text(usual: type[Loader]) -> type[Loader]:
+    class OrText(Loader):
+        format = Format.TEXT
+
+        def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            self._usual = usual(oid, context)
+
+        def load(self, data: Buffer) -> Any:  # noqa: ANN401  as psycopg declares it
+            try:
+                return self._usual.load(data)
+            except (DataError, ValueError, RecursionError):
+                return bytes(data).decode()
+
+    return OrText

@@ -1,0 +1,198 @@
+"""Rows that nobody would make by hand: each is delivered as it is or named, and none keeps the others from delivery.
+
+On both databases, as far as they can hold them.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass, replace
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from retrycli import app
+from retrycli.settings import BreakerSettings
+from tests.cli.application import Application
+from tests.cli.command import Cli
+from tests.conftest import on_both
+from tests.gateway.hostile import SUCCEEDED, Hostile, answer
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from retrycli.settings import Settings
+    from tests.cli.application import Row
+    from tests.store.conftest import Factory
+
+pytestmark = on_both
+
+TABLE = """
+CREATE TABLE pending_messages (
+    id BIGINT PRIMARY KEY, ticket_id TEXT, message_type TEXT, recipient_email TEXT, cc_emails JSON, bcc_emails JSON,
+    subject TEXT, body TEXT, attachments JSON, confidence_score FLOAT, status TEXT, retry_count BIGINT, last_error TEXT,
+    created_at DATETIME, updated_at DATETIME, sent_at DATETIME
+);
+"""
+FAR_WEST, FAR_EAST = "EST12", "NZST-12"
+"""Where the calendar's first and last times have no local one."""
+FIRST, LAST = 2**63 - 10, 2**63 - 1
+YEAR_1, YEAR_9999, DEEP = 11, 12, 30
+
+USABLE: dict[int, Row] = {
+    1: {},
+    2: {"body": "ü" * 5_000_000},
+    3: {"subject": "\u202e\x1b[2J\x9b31m", "body": "\x1b]0;title\x07\u2066 \x7f\x01"},
+    4: {"subject": "Re: x\r\nBcc: eve@example.com", "recipient_email": "ana@example.com\r\nBcc: eve@example.com"},
+    5: {"last_error": "e" * 1_000_000},
+    6: {"cc_emails": json.dumps([[[{"name": "\u202eana"}]]])},
+    7: {"confidence_score": float("inf")},
+    8: {"cc_emails": "[" * 400 + "]" * 400},
+    0: {},
+    -1: {},
+    FIRST: {},
+    LAST: {},
+    YEAR_1: {"created_at": "0001-01-01 00:00:00", "updated_at": "0001-01-01 00:00:00"},
+    YEAR_9999: {"created_at": "9999-12-31 23:59:59", "updated_at": "9999-12-31 23:59:59"},
+}
+UNUSABLE: dict[int, tuple[Row, str]] = {
+    DEEP: ({"cc_emails": "[" * 10_000 + "]" * 10_000}, "cc_emails is no JSON"),
+    31: ({"cc_emails": f"[{'9' * 5_000}]"}, "cc_emails is no JSON"),
+    32: ({"bcc_emails": '["\\ud800"]'}, "bcc_emails is not valid UTF-8"),
+    33: ({"message_type": "\x1b[2J" * 10_000}, r"message_type is '\x1b[2J"),
+    34: ({"retry_count": -(2**63)}, "retry_count is -9223372036854775808"),
+    35: ({"attachments": '{"a": 1}'}, "attachments is no JSON list"),
+    36: ({"created_at": "infinity"}, "created_at is no date: 'infinity'"),
+}
+ONLY_SQLITE: dict[int, tuple[Row, str]] = {
+    40: ({"body": b"\xff\x00"}, "body is not text"),
+    41: ({"retry_count": "many"}, "retry_count is no whole number: 'many'"),
+    42: ({"retry_count": b"\x01"}, "retry_count is no whole number"),
+    43: ({"ticket_id": b"\xff"}, "ticket_id is no number or text"),
+    44: ({"created_at": b"\xff"}, "created_at is no date"),
+    45: ({"created_at": "9999-12-31 23:59:59-12:00"}, "created_at is no date"),
+    46: ({"cc_emails": "[NaN]"}, "cc_emails is no JSON"),
+}
+ONLY_POSTGRESQL: dict[int, tuple[Row, str]] = {
+    40: ({"created_at": "-infinity"}, "created_at is no date: '-infinity'"),
+    41: ({"created_at": "294276-12-31"}, "created_at is no date: '294276-12-31 00:00:00'"),
+    42: ({"updated_at": "0044-03-15 BC"}, "updated_at is no date: '0044-03-15 00:00:00 BC'"),
+}
+ALSO_USABLE: dict[bool, dict[int, Row]] = {
+    True: {50: {"subject": "\0", "body": "one\0two"}, 51: {"last_error": b"\xff\0\x1b", "confidence_score": b"\xff"}},
+    False: {50: {"sent_at": "infinity"}},
+}
+"""By whether it is SQLite."""
+COLOURS = re.compile(r"\x1b\[[0-9;]*m")
+
+
+@dataclass(frozen=True, slots=True)
+class Scene:
+    """The application after a pass at an API that is down."""
+
+    application: Application
+    usable: Mapping[int, Row]
+    unusable: Mapping[int, tuple[Row, str]]
+
+    def settings(self, api: str) -> Settings:
+        """What a pass goes by; no outage ends it."""
+        return self.application.settings(api).model_copy(update={"breaker": BreakerSettings(failures=1000)})
+
+
+@pytest.fixture(scope="module")
+def scene(engine: Factory, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Scene]:
+    with engine(tmp_path_factory.mktemp("rows"), None) as url:
+        application = Application(url, tables=TABLE)
+        made = Scene(
+            application,
+            USABLE | ALSO_USABLE[application.is_sqlite],
+            UNUSABLE | (ONLY_SQLITE if application.is_sqlite else ONLY_POSTGRESQL),
+        )
+        for each, row in [*made.usable.items(), *((bad, row) for bad, (row, _) in made.unusable.items())]:
+            application.add(each, hours_ago=3, **{"ticket_id": f"T{each}", **row})
+        with Hostile(answer(503, b'{"error":' + b"[" * 10_000)) as down:
+            retrycli.run_once(made.settings(down.url))
+        yield made
+        application.lock.unlink(missing_ok=True)
+
+
+@pytest.fixture(scope="module")
+def cli(scene: Scene, tmp_path_factory: pytest.TempPathFactory) -> Cli:
+    return Cli(tmp_path_factory.mktemp("looks"), {**scene.application.variables("http://127.0.0.1:9"), "TZ": FAR_WEST})
+
+
+def check_looks(cli: Cli, *looks: str) -> None:
+    """None of these fails, in any form, nor puts a control character through."""
+    shown = cli.show_all(piped=[*looks, *(f"{each} --json" for each in looks)], on_terminal=looks)
+    for look, done in shown.piped.items():
+        assert (done.returncode, done.stderr) == (0, ""), look
+        assert all(char.isprintable() or char in "\t\n" for char in done.stdout), look
+    for look in looks:
+        shown.json(f"{look} --json")
+        screen = shown.screens[look]
+        assert screen.returncode == 0, (look, screen.text)
+        assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw)), look
+
+
+def test_they_can_be_listed(cli: Cli) -> None:
+    check_looks(cli, "list-failed", "escalations", "status")
+
+
+def test_single_ones_can_be_looked_at(cli: Cli) -> None:
+    check_looks(cli, f"show {YEAR_1}")
+    check_looks(cli.having({"TZ": FAR_EAST}), f"explain {YEAR_9999}")
+
+
+@pytest.mark.long
+def test_each_can_be_looked_at(cli: Cli, scene: Scene) -> None:
+    check_looks(
+        cli, *(f"{look} -- {each}" for each in (*scene.usable, *scene.unusable) for look in ("show", "explain"))
+    )
+
+
+def test_they_can_be_reported(cli: Cli) -> None:
+    done = cli("report", "--html", "report.html")
+    assert (done.returncode, done.stderr) == (0, "")
+    page = (cli.cwd / "report.html").read_text(encoding="utf-8")
+    assert all(char.isprintable() or char == "\n" for char in page)
+
+
+def test_times_are_shown_in_full_whatever_their_year(cli: Cli) -> None:
+    made = {each["id"]: each["created_at"] for each in cli.json("list-failed")["messages"]}
+    assert (made[YEAR_1], made[YEAR_9999]) == ("0001-01-01T00:00:00Z", "9999-12-31T23:59:59Z")
+
+
+def test_a_time_without_a_zone_is_utc_wherever_the_machine_is(cli: Cli, scene: Scene) -> None:
+    """PostgreSQL gives it as a time, and SQLite as the text that it is."""
+    shown = cli.json("show", str(YEAR_9999))["message"]["created_at"]
+    assert shown == ("9999-12-31 23:59:59" if scene.application.is_sqlite else "9999-12-31T23:59:59Z")
+
+
+def test_bad_ones_are_escalated_and_named(scene: Scene) -> None:
+    errors = dict(scene.application.asked("SELECT id, last_error FROM pending_messages WHERE id BETWEEN 30 AND 49"))
+    own = scene.application.rows("retrycli_queue")
+    for each, (_, problem) in scene.unusable.items():
+        assert errors[each].startswith(f"Can't be sent: {problem}")
+        assert (own[each]["state"], own[each]["escalation_reason"]) == ("escalated", "invalid")
+
+
+def test_all_others_are_delivered_as_they_are(scene: Scene, cli: Cli) -> None:
+    """Each waits after the failure; a day later it is due, and all that it holds arrives."""
+    waiting = {each["id"] for each in cli.json("list-failed")["messages"] if each["state"] == "waiting"}
+    assert waiting == set(scene.usable)
+    tomorrow = replace(app.HERE, now=lambda: app.utc_now() + timedelta(days=1))
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        done = app.run_once(scene.settings(server.url), surroundings=tomorrow)
+    assert (done.sent, done.escalated) == (len(scene.usable), 0)
+    arrived = {each.path: json.loads(each.body) for each in server.requests}
+    for each, row in scene.usable.items():
+        content = arrived.pop(f"/tickets/T{each}/messages")
+        kept = {"subject": "Re: Invoice", "body": "It is attached.", "recipient_email": "ana@example.com"} | row
+        assert content["subject"] == kept["subject"]
+        assert content["body"] == kept["body"]
+        assert content["recipient"] == kept["recipient_email"]
+        assert content["cc"] == json.loads(str(row.get("cc_emails", "[]")))
+    assert not arrived
