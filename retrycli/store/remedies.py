@@ -51,11 +51,19 @@ BY_TEXT = {
 """By a sign in the text of an error that has no such code."""
 
 
-def in_words(error: DBAPIError) -> str:
-    """What a driver has to say, and the remedy where there is one.
+def without_details(error: DBAPIError) -> DBAPIError:
+    """The same error with the first line alone of what the driver has to say, for a traceback shows all of it.
 
-    Only the first line: those after it are a server's details, which quote rows, and with them customers' words.
+    The lines after it are a server's details, which quote rows, and with them customers' words.
     """
+    for each in (error, error.orig):
+        if each is not None and each.args:
+            each.args = (str(each.args[0]).partition("\n")[0],)
+    return error
+
+
+def in_words(error: DBAPIError) -> str:
+    """What a driver has to say, and the remedy where there is one. Of its lines only the first, as above."""
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
     if state := getattr(cause, "sqlstate", None):
