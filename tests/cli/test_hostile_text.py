@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 EVIL = "\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
 """Clears the screen, renames the window, opens markup, adds columns and a row, and turns the reading direction."""
 SHOWN = r"\x1b[2J\x1b]0;title\x07[red]\tforged\r\n99\t4711\tcustomer \x9b31m \u202e \x7f [/nosuch] :smile: \u2028 end"
+ANSWERED = "\x1b[2J\x07no [red]\r\n99\t4711\tsuch \x9b31m\u202e customer\x7f [/nosuch] or\u2028 :smile:"
+"""As hostile, and no quotation of the message: one is left out."""
 COLOURS = re.compile(r"\x1b\[[0-9;]*m")
 """All that rich sends for a table."""
 COMMANDS = ("list-failed", "escalations", "show 1", "explain 1", "passes", "status", "stats --by ticket")
@@ -36,7 +38,7 @@ def evil(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> Shown:
         application.add(1, ticket_id=EVIL, **texts)
         application.add(2, retry_count=10, **texts)
         application.add(3, message_type=EVIL, **texts)
-        with Scripted((422, {"messages": [EVIL]})) as api:
+        with Scripted((422, {"messages": [ANSWERED]})) as api:
             retrycli.retry(application.settings(api.url), 1, by=EVIL)
             retrycli.run_once(application.settings(api.url))
             application.execute(

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 NOBODY = f"json://127.0.0.1:9/{TOKEN}"
 """Port 9 (discard) refuses connections here, as in all these tests."""
 SUBJECT = "Re: <!channel> <script>alert(1)</script>\r\nBcc: eve@evil.example"
-ANSWER = "no such <!channel> *recipient* ana@example.com [x](https://evil.example)\r\nBcc: eve@evil.example\x1b[31m"
+ANSWER = "no such <!channel> *recipient* ana@example.com [x](https://evil.example)\r\nBcc: ada@evil.example\x1b[31m"
 REFUSES: Answer = (422, {"messages": [ANSWER]})
 QUICK = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
 PLAIN_422 = "HTTP 422: no such ‹!channel› ∗recipient∗ … ［x］(https:／／evil.example) Bcc: …［…m"
