@@ -77,9 +77,9 @@ class Transition:
         )
 
     @classmethod
-    def invalid(cls, problem: str) -> Transition:
+    def invalid(cls, problem: str, *, retry_count: int | None = None) -> Transition:
         """Its row can't be turned into a request."""
-        return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}")
+        return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
 
     @classmethod
     def expired(cls) -> Transition:

@@ -31,7 +31,8 @@ def _settled(world: World, rules: PassRules, lapsed: Lapsed, now: datetime) -> S
     message = lapsed.message
     outcome = LAPSED if lapsed.attempt_by else None
     if isinstance(message, UnusableMessage):
-        transition = Transition.invalid(message.problem)
+        retry_count = message.retry_count + 1 if lapsed.attempt_by == BY_PASS else None
+        transition = Transition.invalid(message.problem, retry_count=retry_count)
     elif outcome is None:
         transition = Transition.released()
     elif lapsed.attempt_by == BY_PASS:

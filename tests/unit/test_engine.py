@@ -857,6 +857,17 @@ def test_an_attempt_by_hand_that_died_is_unknown_and_costs_no_try(stage: Stage, 
     assert (summary.released, summary.unknown) == (1, 1)
 
 
+def test_an_unknown_attempt_counts_also_where_the_row_can_be_used_no_more(stage: Stage) -> None:
+    stage.add(1, retry_count=3)
+    die(stage)
+    stage.sql("UPDATE pending_messages SET body = NULL")
+    stage.clock.now = START + AFTER_THE_CLAIM
+    summary = stage.run()
+    assert stage.attempts(1) == [("pass", "unknown")]
+    assert stage.escalation(1) == ("invalid", 4, "Can't be sent: body is missing")
+    assert summary.escalated == 1
+
+
 def test_what_the_application_has_meanwhile_sent_itself_is_let_go(stage: Stage) -> None:
     stage.add(1)
     die(stage)
