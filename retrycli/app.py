@@ -276,4 +276,17 @@ def _clock(database: Database, surroundings: Surroundings) -> Callable[[], datet
     if surroundings.now is not utc_now:
         return surroundings.now
     ahead = clock_ahead(database, utc_now)
-    return lambda: utc_now() + ahead
+    return never_set_back(lambda: utc_now() + ahead)
+
+
+def never_set_back(
+    now: Callable[[], datetime], elapsed: Callable[[], float] = time.monotonic
+) -> Callable[[], datetime]:
+    """A clock that goes on where another is set back: a pass would else wait for its deadline until that came again.
+
+    Args:
+        now: the other clock. Where that is set ahead, so is this one: the process may have stood still.
+        elapsed: seconds, from whenever, that nobody sets.
+    """
+    at, began = now(), elapsed()
+    return lambda: max(now(), at + timedelta(seconds=elapsed() - began))

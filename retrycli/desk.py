@@ -28,7 +28,7 @@ from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
-from retrycli.ticks import is_late
+from retrycli.ticks import CLOCKS_DIFFER, is_late
 from retrycli.trust import write_private
 
 LATELY = timedelta(days=7)
@@ -85,7 +85,8 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
     with open_database(settings) as database:
         ledger = Ledger(database)
         at = now()
-        last = next(iter(ledger.last_passes(1)), None)
+        upto = at + CLOCKS_DIFFER
+        last = next(iter(ledger.last_passes(1, until=upto)), None)
         pause = ledger.pause(at)
         # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through.
         breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
@@ -98,7 +99,8 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             now=at,
             last_pass=last,
             hosts=[
-                Host(name, newest, is_late(newest, at, interval)) for name, newest in ledger.hosts(at - LATELY).items()
+                Host(name, newest, is_late(newest, at, interval))
+                for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=None if last is None or late else max(last.started_at + interval, at),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,

@@ -39,6 +39,7 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
     world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.started_at)
     try:
         lock.acquire()
+        the_pass.mend_times()
         if why := world.ledger.paused(the_pass.started_at):
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
         the_pass.recover()
@@ -78,6 +79,12 @@ class _Pass:
         self._finished = False
 
     # -- recover and enrol ------------------------------------------------------------------------------------
+
+    def mend_times(self) -> None:
+        """Have nobody wait because a clock was ahead for a while."""
+        if (mended := self._world.ledger.mend_times(self.started_at, self._rules.lease)) is not None:
+            self._events.append(mended)
+            self._tell()
 
     def recover(self) -> None:
         """Take back the messages of passes that died."""

@@ -53,6 +53,18 @@ class PassStarted:
 
 
 @dataclass(frozen=True, slots=True)
+class ClockWasAhead:
+    """What earlier passes wrote by a clock that has since been put right was still to come, and is put right too."""
+
+    by: timedelta
+    """At least: how far the latest of it was to come."""
+    messages: int
+    """How many would have waited for longer."""
+    claims: int
+    """How many would have held for longer."""
+
+
+@dataclass(frozen=True, slots=True)
 class ClaimsLapsed:
     """Messages whose pass died were taken back; ``unknown`` of them may have been delivered by it."""
 
@@ -135,6 +147,7 @@ class PassStopped:
 
 Event = (
     PassStarted
+    | ClockWasAhead
     | ClaimsLapsed
     | MessageDelivered
     | MessageRescheduled

@@ -1,8 +1,8 @@
 """Why a message is where it is: every gate between it and its next attempt, and when that will be made.
 
 The gates ask what a pass asks, of the same code: `Claims.is_due`, `Destination`, `RetryPolicy`, `Ledger.pause`. What a
-pass does before it claims (take in new failures, take back what the dead have left) is done here too, by the pass's own
-code, and rolled back.
+pass does before it claims (put right the times of a clock that was wrong, take in new failures, take back what the dead
+have left) is done here too, by the pass's own code, and rolled back.
 """
 
 from __future__ import annotations
@@ -93,12 +93,14 @@ class _Explainer:
         self._rules = rules
         self._interval = interval
         self._now = world.now()
-        starts = [each.started_at for each in self._ledger.last_passes(PASSES_LOOKED_AT)]
+        until = self._now + ticks.CLOCKS_DIFFER
+        starts = [each.started_at for each in self._ledger.last_passes(PASSES_LOOKED_AT, until=until)]
         self._newest = starts[0] if starts else None
         self._grid = ticks.grid(starts, interval)
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid[self._grid.after(self._now)]
+        self._world.ledger.mend_times(first, self._rules.lease)
         unknown_yet = self._world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
         intake.enrol(self._world, self._rules, unknown_yet, first)
         found = self._views.message(message_id)

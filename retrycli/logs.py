@@ -6,7 +6,7 @@ import json
 import logging
 import sys
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import Literal, assert_never
 
 from retrycli.escape import printable
@@ -14,6 +14,7 @@ from retrycli.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
+    ClockWasAhead,
     Event,
     MessageDelivered,
     MessageEscalated,
@@ -42,6 +43,10 @@ def _lines(event: Event) -> list[tuple[int, str]]:
                 (logging.INFO, "Message retry pass started"),
                 (logging.INFO, f"Found {event.due} failed messages to retry"),
             ]
+        case ClockWasAhead():
+            by = event.by - event.by % timedelta(seconds=1)
+            text = f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited"
+            return [(logging.WARNING, f"{text} for longer, {event.claims} claims held for longer, and are put right")]
         case ClaimsLapsed():
             text = f"An earlier pass died: {event.released} messages released, {event.unknown} may have been delivered"
             return [(logging.WARNING, text)]

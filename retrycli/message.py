@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
@@ -219,6 +220,9 @@ def retry_count(value: object) -> int:
     return count
 
 
+LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
+
+
 def utc_time(column: str, value: object) -> datetime | None:
     """A column's time, aware and in UTC; naive times are UTC, and null is None.
 
@@ -230,7 +234,11 @@ def utc_time(column: str, value: object) -> datetime | None:
     if not isinstance(value, str | date):
         raise InvalidMessage(f"{column} is no date: {_quoted(value)}")
     try:
-        time = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+        if isinstance(value, datetime):
+            time = value
+        else:  # a leap second, which Python does not know, is the one after it, as PostgreSQL has it
+            text, leaps = LEAP_SECOND.subn(":59", str(value))
+            time = datetime.fromisoformat(text) + timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidMessage(f"{column} is no date: {_quoted(value)}") from error

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.breaker import Breaker, BreakerRules
-from retrycli.events import Event, PassSummary
+from retrycli.events import ClockWasAhead, Event, PassSummary
 from retrycli.message import Claim, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome
 from retrycli.policy import RetryPolicy, Settled
@@ -86,6 +86,9 @@ class Ledger(Protocol):
 
     def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
         """A pass has begun."""
+
+    def mend_times(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+        """Put right what was written by a clock that was ahead."""
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """A pass is alive."""

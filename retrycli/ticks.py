@@ -12,6 +12,8 @@ from retrycli.backoff import later
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
+CLOCKS_DIFFER = timedelta(minutes=5)
+"""A pass that began later than so long after now did so by a wrong clock, and tells nothing of the next one."""
 FARTHEST = 2**24
 """How many ticks ahead are looked at: at one a minute, 31 years."""
 

@@ -9,7 +9,7 @@ from statistics import median
 
 from retrycli import scheduler
 from retrycli.crontab import Caller
-from retrycli.doctor.case import Case
+from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
 from retrycli.errors import ConfigurationError
 from retrycli.finding import Finding, failure, warning, well
@@ -25,7 +25,7 @@ MANY = 120
 
 def calling(case: Case, database: Database) -> Iterator[Finding]:
     """What calls the passes, and whether they come as they should."""
-    passes = newest_passes(database)
+    passes = newest_passes(database, until=case.now() + CLOCK_TOLERANCE)
     yield from scheduling(case, passes)
     yield _cadence(case, passes)
 

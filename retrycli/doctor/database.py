@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from datetime import datetime
 
 from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
@@ -84,10 +85,10 @@ def time(case: Case, database: Database) -> Iterator[Finding]:
         yield failure(
             "clock",
             f"the last pass began at {last.started_at:%Y-%m-%dT%H:%M:%SZ}, which is still to come",
-            "see to this machine's clock: `timedatectl`",
+            "see to this machine's clock: `timedatectl`; once that is right, the next pass mends what was written",
         )
 
 
-def newest_passes(database: Database) -> list[PassRecord]:
-    """The newest passes, newest first, as far as this program can read them."""
-    return Ledger(database).last_passes(LOOK_BACK) if database.revision() == schema.HEAD else []
+def newest_passes(database: Database, *, until: datetime | None = None) -> list[PassRecord]:
+    """The newest passes, of those up to a time where one is given, as far as this program can read them."""
+    return Ledger(database).last_passes(LOOK_BACK, until=until) if database.revision() == schema.HEAD else []

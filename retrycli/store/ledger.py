@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
-from retrycli.store import totals
+from retrycli.store import clock, totals
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Table
@@ -69,6 +69,10 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
+    def mend_times(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+        """Put right what was written by a clock that was ahead: see `retrycli.store.clock`."""
+        return clock.mend_times(self._database, now, lease)
+
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Write down that a pass is alive."""
         with self._database.write() as connection:
@@ -115,16 +119,19 @@ class Ledger:
         with self._database.read() as connection:
             return connection.execute(statement).scalar()
 
-    def last_passes(self, limit: int) -> list[PassRecord]:
-        """The newest passes, newest first."""
+    def last_passes(self, limit: int, *, until: datetime | None = None) -> list[PassRecord]:
+        """The newest passes, newest first; of those that began up to a time, where one is given."""
         statement = select(passes).order_by(passes.c.started_at.desc(), passes.c.id).limit(limit)
+        if until is not None:
+            statement = statement.where(passes.c.started_at <= until)
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
-    def hosts(self, since: datetime) -> dict[str, datetime]:
-        """The hosts that have made passes since a time, with the start of each one's newest."""
+    def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
+        """The hosts that have made passes between two times, with the start of each one's newest."""
         newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)
-        statement = select(passes.c.host, newest).where(passes.c.started_at >= since).group_by(passes.c.host)
+        lately = passes.c.started_at.between(since, until)
+        statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
         with self._database.read() as connection:
             return dict(connection.execute(statement.order_by(passes.c.host)).all())
 

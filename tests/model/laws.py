@@ -45,6 +45,8 @@ class Step:
     alone: bool = True
     """Whether nobody interfered, and nobody was to be killed."""
     killed: bool = False
+    put_right_at: datetime | None = None
+    """The start of a pass by the right clock, after one by a clock that was ahead."""
 
 
 @dataclass
@@ -71,7 +73,7 @@ class Laws:
         Raises:
             Broken: one does not hold.
         """
-        self.latest = max(self.latest, self.server.clock.now)
+        self.latest = max(step.put_right_at or self.latest, self.server.clock.now)
         self.seen -= step.touched
         claimants = {row["claimed_by"] for row in after.queue.values() if row["claimed_by"] is not None}
         if step.killed:
@@ -183,7 +185,8 @@ class Laws:
             if was["escalated_at"] is not None and row["escalated_at"] is None:
                 yield f"message {each} was taken out of a person's hands"
             tried = any(one["made_by"] == "pass" for one in finished.get(each, []))
-            if not tried and row["escalated_at"] is None and row["next_attempt_at"] != was["next_attempt_at"]:
+            same = row["next_attempt_at"] == was["next_attempt_at"] or _is_put_right(was, row, step)
+            if not tried and row["escalated_at"] is None and not same:
                 yield f"message {each} was not tried, and waits until {row['next_attempt_at']}"
             if row["unknown_count"] < was["unknown_count"]:
                 yield f"message {each} has fewer unknown outcomes than before"
@@ -203,19 +206,20 @@ class Laws:
             yield f"a pass did not let go of {strays}"
 
     def _history(self, after: Picture, step: Step) -> Iterator[str]:
-        """What has ended is never rewritten, and each act is written down once."""
+        """What has ended is never rewritten, and each act is written down once. What was to come has just been."""
         for each, row in self.before.attempts.items():
+            now = after.attempts.get(each)
             fixed = set(row) if row["outcome"] is not None else set(row) - END_OF_ATTEMPT
-            if each not in after.attempts or any(after.attempts[each][name] != row[name] for name in fixed):
-                yield f"attempt {dict(row)} became {after.attempts.get(each)}"
+            if now is None or any(_has_been(now, name, step) != _has_been(row, name, step) for name in fixed):
+                yield f"attempt {dict(row)} became {now}"
         for each, row in self.before.acts.items():
-            if after.acts.get(each) != row:
+            if not _is_the_same(row, after.acts.get(each), step):
                 yield f"act {dict(row)} became {after.acts.get(each)}"
         new = {row["act"]: row["message_id"] for each, row in after.acts.items() if each not in self.before.acts}
         if new != step.acts:
             yield f"written down are the acts {new}, and done were {step.acts}"
         for which, row in self.before.passes.items():
-            if row["finished_at"] is not None and after.passes.get(which) != row:
+            if row["finished_at"] is not None and not _is_the_same(row, after.passes.get(which), step):
                 yield f"pass {dict(row)} became {after.passes.get(which)}"
 
     def _numbers(self, after: Picture, _step: Step) -> Iterator[str]:
@@ -241,6 +245,28 @@ class Laws:
             for row in rows:
                 request = requests.get((row["message_id"], row["number"]))
                 yield from _told_truly(row, request, step, begun_before=row["id"] in self.before.attempts)
+
+
+def _is_put_right(was: Row, row: Row, step: Step) -> bool:
+    """Whether a message waits for less long than before because a clock was put right, and not less than no time."""
+    before, after = was["next_attempt_at"], row["next_attempt_at"]
+    if step.put_right_at is None or before is None or after is None:
+        return False
+    return step.put_right_at <= time_of(after) < time_of(before)
+
+
+def _is_the_same(was: Row, row: Row | None, step: Step) -> bool:
+    """Whether a row of the history is as it was."""
+    return row is not None and all(_has_been(was, name, step) == _has_been(row, name, step) for name in was)
+
+
+def _has_been(row: Row, name: str, step: Step) -> object:
+    """A value of the history; a time that was still to come when a clock was put right is one just before."""
+    value = row[name]
+    if step.put_right_at is None or value is None or not (name == "at" or name.endswith("_at")):
+        return value
+    time = time_of(value)
+    return step.put_right_at - timedelta.resolution if time > step.put_right_at else time
 
 
 def _told_truly(row: Row, request: Request | None, step: Step, *, begun_before: bool) -> Iterator[str]:

@@ -41,15 +41,21 @@ SOME = st.integers(0, 31)
 """One of the messages: counted round and round, for there may be fewer."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
 """How far the clock moves before a pass: it may be put back a little."""
+MONTH = timedelta(days=30)
 FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
 
 class Life(Steps):
     """Messages that fail, and what becomes of them."""
 
-    @initialize(in_order=st.booleans(), kinds=st.lists(TYPES, min_size=3, max_size=6))
-    def begin_with(self, kinds: list[str], *, in_order: bool) -> None:
+    @initialize(
+        in_order=st.booleans(),
+        kinds=st.lists(TYPES, min_size=3, max_size=6),
+        clock_goes_wrong=st.booleans(),
+    )
+    def begin_with(self, kinds: list[str], *, in_order: bool, clock_goes_wrong: bool) -> None:
         self.in_order = in_order
+        self.clock_goes_wrong = clock_goes_wrong
         self.begin("begin_with")
         for number, kind in enumerate(kinds):
             self.add(message_type=kind, ticket_id=TICKET + number % 2)
@@ -97,6 +103,20 @@ class Life(Steps):
         self.wait(minutes)
         step = self.begin("tick_and_die", alone=False)
         self.make_pass(step, self.place.first, Script(answers, replace(fate)))
+
+    @precondition(lambda self: self.clock_goes_wrong)
+    @rule(minutes=st.sampled_from([2, 15, 60]), answers=ANSWERS, fate=st.none() | FATES)
+    def tick_a_month_ahead(self, minutes: int, answers: list[Answer], fate: Fate | None) -> None:
+        """The clock is ahead for one pass; by the next one it has been put right."""
+        right = self.place.clock.now
+        self.place.clock.now += MONTH
+        step = self.begin("tick_a_month_ahead", alone=fate is None)
+        self.make_pass(step, self.place.first, Script(answers, fate and replace(fate)))
+        self.end()
+        self.place.clock.now = right + minutes * MINUTE
+        step = self.begin("tick_put_right")
+        step.put_right_at = self.place.clock.now
+        self.make_pass(step, self.place.first, Script(answers))
 
     @precondition(lambda self: self.laws.before.rows)
     @rule(

@@ -59,6 +59,8 @@ class Steps(RuleBasedStateMachine):
         self.step: Step | None = None
         """The one that the laws have not been held to yet."""
         self.in_order = False
+        self.clock_goes_wrong = False
+        """Whether it ever does: where it does often, little is left that waits for anything else."""
 
     def begin(self, name: str, *, alone: bool = True) -> Step:
         """Take a step."""

@@ -89,8 +89,8 @@ def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
     for number, (host, at) in enumerate({"old": NOON - HOUR, "two": NOON, "one": NOON + MINUTE}.items()):
         start(ledger, f"a{number}", at=at - MINUTE, host=host)
         start(ledger, f"b{number}", at=at, host=host)
-    assert list(ledger.hosts(NOON).items()) == [("one", NOON + MINUTE), ("two", NOON)]
-    assert ledger.hosts(NOON + HOUR) == {}
+    assert list(ledger.hosts(NOON, NOON + HOUR).items()) == [("one", NOON + MINUTE), ("two", NOON)]
+    assert ledger.hosts(NOON + HOUR, NOON + 2 * HOUR) == {}
 
 
 def test_dead_passes_of_this_host_are_interrupted(database: Database, ledger: Ledger) -> None:

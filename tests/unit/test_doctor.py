@@ -333,6 +333,14 @@ def test_a_pass_that_is_still_to_come_shows_a_wrong_clock(desk: Desk) -> None:
     assert "2026-03-02T13:00:00Z" in only(desk.in_database(database.time), Level.FAILURE, "clock").found
 
 
+def test_whether_passes_come_is_told_by_those_that_have_begun(desk: Desk) -> None:
+    """One that a wrong clock has put a month ahead would keep a dead cron from being found out."""
+    desk.with_passes(timedelta(days=-30), 75 * MINUTE, 90 * MINUTE)
+    found = desk.in_database(calling.calling)[-1]
+    assert (found.name, found.level) == ("passes", Level.FAILURE)
+    assert found.found.startswith("the last one began 75 min ago")
+
+
 # What calls the passes.
 
 

@@ -9,7 +9,7 @@ import logging
 import re
 from contextlib import redirect_stderr
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
@@ -19,6 +19,7 @@ from retrycli.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
+    ClockWasAhead,
     Event,
     MessageDelivered,
     MessageEscalated,
@@ -52,6 +53,16 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (
         ClaimsLapsed(released=2, unknown=3),
         [("WARNING", "An earlier pass died: 2 messages released, 3 may have been delivered")],
+    ),
+    (
+        ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
+        [
+            (
+                "WARNING",
+                "The clock was ahead by 30 days, 0:00:05 or more in earlier passes: 2 messages would have waited for "
+                "longer, 1 claims held for longer, and are put right",
+            )
+        ],
     ),
     (MessageDelivered(*ABOUT, 3), [("INFO", "Message 7 sent successfully on retry")]),
     (

@@ -353,6 +353,28 @@ def test_a_date_without_a_time_is_its_midnight(value: object) -> None:
     assert utc_time("created_at", value) == datetime(2025, 3, 3, tzinfo=UTC)
 
 
+@pytest.mark.parametrize(
+    ("value", "second_after"),
+    [
+        ("2016-12-31 23:59:60", datetime(2017, 1, 1, tzinfo=UTC)),
+        ("2016-12-31T23:59:60Z", datetime(2017, 1, 1, tzinfo=UTC)),
+        ("2016-12-31 23:59:60.250000", datetime(2017, 1, 1, 0, 0, 0, 250_000, tzinfo=UTC)),
+        ("2017-01-01T00:59:60+01:00", datetime(2017, 1, 1, tzinfo=UTC)),
+    ],
+)
+def test_a_leap_second_is_the_one_after_it(value: str, second_after: datetime) -> None:
+    """As PostgreSQL has it. Python knows none, and the message would be refused."""
+    assert utc_time("created_at", value) == second_after
+
+
+@pytest.mark.parametrize(
+    "value", ["2016-12-31 23:59:61", "2016-12-31 23:60:00", "2016-12-31 23:60", "9999-12-31 23:59:60"]
+)
+def test_other_seconds_that_there_are_none_of_are_no_date(value: str) -> None:
+    with pytest.raises(InvalidMessage, match="created_at is no date"):
+        utc_time("created_at", value)
+
+
 def test_no_time_stays_none() -> None:
     assert utc_time("created_at", None) is None
 

@@ -1,0 +1,216 @@
+"""Time goes wrong: a clock that is set ahead and back, hosts that differ, summer time, leap seconds."""
+
+from __future__ import annotations
+
+import logging
+import os
+import subprocess
+import sys
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import desk
+from retrycli.app import never_set_back, open_database
+from retrycli.breaker import BreakerState
+from retrycli.message import Claim
+from retrycli.store.claims import Claims
+from retrycli.store.ledger import Ledger
+from tests.cli.api import BUSY, TAKES, Scripted
+from tests.cli.test_explain import MINUTE, NOON, TICK, Desk
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tests.cli.application import Application
+
+MONTH = timedelta(days=30)
+DAY = timedelta(days=1)
+SLACK = timedelta(seconds=60)
+
+
+@pytest.fixture
+def at(application: Application) -> Iterator[Desk]:
+    with Scripted(BUSY) as api:
+        made = Desk(application, api)
+        made.have(schedule={"backoff": "fixed", "base_minutes": 30, "max_retries": 100}, breaker={"failures": 1000})
+        yield made
+
+
+def tried(at: Desk, ticks: range, *, ahead: timedelta = timedelta(0)) -> dict[int, list[int]]:
+    """Have cron make its passes by a clock that is ahead: what each of them tried, by the ticks of the right clock."""
+    found = {}
+    for tick in ticks:
+        now = NOON + tick * TICK + ahead
+        at.run_at(now)
+        found[tick] = sorted(at.tried_at(now))
+    return found
+
+
+# A clock that is ahead for two passes.
+
+
+@on_both
+def test_after_a_clock_was_a_month_ahead_each_message_is_tried_in_its_time(
+    at: Desk, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Message 1 failed before, 2 meanwhile; 3 failed by an application whose clock was wrong too, 4 tells no time."""
+    at.add(1)
+    at.add(2, failed_at=NOON)
+    assert tried(at, range(1)) == {0: [1]}
+    at.add(4, created_at=None, updated_at=None)
+    assert tried(at, range(1, 2), ahead=MONTH) == {1: [1, 2, 4]}
+    at.add(3, failed_at=NOON + 20 * MINUTE + MONTH)
+    assert tried(at, range(2, 3), ahead=MONTH) == {2: []}
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert tried(at, range(3, 8)) == {3: [], 4: [], 5: [1, 2, 3, 4], 6: [], 7: [1, 2, 3, 4]}
+    [warned] = [each for each in caplog.records if each.levelno >= logging.WARNING]
+    assert warned.getMessage() == (
+        "The clock was ahead by 29 days, 23:45:00 or more in earlier passes: 4 messages would have waited for longer, "
+        "0 claims held for longer, and are put right"
+    )
+
+
+@on_both
+def test_what_a_pass_was_sending_when_it_died_by_a_wrong_clock_is_taken_back(at: Desk) -> None:
+    at.add(1)
+    ahead, lease = NOON + MONTH, timedelta(seconds=90)
+    at.run_at(NOON - TICK)
+    with open_database(at.settings) as database:
+        claims, claim = Claims(database), Claim("dead", ahead + lease)
+        Ledger(database).start_pass("dead", host="box", pid=1, now=ahead)
+        claims.claim_one(claim, 1, ahead)
+        claims.begin(claim, [1], made_by="pass", pass_id="dead", now=ahead, fit=lambda _: True)
+    assert tried(at, range(1, 5)) == {1: [], 2: [], 3: [], 4: [1]}
+    outcomes = at.application.asked("SELECT outcome FROM retrycli_attempts ORDER BY id")
+    assert outcomes == [("transient",), ("unknown",), ("transient",)]
+
+
+@on_both
+def test_an_outage_that_began_by_a_wrong_clock_ends_with_the_next_probe(at: Desk) -> None:
+    at.have(breaker={"failures": 2})
+    at.add(1)
+    at.add(2)
+    at.add(3)
+    assert tried(at, range(1), ahead=MONTH) == {0: [1, 2]}
+    at.answers(TAKES)
+    assert tried(at, range(1, 4)) == {1: [], 2: [3], 3: [1, 2]}
+    with open_database(at.settings) as database:
+        assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
+
+
+@on_both
+def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None:
+    at.add(1)
+    tried(at, range(1))
+    tried(at, range(1, 2), ahead=MONTH)
+    found = desk.status(at.settings, now=lambda: NOON + 2 * TICK)
+    assert (found.state, found.next_run) == ("ok", NOON + 2 * TICK)
+    assert found.last_pass is not None
+    assert found.last_pass.started_at == NOON
+    assert [each.started_at for each in found.hosts] == [NOON]
+    assert desk.status(at.settings, now=lambda: NOON + 10 * TICK).state == "late"
+
+
+@on_both
+def test_explain_knows_what_the_next_pass_puts_right(at: Desk) -> None:
+    at.add(1)
+    tried(at, range(1))
+    tried(at, range(2, 3), ahead=MONTH)
+    foreseen = at.explain(1, NOON + 2 * TICK + MINUTE).next_attempt_at
+    assert foreseen is not None
+    assert foreseen - (NOON + 5 * TICK) < SLACK
+    assert tried(at, range(3, 6)) == {3: [], 4: [], 5: [1]}
+
+
+# A clock that is set back.
+
+
+@on_both
+def test_after_a_clock_was_set_back_a_day_nothing_is_sent_early(at: Desk) -> None:
+    """Nor does it wait for the day to come again."""
+    at.add(1)
+    assert tried(at, range(1)) == {0: [1]}
+    at.add(2, failed_at=NOON + 5 * MINUTE - DAY)
+    assert tried(at, range(1, 6), ahead=-DAY) == {1: [], 2: [], 3: [1, 2], 4: [], 5: [1, 2]}
+
+
+def test_the_clock_of_a_pass_is_not_set_back() -> None:
+    """A pass would else wait for its deadline, or for the turn of its next request, until that came again."""
+    times = iter([NOON, NOON + MINUTE, NOON - DAY, NOON + DAY, NOON])
+    seconds = iter([7.0, 67.0, 68.5, 69.0, 70.0])
+    clock = never_set_back(lambda: next(times), lambda: next(seconds))
+    assert [clock() - NOON for _ in range(4)] == [MINUTE, timedelta(seconds=61.5), DAY, timedelta(seconds=63)]
+
+
+# Hosts whose clocks differ by a minute. The file's locks keep their passes apart.
+
+
+def test_of_hosts_a_minute_apart_one_tries_a_message_at_each_tick(at: Desk, caplog: pytest.LogCaptureFixture) -> None:
+    """Two passes at each, one of either host. Nobody takes the other's clock for one that is to be put right."""
+    at.have(schedule={"base_minutes": 15})
+    at.add(1)
+    tries: list[datetime] = []
+    for tick in range(12):
+        for ahead in (timedelta(0), MINUTE) if tick % 3 else (MINUTE, timedelta(0)):
+            now = NOON + tick * TICK
+            before = at.application.asked("SELECT count(*) FROM retrycli_attempts")
+            at.run_at(now + ahead)
+            if at.application.asked("SELECT count(*) FROM retrycli_attempts") != before:
+                tries.append(now)
+    assert [later - earlier for earlier, later in pairwise(tries)] == [TICK] * 11
+    assert not [each for each in caplog.records if each.levelno >= logging.WARNING]
+
+
+# Summer time and leap seconds.
+
+CHANGES = {
+    "it begins": datetime(2025, 3, 30, 1, tzinfo=UTC),
+    "it ends": datetime(2025, 10, 26, 1, tzinfo=UTC),
+}
+THROUGH_THE_CHANGE = """
+import sys
+from datetime import datetime
+from tests.cli.application import Application
+from tests.cli.test_clock import passes_around
+passes_around(Application(f"sqlite:///{sys.argv[1]}", tables=None), datetime.fromisoformat(sys.argv[2]))
+"""
+
+
+def passes_around(application: Application, change: datetime) -> None:
+    """Make passes for four hours, in the midst of which summer time begins or ends; nothing gets through."""
+    with Scripted(BUSY) as api:
+        there = Desk(application, api)
+        there.have(schedule={"backoff": "linear", "max_retries": 100}, breaker={"failures": 1000})
+        for tick in range(-8, 8):
+            now = change + tick * TICK
+            there.add(100 + tick, failed_at=now)
+            there.run_at(now)
+
+
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES)
+@pytest.mark.parametrize("zone", ["Europe/Berlin", "America/New_York", "UTC"])
+def test_summer_time_makes_no_message_early_or_late(application: Application, change: datetime, zone: str) -> None:
+    """The application writes UTC without saying so. In Berlin an hour is left out, or comes twice."""
+    subprocess.run(
+        [sys.executable, "-c", THROUGH_THE_CHANGE, application.path, change.isoformat()],
+        env=os.environ | {"TZ": zone},
+        check=True,
+        capture_output=True,
+        timeout=60,
+    )
+    begun = application.asked("SELECT message_id, started_at FROM retrycli_attempts ORDER BY id")
+    found = {(each, datetime.fromisoformat(started).replace(tzinfo=UTC)) for each, started in begun}
+    assert found == {(100 + made, change + tick * TICK) for made in range(-8, 8) for tick in range(made + 1, 8)}
+
+
+@on_both
+def test_a_message_that_was_made_in_a_leap_second_is_sent(at: Desk) -> None:
+    """A server has the second after it in its place; a file has what was written."""
+    at.answers(TAKES)
+    at.application.add(1, created_at="2016-12-31 23:59:60", updated_at="2016-12-31 23:59:60")
+    assert tried(at, range(1)) == {0: [1]}
+    assert at.application.row(1)["status"] == "sent"
