@@ -112,12 +112,14 @@ def _is_file(path: Path) -> bool:
 
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:
         raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"{file} is no TOML: {error}") from None
-    for key, value in _flat(tree):
+    except RecursionError:
+        raise ConfigurationError(f"{file} is nested too deeply") from None
+    for key, value in values:
         yield key, (_beside(file, key, value), f"file {file}")
 
 

@@ -144,12 +144,14 @@ def load_preset(name: str) -> Preset:
         text = (folder / f"{name}.toml").read_text(encoding="utf-8")
     try:
         return Preset.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(f"preset {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"preset {name} is nested too deeply") from None
 
 
 def render(rule: MessageRule, fields: Mapping[str, object]) -> Request:

@@ -310,6 +310,11 @@ def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
     assert str(raised.value).startswith(f"{folder / 'broken.toml'} is no TOML: ")
 
 
+@pytest.mark.parametrize("toml", [f"x = {'[' * 5000}", f"x{'.x' * 5000} = 1"], ids=["lists", "tables"])
+def test_a_file_that_is_nested_too_deeply_is_named(folder: Path, toml: str) -> None:
+    assert refusal(toml) == f"{folder / 'named.toml'} is nested too deeply"
+
+
 # Keys and values that are wrong.
 
 
