@@ -85,3 +85,13 @@ def test_who_is_in_a_hurry_waits_no_longer(url: str) -> None:
     with opened(url, patience=2) as database, database.read() as connection:
         assert connection.execute(SETTINGS).one()[0] == "2s"
         assert parameters(database)["connect_timeout"] == "2"
+
+
+def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
+    with (
+        postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as latin,
+        opened(latin) as database,
+        database.read() as connection,
+    ):
+        row = connection.execute(text("""SELECT CAST('["ü"]' AS json), CAST('["u"]' AS json), 'ü'""")).one()
+    assert row == ('["ü"]', ["u"], "ü")
