@@ -30,9 +30,13 @@ BUSY_SECONDS = 30
 ``timeout``, and a server's role another ``lock_timeout``."""
 
 AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
-BEGINNING = "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'"
-"""What each transaction on a server begins with: its waiting comes to an end, and what it has written is not forgotten
-when the server dies a moment later. All for this one only: behind a pooler the next may be in another's session."""
+BEGINNING = (
+    "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+)
+"""What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
+the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
+next may be in another's session."""
 
 GIVE_UP = {
     "keepalives_idle": 10,

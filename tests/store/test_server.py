@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import make_url, text
 
 from retrycli.store.database import BUSY_SECONDS, Database
 from tests import postgresql
+from tests.store.application import NOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,3 +97,10 @@ def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
     ):
         row = connection.execute(text("""SELECT CAST('["ü"]' AS json), CAST('["u"]' AS json), 'ü'""")).one()
     assert row == ('["ü"]', ["u"], "ü")
+
+
+def test_times_are_read_whatever_the_server_writes_them_like(url: str) -> None:
+    times = text("SELECT TIMESTAMPTZ '2025-03-03 12:00+00', TIMESTAMP '2025-03-03 12:00', INTERVAL '1 day'")
+    german = with_query(url, options="-c datestyle=German -c intervalstyle=iso_8601")
+    with opened(german) as database, database.read() as connection:
+        assert connection.execute(times).one() == (NOON, NOON.replace(tzinfo=None), timedelta(days=1))
