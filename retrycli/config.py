@@ -136,7 +136,12 @@ def _beside(file: Path, key: str, value: object) -> object:
 def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[object, str]]]:
     if folder := env.get("CREDENTIALS_DIRECTORY"):
         for key in SECRETS:
-            if (file := Path(folder, key)).is_file():
+            file = Path(folder, key)
+            try:
+                is_there = file.is_file()
+            except OSError as error:
+                raise ConfigurationError(f"{key}: can't look for {file}: {error.strerror}") from error
+            if is_there:
                 yield key, (_read_secret(key, file), f"credential {file}")
 
 

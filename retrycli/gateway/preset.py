@@ -129,13 +129,13 @@ def load_preset(name: str) -> Preset:
     """
     if name.endswith(".toml"):
         file = Path(name)
-        if not file.is_file():
-            raise ConfigurationError(f"gateway.preset: no file {file}")
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8") if file.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
+        if text is None:
+            raise ConfigurationError(f"gateway.preset: no file {file}")
     else:
         folder = resources.files("retrycli.gateway") / "presets"
         known = sorted(each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml"))

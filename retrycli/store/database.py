@@ -350,10 +350,15 @@ def _require_file(url: URL) -> None:
     path = _path(url)
     if path in {"", ":memory:"}:
         raise ConfigurationError("database.url names no file; write sqlite:///PATH")
-    if not Path(path).is_file():
+    file = Path(path).absolute()
+    try:
+        is_there = file.is_file()
+    except OSError as error:
         raise DatabaseUnavailable(
-            f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
-        )
+            f"can't look for {file}: {error.strerror}; check its folder's mode and owner"
+        ) from error
+    if not is_there:
+        raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
 
 
 def _path(url: URL) -> str:

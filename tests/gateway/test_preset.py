@@ -339,6 +339,11 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert mistake(str(folder)) == f"gateway.preset: no file {folder}"
 
 
+def test_a_file_that_cant_be_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / f"{'x' * 300}.toml"
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: File name too long"
+
+
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer\n")
     assert mistake(file).startswith(f"preset {file} is no TOML: ")

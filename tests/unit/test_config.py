@@ -781,6 +781,12 @@ def test_other_credentials_of_systemd_are_left_alone(credentials: Path) -> None:
     assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
 
 
+def test_a_folder_of_credentials_that_no_file_can_be_in_is_named(folder: Path) -> None:
+    long = folder / ("x" * 300)
+    said = refusal(CREDENTIALS_DIRECTORY=str(long))
+    assert said == f"gateway.token: can't look for {long / 'gateway.token'}: File name too long"
+
+
 # Whom to tell.
 
 
