@@ -112,12 +112,14 @@ def _is_file(path: Path) -> bool:
 
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     try:
-        tree = tomllib.loads(file.read_text(encoding="utf-8"))
+        values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:
         raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ConfigurationError(f"{file} is no TOML: {error}") from None
-    for key, value in _flat(tree):
+    except RecursionError:
+        raise ConfigurationError(f"{file} is nested too deeply") from None
+    for key, value in values:
         yield key, (_beside(file, key, value), f"file {file}")
 
 
@@ -134,7 +136,12 @@ def _beside(file: Path, key: str, value: object) -> object:
 def _from_credentials(env: Mapping[str, str]) -> Iterator[tuple[str, tuple[object, str]]]:
     if folder := env.get("CREDENTIALS_DIRECTORY"):
         for key in SECRETS:
-            if (file := Path(folder, key)).is_file():
+            file = Path(folder, key)
+            try:
+                is_there = file.is_file()
+            except OSError as error:
+                raise ConfigurationError(f"{key}: can't look for {file}: {error.strerror}") from error
+            if is_there:
                 yield key, (_read_secret(key, file), f"credential {file}")
 
 

@@ -53,14 +53,14 @@ def server(*, for_keeps: bool = False) -> str:
 
 
 @contextmanager
-def database(template: str | None = None, *, at: str | None = None) -> Iterator[str]:
+def database(template: str | None = None, *, at: str | None = None, options: str = "") -> Iterator[str]:
     """The URL of a database of one's own, empty or a copy of another; at the tests' server, or at another's URL."""
     there = make_url(at or server())
     name = f"retrycli_{uuid.uuid4().hex}"
     engine = create_engine(there, isolation_level="AUTOCOMMIT", poolclass=NullPool)
     copied = "" if template is None else f" TEMPLATE {make_url(template).database}"
     with engine.connect() as connection:
-        connection.execute(text(f"CREATE DATABASE {name}{copied}"))
+        connection.execute(text(f"CREATE DATABASE {name}{copied} {options}"))
     try:
         yield there.set(database=name).render_as_string(hide_password=False)
     finally:

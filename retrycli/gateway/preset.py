@@ -129,13 +129,13 @@ def load_preset(name: str) -> Preset:
     """
     if name.endswith(".toml"):
         file = Path(name)
-        if not file.is_file():
-            raise ConfigurationError(f"gateway.preset: no file {file}")
         try:
-            text = file.read_text(encoding="utf-8")
+            text = file.read_text(encoding="utf-8") if file.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
+        if text is None:
+            raise ConfigurationError(f"gateway.preset: no file {file}")
     else:
         folder = resources.files("retrycli.gateway") / "presets"
         known = sorted(each.name.removesuffix(".toml") for each in folder.iterdir() if each.name.endswith(".toml"))
@@ -144,12 +144,14 @@ def load_preset(name: str) -> Preset:
         text = (folder / f"{name}.toml").read_text(encoding="utf-8")
     try:
         return Preset.model_validate(tomllib.loads(text))
-    except tomllib.TOMLDecodeError as error:
-        raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])
         raise ConfigurationError(f"preset {name}: {where}: {first['msg'].removeprefix('Value error, ')}") from None
+    except ValueError as error:
+        raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
+    except RecursionError:
+        raise ConfigurationError(f"preset {name} is nested too deeply") from None
 
 
 def render(rule: MessageRule, fields: Mapping[str, object]) -> Request:

@@ -143,6 +143,6 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext:
     if settings.ca_file is not None:
         try:
             context.load_verify_locations(settings.ca_file)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             raise ConfigurationError(f"gateway.ca_file: can't use {settings.ca_file}: {error}") from error
     return context

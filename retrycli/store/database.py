@@ -30,9 +30,13 @@ BUSY_SECONDS = 30
 ``timeout``, and a server's role another ``lock_timeout``."""
 
 AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
-BEGINNING = "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'"
-"""What each transaction on a server begins with: its waiting comes to an end, and what it has written is not forgotten
-when the server dies a moment later. All for this one only: behind a pooler the next may be in another's session."""
+BEGINNING = (
+    "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+)
+"""What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
+the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
+next may be in another's session."""
 
 GIVE_UP = {
     "keepalives_idle": 10,
@@ -346,10 +350,15 @@ def _require_file(url: URL) -> None:
     path = _path(url)
     if path in {"", ":memory:"}:
         raise ConfigurationError("database.url names no file; write sqlite:///PATH")
-    if not Path(path).is_file():
+    file = Path(path).absolute()
+    try:
+        is_there = file.is_file()
+    except OSError as error:
         raise DatabaseUnavailable(
-            f"no database at {Path(path).absolute()}; check database.url (RETRYCLI_DATABASE__URL)"
-        )
+            f"can't look for {file}: {error.strerror}; check its folder's mode and owner"
+        ) from error
+    if not is_there:
+        raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
 
 
 def _path(url: URL) -> str:

@@ -36,12 +36,14 @@ def _or_text(usual: type[Loader]) -> type[Loader]:
         format = Format.TEXT
 
         def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
+            connection = context.connection if context else None
             self._usual = usual(oid, context)
+            self._encoding = connection.info.encoding if connection else "utf-8"
 
         def load(self, data: Buffer) -> Any:  # noqa: ANN401  as psycopg declares it
             try:
                 return self._usual.load(data)
             except (DataError, ValueError, RecursionError):
-                return bytes(data).decode()
+                return bytes(data).decode(self._encoding, "surrogateescape")
 
     return OrText

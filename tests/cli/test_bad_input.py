@@ -118,6 +118,16 @@ def test_a_file_that_may_not_even_be_read_is_told_with_what_to_do(cli: Cli, appl
     )
 
 
+def test_a_file_in_a_folder_that_is_closed_to_us_is_told_with_what_to_do(cli: Cli) -> None:
+    closed = cli.cwd / "closed"
+    closed.mkdir(mode=0)
+    bound = without_roots_powers(cli)
+    there = {"RETRYCLI_DATABASE__URL": f"sqlite:///{closed}/agent.db"}
+    assert fault(bound("status", env=there), 69) == (
+        f"can't look for {closed}/agent.db: Permission denied; check its folder's mode and owner"
+    )
+
+
 def test_a_file_that_is_no_database_is_left_alone(cli: Cli) -> None:
     file = cli.cwd / "agent.db"
     file.write_text("Dear database,\n" * 100)

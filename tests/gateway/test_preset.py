@@ -339,6 +339,11 @@ def test_a_folder_is_no_file(tmp_path: Path) -> None:
     assert mistake(str(folder)) == f"gateway.preset: no file {folder}"
 
 
+def test_a_file_that_cant_be_looked_for(tmp_path: Path) -> None:
+    file = tmp_path / f"{'x' * 300}.toml"
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: File name too long"
+
+
 def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer\n")
     assert mistake(file).startswith(f"preset {file} is no TOML: ")
@@ -348,6 +353,17 @@ def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_bytes(b'title = "\xff"')
     assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is no UTF-8 text"
+
+
+def test_a_figure_without_end_is_no_toml(tmp_path: Path) -> None:
+    file = preset_file(tmp_path, f"x = {'9' * 5000}")
+    assert mistake(file).startswith(f"preset {file} is no TOML: ")
+
+
+@pytest.mark.parametrize("deep", [f"x = {'[' * 5000}", f"body{'.x' * 5000} = 1"], ids=["lists", "tables"])
+def test_a_file_that_is_nested_too_deeply(deep: str, tmp_path: Path) -> None:
+    file = preset_file(tmp_path, f"[messages.customer]\npath = '/'\n{deep}")
+    assert mistake(file) == f"preset {file} is nested too deeply"
 
 
 @pytest.mark.parametrize(

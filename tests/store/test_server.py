@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,6 +11,7 @@ from sqlalchemy import make_url, text
 
 from retrycli.store.database import BUSY_SECONDS, Database
 from tests import postgresql
+from tests.store.application import NOON
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,3 +87,20 @@ def test_who_is_in_a_hurry_waits_no_longer(url: str) -> None:
     with opened(url, patience=2) as database, database.read() as connection:
         assert connection.execute(SETTINGS).one()[0] == "2s"
         assert parameters(database)["connect_timeout"] == "2"
+
+
+def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
+    with (
+        postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as latin,
+        opened(latin) as database,
+        database.read() as connection,
+    ):
+        row = connection.execute(text("""SELECT CAST('["ü"]' AS json), CAST('["u"]' AS json), 'ü'""")).one()
+    assert row == ('["ü"]', ["u"], "ü")
+
+
+def test_times_are_read_whatever_the_server_writes_them_like(url: str) -> None:
+    times = text("SELECT TIMESTAMPTZ '2025-03-03 12:00+00', TIMESTAMP '2025-03-03 12:00', INTERVAL '1 day'")
+    german = with_query(url, options="-c datestyle=German -c intervalstyle=iso_8601")
+    with opened(german) as database, database.read() as connection:
+        assert connection.execute(times).one() == (NOON, NOON.replace(tzinfo=None), timedelta(days=1))

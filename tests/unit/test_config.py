@@ -310,6 +310,11 @@ def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
     assert str(raised.value).startswith(f"{folder / 'broken.toml'} is no TOML: ")
 
 
+@pytest.mark.parametrize("toml", [f"x = {'[' * 5000}", f"x{'.x' * 5000} = 1"], ids=["lists", "tables"])
+def test_a_file_that_is_nested_too_deeply_is_named(folder: Path, toml: str) -> None:
+    assert refusal(toml) == f"{folder / 'named.toml'} is nested too deeply"
+
+
 # Keys and values that are wrong.
 
 
@@ -774,6 +779,12 @@ def test_other_credentials_of_systemd_are_left_alone(credentials: Path) -> None:
     (credentials / "gateway.base_url").write_text("https://tickets.example.com", encoding="utf-8")
     (credentials / "other.service").write_text("x", encoding="utf-8")
     assert read("", CREDENTIALS_DIRECTORY=str(credentials)).sources == {}
+
+
+def test_a_folder_of_credentials_that_no_file_can_be_in_is_named(folder: Path) -> None:
+    long = folder / ("x" * 300)
+    said = refusal(CREDENTIALS_DIRECTORY=str(long))
+    assert said == f"gateway.token: can't look for {long / 'gateway.token'}: File name too long"
 
 
 # Whom to tell.

@@ -1,0 +1,624 @@
+"""What others wrote, at random: each reader of it takes it or says what is wrong with it, in the way that it promises.
+
+Each law is held to the same few examples every time, and to many others when that is asked for (`-m long`).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import math
+import re
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta, timezone
+from email.utils import format_datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+from urllib.parse import unquote
+
+import httpx
+import psycopg
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from psycopg.pq import Format
+
+from retrycli import config_text, units
+from retrycli.config import load
+from retrycli.cronline import BEGIN, END, begin, block, calls, with_block, without_block
+from retrycli.draft import Draft, difference
+from retrycli.duration import LONGEST, duration, in_words
+from retrycli.errors import ConfigurationError, InvalidMessage, NotEdited
+from retrycli.escape import encodable
+from retrycli.fingerprint import cause
+from retrycli.gateway.answer import ANSWER_LIMIT, Answer, outcome_of
+from retrycli.gateway.preset import MessageRule, Preset, load_preset, render
+from retrycli.message import REQUIRED_COLUMNS, MessageType, utc_time
+from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
+from retrycli.settings import Settings
+from retrycli.store.values import BEYOND_PYTHON, _or_text
+from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued
+from tests.gateway.hostile import Hostile, then_close
+from tests.unit.test_cronline import CONFIG, JOB
+
+FEW, MANY = 100, 20_000
+
+Law = Callable[..., None]
+
+
+def law(**whatever: st.SearchStrategy[Any]) -> Callable[[Law], Callable[[int], None]]:
+    """Have something hold whatever its arguments are."""
+
+    def as_test(holds: Law) -> Callable[[int], None]:
+        @pytest.mark.parametrize("examples", [FEW, pytest.param(MANY, marks=pytest.mark.long)])
+        def test(examples: int) -> None:
+            how = settings(
+                max_examples=examples,
+                derandomize=examples == FEW,
+                deadline=None,
+                suppress_health_check=[HealthCheck.too_slow],  # on a busy machine
+            )
+            how(given(**whatever)(holds))()
+
+        return test
+
+    return as_test
+
+
+TEXT = st.text()
+FROM_A_DATABASE = TEXT | st.binary().map(lambda text: text.decode("utf-8", "surrogateescape"))
+ANY_TEXT = st.text(st.characters(exclude_categories=()))
+"""With halves of surrogate pairs, as JSON may have them."""
+
+# What is written in TOML.
+
+SCALARS = st.one_of(
+    st.booleans(), st.integers(), st.floats(), TEXT, st.datetimes(), st.dates(), st.sampled_from([10**400, -(2**63)])
+)
+TREES = st.recursive(SCALARS, lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXT, each, max_size=3))
+NO_TREES = [
+    *("a." * 5000 + "a = 1", "a = " + "[" * 5000 + "]" * 5000, "a = " + "{a = " * 3000, "a = " + "9" * 5000),
+    "[messages.customer]\npath = '/'\nbody." + "a." * 5000 + "a = 1",
+]
+WRITTEN = st.one_of(
+    st.binary(), TEXT.map(str.encode), st.text("a.[]{}=\"'\\\n#-1e:T ").map(str.encode),
+    st.sampled_from(NO_TREES).map(str.encode),
+)  # fmt: skip
+
+
+def toml(value: object) -> str:
+    match value:
+        case bool():
+            return str(value).lower()
+        case str():
+            return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+        case list():
+            return f"[{', '.join(toml(each) for each in value)}]"
+        case dict():
+            return f"{{{', '.join(f'{toml(key)} = {toml(each)}' for key, each in value.items())}}}"
+        case _:
+            return str(value)
+
+
+@contextmanager
+def file_of(content: str | bytes) -> Iterator[Path]:
+    with TemporaryDirectory() as folder:
+        file = Path(folder, "others.toml")
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+        yield file
+
+
+# Presets.
+
+RULE_KEYS = [*MessageRule.model_fields, "field", "equals", "required", "errors", "status", "text", "outcome"]
+USUAL = ["POST", "/tickets/{ticket_id}", "delivered", True, [409], ["error"], {"X-Note": "{subject}"}]
+RULES = st.dictionaries(st.sampled_from(RULE_KEYS) | TEXT, st.sampled_from(USUAL) | TREES, max_size=4)
+SOUND = st.fixed_dictionaries(
+    {"path": st.just("/{ticket_id}")}, optional={"method": st.just("PUT"), "body": st.dictionaries(TEXT, TREES)}
+)
+TYPES = st.sampled_from([each.value for each in MessageType])
+PRESETS = st.fixed_dictionaries(
+    {"messages": st.dictionaries(TYPES, SOUND, min_size=1) | st.dictionaries(TYPES | TEXT, RULES) | TREES},
+    optional={"success": RULES, "answer": RULES, "classify": st.lists(RULES, max_size=2) | RULES, "key_header": TREES},
+) | st.dictionaries(st.sampled_from(list(Preset.model_fields)) | TEXT, RULES)
+
+
+@law(tree=PRESETS)
+def test_a_preset_is_taken_or_its_key_is_named(tree: dict[str, object]) -> None:
+    with file_of("\n".join(f"{toml(key)} = {toml(value)}" for key, value in tree.items())) as file:
+        try:
+            load_preset(str(file)).check_columns(REQUIRED_COLUMNS)
+        except ConfigurationError as error:
+            said = str(error)
+            names = (f"preset {file}: {name}" for name in (*tree, "messages"))
+            assert said.startswith((*names, "the preset's messages."))
+
+
+@law(content=WRITTEN)
+def test_a_file_is_a_preset_or_is_named(content: bytes) -> None:
+    with file_of(content) as file:
+        try:
+            load_preset(str(file))
+        except ConfigurationError as error:
+            said = str(error)
+            assert said.startswith((f"preset {file}", f"gateway.preset: can't read {file}"))
+
+
+# Templates.
+
+
+@dataclass(frozen=True)
+class Column:
+    name: str
+
+
+Parts = tuple[str | Column, ...]
+"""A template that is taken apart."""
+
+
+def template(parts: Parts) -> str:
+    texts = (part.replace("{", "{{").replace("}", "}}") if isinstance(part, str) else part for part in parts)
+    return "".join(part if isinstance(part, str) else f"{{{part.name}}}" for part in texts)
+
+
+def filled(parts: Parts, row: Mapping[str, object]) -> str:
+    return "".join(part if isinstance(part, str) else str(row[part.name]) for part in parts)
+
+
+def with_templates(tree: object, of: Callable[[Parts], object]) -> object:
+    match tree:
+        case tuple():
+            return of(tree)
+        case list():
+            return [with_templates(each, of) for each in tree]
+        case dict():
+            return {key: with_templates(each, of) for key, each in tree.items()}
+        case _:
+            return tree
+
+
+NASTY = st.sampled_from(
+    [
+        ".",
+        "..",
+        "",
+        "../..",
+        "//elsewhere.example",
+        "@elsewhere.example",
+        "%2e%2e",
+        "%2F",
+        "\\",
+        "?a=b",
+        "#",
+        ":80",
+        ";",
+    ]
+)
+VALUES = st.one_of(
+    *(st.none(), st.booleans(), st.integers(), st.floats(allow_nan=False), TEXT, st.binary(), st.datetimes()),
+    *(st.lists(TEXT, max_size=3), st.dictionaries(TEXT, TEXT, max_size=3)),
+)
+ROWS = st.fixed_dictionaries({"text": TEXT, "other": TEXT | NASTY | st.integers(), "anything": VALUES})
+IN_A_TEXT = st.builds(Column, st.sampled_from(["text", "other"]))
+TEMPLATES = st.lists(st.text(min_size=1) | IN_A_TEXT, max_size=4).map(tuple).filter(lambda parts: len(parts) != 1)
+BODIES = st.recursive(
+    st.one_of(TEMPLATES, st.just((Column("anything"),)), st.booleans(), st.integers(), st.floats(allow_nan=False)),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXT, each, max_size=3),
+)
+
+
+@law(tree=BODIES, row=ROWS)
+def test_values_arrive_as_they_were_and_where_they_belong(tree: object, row: dict[str, object]) -> None:
+    def value(parts: Parts) -> object:
+        return row["anything"] if parts == (Column("anything"),) else filled(parts, row)
+
+    rule = MessageRule.model_validate({"path": "/", "body": {"tree": with_templates(tree, template)}})
+    assert render(rule, row).body == {"tree": with_templates(tree, value)}
+
+
+IN_A_PATH = st.text("ab.~", min_size=1).filter(lambda text: text.strip(".") != "")
+STEPS = st.lists(IN_A_PATH | IN_A_TEXT, min_size=1, max_size=3).map(tuple)
+
+
+@law(steps=st.lists(STEPS, min_size=1, max_size=4), row=ROWS)
+def test_no_value_leaves_its_step_of_the_path(steps: list[Parts], row: dict[str, object]) -> None:
+    rule = MessageRule(path="/" + "/".join(template(each) for each in steps))
+    used = {str(row[part.name]) for each in steps for part in each if isinstance(part, Column)}
+    if used & {"", ".", ".."}:
+        with pytest.raises(InvalidMessage, match="can't stand in the path"):
+            render(rule, row)
+        return
+    url = httpx.URL("https://tickets.example.com/api" + render(rule, row).path)
+    assert (url.host, url.port, url.userinfo, url.query, url.fragment) == ("tickets.example.com", None, b"", b"", "")
+    sent = url.raw_path.decode().split("/")
+    assert [unquote(each, errors="strict") for each in sent] == ["", "api", *(filled(each, row) for each in steps)]
+
+
+ASCII = st.text(st.characters(max_codepoint=127), min_size=1)
+IN_A_HEADER = st.lists(ASCII | IN_A_TEXT, max_size=3).map(tuple)
+
+
+@law(parts=IN_A_HEADER, row=ROWS)
+def test_a_header_is_what_was_written_or_is_refused(parts: Parts, row: dict[str, object]) -> None:
+    rule = MessageRule(path="/", headers={"X-Note": template(parts)})
+    wanted = filled(parts, row)
+    if wanted.isascii() and wanted.isprintable():
+        assert render(rule, row).headers == {"X-Note": wanted}
+    else:
+        with pytest.raises(InvalidMessage, match="can't stand in the header X-Note"):
+            render(rule, row)
+
+
+# Settings.
+
+SECRET = "hush-hush"
+SECRETS = st.one_of(
+    st.builds("{}{}{}".format, TEXT, st.just(SECRET), TEXT),
+    st.sampled_from([f"{start}{SECRET}" for start in ("https://", "json://", "https://h:", "https://[")]),
+)
+HUSHED = SECRETS | st.lists(SECRETS, max_size=2) | st.fixed_dictionaries({"value": SECRETS})
+DATABASES = st.sampled_from([f"{scheme}://app:{SECRET}@db:1/app" for scheme in ("postgresql", "mysql", "sqlite", "")])
+SAID = st.sampled_from(
+    [
+        1,
+        15,
+        0.5,
+        True,
+        "linear",
+        "list",
+        [90, 120],
+        "90,120",
+        "https://tickets.example.com",
+        "bearer",
+        "login",
+        "b.prom",
+    ]
+)
+MODELS = {section: type(model).model_fields for section, model in Settings()}
+KEYS = [(section, key) for section, model in MODELS.items() for key in model]
+TYPE_KEYS = [("schedule", "types", "supplier", key) for key in ("max_retries", "backoff", "factor", "waits_minutes")]
+Key = tuple[str, ...]
+HIDDEN: dict[Key, st.SearchStrategy[object]]
+HIDDEN = {("gateway", "token"): HUSHED, ("gateway", "password"): HUSHED, ("notify", "urls"): HUSHED}
+HIDDEN |= {("notify", "ping_url"): HUSHED, ("database", "url"): DATABASES}
+
+
+def with_value(key: Key) -> st.SearchStrategy[tuple[Key, object]]:
+    return st.tuples(st.just(key), HIDDEN.get(key, SAID | TREES))
+
+
+def variable(pair: tuple[Key, object]) -> tuple[str, str]:
+    key, value = pair
+    return f"RETRYCLI_{'__'.join(key).upper()}", value if isinstance(value, str) else toml(value)
+
+
+KNOWN_KEYS = st.sampled_from(list(HIDDEN)) | st.sampled_from([*KEYS, *TYPE_KEYS])
+SETTINGS = (KNOWN_KEYS | st.lists(TEXT, min_size=1, max_size=3).map(tuple)).flatmap(with_value)
+VARIABLES = SETTINGS.map(variable) | st.tuples(st.sampled_from(["TICKETING_API_BASE_URL", "RETRYCLI_"]), ANY_TEXT)
+
+
+def beginnings(key: str) -> Iterator[str]:
+    parts = key.split(".")
+    return (".".join(parts[:end]) for end in range(1, len(parts) + 1))
+
+
+@law(pairs=st.lists(SETTINGS, max_size=4), variables=st.lists(VARIABLES, max_size=2).map(dict))
+def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
+    pairs: list[tuple[Key, object]], variables: dict[str, str]
+) -> None:
+    lines = [f"{'.'.join(map(toml, key))} = {toml(value)}" for key, value in pairs]
+    with file_of("\n".join(lines)) as file:
+        try:
+            loaded = load(file, variables)
+        except ConfigurationError as error:
+            keys = {".".join(key) for key, _ in pairs} | {"gateway.base_url"}
+            keys |= {name.removeprefix("RETRYCLI_").lower().replace("__", ".") for name in variables}
+            names = {each for key in keys for each in beginnings(key)}
+            said = str(error)
+            assert said.startswith((f"{file} is no TOML: Cannot", "both ", *names))
+            told = "".join(traceback.format_exception(error))
+        else:
+            assert set(loaded.settings.policies) == set(MessageType)
+            told = f"{loaded} {config_text.shown(loaded)}"
+        assert SECRET not in told
+
+
+@pytest.mark.parametrize("figure", ["inf", "-inf", "nan"])
+def test_no_setting_is_a_figure_that_is_none(figure: str) -> None:
+    for section, key in KEYS:
+        with file_of("") as file, suppress(ConfigurationError):
+            loaded = load(file, dict([variable(((section, key), figure))]))
+            value = getattr(getattr(loaded.settings, section), key)
+            figures = value if isinstance(value, tuple) else (value,)
+            assert all(math.isfinite(each) for each in figures if isinstance(each, float))
+
+
+@law(content=WRITTEN)
+def test_a_file_is_settings_or_is_named(content: bytes) -> None:
+    with file_of(content) as file:
+        try:
+            load(file, {})
+        except ConfigurationError as error:
+            said = str(error)
+            assert str(file) in said
+
+
+# Answers.
+
+GENERIC = load_preset("generic")
+STRICT = Preset.model_validate({
+    "messages": {},
+    "success": {"field": "messages", "equals": [], "required": True},
+    "classify": [{"status": [409, 500], "outcome": "delivered"}, {"text": "\ufffd", "outcome": "throttled"}],
+})  # fmt: skip
+GATEWAY = open_gateway(gateway_settings("http://tickets.example.com"))
+
+WORDS = st.one_of(ANY_TEXT, st.text("no \n\r\t\0\x85\u2028\ud800\udc00"), st.text("no ").map(lambda text: text * 200))
+JSON = st.recursive(
+    WORDS | st.none() | st.booleans() | st.integers() | st.floats(),
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(ANY_TEXT, each, max_size=3),
+)
+KNOWN = st.sampled_from(["succeeded", *GENERIC.answer.errors])
+CHARSETS = st.sampled_from(["utf-8", "utf-8-sig", "utf-16", "utf-32", "latin-1", "utf-7", "cp037"])
+ANSWERS = st.one_of(
+    st.binary(max_size=200),
+    st.builds(
+        lambda content, ascii_only, charset: json.dumps(content, ensure_ascii=ascii_only).encode(charset, "replace"),
+        st.dictionaries(KNOWN, WORDS) | st.dictionaries(KNOWN, JSON, max_size=3) | JSON,
+        st.booleans(),
+        CHARSETS,
+    ),
+)
+HEADER_NAMES = st.sampled_from(
+    [b"Retry-After", b"Content-Type", b"Content-Encoding", b"Content-Length", b"Transfer-Encoding", b"Location"]
+)
+HEADER_VALUES = st.one_of(
+    st.binary(max_size=20), st.text("0123456789 ,:-GMTJanFeb").map(str.encode), st.integers().map(lambda n: b"%d" % n),
+    CHARSETS.map(lambda name: f"application/json; charset={name}".encode()), st.sampled_from([b"gzip", b"chunked"]),
+)  # fmt: skip
+HEADERS = st.lists(st.tuples(HEADER_NAMES, HEADER_VALUES), max_size=4)
+
+
+def understood(status: int, headers: list[tuple[bytes, bytes]], body: bytes, preset: Preset = GENERIC) -> Outcome:
+    """What the gateway makes of an answer."""
+    response = httpx.Response(status, headers=headers, stream=httpx.ByteStream(body))
+    answer = asyncio.run(Answer.read(response))
+    return GATEWAY._cleaned(outcome_of(answer, preset, NOON), queued())
+
+
+def assert_is_one_outcome(outcome: Outcome) -> None:
+    assert outcome.kind in OutcomeKind
+    assert (outcome.error is None) == (outcome.kind is OutcomeKind.DELIVERED)
+    error = outcome.error or ""
+    assert len(error) <= ERROR_LENGTH
+    assert error == one_line(error)
+    assert outcome.retry_after is None or timedelta(0) <= outcome.retry_after <= RETRY_AFTER_CAP
+
+
+@law(status=st.integers(100, 599), headers=HEADERS, body=ANSWERS, preset=st.sampled_from([GENERIC, STRICT]))
+def test_any_answer_is_one_outcome(
+    status: int, headers: list[tuple[bytes, bytes]], body: bytes, preset: Preset
+) -> None:
+    outcome = understood(status, headers, body, preset)
+    assert outcome.status_code == status
+    assert_is_one_outcome(outcome)
+
+
+@pytest.mark.parametrize("key", ["succeeded", "errors"])
+@pytest.mark.parametrize(("opened", "closed"), [("[", "]"), ('{"a":', "}")])
+def test_an_answer_of_any_depth_is_one_outcome(key: str, opened: str, closed: str) -> None:
+    """Also of just the depth that can be read and not be written again."""
+    for depth in (*range(900, 1010), 10_000):
+        body = f'{{"succeeded": 0, "{key}": {opened * depth}1{closed * depth}}}'.encode()
+        assert_is_one_outcome(understood(200, [], body))
+        assert_is_one_outcome(understood(400, [], body))
+
+
+def cpu_seconds(body: bytes) -> float:
+    before = time.process_time()
+    understood(400, [], body)
+    return time.process_time() - before
+
+
+@law(
+    start=st.sampled_from([b"", b'{"errors": ', b'{"errors": "', b'{"errors": [']),
+    piece=st.binary(min_size=1) | ANSWERS,
+)
+def test_no_answer_takes_long_to_understand(start: bytes, piece: bytes) -> None:
+    """Against the CPU time for as many plain words: what goes back and forth takes thousands of times as long."""
+    words = max(cpu_seconds(b'{"errors": "' + b"plain words " * 5400 + b'"}'), 1e-3)
+    body = (start + piece * (ANSWER_LIMIT // max(len(piece), 1)))[:ANSWER_LIMIT]
+    assert cpu_seconds(body) < 100 * words
+
+
+@law(status=st.integers(0, 1200), headers=HEADERS, body=ANSWERS, rest=st.binary() | st.just(b""))
+def test_whatever_comes_over_the_wire_is_one_outcome(
+    status: int, headers: list[tuple[bytes, bytes]], body: bytes, rest: bytes
+) -> None:
+    head = b"\r\n".join([b"HTTP/1.1 %d Whatever" % status, *(name + b": " + value for name, value in headers)])
+    with Hostile(then_close(head + rest + b"\r\n\r\n" + body)) as server:
+        assert_is_one_outcome(deliver(gateway_settings(server.url)))
+
+
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+@law(seconds=st.integers(0, 10**30), zeros=st.integers(0, 5000))
+def test_retry_after_in_seconds_is_read_to_the_second(seconds: int, zeros: int) -> None:
+    wait = parse_retry_after("0" * zeros + str(seconds), NOON)
+    assert wait == timedelta(seconds=min(seconds, RETRY_AFTER_CAP // timedelta(seconds=1)))
+
+
+@law(until=st.datetimes(EPOCH.replace(tzinfo=None)) | st.timedeltas(-RETRY_AFTER_CAP, RETRY_AFTER_CAP))
+def test_retry_after_as_a_date_is_read_to_the_second(until: datetime | timedelta) -> None:
+    then = NOON + until if isinstance(until, timedelta) else until.replace(tzinfo=UTC)
+    then = then.replace(microsecond=0)
+    wait = parse_retry_after(format_datetime(then, usegmt=True), NOON)
+    assert wait == max(timedelta(0), min(then - NOON, RETRY_AFTER_CAP))
+
+
+# Rows.
+
+PLAIN_JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | TEXT,
+    lambda each: st.lists(each, max_size=3) | st.dictionaries(TEXT, each, max_size=3),
+)
+
+
+@law(
+    value=st.lists(PLAIN_JSON) | PLAIN_JSON,
+    column=st.sampled_from(["cc_emails", "bcc_emails"]),
+    ascii_only=st.booleans(),
+)
+def test_a_list_column_is_read_as_it_was_written(value: object, column: str, *, ascii_only: bool) -> None:
+    written = json.dumps(value, ensure_ascii=ascii_only)
+    if value is None or isinstance(value, list):
+        assert queued(**{column: written}).message.fields[column] == (value or [])
+    else:
+        with pytest.raises(InvalidMessage, match=f"{column} is no JSON list"):
+            queued(**{column: written})
+
+
+FIRST, LAST = (each.replace(tzinfo=UTC) - EPOCH for each in (datetime.min, datetime.max))  # noqa: DTZ901  in no zone
+ZONES = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+
+
+@law(moment=st.datetimes(timezones=ZONES), separator=st.sampled_from("T "))
+def test_a_time_is_read_as_it_was_written(moment: datetime, separator: str) -> None:
+    since_epoch = moment.replace(tzinfo=UTC) - EPOCH - (moment.utcoffset() or timedelta(0))
+    if FIRST <= since_epoch <= LAST:
+        read = utc_time("created_at", moment.isoformat(separator))
+        assert read == EPOCH + since_epoch == utc_time("created_at", moment)
+    else:
+        with pytest.raises(InvalidMessage, match="created_at is no date"):
+            utc_time("created_at", moment.isoformat(separator))
+
+
+DAY, ERA = "[0-9]{4,6}-[0-9]{2}-[0-9]{2}", "( BC)?"
+CLOCK, ZONE = "[0-9]{2}:[0-9]{2}:[0-9]{2}([.][0-9]{1,6})?", "[+-][0-9]{2}(:[0-9]{2}){0,2}"
+WRITTEN_BY_A_SERVER = {
+    "date": f"-?infinity|{DAY}{ERA}",
+    "time": CLOCK,
+    "timetz": f"{CLOCK}{ZONE}",
+    "timestamp": f"-?infinity|{DAY} {CLOCK}{ERA}",
+    "timestamptz": f"-?infinity|{DAY} {CLOCK}{ZONE}{ERA}",
+    "interval": f"-?infinity|(-?[0-9]{{1,9}} (year|mon|day)s? ){{0,3}}-?{CLOCK}",
+}
+HELD = {kind: st.from_regex(each, fullmatch=True).map(str.encode) for kind, each in WRITTEN_BY_A_SERVER.items()}
+
+
+@law(value=st.sampled_from(BEYOND_PYTHON).flatmap(lambda kind: st.tuples(st.just(kind), HELD.get(kind, st.binary()))))
+def test_what_a_server_holds_is_read_as_a_value_or_a_text(value: tuple[str, bytes]) -> None:
+    kind, data = value
+    oid = psycopg.adapters.types[kind].oid
+    usual = psycopg.adapters.get_loader(oid, Format.TEXT)
+    assert usual is not None
+    _or_text(usual)(oid).load(data)
+
+
+# Small things.
+
+
+@law(text=TEXT | st.text("0123456789.msh d"))
+def test_a_length_of_time_is_within_bounds_or_refused(text: str) -> None:
+    try:
+        length = duration(text)
+    except ValueError as error:
+        said = str(error)
+        assert said.startswith(repr(text))
+    else:
+        assert timedelta(0) <= length <= LONGEST
+
+
+@law(length=st.timedeltas())
+def test_any_length_of_time_has_words(length: timedelta) -> None:
+    assert re.fullmatch(r"\d+ (s|min|h|d)( \d+ (s|min|h))?", in_words(length))
+
+
+@law(text=FROM_A_DATABASE | st.text("HTTP 0123456789.,:@a-…"))
+def test_no_figure_but_a_status_is_part_of_a_cause(text: str) -> None:
+    assert not re.search(r"\d", re.sub(r"(?i)\bHTTP \d{3}\b", "", cause(text)))
+
+
+@law(before=TEXT, after=TEXT, figures=st.tuples(st.integers(0), st.integers(0)))
+def test_errors_that_differ_in_a_figure_have_one_cause(before: str, after: str, figures: tuple[int, int]) -> None:
+    one, other = (f"{before}: no. {each} {after}" for each in figures)
+    assert cause(one) == cause(other)
+
+
+BLOCK = block(JOB, system=False)
+LINES = st.one_of(
+    FROM_A_DATABASE,
+    st.sampled_from([BEGIN + CONFIG, BEGIN + "/srv/other.toml", END, *BLOCK.splitlines(), "RUN=retrycli run-once"]),
+    st.builds("{} {}".format, st.sampled_from(["*/5 * * * *", "@hourly", "1 2"]), FROM_A_DATABASE),
+    st.builds("* * * * * {} retrycli {} run-once {}".format, FROM_A_DATABASE, FROM_A_DATABASE, FROM_A_DATABASE),
+)
+CRONTABS = st.lists(st.tuples(LINES, st.sampled_from(["\n", "\r\n", ""])).map("".join), max_size=8).map("".join)
+
+
+@law(text=CRONTABS, system=st.booleans())
+def test_a_call_stands_in_the_line_that_it_is_said_to_stand_in(text: str, *, system: bool) -> None:
+    lines = text.split("\n")
+    for call in calls(text, system=system):
+        assert call.command in lines[call.number - 1]
+        assert "run-once" in call.command
+
+
+@law(text=CRONTABS)
+def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> None:
+    try:
+        without = without_block(text, CONFIG)
+    except ConfigurationError:
+        assert begin(CONFIG) in text
+        return
+    installed = with_block(text, CONFIG, BLOCK)
+    assert BLOCK in installed
+    assert without_block(installed, CONFIG) in {without, without + "\n"}
+
+
+UNIT_LINES = st.builds(
+    "{}{}".format, st.sampled_from(["ExecStart=", "ExecStart = retrycli run-once ", ""]), FROM_A_DATABASE
+)
+
+
+@law(lines=st.lists(UNIT_LINES, max_size=4))
+def test_a_unit_is_read_to_its_end(lines: list[str]) -> None:
+    called = units.called("\n".join(lines))
+    assert called is None or ("retrycli" in called[0] and "run-once" in called[0])
+
+
+DRAFTS = st.fixed_dictionaries(
+    {"subject": FROM_A_DATABASE | st.none() | st.integers(), "body": FROM_A_DATABASE | st.none() | st.binary()},
+    optional={"recipient_email": FROM_A_DATABASE | st.none()},
+)
+
+
+@law(row=DRAFTS)
+def test_a_row_that_nobody_has_edited_is_as_it_was(row: dict[str, object]) -> None:
+    draft = Draft.of(row)
+    assert draft.with_text(draft.as_text()) == draft
+
+
+EDITED = ANY_TEXT | st.builds(
+    "Subject: {}{}{}".format, ANY_TEXT, st.sampled_from(["\n\n", "\r\n\r\n", "\n \n"]), ANY_TEXT
+)
+
+
+@law(row=DRAFTS, text=EDITED)
+def test_an_edited_text_can_be_sent_or_is_refused(row: dict[str, object], text: str) -> None:
+    before = Draft.of(row)
+    try:
+        after = before.with_text(text)
+        after.check(before)
+    except NotEdited as error:
+        said = str(error)
+        assert "othing was written" in said
+    else:
+        assert encodable(after.subject + after.body)
+        assert len(after.subject.splitlines()) <= 1
+        assert not any("\n" in line for line in difference(before, after))
