@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import signal
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -13,6 +14,12 @@ from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
 """For tests of the command, which run on SQLite where nothing is said; the second is for single ones of a module."""
+
+
+def pytest_configure() -> None:
+    """Heed Ctrl-C: a shell has what it starts in the background ignore it, and so all that this starts would."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:

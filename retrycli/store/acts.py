@@ -149,7 +149,8 @@ class Acts:
 
         Raises:
             NoSuchMessage: there is no such row any more.
-            NotActionable: it is not failed or is being sent just now, or what was read has changed.
+            NotActionable: it is not failed or is being sent just now, what was read has changed, or the database's
+                encoding lacks a letter of its new text.
         """
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
@@ -167,6 +168,11 @@ class Acts:
                 raise NotActionable(
                     f"message {message_id} was changed by another while you edited it; nothing was written. "
                     f"See `retrycli show {message_id}`, and edit it again"
+                )
+            if lacking := self._database.letters_lacking(connection, "".join(changes.values())):
+                raise NotActionable(
+                    f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
+                    "nothing was written"
                 )
             key = edited_key(row["retrycli_delivery_key"], act.at)
             write_text(self._database, connection, message_id, changes)

@@ -99,6 +99,14 @@ class Database:
         """The SQLite file; None where it is a server."""
         return Path(_path(self._url)) if self.is_sqlite else None
 
+    def letters_lacking(self, connection: Connection, text: str) -> str:
+        """What of a text the database's encoding can't hold, each letter once; a file's holds all."""
+        driver = connection.connection.driver_connection
+        if self.is_sqlite or driver is None:
+            return ""
+        encoding = driver.info.encoding
+        return "".join(sorted(each for each in set(text) if not each.encode(encoding, "ignore")))
+
     @contextmanager
     def write(self) -> Iterator[Connection]:
         """A short transaction that writes; on SQLite it takes the write lock at once, so that it can't lose it.
@@ -300,9 +308,10 @@ def _engine(url: URL, patience: int) -> Engine:
                 driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True
             )
             event.listen(engine, "begin", _Beginning(patience))
-            from retrycli.store.values import read_any  # needs the driver
+            from retrycli.store.values import read_any, write_any  # needs the driver
 
             event.listen(engine, "connect", read_any)
+            event.listen(engine, "connect", write_any)
             return engine
         waits = {} if "timeout" in url.query else {"timeout": patience}
         engine = create_engine(url, connect_args=waits, hide_parameters=True)

@@ -1,4 +1,7 @@
-"""Values that a PostgreSQL server holds and Python does not: their rows can be read, and named, all the same."""
+"""Values that a PostgreSQL server holds and Python does not, or the other way round.
+
+Their rows can be read, and named, all the same; and what came of a message can be written down.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from psycopg import DataError
 from psycopg.abc import Loader
 from psycopg.pq import Format
+from psycopg.types.string import StrDumperUnknown
 
 if TYPE_CHECKING:
     from psycopg import Connection
@@ -15,6 +19,9 @@ if TYPE_CHECKING:
 
 BEYOND_PYTHON = ("date", "time", "timetz", "timestamp", "timestamptz", "interval", "json", "jsonb")
 """Types with such values: ``infinity``, the year 10000 or 44 BC, 24:00, JSON that is nested very deeply."""
+
+UTF_8 = "utf-8"
+"""An encoding's name, as the driver has it."""
 
 
 def read_any(connection: Connection, _record: object) -> None:
@@ -30,6 +37,20 @@ def read_any(connection: Connection, _record: object) -> None:
         adapters.register_loader(oid, _or_text(usual))
 
 
+def write_any(connection: Connection, _record: object) -> None:
+    r"""Have letters that a database's encoding lacks written as ``\u2026``.
+
+    The driver raises otherwise, and an attempt whose answer has one such letter would never have been made.
+    """
+    if connection.info.encoding != UTF_8:
+        connection.adapters.register_dumper(str, _EscapingDumper)
+
+
+class _EscapingDumper(StrDumperUnknown):
+    def dump(self, obj: str) -> Buffer | None:
+        return super().dump(obj.encode(self._encoding, "backslashreplace").decode(self._encoding))
+
+
 @lru_cache
 def _or_text(usual: type[Loader]) -> type[Loader]:
     class OrText(Loader):
@@ -38,7 +59,7 @@ def _or_text(usual: type[Loader]) -> type[Loader]:
         def __init__(self, oid: int, context: AdaptContext | None = None) -> None:
             connection = context.connection if context else None
             self._usual = usual(oid, context)
-            self._encoding = connection.info.encoding if connection else "utf-8"
+            self._encoding = connection.info.encoding if connection else UTF_8
 
         def load(self, data: Buffer) -> Any:  # noqa: ANN401  as psycopg declares it
             try:

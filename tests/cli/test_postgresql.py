@@ -16,11 +16,12 @@ import pytest
 from sqlalchemy import make_url
 
 from tests import postgresql
+from tests.cli.api import Scripted
+from tests.cli.application import Application
 from tests.cli.command import side_by_side, wait_until
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
-    from tests.cli.application import Application
     from tests.cli.command import Cli
 
 pytestmark = pytest.mark.databases("postgresql")
@@ -100,3 +101,20 @@ def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, applicat
     assert not host["late"]
     begun = datetime.fromisoformat(host["started_at"])
     assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
+
+
+def test_a_letter_that_the_encoding_lacks_costs_no_message_and_is_put_into_none(cli: Cli) -> None:
+    with (
+        postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as url,
+        Scripted((503, {"messages": ["überlastet: 中 …"]})) as api,
+    ):
+        application = Application(url)
+        application.add(1, subject="Grüße")
+        at_work = cli.having(application.variables(api.url))
+        done = at_work("run-once")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert application.rows()[1]["last_error"] == r"HTTP 503: überlastet: \u4e2d \u2026"
+        edited = at_work("edit", "1", "--subject", "Grüße, 中", "--yes")
+        assert edited.returncode == 4
+        assert "can't have '中' in its text" in edited.stderr
+        assert application.rows()[1]["subject"] == "Grüße"

@@ -397,6 +397,8 @@ def assert_is_one_outcome(outcome: Outcome) -> None:
     error = outcome.error or ""
     assert len(error) <= ERROR_LENGTH
     assert error == one_line(error)
+    assert "\0" not in error
+    assert encodable(error)
     assert outcome.retry_after is None or timedelta(0) <= outcome.retry_after <= RETRY_AFTER_CAP
 
 
@@ -485,10 +487,16 @@ def test_a_list_column_is_read_as_it_was_written(value: object, column: str, *, 
 
 
 FIRST, LAST = (each.replace(tzinfo=UTC) - EPOCH for each in (datetime.min, datetime.max))  # noqa: DTZ901  in no zone
-ZONES = st.none() | st.integers(-1439, 1439).map(lambda minutes: timezone(timedelta(minutes=minutes)))
+ZONES: st.SearchStrategy[Any] = st.none() | st.integers(-1439, 1439).map(
+    lambda minutes: timezone(timedelta(minutes=minutes))
+)
 
 
-@law(moment=st.datetimes(timezones=ZONES), separator=st.sampled_from("T "))
+LAST_DAY = st.datetimes((EPOCH + LAST - timedelta(days=1)).replace(tzinfo=None), timezones=ZONES)
+FIRST_DAY = st.datetimes(max_value=(EPOCH + FIRST + timedelta(days=1)).replace(tzinfo=None), timezones=ZONES)
+
+
+@law(moment=st.datetimes(timezones=ZONES) | FIRST_DAY | LAST_DAY, separator=st.sampled_from("T "))
 def test_a_time_is_read_as_it_was_written(moment: datetime, separator: str) -> None:
     since_epoch = moment.replace(tzinfo=UTC) - EPOCH - (moment.utcoffset() or timedelta(0))
     if FIRST <= since_epoch <= LAST:
@@ -524,7 +532,7 @@ def test_what_a_server_holds_is_read_as_a_value_or_a_text(value: tuple[str, byte
 # Small things.
 
 
-@law(text=TEXT | st.text("0123456789.msh d"))
+@law(text=TEXT | st.text("0123456789.msh d") | st.builds("{}{}".format, st.integers(0, 10**5), st.sampled_from("smhd")))
 def test_a_length_of_time_is_within_bounds_or_refused(text: str) -> None:
     try:
         length = duration(text)
@@ -581,6 +589,12 @@ def test_a_block_goes_in_and_out_and_leaves_all_else_as_it_was(text: str) -> Non
     assert without_block(installed, CONFIG) in {without, without + "\n"}
 
 
+@law(before=CRONTABS, after=CRONTABS)
+def test_a_block_is_taken_out_between_any_lines(before: str, after: str) -> None:
+    before = "".join(f"{line}\n" for line in before.split("\n") if begin(CONFIG) not in line)
+    assert without_block(before + BLOCK + after, CONFIG) == before + after
+
+
 UNIT_LINES = st.builds(
     "{}{}".format, st.sampled_from(["ExecStart=", "ExecStart = retrycli run-once ", ""]), FROM_A_DATABASE
 )
@@ -605,7 +619,7 @@ def test_a_row_that_nobody_has_edited_is_as_it_was(row: dict[str, object]) -> No
 
 
 EDITED = ANY_TEXT | st.builds(
-    "Subject: {}{}{}".format, ANY_TEXT, st.sampled_from(["\n\n", "\r\n\r\n", "\n \n"]), ANY_TEXT
+    "Subject: {}{}{}".format, ANY_TEXT, st.sampled_from(["\n\n", "\r\n\r\n", "\n \n"]), ANY_TEXT | st.just("\ud800")
 )
 
 
