@@ -215,16 +215,18 @@ def moment(text: str, option: str) -> datetime:
         return now + duration(text)
     try:
         if ":" in text and len(text) <= len("08:00:00"):
-            found = datetime.combine(now, time.fromisoformat(text))
-            found = (found if found > now.replace(tzinfo=None) else found + timedelta(days=1)).astimezone()
+            given = datetime.combine(now, time.fromisoformat(text))
+            given += timedelta(days=given.astimezone() <= now)
         else:
-            found = datetime.fromisoformat(text).astimezone()
-    except (ValueError, OverflowError):
+            given = datetime.fromisoformat(text)
+    except ValueError:
         words = "a length of time from now (2h), a time of day (08:00) or a date and time (2026-01-02 08:00)"
         raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
-    if not now <= found <= now + LONGEST:
-        raise typer.BadParameter(f"{text!r} is {'past' if found < now else 'too far off'}", param_hint=option)
-    return found
+    away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
+    # Roughly first: at the calendar's ends there is no working out a local time.
+    if abs(away) <= 2 * LONGEST and now <= (found := given.astimezone()) <= now + LONGEST:
+        return found
+    raise typer.BadParameter(f"{text!r} is {'past' if away < LONGEST / 2 else 'too far off'}", param_hint=option)
 
 
 def can_ask(*, as_json: bool) -> bool:
