@@ -119,7 +119,7 @@ def test_each_id_that_cannot_be_requeued_has_a_line_that_says_why_and_the_others
         ("2099-01-02T03:04:05+02:00", lambda _: datetime(2099, 1, 2, 1, 4, 5, tzinfo=UTC)),
         ("2099-01-02T03:04:05Z", lambda _: datetime(2099, 1, 2, 3, 4, 5, tzinfo=UTC)),
         ("23:59:59", lambda now: now.replace(hour=23, minute=59, second=59, microsecond=0)),
-        ("23:59+00", lambda now: now.replace(hour=23, minute=59, second=0, microsecond=0)),
+        ("00:00+00", lambda now: now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)),
         ("00:00", lambda now: now.replace(hour=0, minute=0, second=0, microsecond=0) + timedelta(days=1)),
     ],
 )
