@@ -1,60 +1,30 @@
-"""The database: opening it, short transactions, the application's table, and upgrades of retrycli's own."""
+"""The database: short transactions, the application's table, and upgrades of retrycli's own."""
 
 from __future__ import annotations
 
-import logging
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote, urlsplit
 
-from sqlalchemy import column, create_engine, event, exc, func, inspect, make_url, select
+from sqlalchemy import column, exc, func, inspect, select
 from sqlalchemy import table as table_clause
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store.connecting import BUSY_SECONDS, make_engine, parsed, path_of, require_file
 from retrycli.store.remedies import in_words, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from sqlalchemy import URL, Connection, Engine, RootTransaction, TableClause
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy import Connection, RootTransaction, TableClause
     from sqlalchemy.types import TypeEngine
-
-BUSY_SECONDS = 30
-"""How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
-``timeout``, and a server's role another ``lock_timeout``."""
-
-AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
-BEGINNING = (
-    "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
-    "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
-)
-"""What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
-the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
-next may be in another's session."""
-
-GIVE_UP = {
-    "keepalives_idle": 10,
-    "keepalives_interval": 5,
-    "keepalives_count": 4,
-    "tcp_user_timeout": BUSY_SECONDS * 1000,
-}
-"""When a server that has gone without a word is given up, unless its URL says otherwise; TCP would wait for hours."""
-
-logging.getLogger("psycopg").addHandler(logging.NullHandler())
-"""It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
 
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
-
-SYNC_ALL = "PRAGMA synchronous = EXTRA"
-"""A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
-rollback journal may still be in its folder after a power cut, and then the commit is undone."""
 
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
@@ -74,12 +44,12 @@ class Database:
     """
 
     def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
-        self._url = _parsed(url)
+        self._url = parsed(url)
         self._table = table
         self._kept: Connection | None = None
         if self._url.get_backend_name() == "sqlite":
-            _require_file(self._url)
-        self._engine = _engine(self._url, patience)
+            require_file(self._url)
+        self._engine = make_engine(self._url, patience)
 
     @property
     def place(self) -> str:
@@ -97,7 +67,7 @@ class Database:
     @property
     def file(self) -> Path | None:
         """The SQLite file; None where it is a server."""
-        return Path(_path(self._url)) if self.is_sqlite else None
+        return Path(path_of(self._url)) if self.is_sqlite else None
 
     def letters_lacking(self, connection: Connection, text: str) -> str:
         """What of a text the database's encoding can't hold, each letter once; a file's holds all."""
@@ -288,88 +258,3 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
-
-
-def _parsed(url: str) -> URL:
-    try:
-        return make_url(url)
-    except (exc.ArgumentError, ValueError):  # their texts may quote the password
-        raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
-
-
-def _engine(url: URL, patience: int) -> Engine:
-    try:
-        if url.get_backend_name() != "sqlite":
-            driver = url.set(drivername="postgresql+psycopg")
-            wishes = GIVE_UP | {"connect_timeout": patience}
-            unsaid = {name: value for name, value in wishes.items() if name not in url.query}
-            unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
-            engine = create_engine(
-                driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True
-            )
-            event.listen(engine, "begin", _Beginning(patience))
-            from retrycli.store.values import read_any, write_any  # needs the driver
-
-            event.listen(engine, "connect", read_any)
-            event.listen(engine, "connect", write_any)
-            return engine
-        waits = {} if "timeout" in url.query else {"timeout": patience}
-        engine = create_engine(url, connect_args=waits, hide_parameters=True)
-    except ImportError as error:
-        remedy = "" if url.get_backend_name() == "sqlite" else "; pip install 'retrycli[postgres]'"
-        raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
-    event.listen(engine, "connect", _prepare_sqlite)
-    event.listen(engine, "begin", _begin_sqlite)
-    return engine
-
-
-def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
-    """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
-    connection.isolation_level = None
-    connection.text_factory = _decoded
-    connection.cursor().execute(SYNC_ALL)
-
-
-def _decoded(text: bytes) -> str:
-    return text.decode("utf-8", "surrogateescape")
-
-
-def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
-
-
-class _Beginning:
-    """Begins each transaction on a server, as its role is set to where that is good enough."""
-
-    def __init__(self, patience: int) -> None:
-        self._patience = patience
-        self._statement = ""
-
-    def __call__(self, connection: Connection) -> None:
-        if not self._statement:
-            waits, commits = connection.exec_driver_sql(AS_IT_IS).one()
-            waits = f"{self._patience}s" if waits == "0" else waits
-            self._statement = BEGINNING.format(waits, "local" if commits == "off" else commits)
-        connection.exec_driver_sql(self._statement)
-
-
-def _require_file(url: URL) -> None:
-    """Opening a missing file would make an empty database in its place."""
-    path = _path(url)
-    if path in {"", ":memory:"}:
-        raise ConfigurationError("database.url names no file; write sqlite:///PATH")
-    file = Path(path).absolute()
-    try:
-        is_there = file.is_file()
-    except OSError as error:
-        raise DatabaseUnavailable(
-            f"can't look for {file}: {error.strerror}; check its folder's mode and owner"
-        ) from error
-    if not is_there:
-        raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
-
-
-def _path(url: URL) -> str:
-    path = url.database or ""
-    return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path

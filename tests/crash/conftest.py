@@ -1,4 +1,4 @@
-"""What tests of passes that come to grief need: a database of either kind, a disk of their own, and strace."""
+"""What tests of passes that come to grief need: an API, a database of either kind, a disk of their own, and strace."""
 
 from __future__ import annotations
 
@@ -6,9 +6,12 @@ import os
 import shutil
 import subprocess
 from dataclasses import dataclass
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
+
+from retrycli.sandbox import Behaviour, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -43,6 +46,13 @@ class Disk:
     @property
     def _ballast(self) -> Path:
         return self.folder / "ballast"
+
+
+@pytest.fixture
+def api() -> Iterator[Sandbox]:
+    """A ticketing API that takes everything."""
+    with Sandbox(Behaviour(), rng=Random(0)) as running:
+        yield running
 
 
 @pytest.fixture

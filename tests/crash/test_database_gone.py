@@ -21,7 +21,6 @@ from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_
 from tests.crash.points import AFTER_AN_ANSWER
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
     from retrycli.sandbox import Answer
@@ -34,12 +33,6 @@ PAGE = 4096
 TOLD = "the file is damaged; restore it|no table pending_messages in"
 
 both_modes = pytest.mark.parametrize("mode", ["wal", "delete"])
-
-
-@pytest.fixture
-def api() -> Iterator[Sandbox]:
-    with Sandbox(Behaviour(), rng=Random(0)) as running:
-        yield running
 
 
 @pytest.fixture

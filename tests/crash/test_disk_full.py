@@ -21,7 +21,7 @@ from tests.crash.conftest import PAGE
 from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from retrycli.sandbox import Answer
@@ -57,12 +57,6 @@ def template(mode: str, tmp_path: Path) -> Scene:
     made = scene.set_up(tmp_path, "http://127.0.0.1:9", failed=MESSAGES, journal_mode=mode)
     made.make_tables()
     return made
-
-
-@pytest.fixture
-def api() -> Iterator[Sandbox]:
-    with Sandbox(Behaviour(), rng=Random(0)) as running:
-        yield running
 
 
 def _on(disk: Disk, template: Scene, api: Sandbox, **run: object) -> Scene:

@@ -19,7 +19,7 @@ from tests.crash import scene
 from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tests.crash.scene import Scene
@@ -31,12 +31,6 @@ ON_DISK = re.compile(r"f(?:data)?sync\(\d+<(.*?)>")
 REMOVED = re.compile(r'unlink\("(.*?)/([^/]*)"\) = 0')
 SENT = re.compile(r'sendto\(.*"POST /tickets/')
 STEP = timedelta(hours=5)
-
-
-@pytest.fixture
-def api() -> Iterator[Sandbox]:
-    with Sandbox(Behaviour(), rng=Random(0)) as running:
-        yield running
 
 
 def _traced(stage: Scene, strace: Sequence[str], *how: str) -> tuple[int, list[str]]:

@@ -6,7 +6,8 @@ from typing import Any
 
 from sqlalchemy import event
 
-from retrycli.store.database import AS_IT_IS, Database
+from retrycli.store.connecting import AS_IT_IS
+from retrycli.store.database import Database
 
 BEGINNINGS = ("BEGIN", "SET LOCAL", AS_IT_IS)
 """What transactions begin with."""

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url, text
 
-from retrycli.store.database import BUSY_SECONDS, Database
+from retrycli.store.connecting import BUSY_SECONDS
+from retrycli.store.database import Database
 from tests import postgresql
 from tests.store.application import NOON
 

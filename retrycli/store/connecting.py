@@ -1,0 +1,154 @@
+"""How a database is opened, and what each of its connections and transactions begins with."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
+
+from sqlalchemy import create_engine, event, exc, make_url
+
+from retrycli.errors import ConfigurationError, DatabaseUnavailable
+
+if TYPE_CHECKING:
+    from sqlalchemy import URL, Connection, Engine
+    from sqlalchemy.engine.interfaces import DBAPIConnection
+
+BUSY_SECONDS = 30
+"""How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
+``timeout``, and a server's role another ``lock_timeout``."""
+
+AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
+BEGINNING = (
+    "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+)
+"""What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
+the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
+next may be in another's session."""
+
+GIVE_UP = {
+    "keepalives_idle": 10,
+    "keepalives_interval": 5,
+    "keepalives_count": 4,
+    "tcp_user_timeout": BUSY_SECONDS * 1000,
+}
+"""When a server that has gone without a word is given up, unless its URL says otherwise; TCP would wait for hours."""
+
+logging.getLogger("psycopg").addHandler(logging.NullHandler())
+"""It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
+
+SYNC_ALL = "PRAGMA synchronous = EXTRA"
+"""A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
+rollback journal may still be in its folder after a power cut, and then the commit is undone."""
+
+
+def parsed(url: str) -> URL:
+    """SQLAlchemy's form of a URL.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    try:
+        return make_url(url)
+    except (exc.ArgumentError, ValueError):  # their texts may quote the password
+        raise ConfigurationError("database.url is no URL of a database; check its port, and what it quotes") from None
+
+
+def make_engine(url: URL, patience: int) -> Engine:
+    """What connects to a database.
+
+    Args:
+        url: where it is.
+        patience: how many seconds to wait at most, for a connection and for a lock.
+
+    Raises:
+        ConfigurationError: its driver is not installed.
+    """
+    is_sqlite = url.get_backend_name() == "sqlite"
+    try:
+        return _sqlite(url, patience) if is_sqlite else _postgresql(url, patience)
+    except ImportError as error:
+        remedy = "" if is_sqlite else "; pip install 'retrycli[postgres]'"
+        raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
+
+
+def _postgresql(url: URL, patience: int) -> Engine:
+    driver = url.set(drivername="postgresql+psycopg")
+    wishes = GIVE_UP | {"connect_timeout": patience}
+    unsaid = {name: value for name, value in wishes.items() if name not in url.query}
+    unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
+    engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True)
+    from retrycli.store.values import read_any, write_any  # needs the driver
+
+    event.listen(engine, "connect", read_any)
+    event.listen(engine, "connect", write_any)
+    event.listen(engine, "begin", _Beginning(patience))
+    return engine
+
+
+def _sqlite(url: URL, patience: int) -> Engine:
+    waits = {} if "timeout" in url.query else {"timeout": patience}
+    engine = create_engine(url, connect_args=waits, hide_parameters=True)
+    event.listen(engine, "connect", _prepare_sqlite)
+    event.listen(engine, "begin", _begin_sqlite)
+    return engine
+
+
+def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+    """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
+    connection.isolation_level = None
+    connection.text_factory = _decoded
+    connection.cursor().execute(SYNC_ALL)
+
+
+def _decoded(text: bytes) -> str:
+    return text.decode("utf-8", "surrogateescape")
+
+
+def _begin_sqlite(connection: Connection) -> None:
+    writes = connection.get_execution_options().get("writes")
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+
+
+class _Beginning:
+    """Begins each transaction on a server, as its role is set to where that is good enough."""
+
+    def __init__(self, patience: int) -> None:
+        self._patience = patience
+        self._statement = ""
+
+    def __call__(self, connection: Connection) -> None:
+        if not self._statement:
+            waits, commits = connection.exec_driver_sql(AS_IT_IS).one()
+            waits = f"{self._patience}s" if waits == "0" else waits
+            self._statement = BEGINNING.format(waits, "local" if commits == "off" else commits)
+        connection.exec_driver_sql(self._statement)
+
+
+def require_file(url: URL) -> None:
+    """See that a file is there: opening a missing one would make an empty database in its place.
+
+    Raises:
+        ConfigurationError: the URL names none.
+        DatabaseUnavailable: it is not there.
+    """
+    path = path_of(url)
+    if path in {"", ":memory:"}:
+        raise ConfigurationError("database.url names no file; write sqlite:///PATH")
+    file = Path(path).absolute()
+    try:
+        is_there = file.is_file()
+    except OSError as error:
+        raise DatabaseUnavailable(
+            f"can't look for {file}: {error.strerror}; check its folder's mode and owner"
+        ) from error
+    if not is_there:
+        raise DatabaseUnavailable(f"no database at {file}; check database.url (RETRYCLI_DATABASE__URL)")
+
+
+def path_of(url: URL) -> str:
+    """The path that a SQLite file's URL names, empty where it names none."""
+    path = url.database or ""
+    return unquote(urlsplit(path).path) if path.startswith("file:") and "uri" in url.query else path
