@@ -33,6 +33,8 @@ class OutcomeKind(StrEnum):
     """Our credentials, or the other side's certificate, are not accepted."""
     PERMANENT = "permanent"
     """It will never be taken as it stands."""
+    INVALID = "invalid"
+    """It can't be turned into a request as its row stands; nothing was sent."""
 
 
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})

@@ -140,6 +140,8 @@ class RetryPolicy:
                 return Transition.delivered()
             case OutcomeKind.PERMANENT:
                 return Transition.escalated(EscalationReason.PERMANENT, last_error=outcome.error)
+            case OutcomeKind.INVALID:
+                return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
                 return Transition.released()
             case OutcomeKind.REFUSED:

@@ -156,8 +156,9 @@ class Gateway(_Section):
     immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
     unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
     ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
-    attachments_dir: Path | None = Field(
-        None, description="the folder of attachments, for presets that send them; none does yet"
+    attachments_dir: Path | None = Field(None, description="the folder that attachments are in")
+    attachments_limit_mb: float = Field(
+        25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
     )
 
     @property
