@@ -74,7 +74,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         "gateway": {
             "preset": "generic",
             "base_url": None,
-            "auth": "none",
+            "auth": None,
             "username": None,
             "username_file": None,
             "password": None,
@@ -87,6 +87,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "immediate_retries": 1,
             "unknown_limit": 2,
             "ca_file": None,
+            "verify": False,
             "attachments_dir": None,
             "attachments_limit_mb": 25,
         },
