@@ -53,6 +53,10 @@ class Outcome:
     error: str | None = None
     retry_after: timedelta | None = None
     """How long from the answer on the other side wants to be left alone."""
+    delivered_to: tuple[str, ...] = ()
+    """Addresses that have it now, whatever came of the others; none of them is ever sent it again."""
+    external_id: str | None = None
+    """What the other side calls it."""
 
 
 LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")
