@@ -8,16 +8,18 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrycli import measure
 from retrycli.app import lock_path, login_name, open_database, pass_rules, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.config_text import template
-from retrycli.errors import ConfigurationError
+from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.events import StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
+from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store import completion
@@ -30,6 +32,9 @@ from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 from retrycli.ticks import CLOCKS_DIFFER, is_late
 from retrycli.trust import write_private
+
+if TYPE_CHECKING:
+    from retrycli.gateway.preset import Preset
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""
@@ -267,7 +272,6 @@ def check(settings: Settings) -> dict[str, str]:
         RetrycliError: the first thing that is wrong.
     """
     from retrycli.gateway.preset import load_preset
-    from retrycli.message import OPTIONAL_COLUMNS
 
     rules = pass_rules(settings)
     with open_database(settings) as database:
@@ -283,6 +287,24 @@ def check(settings: Settings) -> dict[str, str]:
             "Preset": settings.gateway.preset,
             "Lock": str(lock),
         }
+
+
+def check_preset(preset: Preset, settings: Settings) -> str:
+    """Compare a preset with the application's table, where that can be read; what was found, in words.
+
+    Raises:
+        ConfigurationError: the preset names a column that the table has not.
+    """
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        columns = list(database.messages.c.keys())
+    except RetrycliError as error:  # a preset is often written before the rest is set up
+        others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
+        return f"not looked at: {error}" + (f". It has to have the columns {others}" if others else "")
+    finally:
+        database.close()
+    preset.check_columns({*columns, *OPTIONAL_COLUMNS})
+    return f"{settings.database.table} has every column that it names"
 
 
 def make_tables(settings: Settings) -> str:

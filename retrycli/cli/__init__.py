@@ -40,6 +40,8 @@ HOMES = {
     "init": "setup",
     "config": "setup",
     "db": "setup",
+    "presets": "presets",
+    "deliver-test": "presets",
     "cron": "cron",
     "sandbox": "tryout",
     "demo": "tryout",

@@ -51,7 +51,8 @@ class HttpGateway:
 
     Args:
         settings: where it is and how to log in.
-        columns: the columns of the application's table, for the templates to be checked against.
+        columns: the columns of the application's table, for the templates to be checked against; None where there is
+            no table.
         connections: how many requests may be in flight.
         now: the clock, for a Retry-After that is a date.
         sleep: waits between immediate retries.
@@ -65,7 +66,7 @@ class HttpGateway:
         self,
         settings: GatewaySettings,
         *,
-        columns: Collection[str],
+        columns: Collection[str] | None,
         connections: int,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
@@ -74,7 +75,8 @@ class HttpGateway:
         check_urls(settings)
         self._settings = settings
         self._preset = load_preset(settings.preset)
-        self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
+        if columns is not None:
+            self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
         self._credentials = Credentials(settings, self._preset.auth)
         self._transport = open_transport(settings, connections=connections)
         timeout = settings.connect_timeout_seconds
@@ -116,6 +118,20 @@ class HttpGateway:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
         return self._cleaned(outcome, queued)
+
+    async def arrived(self, queued: QueuedMessage) -> bool | None:
+        """Whether a look-up finds a message; None where the preset has none, or it has no answer."""
+        if not self._preset.look_up:
+            return None
+        try:
+            async with asyncio.timeout(self._settings.request_timeout_seconds):
+                return await self._questions.look_up(self._draft(queued).fields) is Found.THERE
+        except (TimeoutError, Unanswered):
+            return None
+
+    def starred(self, text: str) -> str:
+        """A text without our secrets."""
+        return self._credentials.starred(text)
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:

@@ -88,6 +88,11 @@ class Preset(Table):
                 raise ValueError(f"look_up.{number}.when: there is no probe.{look_up.when}")
         return self
 
+    @property
+    def columns(self) -> set[str]:
+        """The columns that its templates name."""
+        return {name for _, named in self._named() for name in named if name.partition(".")[0] not in {*OURS, EACH}}
+
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that every column a template names is there.
 

@@ -18,6 +18,8 @@ OURS = frozenset({"delivery_key", "marker", "session", "external_id"})
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
 """What the templates of ``[auth]`` may name."""
 ATTACHMENTS = "attachments"
+TEXTS = frozenset({"subject", "body"})
+"""Columns that hold whatever people write."""
 
 
 def _stays_below(path: str) -> str:
@@ -28,6 +30,16 @@ def _stays_below(path: str) -> str:
     if path.startswith("//") or ".." in steps or "." in steps or re.search(r"[\x00-\x20\x7f\\#]", path):
         raise ValueError("it leaves the base URL, or holds what no path can")
     return path
+
+
+def _fits_a_header(template: str) -> str:
+    """Check that a header's template holds what every header can: no letters beyond ASCII, no text of many lines."""
+    if not re.fullmatch(r"[ -~]*", template):
+        raise ValueError("only printable ASCII can stand in a header")
+    for place in places(template):
+        if place.name in TEXTS and "base64" not in {name for name, _ in place.filters}:
+            raise ValueError(f"a {place.name} may hold line breaks, and no header can: write {{{place.name}|base64}}")
+    return template
 
 
 def _credentials_only(template: str) -> str:
@@ -48,7 +60,7 @@ def _named(tree: object, known: Collection[str]) -> None:
 
 UrlPath = Annotated[Template, AfterValidator(_stays_below)]
 HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
-Headers = dict[HeaderName, Template]
+Headers = dict[HeaderName, Annotated[Template, AfterValidator(_fits_a_header)]]
 Query = dict[str, Template]
 Secret = Annotated[Template, AfterValidator(_credentials_only)]
 SecretTree = Annotated[Tree, AfterValidator(_credentials_only_within)]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, or_, select, update
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, State
@@ -33,11 +33,12 @@ LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
-UNSETTLED_SINCE = (
-    select(func.max(attempts.c.finished_at))
-    .where(AT_IT, row_by_row(attempts.c.outcome == OutcomeKind.UNKNOWN.value))
-    .scalar_subquery()
+MAY_HAVE_ARRIVED = or_(
+    attempts.c.outcome == OutcomeKind.UNKNOWN.value,
+    # A server or a proxy that gives up in the middle may have stored it before; a 503 has not begun.
+    and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_((500, 502, 504))),
 )
+UNSETTLED_SINCE = select(func.max(attempts.c.finished_at)).where(AT_IT, row_by_row(MAY_HAVE_ARRIVED)).scalar_subquery()
 KNOWN_BEFORE = ("message_id", "pass_id", "number", "made_by", "started_at", "waited_s")
 """What is known of an attempt when it begins."""
 START_ATTEMPTS = ForEach(

@@ -279,12 +279,12 @@ def test_a_header_from_a_template(tmp_path: Path) -> None:
 
 
 def test_a_null_in_a_header_is_nothing(tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'X-Subject = "{subject}"')
-    assert sent(queued(subject=None), preset=preset).headers["x-subject"] == ""
+    preset = header_preset(tmp_path, 'X-To = "{recipient_email}"')
+    assert sent(queued(recipient_email=None), preset=preset).headers["x-to"] == ""
 
 
 def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'accept = "text/plain", USER-AGENT = "agent", idempotency-key = "{subject}"')
+    preset = header_preset(tmp_path, 'accept = "text/plain", USER-AGENT = "agent", idempotency-key = "{ticket_id}"')
     headers = sent(queued(), preset=preset).headers
     assert (headers["accept"], headers["user-agent"]) == ("text/plain", "agent")
     assert headers["idempotency-key"] == KEY
@@ -292,9 +292,9 @@ def test_a_header_of_a_preset_takes_the_place_of_ours(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("value", ["a\r\nX-Evil: 1", "a\nb", "a\rb", "a\x00b", "a\x7fb", "Grüße", "🎫"])
 def test_nothing_is_smuggled_into_a_header(value: str, tmp_path: Path) -> None:
-    preset = header_preset(tmp_path, 'X-Subject = "Re: {subject}"')
-    error = refused(queued(subject=value), preset=preset)
-    assert error == "the request can't be built: a value can't stand in the header X-Subject: only printable ASCII can"
+    preset = header_preset(tmp_path, 'X-To = "for {recipient_email}"')
+    error = refused(queued(recipient_email=value), preset=preset)
+    assert error == "the request can't be built: a value can't stand in the header X-To: only printable ASCII can"
 
 
 # The key.

@@ -15,6 +15,8 @@ from retrycli.store.database import Database
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
 
+DOWN = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+BROKEN = Outcome(OutcomeKind.TRANSIENT, 500, "HTTP 500")
 BUSY = Outcome(OutcomeKind.TRANSIENT, 450, "450 for one", delivered_to=("cy@x.test", "ana@x.test"))
 GONE = Outcome(OutcomeKind.PERMANENT, 550, "550 for one", delivered_to=("bo@x.test",))
 LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
@@ -105,12 +107,14 @@ def test_what_the_other_side_calls_it_is_kept_with_the_attempt(
 def test_it_may_have_arrived_since_the_newest_attempt_of_which_that_is_unknown(
     application: Application, database: Database, claims: Claims
 ) -> None:
-    application.add_all([{}, {}, {}])
-    enrol(database, [1, 2, 3])
+    application.add_all([{}] * 4)
+    enrol(database, [1, 2, 3, 4])
     for minute, (one, two) in enumerate([(LOST, LOST), (LAPSED, BUSY), (BUSY, BUSY)]):
         ended = NOON + minute * MINUTE + timedelta(microseconds=7)
-        attempt(claims, *(again(each, outcome, finished_at=ended) for each, outcome in enumerate([one, two, BUSY], 1)))
-    first, second, third = begin(claims, [1, 2, 3])
+        outcomes = enumerate([one, two, DOWN, BROKEN], 1)
+        attempt(claims, *(again(each, outcome, finished_at=ended) for each, outcome in outcomes))
+    first, second, third, fourth = begin(claims, [1, 2, 3, 4])
     assert first.unsettled_since == NOON + MINUTE + timedelta(microseconds=7)
     assert second.unsettled_since == NOON + timedelta(microseconds=7)
     assert third.unsettled_since is None
+    assert fourth.unsettled_since == NOON + 2 * MINUTE + timedelta(microseconds=7)

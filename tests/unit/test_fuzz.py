@@ -247,13 +247,12 @@ IN_A_HEADER = st.lists(ASCII | IN_A_TEXT, max_size=3).map(tuple)
 
 @law(parts=IN_A_HEADER, row=ROWS)
 def test_a_header_is_what_was_written_or_is_refused(parts: Parts, row: dict[str, object]) -> None:
-    rule = MessageRule(path="/", headers={"X-Note": template(parts)})
     wanted = filled(parts, row)
     if wanted.isascii() and wanted.isprintable():
-        assert fill_header("X-Note", rule.headers["X-Note"], row) == wanted
+        assert fill_header("X-Note", template(parts), row) == wanted
     else:
         with pytest.raises(InvalidMessage, match="can't stand in the header X-Note"):
-            fill_header("X-Note", rule.headers["X-Note"], row)
+            fill_header("X-Note", template(parts), row)
 
 
 # Settings.

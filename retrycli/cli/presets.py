@@ -1,0 +1,173 @@
+"""``presets`` and ``deliver-test``: what a gateway can do, and whether it does."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load_settings, name, require_a_person, utf8
+from retrycli.message import MessageType
+
+if TYPE_CHECKING:
+    from retrycli.gateway.preset import Preset
+    from retrycli.gateway.rules import MessageRule
+    from retrycli.trial import Trial
+
+NOT_DELIVERED = 3
+PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    group = typer.Typer(help="Look at presets: what retrycli knows of ticketing systems.", rich_markup_mode=None)
+    group.callback(invoke_without_command=True)(presets)
+    group.command("show")(show)
+    group.command("check")(check)
+    app.add_typer(group, name="presets")
+    app.command("deliver-test")(deliver_test)
+
+
+def presets(ctx: typer.Context, as_json: Json = False) -> None:
+    """Look at presets: what retrycli knows of ticketing systems. Without a command, list them."""
+    if ctx.invoked_subcommand is not None:
+        return
+    from retrycli import console
+    from retrycli.gateway.preset import known_presets, load_preset
+
+    found = {each: load_preset(each) for each in known_presets()}
+    if as_json:
+        console.show_json({"presets": [_facts(each, preset) for each, preset in found.items()]})
+        return
+    rows = [(each, _title(preset), _in_short(preset)) for each, preset in found.items()]
+    console.show_table(("Name", "System", "What it can do"), rows, texts=1)
+    console.say("Next: retrycli presets show NAME, or set gateway.preset")
+
+
+def show(
+    preset: Annotated[str, typer.Argument(metavar="NAME", help="One of retrycli's own, or a file.", callback=utf8)],
+) -> None:
+    """Print a preset as it is written: a beginning for one of your own."""
+    from retrycli import console
+    from retrycli.gateway.preset import preset_text
+
+    console.show_text(preset_text(preset))
+
+
+def check(
+    ctx: typer.Context,
+    preset: Annotated[str, typer.Argument(metavar="FILE", help="A file, or one of retrycli's own.", callback=utf8)],
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Check a preset, and say what it can do. Nothing is sent."""
+    from retrycli import console, desk
+    from retrycli.gateway.preset import load_preset
+
+    loaded = load_preset(preset)
+    compared = desk.check_preset(loaded, load_settings(ctx, config))
+    if as_json:
+        console.show_json({"ok": True, **_facts(preset, loaded), "table": compared})
+        return
+    console.show_facts(
+        {
+            "Preset": f"{preset}: {_title(loaded)}",
+            "Credentials": ", ".join(f"gateway.{each}" for each in _needs(loaded)) or "as gateway.auth says",
+            **{
+                str(message_type).capitalize(): ", ".join([f"{rule.method} {rule.path}", *_can(rule)])
+                for message_type, rule in loaded.messages.items()
+            },
+            "Looks up": "yes" if loaded.look_up else "no: what may have arrived is sent again at most twice",
+            "Table": compared,
+        }
+    )
+    console.say("Next: retrycli deliver-test --ticket ID")
+
+
+def deliver_test(
+    ctx: typer.Context,
+    ticket: Annotated[str, typer.Option(help="Where it is to arrive: one that may be written to.", callback=utf8)],
+    message_type: Annotated[MessageType, typer.Option("--type", help="What to send.")] = MessageType.INTERNAL,
+    recipient: Annotated[
+        str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
+    ] = None,
+    by: Annotated[
+        str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
+    ] = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Send one marked message past the queue, and show request and answer, secrets masked."""
+    from retrycli import console, trial
+    from retrycli.app import login_name
+    from retrycli.errors import ConfigurationError
+
+    settings = load_settings(ctx, config)
+    if message_type is not MessageType.INTERNAL:
+        require_a_person(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
+        if not yes:
+            ask(f"Send a test to the {message_type} of ticket {ticket}?")
+    if not ticket.strip():
+        raise ConfigurationError("--ticket is empty: name one that may be written to")
+    tried = trial.deliver_test(
+        settings, ticket=ticket, message_type=message_type, recipient=recipient, by=by or login_name()
+    )
+    outcome = tried.outcome
+    if as_json:
+        exchanges = [{"request": each.request, "answer": each.answer} for each in tried.exchanges]
+        what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
+        console.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
+    else:
+        _show(tried)
+    raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
+
+
+def _show(tried: Trial) -> None:
+    from retrycli import console
+
+    for each in tried.exchanges:
+        console.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
+        console.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
+    found = {True: "yes", False: "no", None: "not known"}[tried.found_again]
+    error = {} if tried.outcome.error is None else {"Error": tried.outcome.error}
+    console.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
+    console.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
+
+
+def _title(preset: Preset) -> str:
+    return "" if preset.about is None else preset.about.title
+
+
+def _needs(preset: Preset) -> tuple[str, ...]:
+    return () if preset.auth is None else preset.auth.needs
+
+
+def _can(rule: MessageRule) -> list[str]:
+    """What a message of one type may have besides its text."""
+    return [PLACES[column] for column in rule.capabilities]
+
+
+def _in_short(preset: Preset) -> str:
+    replies = _can(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
+    notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
+    return ", ".join([*replies, *notes, *(["look-up"] if preset.look_up else [])])
+
+
+def _facts(name: str, preset: Preset) -> dict[str, object]:
+    return {
+        "name": name,
+        "title": _title(preset),
+        "checked": None if preset.about is None else preset.about.checked,
+        "credentials": _needs(preset),
+        "looks_up": bool(preset.look_up),
+        "messages": {
+            str(message_type): {
+                "method": rule.method,
+                "path": rule.path,
+                "format": rule.format,
+                "capabilities": _can(rule),
+            }
+            for message_type, rule in preset.messages.items()
+        },
+    }

@@ -1,0 +1,115 @@
+"""Trying out a gateway: one marked message, with what went over the line for a person to see."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrycli.app import HERE, Surroundings
+from retrycli.message import Message, MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.settings import Settings
+
+if TYPE_CHECKING:
+    import httpx
+
+    from retrycli.gateway.answer import Answer
+    from retrycli.gateway.content import Content
+
+SHOWN = 4000
+"""So many characters of a request or an answer are shown."""
+
+
+@dataclass(frozen=True, slots=True)
+class Exchange:
+    """One request and its answer, without our secrets."""
+
+    request: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Trial:
+    """What came of it."""
+
+    outcome: Outcome
+    exchanges: tuple[Exchange, ...]
+    found_again: bool | None
+    """Whether a look-up finds the message; None where the preset has none, or it has no answer."""
+
+    @property
+    def delivered(self) -> bool:
+        """Whether it arrived."""
+        return self.outcome.kind is OutcomeKind.DELIVERED
+
+
+def deliver_test(
+    settings: Settings,
+    *,
+    ticket: str,
+    message_type: MessageType,
+    recipient: str | None = None,
+    by: str,
+    surroundings: Surroundings = HERE,
+) -> Trial:
+    """Send one message that says what it is, by no row of the application's table.
+
+    Args:
+        settings: the gateway's.
+        ticket: where it is to arrive.
+        message_type: what it is to arrive as.
+        recipient: whom a message to a customer or supplier is for.
+        by: who asks for it; the message says so.
+        surroundings: the clock.
+
+    Raises:
+        ConfigurationError: the gateway's settings or the preset are wrong.
+    """
+    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, by), surroundings))
+
+
+async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
+    from retrycli.gateway.http import HttpGateway
+
+    exchanges: list[tuple[str, str]] = []
+
+    def watch(request: httpx.Request, content: Content | None, answer: Answer) -> None:
+        exchanges.append((_request(request, content), _answer(answer)))
+
+    async with HttpGateway(settings.gateway, columns=None, connections=1, now=here.now, watch=watch) as gateway:
+        outcome = await gateway.deliver(queued)
+        found_again = await gateway.arrived(queued) if outcome.kind is OutcomeKind.DELIVERED else None
+        shown = tuple(Exchange(gateway.starred(asked), gateway.starred(said)) for asked, said in exchanges)
+    return Trial(outcome, shown, found_again)
+
+
+def _message(ticket: str, message_type: MessageType, recipient: str | None, by: str) -> QueuedMessage:
+    row: dict[str, object] = {
+        "id": 0,
+        "ticket_id": int(ticket) if ticket.isascii() and ticket.isdecimal() else ticket,
+        "message_type": message_type.value,
+        "subject": "A test of retrycli",
+        "body": f'This is a test of retrycli by {by}. Nothing needs to be done about it.\nÄ, ß, 🎫, "quoted", <b>.',
+        "status": "failed",
+        "retry_count": 0,
+        "last_error": None,
+        "recipient_email": recipient,
+    }
+    now = HERE.now()
+    return QueuedMessage(Message.from_row(row), str(uuid.uuid4()), now)
+
+
+def _request(request: httpx.Request, content: Content | None) -> str:
+    target = request.url.raw_path.decode("ascii", "replace")
+    headers = [f"{name}: {value}" for name, value in request.headers.items()]
+    return _cut("\n".join([f"{request.method} {target}", *headers, "", *([content.shown()] if content else [])]))
+
+
+def _answer(answer: Answer) -> str:
+    return _cut(f"HTTP {answer.status}\n{answer.text.strip()}".strip())
+
+
+def _cut(text: str) -> str:
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
