@@ -247,12 +247,12 @@ def make_world(
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.http import HttpGateway
+        from retrycli.gateway.choice import gateway_of
 
         check_writable(database)  # or what came of a message could not be written down, and it would go out again
         columns = database.messages.c.keys()
-        gateway = HttpGateway(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
-        async with gateway:
+        chosen = gateway_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
+        async with chosen as gateway:
             yield gateway
 
     return World(

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import json
 import re
 from collections.abc import Awaitable, Callable
 from datetime import datetime
@@ -14,6 +13,7 @@ from pydantic import SecretStr
 
 from retrycli.errors import ConfigurationError
 from retrycli.gateway.answer import Answer, access_token
+from retrycli.gateway.quotation import starred
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.settings import Gateway as GatewaySettings
@@ -47,10 +47,7 @@ class Credentials:
 
     def starred(self, text: str) -> str:
         """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
-        for secret in self._secrets:
-            for each in _spellings(secret) if secret else ():
-                text = text.replace(each, "***")
-        return text
+        return starred(text, self._secrets)
 
     def _use(self, header: str | None) -> None:
         self.header = header
@@ -95,23 +92,6 @@ class Credentials:
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"},
             json={"username": self._settings.username, "password": _revealed(self._settings.password)},
         )
-
-
-def _spellings(secret: str) -> list[str]:
-    """A secret as it is, and as JSON and Python write it, also one within the other.
-
-    An error text quotes an answer's JSON as JSON, and what is no HTTP as Python shows bytes.
-    """
-    found = {secret}
-    for _ in range(2):
-        found |= {written for each in found for written in _written(each)}
-    return sorted(found, key=len, reverse=True)
-
-
-def _written(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
-    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
 
 
 def _no_token(answer: Answer, now: datetime) -> Outcome:
