@@ -248,20 +248,19 @@ def make_world(
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.http import HttpGateway
+        from retrycli.gateway.choice import gateway_of
 
         check_writable(database)  # or what came of a message could not be written down, and it would go out again
         columns = database.messages.c.keys()
-        gateway = HttpGateway(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
-        async with gateway:
+        chosen = gateway_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
+        async with chosen as gateway:
             yield gateway
 
     @cache
     def looks_up(message_type: MessageType) -> bool:
-        from retrycli.gateway.preset import load_preset
+        from retrycli.gateway import choice
 
-        preset = load_preset(settings.gateway.preset)
-        return message_type in preset.messages and bool(preset.look_up)
+        return choice.looks_up(settings.gateway, message_type)
 
     return World(
         enrolment=Enrolment(database),

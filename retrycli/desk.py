@@ -271,12 +271,13 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first thing that is wrong.
     """
-    from retrycli.gateway.preset import load_preset
+    from retrycli.gateway.choice import check_columns
 
     rules = pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        load_preset(settings.gateway.preset).check_columns({*columns, *OPTIONAL_COLUMNS})
+        check_columns(settings.gateway, {*columns, *OPTIONAL_COLUMNS})
+        by_mail = settings.gateway.kind == "smtp"
         lock = lock_path(settings)
         PassLock(lock).check()
         return {
@@ -284,7 +285,7 @@ def check(settings: Settings) -> dict[str, str]:
             "Table": f"{settings.database.table}: {', '.join(columns)}",
             "Tables": f"version {database.revision()}",
             "API": rules.destination,
-            "Preset": settings.gateway.preset,
+            **({"Sender": str(settings.gateway.sender)} if by_mail else {"Preset": settings.gateway.preset}),
             "Lock": str(lock),
         }
 

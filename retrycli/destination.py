@@ -100,7 +100,7 @@ class Destination:
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
                 self._stop(StopReason.THROTTLED)
             case OutcomeKind.UNAUTHORIZED:
-                self._refuse(_refusal(attempt.outcome))
+                self._refuse(self._refusal(attempt.outcome))
             case _:
                 self.breaker = self.breaker.after(kind, self._rules, since=self._since)
         if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
@@ -112,6 +112,11 @@ class Destination:
         if self.trouble is None:
             self.trouble, self.detail = StopReason.CREDENTIALS_REFUSED, detail
 
+    def _refusal(self, outcome: Outcome) -> str | None:
+        """What refused us, without the answer's words, which are not for a log."""
+        protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
+        return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
+
     def _stop(self, reason: StopReason) -> None:
         until = self.breaker.probe_at
         if self.trouble is None and until is not None:
@@ -121,8 +126,3 @@ class Destination:
 
 def _is_forbidden(outcome: Outcome) -> bool:
     return outcome.status_code == FORBIDDEN and outcome.kind is OutcomeKind.PERMANENT
-
-
-def _refusal(outcome: Outcome) -> str | None:
-    """What refused us, without the answer's words, which are not for a log."""
-    return outcome.error if outcome.status_code is None else f"HTTP {outcome.status_code}"

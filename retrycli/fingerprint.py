@@ -12,7 +12,7 @@ LENGTH = 12
 """Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""
 
 VARIABLE = re.compile(
-    r"""(?P<kept>\bHTTP\ \d{3}\b)                              # the status says what kind of error it is
+    r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
     |[^\s<>"'()\[\]{}:;,=@]{1,64}@[^\s<>"'()\[\]{}:;,=]+         # an address (local part: RFC 5321, 4.5.3.1.1)
     |\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b             # a UUID
     |\b(?=[a-z_-]*\d)[0-9a-z][0-9a-z_-]{7,}\b                    # an id of letters and digits

@@ -91,7 +91,7 @@ def _metric(event: MessageEscalated) -> str:
 
 
 def _answer(outcome: str, status_code: int | None) -> str:
-    return outcome if status_code is None else f"{outcome}, HTTP {status_code}"
+    return outcome if status_code is None else f"{outcome}, {status_code}"
 
 
 def _utc(time: datetime) -> str:

@@ -3,13 +3,24 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 
+from retrycli.address import CONTROL, Address
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
 from retrycli.errors import ConfigurationError
@@ -138,17 +149,27 @@ class Schedule(_Section):
         return self
 
 
+OF_THE_OTHER_KIND = {
+    "http": ("sender", "subject", "recipient", "starttls"),
+    "smtp": ("preset", "auth", "token", "verify"),
+}
+"""Keys that have no effect."""
+
+
 class Gateway(_Section):
     """How messages leave."""
 
+    kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(None, description="where the ticketing API is")
+    base_url: str | None = Field(
+        None, description="where the ticketing API is; for smtp smtp://HOST:587 or smtps://HOST:465"
+    )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
         None, description="none, bearer, basic or login; by default as the preset does it"
     )
-    username: str | None = Field(None, description="basic, login")
+    username: str | None = Field(None, description="basic, login; smtp, where the server asks for it")
     username_file: Path | None = Field(None, description="a file that holds it")
-    password: SecretStr | None = Field(None, description="basic, login")
+    password: SecretStr | None = Field(None, description="basic, login; smtp, where the server asks for it")
     password_file: Path | None = Field(None, description="a file that holds it")
     token: SecretStr | None = Field(None, description="bearer")
     token_file: Path | None = Field(None, description="a file that holds it")
@@ -159,6 +180,12 @@ class Gateway(_Section):
     unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
     ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
     verify: bool = Field(default=False, description="read back what was sent, where the preset says how")
+    sender: str | None = Field(None, description="smtp: whom mails are from, as in Support <support@example.com>")
+    subject: str = Field("{subject}", description="smtp: the subject, with columns as in [#{ticket_id}] {subject}")
+    recipient: str | None = Field(
+        None, description="smtp: who gets internal messages, and those without a recipient_email"
+    )
+    starttls: bool = Field(default=True, description="smtp: send nothing in the clear; smtps:// never does")
     attachments_dir: Path | None = Field(None, description="the folder that attachments are in")
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
@@ -180,14 +207,31 @@ class Gateway(_Section):
 
     @field_validator("base_url")
     @classmethod
-    def _absolute_url(cls, url: str | None) -> str | None:
+    def _absolute_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
-        url = _absolute(url, "https://tickets.example.com/api")
+        if info.data.get("kind") == "smtp":
+            url = _absolute(url, "smtp://mail.example.com:587 or smtps://mail.example.com", {"smtp", "smtps"})
+        else:
+            url = _absolute(url, "https://tickets.example.com/api")
         parts = urlsplit(url)
         if parts.username or parts.password:
             raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
         return url
+
+    @field_validator("sender", "recipient")
+    @classmethod
+    def _address(cls, text: str | None) -> str | None:
+        if text is not None and not Address.parse(text).local.isascii():
+            raise ValueError("what stands before its @ must be ASCII, or many servers could not take it")
+        return text
+
+    @field_validator("subject")
+    @classmethod
+    def _template(cls, text: str) -> str:
+        if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
+            raise ValueError("it is one line, in which { and } stand around the names of columns")
+        return text
 
     @field_validator("login_path")
     @classmethod
@@ -195,6 +239,25 @@ class Gateway(_Section):
         if not path.startswith("/"):
             raise ValueError("start it with a slash")
         return path
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Self:
+        """Whoever sets a key that has no effect expects something of it."""
+        others = {
+            "http": ("sender", "subject", "recipient", "starttls"),
+            "smtp": ("preset", "auth", "token", "verify"),
+        }[self.kind]
+        for name in others:
+            if getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
+        if self.kind == "smtp":
+            if self.sender is None:
+                raise ValueError("gateway.kind = 'smtp' needs gateway.sender")
+            if bool(self.username) != bool(_revealed(self.password)):
+                raise ValueError("gateway.username and gateway.password (or its _file) go together; set both or none")
+            if urlsplit(self.base_url or "").path:
+                raise ValueError("gateway.base_url ends with its host and port for gateway.kind = 'smtp'")
+        return self
 
     @model_validator(mode="after")
     def _credentials(self) -> Self:
@@ -315,8 +378,8 @@ def _revealed(value: object) -> str:
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 
-def _absolute(url: str, example: str) -> str:
-    """An http or https URL that paths can be appended to, without a slash at its end."""
+def _absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
+    """A URL that paths can be appended to, without a slash at its end."""
     if not re.fullmatch(r"[!-~]*", url):
         raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
     try:
@@ -324,7 +387,7 @@ def _absolute(url: str, example: str) -> str:
         _ = parts.port  # parsed only when asked for
     except ValueError:
         raise ValueError("that is no URL, or its port is none") from None
-    if parts.scheme not in {"http", "https"} or not parts.hostname:
+    if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"write it with its scheme and host, as in {example}")
     if "?" in url or "#" in url:
         raise ValueError("the URL ends with its path; leave out what follows ? or #")

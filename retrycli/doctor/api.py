@@ -1,4 +1,4 @@
-"""The ticketing API."""
+"""Where messages go: the ticketing API, or the mail server."""
 
 from __future__ import annotations
 
@@ -18,7 +18,40 @@ if TYPE_CHECKING:
 
 
 def api(case: Case) -> Iterator[Finding]:
-    """Whether the ticketing API is there and takes our credentials, as far as can be told without a message."""
+    """Whether it is there and takes our credentials, as far as can be told without a message."""
+    if case.settings.gateway.kind == "smtp":
+        yield from _mail_server(case)
+    else:
+        yield from _ticketing_api(case)
+
+
+def _mail_server(case: Case) -> Iterator[Finding]:
+    from retrycli.gateway.smtp import ask
+
+    gateway = case.settings.gateway
+    found = asyncio.run(ask(gateway))
+    where, said = gateway.destination, found.error
+    if found.kind is OutcomeKind.UNAUTHORIZED and found.status_code is not None:
+        yield failure("smtp", f"{where} refuses us: {said}", "mend gateway.username and gateway.password")
+    elif found.kind is OutcomeKind.UNAUTHORIZED:
+        yield failure(
+            "smtp", f"{where} can't be trusted with a mail: {said}", "set gateway.ca_file, or mend the server"
+        )
+    elif found.kind is OutcomeKind.UNREACHABLE:
+        yield failure("smtp", f"{where} can't be reached: {said}", "see to the network, or mend gateway.base_url")
+    elif found.kind is not OutcomeKind.DELIVERED:
+        yield warning("smtp", f"{where} is in trouble: {said}", "see to the server; passes find out when it is back")
+    else:
+        yield well("smtp", f"{where} is there" + (" and takes our log-in" if gateway.username else ""))
+    if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
+        yield warning("smtp", f"our password goes to {where} unencrypted", "leave gateway.starttls at true")
+
+
+def _is_here(url: str) -> bool:
+    return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
+
+
+def _ticketing_api(case: Case) -> Iterator[Finding]:
     from retrycli.gateway.probe import probe
 
     gateway = case.settings.gateway
@@ -26,8 +59,8 @@ def api(case: Case) -> Iterator[Finding]:
     yield _answer(case, found)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
-    parts = urlsplit(gateway.destination)
-    if parts.scheme == "http" and has_credentials(gateway) and parts.hostname not in {"localhost", "127.0.0.1", "::1"}:
+    in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
+    if in_the_clear and has_credentials(gateway):
         yield warning(
             "api", f"our credentials go to {gateway.destination} unencrypted", "give gateway.base_url as https://"
         )

@@ -21,13 +21,13 @@ LOOK_BACK = 10
 
 def table(case: Case, database: Database) -> Iterator[Finding]:
     """The application's table, and whether the preset fits it."""
-    from retrycli.gateway.preset import load_preset
+    from retrycli.gateway.choice import check_columns
 
-    columns = database.messages.c.keys()
+    gateway, columns = case.settings.gateway, database.messages.c.keys()
     yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
-    preset = load_preset(case.settings.gateway.preset)
-    preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-    yield well("preset", f"{case.settings.gateway.preset} fits it")
+    check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
+    fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
+    yield well(fits[0], f"{fits[1]} fits it")
 
 
 def tables(case: Case, database: Database) -> Iterator[Finding]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import re
 from base64 import b64encode
 from collections.abc import Awaitable, Callable
@@ -15,6 +14,7 @@ from pydantic import SecretStr
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway.answer import Answer, value_at
+from retrycli.gateway.quotation import starred
 from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
@@ -77,10 +77,7 @@ class Credentials:
 
     def starred(self, text: str) -> str:
         """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
-        for secret in self._secrets:
-            for each in _spellings(secret) if secret else ():
-                text = text.replace(each, "***")
-        return text
+        return starred(text, self._secrets)
 
     async def log_in(
         self,
@@ -125,23 +122,6 @@ class Credentials:
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"} | headers,
             json=fill(rule.body, self._values) if rule.method == "POST" else None,
         )
-
-
-def _spellings(secret: str) -> list[str]:
-    """A secret as it is, and as JSON and Python write it, also one within the other.
-
-    An error text quotes an answer's JSON as JSON, and what is no HTTP as Python shows bytes.
-    """
-    found = {secret}
-    for _ in range(2):
-        found |= {written for each in found for written in _written(each)}
-    return sorted(found, key=len, reverse=True)
-
-
-def _written(text: str) -> tuple[str, ...]:
-    as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
-    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
-    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
 
 
 def _no_token(answer: Answer, where: str, now: datetime) -> Outcome:

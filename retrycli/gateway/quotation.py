@@ -1,9 +1,9 @@
-"""What an answer quotes of the message that it answers: its words are the customer's, and not for lists and mails."""
+"""What an answer must not bring into an error: words of the message that it answers, and our secrets."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from retrycli.message import Message
 
@@ -39,3 +39,28 @@ def _forms(message: Message) -> Iterator[str]:
         text = str(message.fields[name] or "")[:LOOKED_AT]
         for form in (text, json.dumps(text)[1:-1], json.dumps(text, ensure_ascii=False)[1:-1]):
             yield " ".join(form.replace("\0", " ").split())
+
+
+def starred(text: str, secrets: Iterable[str]) -> str:
+    """A text without secrets, should the other side have echoed them."""
+    for secret in secrets:
+        for each in _spellings(secret) if secret else ():
+            text = text.replace(each, "***")
+    return text
+
+
+def _spellings(secret: str) -> list[str]:
+    """A secret as it is, and as JSON and Python write it, also one within the other.
+
+    An error text quotes an answer's JSON as JSON, and what is no HTTP as Python shows bytes.
+    """
+    found = {secret}
+    for _ in range(2):
+        found |= {written for each in found for written in _written(each)}
+    return sorted(found, key=len, reverse=True)
+
+
+def _written(text: str) -> tuple[str, ...]:
+    as_bytes = repr(b'"' + text.encode())[3:-1]  # behind a quotation mark Python quotes with apostrophes
+    as_json = (json.dumps(text, ensure_ascii=each)[1:-1] for each in (True, False))
+    return as_bytes, as_bytes.replace(r"\'", "'"), *as_json

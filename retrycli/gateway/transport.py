@@ -15,7 +15,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli.errors import ConfigurationError
+from retrycli.gateway.tls import verifying
 from retrycli.outcome import OutcomeKind
 from retrycli.settings import Gateway as GatewaySettings
 
@@ -139,10 +139,4 @@ def _tls(settings: GatewaySettings) -> ssl.SSLContext:
     if not (settings.base_url or "").startswith("https:"):
         # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    context = ssl.create_default_context()
-    if settings.ca_file is not None:
-        try:
-            context.load_verify_locations(settings.ca_file)
-        except (OSError, ValueError) as error:
-            raise ConfigurationError(f"gateway.ca_file: can't use {settings.ca_file}: {error}") from error
-    return context
+    return verifying(settings.ca_file)

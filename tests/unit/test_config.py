@@ -72,6 +72,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "types": {},
         },
         "gateway": {
+            "kind": "http",
             "preset": "generic",
             "base_url": None,
             "auth": None,
@@ -88,6 +89,10 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "unknown_limit": 2,
             "ca_file": None,
             "verify": False,
+            "sender": None,
+            "subject": "{subject}",
+            "recipient": None,
+            "starttls": True,
             "attachments_dir": None,
             "attachments_limit_mb": 25,
         },
@@ -889,3 +894,43 @@ def test_settings_made_without_a_file_do_not_show_a_secret_that_is_wrong() -> No
     with pytest.raises(ValidationError) as raised:
         Settings.model_validate({"gateway": {"token": [SECRET], "auth": SECRET}})
     assert SECRET not in str(raised.value)
+
+
+# Which gateway.
+
+
+BY_MAIL = '[gateway]\nkind = "smtp"\nsender = "Support <support@example.com>"\n'
+
+
+@pytest.mark.parametrize("url", ["smtp://mail.example.com", "smtp://[::1]:25", "smtps://mail.example.com:465"])
+def test_a_mail_server_is_a_host_and_perhaps_a_port(url: str) -> None:
+    assert read(f'{BY_MAIL}base_url = "{url}"\n').settings.gateway.destination == url
+
+
+@pytest.mark.parametrize(
+    ("toml", "said"),
+    [
+        ('[gateway]\nkind = "smtp"\n', "gateway.kind = 'smtp' needs gateway.sender"),
+        ('[gateway]\nkind = "mail"\n', "gateway.kind (file"),
+        ('[gateway]\nsender = "a@b"\n', "gateway.sender is not for gateway.kind = 'http'"),
+        ('[gateway]\nrecipient = "a@b"\n', "gateway.recipient is not for gateway.kind = 'http'"),
+        ('[gateway]\nsubject = "x"\n', "gateway.subject is not for gateway.kind = 'http'"),
+        ("[gateway]\nstarttls = false\n", "gateway.starttls is not for gateway.kind = 'http'"),
+        ('[gateway]\nbase_url = "smtp://mail.example.com"\n', "gateway.base_url (file"),
+        (BY_MAIL + 'base_url = "https://tickets.example.com"\n', "smtp://mail.example.com:587 or smtps://"),
+        (BY_MAIL + 'base_url = "smtp://mail.example.com/x"\n', "gateway.base_url ends with its host and port"),
+        (BY_MAIL + 'base_url = "smtp://me:pw@mail.example.com"\n', "put user and password into gateway.username"),
+        (BY_MAIL + 'auth = "bearer"\ntoken = "x"\n', "gateway.auth is not for gateway.kind = 'smtp'"),
+        (BY_MAIL + 'token = "x"\n', "gateway.token is not for gateway.kind = 'smtp'"),
+        (BY_MAIL + 'preset = "own.toml"\n', "gateway.preset is not for gateway.kind = 'smtp'"),
+        (BY_MAIL + 'username = "me"\n', "gateway.username and gateway.password (or its _file) go together"),
+        (BY_MAIL + 'password = "pw"\n', "gateway.username and gateway.password (or its _file) go together"),
+        (BY_MAIL + 'recipient = "team"\n', "gateway.recipient (file"),
+        (BY_MAIL + 'recipient = "té@b"\n', "must be ASCII"),
+        (BY_MAIL + 'subject = "{subject"\n', "gateway.subject (file"),
+        (BY_MAIL + 'subject = "{subject!r}"\n', "gateway.subject (file"),
+        (BY_MAIL + 'subject = "a\\nBcc: b"\n', "gateway.subject (file"),
+    ],
+)
+def test_a_setting_of_the_other_gateway_or_a_wrong_one_is_named(toml: str, said: str) -> None:
+    assert said in refusal(toml)

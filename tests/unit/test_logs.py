@@ -67,7 +67,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (MessageDelivered(*ABOUT, 3), [("INFO", "Message 7 sent successfully on retry")]),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON),
-        [("INFO", "Message 7 not sent (transient, HTTP 503), try 4, next attempt at 2025-03-03T12:00:00Z")],
+        [("INFO", "Message 7 not sent (transient, 503), try 4, next attempt at 2025-03-03T12:00:00Z")],
     ),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.UNKNOWN, None, NOON),
@@ -75,7 +75,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
-        [("INFO", "Message 7 not sent (throttled, HTTP 429), its tries untouched")],
+        [("INFO", "Message 7 not sent (throttled, 429), its tries untouched")],
     ),
     (
         MessageReleased(*ABOUT, 4, None, None),
@@ -282,7 +282,7 @@ def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureF
         "outcome": "transient",
         "status_code": 503,
         "next_attempt_at": "2025-03-03T12:00:00Z",
-        "message": "Message 7 not sent (transient, HTTP 503), try 4, next attempt at 2025-03-03T12:00:00Z",
+        "message": "Message 7 not sent (transient, 503), try 4, next attempt at 2025-03-03T12:00:00Z",
     }
 
 

@@ -1,0 +1,79 @@
+"""E-mail addresses: a plain addr-spec with or without a name before it, and nothing that could be read as more."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+"""Control characters and line ends; none of them may come into a header."""
+ATOM = r"""[^\s"(),.:;<>@\[\\\]]+"""
+"""As RFC 5322, section 3.2.3, with what RFC 6531, section 3.3, adds: all beyond ASCII."""
+FORM = re.compile(
+    rf"""(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>[^"<>@,;:\\]*))\ *<)?
+    (?P<local>{ATOM}(?:\.{ATOM})*)@(?P<domain>[^\s"(),:;<>@\[\\\]]+)
+    (?P<end>>?)""",
+    re.VERBOSE,
+)
+LABEL = r"[a-z0-9_](?:[a-z0-9_-]{0,61}[a-z0-9_])?"
+DOMAIN = re.compile(rf"{LABEL}(?:\.{LABEL})*")
+LONGEST, LONGEST_LOCAL = 254, 64
+"""In octets (RFC 5321, sections 4.5.3.1.1 and 4.5.3.1.3)."""
+LONGEST_TEXT = 1000
+"""In characters, with the name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """One mailbox."""
+
+    local: str
+    domain: str
+    """In ASCII and small letters."""
+    name: str = ""
+    """What is shown of it; empty where nothing more is."""
+
+    @property
+    def spec(self) -> str:
+        """As the envelope has it."""
+        return f"{self.local}@{self.domain}"
+
+    @property
+    def key(self) -> str:
+        """The same for all ways to write it: there is hardly a server that tells the cases of a local part apart."""
+        return self.spec.casefold()
+
+    @classmethod
+    def parse(cls, text: str) -> Address:
+        """Read ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
+
+        Raises:
+            ValueError: it is anything else; the text says what is wrong.
+        """
+        if len(text) > LONGEST_TEXT:
+            raise ValueError("it is too long")
+        if CONTROL.search(text):
+            raise ValueError("it has a line end or a control character")
+        found = FORM.fullmatch(text.strip())
+        named = found is not None and (found["quoted"] is not None or found["name"] is not None)
+        if found is None or named != bool(found["end"]):
+            raise ValueError("write it as ana@example.com, or as Ana <ana@example.com>")
+        name = re.sub(r"\\(.)", r"\1", found["quoted"] or found["name"] or "").strip()
+        domain = _in_ascii(found["domain"])
+        if len(found["local"].encode()) > LONGEST_LOCAL or len(found["local"].encode()) + len(domain) >= LONGEST:
+            raise ValueError("it is too long")
+        return cls(found["local"], domain, name)
+
+
+def _in_ascii(domain: str) -> str:
+    """A domain as DNS has it (RFC 5891)."""
+    try:
+        if not domain.isascii():
+            import idna
+
+            domain = idna.encode(domain, uts46=True).decode()
+    except UnicodeError:
+        domain = ""
+    if not DOMAIN.fullmatch(domain.lower()):
+        raise ValueError("its domain is none")
+    return domain.lower()

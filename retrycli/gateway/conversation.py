@@ -1,0 +1,291 @@
+"""One conversation with a mail server (RFC 5321), by smtplib, in a thread of its own: what it says, as an outcome.
+
+What decides is the dot that ends a mail. Until it is on the line no server may deliver anything (RFC 5321, section
+4.1.1.4), so whatever breaks before it was certainly not sent; afterwards only a reply can tell.
+"""
+
+from __future__ import annotations
+
+import base64
+import re
+import smtplib
+import socket
+import ssl
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from retrycli.address import Address
+from retrycli.gateway.mail import FileChanged, Mail
+from retrycli.gateway.reply import Reply
+from retrycli.gateway.smtp_client import Client, Garbled
+from retrycli.outcome import Outcome, OutcomeKind
+
+GO_AHEAD = 354
+END = "the end of the mail"
+WORST_FIRST = (OutcomeKind.UNAUTHORIZED, OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT)
+"""While one recipient may still be accepted, the mail is tried again."""
+QUIT_SECONDS = 2.0
+"""How long to wait for a goodbye, when all that matters has been said."""
+BREAKS = (smtplib.SMTPException, OSError, ValueError)
+"""All that may be raised for what the other side did; text that can't be encoded is a `ValueError`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """How to speak to a mail server."""
+
+    host: str
+    context: ssl.SSLContext | None
+    """None where nothing is to be encrypted."""
+    from_the_start: bool
+    """Whether TLS comes before the first word, and not by STARTTLS (RFC 8314, section 3)."""
+    username: str
+    password: str
+    timeout: float
+
+
+class _Stop(Exception):
+    """The conversation is over, with an outcome."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+class Conversation:
+    """One delivery, or a look whether one could be made.
+
+    Args:
+        server: how to speak.
+        connection: to it, made and not used yet.
+    """
+
+    def __init__(self, server: Server, connection: socket.socket) -> None:
+        connection.settimeout(server.timeout)
+        self._server = server
+        self._client = Client(connection)
+        # TLS makes another object of the connection; this one ends it whichever that is by then.
+        self._line = connection.dup()
+        self.step = "connecting"
+        """How far it has come."""
+        self._begun = False
+        self.outcome: Outcome | None = None
+        """What is known already, should the rest be cut off."""
+
+    def cut(self) -> None:
+        """End it from another thread: whatever waits for the other side fails at once."""
+        with suppress(OSError):
+            self._line.shutdown(socket.SHUT_RDWR)
+
+    def deliver(self, mail: Mail | None) -> Outcome:
+        """Send a mail; None: go as far as one could be sent, and say goodbye."""
+        try:
+            self._open()
+            self._begun = True
+            self.outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
+            self._say_goodbye()
+        except _Stop as stop:
+            self.outcome = stop.outcome
+            self._say_goodbye()
+        except (*BREAKS, Garbled, FileChanged) as error:
+            # Nothing more is said: in the middle of a mail it would be taken for a part of it.
+            self.outcome = self._broken(error)
+        finally:
+            self._client.close()
+            self._line.close()
+        return self.outcome
+
+    @property
+    def in_doubt(self) -> bool:
+        """Whether the mail may have arrived."""
+        return self.step == END
+
+    def _broken(self, error: Exception) -> Outcome:
+        text = f"{self.step}: {_in_words(error)}"
+        if self.in_doubt:
+            return Outcome(OutcomeKind.UNKNOWN, error=text)
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return Outcome(OutcomeKind.UNAUTHORIZED, error=text)
+        return Outcome(OutcomeKind.TRANSIENT if self._begun else OutcomeKind.UNREACHABLE, error=text)
+
+    # -- before the mail -----------------------------------------------------------------------------------------
+
+    def _open(self) -> None:
+        server, client = self._server, self._client
+        if server.from_the_start and server.context is not None:
+            self._encrypt(server.context)
+        self.step = "greeting"
+        self._want(Reply.of(client.getreply()), at_worst=OutcomeKind.TRANSIENT)
+        self._introduce()
+        if server.context is not None and not server.from_the_start:
+            self._start_tls(server.context)
+            self._introduce()
+        if server.username:
+            self._log_in()
+
+    def _introduce(self) -> None:
+        self.step = "EHLO"
+        code, text = self._client.ehlo()
+        if code // 100 == 5:  # noqa: PLR2004  not known, and so an older server (RFC 5321, section 3.2)
+            code, text = self._client.helo()
+        self._want(Reply.of((code, text)), at_worst=OutcomeKind.TRANSIENT)
+
+    def _start_tls(self, context: ssl.SSLContext) -> None:
+        self.step = "STARTTLS"
+        if not self._client.has_extn("starttls"):
+            raise self._unauthorized(
+                "the server offers none, and the mail would go in the clear; mend gateway.base_url (smtps:// is TLS "
+                "from the start), or set gateway.starttls = false where nobody can listen"
+            )
+        self._want(self._say("STARTTLS"), at_worst=OutcomeKind.UNAUTHORIZED)
+        self._encrypt(context)
+
+    def _encrypt(self, context: ssl.SSLContext) -> None:
+        self.step = "TLS"
+        self._client.encrypt(context, self._server.host)
+
+    def _log_in(self) -> None:
+        self.step = "AUTH"
+        client, server = self._client, self._server
+        mechanisms = client.esmtp_features.get("auth", "").upper().split()
+        if not mechanisms:
+            raise self._unauthorized(
+                "the server offers no log-in; leave out gateway.username, or mend gateway.base_url"
+            )
+        if "PLAIN" in mechanisms:  # smtplib's own way to say it knows no user or password beyond ASCII (RFC 4616)
+            secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
+            reply = self._say(f"AUTH PLAIN {secret}")
+        else:
+            try:
+                reply = Reply.of(client.login(server.username, server.password))
+            except smtplib.SMTPResponseException as error:
+                reply = Reply.of((error.smtp_code, error.smtp_error))
+            except smtplib.SMTPServerDisconnected:
+                raise
+            except (smtplib.SMTPException, UnicodeError):
+                ways = " ".join(mechanisms)[:80]
+                raise self._unauthorized(f"we can't log in by any way that the server offers: {ways}") from None
+        self._want(reply, at_worst=OutcomeKind.UNAUTHORIZED)
+
+    # -- the mail ------------------------------------------------------------------------------------------------
+
+    def _send(self, mail: Mail) -> Outcome:
+        utf8 = self._client.has_extn("smtputf8") and any(not each.local.isascii() for each in mail.envelope)
+        size = mail.size(utf8=utf8)
+        self._name_sender(mail.sender, size, utf8=utf8)
+        accepted, refused = self._name_recipients(mail.envelope, utf8=utf8)
+        if not accepted:
+            raise _Stop(_of_refusals(refused))
+        self.step = "DATA"
+        reply = self._say("DATA")
+        if reply.code != GO_AHEAD:
+            raise self._no(reply)
+        self._write(mail, utf8=utf8)
+        self.step = END
+        self._client.send(b".\r\n")
+        reply = Reply.of(self._client.getreply())
+        if reply.good and refused:
+            return _of_refusals(refused, accepted, reply)
+        if reply.good:
+            all_ = tuple(each.spec for each in accepted)
+            return Outcome(OutcomeKind.DELIVERED, reply.code, delivered_to=all_, external_id=reply.queued_as)
+        if reply.code < 400:  # noqa: PLR2004  neither a yes nor a no
+            return Outcome(OutcomeKind.UNKNOWN, reply.code, f"{self.step}: {reply}")
+        return self._no(reply).outcome
+
+    def _name_sender(self, sender: Address, size: int, *, utf8: bool) -> None:
+        self.step = "MAIL"
+        options = ["SMTPUTF8", "BODY=8BITMIME"] if utf8 else []
+        if self._client.has_extn("size"):
+            most = self._client.esmtp_features["size"].strip()
+            # 0 is no limit (RFC 1870, section 4).
+            if re.fullmatch(r"\d{1,18}", most) and 0 < int(most) < size:
+                error = f"the mail has {size} bytes, and the server takes no more than {int(most)}"
+                raise _Stop(Outcome(OutcomeKind.PERMANENT, error=error))
+            options.append(f"SIZE={size}")
+        reply = self._say(" ".join([f"MAIL FROM:<{sender.spec}>", *options]))
+        if not reply.good and reply.text.startswith("5.7.0 "):  # of security, and not yet of any mail of ours
+            raise self._unauthorized(str(reply), reply.code)
+        if not reply.good:
+            raise self._no(reply)
+
+    def _name_recipients(
+        self, them: tuple[Address, ...], *, utf8: bool
+    ) -> tuple[list[Address], list[tuple[Address, Reply]]]:
+        """Who is accepted, and who is refused, with what was said."""
+        accepted: list[Address] = []
+        refused: list[tuple[Address, Reply]] = []
+        for each in them:
+            self.step = "RCPT"
+            if not utf8 and not each.local.isascii():
+                reply = Reply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
+            else:
+                reply = self._say(f"RCPT TO:<{each.spec}>")
+            if reply.code == 421:  # noqa: PLR2004  the server goes
+                raise self._no(reply)
+            if reply.good:
+                accepted.append(each)
+            else:
+                refused.append((each, reply))
+        return accepted, refused
+
+    def _write(self, mail: Mail, *, utf8: bool) -> None:
+        """Write all but the dot that ends it."""
+        self.step = "the mail"
+        line = self._client.sock
+        assert line is not None  # noqa: S101  told to the type checker
+        try:
+            for chunk in mail.chunks(utf8=utf8):
+                line.sendall(chunk)
+        except ConnectionError:
+            # A server that has had enough, as of a mail that is too big, says so before it goes.
+            with suppress(*BREAKS, Garbled):
+                raise self._no(Reply.of(self._client.getreply())) from None
+            raise
+
+    # -- words ---------------------------------------------------------------------------------------------------
+
+    def _say(self, command: str) -> Reply:
+        return Reply.of(self._client.docmd(command))
+
+    def _want(self, reply: Reply, *, at_worst: OutcomeKind) -> None:
+        if not reply.good:
+            kind = reply.kind if reply.kind is not OutcomeKind.PERMANENT else at_worst
+            raise _Stop(Outcome(kind, reply.code, f"{self.step}: {reply}"))
+
+    def _no(self, reply: Reply) -> _Stop:
+        return _Stop(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
+
+    def _unauthorized(self, why: str, code: int | None = None) -> _Stop:
+        return _Stop(Outcome(OutcomeKind.UNAUTHORIZED, code, f"{self.step}: {why}"))
+
+    def _say_goodbye(self) -> None:
+        with suppress(*BREAKS, Garbled):
+            if self._client.sock is not None:
+                self._client.sock.settimeout(QUIT_SECONDS)
+                self._client.docmd("QUIT")
+
+
+def _of_refusals(
+    refused: Sequence[tuple[Address, Reply]], accepted: Sequence[Address] = (), sent: Reply | None = None
+) -> Outcome:
+    """What comes of a mail that was refused for some or all of its recipients; who was accepted has it."""
+    by_kind = {reply.kind: reply for _, reply in reversed(refused)}
+    kind = next(each for each in WORST_FIRST if each in by_kind)
+    text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
+    if sent is None:
+        return Outcome(kind, by_kind[kind].code, text)
+    return Outcome(
+        # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
+        OutcomeKind.PERMANENT if kind is OutcomeKind.UNAUTHORIZED else kind,
+        by_kind[kind].code,
+        f"{text}; all others have it",
+        delivered_to=tuple(each.spec for each in accepted),
+        external_id=sent.queued_as,
+    )
+
+
+def _in_words(error: Exception) -> str:
+    text = str(error)
+    return f"{type(error).__name__}: {text}" if text and isinstance(error, OSError) else text or type(error).__name__

@@ -1,0 +1,46 @@
+"""Whom a message goes to by mail."""
+
+from __future__ import annotations
+
+from retrycli.address import Address
+from retrycli.errors import InvalidMessage
+from retrycli.message import Message, MessageType
+
+
+def recipients(
+    message: Message, fixed: Address | None
+) -> tuple[tuple[Address, ...], tuple[Address, ...], tuple[Address, ...]]:
+    """To, Cc and Bcc. An internal note goes to nobody that its row names, for these are customers.
+
+    Raises:
+        InvalidMessage: there is nobody it could go to, or an address is none.
+    """
+    if message.message_type is MessageType.INTERNAL:
+        if fixed is None:
+            raise InvalidMessage(
+                "an internal message goes to gateway.recipient alone, which is not set; set it to the team's address"
+            )
+        return (fixed,), (), ()
+    named = message.fields.get("recipient_email")
+    to = fixed if named in {None, ""} else _address("recipient_email", named)
+    if to is None:
+        raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
+    cc, bcc = (
+        tuple(_address(column, each) for each in _listed(message, column)) for column in ("cc_emails", "bcc_emails")
+    )
+    return (to,), cc, bcc
+
+
+def _listed(message: Message, column: str) -> list[object]:
+    found = message.fields[column]
+    assert isinstance(found, list)  # noqa: S101  told to the type checker
+    return found
+
+
+def _address(column: str, value: object) -> Address:
+    if not isinstance(value, str):
+        raise InvalidMessage(f"{column} has something else than a text: {value!r:.40}")
+    try:
+        return Address.parse(value)
+    except ValueError as error:
+        raise InvalidMessage(f"{column} has no e-mail address: {value!r:.80}: {error}") from None

@@ -1,0 +1,232 @@
+"""The SMTP gateway: one message, one mail, one conversation, one outcome."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import random
+import socket
+from collections.abc import Awaitable, Callable, Collection
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Self
+from urllib.parse import urlsplit
+
+from pydantic import SecretStr
+
+from retrycli.address import Address
+from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.gateway import attachments
+from retrycli.gateway.conversation import Conversation, Server
+from retrycli.gateway.mail import Mail, columns_of, compose
+from retrycli.gateway.quotation import starred, without_quotations
+from retrycli.gateway.tls import verifying
+from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind, one_line
+from retrycli.settings import Gateway as GatewaySettings
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+PORTS = {"smtp": 587, "smtps": 465}
+IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
+"""The shortest and the longest wait before what was certainly not sent is tried again at once."""
+
+
+class SmtpGateway:
+    """Delivers by one mail server. Use it as an asynchronous context manager.
+
+    Args:
+        settings: where it is and how to log in.
+        columns: the columns of the application's table, for the subject to be checked against.
+        connections: how many mails may be on their way.
+        now: the clock, for a mail's date.
+        sleep: waits between immediate retries.
+
+    Raises:
+        ConfigurationError: no usable base URL or CA file, or a subject that names a column which is not there.
+    """
+
+    def __init__(
+        self,
+        settings: GatewaySettings,
+        *,
+        columns: Collection[str],
+        connections: int,
+        now: Callable[[], datetime],
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    ) -> None:
+        check_subject(settings, columns)
+        self._settings = settings
+        self._line = _Line(settings, connections)
+        self._sender = Address.parse(settings.sender or "")
+        self._fixed = None if settings.recipient is None else Address.parse(settings.recipient)
+        self._now = now
+        self._sleep = sleep
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._line.close()
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        """Send one message, within ``request_timeout_seconds`` for everything that takes."""
+        try:
+            mail = self._mail(queued)
+        except InvalidMessage as error:
+            return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
+        if not mail.envelope:
+            return Outcome(OutcomeKind.DELIVERED)  # what is left of its recipients has it from earlier attempts
+        return self._cleaned(await self._line.deliver(mail, self._sleep), queued)
+
+    def _mail(self, queued: QueuedMessage) -> Mail:
+        settings = self._settings
+        limit = int(settings.attachments_limit_mb * 1_000_000)
+        files = attachments.find(queued.message, settings.attachments_dir, limit)
+        return compose(queued, files, sender=self._sender, fixed=self._fixed, subject=settings.subject, now=self._now())
+
+    def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
+        """The outcome with its error as it may be stored: one line, without the customer's words."""
+        if outcome.error is None:
+            return outcome
+        return replace(outcome, error=without_quotations(one_line(outcome.error), queued.message))
+
+
+async def ask(settings: GatewaySettings) -> Outcome:
+    """Go as far as a mail could be sent, and send none.
+
+    Raises:
+        ConfigurationError: no usable base URL or CA file.
+    """
+    line = _Line(settings, connections=1)
+    try:
+        outcome = await line.deliver(None, asyncio.sleep)
+    finally:
+        line.close()
+    return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
+
+
+def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
+    """Check that every column which the subject names is there.
+
+    Raises:
+        ConfigurationError: one is not; the text names it.
+    """
+    for name in columns_of(settings.subject):
+        if name not in {*columns, *OPTIONAL_COLUMNS}:
+            raise ConfigurationError(f"gateway.subject names the column {name}, which the table has not")
+
+
+class _Line:
+    """The way to one mail server.
+
+    Args:
+        settings: where it is.
+        connections: how many conversations may be held at once, each in a thread of its own.
+    """
+
+    def __init__(self, settings: GatewaySettings, connections: int) -> None:
+        parts = urlsplit(settings.destination)
+        self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
+        self._settings = settings
+        username, password = settings.username or "", _revealed(settings.password)
+        encrypted = parts.scheme == "smtps" or settings.starttls
+        self._server = Server(
+            host=self._host,
+            context=verifying(settings.ca_file) if encrypted else None,
+            from_the_start=parts.scheme == "smtps",
+            username=username,
+            password=password,
+            # The deadline comes first.
+            timeout=2 * settings.request_timeout_seconds,
+        )
+        as_sent = (f"\0{username}\0{password}", password)
+        self._secrets = [password, *(base64.b64encode(each.encode()).decode() for each in as_sent if password)]
+        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="smtp")
+
+    def close(self) -> None:
+        """Let go of the threads, none of which is at work any more."""
+        self._threads.shutdown()
+
+    async def deliver(self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]]) -> Outcome:
+        """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
+        clock = asyncio.get_running_loop().time
+        deadline = clock() + self._settings.request_timeout_seconds
+        outcome = await self._attempt(mail, deadline)
+        for _ in range(self._settings.immediate_retries):
+            wait = random.uniform(*IMMEDIATE_RETRY_SECONDS)  # noqa: S311  a wait is no secret
+            if outcome.kind is not OutcomeKind.UNREACHABLE or clock() + wait >= deadline:
+                break
+            await sleep(wait)
+            outcome = await self._attempt(mail, deadline)
+        return outcome if outcome.error is None else replace(outcome, error=starred(outcome.error, self._secrets))
+
+    async def _attempt(self, mail: Mail | None, deadline: float) -> Outcome:
+        try:
+            async with asyncio.timeout_at(deadline):
+                connection = await self._connect()
+        except OSError as error:
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {error}".rstrip(": "))
+        talk = Conversation(self._server, connection)
+        thread = asyncio.get_running_loop().run_in_executor(self._threads, talk.deliver, mail)
+        try:
+            async with asyncio.timeout_at(deadline):
+                return await asyncio.shield(thread)
+        except TimeoutError:
+            talk.cut()
+            return self._too_late(talk, await thread)
+        except asyncio.CancelledError:
+            talk.cut()
+            await asyncio.wait([thread])
+            raise
+
+    def _too_late(self, talk: Conversation, outcome: Outcome) -> Outcome:
+        """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""
+        if outcome.status_code is not None:
+            return outcome
+        limit = f"{self._settings.request_timeout_seconds:g} s"
+        if talk.in_doubt:
+            return Outcome(OutcomeKind.UNKNOWN, error=f"{talk.step}: no answer within {limit}")
+        return Outcome(OutcomeKind.TRANSIENT, error=f"not sent within {limit}: it came as far as {talk.step}")
+
+    async def _connect(self) -> socket.socket:
+        """Connect to the first of the server's addresses that answers.
+
+        Made here and not by smtplib: a thread that waits for a connection or a name could not be called back.
+        """
+        loop = asyncio.get_running_loop()
+        problem = OSError("the name has no address")
+        for family, kind, protocol, _, address in await loop.getaddrinfo(
+            self._host, self._port, type=socket.SOCK_STREAM
+        ):
+            connection = socket.socket(family, kind, protocol)
+            connection.setblocking(False)  # noqa: FBT003  its own name says it
+            try:
+                async with asyncio.timeout(self._settings.connect_timeout_seconds):
+                    await loop.sock_connect(connection, address)
+            except OSError as error:
+                connection.close()
+                problem = error
+            except BaseException:
+                connection.close()
+                raise
+            else:
+                return connection
+        raise problem
+
+
+def _usable(host: str) -> str:
+    """Find out before the first message whether a host's name can be looked up at all."""
+    try:
+        host.encode("idna")
+    except UnicodeError as error:
+        raise ConfigurationError(f"gateway.base_url: {host!r} can't be used: {error}") from None
+    return host
+
+
+def _revealed(secret: SecretStr | None) -> str:
+    return "" if secret is None else secret.get_secret_value()

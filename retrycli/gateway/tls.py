@@ -1,0 +1,23 @@
+"""TLS as both gateways speak it: the other side's certificate always has to verify."""
+
+from __future__ import annotations
+
+import ssl
+from pathlib import Path
+
+from retrycli.errors import ConfigurationError
+
+
+def verifying(ca_file: Path | None) -> ssl.SSLContext:
+    """A context that trusts the system's certificates, and those in a file.
+
+    Raises:
+        ConfigurationError: the file can't be used.
+    """
+    context = ssl.create_default_context()
+    if ca_file is not None:
+        try:
+            context.load_verify_locations(ca_file)
+        except (OSError, ValueError) as error:
+            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {error}") from error
+    return context

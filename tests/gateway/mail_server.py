@@ -1,0 +1,278 @@
+"""A mail server on loopback that answers as a test tells it to, and remembers what it was told.
+
+Each step of a conversation has an answer: a reply, or something to be done with the connection instead::
+
+    with MailServer(RCPT={"bo@x.test": "550 5.1.1 no such user"}, end=hang_up) as server:
+        ...
+    assert server.mails == []
+"""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from email import message_from_bytes
+from email.message import EmailMessage
+from email.policy import default
+from types import TracebackType
+from typing import Self
+
+LOOPBACK = "127.0.0.1"
+LINGER_0 = struct.pack("ii", 1, 0)
+EXTENSIONS = ("PIPELINING", "SIZE 100000000", "8BITMIME", "SMTPUTF8", "ENHANCEDSTATUSCODES")
+USUAL = {
+    "greeting": "220 mx.test ESMTP",
+    "STARTTLS": "220 go ahead",
+    "AUTH": "235 2.7.0 welcome",
+    "MAIL": "250 2.1.0 ok",
+    "RCPT": "250 2.1.5 ok",
+    "DATA": "354 go on",
+    "end": "250 2.0.0 Ok: queued as 4XyZ12",
+    "QUIT": "221 2.0.0 bye",
+}
+
+
+@dataclass
+class Peer:
+    """The server's end of one connection."""
+
+    sock: socket.socket
+    closing: threading.Event
+    said: list[str] = field(default_factory=list)
+    """What the client said, a line each."""
+    sender: str = ""
+    recipients: list[str] = field(default_factory=list)
+    encrypted: bool = False
+    _read: bytes = b""
+
+    def send(self, data: bytes) -> None:
+        """Write it."""
+        self.sock.sendall(data)
+
+    def line(self) -> str | None:
+        """The next line; None where the client has left."""
+        while b"\r\n" not in self._read:
+            if not (data := self.sock.recv(65536)):
+                return None
+            self._read += data
+        line, _, self._read = self._read.partition(b"\r\n")
+        return line.decode()
+
+    def mail(self, upto: int) -> bytes | None:
+        """A mail as it came, without the dot that ends it; None where the client left before that.
+
+        Args:
+            upto: stop after so many bytes.
+        """
+        data = bytearray(self._read)
+        while not data.endswith(b"\r\n.\r\n"):
+            if len(data) >= upto or not (more := self.sock.recv(65536)):
+                return None
+            data += more
+        self._read = b""
+        return bytes(data[:-3])
+
+    def wait_until_client_leaves(self) -> None:
+        """Say nothing, and read whatever still comes."""
+        while self.sock.recv(65536):
+            pass
+
+
+Answer = str | bytes | Callable[[Peer], None]
+
+
+class Gone(Exception):
+    """The connection was ended, or there is nothing more to say on it."""
+
+
+def hang_up(peer: Peer) -> None:
+    """Close the connection as a server does that has ended."""
+    with suppress(OSError):
+        peer.sock.shutdown(socket.SHUT_RDWR)
+    raise Gone
+
+
+def reset(peer: Peer) -> None:
+    """Close it as a server does that has crashed."""
+    peer.sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, LINGER_0)
+    peer.sock.close()
+    raise Gone
+
+
+def stall(peer: Peer) -> None:
+    """Say nothing any more."""
+    peer.wait_until_client_leaves()
+    raise Gone
+
+
+def drip(peer: Peer) -> None:
+    """Say something that never ends, a byte now and then."""
+    while not peer.closing.wait(0.01):
+        peer.send(b"2")
+
+
+def without_end(peer: Peer) -> None:
+    """Say one line after the other, of which none is the last."""
+    while not peer.closing.is_set():
+        peer.send(b"250-and so on\r\n" * 1000)
+
+
+@dataclass(frozen=True)
+class Taken:
+    """A mail that the server has taken."""
+
+    sender: str
+    recipients: Sequence[str]
+    raw: bytes
+
+    @property
+    def parsed(self) -> EmailMessage:
+        """As the standard library reads it, which others wrote than we."""
+        return message_from_bytes(self.raw, policy=default)
+
+
+class MailServer:
+    """The server; it listens while it is entered.
+
+    Args:
+        extensions: what it offers.
+        tls: its side of a certificate, for STARTTLS, which it then offers.
+        from_the_start: whether TLS comes before the first word.
+        upto: so many bytes of a mail it reads, and then does ``middle``.
+        answers: by step: ``greeting``, a command's name, ``middle`` (of the mail) and ``end``; for ``RCPT`` also by
+            address.
+    """
+
+    def __init__(
+        self,
+        *,
+        extensions: Sequence[str] = EXTENSIONS,
+        tls: ssl.SSLContext | None = None,
+        from_the_start: bool = False,
+        upto: int = 1 << 40,
+        **answers: Answer | Mapping[str, Answer],
+    ) -> None:
+        offered = extensions if tls is None or from_the_start else [*extensions, "STARTTLS"]
+        lines = ["mx.test", *offered]
+        hello = "\r\n".join(f"250{' ' if each is lines[-1] else '-'}{each}" for each in lines)
+        self._answers: dict[str, Answer | Mapping[str, Answer]] = {
+            **USUAL,
+            "EHLO": hello,
+            "HELO": "250 mx.test",
+            **answers,
+        }
+        self._tls = tls
+        self._from_the_start = from_the_start
+        self._upto = upto
+        self.peers: list[Peer] = []
+        self.mails: list[Taken] = []
+        self._closing = threading.Event()
+        self._threads: list[threading.Thread] = []
+        self._socket = socket.create_server((LOOPBACK, 0))
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return int(self._socket.getsockname()[1])
+
+    @property
+    def url(self) -> str:
+        """Its ``gateway.base_url``."""
+        return f"{'smtps' if self._from_the_start else 'smtp'}://{LOOPBACK}:{self.port}"
+
+    @property
+    def said(self) -> list[str]:
+        """What it was told, in all conversations."""
+        return [line for peer in self.peers for line in peer.said]
+
+    def __enter__(self) -> Self:
+        self._start(self._accept)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+        self._socket.close()
+        for peer in self.peers:
+            with suppress(OSError):
+                socket.socket.shutdown(peer.sock, socket.SHUT_RDWR)
+        for each in self._threads:
+            each.join(10)
+            assert not each.is_alive(), "the server did not end"
+
+    def _start(self, work: Callable[..., None], *given: object) -> None:
+        thread = threading.Thread(target=work, args=given, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self) -> None:
+        while not self._closing.is_set():
+            try:
+                connection, _ = self._socket.accept()
+            except OSError:
+                return
+            peer = Peer(connection, self._closing)
+            self.peers.append(peer)
+            self._start(self._serve, peer)
+
+    def _serve(self, peer: Peer) -> None:
+        with suppress(Gone, OSError):
+            if self._from_the_start:
+                self._encrypt(peer)
+            self._answer(peer, "greeting")
+            while (line := peer.line()) is not None:
+                peer.said.append(line)
+                self._obey(peer, line)
+        with suppress(OSError):
+            peer.sock.close()
+
+    def _obey(self, peer: Peer, line: str) -> None:
+        step = line.partition(" ")[0].upper()
+        about = line.partition("<")[2].partition(">")[0]
+        reply = self._answer(peer, step, about)
+        match step:
+            case "STARTTLS" if reply.startswith("2"):
+                self._encrypt(peer)
+            case "MAIL":
+                peer.sender = about
+            case "RCPT" if reply.startswith("2"):
+                peer.recipients.append(about)
+            case "DATA" if reply.startswith("3"):
+                self._take(peer)
+            case "QUIT":
+                hang_up(peer)
+            case _:
+                pass
+
+    def _take(self, peer: Peer) -> None:
+        raw = peer.mail(self._upto)
+        if raw is None:
+            self._answer(peer, "middle")
+            raise Gone
+        reply = self._answer(peer, "end")
+        if reply.startswith("2"):
+            self.mails.append(Taken(peer.sender, tuple(peer.recipients), raw.replace(b"\r\n..", b"\r\n.")))
+        peer.recipients.clear()
+
+    def _encrypt(self, peer: Peer) -> None:
+        assert self._tls is not None
+        peer.sock = self._tls.wrap_socket(peer.sock, server_side=True)
+        peer.encrypted = True
+
+    def _answer(self, peer: Peer, step: str, about: str = "") -> str:
+        answer = self._answers.get(step, "500 5.5.1 what?" if step != "middle" else hang_up)
+        if isinstance(answer, Mapping):
+            answer = answer.get(about, USUAL[step])
+        if callable(answer):
+            answer(peer)
+            return ""
+        peer.send(answer if isinstance(answer, bytes) else f"{answer}\r\n".encode())
+        return answer.decode("latin-1") if isinstance(answer, bytes) else answer

@@ -1,0 +1,42 @@
+"""The shortest way to have the SMTP gateway deliver."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
+
+from retrycli.gateway.smtp import SmtpGateway
+from retrycli.message import QueuedMessage
+from retrycli.outcome import Outcome
+from retrycli.settings import Gateway
+from tests.gateway.deliveries import COLUMNS, NOON, no_wait, queued
+
+SENDER = "Support <support@example.com>"
+
+
+def mail_settings(url: str, **changes: object) -> Gateway:
+    """Settings for a server that is not encrypted, with a deadline that no test waits for unless it asks for one."""
+    usual = {"kind": "smtp", "base_url": url, "sender": SENDER, "starttls": False, "request_timeout_seconds": 10}
+    return Gateway.model_validate(usual | changes)
+
+
+def open_smtp(settings: Gateway, *, columns: Sequence[str] = COLUMNS) -> SmtpGateway:
+    """A gateway whose clock stands at noon."""
+    return SmtpGateway(settings, columns=columns, connections=4, now=lambda: NOON, sleep=no_wait)
+
+
+def mail(settings: Gateway, message: QueuedMessage | None = None) -> Outcome:
+    """Deliver one message, by default `queued()`."""
+
+    async def one() -> Outcome:
+        async with open_smtp(settings) as gateway:
+            return await gateway.deliver(message or queued())
+
+    return asyncio.run(one())
+
+
+def three(*had: str, **changes: object) -> QueuedMessage:
+    """A message to Ana, Ben and Cy, of whom some may have it already."""
+    message = queued(cc_emails='["ben@example.com"]', bcc_emails='["cy@example.com"]', **changes)
+    return replace(message, delivered_to=frozenset(had))

@@ -1,0 +1,486 @@
+"""The SMTP gateway against a mail server that answers at each step as it likes: what each of it comes to."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ssl
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.smtp import ask
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import queued
+from tests.gateway.mail_server import (
+    EXTENSIONS,
+    LOOPBACK,
+    Answer,
+    MailServer,
+    Peer,
+    drip,
+    hang_up,
+    reset,
+    stall,
+    without_end,
+)
+from tests.gateway.mails import mail, mail_settings, open_smtp, three
+
+ANNA, BEN, CY = "anna@example.com", "ben@example.com", "cy@example.com"
+PASSWORD = "geheim-ß"
+SHORT = {"request_timeout_seconds": 0.2, "immediate_retries": 0}
+
+
+def at(step: str, answer: Answer) -> dict[str, Any]:
+    """What a `MailServer` is told to answer at a step."""
+    return {step: answer}
+
+
+def outcome_of(**answers: Any) -> Outcome:  # noqa: ANN401
+    """What comes of a mail to a server that answers so."""
+    with MailServer(**answers) as server:
+        outcome = mail(mail_settings(server.url, immediate_retries=0))
+    if outcome.kind is not OutcomeKind.UNKNOWN:
+        assert len(server.mails) == (outcome.kind is OutcomeKind.DELIVERED)
+    return outcome
+
+
+# -- what a step's answer comes to -------------------------------------------------------------------------------------
+
+REPLIES: list[tuple[str, str, OutcomeKind]] = [
+    ("greeting", "421 4.3.2 not now", OutcomeKind.TRANSIENT),
+    ("greeting", "554 5.7.1 no service for you", OutcomeKind.TRANSIENT),
+    ("EHLO", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
+    ("MAIL", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
+    ("MAIL", "451 4.3.0 try later", OutcomeKind.TRANSIENT),
+    ("MAIL", "550 5.7.1 not from you", OutcomeKind.PERMANENT),
+    ("MAIL", "552 too big", OutcomeKind.PERMANENT),
+    ("MAIL", "530 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
+    ("MAIL", "550 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
+    ("RCPT", "450 4.2.0 mailbox busy", OutcomeKind.TRANSIENT),
+    ("RCPT", "452 4.5.3 too many recipients", OutcomeKind.TRANSIENT),
+    ("RCPT", "421 4.7.0 too fast", OutcomeKind.TRANSIENT),
+    ("RCPT", "550 5.1.1 no such user", OutcomeKind.PERMANENT),
+    ("RCPT", "550 no such user", OutcomeKind.PERMANENT),
+    ("RCPT", "550 4.2.2 the mailbox is full", OutcomeKind.TRANSIENT),
+    ("RCPT", "450 5.1.1 no such user", OutcomeKind.PERMANENT),
+    ("RCPT", "554 5.7.1 relay access denied", OutcomeKind.PERMANENT),
+    ("RCPT", "550 5.7.8 who are you", OutcomeKind.UNAUTHORIZED),
+    ("RCPT", "530 5.7.0 log in first", OutcomeKind.UNAUTHORIZED),
+    ("DATA", "451 4.3.0 no room", OutcomeKind.TRANSIENT),
+    ("DATA", "554 5.5.1 no valid recipients", OutcomeKind.PERMANENT),
+    ("DATA", "250 you need not", OutcomeKind.TRANSIENT),
+    ("end", "250 kept", OutcomeKind.DELIVERED),
+    ("end", "250-2.0.0 kept\r\n250 2.0.0 indeed", OutcomeKind.DELIVERED),
+    ("end", "451 4.7.1 greylisted", OutcomeKind.TRANSIENT),
+    ("end", "421 4.3.2 going down", OutcomeKind.TRANSIENT),
+    ("end", "554 5.7.1 spam", OutcomeKind.PERMANENT),
+    ("end", "552 5.7.0 a virus", OutcomeKind.PERMANENT),
+    ("end", "552 5.3.4 too big", OutcomeKind.PERMANENT),
+    ("end", "500 what?", OutcomeKind.PERMANENT),
+    ("end", "354 go on", OutcomeKind.UNKNOWN),
+    ("QUIT", "500 no", OutcomeKind.DELIVERED),
+]
+
+
+@pytest.mark.parametrize(("step", "reply", "kind"), REPLIES)
+def test_a_reply(step: str, reply: str, kind: OutcomeKind) -> None:
+    outcome = outcome_of(**at(step, reply))
+    assert outcome.kind is kind
+    assert outcome.status_code == (250 if step == "QUIT" else int(reply[:3]))
+    if kind is not OutcomeKind.DELIVERED:
+        assert f"SMTP {reply}" in (outcome.error or "")
+        assert outcome.delivered_to == ()
+
+
+def named(misbehaviour: Answer) -> str:
+    return misbehaviour.__name__ if callable(misbehaviour) else repr(misbehaviour[:20])
+
+
+BEFORE_THE_MAIL = ("greeting", "EHLO")
+IN_THE_MAIL = ("MAIL", "RCPT", "DATA")
+
+
+@pytest.mark.parametrize(
+    ("step", "kind"),
+    [
+        *((step, OutcomeKind.UNREACHABLE) for step in BEFORE_THE_MAIL),
+        *((step, OutcomeKind.TRANSIENT) for step in IN_THE_MAIL),
+        ("end", OutcomeKind.UNKNOWN),
+        ("QUIT", OutcomeKind.DELIVERED),
+    ],
+)
+@pytest.mark.parametrize(
+    "misbehaviour",
+    [
+        hang_up,
+        reset,
+        without_end,
+        b"what do you want?\r\n",
+        b"250-" + b"x" * 5000 + b"\r\n",
+        b"999 ok\r\n",
+        b"25",
+        b"\xff\xfe\r\n",
+        b"\r\n",
+        b"2500 ok\r\n",
+    ],
+    ids=named,
+)
+def test_what_is_no_reply(step: str, kind: OutcomeKind, misbehaviour: Answer) -> None:
+    """Before the dot that ends the mail it was certainly not sent, and after it nobody knows."""
+    if misbehaviour == b"25":
+
+        def half_a_reply(peer: Peer) -> None:
+            peer.send(b"25")
+            hang_up(peer)
+
+        misbehaviour = half_a_reply
+    outcome = outcome_of(**at(step, misbehaviour))
+    assert outcome.kind is kind
+    assert step == "QUIT" or outcome.status_code is None
+
+
+@pytest.mark.parametrize("misbehaviour", [stall, drip], ids=named)
+@pytest.mark.parametrize(
+    ("step", "kind", "words"),
+    [
+        ("greeting", OutcomeKind.TRANSIENT, "not sent within 0.2 s: it came as far as greeting"),
+        ("RCPT", OutcomeKind.TRANSIENT, "not sent within 0.2 s: it came as far as RCPT"),
+        ("end", OutcomeKind.UNKNOWN, "the end of the mail: no answer within 0.2 s"),
+        ("QUIT", OutcomeKind.DELIVERED, None),
+    ],
+)
+def test_who_says_nothing_in_time_is_left_and_no_thread_stays(
+    step: str, kind: OutcomeKind, words: str | None, misbehaviour: Answer
+) -> None:
+    with MailServer(**at(step, misbehaviour)) as server:
+        outcome = mail(mail_settings(server.url, **SHORT))
+        assert (outcome.kind, outcome.error) == (kind, words)
+        assert not [each for each in threading.enumerate() if each.name.startswith("smtp")]
+
+
+def test_a_mail_that_is_not_read_is_given_up_in_time(tmp_path: Path) -> None:
+    (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
+
+    def read_nothing(peer: Peer) -> None:
+        assert peer.closing.wait(10)
+
+    with MailServer(upto=1, middle=read_nothing) as server:
+        settings = mail_settings(server.url, attachments_dir=tmp_path, **SHORT)
+        outcome = mail(settings, queued(attachments='["a.bin"]'))
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, error="not sent within 0.2 s: it came as far as the mail")
+
+
+@pytest.mark.parametrize(
+    ("middle", "kind"),
+    [
+        (hang_up, OutcomeKind.TRANSIENT),
+        (reset, OutcomeKind.TRANSIENT),
+        ("552 5.3.4 that is enough", OutcomeKind.PERMANENT),
+        ("452 4.3.1 no room", OutcomeKind.TRANSIENT),
+    ],
+    ids=["hang_up", "reset", "552", "452"],
+)
+def test_a_server_that_goes_in_the_middle_of_a_mail(middle: Answer, kind: OutcomeKind, tmp_path: Path) -> None:
+    """What it says before it goes is heard; without a word the mail was not taken, for its end was not there."""
+    (tmp_path / "a.bin").write_bytes(bytes(20_000_000))
+    with MailServer(upto=1, middle=middle) as server:
+        outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))
+    assert outcome.kind is kind
+    assert server.mails == []
+
+
+def test_an_attachment_that_shrinks_meanwhile_ends_the_mail_without_its_dot(tmp_path: Path) -> None:
+    file = tmp_path / "a.bin"
+    file.write_bytes(bytes(100))
+
+    def shorten(peer: Peer) -> None:
+        file.write_bytes(b"")
+        peer.send(b"354 go on\r\n")
+        assert peer.mail(1 << 20) is None
+
+    with MailServer(DATA=shorten) as server:
+        outcome = mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a.bin"]'))
+    assert outcome == Outcome(OutcomeKind.TRANSIENT, error="the mail: the attachment a.bin changed while it was sent")
+    assert "QUIT" not in server.said
+
+
+# -- the connection ----------------------------------------------------------------------------------------------------
+
+
+def test_where_nobody_listens_nothing_was_sent_and_it_is_tried_once_more() -> None:
+    with MailServer() as server:
+        closed = server.url
+    outcome = mail(mail_settings(closed))
+    assert outcome.kind is OutcomeKind.UNREACHABLE
+    assert "Connect call failed" in (outcome.error or "")
+
+
+@pytest.mark.parametrize(("retries", "conversations"), [(0, 1), (1, 2), (3, 4)])
+def test_what_was_certainly_not_sent_is_tried_again_at_once(retries: int, conversations: int) -> None:
+    with MailServer(greeting=hang_up) as server:
+        assert mail(mail_settings(server.url, immediate_retries=retries)).kind is OutcomeKind.UNREACHABLE
+    assert len(server.peers) == conversations
+
+
+def test_a_refusal_is_not_tried_again_at_once() -> None:
+    with MailServer(RCPT="450 4.2.0 busy") as server:
+        mail(mail_settings(server.url, immediate_retries=5))
+    assert len(server.peers) == 1
+
+
+def test_a_delivery_that_is_cancelled_leaves_no_thread() -> None:
+    async def cancelled() -> None:
+        async with open_smtp(mail_settings(server.url)) as gateway:
+            task = asyncio.create_task(gateway.deliver(queued()))
+            while not server.said:  # noqa: ASYNC110  it happens in another thread
+                await asyncio.sleep(0.005)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+
+    with MailServer(EHLO=stall) as server:
+        asyncio.run(cancelled())
+        assert not [each for each in threading.enumerate() if each.name.startswith("smtp")]
+
+
+def test_many_mails_go_side_by_side() -> None:
+    async def all_of_them() -> list[Outcome]:
+        async with open_smtp(mail_settings(server.url)) as gateway:
+            return await asyncio.gather(*(gateway.deliver(queued(f"key-{each}")) for each in range(20)))
+
+    with MailServer() as server:
+        outcomes = asyncio.run(all_of_them())
+    assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
+    assert {each.parsed["Message-ID"] for each in server.mails} == {f"<key-{each}@example.com>" for each in range(20)}
+
+
+# -- TLS and log-in ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_a_mail_goes_encrypted_to_whom_the_ca_file_vouches_for(
+    tls: ssl.SSLContext, certificate: Path, *, from_the_start: bool
+) -> None:
+    with MailServer(tls=tls, from_the_start=from_the_start) as server:
+        outcome = mail(mail_settings(server.url, starttls=True, ca_file=certificate))
+    assert outcome.kind is OutcomeKind.DELIVERED
+    [peer] = server.peers
+    assert peer.encrypted
+    assert peer.said[:2] == (["ehlo [127.0.0.1]", "STARTTLS"] if not from_the_start else peer.said[:2])
+
+
+@pytest.mark.parametrize("from_the_start", [False, True])
+def test_a_certificate_that_nobody_vouches_for_is_told_nothing(tls: ssl.SSLContext, *, from_the_start: bool) -> None:
+    with MailServer(tls=tls, from_the_start=from_the_start) as server:
+        outcome = mail(mail_settings(server.url, starttls=True, username="agent", password=PASSWORD))
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.UNAUTHORIZED, None)
+    assert "certificate verify failed" in (outcome.error or "")
+    assert [each for each in server.said if each.startswith(("MAIL", "AUTH"))] == []
+
+
+@pytest.mark.parametrize("answers", [{}, {"EHLO": "502 no such command"}])
+def test_a_server_without_starttls_is_told_nothing(answers: dict[str, Any]) -> None:
+    with MailServer(**answers) as server:
+        outcome = mail(mail_settings(server.url, starttls=True))
+    assert outcome.kind is OutcomeKind.UNAUTHORIZED
+    assert (outcome.error or "").startswith("STARTTLS: the server offers none, and the mail would go in the clear")
+    assert not [each for each in server.said if each.startswith("MAIL")]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"), [("454 4.7.0 not now", OutcomeKind.TRANSIENT), ("501 no", OutcomeKind.UNAUTHORIZED)]
+)
+def test_starttls_that_is_refused(tls: ssl.SSLContext, reply: str, kind: OutcomeKind) -> None:
+    with MailServer(tls=tls, STARTTLS=reply) as server:
+        assert mail(mail_settings(server.url, starttls=True)).kind is kind
+    assert not [each for each in server.said if each.startswith("MAIL")]
+
+
+def test_what_was_said_before_tls_is_forgotten(tls: ssl.SSLContext, certificate: Path) -> None:
+    """Somebody on the line could say more than the answer to STARTTLS (RFC 3207, section 6)."""
+    with MailServer(tls=tls, STARTTLS=b"220 go ahead\r\n250-evil.test\r\n250 AUTH PLAIN\r\n") as server:
+        outcome = mail(mail_settings(server.url, starttls=True, ca_file=certificate))
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert server.said.count("ehlo [127.0.0.1]") == 2
+
+
+LOG_INS: list[tuple[str, OutcomeKind]] = [
+    ("235 2.7.0 welcome", OutcomeKind.DELIVERED),
+    ("535 5.7.8 wrong", OutcomeKind.UNAUTHORIZED),
+    ("535 4.7.0 wrong, for now", OutcomeKind.UNAUTHORIZED),
+    ("534 5.7.9 too weak", OutcomeKind.UNAUTHORIZED),
+    ("530 5.7.0 first STARTTLS", OutcomeKind.UNAUTHORIZED),
+    ("504 5.5.4 unknown", OutcomeKind.UNAUTHORIZED),
+    ("454 4.7.0 the directory is down", OutcomeKind.TRANSIENT),
+    ("421 4.3.2 going down", OutcomeKind.TRANSIENT),
+]
+
+
+@pytest.mark.parametrize(("reply", "kind"), LOG_INS)
+def test_a_log_in(reply: str, kind: OutcomeKind) -> None:
+    with MailServer(extensions=[*EXTENSIONS, "AUTH PLAIN LOGIN"], AUTH=reply) as server:
+        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
+    assert outcome.kind is kind
+    [said] = [each for each in server.said if each.startswith("AUTH")]
+    assert base64.b64decode(said.removeprefix("AUTH PLAIN ")).decode() == f"\0agent\0{PASSWORD}"
+
+
+def test_a_server_that_knows_no_log_in_is_told_no_password() -> None:
+    with MailServer() as server:
+        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
+    assert outcome.kind is OutcomeKind.UNAUTHORIZED
+    assert (outcome.error or "").startswith("AUTH: the server offers no log-in")
+
+
+@pytest.mark.parametrize("ways", ["LOGIN", "GSSAPI"])
+def test_by_older_ways_a_password_beyond_ascii_can_not_be_said(ways: str) -> None:
+    with MailServer(extensions=[f"AUTH {ways}"], AUTH="334 VXNlcm5hbWU6") as server:
+        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
+    assert outcome == Outcome(
+        OutcomeKind.UNAUTHORIZED, error=f"AUTH: we can't log in by any way that the server offers: {ways}"
+    )
+
+
+def test_a_password_that_the_server_echoes_is_starred() -> None:
+    words = base64.b64encode(f"\0agent\0{PASSWORD}".encode()).decode()
+    with MailServer(extensions=["AUTH PLAIN"], AUTH=f"535 5.7.8 {words} is no {PASSWORD}") as server:
+        outcome = mail(mail_settings(server.url, username="agent", password=PASSWORD))
+    assert outcome.error == "AUTH: SMTP 535 5.7.8 *** is no ***"
+
+
+# -- several recipients ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [("550 5.1.1 no such user", OutcomeKind.PERMANENT), ("450 4.2.0 busy", OutcomeKind.TRANSIENT)],
+)
+def test_who_is_refused_keeps_it_from_nobody_else(reply: str, kind: OutcomeKind) -> None:
+    with MailServer(RCPT={BEN: reply}) as server:
+        outcome = mail(mail_settings(server.url), three())
+    assert (outcome.kind, outcome.status_code) == (kind, int(reply[:3]))
+    assert outcome.error == f"RCPT {BEN}: SMTP {reply}; all others have it"
+    assert outcome.delivered_to == (ANNA, CY)
+    assert [each.recipients for each in server.mails] == [(ANNA, CY)]
+
+
+def test_while_one_may_still_be_accepted_the_mail_is_tried_again() -> None:
+    with MailServer(RCPT={ANNA: "550 5.1.1 no such user", BEN: "450 4.2.0 busy"}) as server:
+        outcome = mail(mail_settings(server.url), three())
+    assert (outcome.kind, outcome.status_code, outcome.delivered_to) == (OutcomeKind.TRANSIENT, 450, (CY,))
+    assert f"RCPT {ANNA}: SMTP 550" in (outcome.error or "")
+
+
+def test_who_has_it_is_never_sent_it_again_though_the_mail_names_all() -> None:
+    with MailServer() as server:
+        outcome = mail(mail_settings(server.url), three("ANNA@example.com", CY))
+    assert (outcome.kind, outcome.delivered_to) == (OutcomeKind.DELIVERED, (BEN,))
+    [taken] = server.mails
+    assert taken.recipients == (BEN,)
+    assert (taken.parsed["To"], taken.parsed["Cc"]) == (ANNA, BEN)
+
+
+def test_where_everybody_has_it_nobody_is_called() -> None:
+    with MailServer() as server:
+        outcome = mail(mail_settings(server.url), three(ANNA, BEN, CY))
+    assert outcome == Outcome(OutcomeKind.DELIVERED)
+    assert server.peers == []
+
+
+def test_nobody_has_it_whose_mail_was_refused_in_the_end_or_is_in_doubt() -> None:
+    with MailServer(RCPT={BEN: "550 no"}, end="554 5.7.1 spam") as server:
+        refused = mail(mail_settings(server.url), three())
+    with MailServer(RCPT={BEN: "550 no"}, end=hang_up) as server:
+        in_doubt = mail(mail_settings(server.url), three())
+    assert (refused.kind, refused.delivered_to) == (OutcomeKind.PERMANENT, ())
+    assert (in_doubt.kind, in_doubt.delivered_to) == (OutcomeKind.UNKNOWN, ())
+
+
+def test_a_log_in_that_one_recipient_wants_does_not_stop_the_pass() -> None:
+    with MailServer(RCPT={BEN: "530 5.7.0 log in first"}) as server:
+        outcome = mail(mail_settings(server.url), three())
+    assert (outcome.kind, outcome.delivered_to) == (OutcomeKind.PERMANENT, (ANNA, CY))
+
+
+@pytest.mark.parametrize("offered", [True, False])
+def test_a_local_part_beyond_ascii_needs_a_server_that_takes_it(*, offered: bool) -> None:
+    extensions = EXTENSIONS if offered else ["SIZE 1000000"]
+    with MailServer(extensions=extensions) as server:
+        outcome = mail(mail_settings(server.url), queued(recipient_email="Zoë <zoë@bücher.example>"))
+    [taken] = server.mails
+    if offered:
+        assert outcome.kind is OutcomeKind.DELIVERED
+        assert taken.recipients == ("zoë@xn--bcher-kva.example", BEN)
+        assert "SMTPUTF8 BODY=8BITMIME" in server.said[1]
+        assert "<zoë@xn--bcher-kva.example>" in taken.raw.decode()
+    else:
+        assert (outcome.kind, outcome.delivered_to) == (OutcomeKind.PERMANENT, (BEN,))
+        assert "the server takes no address beyond ASCII" in (outcome.error or "")
+        assert taken.raw.isascii()
+        assert taken.parsed["To"] is None
+
+
+# -- sizes, ids and settings -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(("most", "kind"), [("300", "permanent"), ("0", "delivered"), ("", "delivered")])
+def test_a_mail_that_is_too_big_is_not_begun(most: str, kind: str) -> None:
+    with MailServer(extensions=[f"SIZE {most}".strip()]) as server:
+        outcome = mail(mail_settings(server.url))
+    assert outcome.kind == kind
+    assert bool(server.mails) == (kind == "delivered")
+
+
+def test_the_size_that_is_announced_is_that_of_the_mail(tmp_path: Path) -> None:
+    for name, size in (("a", 0), ("b", 56), ("c", 57), ("d", 58), ("e", 57 * 1024 + 1)):
+        (tmp_path / name).write_bytes(b"x" * size)
+    with MailServer() as server:
+        mail(mail_settings(server.url, attachments_dir=tmp_path), queued(attachments='["a","b","c","d","e"]'))
+    [said] = [each for each in server.said if each.startswith("MAIL")]
+    assert said.endswith(f"SIZE={len(server.mails[0].raw)}")
+
+
+@pytest.mark.parametrize(
+    ("reply", "name"),
+    [
+        ("250 2.0.0 Ok: queued as 4XyZ12", "4XyZ12"),
+        ("250 OK id=1abcDE-0001gH-2x", "1abcDE-0001gH-2x"),
+        ("250 2.6.0 <a@b> [InternalId=8589934] Queued mail for delivery", "8589934"),
+        ("250 2.0.0 OK  1700000000 gsmtp", None),
+    ],
+)
+def test_the_name_that_the_server_gives_a_mail_is_kept(reply: str, name: str | None) -> None:
+    assert outcome_of(end=reply).external_id == name
+
+
+def test_a_subject_that_names_no_column_is_found_out_at_the_start() -> None:
+    settings = mail_settings(f"smtp://{LOOPBACK}:1", subject="[{priority}] {subject}")
+    with pytest.raises(ConfigurationError, match=r"gateway\.subject names the column priority"):
+        open_smtp(settings)
+
+
+def test_a_host_whose_name_can_not_be_looked_up_is_found_out_at_the_start() -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
+        open_smtp(mail_settings(f"smtp://{'a' * 64}.example"))
+
+
+def test_an_error_quotes_nothing_of_the_message() -> None:
+    outcome = outcome_of(end="554 5.7.1 I don't like: It is on its way.")
+    assert outcome.error == "the end of the mail: SMTP 554 5.7.1 I don't like: …"
+
+
+# -- asking without a mail ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"), [("235 welcome", OutcomeKind.DELIVERED), ("535 no", OutcomeKind.UNAUTHORIZED)]
+)
+def test_asking_goes_as_far_as_the_log_in_and_sends_nothing(reply: str, kind: OutcomeKind) -> None:
+    with MailServer(extensions=["AUTH PLAIN"], AUTH=reply) as server:
+        outcome = asyncio.run(ask(mail_settings(server.url, username="agent", password=PASSWORD)))
+    assert outcome.kind is kind
+    assert [each.partition(" ")[0] for each in server.said] == ["ehlo", "AUTH", "QUIT"]

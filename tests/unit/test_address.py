@@ -1,0 +1,65 @@
+"""E-mail addresses: what is taken for one, and that nothing more can hide in it."""
+
+from __future__ import annotations
+
+import pytest
+
+from retrycli.address import Address
+
+TAKEN = {
+    "ana@example.com": ("ana", "example.com", ""),
+    " ana@Example.COM ": ("ana", "example.com", ""),
+    "<ana@example.com>": ("ana", "example.com", ""),
+    "Ana <ana@example.com>": ("ana", "example.com", "Ana"),
+    '"Ana, Sales \\"A\\"" <ana@example.com>': ("ana", "example.com", 'Ana, Sales "A"'),
+    "Zoë <a.b+c=d@x>": ("a.b+c=d", "x", "Zoë"),
+    "josé@bücher.example": ("josé", "xn--bcher-kva.example", ""),
+    "a@straße.example": ("a", "xn--strae-oqa.example", ""),
+}
+
+
+@pytest.mark.parametrize("text", TAKEN)
+def test_an_address_may_have_a_name(text: str) -> None:
+    """ß is a letter of its own: by the older rules the mail would go to strasse.example, which is somebody else's."""
+    assert Address.parse(text) == Address(*TAKEN[text])
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "ana",
+        "@example.com",
+        "ana@",
+        "ana@example..com",
+        "ana@-example.com",
+        "ana@[127.0.0.1]",
+        "a..b@example.com",
+        ".a@example.com",
+        "an a@example.com",
+        "ana@example.com, bo@example.com",
+        "ana@example.com;bo@example.com",
+        "Ana <ana@example.com",
+        "Ana ana@example.com>",
+        "Ana, Sales <ana@example.com>",
+        "Ana <ana@example.com> <bo@example.com>",
+        "Team: ana@example.com;",
+        "ana@example.com\r\nBcc: eve@example.com",
+        "ana@example.com\n",
+        "Ana\x00 <ana@example.com>",
+        "ana@exa\x85mple.com",
+        "ana\\@example.com",
+        '"a b"@example.com',
+        "ana@example.com (Ana)",
+        f"{'a' * 65}@example.com",
+        f"ana@{'a.' * 126}example",
+        f"{' ' * 100_000}ana@example.com",
+    ],
+)
+def test_whatever_else_is_none(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^it(s| is| has)|^write it as"):
+        Address.parse(text)
+
+
+def test_the_same_mailbox_has_one_key_however_it_is_written() -> None:
+    assert Address.parse("Ana <ANA@example.com>").key == Address.parse("ana@EXAMPLE.com").key
