@@ -175,15 +175,17 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
     """The settings as a pass needs them.
 
     Raises:
-        ConfigurationError: there is no base URL.
+        ConfigurationError: a gateway has no base URL.
     """
+    lanes = settings.gateway.lanes
     return PassRules(
-        destination=settings.gateway.destination,
+        destination=lanes[-1].destination,
+        lanes=lanes,
         policies=settings.policies,
         breaker=settings.breaker.rules,
         due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),
         deadline=timedelta(minutes=settings.run.deadline_minutes),
-        request_timeout=timedelta(seconds=settings.gateway.request_timeout_seconds),
+        request_timeout=settings.gateway.longest,
         concurrency=settings.run.concurrency,
         limit=settings.run.limit if limit is None else limit,
         rate_per_second=settings.run.rate_per_second,
@@ -248,11 +250,11 @@ def make_world(
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.choice import gateway_of
+        from retrycli.gateway.choice import crossing_of
 
         check_writable(database)  # or what came of a message could not be written down, and it would go out again
         columns = database.messages.c.keys()
-        chosen = gateway_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
+        chosen = crossing_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with chosen as gateway:
             yield gateway
 
@@ -260,7 +262,7 @@ def make_world(
     def looks_up(message_type: MessageType) -> bool:
         from retrycli.gateway import choice
 
-        return choice.looks_up(settings.gateway, message_type)
+        return choice.looks_up(settings.gateway.of(message_type), message_type)
 
     return World(
         enrolment=Enrolment(database),

@@ -20,11 +20,10 @@ if TYPE_CHECKING:
 
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
+GATEWAY_SECRETS = ("token", "password", "username")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
-    "gateway.token",
-    "gateway.password",
-    "gateway.username",
+    *(f"gateway{of}.{name}" for of in ("", ".customer", ".supplier", ".internal") for name in GATEWAY_SECRETS),
     "database.url",
     "notify.urls",
     "notify.ping_url",
@@ -129,7 +128,8 @@ def _beside(file: Path, key: str, value: object) -> object:
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
         return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
-    is_path = key.endswith(("_file", "_dir", ".path")) or (key == "gateway.preset" and str(value).endswith(".toml"))
+    is_preset = key.startswith("gateway.") and key.endswith(".preset") and str(value).endswith(".toml")
+    is_path = is_preset or key.endswith(("_file", "_dir", ".path"))
     return str(folder / value) if is_path and isinstance(value, str) else value
 
 

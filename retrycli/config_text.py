@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, SecretStr
 
 from retrycli.config import Loaded
+from retrycli.message import MessageType
 from retrycli.settings import Settings
 
 HEAD = """\
@@ -26,13 +27,22 @@ TYPES = """
 """
 
 
+OWN_GATEWAYS = """
+# Another gateway for one message type: what it has in common with [gateway] (timeouts, ca_file, attachments) stays.
+# [gateway.supplier]
+# kind = "smtp"
+# base_url = "smtp://mail.example.com:587"
+# sender = "Support <support@example.com>"
+"""
+
+
 def template(values: Mapping[str, object]) -> str:
     """A configuration file with every key, its default and what it means; some with values of their own."""
     lines = [HEAD]
     for section, model in _sections():
         lines.append(f"[{section}]")
         for name, info in type(model).model_fields.items():
-            if name == "types":
+            if name in {"types", *MessageType}:
                 continue
             value = values.get(f"{section}.{name}")
             default = getattr(model, name)
@@ -41,7 +51,7 @@ def template(values: Mapping[str, object]) -> str:
                 lines.append(f"{name} = {_toml(value)}")
             else:
                 lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
-        lines.append(TYPES if section == "schedule" else "")
+        lines.append({"schedule": TYPES, "gateway": OWN_GATEWAYS}.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -63,7 +73,9 @@ def _sections(settings: Settings | None = None) -> Iterator[tuple[str, BaseModel
 def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
     for name in type(model).model_fields:
         value = getattr(model, name)
-        if isinstance(value, dict):
+        if isinstance(value, BaseModel):
+            yield from _values(f"{section}.{name}", value)
+        elif isinstance(value, dict):
             for each, inner in value.items():
                 yield from ((k, v) for k, v in _values(f"{section}.{name}.{each}", inner) if v is not None)
         else:

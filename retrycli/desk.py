@@ -273,21 +273,30 @@ def check(settings: Settings) -> dict[str, str]:
     """
     from retrycli.gateway.choice import check_columns
 
-    rules = pass_rules(settings)
+    pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        check_columns(settings.gateway, {*columns, *OPTIONAL_COLUMNS})
-        by_mail = settings.gateway.kind == "smtp"
+        for each in settings.gateway.all.values():
+            check_columns(each, {*columns, *OPTIONAL_COLUMNS})
+        gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()
         return {
             "Database": database.place,
             "Table": f"{settings.database.table}: {', '.join(columns)}",
             "Tables": f"version {database.revision()}",
-            "API": rules.destination,
-            **({"Sender": str(settings.gateway.sender)} if by_mail else {"Preset": settings.gateway.preset}),
+            **{_name(name, "API"): each.destination for name, each in gateways.items()},
+            **{
+                _name(name, "Sender" if each.kind == "smtp" else "Preset"): each.sender or each.preset
+                for name, each in gateways.items()
+            },
             "Lock": str(lock),
         }
+
+
+def _name(gateway: str, what: str) -> str:
+    """A fact's name: that of a gateway of its own bears the message type."""
+    return what if gateway == "gateway" else f"{what} {gateway}"
 
 
 def check_preset(preset: Preset, settings: Settings) -> str:

@@ -134,7 +134,7 @@ class _Explainer:
         if not isinstance(message, UnusableMessage):
             yield from self._policy_gates(message, found, at)
         yield self._pause(at)
-        yield self._breaker(at)
+        yield self._breaker(found, at)
         yield from self._pace(message.id if isinstance(message, Message) else message.message_id, at)
 
     def _policy_gates(self, message: Message, found: MessageDetails, at: datetime) -> Iterator[Gate]:
@@ -169,8 +169,8 @@ class _Explainer:
         figure = f"by {pause.by}" + (f" ({pause.reason})" if pause.reason else "")
         return Gate("pause", open=False, figure=figure + (", until" if pause.until else ""), time=pause.until)
 
-    def _breaker(self, at: datetime) -> Gate:
-        breaker = self._ledger.breaker(self._rules.destination)
+    def _breaker(self, found: MessageDetails, at: datetime) -> Gate:
+        breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
         is_open = Destination(breaker, self._rules, since=at).trouble is None
         match breaker.state:
             case BreakerState.CLOSED:
@@ -215,14 +215,15 @@ class _Explainer:
         if opens is None:
             return None
         if (most := capacity(self._rules)) is not None:
-            opens = self._turn(message_id, grid, number, opens, most)
+            opens = self._turn(found, grid, number, opens, most)
         handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
         return None if handed_over else grid[opens]
 
-    def _turn(self, message_id: int, grid: ticks.Grid, number: int, opens: int, most: int) -> int:
+    def _turn(self, found: MessageDetails, grid: ticks.Grid, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
+        message_id = found.row["id"]
         intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
-        begins = grid.first(number, lambda tick: self._pause(tick).open and self._breaker(tick).open)
+        begins = grid.first(number, lambda tick: self._pause(tick).open and self._breaker(found, tick).open)
         tick = opens if begins is None else begins
         due, gone = 0, 0
         looked_to: datetime | None = None

@@ -54,7 +54,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     in_queue = measures.in_queue()
     newest = next(iter(ledger.last_passes(1)), None)
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
-    base_url = settings.gateway.base_url
+    urls = dict.fromkeys(each.base_url for each in settings.gateway.all.values() if each.base_url is not None)
     return Measured(
         version=version("retrycli"),
         tables=schema.HEAD,
@@ -70,8 +70,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
         oldest_escalated_seconds=_age(now, in_queue.escalated_since),
         oldest_unacknowledged_seconds=_age(now, in_queue.unacknowledged_since),
         paused=ledger.pause(now) is not None,
-        destination=None if base_url is None else urlsplit(base_url).netloc,
-        breaker_open=base_url is not None and ledger.breaker(base_url).state is BreakerState.OPEN,
+        breakers={urlsplit(each).netloc: ledger.breaker(each).state is BreakerState.OPEN for each in urls},
     )
 
 

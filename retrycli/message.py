@@ -197,6 +197,17 @@ class Lapsed:
 
 
 @dataclass(frozen=True, slots=True)
+class Lane:
+    """The messages that go one way: to one destination."""
+
+    destination: str
+    but: frozenset[MessageType] = frozenset()
+    """Of all messages, also those of no known type, these go another way."""
+    only: frozenset[MessageType] | None = None
+    """Of all messages none but these; None is no such bound."""
+
+
+@dataclass(frozen=True, slots=True)
 class Span:
     """A range of message ids: above ``after``, up to and including ``upto``; None is no bound."""
 

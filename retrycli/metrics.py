@@ -42,9 +42,8 @@ class Measured:
     oldest_escalated_seconds: float
     oldest_unacknowledged_seconds: float
     paused: bool
-    destination: str | None
-    """The ticketing API's host."""
-    breaker_open: bool
+    breakers: Mapping[str, bool]
+    """Whether each destination, by its host, is taken to be down."""
 
 
 def text(measured: Measured) -> str:
@@ -114,8 +113,8 @@ def _each_family(it: Measured) -> Iterator[Metric]:
         it.oldest_unacknowledged_seconds,
     )
     yield _gauge("retrycli_paused", "Whether deliveries are paused.", float(it.paused))
-    destination = {} if it.destination is None else {it.destination: float(it.breaker_open)}
-    yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", destination, "destination")
+    breakers = {host: float(is_open) for host, is_open in it.breakers.items()}
+    yield _gauge("retrycli_breaker_open", "Whether the ticketing API is taken to be down.", breakers, "destination")
 
 
 Values = Mapping[str, float] | Mapping[tuple[str, str], float]

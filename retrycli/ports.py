@@ -11,7 +11,7 @@ from typing import Protocol
 
 from retrycli.breaker import Breaker, BreakerRules
 from retrycli.events import ClockWasAhead, Event, PassSummary
-from retrycli.message import Claim, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
+from retrycli.message import Claim, Lane, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome
 from retrycli.policy import RetryPolicy, Settled
 from retrycli.turns import Turns
@@ -47,10 +47,14 @@ class Claims(Protocol):
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
 
-    def claim(self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None) -> list[int]:
-        """Claim due messages whose turn it is."""
+    def claim(
+        self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
+    ) -> list[int]:
+        """Claim due messages of a lane whose turn it is."""
 
-    def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str]) -> list[int]:
+    def claim_first_of(
+        self, claim: Claim, due_by: datetime, tickets: Collection[str], lane: Lane | None = None
+    ) -> list[int]:
         """Claim the first unfinished message of each ticket, where it is due."""
 
     def renew(self, claim: Claim) -> None:
@@ -169,6 +173,7 @@ class PassRules:
     """How a pass is to go about it."""
 
     destination: str
+    """Where messages go that have no lane of their own."""
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -179,8 +184,15 @@ class PassRules:
     rate_per_second: float | None = None
     in_order: bool = False
     """Of one ticket's messages, a later one waits until an earlier one is delivered or in a person's hands."""
+    lanes: tuple[Lane, ...] = ()
+    """Where messages go, one lane after the other; none is: all of them to ``destination``."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
+
+    def destination_of(self, message_type: str) -> str:
+        """Where a message goes."""
+        own = (each.destination for each in self.lanes if each.only is not None and message_type in each.only)
+        return next(own, self.destination)
 
     @property
     def claim_at_once(self) -> int:

@@ -107,7 +107,7 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
             f"a scheduler does not pass on your environment, where this comes from: {', '.join(elsewhere)}; "
             f"set it in {config}, secrets by their …_file keys"
         )
-    request = timedelta(seconds=settings.gateway.request_timeout_seconds)
+    request = settings.gateway.longest
     return Job(
         interval=timedelta(minutes=settings.schedule.retry_interval_minutes),
         interpreter=this_python(),

@@ -24,7 +24,7 @@ from retrycli.address import CONTROL, Address
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
 from retrycli.errors import ConfigurationError
-from retrycli.message import MessageType
+from retrycli.message import Lane, MessageType
 from retrycli.policy import RetryPolicy
 
 
@@ -149,6 +149,16 @@ class Schedule(_Section):
         return self
 
 
+IN_COMMON = (
+    "connect_timeout_seconds",
+    "request_timeout_seconds",
+    "immediate_retries",
+    "unknown_limit",
+    "ca_file",
+    "attachments_dir",
+    "attachments_limit_mb",
+)
+"""Keys of the gateway that one of its own for a message type need not repeat."""
 OF_THE_OTHER_KIND = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
@@ -156,7 +166,7 @@ OF_THE_OTHER_KIND = {
 """Keys that have no effect."""
 
 
-class Gateway(_Section):
+class OneGateway(_Section):
     """How messages leave."""
 
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
@@ -270,6 +280,54 @@ class Gateway(_Section):
         return self
 
 
+class Gateway(OneGateway):
+    """The gateway of all messages but those whose type has one of its own."""
+
+    customer: OneGateway | None = Field(None, description="another gateway for messages to customers")
+    supplier: OneGateway | None = Field(None, description="another gateway for messages to suppliers")
+    internal: OneGateway | None = Field(None, description="another gateway for internal messages")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _have_in_common(cls, values: object) -> object:
+        """Give gateways of their own what is said for all, and has to do with no destination."""
+        if not isinstance(values, dict):
+            return values
+        common = {name: values[name] for name in IN_COMMON if name in values}
+        own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
+        return values | own
+
+    def of(self, message_type: MessageType) -> OneGateway:
+        """The gateway of a message type."""
+        own: OneGateway | None = getattr(self, message_type)
+        return own or self
+
+    @property
+    def all(self) -> dict[str, OneGateway]:
+        """Every gateway that has messages, by the name of its section."""
+        own = {f"gateway.{each}": self.of(each) for each in MessageType if self.of(each) is not self}
+        return own if len(own) == len(MessageType) else {"gateway": self, **own}
+
+    @property
+    def longest(self) -> timedelta:
+        """How long one message may take."""
+        return timedelta(seconds=max(each.request_timeout_seconds for each in self.all.values()))
+
+    @property
+    def lanes(self) -> tuple[Lane, ...]:
+        """Where messages go.
+
+        Raises:
+            ConfigurationError: one of the destinations is not set.
+        """
+        ways: dict[str, set[MessageType]] = {}
+        for each in MessageType:
+            ways.setdefault(self.of(each).destination, set()).add(each)
+        *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
+        but = frozenset(MessageType) - theirs
+        return (*(Lane(where, only=frozenset(only)) for where, only in others), Lane(rest, but=but))
+
+
 class Run(_Section):
     """How much one pass does."""
 
@@ -370,8 +428,8 @@ class Settings(_Section):
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """The rules for each message type."""
-        limit = self.gateway.unknown_limit
-        return {each: self.schedule.policy(each, unknown_limit=limit) for each in MessageType}
+        gateway = self.gateway
+        return {each: self.schedule.policy(each, unknown_limit=gateway.of(each).unknown_limit) for each in MessageType}
 
 
 def _revealed(value: object) -> str:

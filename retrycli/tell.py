@@ -123,10 +123,9 @@ class _Round:
         )
 
     def _down(self, ledger: Ledger) -> Trouble | None:
-        breaker = ledger.breaker(self._settings.gateway.destination)
-        if breaker.state is not BreakerState.OPEN:
-            return None
-        return Trouble(breaker.opened_at or self._now)
+        breakers = [ledger.breaker(each.destination) for each in self._settings.gateway.all.values()]
+        opened = [each.opened_at or self._now for each in breakers if each.state is BreakerState.OPEN]
+        return Trouble(min(opened)) if opened else None
 
     def _causes(self, since: datetime | None) -> Sequence[Cause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
@@ -147,7 +146,7 @@ class _Round:
 
     def _around(self) -> Surroundings:
         counts = Measures(self._database).counts(self._now)
-        destination = self._settings.gateway.destination
+        destination = ", ".join(dict.fromkeys(each.destination for each in self._settings.gateway.all.values()))
         return Surroundings(socket.gethostname(), destination, self._now, counts["waiting"], counts["escalated"])
 
 

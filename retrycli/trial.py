@@ -71,6 +71,7 @@ def deliver_test(
 
 
 async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
+    from retrycli.gateway.choice import gateway_of
     from retrycli.gateway.http import HttpGateway
 
     exchanges: list[tuple[str, str]] = []
@@ -78,8 +79,11 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
     def watch(request: httpx.Request, content: Content | None, answer: Answer) -> None:
         exchanges.append((_request(request, content), _answer(answer)))
 
-    async with HttpGateway(settings.gateway, columns=None, connections=1, now=here.now, watch=watch) as gateway:
+    section = settings.gateway.of(queued.message.message_type)
+    async with gateway_of(section, columns=None, connections=1, now=here.now, watch=watch) as gateway:
         outcome = await gateway.deliver(queued)
+        if not isinstance(gateway, HttpGateway):
+            return Trial(outcome, (), None)
         found_again = await gateway.arrived(queued) if outcome.kind is OutcomeKind.DELIVERED else None
         shown = tuple(Exchange(gateway.starred(asked), gateway.starred(said)) for asked, said in exchanges)
     return Trial(outcome, shown, found_again)

@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "notice_text outage figures grouping cronline units finding acts draft turns",
         "settings address config config_text atomic trust",
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
-        "ports engine liaison destination intake pace record recovery by_hand",
+        "ports engine delivery liaison destination intake pace record recovery by_hand",
         "logs console report",
         "app aftermath standing desk explain preview tell measure reporting casework move demo trial scheduler doctor "
         "cli __init__ __main__",

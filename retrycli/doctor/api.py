@@ -11,24 +11,21 @@ from urllib.parse import urlsplit
 from retrycli.doctor.case import Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.outcome import OUTAGE, OutcomeKind
-from retrycli.settings import Gateway
+from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from retrycli.gateway.probe import Probe
 
 
 def api(case: Case) -> Iterator[Finding]:
-    """Whether it is there and takes our credentials, as far as can be told without a message."""
-    if case.settings.gateway.kind == "smtp":
-        yield from _mail_server(case)
-    else:
-        yield from _ticketing_api(case)
+    """Whether each is there and takes our credentials, as far as can be told without a message."""
+    for gateway in case.settings.gateway.all.values():
+        yield from _mail_server(gateway) if gateway.kind == "smtp" else _ticketing_api(case, gateway)
 
 
-def _mail_server(case: Case) -> Iterator[Finding]:
+def _mail_server(gateway: OneGateway) -> Iterator[Finding]:
     from retrycli.gateway.smtp import ask
 
-    gateway = case.settings.gateway
     found = asyncio.run(ask(gateway))
     where, said = gateway.destination, found.error
     if found.kind is OutcomeKind.UNAUTHORIZED and found.status_code is not None:
@@ -51,12 +48,11 @@ def _is_here(url: str) -> bool:
     return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
-def _ticketing_api(case: Case) -> Iterator[Finding]:
+def _ticketing_api(case: Case, gateway: OneGateway) -> Iterator[Finding]:
     from retrycli.gateway.probe import probe
 
-    gateway = case.settings.gateway
     found = asyncio.run(probe(gateway, now=case.now))
-    yield _answer(case, found)
+    yield _answer(gateway, found)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
@@ -66,8 +62,8 @@ def _ticketing_api(case: Case) -> Iterator[Finding]:
         )
 
 
-def _answer(case: Case, found: Probe) -> Finding:
-    gateway, outcome = case.settings.gateway, found.outcome
+def _answer(gateway: OneGateway, found: Probe) -> Finding:
+    outcome = found.outcome
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
         return failure("api", f"{where} has a certificate that does not verify: {said}", "set gateway.ca_file")
@@ -85,6 +81,6 @@ def _answer(case: Case, found: Probe) -> Finding:
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 
 
-def has_credentials(gateway: Gateway) -> bool:
+def has_credentials(gateway: OneGateway) -> bool:
     """Whether requests bear any."""
     return gateway.auth != "none" and any((gateway.token, gateway.username, gateway.password))

@@ -23,11 +23,12 @@ def table(case: Case, database: Database) -> Iterator[Finding]:
     """The application's table, and whether the preset fits it."""
     from retrycli.gateway.choice import check_columns
 
-    gateway, columns = case.settings.gateway, database.messages.c.keys()
+    columns = database.messages.c.keys()
     yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
-    check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
-    fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
-    yield well(fits[0], f"{fits[1]} fits it")
+    for gateway in case.settings.gateway.all.values():
+        check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
+        fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)
+        yield well(fits[0], f"{fits[1]} fits it")
 
 
 def tables(case: Case, database: Database) -> Iterator[Finding]:

@@ -99,8 +99,7 @@ def lock(case: Case) -> Iterator[Finding]:
         yield well("lock", f"{path} is free")
         return
     words = f"{path} is held by {holder.in_words(case.now())}"
-    run, request = case.settings.run.deadline_minutes, case.settings.gateway.request_timeout_seconds
-    longest = timedelta(minutes=run, seconds=request) + scheduler.MARGIN
+    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + scheduler.MARGIN
     if holder.since is not None and case.now() - holder.since > longest:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:

@@ -1,23 +1,82 @@
-"""Which gateway delivers, by ``gateway.kind``. Each loads what it needs and nothing of the other's."""
+"""Which gateway delivers: by the message's type, and by ``gateway.kind``. Each loads what it needs and nothing else."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
+from contextlib import AsyncExitStack
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
-from retrycli.message import MessageType
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.message import MessageType, QueuedMessage
+from retrycli.outcome import Outcome
+from retrycli.settings import Gateway, OneGateway
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from retrycli.gateway.http import HttpGateway
+    from retrycli.gateway.line import Watch
     from retrycli.gateway.smtp import SmtpGateway
 
 
+class Crossing:
+    """Delivers each message through the gateway of its type. Use it as an asynchronous context manager.
+
+    Args:
+        gateways: by message type; several types may share one.
+    """
+
+    def __init__(self, gateways: Mapping[MessageType, HttpGateway | SmtpGateway]) -> None:
+        self._gateways = gateways
+        self._until_the_end = AsyncExitStack()
+
+    async def __aenter__(self) -> Self:
+        for each in set(self._gateways.values()):
+            await self._until_the_end.enter_async_context(each)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._until_the_end.aclose()
+
+    async def deliver(self, queued: QueuedMessage) -> Outcome:
+        """Send one message."""
+        return await self._gateways[queued.message.message_type].deliver(queued)
+
+
+def crossing_of(
+    settings: Gateway, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
+) -> Crossing:
+    """The gateways of all message types.
+
+    Raises:
+        ConfigurationError: one of them can't be used as it is set.
+    """
+    made = [
+        (each, gateway_of(each, columns=columns, connections=connections, now=now)) for each in settings.all.values()
+    ]
+    return Crossing(
+        {each: next(gateway for section, gateway in made if section is settings.of(each)) for each in MessageType}
+    )
+
+
 def gateway_of(
-    settings: GatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
+    settings: OneGateway,
+    *,
+    columns: Collection[str] | None,
+    connections: int,
+    now: Callable[[], datetime],
+    watch: Watch | None = None,
 ) -> HttpGateway | SmtpGateway:
-    """The gateway of the settings, to be used as an asynchronous context manager.
+    """The gateway of a section of the settings, to be used as an asynchronous context manager.
+
+    Args:
+        settings: the section.
+        columns: the columns of the application's table; None where there is none.
+        connections: how many messages may be under way.
+        now: the clock.
+        watch: is shown each HTTP request with its answer.
 
     Raises:
         ConfigurationError: it can't be used as it is set.
@@ -26,14 +85,14 @@ def gateway_of(
         case "http":
             from retrycli.gateway.http import HttpGateway
 
-            return HttpGateway(settings, columns=columns, connections=connections, now=now)
+            return HttpGateway(settings, columns=columns, connections=connections, now=now, watch=watch)
         case "smtp":
             from retrycli.gateway.smtp import SmtpGateway
 
             return SmtpGateway(settings, columns=columns, connections=connections, now=now)
 
 
-def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
+def looks_up(settings: OneGateway, message_type: MessageType) -> bool:
     """Whether it asks for a message that may have arrived before it sends it again.
 
     Raises:
@@ -47,7 +106,7 @@ def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     return message_type in preset.messages and bool(preset.look_up)
 
 
-def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
+def check_columns(settings: OneGateway, columns: Collection[str]) -> None:
     """Check that the table has every column that the preset, or the subject, names.
 
     Raises:

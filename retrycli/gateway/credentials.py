@@ -19,7 +19,7 @@ from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import OneGateway
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""
@@ -36,7 +36,7 @@ class Credentials:
         ConfigurationError: a credential that is missing, or can't stand in a header.
     """
 
-    def __init__(self, settings: GatewaySettings, by_preset: Auth | None = None) -> None:
+    def __init__(self, settings: OneGateway, by_preset: Auth | None = None) -> None:
         self._auth = _by_settings(settings) or by_preset or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: _revealed(value) for name, value in given.items()}
@@ -135,7 +135,7 @@ def _no_token(answer: Answer, where: str, now: datetime) -> Outcome:
     )
 
 
-def _by_settings(settings: GatewaySettings) -> Auth | None:
+def _by_settings(settings: OneGateway) -> Auth | None:
     """How ``gateway.auth`` says it is done; None where it says nothing."""
     match settings.auth:
         case None:

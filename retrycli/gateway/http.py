@@ -24,7 +24,7 @@ from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, p
 from retrycli.gateway.transport import open_transport
 from retrycli.message import LIST_COLUMNS, OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -64,7 +64,7 @@ class HttpGateway:
 
     def __init__(
         self,
-        settings: GatewaySettings,
+        settings: OneGateway,
         *,
         columns: Collection[str] | None,
         connections: int,
@@ -308,7 +308,7 @@ def _of_an_upload(outcome: Outcome, name: str) -> Outcome:
     return replace(outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of {name}: {said}")
 
 
-def check_urls(settings: GatewaySettings) -> None:
+def check_urls(settings: OneGateway) -> None:
     """Find out before the first message whether any request can go there: each would fail for it."""
     base = settings.destination
     for key, url in (("base_url", base), ("login_path", base + settings.login_path)):

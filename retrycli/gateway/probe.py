@@ -19,7 +19,7 @@ from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import OneGateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +34,7 @@ class Probe:
     """By how much its clock is ahead of ours; None where it did not say."""
 
 
-async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
+async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
     """Log in, where messages are sent after a log-in, and ask what the preset has for that; else for the base URL.
 
     Raises:
@@ -74,7 +74,7 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
     return Probe(outcome, credentials.by_log_in or preset.check is not None, next(iter(ahead), None))
 
 
-def _question(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
+def _question(settings: OneGateway, credentials: Credentials, check: Get | None) -> httpx.Request:
     path = "" if check is None else fill_path(check.path, {}, check.query)
     return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 

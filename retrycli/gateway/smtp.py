@@ -24,7 +24,7 @@ from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.tls import verifying
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -39,7 +39,8 @@ class SmtpGateway:
 
     Args:
         settings: where it is and how to log in.
-        columns: the columns of the application's table, for the subject to be checked against.
+        columns: the columns of the application's table, for the subject to be checked against; None where there is no
+            table.
         connections: how many mails may be on their way.
         now: the clock, for a mail's date.
         sleep: waits between immediate retries.
@@ -50,14 +51,15 @@ class SmtpGateway:
 
     def __init__(
         self,
-        settings: GatewaySettings,
+        settings: OneGateway,
         *,
-        columns: Collection[str],
+        columns: Collection[str] | None,
         connections: int,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        check_subject(settings, columns)
+        if columns is not None:
+            check_subject(settings, columns)
         self._settings = settings
         self._line = _Line(settings, connections)
         self._sender = Address.parse(settings.sender or "")
@@ -96,7 +98,7 @@ class SmtpGateway:
         return replace(outcome, error=without_quotations(one_line(outcome.error), queued.message))
 
 
-async def ask(settings: GatewaySettings) -> Outcome:
+async def ask(settings: OneGateway) -> Outcome:
     """Go as far as a mail could be sent, and send none.
 
     Raises:
@@ -110,7 +112,7 @@ async def ask(settings: GatewaySettings) -> Outcome:
     return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
 
 
-def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
+def check_subject(settings: OneGateway, columns: Collection[str]) -> None:
     """Check that every column which the subject names is there.
 
     Raises:
@@ -129,7 +131,7 @@ class _Line:
         connections: how many conversations may be held at once, each in a thread of its own.
     """
 
-    def __init__(self, settings: GatewaySettings, connections: int) -> None:
+    def __init__(self, settings: OneGateway, connections: int) -> None:
         parts = urlsplit(settings.destination)
         self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
         self._settings = settings

@@ -17,7 +17,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from retrycli.gateway.tls import verifying
 from retrycli.outcome import OutcomeKind
-from retrycli.settings import Gateway as GatewaySettings
+from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler
@@ -94,7 +94,7 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-def open_transport(settings: GatewaySettings, *, connections: int) -> httpx.AsyncBaseTransport:
+def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBaseTransport:
     """Open a transport with so many connections at most.
 
     It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
@@ -135,7 +135,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _tls(settings: GatewaySettings) -> ssl.SSLContext:
+def _tls(settings: OneGateway) -> ssl.SSLContext:
     if not (settings.base_url or "").startswith("https:"):
         # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, or_, select, update
 
 from retrycli.acts import no_such, not_free
-from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
+from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition
 from retrycli.schema import MOST, attempts, queue
@@ -83,7 +83,9 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
-    def claim(self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None) -> list[int]:
+    def claim(
+        self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
+    ) -> list[int]:
         """Claim due messages, the one that has waited longest first; their ids.
 
         Args:
@@ -91,8 +93,9 @@ class Claims:
             due_by: until when a message must have come due.
             limit: how many to look at.
             turns: whose turn it is among them; by default everybody's.
+            lane: which messages; by default all.
         """
-        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by))
+        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *self._in_lane(lane))
         if turns is not None and turns.in_order:
             due = due.where(~exists().where(*BEFORE_IT))
         if turns is not None and turns.passed_over:
@@ -105,14 +108,30 @@ class Claims:
             _claim(connection, claim, ids)
             return ids
 
-    def claim_first_of(self, claim: Claim, due_by: datetime, tickets: Collection[str]) -> list[int]:
-        """Claim of each ticket the first message that waits or is being sent, where it is due; their ids."""
+    def claim_first_of(
+        self, claim: Claim, due_by: datetime, tickets: Collection[str], lane: Lane | None = None
+    ) -> list[int]:
+        """Claim of each ticket the first message that waits or is being sent, where it is due in a lane; their ids."""
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": each}).scalar() for each in sorted(tickets)]
-            due = select(queue.c.message_id).where(queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)))
+            due = select(queue.c.message_id).where(
+                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *self._in_lane(lane)
+            )
             ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
             _claim(connection, claim, ids)
             return ids
+
+    def _in_lane(self, lane: Lane | None) -> list[ColumnElement[bool]]:
+        """What keeps other lanes' messages out; nothing where there is one lane."""
+        m = self._database.messages.c
+
+        def is_of(types: Collection[MessageType]) -> ColumnElement[bool]:
+            words = [word(each) for each in sorted(types)]
+            return exists().where(m.id == queue.c.message_id, m.message_type.in_(words))
+
+        but = [~is_of(lane.but)] if lane is not None and lane.but else []
+        only = [is_of(lane.only)] if lane is not None and lane.only is not None else []
+        return but + only
 
     def renew(self, claim: Claim) -> None:
         """Hold all that this claim has not lost for longer: until its new time."""

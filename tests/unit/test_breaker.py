@@ -18,7 +18,7 @@ CLOSED = Breaker("tickets.example.com")
 
 FAILURES = [OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE]
 ANSWERS = [OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT]
-SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED]
+SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
 def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES) -> Breaker:
@@ -59,7 +59,7 @@ def test_an_answer_in_between_begins_a_new_row(kind: OutcomeKind) -> None:
 
 
 @pytest.mark.parametrize("kind", SILENT)
-def test_throttled_and_unauthorized_neither_count_nor_interrupt_a_row(kind: OutcomeKind) -> None:
+def test_throttled_unauthorized_and_invalid_neither_count_nor_interrupt_a_row(kind: OutcomeKind) -> None:
     four = after(*[OutcomeKind.TRANSIENT] * 4)
     assert after(*[kind] * 10) == CLOSED
     assert four.after(kind, RULES, since=NOON) == four

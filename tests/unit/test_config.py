@@ -95,6 +95,9 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "starttls": True,
             "attachments_dir": None,
             "attachments_limit_mb": 25,
+            "customer": None,
+            "supplier": None,
+            "internal": None,
         },
         "run": {
             "concurrency": 8,

@@ -33,8 +33,7 @@ NOTHING_YET = Measured(
     oldest_escalated_seconds=0,
     oldest_unacknowledged_seconds=0,
     paused=False,
-    destination=None,
-    breaker_open=False,
+    breakers={},
 )
 AT_WORK = replace(
     NOTHING_YET,
@@ -49,8 +48,7 @@ AT_WORK = replace(
     oldest_escalated_seconds=7200,
     oldest_unacknowledged_seconds=60,
     paused=True,
-    destination="tickets.example.com",
-    breaker_open=True,
+    breakers={"tickets.example.com": True},
 )
 
 

@@ -1,0 +1,237 @@
+"""Delivery: the messages of one lane are claimed, sent, decided and recorded."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from datetime import datetime, timedelta
+
+from retrycli.breaker import Breaker
+from retrycli.destination import Attempt, Destination
+from retrycli.events import Event, StopReason
+from retrycli.liaison import LOOK_EVERY, Liaison
+from retrycli.message import Lane, QueuedMessage, UnusableMessage
+from retrycli.outcome import STOOD_STILL
+from retrycli.pace import Pace
+from retrycli.policy import RetryPolicy, Settled, Transition
+from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.record import record
+from retrycli.recovery import BY_PASS
+from retrycli.turns import Turns
+
+RECORD_WITHIN_SECONDS = 0.1
+"""How long an answer may wait to be written down while a rate holds the next attempt back."""
+
+
+class Delivery:
+    """One lane as a pass delivers it.
+
+    Args:
+        world: everything outside the engine.
+        rules: destination, limit and deadline are the lane's.
+        me: which pass this is.
+        lane: which messages.
+        since: the start of the pass.
+        tell: is given what has happened, once that is committed.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        rules: PassRules,
+        me: Identity,
+        lane: Lane,
+        *,
+        since: datetime,
+        tell: Callable[[Sequence[Event]], None],
+    ) -> None:
+        self.begun = 0
+        """How many attempts have begun."""
+        self._world = world
+        self._rules = rules
+        self._me = me
+        self._lane = lane
+        self._since = since
+        self._tell_all = tell
+        self._events: list[Event] = []
+        self._due_by = rules.due_by(since)
+        self._pace = Pace(rules, since, world.now, world.stop_requested, self._take_turn)
+        self._liaison = Liaison(world, rules, me, since=since, tell=self._events.append)
+        self._destination = Destination(Breaker(rules.destination), rules, since=since)
+        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
+        self._claimed: deque[int] = deque()
+        self._all_claimed = False
+        self._freed: set[str] = set()
+        """Tickets of which the next message may go out, where their order is kept."""
+        self._in_flight = 0
+        self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
+
+    async def run(self) -> None:
+        """Claim, send and record until nothing is due or there is a reason to stop."""
+        # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
+        self._destination = self._liaison.meet()
+        if self._may_begin():
+            try:
+                async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
+                    await self._deliver(gateway, group)
+            except ExceptionGroup as faults:
+                # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
+                raise faults.exceptions[0] from None
+
+    @property
+    def reason(self) -> StopReason | None:
+        """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
+        if self._pace.reason in {None, StopReason.LIMIT}:
+            return self._destination.trouble or self._pace.reason
+        return self._pace.reason
+
+    @property
+    def detail(self) -> str | None:
+        """The same in words, where there is more to be said of it."""
+        if self.reason is StopReason.PAUSED:
+            return self._liaison.paused
+        return self._destination.detail if self.reason is self._destination.trouble else None
+
+    def release(self) -> None:
+        """Give back what was claimed and not begun."""
+        if self._claimed:
+            self._world.claims.release(self._liaison.claim, self._claimed)
+            self._claimed.clear()
+
+    # -- claim and deliver ------------------------------------------------------------------------------------
+
+    async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        answers: list[Attempt] = []
+        while answers or self._in_flight or self._may_begin():
+            # One transaction records what came of some attempts and begins the next ones. No request goes out
+            # before it is committed: the attempts' tasks first run when this one waits.
+            with self._world.claims.together():
+                self._look_around()
+                self._settle(answers)
+                self._begin_attempts(gateway, group)
+            self._tell()
+            answers = await self._answers()
+        with self._world.claims.together():
+            self._settle([], last=True)
+            self.release()
+        self._tell()
+
+    def _look_around(self) -> None:
+        self._liaison.look_around(self._destination)
+        if self._liaison.paused:
+            self._pace.stop(StopReason.PAUSED)
+
+    def _begin_attempts(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        """Begin as many attempts as there is room for, each written down first."""
+        while ids := self._take(self._room()):
+            now = self._world.now()
+            loaded = self._world.claims.begin(
+                self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
+            )
+            unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
+            begun = 0
+            for each in loaded:
+                if isinstance(each, UnusableMessage):
+                    unfit.append((each, Settled(each.message_id, Transition.invalid(each.problem))))
+                elif handed_over := self._handed_over(each):
+                    unfit.append((each, Settled(each.message_id, handed_over)))
+                else:
+                    group.create_task(self._attempt(gateway, each, now))
+                    begun += 1
+            self._in_flight += begun
+            self._pace.begun(begun)
+            self.begun += begun
+            self._record(unfit)
+
+    async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
+        stood_still = self._world.now() >= self._liaison.claim.expires_at
+        outcome = STOOD_STILL if stood_still else await gateway.deliver(queued)
+        finished_at = self._world.now()
+        self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
+
+    async def _answers(self) -> list[Attempt]:
+        """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
+        answers = []
+        if pause := self._pace.pause():
+            await self._world.sleep(min(pause, RECORD_WITHIN_SECONDS))
+        elif self._in_flight:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_EVERY.total_seconds()):
+                    answers.append(await self._answered.get())
+            await asyncio.sleep(0)  # one round of the event loop: what else has arrived is written down with it
+        while not self._answered.empty():
+            answers.append(self._answered.get_nowait())
+        self._in_flight -= len(answers)
+        return answers
+
+    def _may_begin(self) -> bool:
+        something_left = self._claimed or self._freed or not self._all_claimed
+        return bool(something_left) and self._destination.trouble is None and self._pace.may_begin()
+
+    def _room(self) -> int:
+        """How many attempts may begin now."""
+        return self._pace.room(self._destination.width - self._in_flight) if self._may_begin() else 0
+
+    def _take(self, room: int) -> list[int]:
+        """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
+        if room and not self._claimed:
+            self._claimed.extend(self._claim_due() or self._claim_freed())
+        return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+
+    def _claim_due(self) -> list[int]:
+        found: list[int] = []
+        while not (found or self._all_claimed):
+            at_once = self._rules.claim_at_once
+            found = self._world.claims.claim(self._liaison.claim, self._due_by, at_once, self._turns, self._lane)
+            self._all_claimed = not found and not self._turns.next_round()
+        return found
+
+    def _claim_freed(self) -> list[int]:
+        """What came behind a message of the same ticket that has now been seen to."""
+        freed, self._freed = self._freed, set()
+        claim = self._world.claims.claim_first_of
+        return claim(self._liaison.claim, self._due_by, freed, self._lane) if freed else []
+
+    def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
+        return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
+
+    def _is_fit(self, queued: QueuedMessage) -> bool:
+        return self._handed_over(queued) is None
+
+    def _handed_over(self, queued: QueuedMessage) -> Transition | None:
+        return self._policy(queued).handed_over(queued, self._since)
+
+    # -- decide and record ------------------------------------------------------------------------------------
+
+    def _settle(self, attempts: Sequence[Attempt], *, last: bool = False) -> None:
+        """Decide what each attempt does to its message, and write it down."""
+        judged = self._liaison.judge(self._destination, attempts, last=last)
+        self._record([(each.queued, self._decide(each)) for each in judged])
+
+    def _record(self, settled: Sequence[tuple[QueuedMessage | UnusableMessage, Settled]]) -> None:
+        self._events += record(self._world, self._liaison.claim, settled)
+        if self._rules.in_order:
+            self._freed |= {str(message.ticket_id) for message, _ in settled}
+
+    def _decide(self, attempt: Attempt) -> Settled:
+        queued = attempt.queued
+        transition = self._policy(queued).decide(
+            queued,
+            attempt.outcome,
+            since=self._since,
+            now=attempt.finished_at,
+            jitter=self._world.jitter(),
+            charged=attempt.charged,
+            looked_for=self._world.looks_up(queued.message.message_type),
+        )
+        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)
+
+    def _policy(self, queued: QueuedMessage) -> RetryPolicy:
+        return self._rules.policies[queued.message.message_type]
+
+    def _tell(self) -> None:
+        events = self._events.copy()
+        self._events.clear()
+        self._tell_all(events)
