@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -305,14 +305,12 @@ def check_preset(preset: Preset, settings: Settings) -> str:
     Raises:
         ConfigurationError: the preset names a column that the table has not.
     """
-    database = Database(settings.database.url, settings.database.table)
     try:
-        columns = list(database.messages.c.keys())
+        with closing(Database(settings.database.url, settings.database.table)) as database:
+            columns = list(database.messages.c.keys())
     except RetrycliError as error:  # a preset is often written before the rest is set up
         others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
         return f"not looked at: {error}" + (f". It has to have the columns {others}" if others else "")
-    finally:
-        database.close()
     preset.check_columns({*columns, *OPTIONAL_COLUMNS})
     return f"{settings.database.table} has every column that it names"
 

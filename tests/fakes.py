@@ -164,6 +164,7 @@ class Stage:
         self.events = Recorder()
         self.lock = FakeLock()
         self.stop_requested = False
+        self.looks_up = False
         self.gateway: FakeGateway | None = None
         """The one that the last pass opened, if it did."""
         self.passes = 0
@@ -274,4 +275,5 @@ class Stage:
             sleep=self.clock.sleep,
             jitter=lambda: 0.0,
             stop_requested=lambda: self.stop_requested,
+            looks_up=lambda _: self.looks_up,
         )

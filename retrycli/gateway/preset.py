@@ -167,7 +167,8 @@ def load_preset(name: str) -> Preset:
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
+        # A key that is misspelt is the reason why another is missing.
+        first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
         where = ".".join(str(part) for part in first["loc"] if part != "[key]")
         line = line_of(text, first["loc"])
         said = {"extra_forbidden": "no such key"}.get(first["type"], first["msg"].removeprefix("Value error, "))

@@ -63,6 +63,7 @@ HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Headers = dict[HeaderName, Annotated[Template, AfterValidator(_fits_a_header)]]
 Query = dict[str, Template]
 Secret = Annotated[Template, AfterValidator(_credentials_only)]
+SecretHeader = Annotated[Secret, AfterValidator(_fits_a_header)]
 SecretTree = Annotated[Tree, AfterValidator(_credentials_only_within)]
 
 
@@ -207,7 +208,7 @@ class Session(Table):
 
     method: Literal["GET", "POST"] = "POST"
     path: UrlPath
-    headers: dict[HeaderName, Secret] = {}
+    headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
     token: JsonPath
     """Where the answer has what is then ``{session}``."""
@@ -216,7 +217,7 @@ class Session(Table):
 class Auth(Table):
     """How requests bear our credentials."""
 
-    headers: dict[HeaderName, Secret] = {}
+    headers: dict[HeaderName, SecretHeader] = {}
     basic: tuple[Secret, Secret] | None = None
     """User and password of HTTP's basic authentication (RFC 7617)."""
     session: Session | None = None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.message import Claim
+from retrycli.message import Claim, Lane, MessageType
 from retrycli.policy import Settled, Transition
 from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON
@@ -151,3 +151,28 @@ def test_a_turn_that_comes_too_late_is_left_to_others(ledger: Ledger) -> None:
     ledger.take_turn(API, NOON, SECOND, NOON + HOUR)
     assert ledger.take_turn(API, NOON, SECOND, NOON + SECOND) == NOON + SECOND
     assert ledger.take_turn(API, NOON, SECOND, NOON + HOUR) == NOON + SECOND
+
+
+# Lanes.
+
+
+def test_a_lane_has_its_own_messages_and_one_has_all_the_rest(
+    application: Application, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, 1, 2, 3, 4, 5, 6)
+    for each, kind in enumerate(["customer", "supplier", "customer", "internal", "supplier"], 1):
+        application.change(each, message_type=kind)
+    application.delete(6)
+    mail = frozenset({MessageType.SUPPLIER})
+    assert claims.claim(PASS, NOON, 16, lane=Lane(API, only=mail)) == [2, 5]
+    assert claims.claim(PASS, NOON, 16, lane=Lane(API, but=mail)) == [1, 3, 4, 6], "what is deleted is dropped there"
+
+
+def test_behind_a_message_of_its_ticket_comes_the_next_in_its_own_lane_only(
+    application: Application, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, 7, 8)
+    application.change(1, message_type="customer")
+    application.change(2, message_type="supplier")
+    lane = Lane(API, but=frozenset({MessageType.SUPPLIER}))
+    assert claims.claim_first_of(PASS, NOON, {"7", "8"}, lane) == [1]

@@ -1,0 +1,188 @@
+"""``presets`` and ``deliver-test``, and a pass with a gateway for each message type: as a new user meets them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from random import Random
+
+import pytest
+
+from retrycli.gateway.preset import known_presets
+from retrycli.sandbox import Behaviour, Sandbox
+from tests.cli.application import Application
+from tests.cli.command import Cli
+
+OWN = """
+[auth]
+headers = { X-Api-Key = "{token}" }
+
+[messages.customer]
+path = "/cases/{ticket_id}/replies"
+body = { text = "{body}", cc = "{cc_emails|join:; }", files = { for_each = "attachments", give = "{each.name}" } }
+
+[messages.internal]
+path = "/cases/{ticket_id}/notes"
+ignores = ["cc_emails", "bcc_emails"]
+body = { text = "{body}", private = true }
+"""
+
+
+def test_the_list_names_every_preset_and_what_it_can_do(cli: Cli) -> None:
+    shown = cli("presets")
+    assert (shown.returncode, shown.stderr) == (0, "")
+    rows = [line.split("\t") for line in shown.stdout.splitlines()]
+    assert [row[0] for row in rows] == known_presets()
+    assert ["generic", "A plain HTTP API", "cc, bcc, internal notes"] in rows
+    told = cli.json("presets")["presets"]
+    assert [each["name"] for each in told] == known_presets()
+    assert all(each["checked"] for each in told)
+
+
+def test_the_list_fits_a_terminal(cli: Cli) -> None:
+    screen = cli.on_terminal("presets")
+    assert screen.returncode == 0
+    assert max(map(len, screen.text.splitlines())) <= 80
+    assert "Next: retrycli presets show NAME" in screen.words
+
+
+@pytest.mark.parametrize("name", known_presets())
+def test_each_preset_is_shown_as_it_is_written_and_passes_its_own_check(name: str, cli: Cli, tmp_path: Path) -> None:
+    """What is shown is a beginning for one of one's own."""
+    own = tmp_path / "own.toml"
+    own.write_text(cli("presets", "show", name).stdout, encoding="utf-8")
+    for each in (name, str(own)):
+        checked = cli("presets", "check", each)
+        assert (checked.returncode, checked.stderr) == (0, "")
+
+
+def test_a_preset_is_checked_against_the_table_where_there_is_one(at_work: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN.replace("{body}", "{colour}"), encoding="utf-8")
+    refused = at_work("presets", "check", file)
+    assert refused.returncode == 78
+    assert "messages.customer names the column colour, which the table has not" in refused.stderr
+
+
+def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN.replace("{body}", "{colour}"), encoding="utf-8")
+    told = cli.json("presets", "check", file)
+    assert "no database at" in told["table"]
+    assert "colour" in told["table"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "said"),
+    [
+        ("path = ", "pfad = ", "messages.customer.pfad (line 6): no such key"),
+        ("/cases/", "/../cases/", "messages.customer.path (line 6): it leaves the base URL"),
+        ('"{body}"', '"{body|shout}"', "messages.customer.body (line 7): {body|shout} has no filter 'shout'"),
+        ('"{body}"', '"{body|html}"', "its format is text"),
+        ('"{token}"', '"{tokens}"', "auth.headers.X-Api-Key (line 3): {tokens} is none of"),
+        ('"{token}"', '"Schlüssel {token}"', "auth.headers.X-Api-Key (line 3): "),
+        ("[messages.internal]", "[messages.partner]", "messages.partner (line 9)"),
+        ('text = "{body}", cc', 'text = "{body", cc', "a single {"),
+        ("ignores = [", 'headers = { X-Subject = "{subject}" }\nignores = [', "write {subject|base64}"),
+    ],
+)
+def test_what_is_wrong_with_a_preset_is_said_with_key_and_line(
+    wrong: str, right: str, said: str, cli: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN.replace(wrong, right, 1), encoding="utf-8")
+    refused = cli("presets", "check", file)
+    assert refused.returncode == 78
+    assert said in refused.stderr
+
+
+# deliver-test
+
+
+def test_a_test_is_sent_and_shown_with_its_secrets_masked(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+    config = tmp_path / "own.toml"
+    config.write_text(OWN.replace("/cases/", "/tickets/"), encoding="utf-8")
+    env = {"RETRYCLI_GATEWAY__PRESET": str(config), "RETRYCLI_GATEWAY__TOKEN": "geheim-17"}
+    done = at_work("deliver-test", "--ticket", "4711", "--by", "anna", env=env)
+    assert done.returncode == 0
+    assert "> POST /tickets/4711/notes" in done.stdout
+    assert "> x-api-key: ***" in done.stdout
+    assert "geheim-17" not in done.stdout + done.stderr
+    assert "< HTTP 200" in done.stdout
+    assert "Outcome\tdelivered" in done.stdout
+    [received] = sandbox.received
+    assert "This is a test of retrycli by anna." in str(received.content["text"])
+    assert received.content["private"] is True
+
+
+def test_a_test_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
+        told = at_work.having({"TICKETING_API_BASE_URL": server.url}).json("deliver-test", "--ticket", "1", code=3)
+    assert (told["outcome"], told["status_code"]) == ("transient", 503)
+    assert told["exchanges"]
+
+
+def test_a_test_to_a_customer_is_not_sent_unasked(at_work: Cli, sandbox: Sandbox) -> None:
+    refused = at_work("deliver-test", "--ticket", "1", "--type", "customer")
+    assert refused.returncode == 2
+    assert not sandbox.received
+    at_work("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
+    assert sandbox.received[0].content["recipient"] == "ben@example.com"
+
+
+# A gateway for each message type.
+
+
+@pytest.fixture
+def second() -> Iterator[Sandbox]:
+    with Sandbox(Behaviour(), rng=Random(0)) as server:
+        yield server
+
+
+def test_each_type_goes_through_its_own_gateway(
+    at_work: Cli, application: Application, sandbox: Sandbox, second: Sandbox
+) -> None:
+    for number, kind in enumerate(["customer", "supplier", "internal"], 1):
+        application.add(number, message_type=kind)
+    told = at_work.having({"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": second.url}).json("run-once")
+    assert told["sent"] == 3
+    assert len(sandbox.received) == 2
+    assert [each.kind for each in second.received] == ["note"]
+
+
+def test_one_that_is_down_holds_up_no_other_and_is_told_of(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    for number in range(1, 8):
+        application.add(number, message_type="internal")
+    application.add(11)
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as broken:
+        both = at_work.having({"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": broken.url})
+        told = both.json("run-once", code=69)
+        assert (told["sent"], told["reason"]) == (1, "breaker_open")
+        assert broken.url in both("status").stdout
+        explained = both("explain", "7").stdout
+    assert len(sandbox.received) == 1
+    assert "failed 5 times in a row" in explained
+
+
+def test_a_gateway_of_its_own_has_the_keys_of_all_but_those_of_a_destination(cli: Cli, tmp_path: Path) -> None:
+    (tmp_path / "retrycli.toml").write_text(
+        """
+        [gateway]
+        base_url = "https://tickets.example.com"
+        auth = "bearer"
+        token = "geheim"
+        request_timeout_seconds = 7
+        [gateway.supplier]
+        kind = "smtp"
+        base_url = "smtp://mail.example.com"
+        sender = "Support <support@example.com>"
+        password = "auch geheim"
+        username = "support"
+        """
+    )
+    shown = cli("config", "show").stdout
+    assert "gateway.supplier.request_timeout_seconds\t7\t" in shown
+    assert "gateway.supplier.token\t\t" in shown
+    assert "geheim" not in shown

@@ -1,0 +1,126 @@
+"""Several destinations in one pass: each message type goes its own way, and none holds up another."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.events import PassResult, StopReason
+from retrycli.message import Lane, MessageType, QueuedMessage
+from retrycli.outcome import Outcome
+from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, UNAUTHORIZED, Answer, Stage
+
+MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
+RULES_OF_TWO = replace(RULES, lanes=(MAIL, REST))
+
+
+def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
+    """What comes of messages to suppliers, and of all others."""
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        return outcome if queued.message.message_type is MessageType.SUPPLIER else otherwise
+
+    return answer
+
+
+def test_one_lane_goes_after_the_other(stage: Stage) -> None:
+    stage.add(1, 3)
+    stage.add(2, 4, message_type="supplier")
+    assert stage.run(rules=RULES_OF_TWO).sent == 4
+    assert stage.order == [1, 3], "the last gateway that was opened"
+    assert stage.sent() == [1, 2, 3, 4]
+
+
+def test_a_destination_that_is_down_holds_up_no_other(stage: Stage) -> None:
+    stage.add(*range(1, 8), message_type="supplier")
+    stage.add(*range(11, 18))
+    summary = stage.run(at_mail(DOWN), RULES_OF_TWO)
+    assert (summary.result, summary.reason) == (PassResult.STOPPED, StopReason.BREAKER_OPEN)
+    assert summary.detail is not None
+    assert summary.detail.startswith(MAIL.destination)
+    assert stage.sent() == [*range(11, 18)]
+    assert stage.ledger.breaker(MAIL.destination).state is BreakerState.OPEN
+    assert stage.ledger.breaker(REST.destination) == Breaker(REST.destination)
+
+
+def test_credentials_that_one_refuses_are_named_before_what_ails_another(stage: Stage) -> None:
+    stage.add(*range(1, 8), message_type="supplier")
+    stage.add(11)
+    summary = stage.run(at_mail(DOWN, UNAUTHORIZED), RULES_OF_TWO)
+    assert summary.reason is StopReason.CREDENTIALS_REFUSED
+    assert stage.tries()[11] == 0
+
+
+def test_a_limit_is_the_pass_s_and_not_each_lane_s(stage: Stage) -> None:
+    stage.add(1, 2, message_type="supplier")
+    stage.add(3, 4)
+    summary = stage.run(rules=replace(RULES_OF_TWO, limit=3))
+    assert (summary.sent, summary.reason) == (3, StopReason.LIMIT)
+
+
+def test_no_lane_takes_the_time_of_those_after_it(stage: Stage) -> None:
+    stage.add(*range(1, 21), message_type="supplier")
+    stage.add(31)
+    rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
+    summary = stage.run(rules=rules, takes=timedelta(minutes=1))
+    assert summary.reason is StopReason.DEADLINE
+    assert 31 in stage.sent()
+    assert len(stage.sent()) == 6
+
+
+@pytest.mark.parametrize("reason", [StopReason.SIGNAL, StopReason.PAUSED])
+def test_what_ends_a_pass_ends_it_for_all(reason: StopReason, stage: Stage) -> None:
+    stage.add(1, message_type="supplier")
+    stage.add(2)
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        del queued
+        stage.stop_requested = reason is StopReason.SIGNAL
+        if reason is StopReason.PAUSED:
+            stage.sql("INSERT INTO retrycli_pause (since, by) VALUES (?, 'anna')", "2025-03-03 12:00:00")
+            stage.clock.now += timedelta(seconds=2)
+        return DELIVERED
+
+    stage.add(3, message_type="supplier")
+    summary = stage.run(answer, replace(RULES_OF_TWO, concurrency=1))
+    assert summary.reason is reason
+    assert 2 not in stage.sent()
+
+
+def test_a_message_whose_type_has_become_unknown_is_nobody_s_to_forget(stage: Stage) -> None:
+    stage.add(1, 2, 3, due=START)
+    stage.sql("UPDATE pending_messages SET message_type = 'partner' WHERE id = 2")
+    stage.sql("UPDATE pending_messages SET message_type = NULL WHERE id = 3")
+    stage.run(rules=RULES_OF_TWO)
+    assert stage.sent() == [1]
+    assert stage.states() == {2: "escalated", 3: "escalated"}
+
+
+def test_a_ticket_s_order_is_kept_over_lanes(stage: Stage) -> None:
+    stage.add(1, due=START)
+    stage.add(2, message_type="supplier", due=START)
+    stage.sql("UPDATE retrycli_queue SET ticket = '7'")
+    in_order = replace(RULES_OF_TWO, in_order=True)
+    stage.run(rules=in_order)
+    assert stage.sent() == [1]
+    stage.run(rules=in_order)
+    assert stage.sent() == [1, 2]
+
+
+def test_an_unknown_outcome_that_is_looked_for_is_never_escalated_as_one(stage: Stage) -> None:
+    """The next attempt asks whether it arrived; only where nobody can ask is it a guess."""
+    stage.looks_up = True
+    stage.add(1)
+    for _ in range(5):
+        stage.run(LOST)
+        stage.clock.now += timedelta(hours=5)
+    assert stage.states() == {1: "waiting"}
+    assert stage.tries() == {1: 5}
+    stage.looks_up = False
+    stage.run(LOST)
+    reason, _, _ = stage.escalation(1)
+    assert reason == "unknown"
