@@ -70,8 +70,6 @@ class Conversation:
         self.step = "connecting"
         """How far it has come."""
         self._begun = False
-        self.outcome: Outcome | None = None
-        """What is known already, should the rest be cut off."""
 
     def cut(self) -> None:
         """End it from another thread: whatever waits for the other side fails at once."""
@@ -83,18 +81,18 @@ class Conversation:
         try:
             self._open()
             self._begun = True
-            self.outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
+            outcome = Outcome(OutcomeKind.DELIVERED) if mail is None else self._send(mail)
             self._say_goodbye()
         except _Stop as stop:
-            self.outcome = stop.outcome
+            outcome = stop.outcome
             self._say_goodbye()
         except (*BREAKS, Garbled, FileChanged) as error:
             # Nothing more is said: in the middle of a mail it would be taken for a part of it.
-            self.outcome = self._broken(error)
+            outcome = self._broken(error)
         finally:
             self._client.close()
             self._line.close()
-        return self.outcome
+        return outcome
 
     @property
     def in_doubt(self) -> bool:
@@ -153,7 +151,7 @@ class Conversation:
             raise self._unauthorized(
                 "the server offers no log-in; leave out gateway.username, or mend gateway.base_url"
             )
-        if "PLAIN" in mechanisms:  # smtplib's own way to say it knows no user or password beyond ASCII (RFC 4616)
+        if "PLAIN" in mechanisms:  # said here, for smtplib knows no user or password beyond ASCII (RFC 4616, section 2)
             secret = base64.b64encode(f"\0{server.username}\0{server.password}".encode()).decode()
             reply = self._say(f"AUTH PLAIN {secret}")
         else:

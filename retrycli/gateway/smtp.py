@@ -188,7 +188,7 @@ class _Line:
 
     def _too_late(self, talk: Conversation, outcome: Outcome) -> Outcome:
         """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""
-        if outcome.status_code is not None:
+        if outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED:
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
         if talk.in_doubt:

@@ -1,0 +1,45 @@
+"""Mails of texts at random: whatever customers write, no header comes of it that was not meant."""
+
+from __future__ import annotations
+
+import re
+from email.header import decode_header, make_header
+
+from hypothesis import strategies as st
+
+from retrycli.address import CONTROL, Address
+from retrycli.gateway.mail import compose
+from retrycli.gateway.reply import Reply
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import NOON, queued
+from tests.unit.test_fuzz import law
+
+HEADERS = ["To", "From", "Date", "Message-ID", "Subject", "MIME-Version", "Content-Type", "Content-Transfer-Encoding"]
+TEXTS = st.text(max_size=200) | st.text('=?utf-8qb_ \r\n\0\x85\u2028:.<>@"\\', max_size=80)
+NAMES = TEXTS.filter(lambda name: not CONTROL.search(name))
+
+
+@law(subject=TEXTS, body=TEXTS, name=NAMES)
+def test_any_subject_text_and_name(subject: str, body: str, name: str) -> None:
+    quoted = '"' + re.sub(r'(["\\])', r"\\\1", name) + '" <anna@example.com>'
+    message = queued(subject=subject, body=body, recipient_email=quoted, cc_emails=None)
+    support = Address("support", "example.com", "Support")
+    mail = compose(message, [], sender=support, fixed=None, subject="{subject}", now=NOON)
+    raw = b"".join(mail.chunks(utf8=False)).replace(b"\r\n..", b"\r\n.")
+    assert len(raw) == mail.size(utf8=False)
+    lines = raw.decode("ascii").split("\r\n")
+    assert max(map(len, lines)) <= 998
+    assert not {"\r", "\n"} & set("".join(lines))
+    head = lines[: lines.index("")]
+    assert [each.partition(":")[0] for each in head if not each.startswith(" ")] == HEADERS
+    unfolded = "\n".join(head).replace("\n ", " ").split("\n")
+    shown = str(make_header(decode_header(unfolded[4].partition(":")[2].strip())))
+    assert shown == re.sub(f"(?:{CONTROL.pattern})+", " ", subject).strip()
+
+
+@law(code=st.integers(200, 599), text=TEXTS | st.from_regex(r"[2-6]\.\d{1,4}\.\d{1,4} ?x?", fullmatch=True))
+def test_any_reply_is_a_yes_or_comes_to_something(code: int, text: str) -> None:
+    reply = Reply.of((code, text.encode()))
+    assert reply.good == (code < 300)
+    assert reply.kind in {OutcomeKind.TRANSIENT, OutcomeKind.PERMANENT, OutcomeKind.UNAUTHORIZED}
+    assert "\n" not in str(reply)
