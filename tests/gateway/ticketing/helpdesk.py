@@ -1,0 +1,177 @@
+"""django-helpdesk as its REST API answers, which is Django REST framework's way."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from email import message_from_bytes, policy
+from pathlib import PurePath
+from typing import Any
+
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
+
+BASE = "/helpdesk/api"
+BROKEN = Answered(500, b"\n<!doctype html>\n<title>Server Error (500)</title>\n", {"Content-Type": "text/html"})
+TRUE = ("true", "True", "1", 1, True)
+FALSE = ("false", "False", "0", "", 0, False, None)
+ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
+"""Of files that it takes, unless HELPDESK_VALID_EXTENSIONS says otherwise."""
+
+
+@dataclass(frozen=True)
+class Followup:
+    """What has been put on a ticket. There is no addressing anyone: a public one goes to all who follow the ticket."""
+
+    ticket: int
+    title: str
+    text: str
+    """Text, or Markdown."""
+    internal: bool
+    mailed: bool
+    attachments: tuple[tuple[str, str, bytes], ...]
+
+
+def form(asked: Asked) -> tuple[dict[str, Any], list[tuple[str, str, bytes]]]:
+    """Fields and files of a multipart body."""
+    head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
+    fields: dict[str, Any] = {}
+    files = []
+    for part in message_from_bytes(head + asked.body, policy=policy.HTTP).iter_parts():
+        name = part.get_param("name", header="content-disposition")
+        content = part.get_payload(decode=True)
+        assert isinstance(content, bytes)
+        if part.get_filename() is None:
+            fields[str(name)] = content.decode()
+        elif name == "attachments":
+            files.append((str(part.get_filename()), part.get_content_type(), content))
+    return fields, files
+
+
+class Helpdesk(Fake):
+    """A played django-helpdesk with ticket 7, and tokens of one who is staff and of one who is not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = "secret"
+        self.token_of_customer = "customer"
+        self.titles = {7: "Broken printer"}
+        """Of the tickets."""
+        self.followups: list[Followup] = []
+
+    @property
+    def url(self) -> str:
+        """With the path below which it was mounted."""
+        return super().url + BASE
+
+    def answer(self, asked: Asked) -> Answered:
+        """Of the view; only the list of views is open to all, so that one proves no credentials."""
+        path = asked.path.removeprefix(BASE)
+        if path == "/":
+            return Answered(200, {name: f"{self.url}/{name}/" for name in ("tickets", "followups")})
+        if not path.endswith("/"):
+            return Answered(404, b"\n<!doctype html>\n<title>Not Found</title>\n", {"Content-Type": "text/html"})
+        if refused := self._refused(asked):
+            return refused
+        match asked.method, path.strip("/").split("/"):
+            case "POST", ["followups"]:
+                return self._create(asked)
+            case "GET", ["followups"]:
+                return self._page([self._shown(number) for number in range(1, len(self.followups) + 1)], asked)
+            case "GET", ["tickets"]:
+                return self._page([self._ticket(number) for number in self.titles], asked)
+            case "GET", ["tickets", number] if number.isdigit() and int(number) in self.titles:
+                return Answered(200, self._ticket(int(number)))
+            case "GET", ["tickets", _]:
+                return Answered(404, {"detail": "No Ticket matches the given query."})
+            case _:
+                return Answered(405, {"detail": f'Method "{asked.method}" not allowed.'})
+
+    def _refused(self, asked: Asked) -> Answered | None:
+        who = {"WWW-Authenticate": "Token"}
+        given = asked.headers.get("authorization")
+        if given is None:
+            return Answered(401, {"detail": "Authentication credentials were not provided."}, who)
+        if given == f"Token {self.token_of_customer}":
+            return Answered(403, {"detail": "You do not have permission to perform this action."})
+        if given != f"Token {self.token}":
+            return Answered(401, {"detail": "Invalid token."}, who)
+        return None
+
+    def _create(self, asked: Asked) -> Answered:
+        kind = asked.headers.get("content-type", "")
+        files: list[tuple[str, str, bytes]] = []
+        if kind.startswith("application/json"):
+            try:
+                data = asked.json
+            except ValueError as error:
+                return Answered(400, {"detail": f"JSON parse error - {error}"})
+        elif kind.startswith("multipart/form-data"):
+            data, files = form(asked)
+        else:
+            return Answered(415, {"detail": f'Unsupported media type "{kind}" in request.'})
+        if not isinstance(data, dict):
+            wrong = f"Invalid data. Expected a dictionary, but got {type(data).__name__}."
+            return Answered(400, {"non_field_errors": [wrong]})
+        if errors := self._errors(data, files):
+            return Answered(400, errors)
+        return self._keep(data, files)
+
+    def _errors(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> dict[str, Any]:
+        errors: dict[str, Any] = {}
+        ticket = data.get("ticket")
+        if "ticket" not in data:
+            errors["ticket"] = ["This field is required."]
+        elif not str(ticket).isdigit():
+            errors["ticket"] = [f"Incorrect type. Expected pk value, received {type(ticket).__name__}."]
+        elif int(str(ticket)) not in self.titles:  # so it says of one in a queue that is not his, too
+            errors["ticket"] = [f'Invalid pk "{ticket}" - object does not exist.']
+        if data.get("public") not in TRUE + FALSE:
+            errors["public"] = ["Must be a valid boolean."]
+        if empty := {str(i): ["The submitted file is empty."] for i, file in enumerate(files) if not file[2]}:
+            errors["attachments"] = empty
+        return errors
+
+    def _keep(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> Answered:
+        ticket = int(data["ticket"])
+        text = data.get("comment", "")
+        # The comment is rendered as a Django template, of which only {% %} is taken literally.
+        if text is None or any(not re.fullmatch(r"\s*[\w.]+\s*", inner) for inner in re.findall(r"{{(.*?)}}", text)):
+            return BROKEN
+        text = re.sub(r"{#.*?#}", "", text)
+        text = re.sub(r"{{(.*?)}}", lambda m: self.titles[ticket] if m[1].strip() == "ticket.title" else "", text)
+        title = data.get("title") or self.titles[ticket]
+        public = data.get("public", False) in TRUE  # left out, or under a wrong name, it is private
+        kept = tuple(file for file in files if PurePath(file[0]).suffix.lower().lstrip(".") in ENDINGS)
+        mailed = public and bool(text) and len(kept) == len(files)
+        self.followups.append(Followup(ticket, title, text, not public, mailed, kept))
+        if len(kept) < len(files):  # what is there already stays, but no mail goes out
+            return BROKEN
+        self.titles[ticket] = title  # a title of a follow-up renames the ticket
+        return Answered(201, self._shown(len(self.followups)))
+
+    def _shown(self, number: int) -> dict[str, Any]:
+        followup = self.followups[number - 1]
+        return {
+            "id": number,
+            "ticket": followup.ticket,
+            "user": 1,
+            "title": followup.title,
+            "comment": followup.text,
+            "public": not followup.internal,
+            "followupattachment_set": [
+                {"followup": number, "filename": name, "mime_type": kind, "size": len(content)}
+                for name, kind, content in followup.attachments
+            ],
+            "email_recipients": ["customer@example.org"] if followup.mailed else [],
+        }
+
+    def _ticket(self, number: int) -> dict[str, Any]:
+        of_it = [i for i, followup in enumerate(self.followups, 1) if followup.ticket == number]
+        return {"id": number, "title": self.titles[number], "followup_set": [self._shown(i) for i in of_it]}
+
+    def _page(self, items: list[dict[str, Any]], asked: Asked) -> Answered:
+        size, page = int(asked.query.get("page_size", 25)), int(asked.query.get("page", 1))
+        if page > max(1, -(-len(items) // size)):
+            return Answered(404, {"detail": "Invalid page."})
+        more = f"{super().url}{asked.path}?page={page + 1}&page_size={size}" if page * size < len(items) else None
+        return Answered(200, {"count": len(items), "next": more, "results": items[(page - 1) * size : page * size]})
