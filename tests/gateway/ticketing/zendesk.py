@@ -40,6 +40,7 @@ class Zendesk(Fake):
         self.retry_after = 93
         self.arrived: list[Arrived] = []
         self.ccs: dict[int, list[str]] = {}
+        self._uploaded = 0
         self._uploads: dict[str, list[tuple[str, str, bytes]]] = {}
         self._audits: list[JSON] = []
         for ticket in sorted(self.tickets):
@@ -89,10 +90,11 @@ class Zendesk(Fake):
     def _upload(self, asked: Asked) -> Answered:
         if not (name := asked.query.get("filename")):
             return _invalid("filename", "Filename: cannot be blank")
-        token = asked.query.get("token") or f"upload{len(self._uploads) + 1}"
+        self._uploaded += 1  # no token comes twice
+        token = asked.query.get("token") or f"upload{self._uploaded}"
         kind = asked.headers.get("content-type", "application/binary")
         self._uploads.setdefault(token, []).append((name, kind, asked.body))
-        file = {"id": 900 + len(self._uploads), "file_name": name, "content_type": kind, "size": len(asked.body)}
+        file = {"id": 900 + self._uploaded, "file_name": name, "content_type": kind, "size": len(asked.body)}
         upload = {"token": token, "expires_at": AT, "attachment": file, "attachments": [file]}
         return Answered(201, {"upload": upload})
 
