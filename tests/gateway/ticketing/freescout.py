@@ -5,37 +5,10 @@ from __future__ import annotations
 import base64
 import binascii
 from base64 import b64decode
-from dataclasses import dataclass
 from typing import Any
 
+from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
-
-
-@dataclass(frozen=True)
-class Thread:
-    """What has been put on a conversation. Its text is HTML."""
-
-    conversation: int
-    kind: str
-    """``message``, ``note``, or ``customer``: that one the customer is said to have written."""
-    state: str
-    text: str
-    to: tuple[str, ...]
-    cc: tuple[str, ...]
-    bcc: tuple[str, ...]
-    attachments: tuple[tuple[str, str, bytes], ...]
-    user: int | None
-    imported: bool
-
-    @property
-    def internal(self) -> bool:
-        """Whether the customer never sees it."""
-        return self.kind == "note"
-
-    @property
-    def mailed(self) -> bool:
-        """Whether it goes out."""
-        return self.kind == "message" and self.state == "published" and not self.imported
 
 
 def error(message: str, path: str) -> Answered:
@@ -53,7 +26,9 @@ class Freescout(Fake):
         self.customers = {7: "customer@example.org"}
         """By conversation."""
         self.users = {3}
-        self.threads: list[Thread] = []
+        self.arrived: list[Arrived] = []
+        self.threads: list[dict[str, Any]] = []
+        """What arrived, as it is given out: its type is ``customer`` where the customer is said to have written it."""
 
     @property
     def url(self) -> str:
@@ -108,21 +83,21 @@ class Freescout(Fake):
         if kind != "customer" and data.get("user") not in self.users:
             return error("`user` parameter is required", "user")
         state = data.get("state") if data.get("state") in {"draft", "hidden"} else "published"
-        thread = Thread(
-            conversation=int(number),
-            kind=kind,
-            state=str(state),
+        arrived = Arrived(
+            id=len(self.arrived) + 1,
+            ticket=str(int(number)),
             text=data["text"] or "",
+            html=True,
+            internal=kind == "note",
+            mailed=kind == "message" and state == "published" and not data.get("imported"),
             to=() if kind == "customer" else (self.customers[int(number)],),  # whoever else was asked for
             cc=self._addresses(data.get("cc")),
             bcc=self._addresses(data.get("bcc")),
             attachments=tuple(self._attachments(data.get("attachments") or [])),
-            user=None if kind == "customer" else data["user"],
-            imported=bool(data.get("imported")),
         )
-        self.threads.append(thread)
-        shown = self._shown(len(self.threads))
-        return Answered(201, shown, {"Resource-ID": str(len(self.threads))})
+        self.arrived.append(arrived)
+        self.threads.append(self._shown(arrived, kind, str(state)))
+        return Answered(201, self.threads[-1], {"Resource-ID": str(arrived.id)})
 
     @staticmethod
     def _addresses(given: Any) -> tuple[str, ...]:  # noqa: ANN401  what JSON holds
@@ -139,25 +114,25 @@ class Freescout(Fake):
         return kept
 
     def _conversation(self, number: int, embed: str) -> dict[str, Any]:
-        of_it = [i for i, thread in enumerate(self.threads, 1) if thread.conversation == number]
-        shown = [self._shown(i) for i in reversed(of_it)] if "threads" in embed.split(",") else []
+        of_it = [thread for thread, one in zip(self.threads, self.arrived, strict=True) if one.ticket == str(number)]
+        shown = of_it[::-1] if "threads" in embed.split(",") else []
         customer = {"id": 91, "type": "customer", "email": self.customers[number]}
         return {"id": number, "threadsCount": len(of_it), "customer": customer, "_embedded": {"threads": shown}}
 
-    def _shown(self, number: int) -> dict[str, Any]:
-        thread = self.threads[number - 1]
+    @staticmethod
+    def _shown(one: Arrived, kind: str, state: str) -> dict[str, Any]:
         files = [
-            {"id": i, "fileName": name, "mimeType": kind, "size": len(content)}
-            for i, (name, kind, content) in enumerate(thread.attachments, 1)
+            {"id": i, "fileName": name, "mimeType": kind_of_file, "size": len(content)}
+            for i, (name, kind_of_file, content) in enumerate(one.attachments, 1)
         ]
         return {
-            "id": number,
-            "type": thread.kind,
-            "state": thread.state,
-            "body": thread.text,
-            "source": {"type": "api", "via": "customer" if thread.kind == "customer" else "user"},
-            "to": list(thread.to),
-            "cc": list(thread.cc),
-            "bcc": list(thread.bcc),
+            "id": one.id,
+            "type": kind,
+            "state": state,
+            "body": one.text,
+            "source": {"type": "api", "via": "customer" if kind == "customer" else "user"},
+            "to": list(one.to),
+            "cc": list(one.cc),
+            "bcc": list(one.bcc),
             "_embedded": {"attachments": files},
         }

@@ -4,34 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
-from email import message_from_bytes, policy
-from typing import Any, NamedTuple
+from typing import Any
 
+from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
+from tests.gateway.ticketing.multipart import Part, parts
 
 BASE = "/apirest.php"
-
-
-class File(NamedTuple):
-    """What came with a multipart body."""
-
-    part: str
-    """The name of its part, without brackets."""
-    name: str
-    kind: str
-    content: bytes
-
-
-@dataclass(frozen=True)
-class Followup:
-    """What has been put on a ticket. There is no addressing anyone: GLPI notifies who is an actor of the ticket."""
-
-    ticket: int
-    text: str
-    """HTML."""
-    internal: bool
-    attachments: tuple[tuple[str, str, bytes], ...]
 
 
 class Refused(Exception):
@@ -46,7 +25,10 @@ class Refused(Exception):
 
 
 class Glpi(Fake):
-    """A played GLPI with ticket 7, and ticket 8 that one may not see."""
+    """A played GLPI with ticket 7, and ticket 8 that one may not see.
+
+    There is no addressing anyone: it notifies who is an actor of the ticket, of what is public.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +42,7 @@ class Glpi(Fake):
         """How many come in a list where no range is asked for: a preference of the user."""
         self.refused_ending = ".php"
         """Of files that are not taken."""
-        self.followups: list[Followup] = []
+        self.arrived: list[Arrived] = []
 
     @property
     def url(self) -> str:
@@ -109,23 +91,19 @@ class Glpi(Fake):
                 message = "resource not found or not an instance of CommonDBTM"
                 raise Refused(400, "ERROR_RESOURCE_NOT_FOUND_NOR_COMMONDBTM", message, help=True)
 
-    def _content(self, asked: Asked) -> tuple[dict[str, Any], list[File]]:
+    def _content(self, asked: Asked) -> tuple[dict[str, Any], list[Part]]:
         kind = asked.headers.get("content-type", "application/json")
         if asked.body.strip() and asked.method == "GET":
             message = "GET Request should not have json payload (http body)"
             raise Refused(400, "ERROR_JSON_PAYLOAD_FORBIDDEN", message, help=True)
-        files: list[File] = []
+        files: list[Part] = []
         content = asked.body if "application/json" in kind else b""
         if "multipart/form-data" in kind:
-            head = f"Content-Type: {kind}\r\n\r\n".encode()
-            for part in message_from_bytes(head + asked.body, policy=policy.HTTP).iter_parts():
-                name = str(part.get_param("name", header="content-disposition"))
-                held = part.get_payload(decode=True)
-                assert isinstance(held, bytes)
-                if part.get_filename() is not None:
-                    files.append(File(name.partition("[")[0], str(part.get_filename()), part.get_content_type(), held))
-                elif name == "uploadManifest":
-                    content = held
+            for part in parts(asked):
+                if part.name is not None:
+                    files.append(part)
+                elif part.field == "uploadManifest":
+                    content = part.content
             if not files:  # it takes that for files that were too big
                 raise Refused(400, "ERROR_UPLOAD_FILE_TOO_BIG_POST_MAX_SIZE", "The file seems too big")
         try:
@@ -144,7 +122,7 @@ class Glpi(Fake):
         self.sessions.add(session)
         return Answered(200, {"session_token": session})
 
-    def _create(self, data: dict[str, Any], files: list[File]) -> Answered:
+    def _create(self, data: dict[str, Any], files: list[Part]) -> Answered:
         given = data.get("input")
         if not isinstance(given, dict):
             raise Refused(400, "ERROR_BAD_ARRAY", "input parameter must be an array of objects", help=True)
@@ -155,23 +133,31 @@ class Glpi(Fake):
         if given.get("content") in (None, "", "0"):
             raise Refused(400, "ERROR_GLPI_ADD", "You can't add a followup without description")
         private = given.get("is_private") in (1, "1")  # left out, or under a wrong name, it is public
-        kept = tuple((file.name, file.kind, file.content) for file in files if not self._bad(file))
-        self.followups.append(Followup(int(str(ticket)), given["content"], private, kept))
-        number = len(self.followups)
+        self.arrived.append(
+            Arrived(
+                id=len(self.arrived) + 1,
+                ticket=str(int(str(ticket))),
+                text=given["content"],
+                html=True,
+                internal=private,
+                mailed=not private,
+                attachments=tuple((str(file.name), file.kind, file.content) for file in files if not self._bad(file)),
+            )
+        )
+        number = len(self.arrived)
         answer: dict[str, Any] = {"id": number, "message": ""}
         if files:  # that a file was not taken is said here only, and of no part but the first
-            part = files[0].part
-            answer["upload_result"] = {
-                part: [
-                    {"name": file.name, **({"error": "Filetype not allowed"} if self._bad(file) else {})}
-                    for file in files
-                    if file.part == part
-                ]
-            }
+            first = files[0].field
+            told = [
+                {"name": file.name, **({"error": "Filetype not allowed"} if self._bad(file) else {})}
+                for file in files
+                if file.field == first
+            ]
+            answer["upload_result"] = {first.partition("[")[0]: told}
         return Answered(201, answer, {"Location": f"{self.url}/ITILFollowup/{number}"})
 
-    def _bad(self, file: File) -> bool:
-        return file.name.endswith(self.refused_ending)
+    def _bad(self, file: Part) -> bool:
+        return str(file.name).endswith(self.refused_ending)
 
     def _found(self, number: str) -> int:
         if number.isdigit() and int(number) in self.hidden:
@@ -181,15 +167,14 @@ class Glpi(Fake):
         return int(number)
 
     def _get(self, number: str) -> Answered:
-        if not number.isdigit() or not 0 < int(number) <= len(self.followups):
+        if not number.isdigit() or not 0 < int(number) <= len(self.arrived):
             raise Refused(404, "ERROR_ITEM_NOT_FOUND", "Item not found")
-        return Answered(200, self._shown(int(number)))
+        return Answered(200, self._shown(self.arrived[int(number) - 1]))
 
     def _list(self, number: str, asked: Asked) -> Answered:
         ticket = self._found(number)
         sought = asked.query.get("searchText[content]", "").lower()
-        of_it = [i for i, followup in enumerate(self.followups, 1) if followup.ticket == ticket]
-        of_it = [i for i in of_it if sought in self.followups[i - 1].text.lower()]
+        of_it = [one for one in self.arrived if one.ticket == str(ticket) and sought in one.text.lower()]
         if asked.query.get("order", "ASC").upper() == "DESC":
             of_it.reverse()
         asked_for = asked.query.get("range")
@@ -199,7 +184,7 @@ class Glpi(Fake):
         if first > len(of_it):
             message = f"Provided range exceed total count of data: {len(of_it)}"
             raise Refused(400, "ERROR_RANGE_EXCEED_TOTAL", message, help=True)
-        shown = [self._shown(i) for i in of_it[first : last + 1]]
+        shown = [self._shown(one) for one in of_it[first : last + 1]]
         # Where no range is asked for it counts one more than it shows, and so may call whole what lacks its last.
         told = min(last if asked_for else self.limit, len(of_it) - 1)
         headers = {"Accept-Range": "ITILFollowup 990"}
@@ -207,13 +192,13 @@ class Glpi(Fake):
             headers["Content-Range"] = f"{first}-{told}/{len(of_it)}"
         return Answered(206 if told - first + 1 < len(of_it) else 200, shown, headers)
 
-    def _shown(self, number: int) -> dict[str, Any]:
-        followup = self.followups[number - 1]
+    @staticmethod
+    def _shown(one: Arrived) -> dict[str, Any]:
         return {
-            "id": number,
+            "id": one.id,
             "itemtype": "Ticket",
-            "items_id": followup.ticket,
+            "items_id": int(one.ticket),
             "users_id": 6,
-            "content": followup.text,
-            "is_private": int(followup.internal),
+            "content": one.text,
+            "is_private": int(one.internal),
         }

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
-from email import message_from_bytes, policy
 from pathlib import PurePath
 from typing import Any
 
+from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
+from tests.gateway.ticketing.multipart import parts
 
 BASE = "/helpdesk/api"
 BROKEN = Answered(500, b"\n<!doctype html>\n<title>Server Error (500)</title>\n", {"Content-Type": "text/html"})
@@ -18,37 +18,11 @@ ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
 """Of files that it takes, unless HELPDESK_VALID_EXTENSIONS says otherwise."""
 
 
-@dataclass(frozen=True)
-class Followup:
-    """What has been put on a ticket. There is no addressing anyone: a public one goes to all who follow the ticket."""
-
-    ticket: int
-    title: str
-    text: str
-    """Text, or Markdown."""
-    internal: bool
-    mailed: bool
-    attachments: tuple[tuple[str, str, bytes], ...]
-
-
-def form(asked: Asked) -> tuple[dict[str, Any], list[tuple[str, str, bytes]]]:
-    """Fields and files of a multipart body."""
-    head = f"Content-Type: {asked.headers['content-type']}\r\n\r\n".encode()
-    fields: dict[str, Any] = {}
-    files = []
-    for part in message_from_bytes(head + asked.body, policy=policy.HTTP).iter_parts():
-        name = part.get_param("name", header="content-disposition")
-        content = part.get_payload(decode=True)
-        assert isinstance(content, bytes)
-        if part.get_filename() is None:
-            fields[str(name)] = content.decode()
-        elif name == "attachments":
-            files.append((str(part.get_filename()), part.get_content_type(), content))
-    return fields, files
-
-
 class Helpdesk(Fake):
-    """A played django-helpdesk with ticket 7, and tokens of one who is staff and of one who is not."""
+    """A played django-helpdesk with ticket 7, and tokens of one who is staff and of one who is not.
+
+    There is no addressing anyone: what is public goes to all who follow the ticket. Text may be Markdown.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -56,7 +30,8 @@ class Helpdesk(Fake):
         self.token_of_customer = "customer"
         self.titles = {7: "Broken printer"}
         """Of the tickets."""
-        self.followups: list[Followup] = []
+        self.arrived: list[Arrived] = []
+        self.titles_of_followups: list[str] = []
 
     @property
     def url(self) -> str:
@@ -76,7 +51,7 @@ class Helpdesk(Fake):
             case "POST", ["followups"]:
                 return self._create(asked)
             case "GET", ["followups"]:
-                return self._page([self._shown(number) for number in range(1, len(self.followups) + 1)], asked)
+                return self._page([self._shown(one) for one in self.arrived], asked)
             case "GET", ["tickets"]:
                 return self._page([self._ticket(number) for number in self.titles], asked)
             case "GET", ["tickets", number] if number.isdigit() and int(number) in self.titles:
@@ -106,7 +81,9 @@ class Helpdesk(Fake):
             except ValueError as error:
                 return Answered(400, {"detail": f"JSON parse error - {error}"})
         elif kind.startswith("multipart/form-data"):
-            data, files = form(asked)
+            form = parts(asked)
+            data = {part.field: part.content.decode() for part in form if part.name is None}
+            files = [(str(part.name), part.kind, part.content) for part in form if part.field == "attachments"]
         else:
             return Answered(415, {"detail": f'Unsupported media type "{kind}" in request.'})
         if not isinstance(data, dict):
@@ -143,31 +120,40 @@ class Helpdesk(Fake):
         public = data.get("public", False) in TRUE  # left out, or under a wrong name, it is private
         kept = tuple(file for file in files if PurePath(file[0]).suffix.lower().lstrip(".") in ENDINGS)
         mailed = public and bool(text) and len(kept) == len(files)
-        self.followups.append(Followup(ticket, title, text, not public, mailed, kept))
+        self.arrived.append(
+            Arrived(
+                id=len(self.arrived) + 1,
+                ticket=str(ticket),
+                text=text,
+                internal=not public,
+                mailed=mailed,
+                attachments=kept,
+            )
+        )
+        self.titles_of_followups.append(title)
         if len(kept) < len(files):  # what is there already stays, but no mail goes out
             return BROKEN
         self.titles[ticket] = title  # a title of a follow-up renames the ticket
-        return Answered(201, self._shown(len(self.followups)))
+        return Answered(201, self._shown(self.arrived[-1]))
 
-    def _shown(self, number: int) -> dict[str, Any]:
-        followup = self.followups[number - 1]
+    def _shown(self, one: Arrived) -> dict[str, Any]:
         return {
-            "id": number,
-            "ticket": followup.ticket,
+            "id": one.id,
+            "ticket": int(one.ticket),
             "user": 1,
-            "title": followup.title,
-            "comment": followup.text,
-            "public": not followup.internal,
+            "title": self.titles_of_followups[one.id - 1],
+            "comment": one.text,
+            "public": not one.internal,
             "followupattachment_set": [
-                {"followup": number, "filename": name, "mime_type": kind, "size": len(content)}
-                for name, kind, content in followup.attachments
+                {"followup": one.id, "filename": name, "mime_type": kind, "size": len(content)}
+                for name, kind, content in one.attachments
             ],
-            "email_recipients": ["customer@example.org"] if followup.mailed else [],
+            "email_recipients": ["customer@example.org"] if one.mailed else [],
         }
 
     def _ticket(self, number: int) -> dict[str, Any]:
-        of_it = [i for i, followup in enumerate(self.followups, 1) if followup.ticket == number]
-        return {"id": number, "title": self.titles[number], "followup_set": [self._shown(i) for i in of_it]}
+        of_it = [self._shown(one) for one in self.arrived if one.ticket == str(number)]
+        return {"id": number, "title": self.titles[number], "followup_set": of_it}
 
     def _page(self, items: list[dict[str, Any]], asked: Asked) -> Answered:
         size, page = int(asked.query.get("page_size", 25)), int(asked.query.get("page", 1))

@@ -7,32 +7,13 @@ import html
 import json
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any
 
+from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 BASE = "/znuny/nph-genericinterface.pl/Webservice/GenericTicketConnectorREST"
 CONTENT_TYPE = re.compile(r"\w+/\w+.*charset\s*=\s*[\"']?[\w-]+", re.IGNORECASE | re.DOTALL)
-
-
-@dataclass(frozen=True)
-class Article:
-    """What has been put on a ticket."""
-
-    ticket: str
-    subject: str
-    text: str
-    html: bool
-    internal: bool
-    mailed: bool
-    """A mail went out to to, cc and bcc. It does so for an internal one as well."""
-    to: str
-    cc: str
-    bcc: str
-    attachments: tuple[tuple[str, str, bytes], ...]
-    fields: Mapping[str, object]
-    """Its own dynamic fields, where a key may be."""
 
 
 class Refused(Exception):
@@ -58,6 +39,16 @@ def many(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  what JSON holds
     return value if isinstance(value, list) else [value] if value else []
 
 
+def addresses(value: str | None) -> tuple[str, ...]:
+    """Each of those that stand behind one another with commas."""
+    return tuple(address.strip() for address in (value or "").split(",") if address.strip())
+
+
+def decoded(content: str) -> bytes:
+    """As Perl has it, which passes over what is no base64."""
+    return base64.b64decode(re.sub(r"[^A-Za-z0-9+/=]", "", content))
+
+
 class Znuny(Fake):
     """A played Znuny with an agent ``agent``, ticket 7 that he may write to, and ticket 8 that he may not."""
 
@@ -73,7 +64,10 @@ class Znuny(Fake):
         """What the queue's signature adds to a mailed article."""
         self.text_numbers = False
         """Whether numbers of the database come out as strings: that hangs on its driver."""
-        self.articles: list[Article] = []
+        self.arrived: list[Arrived] = []
+        """Their marks are the articles' own dynamic fields."""
+        self.subjects: list[str] = []
+        """Of what arrived."""
 
     @property
     def url(self) -> str:
@@ -150,7 +144,7 @@ class Znuny(Fake):
         files = many(data.get("Attachment"))
         self._check_more(fields, files)
         self._keep(ticket, article, fields, many(article.get("Attachment")) + files)
-        return {**done, "ArticleID": len(self.articles)}
+        return {**done, "ArticleID": len(self.arrived)}
 
     @staticmethod
     def _check(article: Mapping[str, Any]) -> None:
@@ -185,21 +179,23 @@ class Znuny(Fake):
     ) -> None:
         sent = true(article.get("ArticleSend"))
         visible = article.get("IsVisibleForCustomer")
-        kept = Article(
+        kept = Arrived(
+            id=len(self.arrived) + 1,
             ticket=ticket,
-            subject=f"[Ticket#20260101000000{ticket}] {article['Subject']}" if sent else article["Subject"],
             text=article["Body"] + (self.signature if sent else ""),
             html=article["ContentType"].lower().startswith("text/html"),
             # Not said, or said under a wrong name, is visible; and so is the word "false".
             internal=visible is not None and not true(visible),
-            mailed=sent,
-            to=article.get("To", ""),
-            cc=article.get("Cc", ""),
-            bcc=article.get("Bcc", ""),
-            attachments=tuple((file["Filename"], file["ContentType"], _decoded(file["Content"])) for file in files),
-            fields={field["Name"]: field["Value"] for field in fields},
+            mailed=sent,  # whether it is visible or not
+            to=addresses(article.get("To")),
+            cc=addresses(article.get("Cc")),
+            bcc=addresses(article.get("Bcc")),
+            attachments=tuple((file["Filename"], file["ContentType"], decoded(file["Content"])) for file in files),
+            marks={field["Name"]: field["Value"] for field in fields},
         )
-        self.articles.append(kept)
+        self.arrived.append(kept)
+        subject = str(article["Subject"])
+        self.subjects.append(f"[Ticket#20260101000000{ticket}] {subject}" if sent else subject)
 
     def _get(self, data: dict[str, Any]) -> object:
         if not self._known(data):
@@ -209,27 +205,27 @@ class Znuny(Fake):
         if data["TicketID"] not in self.tickets:
             raise Refused("TicketGet.AccessDenied", "User does not have access to the ticket!")
         ticket: dict[str, Any] = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer"}
-        of_it = [(i, article) for i, article in enumerate(self.articles, 1) if article.ticket == data["TicketID"]]
+        of_it = [article for article in self.arrived if article.ticket == data["TicketID"]]
         if true(data.get("AllArticles")) and of_it:
-            ticket["Article"] = [self._shown(i, article, data) for i, article in of_it]
+            ticket["Article"] = [self._shown(article, data) for article in of_it]
         return {"Ticket": [ticket]}
 
-    def _shown(self, number: int, article: Article, data: Mapping[str, Any]) -> dict[str, Any]:
+    def _shown(self, article: Arrived, data: Mapping[str, Any]) -> dict[str, Any]:
         shown: dict[str, Any] = {
-            "ArticleID": self._number(number),
+            "ArticleID": self._number(article.id),
             "TicketID": self._number(article.ticket),
             "SenderType": "agent",
-            "Subject": article.subject,
+            "Subject": self.subjects[article.id - 1],
             # What came as HTML is kept as a file, and its body is the text of it.
             "Body": html.unescape(re.sub(r"<[^>]*>", "", article.text)) if article.html else article.text,
             "ContentType": "text/plain; charset=utf-8",
-            "To": article.to,
-            "Cc": article.cc,
-            "Bcc": article.bcc,
+            "To": ", ".join(article.to),
+            "Cc": ", ".join(article.cc),
+            "Bcc": ", ".join(article.bcc),
             "IsVisibleForCustomer": self._number(int(not article.internal)),
         }
         if true(data.get("DynamicFields")):
-            of_it = ((name, article.fields.get(name)) for name in sorted(self.article_fields))
+            of_it = ((name, article.marks.get(name)) for name in sorted(self.article_fields))
             shown["DynamicField"] = [{"Name": name, "Value": value} for name, value in of_it]
         if true(data.get("Attachments")):
             files = list(article.attachments)
@@ -243,7 +239,3 @@ class Znuny(Fake):
 
     def _number(self, value: int | str) -> int | str:
         return str(value) if self.text_numbers else int(value)
-
-
-def _decoded(content: str) -> bytes:
-    return base64.b64decode(re.sub(r"[^A-Za-z0-9+/=]", "", content))  # Perl passes over what is no base64
