@@ -17,12 +17,13 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from retrycli import aftermath, by_hand, engine, logs, schema
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
+from retrycli.message import MessageType
 from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
@@ -255,6 +256,13 @@ def make_world(
         async with gateway:
             yield gateway
 
+    @cache
+    def looks_up(message_type: MessageType) -> bool:
+        from retrycli.gateway.preset import load_preset
+
+        preset = load_preset(settings.gateway.preset)
+        return message_type in preset.messages and bool(preset.look_up)
+
     return World(
         enrolment=Enrolment(database),
         claims=Claims(database),
@@ -265,6 +273,7 @@ def make_world(
         sleep=asyncio.sleep,
         jitter=lambda: surroundings.rng.uniform(-1, 1),
         stop_requested=surroundings.stop_requested,
+        looks_up=looks_up,
     )
 
 

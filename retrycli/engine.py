@@ -242,6 +242,7 @@ class _Pass:
             now=attempt.finished_at,
             jitter=self._world.jitter(),
             charged=attempt.charged,
+            looked_for=self._world.looks_up(queued.message.message_type),
         )
         return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)
 

@@ -148,6 +148,10 @@ class QueuedMessage:
     first_failed_at: datetime
     unknown_count: int = 0
     attempt_number: int = 1
+    delivered_to: frozenset[str] = frozenset()
+    """Addresses that have it from earlier attempts."""
+    unsettled_since: datetime | None = None
+    """When the newest attempt ended that may have delivered it; None where there is none."""
 
     @property
     def message_id(self) -> int:

@@ -33,6 +33,8 @@ class OutcomeKind(StrEnum):
     """Our credentials, or the other side's certificate, are not accepted."""
     PERMANENT = "permanent"
     """It will never be taken as it stands."""
+    INVALID = "invalid"
+    """It can't be turned into a request as its row stands; nothing was sent."""
 
 
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
@@ -51,6 +53,10 @@ class Outcome:
     error: str | None = None
     retry_after: timedelta | None = None
     """How long from the answer on the other side wants to be left alone."""
+    delivered_to: tuple[str, ...] = ()
+    """Addresses that have it now, whatever came of the others; none of them is ever sent it again."""
+    external_id: str | None = None
+    """What the other side calls it."""
 
 
 LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")

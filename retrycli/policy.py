@@ -123,6 +123,7 @@ class RetryPolicy:
         now: datetime,
         jitter: float,
         charged: bool = True,
+        looked_for: bool = False,
     ) -> Transition:
         """What an outcome does to a message.
 
@@ -134,19 +135,23 @@ class RetryPolicy:
             jitter: one roll of the dice, -1 to 1.
             charged: False where the destination is known to be down, so that the failure says nothing about
                 the message: it keeps its tries.
+            looked_for: whether the next attempt begins by asking whether this one has arrived, so that nothing is
+                sent again by guess.
         """
         match outcome.kind:
             case OutcomeKind.DELIVERED:
                 return Transition.delivered()
             case OutcomeKind.PERMANENT:
                 return Transition.escalated(EscalationReason.PERMANENT, last_error=outcome.error)
+            case OutcomeKind.INVALID:
+                return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
                 return Transition.released()
             case OutcomeKind.REFUSED:
                 charged = True
             case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:
                 pass
-            case OutcomeKind.UNKNOWN if queued.unknown_count >= self.unknown_limit:
+            case OutcomeKind.UNKNOWN if not looked_for and queued.unknown_count >= self.unknown_limit:
                 return _escalated_unknown(queued, outcome, charged=charged)
             case OutcomeKind.UNKNOWN:
                 queued = replace(queued, unknown_count=queued.unknown_count + 1)

@@ -160,6 +160,8 @@ class World:
     jitter: Callable[[], float]
     """One roll of the dice, -1 to 1."""
     stop_requested: Callable[[], bool]
+    looks_up: Callable[[MessageType], bool] = lambda _: False
+    """Whether the gateway asks for a message that may have arrived before it sends it again."""
 
 
 @dataclass(frozen=True, slots=True)

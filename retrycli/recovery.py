@@ -36,8 +36,11 @@ def _settled(world: World, rules: PassRules, lapsed: Lapsed, now: datetime) -> S
     elif outcome is None:
         transition = Transition.released()
     elif lapsed.attempt_by == BY_PASS:
-        policy = rules.policies[message.message.message_type]
-        transition = policy.decide(message, outcome, since=now, now=now, jitter=world.jitter())
+        kind = message.message.message_type
+        looked_for, jitter = world.looks_up(kind), world.jitter()
+        transition = rules.policies[kind].decide(
+            message, outcome, since=now, now=now, jitter=jitter, looked_for=looked_for
+        )
     else:
         transition = Transition.released(unknown_count=message.unknown_count + 1)
     return Settled(message.message_id, transition, outcome, finished_at=now)

@@ -25,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0003"
+HEAD = "0004"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -75,6 +75,7 @@ queue = Table(
     Column("acknowledged_at", UtcDateTime),
     Column("note", Text),
     Column("ticket", Text),
+    Column("delivered_to", Text),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
 )
@@ -95,6 +96,7 @@ attempts = Table(
     Column("retry_after_s", Integer),
     Column("duration_ms", Integer),
     Column("waited_s", Integer),
+    Column("external_id", Text),
     Index("retrycli_attempts_message", "message_id", "number"),
     Index("retrycli_attempts_finished", "finished_at"),
 )

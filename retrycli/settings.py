@@ -143,7 +143,9 @@ class Gateway(_Section):
 
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
     base_url: str | None = Field(None, description="where the ticketing API is")
-    auth: Literal["none", "bearer", "basic", "login"] = Field("none", description="none, bearer, basic or login")
+    auth: Literal["none", "bearer", "basic", "login"] | None = Field(
+        None, description="none, bearer, basic or login; by default as the preset does it"
+    )
     username: str | None = Field(None, description="basic, login")
     username_file: Path | None = Field(None, description="a file that holds it")
     password: SecretStr | None = Field(None, description="basic, login")
@@ -156,8 +158,10 @@ class Gateway(_Section):
     immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
     unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
     ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
-    attachments_dir: Path | None = Field(
-        None, description="the folder of attachments, for presets that send them; none does yet"
+    verify: bool = Field(default=False, description="read back what was sent, where the preset says how")
+    attachments_dir: Path | None = Field(None, description="the folder that attachments are in")
+    attachments_limit_mb: float = Field(
+        25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
     )
 
     @property
@@ -194,8 +198,8 @@ class Gateway(_Section):
 
     @model_validator(mode="after")
     def _credentials(self) -> Self:
-        needed = {"none": (), "bearer": ("token",), "basic": ("username", "password")}.get(
-            self.auth, ("username", "password")
+        needed = {"bearer": ("token",), "basic": ("username", "password"), "login": ("username", "password")}.get(
+            self.auth or "none", ()
         )
         for name in needed:
             if not _revealed(getattr(self, name)):

@@ -267,27 +267,48 @@ def show(
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
     queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name != "message_id"}
+    if found.queue is not None:
+        queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
     console.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
     console.say("")
     console.show_text("" if found.row["body"] is None else str(found.row["body"]))
     console.say("")
-    console.show_table(("No.", "By", "Started", "Outcome", "HTTP", "ms", "Error"), _history(found), texts=1)
+    _show_history(found)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
 
 
-def _history(found: MessageDetails) -> list[Row]:
+def _show_history(found: MessageDetails) -> None:
     """Attempts and what people did besides, in the order in which they came about."""
+    from retrycli import console
+
+    headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
+    rows = _history(found)
+    if any(each.external_id for each in found.attempts):
+        console.show_table((*headers, "Known there as"), rows, texts=2)
+    else:
+        console.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
+
+
+def _history(found: MessageDetails) -> list[Row]:
     rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each)) for each in found.attempts]
-    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail)) for each in found.acts]
+    rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail, None)) for each in found.acts]
     return [row for _, row in sorted(rows, key=lambda each: each[0])]
 
 
 def _attempt(made: AttemptRecord) -> Row:
-    outcome = made.outcome or "under way"
-    return (made.number, made.made_by, made.started_at, outcome, made.status_code, made.duration_ms, made.error)
+    return (
+        made.number,
+        made.made_by,
+        made.started_at,
+        made.outcome or "under way",
+        made.status_code,
+        made.duration_ms,
+        made.error,
+        made.external_id,
+    )
 
 
 def explain(

@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from contextlib import aclosing
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Self
 
 import httpx
 
-from retrycli.gateway.preset import Preset, SuccessRule
+from retrycli.gateway.json_path import find
+from retrycli.gateway.preset import Preset
+from retrycli.gateway.rules import Condition, SuccessRule
+from retrycli.gateway.template import Fields, fill_text, plain
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 
 ANSWER_LIMIT = 64 * 1024
 """How many bytes of an answer are read, and no more."""
+LOOK_UP_LIMIT = 8 * 1024 * 1024
+"""The same of an answer that is asked for, where a ticket's whole history may be in it."""
+EXTERNAL_ID_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,22 +32,24 @@ class Answer:
     retry_after: str | None
     text: str
     whole: bool
+    headers: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    async def read(cls, response: httpx.Response) -> Self:
-        """Read an answer as far as it goes or may go, and let go of its connection."""
+    async def read(cls, response: httpx.Response, limit: int = ANSWER_LIMIT) -> Self:
+        """Read an answer as far as it goes or may go, in bytes, and let go of its connection."""
         content = bytearray()
         async with aclosing(response):
             assert isinstance(response.stream, httpx.AsyncByteStream)  # noqa: S101  told to the type checker
             async for chunk in response.stream:
                 content += chunk
-                if len(content) > ANSWER_LIMIT:
+                if len(content) > limit:
                     break
         return cls(
             status=response.status_code,
             retry_after=response.headers.get("Retry-After"),
-            text=content[:ANSWER_LIMIT].decode("utf-8", "replace"),
-            whole=len(content) <= ANSWER_LIMIT,
+            text=content[:limit].decode("utf-8", "replace"),
+            whole=len(content) <= limit,
+            headers=response.headers,
         )
 
     @property
@@ -62,7 +70,7 @@ class Answer:
 
 
 def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
-    """What an answer means.
+    """What the answer to a message means.
 
     Args:
         answer: what came back.
@@ -72,52 +80,96 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     Returns:
         The outcome. Its error may quote the other side's words at any length.
     """
+    outcome = outcome_of_question(answer, preset, now)
+    if outcome.kind is not OutcomeKind.DELIVERED:
+        return outcome
+    judged = outcome if _exception(answer, preset) else _judged(answer, preset.success, preset.answer.errors)
+    return replace(judged, external_id=_external_id(answer, preset)) if judged.kind is OutcomeKind.DELIVERED else judged
+
+
+def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
+    """The same of the answer to a question, which no success rule is for: `DELIVERED` is that there is an answer."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    exception = next((rule for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
-    kind = exception.outcome if exception else kind_of_status(answer.status, retry_after=retry_after)
+    kind = _exception(answer, preset) or kind_of_status(answer.status, retry_after=retry_after)
     if kind is OutcomeKind.DELIVERED:
-        return Outcome(kind, answer.status) if exception else _judged(answer, preset.success, preset.answer.errors)
+        return Outcome(kind, answer.status)
     return Outcome(kind, answer.status, _with_words(f"HTTP {answer.status}", answer, preset.answer.errors), retry_after)
 
 
-def access_token(answer: Answer) -> str | None:
-    """The token that the answer to a log-in brings; None where it brings none."""
+def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
+    """Whether a condition holds of an answer.
+
+    Raises:
+        ValueError: the answer is cut off, or no JSON where a path leads into it.
+    """
+    if condition.text is not None:
+        wanted = plain(fill_text(condition.text, fields))
+        if wanted not in answer.text and not answer.whole:
+            raise ValueError("the answer is too long")
+        return wanted in answer.text
+    found = find(answer.json, condition.path or "", fields)
+    if condition.contains is not None:
+        wanted = plain(fill_text(condition.contains, fields))
+        return any(wanted in map(plain, each) if isinstance(each, list) else wanted in plain(each) for each in found)
+    if condition.equals is not None:
+        return bool(found) and all(each == condition.equals for each in found)
+    return any(found)
+
+
+def value_at(answer: Answer, path: str) -> str | int | None:
+    """The text or whole number at a path of a 2xx answer's JSON; None where there is none."""
     try:
-        content = answer.json
+        found = find(answer.json, path) if answer.status < 300 else []  # noqa: PLR2004  the class of success
     except ValueError:
         return None
-    token = content.get("access_token") if isinstance(content, dict) else None
-    return token if isinstance(token, str) and answer.status < 300 else None  # noqa: PLR2004  the class of success
+    return next((each for each in found if isinstance(each, str | int) and not isinstance(each, bool)), None)
+
+
+def _exception(answer: Answer, preset: Preset) -> OutcomeKind | None:
+    return next((rule.outcome for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
+
+
+def _external_id(answer: Answer, preset: Preset) -> str | None:
+    rule = preset.answer
+    if rule.id is not None and (found := value_at(answer, rule.id)) is not None:
+        return str(found)[:EXTERNAL_ID_LENGTH]
+    header = answer.headers.get(rule.id_header, "") if rule.id_header else ""
+    return header.rstrip("/").rpartition("/")[2][:EXTERNAL_ID_LENGTH] or None
 
 
 def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
     """Apply the success rule to a 2xx answer."""
-    delivered = Outcome(OutcomeKind.DELIVERED, answer.status)
-    if rule.field is None:
-        return delivered
     try:
-        content = answer.json
+        succeeded = _succeeded(answer, rule)
     except ValueError:
         error = f"HTTP {answer.status}, but the answer is no JSON to be judged by"
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
-    if isinstance(content, dict) and rule.field in content:
-        succeeded = content[rule.field] == rule.equals
-    else:
-        succeeded = not rule.required
     if succeeded:
-        return delivered
+        return Outcome(OutcomeKind.DELIVERED, answer.status)
     return Outcome(OutcomeKind.REFUSED, answer.status, _with_words("refused", answer, error_fields))
 
 
-def _with_words(start: str, answer: Answer, fields: Collection[str]) -> str:
+def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
+    if rule.status and answer.status not in rule.status:
+        return False
+    if rule.field is not None:
+        found = find(answer.json, rule.field)
+        if found[0] != rule.equals if found else rule.required:
+            return False
+    return (
+        (rule.present is None or bool(find(answer.json, rule.present)))
+        and (rule.not_empty is None or any(find(answer.json, rule.not_empty)))
+        and (rule.absent is None or not find(answer.json, rule.absent))
+    )
+
+
+def _with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
     """What is wrong, in the words of the answer's JSON where it has any."""
     try:
         content = answer.json
     except ValueError:
         return start
-    if not isinstance(content, dict):
-        return start
-    found = next((content[name] for name in fields if content.get(name)), None)
-    parts = found if isinstance(found, list) else [found]
+    found = next((values for path in paths if any(values := find(content, path))), [])
+    parts = [part for value in found for part in (value if isinstance(value, list) else [value])]
     words = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
     return f"{start}: {words}" if words else start

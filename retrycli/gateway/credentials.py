@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import json
 import re
+from base64 import b64encode
 from collections.abc import Awaitable, Callable
 from datetime import datetime
+from typing import assert_never
 
 import httpx
 from pydantic import SecretStr
 
-from retrycli.errors import ConfigurationError
-from retrycli.gateway.answer import Answer, access_token
+from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.gateway.answer import Answer, value_at
+from retrycli.gateway.rules import Auth, Session
+from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.settings import Gateway as GatewaySettings
@@ -23,27 +26,54 @@ VISIBLE = re.compile(r"[!-~]+")
 
 
 class Credentials:
-    """What the ``Authorization`` header says.
+    """What a request bears so that the other side knows us.
 
     Args:
         settings: how to log in, and with what.
+        by_preset: how the preset does it; ``gateway.auth`` takes its place.
 
     Raises:
-        ConfigurationError: a token that can't stand in a header.
+        ConfigurationError: a credential that is missing, or can't stand in a header.
     """
 
-    def __init__(self, settings: GatewaySettings) -> None:
-        self._settings = settings
-        self.header: str | None = None
-        """None where none is needed, or none has been got yet."""
+    def __init__(self, settings: GatewaySettings, by_preset: Auth | None = None) -> None:
+        self._auth = _by_settings(settings) or by_preset or Auth()
+        given = {"token": settings.token, "username": settings.username, "password": settings.password}
+        self._values = {name: _revealed(value) for name, value in given.items()}
+        for name in self._auth.needs:
+            if not self._values[name]:
+                raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
+        self._destination = settings.destination
+        self.session: str | None = None
+        """What a log-in brought; None before it, and where none is needed."""
         self._log_in_lock = asyncio.Lock()
-        self._secrets = [_revealed(settings.token), _revealed(settings.password)]
-        self._use(_fixed_header(settings))
+        self._secrets = [self._values["token"], self._values["password"]]
+        _check_token(self._values["token"])
+        try:
+            self.headers()
+        except InvalidMessage as error:
+            raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 
     @property
     def by_log_in(self) -> bool:
-        """Whether the header is got by logging in, and can be got afresh."""
-        return self._settings.auth == "login"
+        """Whether a log-in comes first, and can be made afresh."""
+        return self._auth.session is not None
+
+    @property
+    def missing(self) -> bool:
+        """Whether a log-in is still to be made."""
+        return self.by_log_in and self.session is None
+
+    def headers(self) -> dict[str, str]:
+        """The headers that bear them, by names in small letters."""
+        values = {**self._values, "session": self.session}
+        headers = {name.lower(): fill_header(name, text, values) for name, text in self._auth.headers.items()}
+        if self._auth.basic is not None:
+            user, password = (plain(fill_text(each, values)) for each in self._auth.basic)
+            encoded = b64encode(f"{user}:{password}".encode()).decode()
+            headers["authorization"] = f"Basic {encoded}"
+            self._secrets += [encoded] if encoded not in self._secrets else []
+        return headers
 
     def starred(self, text: str) -> str:
         """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
@@ -51,10 +81,6 @@ class Credentials:
             for each in _spellings(secret) if secret else ():
                 text = text.replace(each, "***")
         return text
-
-    def _use(self, header: str | None) -> None:
-        self.header = header
-        self._secrets.append((header or "").partition(" ")[2])
 
     async def log_in(
         self,
@@ -65,7 +91,7 @@ class Credentials:
         """Get a token, unless another request has got a fresh one meanwhile.
 
         Args:
-            used: the header that was refused; None for the first log-in.
+            used: the session that was refused; None for the first log-in.
             exchange: sends a request and reads its answer.
             now: the clock, for a Retry-After that is a date.
 
@@ -73,27 +99,31 @@ class Credentials:
             None when there is a token. Otherwise what the message comes to for want of one: whatever went wrong,
             it was not sent.
         """
+        rule = self._auth.session
+        assert rule is not None  # noqa: S101  told to the type checker
         async with self._log_in_lock:
-            if self.header != used:
+            if self.session != used:
                 return None
             try:
-                answer = await exchange(self._log_in_request())
+                answer = await exchange(self._log_in_request(rule))
             except TRANSPORT_ERRORS as error:
                 refused = kind_of_exception(error) is OutcomeKind.UNAUTHORIZED
                 kind = OutcomeKind.UNAUTHORIZED if refused else OutcomeKind.UNREACHABLE
                 return Outcome(kind, error=f"log-in: {in_words(error)}")
-            token = access_token(answer)
-            if token is None or not VISIBLE.fullmatch(token):
-                return _no_token(answer, now())
-            self._use(f"Bearer {token}")
+            token = value_at(answer, rule.token)
+            if not isinstance(token, str) or not VISIBLE.fullmatch(token):
+                return _no_token(answer, rule.token, now())
+            self.session = token
+            self._secrets.append(token)
             return None
 
-    def _log_in_request(self) -> httpx.Request:
+    def _log_in_request(self, rule: Session) -> httpx.Request:
+        headers = {name: plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
         return httpx.Request(
-            "POST",
-            self._settings.destination + self._settings.login_path,
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"},
-            json={"username": self._settings.username, "password": _revealed(self._settings.password)},
+            rule.method,
+            self._destination + fill_path(rule.path, {}),
+            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"} | headers,
+            json=fill(rule.body, self._values) if rule.method == "POST" else None,
         )
 
 
@@ -114,30 +144,46 @@ def _written(text: str) -> tuple[str, ...]:
     return as_bytes, as_bytes.replace(r"\'", "'"), *as_json
 
 
-def _no_token(answer: Answer, now: datetime) -> Outcome:
+def _no_token(answer: Answer, where: str, now: datetime) -> Outcome:
     kind = kind_of_status(answer.status)
     for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
     return Outcome(
         kind if for_now else OutcomeKind.UNAUTHORIZED,
         answer.status,
-        f"log-in: HTTP {answer.status}, and no access_token",
+        f"log-in: HTTP {answer.status}, and no {where}",
         parse_retry_after(answer.retry_after, now),
     )
 
 
-def _fixed_header(settings: GatewaySettings) -> str | None:
+def _by_settings(settings: GatewaySettings) -> Auth | None:
+    """How ``gateway.auth`` says it is done; None where it says nothing."""
     match settings.auth:
-        case "bearer":
-            token = _revealed(settings.token)
-            if not VISIBLE.fullmatch(token):
-                raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
-            return f"Bearer {token}"
-        case "basic":
-            pair = f"{settings.username}:{_revealed(settings.password)}"
-            return "Basic " + base64.b64encode(pair.encode()).decode()
-        case _:
+        case None:
             return None
+        case "none":
+            return Auth()
+        case "bearer":
+            return Auth(headers={"Authorization": "Bearer {token}"})
+        case "basic":
+            return Auth(basic=("{username}", "{password}"))
+        case "login":
+            account = {"username": "{username}", "password": "{password}"}
+            path = settings.login_path.replace("{", "{{").replace("}", "}}")
+            try:
+                log_in = Session(path=path, body=account, token="access_token")  # noqa: S106  where a token stands
+            except ValueError:
+                raise ConfigurationError(
+                    f"gateway.login_path: {path!r} can't be used: it leaves the base URL"
+                ) from None
+            return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in)
+        case _:
+            assert_never(settings.auth)
 
 
-def _revealed(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
+def _check_token(token: str) -> None:
+    if token and not VISIBLE.fullmatch(token):
+        raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
+
+
+def _revealed(secret: SecretStr | str | None) -> str:
+    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""

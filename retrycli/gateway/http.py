@@ -1,23 +1,28 @@
-"""The HTTP gateway: one message, one request, one outcome."""
+"""The HTTP gateway: one message, one attempt, one outcome."""
 
 from __future__ import annotations
 
 import asyncio
-import json
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import replace
-from datetime import datetime
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.gateway.answer import Answer, outcome_of
+from retrycli.gateway import attachments
+from retrycli.gateway.answer import Answer, outcome_of, outcome_of_question, value_at
+from retrycli.gateway.asking import Found, Questions, Unanswered
+from retrycli.gateway.content import FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.preset import load_preset, render
+from retrycli.gateway.line import HEADERS, Flight, Line, Request, Watch
+from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
-from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
-from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.gateway.rules import MessageRule, Upload
+from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
+from retrycli.gateway.transport import open_transport
+from retrycli.message import LIST_COLUMNS, OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
 from retrycli.settings import Gateway as GatewaySettings
 
@@ -26,18 +31,19 @@ if TYPE_CHECKING:
 
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
+MEGABYTE = 1_000_000
 
-HEADERS = {
-    "accept": "application/json",
-    "accept-encoding": "identity",
-    "content-type": "application/json",
-    "user-agent": "retrycli",
-}
 
-TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
+@dataclass(slots=True)
+class _Draft:
+    """A message that is fit to be sent, with all that its request is drawn up from."""
 
-IN_FLIGHT = "retrycli.in_flight"
-"""Marks a request, in its ``extensions``, that may be on its way or may have arrived."""
+    rule: MessageRule
+    fields: dict[str, object]
+    """The row's columns, and what templates may name besides."""
+    files: list[attachments.Attachment]
+    parts: list[FilePart]
+    """The same files, as they stand in JSON."""
 
 
 class HttpGateway:
@@ -49,6 +55,7 @@ class HttpGateway:
         connections: how many requests may be in flight.
         now: the clock, for a Retry-After that is a date.
         sleep: waits between immediate retries.
+        watch: is shown each request with its answer.
 
     Raises:
         ConfigurationError: no usable base URL or token, or a preset that is wrong.
@@ -62,13 +69,24 @@ class HttpGateway:
         connections: int,
         now: Callable[[], datetime],
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        watch: Watch | None = None,
     ) -> None:
         check_urls(settings)
         self._settings = settings
         self._preset = load_preset(settings.preset)
         self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-        self._credentials = Credentials(settings)
+        self._credentials = Credentials(settings, self._preset.auth)
         self._transport = open_transport(settings, connections=connections)
+        timeout = settings.connect_timeout_seconds
+        self._line = Line(
+            self._transport,
+            settings.destination,
+            self._credentials,
+            connect_timeout_seconds=timeout,
+            now=now,
+            watch=watch,
+        )
+        self._questions = Questions(self._line, self._preset, now, answers={}, probes={})
         self._now = now
         self._sleep = sleep
 
@@ -83,46 +101,151 @@ class HttpGateway:
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes.
 
-        Only what was certainly not sent is tried again at once.
+        A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
+        tried again at once.
         """
-        try:
-            request = self._request(queued)
-        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
-            return self._cleaned(Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}"), queued)
         limit = self._settings.request_timeout_seconds
+        flight = Flight()
         try:
             async with asyncio.timeout(limit):
-                outcome = await self._send_authorized(request)
-                if outcome.kind is OutcomeKind.UNREACHABLE and self._settings.immediate_retries:
-                    outcome = await self._try_again(request, outcome)
+                outcome = await self._deliver(queued, flight)
         except TimeoutError:
-            if request.extensions.get(IN_FLIGHT):
+            if flight.landed is not None:
+                return replace(flight.landed, error=f"delivered, but not read back within {limit:g} s")
+            if flight.in_flight:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
         return self._cleaned(outcome, queued)
 
-    def _request(self, queued: QueuedMessage) -> httpx.Request:
+    async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+        try:
+            draft = self._draft(queued)
+            draft.fields["marker"] = await self._marker(draft)
+            self._draw(draft, None)  # what can't be drawn up is found out before anything is asked or sent
+            if queued.unsettled_since is not None and self._preset.look_up:
+                if await self._questions.look_up(draft.fields) is Found.THERE:
+                    return Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+                self._wait_until_settled(queued.unsettled_since)
+            if draft.rule.preflight is not None and (
+                objection := await self._questions.preflight(draft.rule.preflight, draft.fields)
+            ):
+                return objection
+            await self._upload(draft)
+        except Unanswered as error:
+            return error.outcome
+        except _Unfit as error:
+            return Outcome(OutcomeKind.INVALID, error=str(error))
+        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
+            return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
+        outcome = await self._send(draft, flight)
+        if outcome.kind is OutcomeKind.UNREACHABLE and self._settings.immediate_retries:
+            outcome = await self._try_again(draft, flight, outcome)
+        flight.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
+        return await self._verified(draft, outcome)
+
+    # -- before it is sent ------------------------------------------------------------------------------------
+
+    def _draft(self, queued: QueuedMessage) -> _Draft:
+        """Find out whether the preset has what a message needs."""
         message = queued.message
         rule = self._preset.messages.get(message.message_type)
+        preset = self._settings.preset
         if rule is None:
-            raise InvalidMessage(f"the preset {self._settings.preset} has no rule for {message.message_type} messages")
-        parts = render(rule, message.fields)
-        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
-        own = {name.lower(): value for name, value in parts.headers.items()}
-        headers = HEADERS | own | {self._preset.key_header.lower(): queued.delivery_key}
-        content = TO_JSON.encode(parts.body).encode()
-        headers["content-length"] = str(len(content))
-        # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
-        url, stream = self._settings.destination + parts.path, httpx.ByteStream(content)
-        return httpx.Request(parts.method, url, headers=headers, stream=stream)
+            raise InvalidMessage(f"the preset {preset} has no rule for {message.message_type} messages")
+        for column in LIST_COLUMNS:
+            if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
+                raise _Unfit(
+                    f"the preset {preset} has no place for {column} in {message.message_type} messages; "
+                    "empty the column, or have another preset or gateway send them"
+                )
+        for column in rule.required:
+            if not plain(message.fields.get(column)).strip():
+                raise _Unfit(f"{column} is empty, and the preset {preset} needs it")
+        fields: dict[str, object] = {**message.fields, "delivery_key": queued.delivery_key}
+        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        fields["attachments"] = [
+            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
+            for file, part in zip(files, parts, strict=True)
+        ]
+        return _Draft(rule, fields, files, parts)
 
-    async def _try_again(self, request: httpx.Request, first: Outcome) -> Outcome:
+    def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
+        limit = int(self._settings.attachments_limit_mb * MEGABYTE)
+        try:
+            files = attachments.find(queued.message, self._settings.attachments_dir, limit)
+        except InvalidMessage as error:
+            raise _Unfit(str(error)) from error
+        return files, [FilePart(each.path, each.size, as_base64=True) for each in files]
+
+    async def _marker(self, draft: _Draft) -> str:
+        marker = draft.rule.marker
+        if marker is None or await self._questions.probe(marker.unless, draft.fields):
+            return ""
+        return plain(fill_text(marker.text, draft.fields))
+
+    def _wait_until_settled(self, unsettled_since: datetime) -> None:
+        settled_at = unsettled_since + timedelta(seconds=self._preset.settle_seconds)
+        if (left := (settled_at - self._now()).total_seconds()) > 0:
+            error = f"not there by now; whether it is to be sent again shows in {left:.0f} s"
+            raise Unanswered(Outcome(OutcomeKind.REFUSED, error=error))
+
+    async def _upload(self, draft: _Draft) -> None:
+        """Send attachments ahead, where they are then referred to."""
+        rule = self._preset.upload
+        entries = draft.fields["attachments"]
+        if rule is None or not isinstance(entries, list):
+            return
+        for file, entry in zip(draft.files, entries, strict=True):
+            about_it = {**draft.fields, **{f"each.{name}": value for name, value in entry.items()}}
+            entry["token"] = await self._uploaded(rule, file, about_it)
+
+    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str:
+        """Send one attachment; what the other side calls it."""
+        headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
+        path = fill_path(rule.path, about_it, rule.query)
+        request = Request("POST", path, headers, file_content(file, rule.content_type))
+        reply = await self._line.send(lambda _: request, self._judge_upload)
+        if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
+            raise Unanswered(_of_an_upload(reply.outcome, file.name))
+        return str(token)
+
+    # -- sending ----------------------------------------------------------------------------------------------
+
+    def _draw(self, draft: _Draft, session: str | None) -> Request:
+        """Draw up the request of a message.
+
+        Raises:
+            InvalidMessage, ValueError: a value can't stand where its template puts it.
+        """
+        rule, fields = draft.rule, {**draft.fields, "session": session}
+        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
+        own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
+        headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
+        path = fill_path(rule.path, fields, rule.query)
+        httpx.URL(self._settings.destination + path)
+        body = fill(rule.body, fields)
+        if rule.encoding == "multipart":
+            assert isinstance(body, dict)  # noqa: S101  told to the type checker
+            return Request(rule.method, path, headers, multipart_content(body, rule.files, draft.files))
+        return Request(rule.method, path, headers, json_content(body, draft.parts))
+
+    async def _send(self, draft: _Draft, flight: Flight) -> Outcome:
+        reply = await self._line.send(lambda session: self._draw(draft, session), self._judge, flight=flight)
+        return reply.outcome
+
+    def _judge(self, answer: Answer) -> Outcome:
+        return outcome_of(answer, self._preset, self._now())
+
+    def _judge_upload(self, answer: Answer) -> Outcome:
+        return outcome_of_question(answer, self._preset, self._now())
+
+    async def _try_again(self, draft: _Draft, flight: Flight, first: Outcome) -> Outcome:
         from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random
 
         outcomes = [first]
 
         async def attempt() -> Outcome:
-            return outcomes.pop() if outcomes else await self._send_authorized(request)
+            return outcomes.pop() if outcomes else await self._send(draft, flight)
 
         retrying = AsyncRetrying(
             stop=stop_after_attempt(1 + self._settings.immediate_retries),
@@ -134,34 +257,21 @@ class HttpGateway:
         last: Outcome = await retrying(attempt)
         return last
 
-    async def _send_authorized(self, request: httpx.Request) -> Outcome:
-        """Send with credentials; after a 401, log in afresh once and send again: a 401 has done nothing."""
-        credentials = self._credentials
-        if not credentials.by_log_in:
-            return await self._send(request)
-        if credentials.header is None and (problem := await credentials.log_in(None, self._exchange, self._now)):
-            return problem
-        used = credentials.header
-        outcome = await self._send(request)
-        if outcome.kind is not OutcomeKind.UNAUTHORIZED or outcome.status_code is None:
+    # -- after it was sent ------------------------------------------------------------------------------------
+
+    async def _verified(self, draft: _Draft, outcome: Outcome) -> Outcome:
+        """Read back what was delivered, where that is asked for."""
+        rule = draft.rule.verify
+        if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
-        return await credentials.log_in(used, self._exchange, self._now) or await self._send(request)
-
-    async def _send(self, request: httpx.Request) -> Outcome:
-        if self._credentials.header is not None:
-            request.headers["Authorization"] = self._credentials.header
-        request.extensions[IN_FLIGHT] = True
         try:
-            outcome = outcome_of(await self._exchange(request), self._preset, self._now())
-        except TRANSPORT_ERRORS as error:
-            outcome = Outcome(kind_of_exception(error), error=in_words(error))
-        # Not in a `finally`: a deadline that ends the exchange leaves the mark, for `deliver` to see.
-        request.extensions[IN_FLIGHT] = False
-        return outcome
-
-    async def _exchange(self, request: httpx.Request) -> Answer:
-        request.extensions["timeout"] = {"connect": self._settings.connect_timeout_seconds}
-        return await Answer.read(await self._transport.handle_async_request(request))
+            as_it_should_be = await self._questions.verify(rule, {**draft.fields, "external_id": outcome.external_id})
+        except Unanswered as error:
+            return replace(outcome, error=f"delivered, but not read back: {error}")
+        if as_it_should_be:
+            return outcome
+        said = "it arrived, but reading it back shows that it is not as it should be: look at it there at once"
+        return replace(outcome, kind=OutcomeKind.PERMANENT, error=said)
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
@@ -169,6 +279,17 @@ class HttpGateway:
             return outcome
         error = one_line(self._credentials.starred(outcome.error))
         return replace(outcome, error=without_quotations(error, queued.message))
+
+
+class _Unfit(Exception):
+    """A message that the preset, or its own row, lacks something for."""
+
+
+def _of_an_upload(outcome: Outcome, name: str) -> Outcome:
+    """What a message comes to for want of its attachment: it has not been sent, whatever went wrong."""
+    kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
+    said = outcome.error or "the answer has no token"
+    return replace(outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of {name}: {said}")
 
 
 def check_urls(settings: GatewaySettings) -> None:

@@ -10,11 +10,15 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from retrycli.gateway.answer import Answer
+from retrycli.gateway.answer import Answer, outcome_of_question
 from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.http import HEADERS, check_urls
+from retrycli.gateway.http import check_urls
+from retrycli.gateway.line import HEADERS
+from retrycli.gateway.preset import load_preset
+from retrycli.gateway.rules import Get
+from retrycli.gateway.template import fill_path
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line
+from retrycli.outcome import Outcome, OutcomeKind, one_line
 from retrycli.settings import Gateway as GatewaySettings
 
 
@@ -23,20 +27,22 @@ class Probe:
     """What came of it."""
 
     outcome: Outcome
-    """`DELIVERED` where a log-in brought a token; for the other ways what the answer to a GET of the base URL would
-    come to."""
+    """`DELIVERED` where a log-in brought a token, or the preset's check went well; for the other ways what the answer
+    to a GET of the base URL would come to."""
+    proves_credentials: bool
     ahead_seconds: float | None
     """By how much its clock is ahead of ours; None where it did not say."""
 
 
 async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
-    """Log in, where messages are sent after a log-in; else ask for the base URL, with our credentials.
+    """Log in, where messages are sent after a log-in, and ask what the preset has for that; else for the base URL.
 
     Raises:
-        ConfigurationError: no usable base URL, token or CA file.
+        ConfigurationError: no usable base URL, token, preset or CA file.
     """
     check_urls(settings)
-    credentials = Credentials(settings)
+    preset = load_preset(settings.preset)
+    credentials = Credentials(settings, preset.auth)
     transport = open_transport(settings, connections=1)
     ahead: list[float] = []
 
@@ -48,11 +54,13 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
 
     try:
         async with asyncio.timeout(settings.request_timeout_seconds):
-            if credentials.by_log_in:
-                outcome = await credentials.log_in(None, exchange, now) or Outcome(OutcomeKind.DELIVERED)
+            refusal = await credentials.log_in(None, exchange, now) if credentials.by_log_in else None
+            if refusal is not None or (credentials.by_log_in and preset.check is None):
+                outcome = refusal or Outcome(OutcomeKind.DELIVERED)
             else:
-                answer = await exchange(_question(settings, credentials))
-                outcome = Outcome(kind_of_status(answer.status), answer.status, f"HTTP {answer.status}")
+                answer = await exchange(_question(settings, credentials, preset.check))
+                kind = outcome_of_question(answer, preset, now()).kind
+                outcome = Outcome(kind, answer.status, f"HTTP {answer.status}")
     except TimeoutError:
         outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"no answer within {settings.request_timeout_seconds:g} s")
     except TRANSPORT_ERRORS as error:
@@ -63,13 +71,12 @@ async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Pr
         await transport.aclose()
     if outcome.error is not None:
         outcome = replace(outcome, error=one_line(credentials.starred(outcome.error)))
-    return Probe(outcome, next(iter(ahead), None))
+    return Probe(outcome, credentials.by_log_in or preset.check is not None, next(iter(ahead), None))
 
 
-def _question(settings: GatewaySettings, credentials: Credentials) -> httpx.Request:
-    ours = {} if credentials.header is None else {"Authorization": credentials.header}
-    wanted = {name: HEADERS[name] for name in ("accept", "accept-encoding", "user-agent")}
-    return httpx.Request("GET", settings.destination, headers=wanted | ours)
+def _question(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
+    path = "" if check is None else fill_path(check.path, {}, check.query)
+    return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 
 
 def _ahead(date: str | None, now: datetime) -> list[float]:

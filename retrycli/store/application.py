@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from functools import lru_cache
@@ -39,6 +40,9 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
+OF_THE_QUEUE = ("delivery_key", "first_failed_at", "unknown_count", "attempt_number", "unsettled_since")
+
+
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
     """Rows as plain dictionaries: SQLAlchemy's own mappings look each name up afresh, and every value is read."""
     names = list(result.keys())
@@ -58,12 +62,17 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
 def queued_of(row: Mapping[str, Any]) -> QueuedMessage | UnusableMessage:
     """A row joined with its queue row, whose columns bear the prefix ``retrycli_``."""
     fields = dict(row)
-    own = {name: fields.pop(f"retrycli_{name}") for name in ("delivery_key", "first_failed_at", "unknown_count")}
-    number = fields.pop("retrycli_number")
+    own = {name: fields.pop(f"retrycli_{name}") for name in OF_THE_QUEUE}
+    delivered_to = frozenset(addresses(fields.pop("retrycli_delivered_to")))
     message = message_of(fields)
     if isinstance(message, UnusableMessage):
         return message
-    return QueuedMessage(message, attempt_number=number, **own)
+    return QueuedMessage(message, delivered_to=delivered_to, **own)
+
+
+def addresses(value: str | None) -> list[str]:
+    """Who has a message already, as the queue's ``delivered_to`` says: a JSON list, or null for nobody."""
+    return [] if value is None else list(json.loads(value))
 
 
 def word(value: Status | MessageType) -> ColumnElement[str]:

@@ -8,17 +8,7 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    ColumnElement,
-    Select,
-    bindparam,
-    delete,
-    exists,
-    func,
-    or_,
-    select,
-    update,
-)
+from sqlalchemy import ColumnElement, Select, bindparam, delete, exists, func, or_, select, update
 
 from retrycli.acts import no_such, not_free
 from retrycli.message import Claim, Lapsed, QueuedMessage, State, Status, UnusableMessage
@@ -28,11 +18,14 @@ from retrycli.schema import MOST, attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
 from retrycli.store.recording import (
     HELD_OF_THESE,
+    NEXT_NUMBER,
     START_ATTEMPTS,
     UNDER_WAY,
+    UNSETTLED_SINCE,
     finish_attempts,
     held,
     move,
+    note_recipients,
     where_it_was,
 )
 from retrycli.turns import Turns
@@ -200,18 +193,15 @@ class Claims:
     def _held_messages(self) -> Select[Any]:
         """Whole messages that are still failed, of a claim."""
         m = self._database.messages.c
-        number = (
-            select(func.coalesce(func.max(attempts.c.number), 0) + 1)
-            .where(attempts.c.message_id == queue.c.message_id)
-            .scalar_subquery()
-        )
         return (
             select(
                 *m,
                 queue.c.delivery_key.label("retrycli_delivery_key"),
                 queue.c.first_failed_at.label("retrycli_first_failed_at"),
                 queue.c.unknown_count.label("retrycli_unknown_count"),
-                number.label("retrycli_number"),
+                queue.c.delivered_to.label("retrycli_delivered_to"),
+                NEXT_NUMBER.label("retrycli_attempt_number"),
+                UNSETTLED_SINCE.label("retrycli_unsettled_since"),
             )
             .join_from(queue, self._database.messages, m.id == queue.c.message_id)
             .where(*HELD_OF_THESE, m.status == word(Status.FAILED))
@@ -246,6 +236,7 @@ class Claims:
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
             taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
             write_messages(self._database, connection, ours)
+            note_recipients(connection, claim, ours)
             move(connection, claim, ours, now)
             if taken_back:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
@@ -10,9 +11,10 @@ from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, fu
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, State
+from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import attempts, queue
-from retrycli.store.application import row_by_row
+from retrycli.store.application import addresses, row_by_row
 from retrycli.store.for_each import ForEach, Values
 
 if TYPE_CHECKING:
@@ -29,13 +31,20 @@ HELD = held(bindparam("claimant"))
 HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
 LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
+AT_IT = attempts.c.message_id == queue.c.message_id
+NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
+UNSETTLED_SINCE = (
+    select(func.max(attempts.c.finished_at))
+    .where(AT_IT, row_by_row(attempts.c.outcome == OutcomeKind.UNKNOWN.value))
+    .scalar_subquery()
+)
 KNOWN_BEFORE = ("message_id", "pass_id", "number", "made_by", "started_at", "waited_s")
 """What is known of an attempt when it begins."""
 START_ATTEMPTS = ForEach(
     lambda of: insert(attempts).from_select(list(of), select(*of.values())),
     **{name: attempts.c[name].type for name in KNOWN_BEFORE},
 )
-FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms")
+FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
 """What is known of an attempt when it has ended."""
 FINISH_ATTEMPTS = ForEach(
     lambda of: (
@@ -44,6 +53,15 @@ FINISH_ATTEMPTS = ForEach(
         .values({name: of[name] for name in FOUND_OUT})
     ),
     **{name: attempts.c[name].type for name in ("message_id", *FOUND_OUT)},
+)
+
+
+HAVE_IT = select(queue.c.message_id, queue.c.delivered_to).where(*HELD_OF_THESE)
+NOTE_RECIPIENTS = ForEach(
+    lambda of: (
+        update(queue).where(queue.c.message_id == of["message_id"], *HELD).values(delivered_to=of["delivered_to"])
+    ),
+    **{name: queue.c[name].type for name in ("message_id", "delivered_to")},
 )
 
 
@@ -65,11 +83,23 @@ def finish_attempts(connection: Connection, settled: Sequence[Settled], now: dat
             if each.outcome.retry_after is None
             else round(each.outcome.retry_after.total_seconds()),
             "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
+            "external_id": each.outcome.external_id,
         }
         for each in settled
         if each.outcome is not None
     ]
     FINISH_ATTEMPTS.execute(connection, finished)
+
+
+def note_recipients(connection: Connection, claim: Claim, settled: Sequence[Settled]) -> None:
+    """Add who has got a message now to who had it before, of messages that this claim holds."""
+    now = {each.message_id: each.outcome.delivered_to for each in settled if each.outcome and each.outcome.delivered_to}
+    if not now:
+        return
+    before = connection.execute(HAVE_IT, {"ids": list(now), "claimant": claim.claimant})
+    have_it = {each: sorted({*addresses(had), *now[each]}) for each, had in before.all()}
+    rows = [{"message_id": each, "delivered_to": json.dumps(them)} for each, them in have_it.items()]
+    NOTE_RECIPIENTS.execute(connection, rows, claimant=claim.claimant)
 
 
 def move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:

@@ -30,7 +30,7 @@ from sqlalchemy import (
 from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
-from retrycli.store.application import all_but_the_body, row_by_row, word
+from retrycli.store.application import addresses, all_but_the_body, row_by_row, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 
 if TYPE_CHECKING:
@@ -94,6 +94,7 @@ class AttemptRecord:
     error: str | None
     retry_after_s: int | None
     duration_ms: int | None
+    external_id: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -229,10 +230,11 @@ class Views:
                 raise NoSuchMessage(
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
                 )
-            ours = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
+            found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
             made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
             done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
-        return MessageDetails(dict(row), None if ours is None else dict(ours), made, done)
+        ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
+        return MessageDetails(dict(row), ours, made, done)
 
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
         """How many messages are due by a time that a pass claims before this one.

@@ -115,5 +115,6 @@ PUT_PRESET = """
 [messages.customer]
 method = "PUT"
 path = "/tickets/{ticket_id}/messages"
+ignores = ["cc_emails"]
 body = { body = "{body}" }
 """

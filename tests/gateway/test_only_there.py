@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,9 @@ TRICKS = [
     "/#@{}",
 ]
 """What has led one URL parser or another to a second host."""
+REFUSED = ["//{}/", "/\\{}/", "/..//{}/", "/#@{}"]
+"""Those of them that are no path that a preset may have."""
+FROM_A_SLASH = [each for each in TRICKS if each.startswith("/")]
 
 
 @pytest.fixture
@@ -52,27 +56,30 @@ def good() -> Iterator[Hostile]:
         yield server
 
 
-@pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/")])
+@pytest.mark.parametrize("trick", FROM_A_SLASH)
 def test_a_path_in_a_preset_leads_nowhere_else(trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
     path = json.dumps(trick.format(f"127.0.0.1:{evil.port}"))
-    preset = preset_file(tmp_path, f"[messages.customer]\npath = {path}\nbody = {{}}\n")
-    deliver(gateway_settings(good.url, preset=preset))
-    assert len(good.requests) == 1
+    preset = preset_file(tmp_path, f'[messages.customer]\npath = {path}\nignores = ["cc_emails"]\n')
+    with pytest.raises(ConfigurationError, match="leaves the base URL") if trick in REFUSED else nullcontext():
+        deliver(gateway_settings(good.url, preset=preset))
+    assert len(good.requests) == (trick not in REFUSED)
 
 
 @pytest.mark.parametrize("template", ["/{ticket_id}", "/x{ticket_id}", "/tickets/{ticket_id}/messages"])
 @pytest.mark.parametrize("trick", TRICKS)
 def test_a_ticket_leads_nowhere_else(template: str, trick: str, good: Hostile, evil: Hostile, tmp_path: Path) -> None:
-    preset = preset_file(tmp_path, f'[messages.customer]\npath = "{template}"\nbody = {{}}\n')
+    preset = preset_file(tmp_path, f'[messages.customer]\npath = "{template}"\nignores = ["cc_emails"]\n')
     ticket_id = trick.format(f"127.0.0.1:{evil.port}")
     assert deliver(gateway_settings(good.url, preset=preset), queued(ticket_id=ticket_id)).kind is OutcomeKind.DELIVERED
     assert len(good.requests) == 1
 
 
-@pytest.mark.parametrize("trick", [each for each in TRICKS if each.startswith("/")])
+@pytest.mark.parametrize("trick", FROM_A_SLASH)
 def test_the_password_of_a_log_in_goes_nowhere_else(trick: str, good: Hostile, evil: Hostile) -> None:
-    deliver(gateway_settings(good.url, login_path=trick.format(f"127.0.0.1:{evil.port}"), **ACCOUNT))
-    assert b"geheim" in good.requests[0].body
+    settings = gateway_settings(good.url, login_path=trick.format(f"127.0.0.1:{evil.port}"), **ACCOUNT)
+    with pytest.raises(ConfigurationError, match=r"gateway\.login_path") if trick in REFUSED else nullcontext():
+        deliver(settings)
+    assert [b"geheim" in each.body for each in good.requests][:1] == [True] * (trick not in REFUSED)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.gateway.preset import MessageRule, load_preset, render
+from retrycli.gateway.preset import load_preset
+from retrycli.gateway.rules import MessageRule
+from retrycli.gateway.template import fill, fill_path
 from retrycli.message import REQUIRED_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import (
@@ -31,6 +33,7 @@ from tests.gateway.hostile import SUCCEEDED, Hostile, Received, answer
 NOTE = """
 [messages.customer]
 path = "/notes"
+ignores = ["cc_emails"]
 body = { text = "{body}" }
 """
 """A preset for a test to add to."""
@@ -152,7 +155,7 @@ def test_any_text_arrives_as_it_was(subject: str, body: str, recipient: str) -> 
 def test_any_text_within_a_template_arrives_as_it_was(before: str, body: str, after: str) -> None:
     literal = [each.replace("{", "{{").replace("}", "}}") for each in (before, after)]
     rule = MessageRule.model_validate({"path": "/", "body": {"text": f"{literal[0]}{{body}}{literal[1]}"}})
-    assert render(rule, {"body": body}).body == {"text": before + body + after}
+    assert fill(rule.body, {"body": body}) == {"text": before + body + after}
 
 
 def test_the_body_is_sent_as_utf_8() -> None:
@@ -182,7 +185,7 @@ def test_an_optional_column_that_the_table_has_not_is_null() -> None:
     """The generic preset suits a table that has nothing but what it must have."""
     rule = load_preset("generic").messages[queued().message.message_type]
     fields = {name: queued().message.fields[name] for name in REQUIRED_COLUMNS}
-    body = render(rule, fields).body
+    body = fill(rule.body, fields)
     assert isinstance(body, dict)
     assert (body["recipient"], body["cc"], body["bcc"]) == (None, None, None)
     open_gateway(gateway_settings("http://127.0.0.1:1"), columns=REQUIRED_COLUMNS)
@@ -204,7 +207,7 @@ def test_a_column_of_the_application_may_be_used(tmp_path: Path) -> None:
         """,
     )
     rule = load_preset(file).messages[queued().message.message_type]
-    assert render(rule, queued(queue_id=31).message.fields).body == {
+    assert fill(rule.body, queued(queue_id=31).message.fields) == {
         "queue": 31,
         "text": "Queue 31: It is on its way.",
         "fixed": "as it is",
@@ -419,7 +422,7 @@ def test_a_key_that_is_wrong_is_named(text: str, key: str, tmp_path: Path) -> No
 )
 def test_a_template_that_is_wrong_is_named(key: str, place: str, template: str, tmp_path: Path) -> None:
     file = preset_file(tmp_path, "[messages.customer]\n" + place.replace("{template}", template))
-    assert mistake(file).startswith(f"preset {file}: {key}: ")
+    assert mistake(file).startswith(f"preset {file}: {key} (line ")
 
 
 @pytest.mark.parametrize(
@@ -521,4 +524,4 @@ def test_a_preset_names_the_method(method: str, tmp_path: Path) -> None:
 def test_a_message_may_lack_what_a_path_needs() -> None:
     rule = MessageRule(path="/tickets/{ticket_id}")
     with pytest.raises(InvalidMessage, match="ticket_id can't stand in the path"):
-        render(rule, {})
+        fill_path(rule.path, {})

@@ -20,7 +20,7 @@ WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
 """What retrycli may write of a message."""
 EDITED = {"subject", "body", "recipient_email"}
 """And what a person may who edits it."""
-END_OF_ATTEMPT = {"finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms"}
+END_OF_ATTEMPT = {"finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id"}
 LONGEST_WAIT = timedelta(hours=6)
 """No wait is longer, nor a Retry-After that is heeded."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}

@@ -334,7 +334,7 @@ def test_a_begun_attempt_is_written_down_before_anything_is_sent(
     assert changed == {}
     assert queue_rows(database) == held
     (row,) = attempt_rows(database, 1)
-    unfinished = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms")
+    unfinished = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
     begun = {"message_id": 1, "pass_id": "the-pass", "number": 1, "made_by": "pass", "started_at": NOON}
     begun |= {"waited_s": 15 * 60}
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)

@@ -196,6 +196,7 @@ def test_a_waiting_message_gets_a_row_and_its_own_stays(
         "acknowledged_at": None,
         "note": None,
         "ticket": str(TICKET),
+        "delivered_to": None,
     }
 
 

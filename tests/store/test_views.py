@@ -485,7 +485,9 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     application.add_all([{}, {}])
     enrol(database, [1, 2])
     claims = Claims(database)
-    outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90))
+    outcome = Outcome(
+        OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90), delivered_to=("ana@x.test",), external_id="m-7"
+    )
     claims.claim(PASS, NOON, 1)
     claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     tried = Settled(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE)
@@ -495,10 +497,10 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     found = views.message(1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
-    assert found.queue == queue_rows(database)[1]
+    assert found.queue == queue_rows(database)[1] | {"delivered_to": ["ana@x.test"]}
     assert found.attempts == [
-        AttemptRecord(1, "pass", "the-pass", NOON, NOON + MINUTE, "transient", 503, "HTTP 503", 90, 2000),
-        AttemptRecord(2, "ada", None, NOON + HOUR, None, None, None, None, None, None),
+        AttemptRecord(1, "pass", "the-pass", NOON, NOON + MINUTE, "transient", 503, "HTTP 503", 90, 2000, "m-7"),
+        AttemptRecord(2, "ada", None, NOON + HOUR, None, None, None, None, None, None, None),
     ]
 
 

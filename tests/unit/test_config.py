@@ -74,7 +74,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         "gateway": {
             "preset": "generic",
             "base_url": None,
-            "auth": "none",
+            "auth": None,
             "username": None,
             "username_file": None,
             "password": None,
@@ -87,7 +87,9 @@ def test_the_defaults_are_those_of_the_manual() -> None:
             "immediate_retries": 1,
             "unknown_limit": 2,
             "ca_file": None,
+            "verify": False,
             "attachments_dir": None,
+            "attachments_limit_mb": 25,
         },
         "run": {
             "concurrency": 8,
@@ -403,6 +405,7 @@ def test_a_wrong_value_is_refused_and_its_key_and_file_named(folder: Path, toml:
         ("gateway.request_timeout_seconds", 0, 0.1, 3600, 3601),
         ("gateway.immediate_retries", -1, 0, 5, 6),
         ("gateway.unknown_limit", -1, 0, 100, 101),
+        ("gateway.attachments_limit_mb", 0, 0.1, 1000, 1001),
         ("run.concurrency", 0, 1, 512, 513),
         ("run.deadline_minutes", 0, 0.1, 525_600, 525_601),
         ("run.limit", 0, 1, 1_000_000, None),

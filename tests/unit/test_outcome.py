@@ -101,7 +101,7 @@ def test_retry_after_changes_the_outcome_of_no_other_status() -> None:
 def test_an_outcome_shows_life_or_an_outage_or_says_nothing_of_health() -> None:
     assert {"delivered", "refused", "permanent"} == ALIVE
     assert {"unknown", "transient", "unreachable"} == OUTAGE
-    assert set(OutcomeKind) - ALIVE - OUTAGE == {"throttled", "unauthorized"}
+    assert set(OutcomeKind) - ALIVE - OUTAGE == {"throttled", "unauthorized", "invalid"}
 
 
 def test_an_outcome_is_frozen() -> None:

@@ -110,6 +110,8 @@ def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transit
         (OutcomeKind.UNAUTHORIZED, False, TransitionKind.RELEASED),
         (OutcomeKind.PERMANENT, True, TransitionKind.ESCALATED),
         (OutcomeKind.PERMANENT, False, TransitionKind.ESCALATED),
+        (OutcomeKind.INVALID, True, TransitionKind.ESCALATED),
+        (OutcomeKind.INVALID, False, TransitionKind.ESCALATED),
     ],
 )
 def test_each_outcome_charged_or_not_has_its_transition(
@@ -133,6 +135,11 @@ def test_a_failure_of_its_own_takes_one_try_and_is_remembered(kind: OutcomeKind)
 def test_a_permanent_failure_goes_to_a_person_at_once_and_takes_no_try() -> None:
     step = decide(queued(retry_count=3), Outcome(OutcomeKind.PERMANENT, 404, "no such ticket"))
     assert step == Transition(TransitionKind.ESCALATED, reason=EscalationReason.PERMANENT, last_error="no such ticket")
+
+
+def test_what_cannot_be_built_goes_to_a_person_as_a_bad_row_does() -> None:
+    step = decide(queued(retry_count=3), Outcome(OutcomeKind.INVALID, error="attachments: 'a.pdf' is missing"))
+    assert step == Transition.invalid("attachments: 'a.pdf' is missing")
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED])

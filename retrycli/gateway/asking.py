@@ -1,0 +1,175 @@
+"""Asking a ticketing system: whether a message has arrived, whether a note stays internal, what the system can do.
+
+A question changes nothing. One that has no answer proves nothing, and then nothing is sent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from enum import Enum
+
+from retrycli.errors import InvalidMessage
+from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
+from retrycli.gateway.json_path import find
+from retrycli.gateway.line import HEADERS, Line, Request
+from retrycli.gateway.preset import Preset
+from retrycli.gateway.rules import Get, Question, Step
+from retrycli.gateway.template import Fields, fill_path
+from retrycli.outcome import Outcome, OutcomeKind
+
+REMEMBERED = 100
+"""How many answers of preflights are kept at most."""
+
+
+class Found(Enum):
+    """What a look-up says."""
+
+    THERE = "there"
+    ABSENT = "absent"
+
+
+class Unanswered(Exception):
+    """A question without an answer that could be used; the outcome is what its message comes to."""
+
+    def __init__(self, outcome: Outcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """Questions of one preset over one line.
+
+    ``known`` holds what a pass need not ask twice: the answers of preflights by path, and of probes by name.
+    """
+
+    line: Line
+    preset: Preset
+    now: Callable[[], datetime]
+    answers: dict[str, Answer]
+    probes: dict[str, bool]
+
+    async def probe(self, name: str | None, fields: Fields) -> bool:
+        """Whether a probe holds; asked once a pass.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
+        if name is None:
+            return False
+        if name not in self.probes:
+            try:
+                self.probes[name] = await self._ask(self.preset.probe[name], fields, f"probe {name}")
+            except Unanswered as error:
+                if error.outcome.kind is not OutcomeKind.PERMANENT:
+                    raise
+                self.probes[name] = False  # what the system does not know, it can't do
+        return self.probes[name]
+
+    async def look_up(self, fields: Fields) -> Found:
+        """Whether a message has arrived.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
+        for each in self.preset.look_up:
+            if each.when is not None and not await self.probe(each.when, fields):
+                continue
+            try:
+                if await self._ask(each, fields, "look-up"):
+                    return Found.THERE
+            except Unanswered as error:
+                if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message
+                    raise Unanswered(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
+                raise
+        return Found.ABSENT
+
+    async def verify(self, question: Question, fields: Fields) -> bool:
+        """Whether what has arrived is as it should be.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
+        return await self._ask(question, fields, "reading back")
+
+    async def preflight(self, name: str, fields: Fields) -> Outcome | None:
+        """What keeps a message from being sent; None where it is proven that nothing does.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
+        rules = self.preset.preflight[name]
+        known: Mapping[str, object] = fields
+        for step in rules.steps:
+            taken = await self._take_step(step, known, f"preflight {name}")
+            if taken is None:
+                return Outcome(OutcomeKind.INVALID, error=f"not sent, for {name} is not proven: {rules.remedy}")
+            if taken is ENOUGH:
+                return None
+            known = {**known, **taken}
+        return None
+
+    async def _take_step(self, step: Step, fields: Fields, what: str) -> Mapping[str, object] | None:
+        """What a step adds to the fields; None where it does not hold."""
+        values = fields.get(step.each) if step.each else [None]
+        each_of = values if isinstance(values, list) else [values]
+        proven = step.holds is None
+        taken: dict[str, object] = {}
+        for value in each_of:
+            with_value = {**fields, step.each: value} if step.each else fields
+            answer = await self._get(step, with_value, what)
+            try:
+                if step.enough is not None and holds(step.enough, answer, with_value):
+                    return ENOUGH
+                proven = proven or (step.holds is not None and holds(step.holds, answer, with_value))
+                for name, path in step.take.items():
+                    taken[name] = find(answer.json, path, with_value)
+            except ValueError as error:
+                raise Unanswered(_unusable(what, answer, error)) from None
+        return taken if proven and all(taken.values()) else None
+
+    async def _get(self, asked: Get, fields: Fields, what: str) -> Answer:
+        path = fill_path(asked.path, fields, asked.query)
+        if (known := self.answers.get(path)) is not None:
+            return known
+        answer = await self._answer(path, what)
+        if len(self.answers) >= REMEMBERED:
+            self.answers.clear()
+        self.answers[path] = answer
+        return answer
+
+    async def _ask(self, question: Question, fields: Fields, what: str) -> bool:
+        try:
+            path = fill_path(question.path, fields, question.query)
+        except InvalidMessage as error:
+            raise Unanswered(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
+        answer = await self._answer(path, what)
+        try:
+            return holds(question.holds, answer, fields)
+        except ValueError as error:
+            raise Unanswered(_unusable(what, answer, error)) from None
+
+    async def _answer(self, path: str, what: str) -> Answer:
+        def judge(answer: Answer) -> Outcome:
+            return outcome_of_question(answer, self.preset, self.now())
+
+        reply = await self.line.send(lambda _: Request("GET", path, HEADERS), judge, limit=LOOK_UP_LIMIT)
+        if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
+            raise Unanswered(_of_a_question(reply.outcome, what))
+        return reply.answer
+
+
+ENOUGH: Mapping[str, object] = {}
+"""What a step adds after which no more need be asked."""
+
+
+def _of_a_question(outcome: Outcome, what: str) -> Outcome:
+    """What a message comes to for want of an answer to a question: it has not been sent, whatever went wrong."""
+    kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
+    return replace(outcome, kind=kind, error=f"{what}: {outcome.error}")
+
+
+def _unusable(what: str, answer: Answer, error: ValueError) -> Outcome:
+    return Outcome(OutcomeKind.REFUSED, answer.status, f"{what}: HTTP {answer.status}, but can't be read: {error}")

@@ -1,0 +1,135 @@
+"""What a request holds: JSON or multipart, in pieces, so that an attachment is never in memory as a whole."""
+
+from __future__ import annotations
+
+import json
+import re
+import uuid
+from base64 import b64encode
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx
+
+from retrycli.errors import InvalidMessage
+from retrycli.gateway.attachments import Attachment
+from retrycli.gateway.template import plain
+
+TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
+CHUNK = 48 * 1024
+"""So much of a file is read at once: whole groups of three bytes, for base64."""
+
+
+@dataclass(frozen=True, slots=True)
+class FilePart:
+    """A file within a request."""
+
+    path: Path
+    size: int
+    """In bytes, when the request was drawn up. Its length has been told, so no more and no less is sent."""
+    as_base64: bool = False
+    mark: str = field(default_factory=lambda: uuid.uuid4().hex)
+    """Stands for it in a text until that is sent: nobody can know it before, and so nobody can write it."""
+
+    def __str__(self) -> str:
+        return self.mark
+
+    def __len__(self) -> int:
+        return -(-self.size // 3) * 4 if self.as_base64 else self.size
+
+    def chunks(self) -> Iterator[bytes]:
+        """Its content, piece by piece.
+
+        Raises:
+            OSError: it can't be read, or is shorter than it was.
+        """
+        left = self.size
+        with self.path.open("rb") as file:
+            while left:
+                chunk = file.read(min(CHUNK, left))
+                if not chunk:
+                    raise OSError(f"the attachment {self.path.name} has become shorter while it was sent")
+                left -= len(chunk)
+                yield b64encode(chunk) if self.as_base64 else chunk
+
+
+@dataclass(frozen=True, slots=True)
+class Content(httpx.AsyncByteStream):
+    """What a request holds, and what kind of thing that is."""
+
+    content_type: str
+    parts: Sequence[bytes | FilePart] = field(default=())
+
+    def __len__(self) -> int:
+        return sum(len(each) for each in self.parts)
+
+    async def __aiter__(self) -> AsyncIterator[bytes]:
+        for part in self.parts:
+            if isinstance(part, bytes):
+                yield part
+            else:
+                for chunk in part.chunks():
+                    yield chunk
+
+    def shown(self) -> str:
+        """The same for a person: attachments by their sizes."""
+        return "".join(
+            part.decode("utf-8", "replace") if isinstance(part, bytes) else f"<{part.size} bytes>"
+            for part in self.parts
+        )
+
+
+def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
+    """A body as JSON.
+
+    Args:
+        tree: what it says.
+        files: what may stand in it.
+
+    Raises:
+        ValueError: a value is none of JSON's.
+    """
+    text = TO_JSON.encode(tree)
+    if not files:
+        return Content("application/json", (text.encode(),))
+    by_mark = {each.mark: each for each in files}
+    pieces = re.split(f"({'|'.join(by_mark)})", text)
+    return Content("application/json", tuple(by_mark.get(each) or each.encode() for each in pieces))
+
+
+def multipart_content(fields: Mapping[str, object], name: str | None, attachments: Sequence[Attachment]) -> Content:
+    """A form with files in it (RFC 7578).
+
+    Args:
+        fields: texts, and lists of texts as fields that come again.
+        name: the field of the files; None where there is none.
+        attachments: the files.
+    """
+    boundary = uuid.uuid4().hex
+    parts: list[bytes | FilePart] = [
+        _opened(boundary, f'form-data; name="{_quoted(key)}"') + plain(each).encode() + b"\r\n"
+        for key, value in fields.items()
+        for each in (value if isinstance(value, list) else [value])
+    ]
+    for each in attachments:
+        disposition = f'form-data; name="{_quoted(name or "")}"; filename="{_quoted(each.name)}"'
+        parts += [_opened(boundary, disposition, each.content_type), FilePart(each.path, each.size), b"\r\n"]
+    return Content(f"multipart/form-data; boundary={boundary}", (*parts, f"--{boundary}--\r\n".encode()))
+
+
+def file_content(attachment: Attachment, content_type: str | None) -> Content:
+    """A file as it is."""
+    return Content(content_type or attachment.content_type, (FilePart(attachment.path, attachment.size),))
+
+
+def _opened(boundary: str, disposition: str, content_type: str | None = None) -> bytes:
+    kind = f"Content-Type: {content_type}\r\n" if content_type else ""
+    return f"--{boundary}\r\nContent-Disposition: {disposition}\r\n{kind}\r\n".encode()
+
+
+def _quoted(name: str) -> str:
+    """A name between quotation marks (RFC 7578, section 4.2, as the HTML standard has it)."""
+    if "\0" in name:
+        raise InvalidMessage(f"{name!r} can't be the name of a field or file")
+    return name.replace('"', "%22").replace("\r", "%0D").replace("\n", "%0A")

@@ -1,0 +1,83 @@
+"""Paths into an answer's JSON: ``errors.0``, ``items.*.id``, ``journals.[notes*={delivery_key}].private_notes``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import lru_cache
+from typing import Annotated
+
+from pydantic import AfterValidator
+
+from retrycli.gateway.template import Fields, check_template, fill_text, plain
+
+STEP = re.compile(r"\[([\w.]+)(=|\*=)([^\[\]]*)\]|([^.\[\]]+)")
+
+Step = str | tuple[str, str, str]
+"""A name, a list's position or ``*`` for all of a list; or those of a list whose part equals, or contains, a text."""
+
+
+def check_path(path: str) -> str:
+    """Check that a path can be read.
+
+    Raises:
+        ValueError: it can't.
+    """
+    for step in _steps(path):
+        if isinstance(step, tuple):
+            check_template(step[2])
+    return path
+
+
+JsonPath = Annotated[str, AfterValidator(check_path)]
+
+
+def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa: B006  it is only read
+    """All values at a path; none where there is none.
+
+    Args:
+        tree: parsed JSON.
+        path: where to look.
+        fields: what the path's own templates are filled with.
+    """
+    found = [tree]
+    for step in _steps(path):
+        found = [value for each in found for value in _at(each, step, fields)]
+    return found
+
+
+def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
+    match tree, step:
+        case list(), (str(part), str(how), str(template)):
+            wanted = plain(fill_text(template, fields))
+            yield from (each for each in tree if _is_meant(each, part, how, wanted))
+        case list(), "*":
+            yield from tree
+        case list(), str() if step.isascii() and step.isdigit() and len(step) < 10:  # noqa: PLR2004  no list is longer
+            yield from tree[int(step) : int(step) + 1]
+        case dict(), str() if step in tree:
+            yield tree[step]
+        case _:
+            pass
+
+
+def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
+    values = [plain(value) for value in find(entry, part)]
+    return any(wanted in value if how == "*=" else wanted == value for value in values)
+
+
+@lru_cache(maxsize=256)
+def _steps(path: str) -> tuple[Step, ...]:
+    steps: list[Step] = []
+    at = 0
+    while at < len(path):
+        found = STEP.match(path, at)
+        if found is None:
+            raise ValueError(f"{path!r} is no path: write names apart by dots, as in errors.0.message")
+        steps.append(found[4] or (found[1], found[2], found[3]))
+        at = found.end()
+        if at < len(path) and path[at] == ".":
+            at += 1
+    if not steps or path.endswith("."):
+        raise ValueError(f"{path!r} is no path: write names apart by dots, as in errors.0.message")
+    return tuple(steps)

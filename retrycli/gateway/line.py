@@ -1,0 +1,139 @@
+"""The line to a ticketing system: requests go out with our credentials, and answers come back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+import httpx
+
+from retrycli.gateway.answer import ANSWER_LIMIT, Answer
+from retrycli.gateway.content import Content
+from retrycli.gateway.credentials import Credentials
+from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.outcome import Outcome, OutcomeKind
+
+HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """What is to be sent, but for the host and the credentials."""
+
+    method: str
+    path: str
+    headers: Mapping[str, str]
+    """By names in small letters."""
+    content: Content | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What came of a request, and the answer where there was one."""
+
+    outcome: Outcome
+    answer: Answer | None = None
+
+
+class Flight:
+    """How far a message has got, for whoever ends the wait for its answer."""
+
+    def __init__(self) -> None:
+        self.in_flight = False
+        """Whether its request may be on its way, or may have arrived."""
+        self.landed: Outcome | None = None
+        """What came of it, where it is known to have been delivered."""
+
+
+Draw = Callable[[str | None], Request]
+"""Draws up a request for a session that a log-in has brought; afresh each time it is sent."""
+Judge = Callable[[Answer], Outcome]
+Watch = Callable[[httpx.Request, Content | None, Answer], None]
+
+
+class Line:
+    """Requests to one destination.
+
+    Args:
+        transport: what carries them.
+        destination: the base URL.
+        credentials: ours.
+        connect_timeout_seconds: for a connection to be made.
+        now: the clock.
+        watch: is shown each request with its answer.
+    """
+
+    def __init__(
+        self,
+        transport: httpx.AsyncBaseTransport,
+        destination: str,
+        credentials: Credentials,
+        *,
+        connect_timeout_seconds: float,
+        now: Callable[[], datetime],
+        watch: Watch | None = None,
+    ) -> None:
+        self._transport = transport
+        self._destination = destination
+        self._credentials = credentials
+        self._connect_timeout_seconds = connect_timeout_seconds
+        self._now = now
+        self._watch = watch
+
+    async def send(self, draw: Draw, judge: Judge, *, limit: int = ANSWER_LIMIT, flight: Flight | None = None) -> Reply:
+        """Send with credentials; after a 401, log in afresh once and send again: a 401 has done nothing.
+
+        Args:
+            draw: draws the request up.
+            judge: says what an answer means.
+            limit: how much of an answer is read, in bytes.
+            flight: is told while the request is under way.
+        """
+        credentials = self._credentials
+        if credentials.missing and (problem := await self._log_in(None)):
+            return Reply(problem)
+        used = credentials.session
+        reply = await self._send(draw(used), judge, limit, flight)
+        refused = reply.outcome.kind is OutcomeKind.UNAUTHORIZED and reply.answer is not None
+        if not (refused and credentials.by_log_in):
+            return reply
+        if problem := await self._log_in(used):
+            return Reply(problem)
+        return await self._send(draw(credentials.session), judge, limit, flight)
+
+    async def _log_in(self, used: str | None) -> Outcome | None:
+        return await self._credentials.log_in(used, self.exchange, self._now)
+
+    async def _send(self, request: Request, judge: Judge, limit: int, flight: Flight | None) -> Reply:
+        sent = self._addressed(request)
+        if flight is not None:
+            flight.in_flight = True
+        try:
+            answer = await self.exchange(sent, limit)
+            reply = Reply(judge(answer), answer)
+        except TRANSPORT_ERRORS as error:
+            reply = Reply(Outcome(kind_of_exception(error), error=in_words(error)))
+        # Not in a `finally`: a deadline that ends the exchange leaves it so, for whoever set the deadline to see.
+        if flight is not None:
+            flight.in_flight = False
+        if self._watch is not None and reply.answer is not None:
+            self._watch(sent, request.content, reply.answer)
+        return reply
+
+    def _addressed(self, request: Request) -> httpx.Request:
+        url, headers = self._destination + request.path, {**request.headers, **self._credentials.headers()}
+        if request.content is None:
+            return httpx.Request(request.method, url, headers=headers)
+        headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
+        # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
+        return httpx.Request(request.method, url, headers=headers, stream=request.content)
+
+    async def exchange(self, request: httpx.Request, limit: int = ANSWER_LIMIT) -> Answer:
+        """Send a request as it is.
+
+        Raises:
+            One of `TRANSPORT_ERRORS`.
+        """
+        request.extensions["timeout"] = {"connect": self._connect_timeout_seconds}
+        return await Answer.read(await self._transport.handle_async_request(request), limit)

@@ -1,0 +1,269 @@
+"""What a preset is made of: requests, questions and conditions, each checked when it is read."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Iterator
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from retrycli.gateway.json_path import JsonPath
+from retrycli.gateway.template import Place, Template, Tree, places
+from retrycli.message import LIST_COLUMNS
+from retrycli.outcome import OutcomeKind
+
+OURS = frozenset({"delivery_key", "marker", "session", "external_id"})
+"""What templates may name besides columns. It is retrycli's, whatever columns the table has."""
+CREDENTIALS = frozenset({"token", "username", "password", "session"})
+"""What the templates of ``[auth]`` may name."""
+ATTACHMENTS = "attachments"
+
+
+def _stays_below(path: str) -> str:
+    """Check that a path stays below the base URL (RFC 3986, section 5.2.4)."""
+    if not path.startswith("/"):
+        raise ValueError("start it with a slash")
+    steps = re.split(r"[/?]", re.sub("%2e", ".", path, flags=re.IGNORECASE))
+    if path.startswith("//") or ".." in steps or "." in steps or re.search(r"[\x00-\x20\x7f\\#]", path):
+        raise ValueError("it leaves the base URL, or holds what no path can")
+    return path
+
+
+def _credentials_only(template: str) -> str:
+    _named(template, CREDENTIALS)
+    return template
+
+
+def _credentials_only_within(tree: dict[str, Any]) -> dict[str, Any]:
+    _named(tree, CREDENTIALS)
+    return tree
+
+
+def _named(tree: object, known: Collection[str]) -> None:
+    for place in places(tree):
+        if place.name not in known:
+            raise ValueError(f"{{{place.name}}} is none of {', '.join(sorted(known))}")
+
+
+UrlPath = Annotated[Template, AfterValidator(_stays_below)]
+HeaderName = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
+Headers = dict[HeaderName, Template]
+Query = dict[str, Template]
+Secret = Annotated[Template, AfterValidator(_credentials_only)]
+SecretTree = Annotated[Tree, AfterValidator(_credentials_only_within)]
+
+
+class Table(BaseModel):
+    """A table of a preset: what it does not know is a mistake."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Condition(Table):
+    """What must hold of an answer: by default, that something is at a path that is not empty, zero or false."""
+
+    path: JsonPath | None = None
+    equals: Any = None
+    contains: Template | None = None
+    text: Template | None = None
+    """Instead of a path: what must stand anywhere in the answer."""
+
+    @model_validator(mode="after")
+    def _looks_somewhere(self) -> Self:
+        if (self.path is None) is (self.text is None):
+            raise ValueError("name a path or a text")
+        return self
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates that it compares with."""
+        return tuple(each for each in (self.contains, self.text) if each is not None)
+
+
+class Get(Table):
+    """A request that changes nothing."""
+
+    path: UrlPath
+    query: Query = {}
+
+
+class Question(Get):
+    """A GET, and what its answer must say."""
+
+    holds: Condition
+
+
+class LookUp(Question):
+    """How to find out whether a message has arrived: it has where the condition holds."""
+
+    settle_seconds: float = Field(120.0, ge=0, le=86_400)
+    """How long after an attempt its message may still turn up: only then is it taken to be absent."""
+    when: str | None = None
+    """A probe that must hold for this to be asked."""
+
+
+class Step(Get):
+    """One GET of a preflight."""
+
+    take: dict[Annotated[str, Field(pattern=r"^\w+$")], JsonPath] = {}
+    """Values of the answer that later steps may use in their templates; without any nothing is proven."""
+    each: str | None = None
+    """A name that was taken: this is asked once for each of its values."""
+    enough: Condition | None = None
+    """Where it holds, all is proven and no more is asked."""
+    holds: Condition | None = None
+    """What must hold, of one of the answers where there are several."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates of its conditions."""
+        return tuple(text for each in (self.enough, self.holds) if each is not None for text in each.templates)
+
+
+class Preflight(Table):
+    """What must be proven before a message goes out, without sending anything."""
+
+    remedy: str
+    """What a person has to do where it is not proven."""
+    steps: tuple[Step, ...] = Field(min_length=1)
+
+
+class Marker(Table):
+    """A text in a message by which it can be found again."""
+
+    text: Template
+    unless: str | None = None
+    """A probe: where it holds, the marker is an empty text."""
+
+
+class MessageRule(Table):
+    """The request that one message type becomes."""
+
+    method: Literal["POST", "PUT", "PATCH"] = "POST"
+    path: UrlPath
+    query: Query = {}
+    headers: Headers = {}
+    encoding: Literal["json", "multipart"] = "json"
+    format: Literal["text", "html"] = "text"
+    """What the ticketing system takes the text for."""
+    body: Tree = {}
+    files: str | None = None
+    """multipart: the name of the field that attachments go in."""
+    required: tuple[str, ...] = ()
+    """Columns that must hold something: without it nothing would arrive, or something empty."""
+    ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
+    """Columns that may be left out; else a message that has something in a column without a place is not sent."""
+    marker: Marker | None = None
+    preflight: str | None = None
+    verify: Question | None = None
+    """How to read back that what was sent is as it should be, where ``gateway.verify`` asks for it."""
+
+    def places(self) -> Iterator[Place]:
+        """All places in its templates."""
+        verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.holds.templates)
+        marker = () if self.marker is None else (self.marker.text,)
+        yield from places([self.path, self.query, self.headers, self.body, *marker, *verify])
+
+    @property
+    def capabilities(self) -> tuple[str, ...]:
+        """Which of the columns of lists it has a place for."""
+        named = {place.name for place in self.places()} | ({ATTACHMENTS} if self.files else set())
+        return tuple(column for column in LIST_COLUMNS if column in named)
+
+    @model_validator(mode="after")
+    def _fits_its_format(self) -> Self:
+        for place in places(self.body):
+            done = {name for name, _ in place.filters}
+            if place.name == "body" and self.format == "html" and not done & {"html", "raw"}:
+                raise ValueError("its format is html: write {body|html}, or {body|raw} where the column holds HTML")
+            if self.format == "text" and "html" in done:
+                raise ValueError(f"its format is text: write {{{place.name}}} without the filter html")
+        return self
+
+    @model_validator(mode="after")
+    def _fits_its_encoding(self) -> Self:
+        if self.files is not None and self.encoding != "multipart":
+            raise ValueError("files needs encoding = 'multipart'")
+        if self.encoding == "multipart" and any(isinstance(each, dict) for each in self.body.values()):
+            raise ValueError("encoding = 'multipart' takes texts and lists of texts, and no tables")
+        return self
+
+
+class Session(Table):
+    """How to log in."""
+
+    method: Literal["GET", "POST"] = "POST"
+    path: UrlPath
+    headers: dict[HeaderName, Secret] = {}
+    body: SecretTree = {}
+    token: JsonPath
+    """Where the answer has what is then ``{session}``."""
+
+
+class Auth(Table):
+    """How requests bear our credentials."""
+
+    headers: dict[HeaderName, Secret] = {}
+    basic: tuple[Secret, Secret] | None = None
+    """User and password of HTTP's basic authentication (RFC 7617)."""
+    session: Session | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """The settings of ``gateway`` that it can't do without."""
+        session = () if self.session is None else (self.session.headers, self.session.body)
+        named = {place.name for place in places([self.headers, self.basic or (), *session])}
+        return tuple(sorted(named - {"session"}))
+
+
+class Upload(Table):
+    """How an attachment is sent before its message: its ``{each.token}`` is then what the answer has."""
+
+    path: UrlPath
+    query: Query = {}
+    headers: Headers = {}
+    content_type: str | None = None
+    """By default the attachment's own."""
+    token: JsonPath
+
+
+class SuccessRule(Table):
+    """When a 2xx answer means delivered."""
+
+    status: tuple[int, ...] = ()
+    """Which statuses do; by default all of 200 to 299."""
+    field: JsonPath | None = None
+    equals: Any = True
+    required: bool = False
+    """Whether an answer without the field is a refusal."""
+    present: JsonPath | None = None
+    not_empty: JsonPath | None = None
+    absent: JsonPath | None = None
+
+
+class AnswerRule(Table):
+    """Where an answer's JSON says what is wrong, and what was made."""
+
+    errors: tuple[JsonPath, ...] = ("messages", "errors", "message", "error", "detail")
+    id: JsonPath | None = None
+    id_header: HeaderName | None = None
+    """The same, at the end of a header such as ``Location``."""
+
+
+class Reclassification(Table):
+    """One exception to the usual outcome: by status, by a piece of the answer's text, or by both."""
+
+    status: tuple[int, ...] = ()
+    text: str | None = None
+    outcome: OutcomeKind
+
+    @model_validator(mode="after")
+    def _has_a_condition(self) -> Self:
+        if not self.status and not self.text:
+            raise ValueError("name a status or a text; without both it would apply to every answer")
+        return self
+
+    def applies(self, status: int, text: str) -> bool:
+        """Whether an answer is the one meant."""
+        return (not self.status or status in self.status) and (self.text or "").lower() in text.lower()

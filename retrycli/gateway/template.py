@@ -1,0 +1,269 @@
+"""Templates: texts with places for a row's columns, and filters for what stands there.
+
+A place is ``{column}`` or ``{column|filter|filter:argument}``; ``{{`` and ``}}`` are braces. Values go into parsed
+structures and never into text that is parsed afterwards, so that a quote or a brace in a body arrives as it was.
+"""
+
+from __future__ import annotations
+
+import re
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from functools import lru_cache
+from html import escape
+from typing import Annotated, Any
+from urllib.parse import quote
+
+from pydantic import AfterValidator
+
+from retrycli.errors import InvalidMessage
+from retrycli.gateway.plain_text import plain_text
+
+CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
+NAME = re.compile(r"\w+(\.\w+)?")
+FOR_EACH, GIVE, EACH = "for_each", "give", "each"
+
+
+class Left(Enum):
+    """Says of a key that it is left out."""
+
+    OUT = "out"
+
+
+Fields = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a value goes, and what is done to it on the way."""
+
+    name: str
+    filters: tuple[tuple[str, str], ...] = ()
+
+    def value(self, fields: Fields) -> object:
+        """What stands here."""
+        value = fields.get(self.name)
+        for name, argument in self.filters:
+            value = FILTERS[name](value, argument)
+        return value
+
+
+def check_template(template: str) -> str:
+    """Check that a template's places are columns with known filters.
+
+    Raises:
+        ValueError: one is not; the text names it.
+    """
+    _parsed(template)
+    return template
+
+
+def check_templates(tree: Any) -> Any:  # noqa: ANN401  whatever TOML holds
+    """The same for each text in a body, and for what stands in the place of lists."""
+    for template in templates(tree):
+        check_template(template)
+    _check_lists(tree)
+    return tree
+
+
+Template = Annotated[str, AfterValidator(check_template)]
+Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
+
+
+def templates(tree: object) -> Iterator[str]:
+    """All texts in a body."""
+    match tree:
+        case str():
+            yield tree
+        case dict() if FOR_EACH in tree:
+            yield f"{{{tree[FOR_EACH]}}}"
+            yield from templates(tree.get(GIVE))
+        case dict():
+            for each in tree.values():
+                yield from templates(each)
+        case list() | tuple():
+            for each in tree:
+                yield from templates(each)
+        case _:
+            pass
+
+
+def places(tree: object) -> Iterator[Place]:
+    """All places in a body's texts."""
+    for template in templates(tree):
+        yield from (part for part in _parsed(template) if isinstance(part, Place))
+
+
+def fill(tree: object, fields: Fields) -> object:
+    """A body with values in it; a text that is nothing but one place keeps the value's type."""
+    match tree:
+        case str():
+            return fill_text(tree, fields)
+        case dict() if FOR_EACH in tree:
+            values = fields.get(tree[FOR_EACH])
+            return [fill(tree[GIVE], _one_of(fields, each)) for each in values] if isinstance(values, list) else []
+        case dict():
+            return {key: value for key, each in tree.items() if (value := fill(each, fields)) is not Left.OUT}
+        case list():
+            return [value for each in tree if (value := fill(each, fields)) is not Left.OUT]
+        case _:
+            return tree
+
+
+def fill_text(template: str, fields: Fields) -> object:
+    """A text with values in it; one that is nothing but one place is the value itself."""
+    parts = _parsed(template)
+    if len(parts) == 1 and isinstance(parts[0], Place):
+        return parts[0].value(fields)
+    return "".join(part if isinstance(part, str) else plain(part.value(fields)) for part in parts)
+
+
+def plain(value: object) -> str:
+    """A value within a text."""
+    match value:
+        case None | Left.OUT:
+            return ""
+        case list():
+            return ", ".join(plain(each) for each in value)
+        case _:
+            return str(value)
+
+
+def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:
+    """A path with its query, in which each value stays one step, or one parameter.
+
+    Raises:
+        InvalidMessage: a value would be no step of its own.
+    """
+    parts = []
+    for part in _parsed(template):
+        if isinstance(part, Place):
+            step = quote(plain(part.value(fields)), safe="")
+            # "." and ".." are steps in the path to every client and server, quoted or not (RFC 3986, section 5.2.4).
+            if step in {"", ".", ".."}:
+                raise InvalidMessage(f"{part.name} can't stand in the path {template}: {step!r}")
+            parts.append(step)
+        else:
+            parts.append(part)
+    filled = ((name, fill_text(each, fields)) for name, each in query.items())
+    asked = "&".join(f"{quote(name, safe='')}={quote(plain(v), safe='')}" for name, v in filled if v is not Left.OUT)
+    return "".join(parts) + (f"?{asked}" if asked else "")
+
+
+def fill_header(name: str, template: str, fields: Fields) -> str:
+    """A header's value.
+
+    Raises:
+        InvalidMessage: it would hold a line break, or letters that no header can.
+    """
+    value = plain(fill_text(template, fields))
+    if CONTROL.search(value) or not value.isascii():
+        raise InvalidMessage(f"a value can't stand in the header {name}: only printable ASCII can")
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _parsed(template: str) -> tuple[str | Place, ...]:
+    """A template as literal texts and places, in their order."""
+    parts: list[str | Place] = []
+    literal, at = "", 0
+    for found in PLACE.finditer(template):
+        literal += template[at : found.start()]
+        at = found.end()
+        if found[0] in {"{{", "}}"}:
+            literal += found[0][0]
+        elif found[1] is None:
+            raise ValueError(f"a single {found[0]} in {template!r}; write {found[0] * 2} for one that is meant")
+        else:
+            parts += [*([literal] if literal else []), _place(found[1])]
+            literal = ""
+    literal += template[at:]
+    return (*parts, literal) if literal or not parts else tuple(parts)
+
+
+def _place(text: str) -> Place:
+    name, *calls = text.split("|")
+    if not NAME.fullmatch(name) or ("." in name and not name.startswith(f"{EACH}.")):
+        raise ValueError(f"{{{text}}} is no column's name")
+    filters = []
+    for call in calls:
+        called, _, argument = call.partition(":")
+        if called not in FILTERS:
+            raise ValueError(f"{{{text}}} has no filter {called!r}; there are {', '.join(FILTERS)}")
+        filters.append((called, argument))
+    return Place(name, tuple(filters))
+
+
+def _check_lists(tree: object) -> None:
+    if isinstance(tree, dict) and FOR_EACH in tree:
+        if tree.keys() != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
+            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}, and nothing else beside it")
+        return
+    for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
+        _check_lists(each)
+
+
+def _one_of(fields: Fields, value: object) -> Fields:
+    """The fields for one entry of a list: it is ``{each}``, and its parts are ``{each.part}``."""
+    parts = value if isinstance(value, Mapping) else {}
+    return {**fields, EACH: value, **{f"{EACH}.{name}": part for name, part in parts.items()}}
+
+
+# -- filters --------------------------------------------------------------------------------------------------
+
+
+def _is_empty(value: object) -> bool:
+    return value is None or value in ("", [])
+
+
+def _default(value: object, argument: str) -> object:
+    return argument if _is_empty(value) else value
+
+
+def _optional(value: object, _argument: str) -> object:
+    return Left.OUT if _is_empty(value) else value
+
+
+def _join(value: object, argument: str) -> object:
+    return argument.join(plain(each) for each in value) if isinstance(value, list) else plain(value)
+
+
+def _html(value: object, _argument: str) -> object:
+    """Text as HTML, its lines as lines."""
+    return escape(plain(value), quote=False).replace("\r\n", "\n").replace("\n", "<br>\n")
+
+
+def _text(value: object, _argument: str) -> object:
+    return plain_text(plain(value))
+
+
+def _base64(value: object, _argument: str) -> object:
+    return b64encode(plain(value).encode()).decode()
+
+
+def _int(value: object, _argument: str) -> object:
+    """A whole number, for systems that take no other ticket id."""
+    text = plain(value)
+    if not re.fullmatch(r"-?[0-9]{1,18}", text):
+        raise InvalidMessage(f"{text[:40]!r} is no whole number, and the ticketing system takes no other")
+    return int(text)
+
+
+def _raw(value: object, _argument: str) -> object:
+    return value
+
+
+FILTERS: dict[str, Callable[[object, str], object]] = {
+    "default": _default,
+    "optional": _optional,
+    "join": _join,
+    "html": _html,
+    "text": _text,
+    "raw": _raw,
+    "base64": _base64,
+    "int": _int,
+}
+"""By the names that presets know them by."""

@@ -1,0 +1,44 @@
+"""Where in a TOML file a key stands."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Sequence
+
+HEADER = re.compile(r"\s*(\[\[?)\s*([^\[\]]+?)\s*\]\]?\s*(#.*)?$")
+KEY = re.compile(r"""\s*((?:[\w-]+|"[^"]*"|'[^']*')(?:\s*\.\s*(?:[\w-]+|"[^"]*"|'[^']*'))*)\s*=""")
+
+
+def line_of(text: str, key: Sequence[str | int]) -> int | None:
+    """The line of a key, or of the nearest table above it that has one; None where nothing of it is written.
+
+    Args:
+        text: TOML that can be read.
+        key: names, and positions in arrays.
+    """
+    best, line = 0, None
+    table: list[str | int] = []
+    arrays: Counter[str] = Counter()
+    for number, each in enumerate(text.splitlines(), 1):
+        written = table
+        if header := HEADER.match(each):
+            table = [*_parts(header[2])]
+            if header[1] == "[[":
+                table.append(arrays[header[2]])
+                arrays[header[2]] += 1
+            written = table
+        elif found := KEY.match(each):
+            written = [*table, *_parts(found[1])]
+        shared = _shared(written, key)
+        if shared > best and shared == len(written):
+            best, line = shared, number
+    return line
+
+
+def _parts(dotted: str) -> list[str]:
+    return [part.strip().strip("\"'") for part in dotted.split(".")]
+
+
+def _shared(one: Sequence[str | int], other: Sequence[str | int]) -> int:
+    return next((at for at, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)))

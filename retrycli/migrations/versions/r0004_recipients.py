@@ -1,0 +1,21 @@
+"""What came of an attempt in part: who has the message already, and under which name the other side keeps it."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004"
+down_revision = "0003"
+
+
+def upgrade() -> None:
+    """Add the columns."""
+    op.add_column("retrycli_queue", sa.Column("delivered_to", sa.Text))
+    op.add_column("retrycli_attempts", sa.Column("external_id", sa.Text))
+
+
+def downgrade() -> None:
+    """Remove them: a mail that some of its recipients have goes to all of them again."""
+    op.drop_column("retrycli_attempts", "external_id")
+    op.drop_column("retrycli_queue", "delivered_to")

@@ -1,0 +1,141 @@
+"""Attachments: which file is meant, what is shown of it, and what is refused before anything is sent."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrycli.errors import InvalidMessage
+from retrycli.gateway.attachments import Attachment, find
+from tests.gateway.deliveries import queued
+
+LIMIT = 1000
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A folder with an invoice, beside a file that is none of its own."""
+    made = tmp_path / "attachments"
+    (made / "2026").mkdir(parents=True)
+    (made / "invoice.pdf").write_bytes(b"%PDF")
+    (made / "2026" / "photo.jpeg").write_bytes(b"\xff\xd8")
+    (tmp_path / "secret.txt").write_bytes(b"root:x")
+    return made
+
+
+def found(folder: Path | None, *entries: object, limit: int = LIMIT) -> list[Attachment]:
+    return find(queued(attachments=json.dumps(entries)).message, folder, limit)
+
+
+def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
+    with pytest.raises(InvalidMessage) as caught:
+        found(folder, *entries, limit=limit)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("nothing", [None, "", "[]", "null"])
+def test_a_message_without_attachments_needs_no_folder(nothing: str | None) -> None:
+    assert find(queued(attachments=nothing).message, None, LIMIT) == []
+
+
+@pytest.mark.parametrize(
+    ("entry", "name", "content_type", "path", "size"),
+    [
+        ("invoice.pdf", "invoice.pdf", "application/pdf", "invoice.pdf", 4),
+        ("2026/photo.jpeg", "photo.jpeg", "image/jpeg", "2026/photo.jpeg", 2),
+        ({"path": "invoice.pdf"}, "invoice.pdf", "application/pdf", "invoice.pdf", 4),
+        ({"filename": "invoice.pdf"}, "invoice.pdf", "application/pdf", "invoice.pdf", 4),
+        ({"name": "invoice.pdf", "size": 4}, "invoice.pdf", "application/pdf", "invoice.pdf", 4),
+        ({"path": "invoice.pdf", "filename": "Rechnung Nº 1.txt"}, "Rechnung Nº 1.txt", "text/plain", "invoice.pdf", 4),
+        ({"path": "invoice.pdf", "content_type": "Text/CSV"}, "invoice.pdf", "text/csv", "invoice.pdf", 4),
+        ({"path": "invoice.pdf", "filename": r"C:\temp\a.bin"}, "a.bin", "application/octet-stream", "invoice.pdf", 4),
+        ({"path": "invoice.pdf", "filename": "../../b"}, "b", "application/octet-stream", "invoice.pdf", 4),
+        ({"path": "invoice.pdf", "filename": "a.tar.gz"}, "a.tar.gz", "application/octet-stream", "invoice.pdf", 4),
+        ({"path": "2026/../invoice.pdf", "name": "x"}, "invoice.pdf", "application/pdf", "invoice.pdf", 4),
+    ],
+)
+def test_an_entry_is_a_path_or_an_object_with_one(
+    entry: object, name: str, content_type: str, path: str, size: int, folder: Path
+) -> None:
+    assert found(folder, entry) == [Attachment(name, content_type, folder / path, size)]
+
+
+def test_a_path_may_be_absolute_and_lead_over_links_that_stay_beneath_the_folder(folder: Path, tmp_path: Path) -> None:
+    (folder / "link.pdf").symlink_to(folder / "invoice.pdf")
+    (tmp_path / "way").symlink_to(folder)
+    entries = (str(folder / "invoice.pdf"), "link.pdf")
+    assert [each.path for each in found(tmp_path / "way", *entries)] == [folder / "invoice.pdf"] * 2
+
+
+@pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing", "link"])
+def test_what_is_outside_the_folder_is_refused_whether_it_is_there_or_not(entry: str, folder: Path) -> None:
+    (folder / "link").symlink_to(folder.parent / "secret.txt")
+    assert refused(folder, entry) == (
+        f"attachments: {entry!r} is outside gateway.attachments_dir; put the file beneath it"
+    )
+
+
+UNUSABLE: list[tuple[object, str]] = [
+    ("missing.pdf", "'missing.pdf' is not in gateway.attachments_dir; put it there, or take it off the list"),
+    ("2026", "'2026' is no regular file"),
+    ("pipe", "'pipe' is no regular file"),
+    ("invoice.pdf/x", "'invoice.pdf/x' can't be read: Not a directory"),
+    ("loop", "'loop' can't be"),
+    ("a\0b", r"'a\x00b' can't be a file's name; rename it, or give it a filename"),
+    ({"path": "a\0b", "filename": "a"}, r"'a\x00b' can't be a file's path"),
+    ("n" * 300, "can't be read: File name too long"),
+    ("", "'' names no file; give it a path"),
+    (".", "'.' can't be a file's name; rename it, or give it a filename"),
+    ({}, "{} names no file; give it a path"),
+    (7, "7 is neither a path nor an object with one"),
+    (["invoice.pdf"], "['invoice.pdf'] is neither a path nor an object with one"),
+    (None, "None is neither a path nor an object with one"),
+    ({"path": 7}, "path is no text: 7"),
+    ({"path": "invoice.pdf", "filename": "a\r\nBcc: eve@x.test"}, r"'a\r\nBcc: eve@x.test' can't be a file's name"),
+    ({"path": "invoice.pdf", "filename": "fdp.\u202eexe"}, r"can't be a file's name"),
+    ({"path": "invoice.pdf", "filename": "a/.."}, "'a/..' can't be a file's name"),
+    ({"path": "invoice.pdf", "content_type": "text"}, "content_type 'text' is not of the form type/subtype"),
+    ({"path": "invoice.pdf", "content_type": "a/b; c=d"}, "content_type 'a/b; c=d' is not of the form type/subtype"),
+    ({"path": "invoice.pdf", "content_type": "a/b\r\nX: y"}, r"content_type 'a/b\r\nX: y' is not of the form"),
+]
+
+
+@pytest.mark.parametrize(("entry", "problem"), UNUSABLE)
+def test_what_cannot_be_sent_is_refused_by_name(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
+    (folder / "loop").symlink_to(folder / "loop")
+    os.mkfifo(folder / "pipe")
+    said = refused(folder, "invoice.pdf", entry)
+    assert said.startswith("attachments: ")
+    assert problem in said
+    assert len(said) < 250
+
+
+def test_without_a_folder_nothing_can_be_attached() -> None:
+    assert refused(None, "invoice.pdf") == (
+        "attachments: gateway.attachments_dir is not set; set it to the folder they are in"
+    )
+
+
+def test_a_folder_that_is_not_there_holds_nothing(tmp_path: Path) -> None:
+    assert "is not in gateway.attachments_dir" in refused(tmp_path / "gone", "invoice.pdf")
+
+
+@pytest.mark.parametrize(("limit", "taken"), [(6, True), (5, False)])
+def test_the_limit_is_for_all_of_them_together(limit: int, *, taken: bool, folder: Path) -> None:
+    entries = ("invoice.pdf", "2026/photo.jpeg")
+    if taken:
+        assert len(found(folder, *entries, limit=limit)) == 2
+    else:
+        assert refused(folder, *entries, limit=limit).startswith(
+            "attachments are 6e-06 MB together, more than gateway.attachments_limit_mb (5e-06 MB)"
+        )
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_file_that_we_may_not_read_is_refused_before_anything_is_sent(folder: Path) -> None:
+    (folder / "invoice.pdf").chmod(0)
+    assert "can't be read: Permission denied" in refused(folder, "invoice.pdf")

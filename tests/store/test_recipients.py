@@ -1,0 +1,116 @@
+"""Who has a message already, under which name it is known there, and since when it may have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+import pytest
+
+from retrycli.message import Claim, EscalationReason, QueuedMessage
+from retrycli.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
+
+BUSY = Outcome(OutcomeKind.TRANSIENT, 450, "450 for one", delivered_to=("cy@x.test", "ana@x.test"))
+GONE = Outcome(OutcomeKind.PERMANENT, 550, "550 for one", delivered_to=("bo@x.test",))
+LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
+HAND = Claim("a-hand", NOON + HOUR)
+
+
+def attempt(
+    claims: Claims, *settled: Settled, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
+) -> None:
+    """Make an attempt at each of some messages."""
+    begin(claims, [each.message_id for each in settled], claim, at=at)
+    claims.record(written_by or claim, settled, at)
+
+
+def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
+    claims.claim(claim, at, 10)
+    loaded = claims.begin(claim, ids, made_by="pass", pass_id=None, now=at, fit=lambda _: True)
+    return [each for each in loaded if isinstance(each, QueuedMessage)]
+
+
+def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = None) -> Settled:
+    return Settled(message_id, Transition.released(), outcome, finished_at=finished_at)
+
+
+def test_a_new_message_has_reached_nobody(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    enrol(database, [1])
+    [queued] = begin(claims, [1])
+    assert (queued.delivered_to, queued.unsettled_since) == (frozenset(), None)
+
+
+def test_who_has_got_it_is_added_up_message_by_message(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add_all([{}, {}, {}])
+    enrol(database, [1, 2, 3])
+    attempt(claims, again(1, BUSY), again(2, LOST), again(3, GONE))
+    attempt(claims, again(1, GONE), again(2, LOST), again(3, GONE))
+    one, two, three = begin(claims, [1, 2, 3])
+    assert one.delivered_to == {"ana@x.test", "bo@x.test", "cy@x.test"}
+    assert two.delivered_to == frozenset()
+    assert three.delivered_to == {"bo@x.test"}
+    assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
+
+
+def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    enrol(database, [1])
+    escalated = Transition.escalated(EscalationReason.PERMANENT, last_error="550 for one")
+    attempt(claims, Settled(1, escalated, GONE))
+    claims.claim_one(HAND, 1, NOON)
+    [queued] = begin(claims, [1], HAND)
+    assert queued.delivered_to == {"bo@x.test"}
+    claims.record(HAND, [again(1, BUSY)], NOON)
+    assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
+
+
+def test_whoever_has_lost_the_claim_adds_nothing(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    enrol(database, [1])
+    attempt(claims, again(1, BUSY), written_by=HAND)
+    assert queue_rows(database)[1]["delivered_to"] is None
+
+
+def test_a_message_that_everybody_has_leaves_the_queue(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    enrol(database, [1])
+    delivered = Outcome(OutcomeKind.DELIVERED, 250, delivered_to=("ana@x.test",))
+    attempt(claims, Settled(1, Transition.delivered(), delivered))
+    assert queue_rows(database) == {}
+
+
+@pytest.mark.parametrize("name", [None, "<7@x.test>", "№ 7"])
+def test_what_the_other_side_calls_it_is_kept_with_the_attempt(
+    name: str | None, application: Application, database: Database, claims: Claims
+) -> None:
+    application.add()
+    enrol(database, [1])
+    attempt(claims, again(1, Outcome(OutcomeKind.DELIVERED, 201, external_id=name)))
+    [row] = attempt_rows(database, 1)
+    assert row["external_id"] == name
+
+
+def test_it_may_have_arrived_since_the_newest_attempt_of_which_that_is_unknown(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    application.add_all([{}, {}, {}])
+    enrol(database, [1, 2, 3])
+    for minute, (one, two) in enumerate([(LOST, LOST), (LAPSED, BUSY), (BUSY, BUSY)]):
+        ended = NOON + minute * MINUTE + timedelta(microseconds=7)
+        attempt(claims, *(again(each, outcome, finished_at=ended) for each, outcome in enumerate([one, two, BUSY], 1)))
+    first, second, third = begin(claims, [1, 2, 3])
+    assert first.unsettled_since == NOON + MINUTE + timedelta(microseconds=7)
+    assert second.unsettled_since == NOON + timedelta(microseconds=7)
+    assert third.unsettled_since is None
