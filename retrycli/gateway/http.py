@@ -12,7 +12,7 @@ import httpx
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
-from retrycli.gateway.answer import Answer, outcome_of, outcome_of_question, value_at
+from retrycli.gateway.answer import Answer, holds, outcome_of, outcome_of_question, value_at
 from retrycli.gateway.asking import Found, Questions, Unanswered
 from retrycli.gateway.content import FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.credentials import Credentials
@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
 MEGABYTE = 1_000_000
+AMISS = "is not as it should be: look at it there at once"
 
 
 @dataclass(slots=True)
@@ -231,7 +232,9 @@ class HttpGateway:
 
     async def _send(self, draft: _Draft, flight: Flight) -> Outcome:
         reply = await self._line.send(lambda session: self._draw(draft, session), self._judge, flight=flight)
-        return reply.outcome
+        if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
+            return reply.outcome
+        return _confirmed(draft, reply.answer, reply.outcome)
 
     def _judge(self, answer: Answer) -> Outcome:
         return outcome_of(answer, self._preset, self._now())
@@ -270,8 +273,7 @@ class HttpGateway:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
-        said = "it arrived, but reading it back shows that it is not as it should be: look at it there at once"
-        return replace(outcome, kind=OutcomeKind.PERMANENT, error=said)
+        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
@@ -283,6 +285,18 @@ class HttpGateway:
 
 class _Unfit(Exception):
     """A message that the preset, or its own row, lacks something for."""
+
+
+def _confirmed(draft: _Draft, answer: Answer, outcome: Outcome) -> Outcome:
+    """What a delivered message comes to by what the answer says of it."""
+    condition = draft.rule.confirmed
+    try:
+        if condition is None or holds(condition, answer, draft.fields):
+            return outcome
+    except ValueError as error:
+        said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
+        return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
+    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {AMISS}")
 
 
 def _of_an_upload(outcome: Outcome, name: str) -> Outcome:
