@@ -1,0 +1,62 @@
+"""Places in a preset for what is no column: what a log-in brought, and credentials that may be left out."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
+from tests.gateway.hostile import SUCCEEDED, Hostile, answer
+
+LOGGED_IN = """
+[auth.session]
+path = "/log-in"
+headers = { X-App = "{password|optional}" }
+body = { user = "{username}" }
+token = "session"
+
+[messages.customer]
+path = "/notes"
+ignores = ["cc_emails"]
+verify = { path = "/note", query = { session = "{session}" }, holds = { path = "there" } }
+
+[look_up]
+path = "/notes"
+query = { session = "{session}" }
+holds = { path = "there" }
+settle_seconds = 0
+"""
+
+
+def session(name: str) -> bytes:
+    """What a log-in brings."""
+    return json.dumps({"session": name}).encode()
+
+
+def test_a_question_bears_the_session_of_a_log_in_and_of_the_next(tmp_path: Path) -> None:
+    settings = {"preset": preset_file(tmp_path, LOGGED_IN), "username": "agent", "verify": True}
+    answers = {
+        "/log-in": [answer(200, session("s1")), answer(200, session("s2"))],
+        "/notes?session=s1": [answer(401, b"{}")],
+        "/notes?session=s2": [answer(200, b"{}")],
+        "/note?session=s2": [answer(200, b'{"there": true}')],
+    }
+    message = replace(queued(), unsettled_since=NOON)
+    with Hostile(answer(200, SUCCEEDED), at=answers) as server:
+        assert deliver(gateway_settings(server.url, **settings), message).kind is OutcomeKind.DELIVERED
+    sessions = ["/log-in", "/notes?session=s1", "/log-in", "/notes?session=s2", "/notes", "/note?session=s2"]
+    assert server.paths == sessions
+
+
+def test_a_credential_may_be_optional(tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, LOGGED_IN)
+    with Hostile(answer(200, SUCCEEDED), at={"/log-in": [answer(200, session("s1"))]}) as server:
+        assert deliver(gateway_settings(server.url, preset=preset, username="agent")).kind is OutcomeKind.DELIVERED
+        assert server.requests[0].headers["x-app"] == ""
+        with pytest.raises(ConfigurationError, match=r"gateway\.username is not set"):
+            deliver(gateway_settings(server.url, preset=preset))
