@@ -1,4 +1,4 @@
-"""Places in a preset for what is no column: what a log-in brought, and credentials that may be left out."""
+"""Places in a preset: what a log-in brought, credentials that may be left out, text that is rendered on arrival."""
 
 from __future__ import annotations
 
@@ -7,8 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError
+from retrycli.gateway.template import fill_text
 from retrycli.outcome import OutcomeKind
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
@@ -60,3 +63,14 @@ def test_a_credential_may_be_optional(tmp_path: Path) -> None:
         assert server.requests[0].headers["x-app"] == ""
         with pytest.raises(ConfigurationError, match=r"gateway\.username is not set"):
             deliver(gateway_settings(server.url, preset=preset))
+
+
+@given(st.lists(st.sampled_from(["{", "}", "%", "#", "{{ ticket }}", "{% endverbatim %}", "'", '"', "&", " ", "\n"])))
+def test_text_is_as_it_was_when_django_has_rendered_it(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    given_to_it = fill_text("{body|django}", {"body": text})
+    assert isinstance(given_to_it, str)
+    assert "{%" not in given_to_it  # django-helpdesk does something to those first
+    assert "%}" not in given_to_it
+    django = pytest.importorskip("django.template")
+    assert django.Engine().from_string(given_to_it).render(django.Context({"ticket": 7})) == text
