@@ -10,6 +10,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, Self
 from urllib.parse import parse_qsl, unquote, urlsplit
 
+from tests.gateway.ticketing.arrived import Arrived
+
 
 @dataclass(frozen=True)
 class Asked:
@@ -40,8 +42,13 @@ class Answered:
 class Fake:
     """A played system. A kind of it says what it answers, and keeps what arrived. Use it as a context manager."""
 
+    arrived: list[Arrived]
+    """What it has taken, in that order."""
+
     def __init__(self) -> None:
         self.asked: list[Asked] = []
+        self.failing: frozenset[str] = frozenset()
+        """Methods that it answers with 500."""
         self._lock = threading.Lock()
         fake = self
 
@@ -56,7 +63,7 @@ class Fake:
                 asked = Asked(self.command, unquote(url.path), dict(parse_qsl(url.query)), headers, body)
                 with fake._lock:
                     fake.asked.append(asked)
-                    answered = fake.answer(asked)
+                    answered = Answered(500) if asked.method in fake.failing else fake.answer(asked)
                 plain = isinstance(answered.body, bytes)
                 content = answered.body if isinstance(answered.body, bytes) else json.dumps(answered.body).encode()
                 self.send_response(answered.status)

@@ -55,6 +55,9 @@ class Zammad(Fake):
             case "GET", ["api", "v1", "users", "me"]:
                 roles = [2] if self.agent else [3]
                 return Answered(200, {"id": 3, "login": "agent@example.com", "active": True, "role_ids": roles})
+            case "GET", ["api", "v1", "ticket_recent"]:
+                recent = Answered(200, {"assets": {}, "ticket_ids_recent_viewed": []})
+                return recent if self.agent else _error(403, "Not authorized")
             case "POST", ["api", "v1", "ticket_articles"]:
                 return self._post(asked)
             case "GET", ["api", "v1", "ticket_articles", "by_ticket", ticket]:
