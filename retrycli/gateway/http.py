@@ -162,7 +162,11 @@ class HttpGateway:
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
                 raise _Unfit(f"{column} is empty, and the preset {preset} needs it")
-        fields: dict[str, object] = {**message.fields, "delivery_key": queued.delivery_key}
+        fields: dict[str, object] = {
+            **message.fields,
+            "delivery_key": queued.delivery_key,
+            "identity": self._credentials.identity,
+        }
         files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
         fields["attachments"] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}

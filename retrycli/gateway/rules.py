@@ -13,7 +13,7 @@ from retrycli.gateway.template import Place, Template, Tree, places
 from retrycli.message import LIST_COLUMNS
 from retrycli.outcome import OutcomeKind
 
-OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page"})
+OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
 """What the templates of ``[auth]`` may name."""
@@ -218,12 +218,14 @@ class Auth(Table):
     basic: tuple[Secret, Secret] | None = None
     """User and password of HTTP's basic authentication (RFC 7617)."""
     session: Session | None = None
+    identity: Secret | None = None
+    """Who we are, where messages have to say so: it is then ``{identity}`` in their templates and those of checks."""
 
     @property
     def needs(self) -> tuple[str, ...]:
         """The settings of ``gateway`` that it can't do without: all it names, but for ``{…|optional}``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
-        found = places([self.headers, self.basic or (), *session])
+        found = places([self.headers, self.basic or (), self.identity, *session])
         named = {each.name for each in found if not {name for name, _ in each.filters} & {"default", "optional"}}
         return tuple(sorted(named - {"session"}))
 

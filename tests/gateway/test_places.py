@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError
+from retrycli.gateway.probe import probe
 from retrycli.gateway.template import fill_text
 from retrycli.outcome import OutcomeKind
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
@@ -74,3 +76,36 @@ def test_text_is_as_it_was_when_django_has_rendered_it(pieces: list[str]) -> Non
     assert "%}" not in given_to_it
     django = pytest.importorskip("django.template")
     assert django.Engine().from_string(given_to_it).render(django.Context({"ticket": 7})) == text
+
+
+OURSELVES = """
+[auth]
+identity = "{username|int}"
+
+[check]
+path = "/users/{identity}"
+
+[messages.customer]
+path = "/notes"
+ignores = ["cc_emails"]
+body = { user = "{identity}" }
+"""
+
+
+def test_a_message_may_say_who_we_are(tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, OURSELVES)
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        settings = gateway_settings(server.url, preset=preset, username="3")
+        assert deliver(settings).kind is OutcomeKind.DELIVERED
+        assert asyncio.run(probe(settings, now=lambda: NOON)).outcome.kind is OutcomeKind.DELIVERED
+    assert json.loads(server.requests[0].body) == {"user": 3}
+    assert server.paths == ["/notes", "/users/3"]
+
+
+@pytest.mark.parametrize(
+    ("username", "why"), [(None, "gateway.username is not set"), ("bo", "'bo' is no whole number")]
+)
+def test_who_we_are_is_checked_before_anything_is_sent(username: str | None, why: str, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, OURSELVES)
+    with pytest.raises(ConfigurationError, match=why):
+        deliver(gateway_settings("http://127.0.0.1:1", preset=preset, username=username))
