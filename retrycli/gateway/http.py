@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -168,6 +169,9 @@ class HttpGateway:
             "identity": self._credentials.identity,
         }
         files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        for file in files:
+            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
+                raise _Unfit(f"the preset {preset} takes no attachment like {file.name}; send a link to it instead")
         fields["attachments"] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
             for file, part in zip(files, parts, strict=True)

@@ -157,6 +157,9 @@ class MessageRule(Table):
     body: Tree = {}
     files: str | None = None
     """multipart: the name of the field that attachments go in."""
+    endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
+    """How attachments' names may end, in small letters, "" without any ending: others the system takes badly. By
+    default in any way."""
     required: tuple[str, ...] = ()
     """Columns that must hold something: without it nothing would arrive, or something empty."""
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()

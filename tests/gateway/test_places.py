@@ -109,3 +109,24 @@ def test_who_we_are_is_checked_before_anything_is_sent(username: str | None, why
     preset = preset_file(tmp_path, OURSELVES)
     with pytest.raises(ConfigurationError, match=why):
         deliver(gateway_settings("http://127.0.0.1:1", preset=preset, username=username))
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("a.txt", OutcomeKind.DELIVERED),
+        ("A.TXT", OutcomeKind.DELIVERED),
+        ("README", OutcomeKind.DELIVERED),
+        ("a.txt.exe", OutcomeKind.INVALID),
+    ],
+)
+def test_a_preset_says_how_files_may_end(name: str, kind: OutcomeKind, tmp_path: Path) -> None:
+    text = '[messages.customer]\npath = "/"\nignores = ["cc_emails"]\nencoding = "multipart"\nfiles = "file"\n'
+    preset = preset_file(tmp_path, text + 'endings = ["", "txt"]')
+    (tmp_path / name).write_text("x")
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        settings = gateway_settings(server.url, preset=preset, attachments_dir=tmp_path)
+        outcome = deliver(settings, queued(attachments=json.dumps([name])))
+    assert outcome.kind is kind
+    assert (outcome.error or name).count(name) == 1
+    assert len(server.requests) == (kind is OutcomeKind.DELIVERED)
