@@ -25,7 +25,10 @@ from retrycli.settings import Gateway
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Fake
+from tests.gateway.ticketing.freshdesk import Freshdesk
+from tests.gateway.ticketing.jira_service_management import JiraServiceManagement
 from tests.gateway.ticketing.zammad import Zammad
+from tests.gateway.ticketing.zendesk import Zendesk
 
 TYPES = ("customer", "supplier", "internal")
 TEXT = 'Grüße 🎫, "so" it\'s & <b>not bold</b>.\n\nTwo lines\nfurther on: 100 % {braces} #1 *stars*'
@@ -89,6 +92,43 @@ SYSTEMS = [
         supplier_internal=True,
         limit=limited,
     ),
+    System(
+        "zendesk",
+        Zendesk,
+        {"username": "agent@example.com", "token": "zendesk-token"},
+        {"token": "wrong"},
+        ("public = false", "pubic = false"),
+        cc=True,
+        limit=lambda fake: setattr(fake, "limited", "account"),
+        wait=timedelta(seconds=93),
+    ),
+    System(
+        "freshdesk",
+        Freshdesk,
+        {"token": "freshdesk-key"},
+        {"token": "wrong"},
+        ('private = "true"', 'private = "false"'),
+        cc=True,
+        bcc=True,
+        to=True,
+        supplier_internal=True,
+        limit=limited,
+        wait=timedelta(seconds=42),
+    ),
+    System(
+        "jira-service-management",
+        JiraServiceManagement,
+        {"username": "agent@example.com", "token": "jira-token"},
+        {"token": "wrong"},
+        ('"sd.public.comment", value = { internal = true }', '"sd.public.coment", value = { internal = true }'),
+        ticket="SUP-1",
+        unknown="SUP-99",
+        forbidden="SUP-3",
+        attachments=False,
+        confirms=False,
+        limit=limited,
+        wait=timedelta(seconds=5),
+    ),
 ]
 
 
@@ -112,7 +152,7 @@ def message(system: System, message_type: str = "customer", **changes: object) -
     """A message that any of the systems has a place for, but for what a test changes."""
     usual = {"ticket_id": system.ticket, "message_type": message_type, "cc_emails": None, "body": TEXT}
     to = {"recipient_email": SUPPLIER} if message_type == "supplier" else {}
-    return queued(**(usual | to | system.changes | changes))
+    return queued(**{**usual, **to, **system.changes, **changes})
 
 
 def unsettled(system: System, message_type: str = "customer") -> QueuedMessage:
@@ -263,7 +303,7 @@ def test_what_has_arrived_is_found_and_not_sent_again(system: System, fake: Fake
 
 @pytest.mark.parametrize("message_type", TYPES)
 def test_what_has_not_arrived_is_sent(system: System, fake: Fake, message_type: str) -> None:
-    other = replace(message(system, message_type), delivery_key=f"{KEY}0")  # of a key that is longer
+    other = replace(message(system, message_type), delivery_key=KEY[:-1] + "1")
     deliver(settings(system, fake), other)
     assert len(fake.arrived) == 1
     outcome = deliver(settings(system, fake), unsettled(system, message_type))
@@ -311,11 +351,17 @@ def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bo
 @pytest.mark.parametrize("message_type", TYPES)
 def test_no_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, message_type: str) -> None:
     fake.failing = frozenset({"POST", "PUT", "PATCH"})
-    assert deliver(settings(system, fake), message(system, message_type)).kind is OutcomeKind.TRANSIENT
+    outcome = deliver(settings(system, fake), message(system, message_type))
+    assert outcome.kind in {OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN}
     assert fake.arrived == []
 
 
-# Zammad.
+# What is peculiar to one of them.
+
+
+def playing(preset: str) -> System:
+    (found,) = [each for each in SYSTEMS if each.preset == preset]
+    return found
 
 
 @pytest.fixture
@@ -325,7 +371,7 @@ def zammad() -> Iterator[Zammad]:
 
 
 def to_zammad(zammad: Zammad, message_type: str = "customer", **changes: object) -> Outcome:
-    (system,) = [each for each in SYSTEMS if each.preset == "zammad"]
+    system = playing("zammad")
     return deliver(settings(system, zammad), message(system, message_type, **changes))
 
 
@@ -352,3 +398,150 @@ def test_zammad_is_sent_no_mail_without_a_recipient(zammad: Zammad, message_type
 def test_zammad_keeps_the_key_where_no_customer_sees_it(zammad: Zammad) -> None:
     to_zammad(zammad)
     assert (zammad.arrived[0].text, zammad.arrived[0].marks) == (TEXT, {"retrycli": KEY})
+
+
+@pytest.fixture
+def zendesk() -> Iterator[Zendesk]:
+    with Zendesk() as played:
+        yield played
+
+
+def to_zendesk(zendesk: Zendesk, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("zendesk")
+    return deliver(settings(system, zendesk), message(system, message_type, **changes))
+
+
+def test_zendesk_that_makes_no_comment_has_not_taken_the_message(zendesk: Zendesk, tmp_path: Path) -> None:
+    system = playing("zendesk")
+    preset = preset_file(tmp_path, preset_text("zendesk").replace("html_body", "htm_body"))
+    outcome = deliver(settings(system, zendesk, preset=preset), message(system))
+    assert (outcome.kind, outcome.status_code, zendesk.arrived) == (OutcomeKind.REFUSED, 200, [])
+
+
+def test_zendesk_shows_a_reply_on_a_ticket_that_has_only_been_internal(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk, ticket_id=2)
+    assert zendesk.arrived[0].mailed
+
+
+def test_zendesk_that_keeps_a_light_agents_reply_internal_is_noticed(zendesk: Zendesk) -> None:
+    zendesk.light = True
+    outcome = to_zendesk(zendesk)
+    assert zendesk.arrived[0].internal
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, 200)
+    assert to_zendesk(zendesk, "internal").kind is OutcomeKind.DELIVERED
+
+
+def test_zendesk_takes_nothing_on_a_closed_ticket(zendesk: Zendesk) -> None:
+    outcome = to_zendesk(zendesk, ticket_id=4)
+    assert (outcome.kind, zendesk.arrived) == (OutcomeKind.PERMANENT, [])
+    assert "Status: closed prevents ticket update" in (outcome.error or "")
+
+
+def test_zendesk_limits_updates_of_one_ticket_too(zendesk: Zendesk) -> None:
+    zendesk.limited = "ticket"
+    outcome = to_zendesk(zendesk)
+    assert (outcome.kind, outcome.retry_after) == (OutcomeKind.THROTTLED, timedelta(seconds=93))
+
+
+def test_zendesk_copies_nobody_in_for_a_note(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk, "internal", cc_emails=json.dumps([CC]))
+    assert (len(zendesk.arrived), zendesk.ccs) == (1, {})
+
+
+def test_zendesk_keeps_the_key_where_no_customer_sees_it(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk)
+    assert KEY not in zendesk.arrived[0].text
+    assert zendesk.arrived[0].marks == {"retrycli": KEY}
+
+
+def test_zendesk_takes_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
+    account = {"preset": "zendesk", "auth": "bearer", "token": "oauth"}
+    outcome = deliver(gateway_settings(zendesk.url, **account), message(playing("zendesk")))
+    assert outcome.kind is OutcomeKind.DELIVERED
+
+
+@pytest.mark.parametrize("message_type", ["customer", "internal"])
+def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_type: str) -> None:
+    system = playing("zendesk")
+    to_zendesk(zendesk, message_type)
+    for _ in range(250):
+        zendesk._audit(1, {"body": "Another one.", "public": True}, {}, ())
+    others = len(zendesk.arrived)
+    outcome = deliver(settings(system, zendesk), unsettled(system, message_type))
+    assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", others)
+
+
+@pytest.fixture
+def freshdesk() -> Iterator[Freshdesk]:
+    with Freshdesk() as played:
+        yield played
+
+
+def to_freshdesk(freshdesk: Freshdesk, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("freshdesk")
+    return deliver(settings(system, freshdesk), message(system, message_type, **changes))
+
+
+@pytest.mark.parametrize("others", [99, 100, 250])
+def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, others: int) -> None:
+    system = playing("freshdesk")
+    for _ in range(others):
+        freshdesk._said.append({"id": 1, "ticket_id": 1, "body_text": "Another one.", "private": False})
+    sent = deliver(settings(system, freshdesk, verify=True), message(system, "internal"))
+    assert (sent.kind, sent.error) == (OutcomeKind.DELIVERED, None)
+    found = deliver(settings(system, freshdesk), unsettled(system, "internal"))
+    assert (found.error, len(freshdesk.arrived)) == ("found by look-up", 1)
+
+
+def test_freshdesk_forwards_nothing_but_the_message_to_a_supplier(freshdesk: Freshdesk) -> None:
+    to_freshdesk(freshdesk, "supplier")
+    assert (len(freshdesk.arrived), freshdesk.quoted) == (1, set())
+
+
+def test_freshdesk_is_sent_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:
+    outcome = to_freshdesk(freshdesk, "supplier", recipient_email=None)
+    assert (outcome.kind, freshdesk.asked) == (OutcomeKind.INVALID, [])
+
+
+def test_freshdesk_refuses_what_it_does_not_know(freshdesk: Freshdesk, tmp_path: Path) -> None:
+    system = playing("freshdesk")
+    preset = preset_file(tmp_path, preset_text("freshdesk").replace('private = "true"', 'prvate = "true"'))
+    outcome = deliver(settings(system, freshdesk, preset=preset), message(system, "internal"))
+    assert (outcome.kind, freshdesk.arrived) == (OutcomeKind.PERMANENT, [])
+    assert "Unexpected/invalid field in request" in (outcome.error or "")
+
+
+@pytest.fixture
+def jira() -> Iterator[JiraServiceManagement]:
+    with JiraServiceManagement() as played:
+        yield played
+
+
+def to_jira(jira: JiraServiceManagement, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("jira-service-management")
+    return deliver(settings(system, jira), message(system, message_type, **changes))
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_jira_is_sent_nothing_for_an_issue_that_is_no_request(jira: JiraServiceManagement, message_type: str) -> None:
+    outcome = to_jira(jira, message_type, ticket_id="SUP-4")  # where an internal comment need not be one
+    assert (outcome.kind, jira.arrived) == (OutcomeKind.PERMANENT, [])
+
+
+def test_jira_in_ones_own_house_takes_a_personal_access_token(jira: JiraServiceManagement) -> None:
+    account = {"preset": "jira-service-management", "auth": "bearer", "token": "jira-pat"}
+    outcome = deliver(gateway_settings(jira.url, **account), message(playing("jira-service-management")))
+    assert outcome.kind is OutcomeKind.DELIVERED
+
+
+def test_jira_keeps_the_key_where_no_customer_sees_it(jira: JiraServiceManagement) -> None:
+    to_jira(jira)
+    assert (jira.arrived[0].text, jira.arrived[0].marks["retrycli"]) == (TEXT, {"key": KEY})
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_jira_is_told_of_each_comment_whether_it_is_public(jira: JiraServiceManagement, default: bool) -> None:  # noqa: FBT001
+    jira.default_public = default
+    for message_type in TYPES:
+        to_jira(jira, message_type)
+    assert [each.internal for each in jira.arrived] == [False, False, True]

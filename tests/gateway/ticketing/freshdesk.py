@@ -17,6 +17,15 @@ JSON = dict[str, Any]
 AT = "2026-10-01T08:00:00Z"
 REPLY = {"body": str, "from_email": str, "user_id": int, "cc_emails": list, "bcc_emails": list}
 NOTE = {"body": str, "private": bool, "incoming": bool, "user_id": int, "notify_emails": list}
+FORWARD = {
+    "body": str,
+    "from_email": str,
+    "to_emails": list,
+    "cc_emails": list,
+    "bcc_emails": list,
+    "include_quoted_text": bool,
+    "include_original_attachments": bool,
+}
 TYPES = {str: "String", int: "Positive Integer", bool: "Boolean", list: "Array", dict: "key/value pair", float: "Float"}
 
 
@@ -34,6 +43,8 @@ class Freshdesk(Fake):
         self.tickets = {1: "customer@example.com", 2: "other@example.com", 3: "third@example.com"}
         """Who asked."""
         self.forbidden = {3}
+        self.quoted: set[int] = set()
+        """What a forward has told all of."""
         self.limited = False
         self.retry_after = 42
         self.arrived: list[Arrived] = []
@@ -55,6 +66,8 @@ class Freshdesk(Fake):
                 return self._refused(ticket) or self._post(asked, int(ticket), REPLY, self._reply)
             case "POST", ["api", "v2", "tickets", ticket, "notes"]:
                 return self._refused(ticket) or self._post(asked, int(ticket), NOTE, self._note)
+            case "POST", ["api", "v2", "tickets", ticket, "forward"]:
+                return self._refused(ticket) or self._post(asked, int(ticket), FORWARD, self._forward)
             case "GET", ["api", "v2", "tickets", ticket, "conversations"]:
                 return self._refused(ticket) or self._page(asked, int(ticket))
             case "GET", ["api", "v2", "tickets", ticket]:
@@ -125,7 +138,7 @@ class Freshdesk(Fake):
                 text=given["body"],
                 html=True,
                 internal=private,
-                mailed=known is REPLY,
+                mailed=known is not NOTE,
                 to=tuple(said["to_emails"]),
                 cc=tuple(given.get("cc_emails", [])),
                 bcc=tuple(given.get("bcc_emails", [])),
@@ -147,6 +160,8 @@ class Freshdesk(Fake):
                 )
             if isinstance(value, list) and not all(isinstance(one, str) and "@" in one for one in value):
                 return _invalid(field, "It should contain elements of type valid email address only", "invalid_value")
+        if known is FORWARD and not given.get("to_emails"):
+            return _invalid("to_emails", "It should be a/an Array", "missing_field")
         if "body" not in given:
             return _invalid("body", "It should be a/an String", "missing_field")
         if not given["body"].strip():
@@ -157,6 +172,12 @@ class Freshdesk(Fake):
         to = [self.tickets[ticket]]  # always whoever asked
         lists = {"cc_emails": given.get("cc_emails", []), "bcc_emails": given.get("bcc_emails", [])}
         return {"source": 0, "from_email": "support@example.com", "to_emails": to, "replied_to": to, **lists}
+
+    def _forward(self, ticket: int, given: JSON) -> JSON:
+        # Unless it is told not to, it sends all that was said before along with it.
+        self.quoted |= {ticket} if given.get("include_quoted_text", True) else set()
+        lists = {name: given.get(name, []) for name in ("to_emails", "cc_emails", "bcc_emails")}
+        return {"source": 8, "from_email": "support@example.com", "private": True, "incoming": False, **lists}
 
     @staticmethod
     def _note(_: int, given: JSON) -> JSON:

@@ -89,6 +89,10 @@ class JiraServiceManagement(Fake):
                     return _desk(404, text, "sd.customerview.error.vpOriginMissing")
                 if method == "GET" and what == ["comment"]:
                     return self._desk_page(asked, ticket)
+                if method == "GET" and what[:1] == ["comment"]:
+                    found = [one for one in self._comments if [one["ticket"], one["id"]] == [ticket, *what[1:]]]
+                    missing = _desk(404, "The comment does not exist.", "sd.comment.error.not.found")
+                    return Answered(200, self._shown(found[0])) if found else missing
                 if method == "GET" and not what:
                     return Answered(200, {"issueKey": ticket, "serviceDeskId": "7", "requestTypeId": "25"})
                 if method == "POST" and what in (["comment"], ["attachment"]):
