@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePath
 from typing import Any
 
@@ -16,6 +17,23 @@ TRUE = ("true", "True", "1", 1, True)
 FALSE = ("false", "False", "0", "", 0, False, None)
 ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
 """Of files that it takes, unless HELPDESK_VALID_EXTENSIONS says otherwise."""
+TAG = re.compile(r"{{.*?}}|{#.*?#}")
+
+
+def rendered(tag: str, known: Mapping[str, str]) -> str:
+    """What Django makes of a comment or a variable, which may be a text between quotation marks.
+
+    Raises:
+        ValueError: it is none.
+    """
+    inner = tag[2:-2].strip()
+    if tag.startswith("{#"):
+        return ""
+    if text := re.fullmatch(r"'([^']*)'|\"([^\"]*)\"", inner):
+        return text[1] or text[2] or ""
+    if not re.fullmatch(r"[\w.]+", inner):
+        raise ValueError(tag)
+    return known.get(inner, "")
 
 
 class Helpdesk(Fake):
@@ -112,10 +130,11 @@ class Helpdesk(Fake):
         ticket = int(data["ticket"])
         text = data.get("comment", "")
         # The comment is rendered as a Django template, of which only {% %} is taken literally.
-        if text is None or any(not re.fullmatch(r"\s*[\w.]+\s*", inner) for inner in re.findall(r"{{(.*?)}}", text)):
+        known = {"ticket.title": self.titles[ticket]}
+        try:
+            text = TAG.sub(lambda found: rendered(found[0], known), text)
+        except (TypeError, ValueError):
             return BROKEN
-        text = re.sub(r"{#.*?#}", "", text)
-        text = re.sub(r"{{(.*?)}}", lambda m: self.titles[ticket] if m[1].strip() == "ticket.title" else "", text)
         title = data.get("title") or self.titles[ticket]
         public = data.get("public", False) in TRUE  # left out, or under a wrong name, it is private
         kept = tuple(file for file in files if PurePath(file[0]).suffix.lower().lstrip(".") in ENDINGS)

@@ -56,7 +56,7 @@ class Znuny(Fake):
         super().__init__()
         self.password = "secret"
         self.tickets = {"7"}
-        self.article_fields = {"RetryKey"}
+        self.article_fields = {"DeliveryKey"}
         """Dynamic fields of articles that an administrator has made."""
         self.sessions: set[str] = set()
         """Clear it, and they have all expired."""
