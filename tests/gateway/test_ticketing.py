@@ -25,10 +25,14 @@ from retrycli.settings import Gateway
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Fake
+from tests.gateway.ticketing.freescout import Freescout
 from tests.gateway.ticketing.freshdesk import Freshdesk
+from tests.gateway.ticketing.glpi import Glpi
+from tests.gateway.ticketing.helpdesk import Helpdesk
 from tests.gateway.ticketing.jira_service_management import JiraServiceManagement
 from tests.gateway.ticketing.zammad import Zammad
 from tests.gateway.ticketing.zendesk import Zendesk
+from tests.gateway.ticketing.znuny import Znuny
 
 TYPES = ("customer", "supplier", "internal")
 TEXT = 'Grüße 🎫, "so" it\'s & <b>not bold</b>.\n\nTwo lines\nfurther on: 100 % {braces} #1 *stars*'
@@ -128,6 +132,52 @@ SYSTEMS = [
         confirms=False,
         limit=limited,
         wait=timedelta(seconds=5),
+    ),
+    System(
+        "znuny",
+        Znuny,
+        {"username": "agent", "password": "secret"},
+        {"username": "agent", "password": "wrong"},
+        ("IsVisibleForCustomer = 0", "IsVisibleForCustomer = 1"),
+        ticket=7,
+        forbidden=8,
+        cc=True,
+        bcc=True,
+        to=True,
+        supplier_internal=True,
+        confirms=False,
+    ),
+    System(
+        "glpi",
+        Glpi,
+        {"token": "secret", "password": "app"},
+        {"token": "wrong", "password": "app"},
+        ("is_private = 1", "is_privat = 1"),
+        ticket=7,
+        forbidden=8,
+        attachments=False,
+        confirms=False,
+    ),
+    System(
+        "helpdesk",
+        Helpdesk,
+        {"token": "secret"},
+        {"token": "wrong"},
+        ('public = "false"', 'public = "true"'),
+        ticket=7,
+        forbidden=None,
+    ),
+    System(
+        "freescout",
+        Freescout,
+        {"token": "secret", "username": "3"},
+        {"token": "wrong", "username": "3"},
+        ('type = "note"', 'type = "notes"'),
+        ticket=7,
+        forbidden=None,
+        cc=True,
+        bcc=True,
+        confirms=False,
     ),
 ]
 
