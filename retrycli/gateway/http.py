@@ -13,7 +13,15 @@ import httpx
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
-from retrycli.gateway.answer import Answer, holds, outcome_of, outcome_of_question, value_at
+from retrycli.gateway.answer import (
+    ANSWER_LIMIT,
+    LOOK_UP_LIMIT,
+    Answer,
+    holds,
+    outcome_of,
+    outcome_of_question,
+    value_at,
+)
 from retrycli.gateway.asking import Found, Questions, Unanswered
 from retrycli.gateway.content import FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.credentials import Credentials
@@ -33,6 +41,8 @@ if TYPE_CHECKING:
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
 MEGABYTE = 1_000_000
+REPEATED = 20
+"""How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
 AMISS = "is not as it should be: look at it there at once"
 
 
@@ -239,7 +249,10 @@ class HttpGateway:
         return Request(rule.method, path, headers, json_content(body, draft.parts))
 
     async def _send(self, draft: _Draft, flight: Flight) -> Outcome:
-        reply = await self._line.send(lambda session: self._draw(draft, session), self._judge, flight=flight)
+        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(draft.fields["body"])), LOOK_UP_LIMIT))
+        reply = await self._line.send(
+            lambda session: self._draw(draft, session), self._judge, limit=limit, flight=flight
+        )
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             return reply.outcome
         return _confirmed(draft, reply.answer, reply.outcome)

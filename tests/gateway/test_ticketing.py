@@ -267,6 +267,14 @@ def test_what_was_made_is_known_by_its_id(system: System, fake: Fake, message_ty
     assert outcome.external_id == str(fake.arrived[0].id)
 
 
+@pytest.mark.parametrize("message_type", TYPES)
+def test_a_long_message_is_known_to_have_arrived(system: System, fake: Fake, message_type: str) -> None:
+    text = f"{TEXT}\n" * 300  # which an answer may repeat, in more than one form
+    outcome = deliver(settings(system, fake), message(system, message_type, body=text.strip()))
+    assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, str(fake.arrived[0].id))
+    assert said(fake.arrived[0]) == text.strip()
+
+
 @pytest.mark.parametrize("column", ["cc", "bcc"])
 @pytest.mark.parametrize("message_type", ["customer", "supplier"])
 def test_copies_arrive_or_nothing_is_sent(system: System, fake: Fake, message_type: str, column: str) -> None:
