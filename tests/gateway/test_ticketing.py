@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from retrycli.gateway.preset import preset_text
+from retrycli.gateway.preset import load_preset, preset_text
 from retrycli.gateway.probe import probe
-from retrycli.message import QueuedMessage
+from retrycli.message import MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.settings import Gateway
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
-from tests.gateway.ticketing.fake import Fake
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
 from tests.gateway.ticketing.freescout import Freescout
 from tests.gateway.ticketing.freshdesk import Freshdesk
 from tests.gateway.ticketing.glpi import Glpi
@@ -225,11 +225,34 @@ def with_files(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
     return {"attachments": json.dumps(list(FILES))}, {"attachments_dir": folder}
 
 
-def made_public(system: System, folder: Path) -> str:
-    """The system's preset, with a mistake in it by which a note is public."""
+def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
+    """The system's preset, with a mistake in it by which a note is public, and without what answers confirm."""
     text = preset_text(system.preset)
     assert system.public[0] in text
-    return preset_file(folder, text.replace(*system.public))
+    wrong = text.replace(*system.public)
+    return preset_file(folder, wrong if confirmed else re.sub(r"^confirmed = .*", "", wrong, flags=re.MULTILINE))
+
+
+class Refusing(Fake):
+    """Answers everything in one way.
+
+    Args:
+        status, body: with what.
+    """
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__()
+        self._answered = Answered(status, body)
+        self.arrived = []
+
+    def answer(self, asked: Asked) -> Answered:
+        return self._answered
+
+
+def refused(preset: str, status: int, body: object) -> OutcomeKind:
+    """What a message comes to where this is the answer to everything."""
+    with Refusing(status, body) as fake:
+        return deliver(settings(playing(preset), fake), message(playing(preset))).kind
 
 
 # What holds for all of them.
@@ -393,13 +416,16 @@ def test_a_look_up_that_does_not_see_the_ticket_sends_nothing(system: System, fa
 def test_reading_back_passes_what_is_right(system: System, fake: Fake, message_type: str) -> None:
     outcome = deliver(settings(system, fake, verify=True), message(system, message_type))
     assert (outcome.kind, outcome.error) == (OutcomeKind.DELIVERED, None)
+    asks = load_preset(system.preset).messages[MessageType(message_type)].verify is not None
+    assert asks or message_type != "internal"
+    assert (fake.asked[-1].method == "GET") is asks
 
 
 @pytest.mark.parametrize("verify", [True, False])
 def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bool, tmp_path: Path) -> None:  # noqa: FBT001
     if not (verify or system.confirms):
         pytest.skip("its answers don't say")
-    preset = made_public(system, tmp_path)
+    preset = made_public(system, tmp_path, confirmed=not verify)
     outcome = deliver(settings(system, fake, preset=preset, verify=verify), message(system, "internal"))
     assert [each.internal for each in fake.arrived] == [False]
     assert outcome.kind is OutcomeKind.PERMANENT
@@ -451,6 +477,36 @@ def test_zammad_mails_a_reply_to_its_recipient(zammad: Zammad) -> None:
 def test_zammad_is_sent_no_mail_without_a_recipient(zammad: Zammad, message_type: str) -> None:
     outcome = to_zammad(zammad, message_type, recipient_email=None)
     assert (outcome.kind, zammad.asked) == (OutcomeKind.INVALID, [])
+
+
+def test_zammad_takes_text_for_text_under_its_subject(zammad: Zammad) -> None:
+    for message_type in TYPES:
+        to_zammad(zammad, message_type)
+    posts = [each.json for each in zammad.asked if each.method == "POST"]
+    assert [each["subject"] for each in posts] == ["Your delivery"] * 3
+    assert [each["content_type"] for each in posts] == ["text/plain"] * 3
+    assert [(each["type"], each["internal"]) for each in posts] == [("email", False), ("email", True), ("note", True)]
+
+
+def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -> None:
+    zammad.agent = False
+    system = playing("zammad")
+    preset = preset_file(tmp_path, preset_text("zammad").replace('preflight = "ticket_agent"', ""))
+    outcome = deliver(settings(system, zammad, preset=preset), message(system))
+    assert (outcome.kind, [each.mailed for each in zammad.arrived]) == (OutcomeKind.PERMANENT, [False])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Token authorization failed.", OutcomeKind.UNAUTHORIZED),
+        ("Authentication required", OutcomeKind.UNAUTHORIZED),
+        ("API token access disabled!", OutcomeKind.UNAUTHORIZED),
+        ("Not authorized", OutcomeKind.PERMANENT),
+    ],
+)
+def test_zammad_says_403_of_credentials_and_of_tickets(text: str, kind: OutcomeKind) -> None:
+    assert refused("zammad", 403, {"error": text, "error_human": text}) is kind
 
 
 def test_zammad_keeps_the_key_where_no_customer_sees_it(zammad: Zammad) -> None:
@@ -512,6 +568,22 @@ def test_zendesk_keeps_the_key_where_no_customer_sees_it(zendesk: Zendesk) -> No
     assert zendesk.arrived[0].marks == {"retrycli": KEY}
 
 
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (
+            403,
+            {"error": "Forbidden", "description": "You are missing the following required scopes: write"},
+            "unauthorized",
+        ),
+        (403, {"error": {"title": "Forbidden", "message": "You do not have access to this page."}}, "permanent"),
+        (409, {"error": "Conflict"}, "transient"),
+    ],
+)
+def test_zendesk_says_what_is_wrong_by_status_and_words(status: int, body: object, kind: str) -> None:
+    assert refused("zendesk", status, body) == kind
+
+
 def test_zendesk_takes_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
     account = {"preset": "zendesk", "auth": "bearer", "token": "oauth"}
     outcome = deliver(gateway_settings(zendesk.url, **account), message(playing("zendesk")))
@@ -520,13 +592,17 @@ def test_zendesk_takes_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
 
 @pytest.mark.parametrize("message_type", ["customer", "internal"])
 def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_type: str) -> None:
+    def others(count: int) -> None:
+        for _ in range(count):
+            zendesk._audit(1, {"body": "Another one.", "public": True}, {}, ())
+
     system = playing("zendesk")
-    to_zendesk(zendesk, message_type)
-    for _ in range(250):
-        zendesk._audit(1, {"body": "Another one.", "public": True}, {}, ())
-    others = len(zendesk.arrived)
+    others(150)
     outcome = deliver(settings(system, zendesk), unsettled(system, message_type))
-    assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", others)
+    assert (outcome.error, len(zendesk.arrived)) == (None, 151)
+    others(150)
+    outcome = deliver(settings(system, zendesk), unsettled(system, message_type))
+    assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", 301)
 
 
 @pytest.fixture
@@ -540,14 +616,15 @@ def to_freshdesk(freshdesk: Freshdesk, message_type: str = "customer", **changes
     return deliver(settings(system, freshdesk), message(system, message_type, **changes))
 
 
+@pytest.mark.parametrize("message_type", ["customer", "internal"])
 @pytest.mark.parametrize("others", [99, 100, 250])
-def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, others: int) -> None:
+def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, message_type: str, others: int) -> None:
     system = playing("freshdesk")
     for _ in range(others):
         freshdesk._said.append({"id": 1, "ticket_id": 1, "body_text": "Another one.", "private": False})
-    sent = deliver(settings(system, freshdesk, verify=True), message(system, "internal"))
+    sent = deliver(settings(system, freshdesk, verify=True), unsettled(system, message_type))
     assert (sent.kind, sent.error) == (OutcomeKind.DELIVERED, None)
-    found = deliver(settings(system, freshdesk), unsettled(system, "internal"))
+    found = deliver(settings(system, freshdesk), unsettled(system, message_type))
     assert (found.error, len(freshdesk.arrived)) == ("found by look-up", 1)
 
 

@@ -44,7 +44,7 @@ class Freshdesk(Fake):
         """Who asked."""
         self.forbidden = {3}
         self.quoted: set[int] = set()
-        """What a forward has told all of."""
+        """Tickets that a forward has told more of than its own text."""
         self.limited = False
         self.retry_after = 42
         self.arrived: list[Arrived] = []
@@ -174,8 +174,9 @@ class Freshdesk(Fake):
         return {"source": 0, "from_email": "support@example.com", "to_emails": to, "replied_to": to, **lists}
 
     def _forward(self, ticket: int, given: JSON) -> JSON:
-        # Unless it is told not to, it sends all that was said before along with it.
-        self.quoted |= {ticket} if given.get("include_quoted_text", True) else set()
+        # Unless it is told not to, it sends all that was said before along with it, and all files.
+        quiet = given.get("include_quoted_text") is given.get("include_original_attachments") is False
+        self.quoted |= set() if quiet else {ticket}
         lists = {name: given.get(name, []) for name in ("to_emails", "cc_emails", "bcc_emails")}
         return {"source": 8, "from_email": "support@example.com", "private": True, "incoming": False, **lists}
 
