@@ -363,6 +363,7 @@ def test_a_ticket_that_is_not_ours_to_touch_is_final(system: System, fake: Fake,
         pytest.skip("it has none")
     outcome = deliver(settings(system, fake), message(system, message_type, ticket_id=system.forbidden))
     assert (outcome.kind, fake.arrived) == (OutcomeKind.PERMANENT, [])
+    assert re.search(r"HTTP \d+: \w+|refused: \w+", outcome.error or "")  # in the system's own words
 
 
 @pytest.mark.parametrize("message_type", TYPES)
@@ -438,6 +439,13 @@ def test_no_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, mes
     outcome = deliver(settings(system, fake), message(system, message_type))
     assert outcome.kind in {OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN}
     assert fake.arrived == []
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_somebody_elses_page_is_no_delivery(system: System, message_type: str) -> None:
+    with Refusing(200, b"<!DOCTYPE html><title>Back soon</title>") as stranger:
+        outcome = deliver(settings(system, stranger), message(system, message_type))
+    assert outcome.kind is not OutcomeKind.DELIVERED
 
 
 # What is peculiar to one of them.
