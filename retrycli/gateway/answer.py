@@ -18,9 +18,9 @@ from retrycli.gateway.template import Fields, fill_text, plain
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 
 ANSWER_LIMIT = 64 * 1024
-"""How many bytes of an answer are read, and no more."""
+"""How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""
 LOOK_UP_LIMIT = 8 * 1024 * 1024
-"""The same of an answer that is asked for, where a ticket's whole history may be in it."""
+"""The same of an answer that is asked for, where a ticket's whole history may be in it, and of any at the most."""
 EXTERNAL_ID_LENGTH = 200
 
 

@@ -21,6 +21,8 @@ from retrycli.outcome import Outcome, OutcomeKind
 
 REMEMBERED = 100
 """How many answers of preflights are kept at most."""
+PAGES = 100
+"""So many pages of one list are asked for, and no more."""
 
 
 class Found(Enum):
@@ -134,28 +136,36 @@ class Questions:
         path = fill_path(asked.path, fields, asked.query)
         if (known := self.answers.get(path)) is not None:
             return known
-        answer = await self._answer(path, what)
+        answer = await self._answer(asked, fields, what)
         if len(self.answers) >= REMEMBERED:
             self.answers.clear()
         self.answers[path] = answer
         return answer
 
     async def _ask(self, question: Question, fields: Fields, what: str) -> bool:
-        try:
-            path = fill_path(question.path, fields, question.query)
-        except InvalidMessage as error:
-            raise Unanswered(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
-        answer = await self._answer(path, what)
-        try:
-            return holds(question.holds, answer, fields)
-        except ValueError as error:
-            raise Unanswered(_unusable(what, answer, error)) from None
+        for page in range(1, PAGES + 1):
+            with_page = {**fields, "page": page}
+            try:
+                answer = await self._answer(question, with_page, what)
+            except InvalidMessage as error:
+                raise Unanswered(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
+            try:
+                if holds(question.holds, answer, with_page):
+                    return True
+                if question.more is None or not holds(question.more, answer, with_page):
+                    return False
+            except ValueError as error:
+                raise Unanswered(_unusable(what, answer, error)) from None
+        raise Unanswered(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
 
-    async def _answer(self, path: str, what: str) -> Answer:
+    async def _answer(self, asked: Get, fields: Fields, what: str) -> Answer:
+        def draw(session: str | None) -> Request:
+            return Request("GET", fill_path(asked.path, {**fields, "session": session}, asked.query), HEADERS)
+
         def judge(answer: Answer) -> Outcome:
             return outcome_of_question(answer, self.preset, self.now())
 
-        reply = await self.line.send(lambda _: Request("GET", path, HEADERS), judge, limit=LOOK_UP_LIMIT)
+        reply = await self.line.send(draw, judge, limit=LOOK_UP_LIMIT)
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             raise Unanswered(_of_a_question(reply.outcome, what))
         return reply.answer

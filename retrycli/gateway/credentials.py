@@ -51,6 +51,8 @@ class Credentials:
         _check_token(self._values["token"])
         try:
             self.headers()
+            self.identity = None if self._auth.identity is None else fill_text(self._auth.identity, self._values)
+            """Who we are, where messages say so."""
         except InvalidMessage as error:
             raise ConfigurationError(f"gateway.username or gateway.password: {error}") from None
 

@@ -6,13 +6,22 @@ import asyncio
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 import httpx
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
-from retrycli.gateway.answer import Answer, outcome_of, outcome_of_question, value_at
+from retrycli.gateway.answer import (
+    ANSWER_LIMIT,
+    LOOK_UP_LIMIT,
+    Answer,
+    holds,
+    outcome_of,
+    outcome_of_question,
+    value_at,
+)
 from retrycli.gateway.asking import Found, Questions, Unanswered
 from retrycli.gateway.content import FilePart, file_content, json_content, multipart_content
 from retrycli.gateway.credentials import Credentials
@@ -32,6 +41,9 @@ if TYPE_CHECKING:
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
 MEGABYTE = 1_000_000
+REPEATED = 20
+"""How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
+AMISS = "is not as it should be: look at it there at once"
 
 
 @dataclass(slots=True)
@@ -177,8 +189,15 @@ class HttpGateway:
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
                 raise _Unfit(f"{column} is empty, and the preset {preset} needs it")
-        fields: dict[str, object] = {**message.fields, "delivery_key": queued.delivery_key}
+        fields: dict[str, object] = {
+            **message.fields,
+            "delivery_key": queued.delivery_key,
+            "identity": self._credentials.identity,
+        }
         files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        for file in files:
+            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
+                raise _Unfit(f"the preset {preset} takes no attachment like {file.name}; send a link to it instead")
         fields["attachments"] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
             for file, part in zip(files, parts, strict=True)
@@ -246,8 +265,13 @@ class HttpGateway:
         return Request(rule.method, path, headers, json_content(body, draft.parts))
 
     async def _send(self, draft: _Draft, flight: Flight) -> Outcome:
-        reply = await self._line.send(lambda session: self._draw(draft, session), self._judge, flight=flight)
-        return reply.outcome
+        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(draft.fields["body"])), LOOK_UP_LIMIT))
+        reply = await self._line.send(
+            lambda session: self._draw(draft, session), self._judge, limit=limit, flight=flight
+        )
+        if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
+            return reply.outcome
+        return _confirmed(draft, reply.answer, reply.outcome)
 
     def _judge(self, answer: Answer) -> Outcome:
         return outcome_of(answer, self._preset, self._now())
@@ -286,8 +310,7 @@ class HttpGateway:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
-        said = "it arrived, but reading it back shows that it is not as it should be: look at it there at once"
-        return replace(outcome, kind=OutcomeKind.PERMANENT, error=said)
+        return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
@@ -299,6 +322,18 @@ class HttpGateway:
 
 class _Unfit(Exception):
     """A message that the preset, or its own row, lacks something for."""
+
+
+def _confirmed(draft: _Draft, answer: Answer, outcome: Outcome) -> Outcome:
+    """What a delivered message comes to by what the answer says of it."""
+    condition = draft.rule.confirmed
+    try:
+        if condition is None or holds(condition, answer, draft.fields):
+            return outcome
+    except ValueError as error:
+        said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"
+        return Outcome(OutcomeKind.UNKNOWN, answer.status, said)
+    return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {AMISS}")
 
 
 def _of_an_upload(outcome: Outcome, name: str) -> Outcome:

@@ -107,9 +107,9 @@ class Preset(Table):
         for message_type, rule in self.messages.items():
             yield f"messages.{message_type}", {*(place.name for place in rule.places()), *rule.required}
         for name, question in self.probe.items():
-            yield f"probe.{name}", _names([question.path, question.query, *question.holds.templates])
+            yield f"probe.{name}", _names([question.path, question.query, *question.templates])
         for each in self.look_up:
-            yield "look_up", _names([each.path, each.query, *each.holds.templates])
+            yield "look_up", _names([each.path, each.query, *each.templates])
         for name, preflight in self.preflight.items():
             taken: set[str] = set()
             for step in preflight.steps:

@@ -75,7 +75,7 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
 
 
 def _question(settings: OneGateway, credentials: Credentials, check: Get | None) -> httpx.Request:
-    path = "" if check is None else fill_path(check.path, {}, check.query)
+    path = "" if check is None else fill_path(check.path, {"identity": credentials.identity}, check.query)
     return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 
 

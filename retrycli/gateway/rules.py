@@ -13,7 +13,7 @@ from retrycli.gateway.template import Place, Template, Tree, places
 from retrycli.message import LIST_COLUMNS
 from retrycli.outcome import OutcomeKind
 
-OURS = frozenset({"delivery_key", "marker", "session", "external_id"})
+OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
 """What the templates of ``[auth]`` may name."""
@@ -105,6 +105,13 @@ class Question(Get):
     """A GET, and what its answer must say."""
 
     holds: Condition
+    more: Condition | None = None
+    """Where it holds, the answer is not the whole: the question is asked again, with ``{page}`` 2, 3 and so on."""
+
+    @property
+    def templates(self) -> tuple[str, ...]:
+        """The templates of its conditions."""
+        return (*self.holds.templates, *(() if self.more is None else self.more.templates))
 
 
 class LookUp(Question):
@@ -163,20 +170,26 @@ class MessageRule(Table):
     body: Tree = {}
     files: str | None = None
     """multipart: the name of the field that attachments go in."""
+    endings: tuple[Annotated[str, Field(pattern=r"^[^.A-Z]*$")], ...] = ()
+    """How attachments' names may end, in small letters, "" without any ending: others the system takes badly. By
+    default in any way."""
     required: tuple[str, ...] = ()
     """Columns that must hold something: without it nothing would arrive, or something empty."""
     ignores: tuple[Literal["cc_emails", "bcc_emails", "attachments"], ...] = ()
     """Columns that may be left out; else a message that has something in a column without a place is not sent."""
     marker: Marker | None = None
     preflight: str | None = None
+    confirmed: Condition | None = None
+    """What the answer must say of what was made: without it, the message has arrived, but not as it should be."""
     verify: Question | None = None
     """How to read back that what was sent is as it should be, where ``gateway.verify`` asks for it."""
 
     def places(self) -> Iterator[Place]:
         """All places in its templates."""
-        verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.holds.templates)
+        verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.templates)
+        confirmed = () if self.confirmed is None else self.confirmed.templates
         marker = () if self.marker is None else (self.marker.text,)
-        yield from places([self.path, self.query, self.headers, self.body, *marker, *verify])
+        yield from places([self.path, self.query, self.headers, self.body, *marker, *confirmed, *verify])
 
     @property
     def capabilities(self) -> tuple[str, ...]:
@@ -221,12 +234,15 @@ class Auth(Table):
     basic: tuple[Secret, Secret] | None = None
     """User and password of HTTP's basic authentication (RFC 7617)."""
     session: Session | None = None
+    identity: Secret | None = None
+    """Who we are, where messages have to say so: it is then ``{identity}`` in their templates and those of checks."""
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """The settings of ``gateway`` that it can't do without."""
+        """The settings of ``gateway`` that it can't do without: all it names, but for ``{…|optional}``."""
         session = () if self.session is None else (self.session.headers, self.session.body)
-        named = {place.name for place in places([self.headers, self.basic or (), *session])}
+        found = places([self.headers, self.basic or (), self.identity, *session])
+        named = {each.name for each in found if not {name for name, _ in each.filters} & {"default", "optional"}}
         return tuple(sorted(named - {"session"}))
 
 

@@ -252,6 +252,15 @@ def _int(value: object, _argument: str) -> object:
     return int(text)
 
 
+def _django(value: object, _argument: str) -> object:
+    """Text that Django's template language renders as it was.
+
+    What opens or ends a tag is given as a text in a variable's place. There must be no ``{%`` even so:
+    django-helpdesk sets each between tags of its own beforehand.
+    """
+    return re.sub(r"\{|%(?=\})", r"{{'\g<0>'}}", plain(value))
+
+
 def _raw(value: object, _argument: str) -> object:
     return value
 
@@ -262,6 +271,7 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "join": _join,
     "html": _html,
     "text": _text,
+    "django": _django,
     "raw": _raw,
     "base64": _base64,
     "int": _int,

@@ -323,7 +323,7 @@ def mistake(name: str, columns: tuple[str, ...] = COLUMNS) -> str:
 
 
 def test_a_preset_that_is_not_there() -> None:
-    assert mistake("zendsk") == "gateway.preset: no preset 'zendsk'; write a .toml file or generic"
+    assert mistake("zendsk").startswith("gateway.preset: no preset 'zendsk'; write a .toml file or ")
 
 
 @pytest.mark.parametrize("name", ["", "../presets/generic", "generic.", "GENERIC"])

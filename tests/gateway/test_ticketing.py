@@ -1,0 +1,690 @@
+"""Our presets deliver to the played ticketing systems: what holds for all of them, and then the traps of each.
+
+A system that is new here needs a line in `SYSTEMS`, and tests of its own only for what is peculiar to it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from retrycli.gateway.preset import load_preset, preset_text
+from retrycli.gateway.probe import probe
+from retrycli.message import MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.settings import Gateway
+from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
+from tests.gateway.ticketing.arrived import Arrived
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
+from tests.gateway.ticketing.freescout import Freescout
+from tests.gateway.ticketing.freshdesk import Freshdesk
+from tests.gateway.ticketing.glpi import Glpi
+from tests.gateway.ticketing.helpdesk import Helpdesk
+from tests.gateway.ticketing.jira_service_management import JiraServiceManagement
+from tests.gateway.ticketing.zammad import Zammad
+from tests.gateway.ticketing.zendesk import Zendesk
+from tests.gateway.ticketing.znuny import Znuny
+
+TYPES = ("customer", "supplier", "internal")
+TEXT = 'Grüße 🎫, "so" it\'s & <b>not bold</b>.\n\nTwo lines\nfurther on: 100 % {braces} #1 *stars*'
+SUPPLIER, CC, BCC = "lager@supplier.example", "ben@example.com", "boss@example.com"
+FILES = {"Prüfbericht Nº 1.txt": "Grüße\r\n".encode(), "photo.png": bytes(range(256)) * 40}
+LONG_AGO = NOON - timedelta(days=1)
+
+
+@dataclass(frozen=True)
+class System:
+    """One ticketing system.
+
+    Args:
+        preset: its preset.
+        fake: who plays it.
+        account: the settings that its preset needs.
+        wrong: the same, but it takes them for nobody's.
+        public: what stands in its preset so that a note is internal, and what to put in its place so that it is not.
+        ticket, unknown, forbidden: one that is there, one that is not, and one that we may not touch.
+        cc, bcc, attachments: whether its preset has a place for them.
+        to: whether a supplier is addressed by ``recipient_email``.
+        supplier_internal: whether what suppliers are sent is kept from the customer.
+        confirms: whether an answer tells without ``gateway.verify`` that a note is public.
+        limit: has it answer that there was too much.
+        wait: how long it then wants to be left alone.
+    """
+
+    preset: str
+    fake: Callable[[], Fake]
+    account: Mapping[str, str]
+    wrong: Mapping[str, str]
+    public: tuple[str, str]
+    ticket: int | str = 1
+    unknown: int | str = 99
+    forbidden: int | str | None = 3
+    cc: bool = False
+    bcc: bool = False
+    attachments: bool = True
+    to: bool = False
+    supplier_internal: bool = False
+    confirms: bool = True
+    limit: Callable[[Any], None] | None = None
+    wait: timedelta | None = None
+    changes: Mapping[str, object] = field(default_factory=dict)
+    """What its messages have besides."""
+
+
+def limited(fake: Any) -> None:  # noqa: ANN401  any of those that have this switch
+    fake.limited = True
+
+
+SYSTEMS = [
+    System(
+        "zammad",
+        Zammad,
+        {"token": "zammad-token"},
+        {"token": "wrong"},
+        ("internal = true", "internl = true"),
+        cc=True,
+        to=True,
+        supplier_internal=True,
+        limit=limited,
+    ),
+    System(
+        "zendesk",
+        Zendesk,
+        {"username": "agent@example.com", "token": "zendesk-token"},
+        {"token": "wrong"},
+        ("public = false", "pubic = false"),
+        cc=True,
+        limit=lambda fake: setattr(fake, "limited", "account"),
+        wait=timedelta(seconds=93),
+    ),
+    System(
+        "freshdesk",
+        Freshdesk,
+        {"token": "freshdesk-key"},
+        {"token": "wrong"},
+        ('private = "true"', 'private = "false"'),
+        cc=True,
+        bcc=True,
+        to=True,
+        supplier_internal=True,
+        limit=limited,
+        wait=timedelta(seconds=42),
+    ),
+    System(
+        "jira-service-management",
+        JiraServiceManagement,
+        {"username": "agent@example.com", "token": "jira-token"},
+        {"token": "wrong"},
+        ('"sd.public.comment", value = { internal = true }', '"sd.public.coment", value = { internal = true }'),
+        ticket="SUP-1",
+        unknown="SUP-99",
+        forbidden="SUP-3",
+        attachments=False,
+        confirms=False,
+        limit=limited,
+        wait=timedelta(seconds=5),
+    ),
+    System(
+        "znuny",
+        Znuny,
+        {"username": "agent", "password": "secret"},
+        {"username": "agent", "password": "wrong"},
+        ("IsVisibleForCustomer = 0", "IsVisibleForCustomer = 1"),
+        ticket=7,
+        forbidden=8,
+        cc=True,
+        bcc=True,
+        to=True,
+        supplier_internal=True,
+        confirms=False,
+    ),
+    System(
+        "glpi",
+        Glpi,
+        {"token": "secret", "password": "app"},
+        {"token": "wrong", "password": "app"},
+        ("is_private = 1", "is_privat = 1"),
+        ticket=7,
+        forbidden=8,
+        attachments=False,
+        confirms=False,
+    ),
+    System(
+        "helpdesk",
+        Helpdesk,
+        {"token": "secret"},
+        {"token": "wrong"},
+        ('public = "false"', 'public = "true"'),
+        ticket=7,
+        forbidden=None,
+    ),
+    System(
+        "freescout",
+        Freescout,
+        {"token": "secret", "username": "3"},
+        {"token": "wrong", "username": "3"},
+        ('type = "note"', 'type = "notes"'),
+        ticket=7,
+        forbidden=None,
+        cc=True,
+        bcc=True,
+        confirms=False,
+    ),
+]
+
+
+@pytest.fixture(params=SYSTEMS, ids=[each.preset for each in SYSTEMS])
+def system(request: pytest.FixtureRequest) -> System:
+    found: System = request.param
+    return found
+
+
+@pytest.fixture
+def fake(system: System) -> Iterator[Fake]:
+    with system.fake() as played:
+        yield played
+
+
+def settings(system: System, fake: Fake, **changes: object) -> Gateway:
+    return gateway_settings(fake.url, **({"preset": system.preset, **system.account} | changes))
+
+
+def message(system: System, message_type: str = "customer", **changes: object) -> QueuedMessage:
+    """A message that any of the systems has a place for, but for what a test changes."""
+    usual = {"ticket_id": system.ticket, "message_type": message_type, "cc_emails": None, "body": TEXT}
+    to = {"recipient_email": SUPPLIER} if message_type == "supplier" else {}
+    return queued(**{**usual, **to, **system.changes, **changes})
+
+
+def unsettled(system: System, message_type: str = "customer") -> QueuedMessage:
+    """One that may have arrived, long enough ago for it to show."""
+    return replace(message(system, message_type), unsettled_since=LONG_AGO)
+
+
+def said(arrived: Arrived) -> str:
+    """What a person reads, without the line by which a message is found again, and what stands after it."""
+    text = arrived.text
+    if arrived.html:
+        text = html.unescape(re.sub(r"<[^>]*>", "", re.sub(r"<br ?/?>\n?|</p>\s*<p>", "\n", text)))
+    return re.sub(rf"\n\nRef\. {KEY}.*", "", text, flags=re.DOTALL)
+
+
+def with_files(folder: Path) -> tuple[dict[str, object], dict[str, object]]:
+    """What a message has so that `FILES` go with it, and what the settings then say."""
+    for name, content in FILES.items():
+        (folder / name).write_bytes(content)
+    return {"attachments": json.dumps(list(FILES))}, {"attachments_dir": folder}
+
+
+def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
+    """The system's preset, with a mistake in it by which a note is public, and without what answers confirm."""
+    text = preset_text(system.preset)
+    assert system.public[0] in text
+    wrong = text.replace(*system.public)
+    return preset_file(folder, wrong if confirmed else re.sub(r"^confirmed = .*", "", wrong, flags=re.MULTILINE))
+
+
+class Refusing(Fake):
+    """Answers everything in one way.
+
+    Args:
+        status, body: with what.
+    """
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__()
+        self._answered = Answered(status, body)
+        self.arrived = []
+
+    def answer(self, asked: Asked) -> Answered:
+        return self._answered
+
+
+def refused(preset: str, status: int, body: object) -> OutcomeKind:
+    """What a message comes to where this is the answer to everything."""
+    with Refusing(status, body) as fake:
+        return deliver(settings(playing(preset), fake), message(playing(preset))).kind
+
+
+# What holds for all of them.
+
+
+def test_a_reply_arrives_as_a_reply_and_reads_as_it_was_written(system: System, fake: Fake) -> None:
+    outcome = deliver(settings(system, fake), message(system))
+    (arrived,) = fake.arrived
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert (arrived.ticket, arrived.internal, said(arrived)) == (str(system.ticket), False, TEXT)
+
+
+def test_a_note_arrives_internal_and_stays_so(system: System, fake: Fake) -> None:
+    recipients = {"cc_emails": json.dumps([CC]), "bcc_emails": json.dumps([BCC])}
+    outcome = deliver(settings(system, fake), message(system, "internal", **recipients))
+    (arrived,) = fake.arrived
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert (arrived.ticket, arrived.internal, said(arrived)) == (str(system.ticket), True, TEXT)
+    assert not arrived.mailed
+    assert not {SUPPLIER, CC, BCC} & {*arrived.to, *arrived.cc, *arrived.bcc}
+
+
+def test_a_message_to_a_supplier_arrives(system: System, fake: Fake) -> None:
+    outcome = deliver(settings(system, fake), message(system, "supplier"))
+    (arrived,) = fake.arrived
+    assert outcome.kind is OutcomeKind.DELIVERED
+    assert (arrived.internal, said(arrived)) == (system.supplier_internal, TEXT)
+    if system.to:
+        assert (arrived.to, arrived.mailed) == ((SUPPLIER,), True)
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_what_was_made_is_known_by_its_id(system: System, fake: Fake, message_type: str) -> None:
+    outcome = deliver(settings(system, fake), message(system, message_type))
+    assert outcome.external_id == str(fake.arrived[0].id)
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_a_long_message_is_known_to_have_arrived(system: System, fake: Fake, message_type: str) -> None:
+    text = f"{TEXT}\n" * 300  # which an answer may repeat, in more than one form
+    outcome = deliver(settings(system, fake), message(system, message_type, body=text.strip()))
+    assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, str(fake.arrived[0].id))
+    assert said(fake.arrived[0]) == text.strip()
+
+
+@pytest.mark.parametrize("column", ["cc", "bcc"])
+@pytest.mark.parametrize("message_type", ["customer", "supplier"])
+def test_copies_arrive_or_nothing_is_sent(system: System, fake: Fake, message_type: str, column: str) -> None:
+    copies = {f"{column}_emails": json.dumps(["one@example.com", "two@example.com"])}
+    outcome = deliver(settings(system, fake), message(system, message_type, **copies))
+    if getattr(system, column):
+        assert outcome.kind is OutcomeKind.DELIVERED
+        assert getattr(fake.arrived[0], column) == ("one@example.com", "two@example.com")
+    else:
+        assert (outcome.kind, fake.asked) == (OutcomeKind.INVALID, [])
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_attachments_arrive_byte_for_byte_or_nothing_is_sent(
+    system: System, fake: Fake, message_type: str, tmp_path: Path
+) -> None:
+    columns, folder = with_files(tmp_path)
+    outcome = deliver(settings(system, fake, **folder), message(system, message_type, **columns))
+    if system.attachments:
+        assert outcome.kind is OutcomeKind.DELIVERED
+        (arrived,) = fake.arrived
+        assert {name: content for name, _, content in arrived.attachments} == FILES
+        assert [kind for _, kind, _ in arrived.attachments] == ["text/plain", "image/png"]
+        assert arrived.internal is (message_type == "internal" or (message_type == "supplier" and arrived.internal))
+    else:
+        assert (outcome.kind, fake.asked) == (OutcomeKind.INVALID, [])
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+@pytest.mark.parametrize("body", ["", " \n\t "])
+def test_an_empty_message_never_arrives(system: System, fake: Fake, message_type: str, body: str) -> None:
+    outcome = deliver(settings(system, fake), message(system, message_type, body=body))
+    assert outcome.kind in {OutcomeKind.INVALID, OutcomeKind.PERMANENT, OutcomeKind.REFUSED}
+    assert fake.arrived == []
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_wrong_credentials_are_told_from_all_else(system: System, fake: Fake, message_type: str) -> None:
+    outcome = deliver(settings(system, fake, **system.wrong), message(system, message_type))
+    assert (outcome.kind, fake.arrived) == (OutcomeKind.UNAUTHORIZED, [])
+
+
+def test_the_check_tells_whether_credentials_are_right(system: System, fake: Fake) -> None:
+    def checked(**changes: str) -> OutcomeKind:
+        found = asyncio.run(probe(settings(system, fake, **changes), now=lambda: NOON))
+        assert found.proves_credentials
+        return found.outcome.kind
+
+    assert checked() is OutcomeKind.DELIVERED
+    assert checked(**system.wrong) is OutcomeKind.UNAUTHORIZED
+    assert fake.arrived == []
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_an_unknown_ticket_is_final(system: System, fake: Fake, message_type: str) -> None:
+    outcome = deliver(settings(system, fake), message(system, message_type, ticket_id=system.unknown))
+    assert (outcome.kind, fake.arrived) == (OutcomeKind.PERMANENT, [])
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_a_ticket_that_is_not_ours_to_touch_is_final(system: System, fake: Fake, message_type: str) -> None:
+    if system.forbidden is None:
+        pytest.skip("it has none")
+    outcome = deliver(settings(system, fake), message(system, message_type, ticket_id=system.forbidden))
+    assert (outcome.kind, fake.arrived) == (OutcomeKind.PERMANENT, [])
+    assert re.search(r"HTTP \d+: \w+|refused: \w+", outcome.error or "")  # in the system's own words
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_too_much_is_throttled_for_as_long_as_it_says(system: System, fake: Fake, message_type: str) -> None:
+    if system.limit is None:
+        pytest.skip("it limits nothing")
+    system.limit(fake)
+    outcome = deliver(settings(system, fake), message(system, message_type))
+    assert (outcome.kind, outcome.retry_after, fake.arrived) == (OutcomeKind.THROTTLED, system.wait, [])
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_what_has_arrived_is_found_and_not_sent_again(system: System, fake: Fake, message_type: str) -> None:
+    deliver(settings(system, fake), message(system, message_type))
+    outcome = deliver(settings(system, fake), unsettled(system, message_type))
+    assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    assert len(fake.arrived) == 1
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_what_has_not_arrived_is_sent(system: System, fake: Fake, message_type: str) -> None:
+    other = replace(message(system, message_type), delivery_key=KEY[:-1] + "1")
+    deliver(settings(system, fake), other)
+    assert len(fake.arrived) == 1
+    outcome = deliver(settings(system, fake), unsettled(system, message_type))
+    assert (outcome.kind, outcome.error) == (OutcomeKind.DELIVERED, None)
+    assert len(fake.arrived) == 2
+
+
+def test_what_may_still_turn_up_is_waited_for(system: System, fake: Fake) -> None:
+    outcome = deliver(settings(system, fake), replace(message(system), unsettled_since=NOON))
+    assert (outcome.kind, fake.arrived) == (OutcomeKind.REFUSED, [])
+
+
+def test_a_look_up_that_has_no_answer_sends_nothing(system: System, fake: Fake) -> None:
+    outcome = deliver(settings(system, fake, **system.wrong), unsettled(system))
+    assert (outcome.kind, fake.arrived) == (OutcomeKind.UNAUTHORIZED, [])
+    fake.failing = frozenset({"GET"})
+    outcome = deliver(settings(system, fake), unsettled(system))
+    assert outcome.kind in {OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE}
+    assert fake.arrived == []
+
+
+def test_a_look_up_that_does_not_see_the_ticket_sends_nothing(system: System, fake: Fake) -> None:
+    lost = replace(message(system, ticket_id=system.unknown), unsettled_since=LONG_AGO)
+    assert deliver(settings(system, fake), lost).kind is not OutcomeKind.DELIVERED
+    assert fake.arrived == []
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_reading_back_passes_what_is_right(system: System, fake: Fake, message_type: str) -> None:
+    outcome = deliver(settings(system, fake, verify=True), message(system, message_type))
+    assert (outcome.kind, outcome.error) == (OutcomeKind.DELIVERED, None)
+    asks = load_preset(system.preset).messages[MessageType(message_type)].verify is not None
+    assert asks or message_type != "internal"
+    assert (fake.asked[-1].method == "GET") is asks
+
+
+@pytest.mark.parametrize("verify", [True, False])
+def test_a_note_that_is_public_is_noticed(system: System, fake: Fake, verify: bool, tmp_path: Path) -> None:  # noqa: FBT001
+    if not (verify or system.confirms):
+        pytest.skip("its answers don't say")
+    preset = made_public(system, tmp_path, confirmed=not verify)
+    outcome = deliver(settings(system, fake, preset=preset, verify=verify), message(system, "internal"))
+    assert [each.internal for each in fake.arrived] == [False]
+    assert outcome.kind is OutcomeKind.PERMANENT
+    assert "is not as it should be" in (outcome.error or "")
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_no_answer_is_never_taken_for_a_delivery(system: System, fake: Fake, message_type: str) -> None:
+    fake.failing = frozenset({"POST", "PUT", "PATCH"})
+    outcome = deliver(settings(system, fake), message(system, message_type))
+    assert outcome.kind in {OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN}
+    assert fake.arrived == []
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_somebody_elses_page_is_no_delivery(system: System, message_type: str) -> None:
+    with Refusing(200, b"<!DOCTYPE html><title>Back soon</title>") as stranger:
+        outcome = deliver(settings(system, stranger), message(system, message_type))
+    assert outcome.kind is not OutcomeKind.DELIVERED
+
+
+# What is peculiar to one of them.
+
+
+def playing(preset: str) -> System:
+    (found,) = [each for each in SYSTEMS if each.preset == preset]
+    return found
+
+
+@pytest.fixture
+def zammad() -> Iterator[Zammad]:
+    with Zammad() as played:
+        yield played
+
+
+def to_zammad(zammad: Zammad, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("zammad")
+    return deliver(settings(system, zammad), message(system, message_type, **changes))
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_zammad_is_sent_nothing_by_who_is_no_agent(zammad: Zammad, message_type: str) -> None:
+    zammad.agent = False  # with it, each of them would become a public note
+    outcome = to_zammad(zammad, message_type)
+    assert (outcome.kind, zammad.arrived) == (OutcomeKind.PERMANENT, [])
+    assert outcome.error == "preflight ticket_agent: HTTP 403: Not authorized"
+
+
+def test_zammad_mails_a_reply_to_its_recipient(zammad: Zammad) -> None:
+    to_zammad(zammad)
+    (arrived,) = zammad.arrived
+    assert (arrived.mailed, arrived.to, arrived.html) == (True, ("anna@example.com",), False)
+
+
+@pytest.mark.parametrize("message_type", ["customer", "supplier"])
+def test_zammad_is_sent_no_mail_without_a_recipient(zammad: Zammad, message_type: str) -> None:
+    outcome = to_zammad(zammad, message_type, recipient_email=None)
+    assert (outcome.kind, zammad.asked) == (OutcomeKind.INVALID, [])
+
+
+def test_zammad_takes_text_for_text_under_its_subject(zammad: Zammad) -> None:
+    for message_type in TYPES:
+        to_zammad(zammad, message_type)
+    posts = [each.json for each in zammad.asked if each.method == "POST"]
+    assert [each["subject"] for each in posts] == ["Your delivery"] * 3
+    assert [each["content_type"] for each in posts] == ["text/plain"] * 3
+    assert [(each["type"], each["internal"]) for each in posts] == [("email", False), ("email", True), ("note", True)]
+
+
+def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -> None:
+    zammad.agent = False
+    system = playing("zammad")
+    preset = preset_file(tmp_path, preset_text("zammad").replace('preflight = "ticket_agent"', ""))
+    outcome = deliver(settings(system, zammad, preset=preset), message(system))
+    assert (outcome.kind, [each.mailed for each in zammad.arrived]) == (OutcomeKind.PERMANENT, [False])
+
+
+@pytest.mark.parametrize(
+    ("text", "kind"),
+    [
+        ("Token authorization failed.", OutcomeKind.UNAUTHORIZED),
+        ("Authentication required", OutcomeKind.UNAUTHORIZED),
+        ("API token access disabled!", OutcomeKind.UNAUTHORIZED),
+        ("Not authorized", OutcomeKind.PERMANENT),
+    ],
+)
+def test_zammad_says_403_of_credentials_and_of_tickets(text: str, kind: OutcomeKind) -> None:
+    assert refused("zammad", 403, {"error": text, "error_human": text}) is kind
+
+
+def test_zammad_keeps_the_key_where_no_customer_sees_it(zammad: Zammad) -> None:
+    to_zammad(zammad)
+    assert (zammad.arrived[0].text, zammad.arrived[0].marks) == (TEXT, {"retrycli": KEY})
+
+
+@pytest.fixture
+def zendesk() -> Iterator[Zendesk]:
+    with Zendesk() as played:
+        yield played
+
+
+def to_zendesk(zendesk: Zendesk, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("zendesk")
+    return deliver(settings(system, zendesk), message(system, message_type, **changes))
+
+
+def test_zendesk_that_makes_no_comment_has_not_taken_the_message(zendesk: Zendesk, tmp_path: Path) -> None:
+    system = playing("zendesk")
+    preset = preset_file(tmp_path, preset_text("zendesk").replace("html_body", "htm_body"))
+    outcome = deliver(settings(system, zendesk, preset=preset), message(system))
+    assert (outcome.kind, outcome.status_code, zendesk.arrived) == (OutcomeKind.REFUSED, 200, [])
+
+
+def test_zendesk_shows_a_reply_on_a_ticket_that_has_only_been_internal(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk, ticket_id=2)
+    assert zendesk.arrived[0].mailed
+
+
+def test_zendesk_that_keeps_a_light_agents_reply_internal_is_noticed(zendesk: Zendesk) -> None:
+    zendesk.light = True
+    outcome = to_zendesk(zendesk)
+    assert zendesk.arrived[0].internal
+    assert (outcome.kind, outcome.status_code) == (OutcomeKind.PERMANENT, 200)
+    assert to_zendesk(zendesk, "internal").kind is OutcomeKind.DELIVERED
+
+
+def test_zendesk_takes_nothing_on_a_closed_ticket(zendesk: Zendesk) -> None:
+    outcome = to_zendesk(zendesk, ticket_id=4)
+    assert (outcome.kind, zendesk.arrived) == (OutcomeKind.PERMANENT, [])
+    assert "Status: closed prevents ticket update" in (outcome.error or "")
+
+
+def test_zendesk_limits_updates_of_one_ticket_too(zendesk: Zendesk) -> None:
+    zendesk.limited = "ticket"
+    outcome = to_zendesk(zendesk)
+    assert (outcome.kind, outcome.retry_after) == (OutcomeKind.THROTTLED, timedelta(seconds=93))
+
+
+def test_zendesk_copies_nobody_in_for_a_note(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk, "internal", cc_emails=json.dumps([CC]))
+    assert (len(zendesk.arrived), zendesk.ccs) == (1, {})
+
+
+def test_zendesk_keeps_the_key_where_no_customer_sees_it(zendesk: Zendesk) -> None:
+    to_zendesk(zendesk)
+    assert KEY not in zendesk.arrived[0].text
+    assert zendesk.arrived[0].marks == {"retrycli": KEY}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "kind"),
+    [
+        (
+            403,
+            {"error": "Forbidden", "description": "You are missing the following required scopes: write"},
+            "unauthorized",
+        ),
+        (403, {"error": {"title": "Forbidden", "message": "You do not have access to this page."}}, "permanent"),
+        (409, {"error": "Conflict"}, "transient"),
+    ],
+)
+def test_zendesk_says_what_is_wrong_by_status_and_words(status: int, body: object, kind: str) -> None:
+    assert refused("zendesk", status, body) == kind
+
+
+def test_zendesk_takes_an_oauth_token_without_a_user(zendesk: Zendesk) -> None:
+    account = {"preset": "zendesk", "auth": "bearer", "token": "oauth"}
+    outcome = deliver(gateway_settings(zendesk.url, **account), message(playing("zendesk")))
+    assert outcome.kind is OutcomeKind.DELIVERED
+
+
+@pytest.mark.parametrize("message_type", ["customer", "internal"])
+def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_type: str) -> None:
+    def others(count: int) -> None:
+        for _ in range(count):
+            zendesk._audit(1, {"body": "Another one.", "public": True}, {}, ())
+
+    system = playing("zendesk")
+    others(150)
+    outcome = deliver(settings(system, zendesk), unsettled(system, message_type))
+    assert (outcome.error, len(zendesk.arrived)) == (None, 151)
+    others(150)
+    outcome = deliver(settings(system, zendesk), unsettled(system, message_type))
+    assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", 301)
+
+
+@pytest.fixture
+def freshdesk() -> Iterator[Freshdesk]:
+    with Freshdesk() as played:
+        yield played
+
+
+def to_freshdesk(freshdesk: Freshdesk, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("freshdesk")
+    return deliver(settings(system, freshdesk), message(system, message_type, **changes))
+
+
+@pytest.mark.parametrize("message_type", ["customer", "internal"])
+@pytest.mark.parametrize("others", [99, 100, 250])
+def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, message_type: str, others: int) -> None:
+    system = playing("freshdesk")
+    for _ in range(others):
+        freshdesk._said.append({"id": 1, "ticket_id": 1, "body_text": "Another one.", "private": False})
+    sent = deliver(settings(system, freshdesk, verify=True), unsettled(system, message_type))
+    assert (sent.kind, sent.error) == (OutcomeKind.DELIVERED, None)
+    found = deliver(settings(system, freshdesk), unsettled(system, message_type))
+    assert (found.error, len(freshdesk.arrived)) == ("found by look-up", 1)
+
+
+def test_freshdesk_forwards_nothing_but_the_message_to_a_supplier(freshdesk: Freshdesk) -> None:
+    to_freshdesk(freshdesk, "supplier")
+    assert (len(freshdesk.arrived), freshdesk.quoted) == (1, set())
+
+
+def test_freshdesk_is_sent_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:
+    outcome = to_freshdesk(freshdesk, "supplier", recipient_email=None)
+    assert (outcome.kind, freshdesk.asked) == (OutcomeKind.INVALID, [])
+
+
+def test_freshdesk_refuses_what_it_does_not_know(freshdesk: Freshdesk, tmp_path: Path) -> None:
+    system = playing("freshdesk")
+    preset = preset_file(tmp_path, preset_text("freshdesk").replace('private = "true"', 'prvate = "true"'))
+    outcome = deliver(settings(system, freshdesk, preset=preset), message(system, "internal"))
+    assert (outcome.kind, freshdesk.arrived) == (OutcomeKind.PERMANENT, [])
+    assert "Unexpected/invalid field in request" in (outcome.error or "")
+
+
+@pytest.fixture
+def jira() -> Iterator[JiraServiceManagement]:
+    with JiraServiceManagement() as played:
+        yield played
+
+
+def to_jira(jira: JiraServiceManagement, message_type: str = "customer", **changes: object) -> Outcome:
+    system = playing("jira-service-management")
+    return deliver(settings(system, jira), message(system, message_type, **changes))
+
+
+@pytest.mark.parametrize("message_type", TYPES)
+def test_jira_is_sent_nothing_for_an_issue_that_is_no_request(jira: JiraServiceManagement, message_type: str) -> None:
+    outcome = to_jira(jira, message_type, ticket_id="SUP-4")  # where an internal comment need not be one
+    assert (outcome.kind, jira.arrived) == (OutcomeKind.PERMANENT, [])
+
+
+def test_jira_in_ones_own_house_takes_a_personal_access_token(jira: JiraServiceManagement) -> None:
+    account = {"preset": "jira-service-management", "auth": "bearer", "token": "jira-pat"}
+    outcome = deliver(gateway_settings(jira.url, **account), message(playing("jira-service-management")))
+    assert outcome.kind is OutcomeKind.DELIVERED
+
+
+def test_jira_keeps_the_key_where_no_customer_sees_it(jira: JiraServiceManagement) -> None:
+    to_jira(jira)
+    assert (jira.arrived[0].text, jira.arrived[0].marks["retrycli"]) == (TEXT, {"key": KEY})
+
+
+@pytest.mark.parametrize("default", [True, False])
+def test_jira_is_told_of_each_comment_whether_it_is_public(jira: JiraServiceManagement, default: bool) -> None:  # noqa: FBT001
+    jira.default_public = default
+    for message_type in TYPES:
+        to_jira(jira, message_type)
+    assert [each.internal for each in jira.arrived] == [False, False, True]

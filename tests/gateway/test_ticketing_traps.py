@@ -1,0 +1,234 @@
+"""What is peculiar to Znuny, GLPI, django-helpdesk and FreeScout: sessions that expire, and what they take amiss."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.preset import preset_text
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
+from tests.gateway.ticketing.freescout import Freescout
+from tests.gateway.ticketing.glpi import Glpi
+from tests.gateway.ticketing.helpdesk import Helpdesk
+from tests.gateway.ticketing.znuny import Znuny
+
+LONG_AGO = NOON - timedelta(days=1)
+MESSAGE = queued(ticket_id=7, cc_emails=None)
+NOTE = queued(ticket_id=7, cc_emails=None, message_type="internal")
+ACCOUNTS: dict[type, dict[str, object]] = {
+    Znuny: {"preset": "znuny", "username": "agent", "password": "secret"},
+    Glpi: {"preset": "glpi", "token": "secret", "password": "app"},
+    Helpdesk: {"preset": "helpdesk", "token": "secret"},
+    Freescout: {"preset": "freescout", "token": "secret", "username": "3"},
+}
+Played = Znuny | Glpi | Helpdesk | Freescout
+
+
+@pytest.fixture
+def znuny() -> Iterator[Znuny]:
+    with Znuny() as played:
+        yield played
+
+
+@pytest.fixture
+def glpi() -> Iterator[Glpi]:
+    with Glpi() as played:
+        yield played
+
+
+@pytest.fixture
+def helpdesk() -> Iterator[Helpdesk]:
+    with Helpdesk() as played:
+        yield played
+
+
+@pytest.fixture
+def freescout() -> Iterator[Freescout]:
+    with Freescout() as played:
+        yield played
+
+
+def sent(fake: Played, message: object = None, /, **changes: object) -> Outcome:
+    """Deliver a message, by default `MESSAGE`, with these changes of settings."""
+    settings = gateway_settings(fake.url, **(ACCOUNTS[type(fake)] | changes))
+    return deliver(settings, message or MESSAGE)  # type: ignore[arg-type]
+
+
+# Sessions.
+
+
+@pytest.fixture(params=[Znuny, Glpi])
+def with_session(request: pytest.FixtureRequest) -> Iterator[Znuny | Glpi]:
+    with request.param() as played:
+        yield played
+
+
+def log_ins(fake: Played) -> int:
+    return sum(each.path.endswith(("/Session", "/initSession")) for each in fake.asked)
+
+
+def test_one_session_does_for_many_messages(with_session: Znuny | Glpi) -> None:
+    settings = gateway_settings(with_session.url, verify=True, **ACCOUNTS[type(with_session)])
+    outcomes = deliver_in_turn(settings, MESSAGE, NOTE, replace(MESSAGE, unsettled_since=LONG_AGO))
+    assert [(each.kind, each.error) for each in outcomes] == [
+        (OutcomeKind.DELIVERED, None),
+        (OutcomeKind.DELIVERED, None),
+        (OutcomeKind.DELIVERED, "found by look-up"),
+    ]
+    assert (len(with_session.arrived), log_ins(with_session)) == (2, 1)
+
+
+@pytest.mark.parametrize("message", [MESSAGE, replace(NOTE, unsettled_since=LONG_AGO)], ids=["message", "look-up"])
+def test_a_session_that_has_expired_is_renewed_once(with_session: Znuny | Glpi, message: object) -> None:
+    class Expired(set[str]):
+        """Forgets the first session at once."""
+
+        def add(self, session: str, /) -> None:
+            if log_ins(with_session) > 1:
+                super().add(session)
+
+    with_session.sessions = Expired()
+    assert sent(with_session, message).kind is OutcomeKind.DELIVERED
+    assert (len(with_session.arrived), log_ins(with_session)) == (1, 2)
+
+
+def test_a_session_that_is_never_taken_ends_after_two(with_session: Znuny | Glpi) -> None:
+    class Nothing(set[str]):
+        """Keeps no session."""
+
+        def add(self, session: str, /) -> None:
+            """Forget it."""
+
+    with_session.sessions = Nothing()
+    assert sent(with_session).kind is OutcomeKind.UNAUTHORIZED
+    assert (with_session.arrived, log_ins(with_session)) == ([], 2)
+
+
+# Znuny.
+
+
+def test_znuny_mails_to_the_recipient_with_copies(znuny: Znuny) -> None:
+    copies = {"cc_emails": '["b@example.com", "c@example.com"]', "bcc_emails": '["d@example.com"]'}
+    assert sent(znuny, queued(ticket_id=7, **copies)).kind is OutcomeKind.DELIVERED
+    (arrived,) = znuny.arrived
+    assert (arrived.mailed, arrived.to) == (True, ("anna@example.com",))
+    assert (arrived.cc, arrived.bcc) == (("b@example.com", "c@example.com"), ("d@example.com",))
+    assert (arrived.text, arrived.marks) == ("It is on its way.", {"DeliveryKey": KEY})
+
+
+@pytest.mark.parametrize("column", ["subject", "recipient_email"])
+def test_znuny_is_sent_nothing_without_what_it_needs(znuny: Znuny, column: str) -> None:
+    assert sent(znuny, queued(ticket_id=7, **{column: " "})).kind is OutcomeKind.INVALID
+    assert znuny.asked == []
+
+
+def test_znuny_needs_its_field(znuny: Znuny) -> None:
+    znuny.article_fields = set()
+    outcome = sent(znuny)
+    assert (outcome.kind, znuny.arrived) == (OutcomeKind.PERMANENT, [])
+    assert outcome.error == "HTTP 200: TicketUpdate: DynamicField->Name parameter is invalid!"
+
+
+@pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])
+def test_znuny_may_give_out_numbers_as_texts(znuny: Znuny, message: object) -> None:
+    znuny.text_numbers = True
+    assert sent(znuny, message, verify=True) == Outcome(OutcomeKind.DELIVERED, 200, external_id="1")
+
+
+def test_znuny_takes_a_misspelt_article_for_nothing(znuny: Znuny, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, preset_text("znuny").replace("body.Article]", "body.Artikel]"))
+    assert sent(znuny, preset=preset).kind is OutcomeKind.REFUSED
+
+
+@pytest.mark.parametrize("body", ['it said ".AuthFail"', '{"Error": "TicketUpdate.AuthFail"}', "x.AuthFail"])
+def test_znuny_is_not_misunderstood_for_what_stands_in_a_ticket(znuny: Znuny, body: str) -> None:
+    sent(znuny, queued("other", ticket_id=7, cc_emails=None, body=body + "."))
+    assert sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO)).kind is OutcomeKind.DELIVERED
+    assert (len(znuny.arrived), log_ins(znuny)) == (2, 2)
+
+
+# GLPI.
+
+
+@pytest.mark.parametrize("password", ["wrong", None])
+def test_glpi_wants_its_app_token(glpi: Glpi, password: str | None) -> None:
+    assert sent(glpi, password=password).kind is OutcomeKind.UNAUTHORIZED
+    assert glpi.arrived == []
+
+
+def test_glpi_may_want_no_app_token(glpi: Glpi) -> None:
+    glpi.app_token = ""
+    assert sent(glpi, password=None) == Outcome(OutcomeKind.DELIVERED, 201, external_id="1")
+
+
+def test_glpi_says_what_is_wrong(glpi: Glpi) -> None:
+    outcome = sent(glpi, queued(ticket_id=99, cc_emails=None))
+    assert outcome.error == "HTTP 400: ERROR_GLPI_ADD; You don't have permission to perform this action."
+
+
+def test_glpi_finds_a_message_among_more_than_a_page(glpi: Glpi) -> None:
+    sent(glpi)
+    for number in range(20):
+        glpi.arrived.append(replace(glpi.arrived[0], id=number + 2, text="something else"))
+    assert sent(glpi, replace(MESSAGE, unsettled_since=LONG_AGO)).error == "found by look-up"
+
+
+# django-helpdesk.
+
+
+@pytest.mark.parametrize("text", ["{{ ticket.title }}", "{{ }}", "a {# b #} c", "{% now %}", "50 %} {{{", "}}{{'{'}}"])
+def test_helpdesk_renders_nothing(helpdesk: Helpdesk, text: str) -> None:
+    assert sent(helpdesk, queued(ticket_id=7, cc_emails=None, body=text)).kind is OutcomeKind.DELIVERED
+    assert helpdesk.arrived[0].text == f"{text}\n\nRef. {KEY}"
+
+
+def test_helpdesk_keeps_the_tickets_title(helpdesk: Helpdesk) -> None:
+    sent(helpdesk)
+    assert helpdesk.titles == {7: "Broken printer"}
+
+
+def test_helpdesk_is_sent_no_file_that_it_would_not_mail(helpdesk: Helpdesk, tmp_path: Path) -> None:
+    (tmp_path / "prices.xlsx").write_bytes(b"PK")
+    message = queued(ticket_id=7, cc_emails=None, attachments=json.dumps(["prices.xlsx"]))
+    assert sent(helpdesk, message, attachments_dir=tmp_path).kind is OutcomeKind.INVALID
+    assert helpdesk.asked == []
+
+
+def test_helpdesk_wants_one_who_is_staff(helpdesk: Helpdesk) -> None:
+    assert sent(helpdesk, token="customer").kind is OutcomeKind.UNAUTHORIZED
+
+
+def test_helpdesk_says_what_is_wrong(helpdesk: Helpdesk) -> None:
+    outcome = sent(helpdesk, queued(ticket_id=99, cc_emails=None))
+    assert outcome.error == 'HTTP 400: Invalid pk "99" - object does not exist.'
+
+
+# FreeScout.
+
+
+def test_freescout_has_the_user_write_to_the_customer_with_copies(freescout: Freescout) -> None:
+    copies = {"cc_emails": '["b@example.com"]', "bcc_emails": '["d@example.com"]'}
+    assert sent(freescout, queued(ticket_id=7, **copies)).kind is OutcomeKind.DELIVERED
+    (arrived,) = freescout.arrived
+    assert (arrived.mailed, arrived.to) == (True, ("customer@example.org",))
+    assert (arrived.cc, arrived.bcc) == (("b@example.com",), ("d@example.com",))
+    assert freescout.threads[0]["type"] == "message"
+
+
+def test_freescout_does_not_know_the_user(freescout: Freescout) -> None:
+    outcome = sent(freescout, username="4")
+    assert (outcome.kind, freescout.arrived) == (OutcomeKind.UNAUTHORIZED, [])
+    assert outcome.error == "HTTP 400: `user` parameter is required"
+
+
+@pytest.mark.parametrize("username", [None, "agent@example.org"])
+def test_freescout_needs_the_users_id(freescout: Freescout, username: str | None) -> None:
+    with pytest.raises(ConfigurationError, match=r"gateway\.username"):
+        sent(freescout, username=username)

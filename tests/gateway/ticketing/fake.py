@@ -1,0 +1,101 @@
+"""What all played ticketing systems have in common: a real HTTP server on loopback, and what it was asked."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any, Self
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from tests.gateway.ticketing.arrived import Arrived
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One request."""
+
+    method: str
+    path: str
+    query: Mapping[str, str]
+    headers: Mapping[str, str]
+    """By names in small letters."""
+    body: bytes
+
+    @property
+    def json(self) -> Any:  # noqa: ANN401  whatever JSON holds
+        """Its content."""
+        return json.loads(self.body)
+
+
+@dataclass(frozen=True)
+class Answered:
+    """One answer; a body that is no bytes goes out as JSON."""
+
+    status: int
+    body: object = b""
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class Fake:
+    """A played system. A kind of it says what it answers, and keeps what arrived. Use it as a context manager."""
+
+    arrived: list[Arrived]
+    """What it has taken, in that order."""
+
+    def __init__(self) -> None:
+        self.asked: list[Asked] = []
+        self.failing: frozenset[str] = frozenset()
+        """Methods that it answers with 500."""
+        self._lock = threading.Lock()
+        fake = self
+
+        class Handler(BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def _answer(self) -> None:
+                length = int(self.headers.get("Content-Length", 0))
+                url = urlsplit(self.path)
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                body = self.rfile.read(length)
+                asked = Asked(self.command, unquote(url.path), dict(parse_qsl(url.query)), headers, body)
+                with fake._lock:
+                    fake.asked.append(asked)
+                    answered = Answered(500) if asked.method in fake.failing else fake.answer(asked)
+                plain = isinstance(answered.body, bytes)
+                content = answered.body if isinstance(answered.body, bytes) else json.dumps(answered.body).encode()
+                self.send_response(answered.status)
+                kind = {} if plain else {"Content-Type": "application/json"}
+                for name, value in {**kind, **answered.headers, "Content-Length": str(len(content))}.items():
+                    self.send_header(name, value)
+                self.end_headers()
+                self.wfile.write(content)
+
+            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _answer  # noqa: N815
+
+            def log_message(self, *_: object) -> None:
+                """Say nothing."""
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self._server.daemon_threads = True
+        self._thread = threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02})
+
+    @property
+    def url(self) -> str:
+        """Where it is, as ``gateway.base_url`` takes it for this system."""
+        return f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def answer(self, asked: Asked) -> Answered:
+        """What comes back; called by one thread at a time."""
+        raise NotImplementedError
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()

@@ -1,0 +1,182 @@
+"""django-helpdesk as its REST API answers, which is Django REST framework's way."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import PurePath
+from typing import Any
+
+from tests.gateway.ticketing.arrived import Arrived
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
+from tests.gateway.ticketing.multipart import parts
+
+BASE = "/helpdesk/api"
+BROKEN = Answered(500, b"\n<!doctype html>\n<title>Server Error (500)</title>\n", {"Content-Type": "text/html"})
+TRUE = ("true", "True", "1", 1, True)
+FALSE = ("false", "False", "0", "", 0, False, None)
+ENDINGS = ("", "txt", "asc", "pdf", "doc", "docx", "odt", "jpg", "png", "eml")
+"""Of files that it takes, unless HELPDESK_VALID_EXTENSIONS says otherwise."""
+TAG = re.compile(r"{{.*?}}|{#.*?#}")
+
+
+def rendered(tag: str, known: Mapping[str, str]) -> str:
+    """What Django makes of a comment or a variable, which may be a text between quotation marks.
+
+    Raises:
+        ValueError: it is none.
+    """
+    inner = tag[2:-2].strip()
+    if tag.startswith("{#"):
+        return ""
+    if text := re.fullmatch(r"'([^']*)'|\"([^\"]*)\"", inner):
+        return text[1] or text[2] or ""
+    if not re.fullmatch(r"[\w.]+", inner):
+        raise ValueError(tag)
+    return known.get(inner, "")
+
+
+class Helpdesk(Fake):
+    """A played django-helpdesk with ticket 7, and tokens of one who is staff and of one who is not.
+
+    There is no addressing anyone: what is public goes to all who follow the ticket. Text may be Markdown.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.token = "secret"
+        self.token_of_customer = "customer"
+        self.titles = {7: "Broken printer"}
+        """Of the tickets."""
+        self.arrived: list[Arrived] = []
+        self.titles_of_followups: list[str] = []
+
+    @property
+    def url(self) -> str:
+        """With the path below which it was mounted."""
+        return super().url + BASE
+
+    def answer(self, asked: Asked) -> Answered:
+        """Of the view; only the list of views is open to all, so that one proves no credentials."""
+        path = asked.path.removeprefix(BASE)
+        if path == "/":
+            return Answered(200, {name: f"{self.url}/{name}/" for name in ("tickets", "followups")})
+        if not path.endswith("/"):
+            return Answered(404, b"\n<!doctype html>\n<title>Not Found</title>\n", {"Content-Type": "text/html"})
+        if refused := self._refused(asked):
+            return refused
+        match asked.method, path.strip("/").split("/"):
+            case "POST", ["followups"]:
+                return self._create(asked)
+            case "GET", ["followups"]:
+                return self._page([self._shown(one) for one in self.arrived], asked)
+            case "GET", ["tickets"]:
+                return self._page([self._ticket(number) for number in self.titles], asked)
+            case "GET", ["tickets", number] if number.isdigit() and int(number) in self.titles:
+                return Answered(200, self._ticket(int(number)))
+            case "GET", ["tickets", _]:
+                return Answered(404, {"detail": "No Ticket matches the given query."})
+            case _:
+                return Answered(405, {"detail": f'Method "{asked.method}" not allowed.'})
+
+    def _refused(self, asked: Asked) -> Answered | None:
+        who = {"WWW-Authenticate": "Token"}
+        given = asked.headers.get("authorization")
+        if given is None:
+            return Answered(401, {"detail": "Authentication credentials were not provided."}, who)
+        if given == f"Token {self.token_of_customer}":
+            return Answered(403, {"detail": "You do not have permission to perform this action."})
+        if given != f"Token {self.token}":
+            return Answered(401, {"detail": "Invalid token."}, who)
+        return None
+
+    def _create(self, asked: Asked) -> Answered:
+        kind = asked.headers.get("content-type", "")
+        files: list[tuple[str, str, bytes]] = []
+        if kind.startswith("application/json"):
+            try:
+                data = asked.json
+            except ValueError as error:
+                return Answered(400, {"detail": f"JSON parse error - {error}"})
+        elif kind.startswith("multipart/form-data"):
+            form = parts(asked)
+            data = {part.field: part.content.decode() for part in form if part.name is None}
+            files = [(str(part.name), part.kind, part.content) for part in form if part.field == "attachments"]
+        else:
+            return Answered(415, {"detail": f'Unsupported media type "{kind}" in request.'})
+        if not isinstance(data, dict):
+            wrong = f"Invalid data. Expected a dictionary, but got {type(data).__name__}."
+            return Answered(400, {"non_field_errors": [wrong]})
+        if errors := self._errors(data, files):
+            return Answered(400, errors)
+        return self._keep(data, files)
+
+    def _errors(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> dict[str, Any]:
+        errors: dict[str, Any] = {}
+        ticket = data.get("ticket")
+        if "ticket" not in data:
+            errors["ticket"] = ["This field is required."]
+        elif not str(ticket).isdigit():
+            errors["ticket"] = [f"Incorrect type. Expected pk value, received {type(ticket).__name__}."]
+        elif int(str(ticket)) not in self.titles:  # so it says of one in a queue that is not his, too
+            errors["ticket"] = [f'Invalid pk "{ticket}" - object does not exist.']
+        if data.get("public") not in TRUE + FALSE:
+            errors["public"] = ["Must be a valid boolean."]
+        if empty := {str(i): ["The submitted file is empty."] for i, file in enumerate(files) if not file[2]}:
+            errors["attachments"] = empty
+        return errors
+
+    def _keep(self, data: dict[str, Any], files: list[tuple[str, str, bytes]]) -> Answered:
+        ticket = int(data["ticket"])
+        text = data.get("comment", "")
+        # The comment is rendered as a Django template, of which only {% %} is taken literally.
+        known = {"ticket.title": self.titles[ticket]}
+        try:
+            text = TAG.sub(lambda found: rendered(found[0], known), text)
+        except (TypeError, ValueError):
+            return BROKEN
+        title = data.get("title") or self.titles[ticket]
+        public = data.get("public", False) in TRUE  # left out, or under a wrong name, it is private
+        kept = tuple(file for file in files if PurePath(file[0]).suffix.lower().lstrip(".") in ENDINGS)
+        mailed = public and bool(text) and len(kept) == len(files)
+        self.arrived.append(
+            Arrived(
+                id=len(self.arrived) + 1,
+                ticket=str(ticket),
+                text=text,
+                internal=not public,
+                mailed=mailed,
+                attachments=kept,
+            )
+        )
+        self.titles_of_followups.append(title)
+        if len(kept) < len(files):  # what is there already stays, but no mail goes out
+            return BROKEN
+        self.titles[ticket] = title  # a title of a follow-up renames the ticket
+        return Answered(201, self._shown(self.arrived[-1]))
+
+    def _shown(self, one: Arrived) -> dict[str, Any]:
+        return {
+            "id": one.id,
+            "ticket": int(one.ticket),
+            "user": 1,
+            "title": self.titles_of_followups[one.id - 1],
+            "comment": one.text,
+            "public": not one.internal,
+            "followupattachment_set": [
+                {"followup": one.id, "filename": name, "mime_type": kind, "size": len(content)}
+                for name, kind, content in one.attachments
+            ],
+            "email_recipients": ["customer@example.org"] if one.mailed else [],
+        }
+
+    def _ticket(self, number: int) -> dict[str, Any]:
+        of_it = [self._shown(one) for one in self.arrived if one.ticket == str(number)]
+        return {"id": number, "title": self.titles[number], "followup_set": of_it}
+
+    def _page(self, items: list[dict[str, Any]], asked: Asked) -> Answered:
+        size, page = int(asked.query.get("page_size", 25)), int(asked.query.get("page", 1))
+        if page > max(1, -(-len(items) // size)):
+            return Answered(404, {"detail": "Invalid page."})
+        more = f"{super().url}{asked.path}?page={page + 1}&page_size={size}" if page * size < len(items) else None
+        return Answered(200, {"count": len(items), "next": more, "results": items[(page - 1) * size : page * size]})

@@ -1,0 +1,34 @@
+"""What a form with files holds, as a server reads it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from email.parser import BytesParser
+from email.policy import HTTP
+
+from tests.gateway.ticketing.fake import Asked
+
+
+@dataclass(frozen=True)
+class Part:
+    """One field; one with a name of a file is a file."""
+
+    field: str
+    content: bytes
+    name: str | None = None
+    kind: str = "text/plain"
+
+
+def parts(asked: Asked) -> list[Part]:
+    """The fields in the order they were sent in; none if it is no such form."""
+    kind = asked.headers.get("content-type", "")
+    if not kind.startswith("multipart/form-data"):
+        return []
+    message = BytesParser(policy=HTTP).parsebytes(f"Content-Type: {kind}\r\n\r\n".encode() + asked.body)
+    found = []
+    for part in message.iter_parts():
+        content = part.get_payload(decode=True)
+        named = part["Content-Disposition"].params
+        if isinstance(content, bytes):
+            found.append(Part(named.get("name", ""), content, named.get("filename"), part.get_content_type()))
+    return found

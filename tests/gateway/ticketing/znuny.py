@@ -1,0 +1,241 @@
+"""Znuny as its GenericTicketConnectorREST web service answers: 200 for nearly all that goes wrong, too."""
+
+from __future__ import annotations
+
+import base64
+import html
+import json
+import re
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from tests.gateway.ticketing.arrived import Arrived
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
+
+BASE = "/znuny/nph-genericinterface.pl/Webservice/GenericTicketConnectorREST"
+CONTENT_TYPE = re.compile(r"\w+/\w+.*charset\s*=\s*[\"']?[\w-]+", re.IGNORECASE | re.DOTALL)
+
+
+class Refused(Exception):
+    """Why an operation was not done, as its error object says it."""
+
+    def __init__(self, code: str, message: str) -> None:
+        self.code = code
+        self.message = f"{code.partition('.')[0]}: {message}"
+
+
+def reason(message: str) -> Answered:
+    """What the transport itself says: bare text, no JSON."""
+    return Answered(500, message.encode(), {"Content-Type": "text/plain; charset=UTF-8"})
+
+
+def true(value: object) -> bool:
+    """Whether Perl takes it for true."""
+    return value not in (None, "", "0", 0, False)
+
+
+def many(value: Any) -> list[dict[str, Any]]:  # noqa: ANN401  what JSON holds
+    """One of them may stand for a list of one."""
+    return value if isinstance(value, list) else [value] if value else []
+
+
+def addresses(value: str | None) -> tuple[str, ...]:
+    """Each of those that stand behind one another with commas."""
+    return tuple(address.strip() for address in (value or "").split(",") if address.strip())
+
+
+def decoded(content: str) -> bytes:
+    """As Perl has it, which passes over what is no base64."""
+    return base64.b64decode(re.sub(r"[^A-Za-z0-9+/=]", "", content))
+
+
+class Znuny(Fake):
+    """A played Znuny with an agent ``agent``, ticket 7 that he may write to, and ticket 8 that he may not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.password = "secret"
+        self.tickets = {"7"}
+        self.article_fields = {"DeliveryKey"}
+        """Dynamic fields of articles that an administrator has made."""
+        self.sessions: set[str] = set()
+        """Clear it, and they have all expired."""
+        self.signature = ""
+        """What the queue's signature adds to a mailed article."""
+        self.text_numbers = False
+        """Whether numbers of the database come out as strings: that hangs on its driver."""
+        self.arrived: list[Arrived] = []
+        """Their marks are the articles' own dynamic fields."""
+        self.subjects: list[str] = []
+        """Of what arrived."""
+
+    @property
+    def url(self) -> str:
+        """With the path to the web service, whose name the administrator has chosen."""
+        return super().url + BASE
+
+    def answer(self, asked: Asked) -> Answered:
+        """Of the operation that method and path are mapped to."""
+        path = asked.path.removeprefix(BASE)
+        match asked.method, path.split("/")[1:]:
+            case "POST", ["Session"]:
+                return self._run(asked, {}, self._create_session)
+            case "GET", ["Session", session]:
+                return self._run(asked, {"SessionID": session}, self._get_session)
+            case "PATCH", ["Ticket", ticket]:
+                return self._run(asked, {"TicketID": ticket}, self._update)
+            case "GET", ["Ticket", ticket]:
+                return self._run(asked, {"TicketID": ticket}, self._get)
+            case _:
+                return reason(f"HTTP::REST Error while determine Operation for request URI '{path}'.")
+
+    def _run(self, asked: Asked, of_path: Mapping[str, str], operation: Callable[[dict[str, Any]], object]) -> Answered:
+        data: Any = {}
+        if asked.body and asked.method != "GET":
+            try:
+                data = asked.json
+            except ValueError:
+                return reason("Error while decoding request content.")
+            if not data or not isinstance(data, dict):
+                return reason("Unsupported request content structure.")
+        try:
+            result = operation({**data, **asked.query, **of_path})
+        except Refused as refused:
+            result = {"Error": {"ErrorCode": refused.code, "ErrorMessage": refused.message}}
+        content = json.dumps(result, ensure_ascii=False).encode()
+        return Answered(200, content, {"Content-Type": "application/json; charset=UTF-8"})
+
+    def _known(self, data: Mapping[str, Any]) -> bool:
+        if true(data.get("SessionID")):
+            return data["SessionID"] in self.sessions
+        return (data.get("UserLogin"), data.get("Password")) == ("agent", self.password)
+
+    def _create_session(self, data: dict[str, Any]) -> object:
+        if not true(data.get("Password")):
+            raise Refused("SessionCreate.MissingParameter", "Password parameter is missing!")
+        if not self._known({**data, "SessionID": ""}):
+            raise Refused("SessionCreate.AuthFail", "Authorization failing!")
+        session = f"session{len(self.asked):025}"
+        self.sessions.add(session)
+        return {"SessionID": session}
+
+    def _get_session(self, data: dict[str, Any]) -> object:
+        if data["SessionID"] not in self.sessions:
+            raise Refused("SessionGet.SessionInvalid", "SessionID is Invalid!")
+        facts = {"UserID": "2", "UserLogin": "agent", "UserType": "User"}
+        return {"SessionData": [{"Key": name, "Value": value} for name, value in facts.items()]}
+
+    def _update(self, data: dict[str, Any]) -> object:
+        if not true(data.get("UserLogin")) and not true(data.get("SessionID")):
+            raise Refused("TicketUpdate.MissingParameter", "UserLogin, CustomerUserLogin or SessionID is required!")
+        if not self._known(data):
+            raise Refused("TicketUpdate.AuthFail", "User could not be authenticated!")
+        ticket = str(data["TicketID"])
+        if ticket not in self.tickets:  # it does not tell a missing one from one that this agent may not see
+            raise Refused("TicketUpdate.AccessDenied", "User does not have access to the ticket!")
+        done = {"TicketID": ticket, "TicketNumber": f"20260101000000{ticket}"}
+        if data.get("Article") is None:  # nothing to add is no error: so it is with a misspelt name
+            return done
+        if not data["Article"] or not isinstance(data["Article"], dict):
+            raise Refused("TicketUpdate.InvalidParameter", "Article parameter is not valid!")
+        article = {name: value.strip() if isinstance(value, str) else value for name, value in data["Article"].items()}
+        self._check(article)
+        fields = many(article.get("DynamicField")) + many(data.get("DynamicField"))
+        files = many(data.get("Attachment"))
+        self._check_more(fields, files)
+        self._keep(ticket, article, fields, many(article.get("Attachment")) + files)
+        return {**done, "ArticleID": len(self.arrived)}
+
+    @staticmethod
+    def _check(article: Mapping[str, Any]) -> None:
+        for name in ("Subject", "Body"):
+            if not true(article.get(name)):
+                raise Refused("TicketUpdate.MissingParameter", f"Article->{name} parameter is missing!")
+        if article.get("CommunicationChannel", "Internal") not in {"Internal", "Email", "Phone"}:
+            message = "Article->CommunicationChannel or Article->CommunicationChannelID parameter is invalid"
+            raise Refused("TicketUpdate.InvalidParameter", f"{message} or not supported!")
+        if true(article.get("ArticleSend")) and "@" not in article.get("To", ""):
+            message = "Article->To parameter must be a valid email address when Article->ArticleSend is set!"
+            raise Refused("TicketCreate.InvalidParameter", message)  # it does name the other operation
+        if not article.get("ContentType"):
+            message = "Article->ContentType or Ticket->MimeType and Article->Charset parameters are required!"
+            raise Refused("TicketUpdate.MissingParameter", message)
+        if not CONTENT_TYPE.match(article["ContentType"]):
+            raise Refused("TicketUpdate.InvalidParameter", "Article->ContentType is invalid!")
+
+    def _check_more(self, fields: list[dict[str, Any]], files: list[dict[str, Any]]) -> None:
+        for field in fields:
+            if field.get("Value") is None:
+                raise Refused("TicketUpdate.MissingParameter", "DynamicField->Value parameter is missing!")
+            if field.get("Name") not in self.article_fields:
+                raise Refused("TicketUpdate.InvalidParameter", "DynamicField->Name parameter is invalid!")
+        for file in files:
+            for name in ("Content", "ContentType", "Filename"):
+                if not file.get(name):  # so an empty file cannot be attached
+                    raise Refused("TicketUpdate.MissingParameter", f"Attachment->{name} parameter is missing!")
+
+    def _keep(
+        self, ticket: str, article: Mapping[str, Any], fields: list[dict[str, Any]], files: list[dict[str, Any]]
+    ) -> None:
+        sent = true(article.get("ArticleSend"))
+        visible = article.get("IsVisibleForCustomer")
+        kept = Arrived(
+            id=len(self.arrived) + 1,
+            ticket=ticket,
+            text=article["Body"] + (self.signature if sent else ""),
+            html=article["ContentType"].lower().startswith("text/html"),
+            # Not said, or said under a wrong name, is visible; and so is the word "false".
+            internal=visible is not None and not true(visible),
+            mailed=sent,  # whether it is visible or not
+            to=addresses(article.get("To")),
+            cc=addresses(article.get("Cc")),
+            bcc=addresses(article.get("Bcc")),
+            attachments=tuple((file["Filename"], file["ContentType"], decoded(file["Content"])) for file in files),
+            marks={field["Name"]: field["Value"] for field in fields},
+        )
+        self.arrived.append(kept)
+        subject = str(article["Subject"])
+        self.subjects.append(f"[Ticket#20260101000000{ticket}] {subject}" if sent else subject)
+
+    def _get(self, data: dict[str, Any]) -> object:
+        if not self._known(data):
+            raise Refused("TicketGet.AuthFail", "Authorization failing!")
+        if not re.fullmatch(r"[1-9]\d*", data["TicketID"]):
+            raise Refused("TicketGet.WrongStructure", "Invalid ticket ID parameter(s) found!")
+        if data["TicketID"] not in self.tickets:
+            raise Refused("TicketGet.AccessDenied", "User does not have access to the ticket!")
+        ticket: dict[str, Any] = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer"}
+        of_it = [article for article in self.arrived if article.ticket == data["TicketID"]]
+        if true(data.get("AllArticles")) and of_it:
+            ticket["Article"] = [self._shown(article, data) for article in of_it]
+        return {"Ticket": [ticket]}
+
+    def _shown(self, article: Arrived, data: Mapping[str, Any]) -> dict[str, Any]:
+        shown: dict[str, Any] = {
+            "ArticleID": self._number(article.id),
+            "TicketID": self._number(article.ticket),
+            "SenderType": "agent",
+            "Subject": self.subjects[article.id - 1],
+            # What came as HTML is kept as a file, and its body is the text of it.
+            "Body": html.unescape(re.sub(r"<[^>]*>", "", article.text)) if article.html else article.text,
+            "ContentType": "text/plain; charset=utf-8",
+            "To": ", ".join(article.to),
+            "Cc": ", ".join(article.cc),
+            "Bcc": ", ".join(article.bcc),
+            "IsVisibleForCustomer": self._number(int(not article.internal)),
+        }
+        if true(data.get("DynamicFields")):
+            of_it = ((name, article.marks.get(name)) for name in sorted(self.article_fields))
+            shown["DynamicField"] = [{"Name": name, "Value": value} for name, value in of_it]
+        if true(data.get("Attachments")):
+            files = list(article.attachments)
+            if article.html and true(data.get("HTMLBodyAsAttachment")):
+                files.append(("file-2", 'text/html; charset="utf-8"', article.text.encode()))
+            shown["Attachment"] = [
+                {"Filename": name, "ContentType": kind, "Content": base64.b64encode(content).decode()}
+                for name, kind, content in files
+            ]
+        return shown
+
+    def _number(self, value: int | str) -> int | str:
+        return str(value) if self.text_numbers else int(value)
