@@ -74,9 +74,12 @@ class _Connector(aiohttp.TCPConnector):
         return kept
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
-        """Take a connection back. Of a request that was answered before it was through, nothing more is written."""
-        if protocol.transport is not None and protocol.transport.get_write_buffer_size():
-            protocol.transport.abort()
+        """Take a connection back. One that is not used again is dropped at once, as in `_Response`, and of a request
+        that was answered before it was through, nothing more is written.
+        """
+        transport = protocol.transport
+        if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
+            transport.abort()
         super()._release(key, protocol, should_close=should_close)
 
 
