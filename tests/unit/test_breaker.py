@@ -18,7 +18,7 @@ CLOSED = Breaker("tickets.example.com")
 
 FAILURES = [OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE]
 ANSWERS = [OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT]
-SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED]
+SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
 def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES) -> Breaker:
