@@ -15,7 +15,7 @@ from retrycli.gateway.json_path import find
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Condition, SuccessRule
 from retrycli.gateway.template import Fields, fill_text, plain
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
+from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
 
 ANSWER_LIMIT = 64 * 1024
 """How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""
@@ -131,10 +131,10 @@ def _exception(answer: Answer, preset: Preset) -> OutcomeKind | None:
 
 def _external_id(answer: Answer, preset: Preset) -> str | None:
     rule = preset.answer
-    if rule.id is not None and (found := value_at(answer, rule.id)) is not None:
-        return str(found)[:EXTERNAL_ID_LENGTH]
-    header = answer.headers.get(rule.id_header, "") if rule.id_header else ""
-    return header.rstrip("/").rpartition("/")[2][:EXTERNAL_ID_LENGTH] or None
+    found = None if rule.id is None else value_at(answer, rule.id)
+    if found is None and rule.id_header is not None:
+        found = answer.headers.get(rule.id_header, "").rstrip("/").rpartition("/")[2]
+    return None if found is None else one_line(str(found))[:EXTERNAL_ID_LENGTH] or None
 
 
 def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) -> Outcome:
