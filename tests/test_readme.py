@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -42,6 +43,8 @@ COMMANDS = [
     "config",
     "db",
     "doctor",
+    "presets",
+    "deliver-test",
     "cron",
     "version",
     "sandbox",
@@ -77,3 +80,21 @@ def test_its_python_compiles() -> None:
 def test_the_files_it_points_to_are_there() -> None:
     for target in re.findall(r"\]\(([^)#:]+)\)", TEXT):
         assert (README.parent / target).exists(), target
+
+
+PRESETS = [
+    text for text in re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL) if re.search(r"^\[messages", text, re.MULTILINE)
+]
+
+
+def test_its_preset_is_one(tmp_path: Path) -> None:
+    """The first is a whole one; the others are pieces."""
+    file = tmp_path / "own.toml"
+    file.write_text(PRESETS[0], encoding="utf-8")
+    checked = subprocess.run([sys.executable, "-m", "retrycli", "presets", "check", file], cwd=tmp_path, check=False)
+    assert checked.returncode == 0
+
+
+@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL))
+def test_its_toml_can_be_read(text: str) -> None:
+    assert tomllib.loads(text)
