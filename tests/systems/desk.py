@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import dataclass, field
+from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -87,6 +89,15 @@ class Desk:
         """For which reason a person has a message, and what the row says."""
         [found] = self.application.asked(ESCALATED, message_id)
         return found
+
+
+def shipped(name: str, folder: Path, *, settle_seconds: float) -> Path:
+    """A copy of a shipped preset that waits as long as this for a message to turn up."""
+    text = (resources.files("retrycli.gateway") / "presets" / f"{name}.toml").read_text()
+    copy = folder / f"{name}.toml"
+    without = re.sub(r"(?m)^settle_seconds = .*\n", "", text)
+    copy.write_text(re.sub(r"(?m)^\[+look_up\]+$", rf"\g<0>\nsettle_seconds = {settle_seconds}", without))
+    return copy
 
 
 def texts(rows: Iterable[tuple[Any, ...]]) -> str:

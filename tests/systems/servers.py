@@ -63,14 +63,15 @@ def free_port() -> int:
 
 
 class Forgetful:
-    """Stands before a server, and passes on all that is said but the answers to some requests.
+    """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
 
-    Whoever asks them waits for as long as it likes. The server has done what it was told.
+    Whoever makes one waits for as long as it likes.
     """
 
-    def __init__(self, url: str, method: bytes) -> None:
+    def __init__(self, url: str, method: bytes, *, also_the_request: bool) -> None:
         self._there = ("127.0.0.1", int(url.rpartition(":")[2]))
         self._method = method
+        self._also_the_request = also_the_request
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -94,7 +95,8 @@ class Forgetful:
                     if not (question := client.recv(65536)):
                         return
                     forgets = forgets or question.startswith(self._method)
-                    server.sendall(question)
+                    if not (forgets and self._also_the_request):
+                        server.sendall(question)
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
@@ -103,9 +105,9 @@ class Forgetful:
 
 
 @contextmanager
-def forgetful(url: str, method: str) -> Iterator[Forgetful]:
+def forgetful(url: str, method: str, *, also_the_request: bool = False) -> Iterator[Forgetful]:
     """One for as long as the block lasts."""
-    made = Forgetful(url, method.encode())
+    made = Forgetful(url, method.encode(), also_the_request=also_the_request)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()
     try:

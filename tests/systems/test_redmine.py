@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.systems.desk import BODY, FILES, REFUSED, Desk, texts
+from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
 from tests.systems.redmine import AGENT, COLLEAGUE, CUSTOMER, EDITOR, READER, REPLYONLY, Redmine, redmine
 from tests.systems.servers import forgetful, wait_until
 
@@ -246,6 +246,20 @@ def test_a_message_whose_answer_was_lost_is_found_again_and_exists_once(
     assert len(system.notes(ticket)) == 1
     assert desk.in_short(1)[0] == "sent"
     assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
+
+
+def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
+    desk: Desk, system: Redmine, ticket: int, tmp_path: Path
+) -> None:
+    desk.fail(ticket)
+    with forgetful(system.url, "PUT", also_the_request=True) as between:
+        assert desk.having(base_url=between.url, request_timeout_seconds=2).run_once()["unknown"] == 1
+    desk.let_time_pass()
+    assert desk.run_once()["sent"] == 0
+    assert "not there by now" in texts(desk.attempts(1)[-1:])
+    desk.let_time_pass()
+    assert desk.having(preset=shipped("redmine", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
+    assert [words(each) for each in system.notes(ticket)] == [BODY]
 
 
 def test_redmine_itself_takes_the_same_message_twice_whatever_key_it_bears(
