@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,12 +18,13 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.systems.servers import free_port, running, says, wait_until
+from tests.systems.servers import does, free_port, running, says, wait_until
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
 INSTALLED = Path("/usr/share/redmine")
+NEEDS = ("ruby", "-e", "gem 'sqlite3'; gem 'puma'")
 THREADS = 4
 INSTANCE = ("config", "files", "log", "plugins", "tmp/cache", "public")
 DATABASE = """\
@@ -87,6 +89,16 @@ class Redmine:
     folder: Path
     keys: Mapping[str, str]
     """API keys by login."""
+    process: subprocess.Popen[bytes]
+
+    @contextmanager
+    def standing_still(self) -> Iterator[None]:
+        """Have it take connections and answer none, as long as the block lasts; what it was asked it does then."""
+        self.process.send_signal(signal.SIGSTOP)
+        try:
+            yield
+        finally:
+            self.process.send_signal(signal.SIGCONT)
 
     def as_user(self, login: str) -> httpx.Client:
         """The API as somebody sees it."""
@@ -127,8 +139,8 @@ class Redmine:
 @contextmanager
 def redmine(folder: Path) -> Iterator[Redmine]:
     """A fresh one in an empty folder, for as long as the block lasts."""
-    if not (INSTALLED / "config.ru").exists() or shutil.which("puma") is None:
-        pytest.skip("Redmine is not installed: apt-get install dbconfig-no-thanks redmine redmine-sqlite")
+    if not (INSTALLED / "config.ru").exists() or not does(*NEEDS):
+        pytest.skip("Redmine is not installed: apt-get install dbconfig-no-thanks redmine-sqlite redmine")
     home, port = folder / "app", free_port()
     _copy(home)
     for name in INSTANCE:
@@ -148,7 +160,7 @@ def redmine(folder: Path) -> Iterator[Redmine]:
     log = folder / "server.log"
     with running(server, log, cwd=home, env=env) as process:
         wait_until(lambda: says(url + "/users/current.json", 401, process, log))
-        yield Redmine(url, folder, keys)
+        yield Redmine(url, folder, keys, process)
 
 
 def _copy(home: Path) -> None:

@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any
 import httpx
 import pytest
 
-from tests.systems.servers import free_port, running, says, wait_until
+from tests.systems.servers import does, free_port, running, says, wait_until
 
 if TYPE_CHECKING:
     from email.message import EmailMessage
 
 SETUP = shutil.which("rt-setup-database-5", path="/usr/sbin:/usr/bin")
 SERVER = Path("/usr/share/request-tracker5/libexec/rt-server")
+NEEDS = ("perl", "-MDBD::SQLite", "-MPlack::Handler::Starlet", "-e", "1")
 WORKERS = 4
 SETTINGS = """
 Set($rtname, 'rt.test');
@@ -170,8 +171,8 @@ class RequestTracker:
 @contextmanager
 def request_tracker(folder: Path) -> Iterator[RequestTracker]:
     """A fresh one in an empty folder, for as long as the block lasts."""
-    if SETUP is None or not SERVER.exists():
-        packages = "dbconfig-no-thanks request-tracker5 rt5-db-sqlite rt5-standalone starman"
+    if SETUP is None or not SERVER.exists() or not does(*NEEDS):
+        packages = "dbconfig-no-thanks rt5-db-sqlite request-tracker5 rt5-standalone"
         pytest.skip(f"Request Tracker is not installed: apt-get install {packages}")
     port = free_port()
     for name in ("own-settings-only", "mason", "sessions"):

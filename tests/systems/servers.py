@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import time
@@ -15,7 +16,7 @@ from threading import Thread
 
 LONGEST = 60
 """Seconds after which a test gives up."""
-GRACE = 10
+GRACE = 3
 """Seconds that a server may take to end: one that waits for connections to be closed is killed."""
 
 
@@ -25,6 +26,13 @@ def wait_until(holds: Callable[[], bool]) -> None:
     while not holds():
         assert time.monotonic() < deadline, "it never came"
         time.sleep(0.1)  # poll
+
+
+def does(*command: str) -> bool:
+    """Whether a command is there, and ends well."""
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
 
 
 @contextmanager

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
+from tests.systems.fire import KILLED_AFTER, Fire, deliver_all, fail_many, under_fire
 from tests.systems.redmine import AGENT, COLLEAGUE, CUSTOMER, EDITOR, READER, REPLYONLY, Redmine, redmine
 from tests.systems.servers import forgetful, wait_until
 
@@ -260,6 +265,32 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     desk.let_time_pass()
     assert desk.having(preset=shipped("redmine", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
     assert [words(each) for each in system.notes(ticket)] == [BODY]
+
+
+@pytest.mark.parametrize(
+    "fire", [Fire(40, kills=4, stalls=2), pytest.param(Fire(200, kills=20, stalls=10), marks=pytest.mark.long)]
+)
+def test_each_message_arrives_exactly_once_however_passes_are_killed_and_redmine_stands_still(
+    fire: Fire, desk: Desk, system: Redmine, tmp_path: Path
+) -> None:
+    rng = Random(fire.messages)
+
+    def stall(process: subprocess.Popen[str]) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(*KILLED_AFTER))
+        with system.standing_still():
+            process.wait()
+
+    tickets = [system.open_ticket() for _ in range(4)]
+    hasty = under_fire(desk, "redmine", tmp_path)
+    texts = fail_many(hasty, tickets, fire.messages)
+    happened = deliver_all(hasty, fire, rng, stall)
+    print(fire, dict(happened))
+    notes = [each for ticket in tickets for each in system.notes(ticket)]
+    assert Counter(map(words, notes)) == Counter(texts.keys())
+    assert {words(each) for each in notes if each["private_notes"]} == {t for t, k in texts.items() if k == "internal"}
+    assert happened["kill"] > 0
+    assert happened["found by look-up"] > 0
 
 
 def test_redmine_itself_takes_the_same_message_twice_whatever_key_it_bears(

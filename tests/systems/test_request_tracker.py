@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import base64
 import re
+import subprocess
+from collections import Counter
+from contextlib import suppress
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
+from tests.systems.fire import KILLED_AFTER, PATIENCE, Fire, deliver_all, fail_many, under_fire
 from tests.systems.request_tracker import (
     AGENT,
     BLIND,
@@ -82,6 +87,11 @@ def text_of(system: RequestTracker, said: dict[str, Any]) -> str:
 def full_text(system: RequestTracker, said: dict[str, Any]) -> str:
     parts = [each for each in system.content(said["id"]) if each["Content"] and not each.get("Filename")]
     return content_of(parts[0]).decode() if parts else ""
+
+
+def all_texts(system: RequestTracker, tickets: list[int], kind: str) -> list[str]:
+    """What all replies, or all notes, of tickets say."""
+    return [text_of(system, each) for ticket in tickets for each in system.said(ticket) if each["Type"] == kind]
 
 
 def content_of(part: dict[str, Any]) -> bytes:
@@ -305,6 +315,34 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     at_once = shipped("request-tracker", tmp_path, settle_seconds=0)
     assert desk.having(preset=at_once).run_once()["sent"] == 1
     assert [text_of(system, each) for each in system.said(ticket)] == [BODY]
+
+
+@pytest.mark.parametrize(
+    "fire", [Fire(40, kills=4, stalls=2), pytest.param(Fire(200, kills=20, stalls=10), marks=pytest.mark.long)]
+)
+def test_each_message_arrives_exactly_once_however_passes_are_killed_and_the_mail_server_stalls(
+    fire: Fire, desk: Desk, system: RequestTracker, tmp_path: Path
+) -> None:
+    rng = Random(fire.messages)
+
+    def stall(process: subprocess.Popen[str]) -> None:
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(rng.uniform(*KILLED_AFTER))
+        system.post_office(PATIENCE)
+        process.wait()
+        system.post_office(0)
+
+    tickets = [system.open_ticket() for _ in range(4)]
+    hasty = under_fire(desk, "request-tracker", tmp_path)
+    texts = fail_many(hasty, tickets, fire.messages)
+    happened = deliver_all(hasty, fire, rng, stall)
+    print(fire, dict(happened))
+    assert Counter(all_texts(system, tickets, "Correspond")) == Counter(t for t, k in texts.items() if k != "internal")
+    assert Counter(all_texts(system, tickets, "Comment")) == Counter(t for t, k in texts.items() if k == "internal")
+    mailed = "\n".join(mailed_to(system, CUSTOMER, each) for each in tickets)
+    assert [mailed.count(f"{text}\n") for text in texts] == [kind != "internal" for kind in texts.values()]
+    assert happened["kill"] > 0
+    assert happened["found by look-up"] > 0
 
 
 def test_a_mail_server_that_refuses_is_rts_business_and_the_message_is_there_once(
