@@ -73,13 +73,14 @@ def free_port() -> int:
 class Forgetful:
     """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
 
-    Whoever makes one waits for as long as it likes.
+    Whoever makes one waits for as long as it likes, or is told a status as by a proxy that did not wait.
     """
 
-    def __init__(self, url: str, method: bytes, *, also_the_request: bool) -> None:
+    def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None) -> None:
         self._there = ("127.0.0.1", int(url.rpartition(":")[2]))
         self._method = method
         self._also_the_request = also_the_request
+        self._status = status
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -110,12 +111,17 @@ class Forgetful:
                         return
                     if not forgets:
                         client.sendall(answer)
+                    elif self._status is not None:
+                        client.sendall(b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % self._status)
+                        return
 
 
 @contextmanager
-def forgetful(url: str, method: str, *, also_the_request: bool = False) -> Iterator[Forgetful]:
+def forgetful(
+    url: str, method: str, *, also_the_request: bool = False, status: int | None = None
+) -> Iterator[Forgetful]:
     """One for as long as the block lasts."""
-    made = Forgetful(url, method.encode(), also_the_request=also_the_request)
+    made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()
     try:

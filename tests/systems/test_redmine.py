@@ -253,6 +253,18 @@ def test_a_message_whose_answer_was_lost_is_found_again_and_exists_once(
     assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
 
 
+def test_a_message_that_a_proxy_says_was_not_taken_is_found_all_the_same_and_exists_once(
+    desk: Desk, system: Redmine, ticket: int
+) -> None:
+    desk.fail(ticket)
+    with forgetful(system.url, "PUT", status=502) as between:
+        assert desk.having(base_url=between.url).run_once()["unknown"] == 1
+    desk.let_time_pass()
+    assert desk.run_once()["sent"] == 1
+    assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
+    assert len(system.notes(ticket)) == 1
+
+
 def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
     desk: Desk, system: Redmine, ticket: int, tmp_path: Path
 ) -> None:

@@ -294,8 +294,21 @@ def test_a_message_that_rt_stores_after_we_gave_up_waits_until_that_shows_and_ex
     wait_until(lambda: FIRST_LINE in mailed_to(system, CUSTOMER, ticket))
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 1
+    assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
     assert len(system.said(ticket)) == 1
     assert mailed_to(system, CUSTOMER, ticket).count(FIRST_LINE) == 1
+
+
+def test_a_message_that_a_proxy_says_was_not_taken_is_found_and_exists_once(
+    desk: Desk, system: RequestTracker, ticket: int
+) -> None:
+    desk.fail(ticket)
+    with forgetful(system.url, "POST", status=504) as between:
+        assert desk.having(base_url=between.url).run_once()["unknown"] == 1
+    desk.let_time_pass()
+    assert desk.run_once()["sent"] == 1
+    assert desk.attempts(1)[-1] == ("delivered", "found by look-up")
+    assert len(system.said(ticket)) == 1
 
 
 def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
