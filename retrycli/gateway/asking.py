@@ -70,6 +70,21 @@ class Questions:
                 self.probes[name] = False  # what the system does not know, it can't do
         return self.probes[name]
 
+    async def proven(self, name: str, fields: Fields) -> bool:
+        """Whether a probe holds, or a preflight is proven.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
+        if name in self.preset.probe:
+            return await self.probe(name, fields)
+        try:
+            return await self.preflight(name, fields) is None
+        except Unanswered as error:
+            if error.outcome.kind is not OutcomeKind.PERMANENT:
+                raise
+            return False  # as with a probe
+
     async def look_up(self, fields: Fields) -> Found:
         """Whether a message has arrived.
 

@@ -214,7 +214,7 @@ class HttpGateway:
 
     async def _marker(self, draft: _Draft) -> str:
         marker = draft.rule.marker
-        if marker is None or await self._questions.probe(marker.unless, draft.fields):
+        if marker is None or (marker.unless and await self._questions.proven(marker.unless, draft.fields)):
             return ""
         return plain(fill_text(marker.text, draft.fields))
 

@@ -81,8 +81,9 @@ class Preset(Table):
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
-            if rule.marker is not None and rule.marker.unless not in {None, *self.probe}:
-                raise ValueError(f"messages.{message_type}.marker.unless: there is no probe.{rule.marker.unless}")
+            if rule.marker is not None and rule.marker.unless not in {None, *self.probe, *self.preflight}:
+                unless = rule.marker.unless
+                raise ValueError(f"messages.{message_type}.marker.unless: there is no probe or preflight {unless}")
         for number, look_up in enumerate(self.look_up):
             if look_up.when not in {None, *self.probe}:
                 raise ValueError(f"look_up.{number}.when: there is no probe.{look_up.when}")

@@ -154,7 +154,7 @@ class Marker(Table):
 
     text: Template
     unless: str | None = None
-    """A probe: where it holds, the marker is an empty text."""
+    """A probe that holds, or a preflight that is proven: then the marker is an empty text."""
 
 
 class MessageRule(Table):

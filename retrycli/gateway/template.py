@@ -244,6 +244,11 @@ def _base64(value: object, _argument: str) -> object:
     return b64encode(plain(value).encode()).decode()
 
 
+def _mime(value: object, _argument: str) -> object:
+    """Text as mail headers have it (RFC 2047), for systems that put it into one as it comes: one word, however long."""
+    return f"=?utf-8?b?{_base64(value, '')}?="
+
+
 def _int(value: object, _argument: str) -> object:
     """A whole number, for systems that take no other ticket id."""
     text = plain(value)
@@ -274,6 +279,7 @@ FILTERS: dict[str, Callable[[object, str], object]] = {
     "django": _django,
     "raw": _raw,
     "base64": _base64,
+    "mime": _mime,
     "int": _int,
 }
 """By the names that presets know them by."""

@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import socket
-import subprocess
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -21,11 +18,10 @@ import yaml
 
 from tests.cli.conftest import application, at_work, cli, prepared, sandbox, templates
 from tests.cron.machine import FILES
+from tests.systems.servers import free_port, running, says, wait_until
 
 __all__ = ["application", "at_work", "cli", "prepared", "prometheus", "sandbox", "templates"]
 
-LONGEST = 60
-"""Seconds after which a test gives up."""
 EVERY = "1s"
 """How often Prometheus scrapes and looks at its rules."""
 
@@ -70,14 +66,6 @@ class Prometheus:
             return json.load(answer)["data"]
 
 
-def wait_until(holds: Callable[[], bool]) -> None:
-    """Wait for something that another process is to do."""
-    deadline = time.monotonic() + LONGEST
-    while not holds():
-        assert time.monotonic() < deadline, "it never came"
-        time.sleep(0.1)  # poll
-
-
 @pytest.fixture
 def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
     """Both servers, with nothing to read yet."""
@@ -114,35 +102,5 @@ def prometheus(tmp_path: Path) -> Iterator[Prometheus]:
     ]
     with running(exporter, tmp_path / "exporter.log"), running(server, tmp_path / "prometheus.log") as process:
         found = Prometheus(f"http://127.0.0.1:{asks}", folder)
-        wait_until(lambda: answers(f"{found.url}/-/ready", process, tmp_path / "prometheus.log"))
+        wait_until(lambda: says(f"{found.url}/-/ready", 200, process, tmp_path / "prometheus.log"))
         yield found
-
-
-@contextmanager
-def running(command: list[str], log: Path) -> Iterator[subprocess.Popen[bytes]]:
-    """A server, for as long as the block lasts."""
-    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output) as process:
-        try:
-            yield process
-        finally:
-            process.terminate()
-            try:
-                process.wait(LONGEST)
-            except subprocess.TimeoutExpired:
-                process.kill()
-
-
-def answers(url: str, process: subprocess.Popen[bytes], log: Path) -> bool:
-    """Whether a server that was started is ready."""
-    assert process.poll() is None, log.read_text()
-    try:
-        with urllib.request.urlopen(url, timeout=10):
-            return True
-    except OSError:
-        return False
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        return int(taken.getsockname()[1])

@@ -10,7 +10,8 @@ import pytest
 import retrycli
 from retrycli.app import Surroundings
 from retrycli.settings import Metrics
-from tests.systems.conftest import Prometheus, wait_until
+from tests.systems.conftest import Prometheus
+from tests.systems.servers import wait_until
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox

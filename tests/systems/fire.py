@@ -1,0 +1,115 @@
+"""Passes over many messages that are killed, time out and go on, until each message is delivered."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import time
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tests.cli.command import end
+from tests.systems.desk import Desk, shipped
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+    from random import Random
+
+PATIENCE = 1.5
+"""Seconds that a pass waits for an answer."""
+SETTLES = 30.0
+"""Seconds that an absent message may still turn up: longer than any stall here with all that queues up behind it."""
+KILLED_AFTER = (0.5, 3.0)
+"""Between the first moment, when a pass may still be starting, and the last a pass is killed."""
+LONGEST = 900
+"""Seconds after which something is stuck."""
+DOWN = 69
+"""The exit code of a pass that finds the system down: what stalls for long looks like that."""
+KINDS = ("customer", "supplier", "internal")
+OTHERWISE = {
+    "RETRYCLI_RUN__CONCURRENCY": "4",
+    # Time is moved on between passes, but not for `settle_seconds`: waits that are a try each last seconds here.
+    "RETRYCLI_SCHEDULE__MAX_RETRIES": "1000",
+}
+
+
+@dataclass(frozen=True)
+class Fire:
+    """How often passes are disturbed."""
+
+    messages: int
+    kills: int
+    stalls: int
+
+
+def under_fire(desk: Desk, name: str, folder: Path) -> Desk:
+    """The command with little patience, over a copy of a shipped preset that settles soon."""
+    preset = shipped(name, folder, settle_seconds=SETTLES)
+    hasty = desk.having(preset=preset, request_timeout_seconds=PATIENCE)
+    return Desk(hasty.cli.having(OTHERWISE), hasty.application, hasty.folder, hasty.numbers)
+
+
+def fail_many(desk: Desk, tickets: Sequence[int], messages: int) -> dict[str, str]:
+    """Add messages of all types to a few tickets; their types by their texts."""
+    texts = {f"Message {number} of {messages}: ü 😀": KINDS[number % len(KINDS)] for number in range(messages)}
+    for number, (text, kind) in enumerate(texts.items()):
+        desk.fail(tickets[number % len(tickets)], kind, body=text)
+    return texts
+
+
+def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subprocess.Popen[str]], None]) -> Counter[str]:
+    """Make passes until nothing is left.
+
+    Args:
+        desk: whose messages.
+        fire: how many passes are killed, and how many meet a system that stalls.
+        rng: when.
+        stalled: has the system stall while a pass is under way, and no longer when it returns.
+
+    Returns:
+        How often what happened.
+    """
+    ahead = ["kill"] * fire.kills + ["stall"] * fire.stalls
+    rng.shuffle(ahead)
+    happened: Counter[str] = Counter()
+    deadline = time.monotonic() + LONGEST
+    while left := _left(desk):
+        assert time.monotonic() < deadline, f"{left} messages are stuck: {happened}"
+        desk.let_time_pass()
+        what = ahead.pop() if ahead else "peace"
+        process = desk.cli.start("run-once", "--json")
+        if what == "kill":
+            what = _kill(process, rng.uniform(*KILLED_AFTER))
+        elif what == "stall":
+            stalled(process)
+        done = end(process)
+        assert done.returncode in {0, DOWN, -signal.SIGKILL}, done.stderr
+        happened[what] += 1
+    return happened + _outcomes(desk)
+
+
+def _kill(process: subprocess.Popen[str], seconds: float) -> str:
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        return "kill"
+    return "too late to be killed"
+
+
+def _left(desk: Desk) -> int:
+    [[left]] = desk.application.asked("SELECT count(*) FROM pending_messages WHERE status <> 'sent'")
+    [[escalated]] = desk.application.asked("SELECT count(*) FROM retrycli_queue WHERE state = 'escalated'")
+    assert escalated == 0, desk.application.asked("SELECT last_error FROM pending_messages WHERE status = 'failed'")
+    return int(left)
+
+
+def _outcomes(desk: Desk) -> Counter[str]:
+    """How many attempts came to what; those that a look-up settled are told apart."""
+    asked = """
+        SELECT CASE WHEN error = 'found by look-up' THEN error ELSE outcome END, count(*)
+        FROM retrycli_attempts GROUP BY 1
+    """
+    return Counter(dict(desk.application.asked(asked)))

@@ -1,0 +1,131 @@
+"""Servers that tests start: on free ports of loopback, each ended with its block."""
+
+from __future__ import annotations
+
+import shutil
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from select import select
+from threading import Thread
+
+LONGEST = 60
+"""Seconds after which a test gives up."""
+GRACE = 3
+"""Seconds that a server may take to end: one that waits for connections to be closed is killed."""
+
+
+def wait_until(holds: Callable[[], bool]) -> None:
+    """Wait for something that another process is to do."""
+    deadline = time.monotonic() + LONGEST
+    while not holds():
+        assert time.monotonic() < deadline, "it never came"
+        time.sleep(0.1)  # poll
+
+
+def does(*command: str) -> bool:
+    """Whether a command is there, and ends well."""
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+@contextmanager
+def running(
+    command: Sequence[str], log: Path, *, cwd: Path | None = None, env: Mapping[str, str] | None = None
+) -> Iterator[subprocess.Popen[bytes]]:
+    """A server, for as long as the block lasts."""
+    with log.open("wb") as output, subprocess.Popen(command, stdout=output, stderr=output, cwd=cwd, env=env) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(GRACE)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def says(url: str, status: int, process: subprocess.Popen[bytes], log: Path) -> bool:
+    """Whether a server that was started answers with this status by now."""
+    assert process.poll() is None, log.read_text()
+    try:
+        with urllib.request.urlopen(url, timeout=10) as answer:
+            return bool(answer.status == status)
+    except urllib.error.HTTPError as error:
+        with error:
+            return error.code == status
+    except OSError:
+        return False
+
+
+def free_port() -> int:
+    """A port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        return int(taken.getsockname()[1])
+
+
+class Forgetful:
+    """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
+
+    Whoever makes one waits for as long as it likes, or is told a status as by a proxy that did not wait.
+    """
+
+    def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None) -> None:
+        self._there = ("127.0.0.1", int(url.rpartition(":")[2]))
+        self._method = method
+        self._also_the_request = also_the_request
+        self._status = status
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
+
+    def serve(self) -> None:
+        """Take connections until the listener is closed."""
+        with suppress(OSError):
+            while True:
+                client, _ = self._listener.accept()
+                Thread(target=self._between, args=(client,), daemon=True).start()
+
+    def close(self) -> None:
+        self._listener.shutdown(socket.SHUT_RDWR)
+        self._listener.close()
+
+    def _between(self, client: socket.socket) -> None:
+        forgets = False
+        with client, socket.create_connection(self._there) as server, suppress(OSError):
+            while True:
+                readable, _, _ = select([client, server], [], [])
+                if client in readable:
+                    if not (question := client.recv(65536)):
+                        return
+                    forgets = forgets or question.startswith(self._method)
+                    if not (forgets and self._also_the_request):
+                        server.sendall(question)
+                if server in readable:
+                    if not (answer := server.recv(65536)):
+                        return
+                    if not forgets:
+                        client.sendall(answer)
+                    elif self._status is not None:
+                        client.sendall(b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % self._status)
+                        return
+
+
+@contextmanager
+def forgetful(
+    url: str, method: str, *, also_the_request: bool = False, status: int | None = None
+) -> Iterator[Forgetful]:
+    """One for as long as the block lasts."""
+    made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status)
+    thread = Thread(target=made.serve, daemon=True)
+    thread.start()
+    try:
+        yield made
+    finally:
+        made.close()
+        thread.join()
