@@ -44,46 +44,26 @@ class Unanswered(Exception):
 class Questions:
     """Questions of one preset over one line.
 
-    ``known`` holds what a pass need not ask twice: the answers of preflights by path, and of probes by name.
+    ``answers`` holds what a pass need not ask twice: the answers of preflights, by path.
     """
 
     line: Line
     preset: Preset
     now: Callable[[], datetime]
     answers: dict[str, Answer]
-    probes: dict[str, bool]
-
-    async def probe(self, name: str | None, fields: Fields) -> bool:
-        """Whether a probe holds; asked once a pass.
-
-        Raises:
-            Unanswered: nobody knows.
-        """
-        if name is None:
-            return False
-        if name not in self.probes:
-            try:
-                self.probes[name] = await self._ask(self.preset.probe[name], fields, f"probe {name}")
-            except Unanswered as error:
-                if error.outcome.kind is not OutcomeKind.PERMANENT:
-                    raise
-                self.probes[name] = False  # what the system does not know, it can't do
-        return self.probes[name]
 
     async def proven(self, name: str, fields: Fields) -> bool:
-        """Whether a probe holds, or a preflight is proven.
+        """Whether a preflight is proven, where nothing worse comes of it than a marker.
 
         Raises:
             Unanswered: nobody knows.
         """
-        if name in self.preset.probe:
-            return await self.probe(name, fields)
         try:
             return await self.preflight(name, fields) is None
         except Unanswered as error:
             if error.outcome.kind is not OutcomeKind.PERMANENT:
                 raise
-            return False  # as with a probe
+            return False  # what the system does not know, it can't do
 
     async def look_up(self, fields: Fields) -> Found:
         """Whether a message has arrived.
@@ -92,8 +72,6 @@ class Questions:
             Unanswered: nobody knows.
         """
         for each in self.preset.look_up:
-            if each.when is not None and not await self.probe(each.when, fields):
-                continue
             try:
                 if await self._ask(each, fields, "look-up"):
                     return Found.THERE

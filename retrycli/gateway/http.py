@@ -100,7 +100,7 @@ class HttpGateway:
             now=now,
             watch=watch,
         )
-        self._questions = Questions(self._line, self._preset, now, answers={}, probes={})
+        self._questions = Questions(self._line, self._preset, now, answers={})
         self._now = now
         self._sleep = sleep
 

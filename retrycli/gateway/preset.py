@@ -20,7 +20,6 @@ from retrycli.gateway.rules import (
     LookUp,
     MessageRule,
     Preflight,
-    Question,
     Reclassification,
     SuccessRule,
     Table,
@@ -57,7 +56,6 @@ class Preset(Table):
     answer: AnswerRule = AnswerRule()
     classify: tuple[Reclassification, ...] = ()
     key_header: HeaderName = "Idempotency-Key"
-    probe: dict[str, Question] = Field({})
     look_up: Annotated[tuple[LookUp, ...], BeforeValidator(_one_or_many)] = ()
     preflight: dict[str, Preflight] = Field({})
     upload: Upload | None = None
@@ -81,12 +79,9 @@ class Preset(Table):
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
-            if rule.marker is not None and rule.marker.unless not in {None, *self.probe, *self.preflight}:
+            if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
-                raise ValueError(f"messages.{message_type}.marker.unless: there is no probe or preflight {unless}")
-        for number, look_up in enumerate(self.look_up):
-            if look_up.when not in {None, *self.probe}:
-                raise ValueError(f"look_up.{number}.when: there is no probe.{look_up.when}")
+                raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
         return self
 
     @property
@@ -107,8 +102,6 @@ class Preset(Table):
     def _named(self) -> Iterator[tuple[str, set[str]]]:
         for message_type, rule in self.messages.items():
             yield f"messages.{message_type}", {*(place.name for place in rule.places()), *rule.required}
-        for name, question in self.probe.items():
-            yield f"probe.{name}", _names([question.path, question.query, *question.templates])
         for each in self.look_up:
             yield "look_up", _names([each.path, each.query, *each.templates])
         for name, preflight in self.preflight.items():

@@ -119,8 +119,6 @@ class LookUp(Question):
 
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
     """How long after an attempt its message may still turn up: only then is it taken to be absent."""
-    when: str | None = None
-    """A probe that must hold for this to be asked."""
 
 
 class Step(Get):
@@ -154,7 +152,7 @@ class Marker(Table):
 
     text: Template
     unless: str | None = None
-    """A probe that holds, or a preflight that is proven: then the marker is an empty text."""
+    """A preflight: where it is proven, the marker is an empty text."""
 
 
 class MessageRule(Table):

@@ -75,7 +75,7 @@ def test_a_queue_is_asked_about_once(tmp_path: Path) -> None:
 
 def test_what_decides_it_must_be_there() -> None:
     rule = {"path": "/notes", "marker": {"text": "{delivery_key}", "unless": "nothing"}}
-    with pytest.raises(ValidationError, match=r"marker\.unless: there is no probe or preflight nothing"):
+    with pytest.raises(ValidationError, match=r"marker\.unless: there is no preflight\.nothing"):
         Preset.model_validate({"messages": {"customer": rule}})
 
 
