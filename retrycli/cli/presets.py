@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from retrycli.trial import Trial
 
 NOT_DELIVERED = 3
+NOT_FOUND = "no: such a message would be sent again; mend the preset's look_up, unless the system shows it later"
 PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
 
@@ -129,7 +130,7 @@ def _show(tried: Trial) -> None:
     for each in tried.exchanges:
         console.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
         console.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
-    found = {True: "yes", False: "no", None: "not known"}[tried.found_again]
+    found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
     error = {} if tried.outcome.error is None else {"Error": tried.outcome.error}
     console.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
     console.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")

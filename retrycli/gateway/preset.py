@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
@@ -31,6 +31,8 @@ from retrycli.message import MessageType
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
+
+    from pydantic_core import ErrorDetails
 
 
 class About(Table):
@@ -82,6 +84,8 @@ class Preset(Table):
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
                 raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
+            if self.upload is None and "each.token" in {place.name for place in rule.places()}:
+                raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
         return self
 
     @property
@@ -163,15 +167,46 @@ def load_preset(name: str) -> Preset:
     except ValidationError as error:
         # A key that is misspelt is the reason why another is missing.
         first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-        where = ".".join(str(part) for part in first["loc"] if part != "[key]")
-        line = line_of(text, first["loc"])
-        said = {"extra_forbidden": "no such key"}.get(first["type"], first["msg"].removeprefix("Value error, "))
-        at = f" (line {line})" if line else ""
-        raise ConfigurationError(f"preset {name}: {where}{at}: {said}" if where else f"preset {name}: {said}") from None
+        raise ConfigurationError(f"preset {name}: {_in_words(first, text)}") from None
     except ValueError as error:
         raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"preset {name} is nested too deeply") from None
+
+
+def _in_words(error: ErrorDetails, text: str) -> str:
+    """One thing that is wrong with a preset: where, and what."""
+    at = error["loc"]
+    if at[:2] == ("look_up", 0) and "[[look_up]]" not in text:  # a single one has no number
+        at = (at[0], *at[2:])
+    where = ".".join(str(part) for part in at if part != "[key]")
+    line = line_of(text, at)
+    match error["type"]:
+        case "extra_forbidden":
+            said = f"no such key; there are {', '.join(_keys_beside(at))}"
+        case "missing":
+            said = "it is missing"
+        case "tuple_type":
+            said = "write a list, in brackets"
+        case _:
+            said = error["msg"].removeprefix("Value error, ")
+    return f"{where}{f' (line {line})' if line else ''}: {said}" if where else said
+
+
+def _keys_beside(where: Sequence[str | int]) -> list[str]:
+    """The keys that the table of a key knows."""
+    table: type[Table] = Preset
+    for part in where[:-1]:
+        if isinstance(part, str) and part in table.model_fields:
+            table = next(_tables_in(table.model_fields[part].annotation), table)
+    return [*table.model_fields, *(["like"] if table is MessageRule else [])]
+
+
+def _tables_in(annotation: object) -> Iterator[type[Table]]:
+    if isinstance(annotation, type) and issubclass(annotation, Table):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _tables_in(part)
 
 
 def _ours() -> Traversable:

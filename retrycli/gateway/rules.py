@@ -17,7 +17,12 @@ OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "i
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""
 CREDENTIALS = frozenset({"token", "username", "password", "session"})
 """What the templates of ``[auth]`` may name."""
+KEY = "delivery_key"
 ATTACHMENTS = "attachments"
+OF_ATTACHMENTS = frozenset({"name", "type", "size", "content", "token"})
+"""What ``{each.…}`` of an attachment may be."""
+OF_ANSWERS = frozenset({"page", "external_id"})
+"""What is not known yet when a message is sent."""
 TEXTS = frozenset({"subject", "body"})
 """Columns that hold whatever people write."""
 
@@ -86,12 +91,18 @@ class Condition(Table):
     def _looks_somewhere(self) -> Self:
         if (self.path is None) is (self.text is None):
             raise ValueError("name a path or a text")
+        if len([each for each in (self.equals, self.contains, self.text) if each is not None]) > 1:
+            raise ValueError("name one of equals, contains and text")
+        if isinstance(self.equals, str) and "{" in self.equals:
+            raise ValueError(
+                "equals takes no places: write contains, or put it into the path, as in [key={delivery_key}]"
+            )
         return self
 
     @property
     def templates(self) -> tuple[str, ...]:
-        """The templates that it compares with."""
-        return tuple(each for each in (self.contains, self.text) if each is not None)
+        """The templates in it."""
+        return tuple(each for each in (self.path, self.contains, self.text) if each is not None)
 
 
 class Get(Table):
@@ -119,6 +130,12 @@ class LookUp(Question):
 
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
     """How long after an attempt its message may still turn up: only then is it taken to be absent."""
+
+    @model_validator(mode="after")
+    def _asks_for_one_message(self) -> Self:
+        if KEY not in {place.name for place in places([self.path, self.query, *self.holds.templates])}:
+            raise ValueError("it names {delivery_key} nowhere, and would take any message for the one it looks for")
+        return self
 
 
 class Step(Get):
@@ -192,8 +209,26 @@ class MessageRule(Table):
     @property
     def capabilities(self) -> tuple[str, ...]:
         """Which of the columns of lists it has a place for."""
-        named = {place.name for place in self.places()} | ({ATTACHMENTS} if self.files else set())
+        named = {place.name for place in self._sent} | ({ATTACHMENTS} if self.files else set())
         return tuple(column for column in LIST_COLUMNS if column in named)
+
+    @property
+    def _sent(self) -> tuple[Place, ...]:
+        """All places in the request itself."""
+        return tuple(places([self.path, self.query, self.headers, self.body]))
+
+    @model_validator(mode="after")
+    def _names_what_it_has(self) -> Self:
+        named = {place.name for place in self._sent}
+        if self.marker is None and "marker" in named:
+            raise ValueError('{marker} has nothing to stand for: write marker = { text = "Ref. {delivery_key}" }')
+        if self.marker is not None and "marker" not in named:
+            raise ValueError("its marker stands nowhere: write {marker} where it belongs in the body")
+        for name in sorted(named):
+            _, _, part = name.partition(".")
+            if name in OF_ANSWERS or (part and part not in OF_ATTACHMENTS):
+                raise ValueError(f"{{{name}}} is nothing that a message has")
+        return self
 
     @model_validator(mode="after")
     def _fits_its_format(self) -> Self:
@@ -202,7 +237,7 @@ class MessageRule(Table):
             if place.name == "body" and self.format == "html" and not done & {"html", "raw"}:
                 raise ValueError("its format is html: write {body|html}, or {body|raw} where the column holds HTML")
             if self.format == "text" and "html" in done:
-                raise ValueError(f"its format is text: write {{{place.name}}} without the filter html")
+                raise ValueError(f"its format is text: write {{{place.name}}} without |html, or set format = 'html'")
         return self
 
     @model_validator(mode="after")

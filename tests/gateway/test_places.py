@@ -33,7 +33,7 @@ verify = { path = "/note", query = { session = "{session}" }, holds = { path = "
 [look_up]
 path = "/notes"
 query = { session = "{session}" }
-holds = { path = "there" }
+holds = { path = "there", contains = "{delivery_key}" }
 settle_seconds = 0
 """
 

@@ -396,6 +396,50 @@ def test_a_key_that_is_wrong_is_named(text: str, key: str, tmp_path: Path) -> No
     assert mistake(file).startswith(f"preset {file}: {key}")
 
 
+LOOK = "[look_up]\npath = '/all'\nholds = "
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        (NOTE + LOOK + "{ path = 'x' }", "look_up (line 6): it names {delivery_key} nowhere"),
+        (NOTE + LOOK + "{ path = 'x', equals = '{delivery_key}' }", "look_up.holds (line 8): equals takes no places"),
+        (NOTE + LOOK + "{ path = 'x', equals = 1, contains = '{delivery_key}' }", "look_up.holds (line 8): name one"),
+        (NOTE.replace("{body}", "{body}{marker}"), "messages.customer (line 2): {marker} has nothing to stand for"),
+        (NOTE + "marker = { text = '{delivery_key}' }", "messages.customer (line 2): its marker stands nowhere"),
+        (NOTE.replace("{body}", "{page}"), "messages.customer (line 2): {page} is nothing that a message has"),
+        (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} is nothing"),
+        (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} is what [upload] brings"),
+        (NOTE + "[success]\nstatus = 201", "success.status (line 7): write a list, in brackets"),
+        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key; there are errors, id, id_header"),
+        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key; there are method, path, query, "),
+        ("[lookup]\n" + NOTE, "lookup (line 1): no such key; there are about, auth, check, messages, "),
+        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key; there are path, equals, "),
+        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key; there are method, path, "),
+        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key; there are remedy, steps"),
+    ],
+)
+def test_what_would_come_to_something_else_than_is_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
+    """Above all a look-up that finds any message, or none."""
+    file = preset_file(tmp_path, text)
+    assert mistake(file).startswith(f"preset {file}: {said}")
+
+
+def test_what_is_only_read_back_is_no_place_for_a_column(tmp_path: Path) -> None:
+    """A message whose copies would be dropped is not sent."""
+    verify = "verify = { path = '/last', holds = { path = 'cc', contains = '{cc_emails}' } }\n"
+    file = preset_file(tmp_path, NOTE.replace('ignores = ["cc_emails"]\n', verify))
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        assert deliver(gateway_settings(server.url, preset=file)).kind is OutcomeKind.INVALID
+    assert not server.requests
+
+
+def test_a_column_in_the_path_of_an_answer_must_be_there(tmp_path: Path) -> None:
+    """Else it would be taken for an empty text, and match each entry without a key."""
+    file = preset_file(tmp_path, NOTE + LOOK + "{ path = '[key={delivery_kye}].id', contains = '{delivery_key}' }")
+    assert mistake(file) == "the preset's look_up names the column delivery_kye, which the table has not"
+
+
 @pytest.mark.parametrize(
     "template",
     [
