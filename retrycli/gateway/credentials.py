@@ -118,11 +118,14 @@ class Credentials:
 
     def _log_in_request(self, rule: Session) -> httpx.Request:
         headers = {name: plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
+        body = fill(rule.body, self._values) if rule.method == "POST" else None
+        form = body if rule.encoding == "form" and isinstance(body, dict) else None
         return httpx.Request(
             rule.method,
             self._destination + fill_path(rule.path, {}),
             headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"} | headers,
-            json=fill(rule.body, self._values) if rule.method == "POST" else None,
+            data=form,
+            json=body if form is None else None,
         )
 
 

@@ -238,7 +238,9 @@ class HttpGateway:
         """Send one attachment; what the other side calls it."""
         headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
         path = fill_path(rule.path, about_it, rule.query)
-        request = Request("POST", path, headers, file_content(file, rule.content_type))
+        as_it_is = rule.files is None
+        content = file_content(file, rule.content_type) if as_it_is else multipart_content({}, rule.files, [file])
+        request = Request("POST", path, headers, content)
         reply = await self._line.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             raise Unanswered(_of_an_upload(reply.outcome, file.name))

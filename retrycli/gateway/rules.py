@@ -256,6 +256,8 @@ class Session(Table):
     path: UrlPath
     headers: dict[HeaderName, SecretHeader] = {}
     body: SecretTree = {}
+    encoding: Literal["json", "form"] = "json"
+    """What the body goes as; OAuth (RFC 6749) wants a form."""
     token: JsonPath
     """Where the answer has what is then ``{session}``."""
 
@@ -285,9 +287,17 @@ class Upload(Table):
     path: UrlPath
     query: Query = {}
     headers: Headers = {}
+    files: str | None = None
+    """The name of the field that it goes in, of a form; by default it is all that the request holds."""
     content_type: str | None = None
     """By default the attachment's own."""
     token: JsonPath
+
+    @model_validator(mode="after")
+    def _goes_one_way(self) -> Self:
+        if self.files is not None and self.content_type is not None:
+            raise ValueError("content_type is for a file that goes as it is, and files for one in a form: name one")
+        return self
 
 
 class SuccessRule(Table):
