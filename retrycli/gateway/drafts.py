@@ -14,8 +14,8 @@ from retrycli.gateway.line import HEADERS, Request
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
+from retrycli.gateways import OneGateway
 from retrycli.message import LIST_COLUMNS, QueuedMessage
-from retrycli.settings import OneGateway
 
 MEGABYTE = 1_000_000
 

@@ -31,9 +31,9 @@ from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import open_transport
+from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType
