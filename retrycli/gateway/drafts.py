@@ -57,13 +57,15 @@ class Drafts:
 
         Raises:
             Unfit: it has not, or the row has not what the preset needs.
-            InvalidMessage: there is no rule for messages of its type.
         """
         message = queued.message
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
-            raise InvalidMessage(f"the preset {preset} has no rule for {message.message_type} messages")
+            raise Unfit(
+                f"the preset {preset} has no place for {message.message_type} messages; "
+                f"have another gateway send them, as [gateway.{message.message_type}]"
+            )
         for column in LIST_COLUMNS:
             if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
                 raise Unfit(
