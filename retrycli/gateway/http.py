@@ -185,7 +185,7 @@ class HttpGateway:
             about_it = {**draft.fields, **{f"each.{name}": value for name, value in entry.items()}}
             entry["token"] = await self._uploaded(rule, file, about_it)
 
-    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str:
+    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str | int:
         """Send one attachment; what the other side calls it."""
         headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
         path = fill_path(rule.path, about_it, rule.query)
@@ -193,7 +193,7 @@ class HttpGateway:
         reply = await self._line.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             raise Unanswered(_of_an_upload(reply.outcome, file.name))
-        return str(token)
+        return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
