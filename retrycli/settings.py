@@ -3,34 +3,24 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection
 from datetime import timedelta
 from pathlib import Path
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     SecretStr,
-    ValidationInfo,
     field_validator,
     model_validator,
 )
 
-from retrycli.address import CONTROL, Address
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import BreakerRules
-from retrycli.errors import ConfigurationError
-from retrycli.message import Lane, MessageType
+from retrycli.gateways import Gateway
+from retrycli.message import MessageType
 from retrycli.policy import RetryPolicy
-
-
-def _split(value: object) -> object:
-    """A list may be written with commas, as an environment variable must be."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+from retrycli.section import Hours, Minutes, Positive, Section, Waits, absolute
 
 
 def _urls(value: object) -> object:
@@ -41,17 +31,7 @@ def _urls(value: object) -> object:
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
-Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
-Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
-Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
-
-
-class Database(_Section):
+class Database(Section):
     """Where the application's table is."""
 
     url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
@@ -80,7 +60,7 @@ class Database(_Section):
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
 
 
-class TypeSchedule(_Section):
+class TypeSchedule(Section):
     """What one message type does otherwise than the rest; None is: as the rest."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
@@ -93,7 +73,7 @@ class TypeSchedule(_Section):
     expires_after_hours: Hours | None = None
 
 
-class Schedule(_Section):
+class Schedule(Section):
     """When a message is tried again."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
@@ -149,186 +129,7 @@ class Schedule(_Section):
         return self
 
 
-IN_COMMON = (
-    "connect_timeout_seconds",
-    "request_timeout_seconds",
-    "immediate_retries",
-    "unknown_limit",
-    "ca_file",
-    "attachments_dir",
-    "attachments_limit_mb",
-)
-"""Keys of the gateway that one of its own for a message type need not repeat."""
-OF_THE_OTHER_KIND = {
-    "http": ("sender", "subject", "recipient", "starttls"),
-    "smtp": ("preset", "auth", "token", "verify"),
-}
-"""Keys that have no effect."""
-
-
-class OneGateway(_Section):
-    """How messages leave."""
-
-    kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
-    preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(
-        None, description="where the ticketing API is; for smtp smtp://HOST:587 or smtps://HOST:465"
-    )
-    auth: Literal["none", "bearer", "basic", "login"] | None = Field(
-        None, description="none, bearer, basic or login; by default as the preset does it"
-    )
-    username: str | None = Field(None, description="basic, login; smtp, where the server asks for it")
-    username_file: Path | None = Field(None, description="a file that holds it")
-    password: SecretStr | None = Field(None, description="basic, login; smtp, where the server asks for it")
-    password_file: Path | None = Field(None, description="a file that holds it")
-    token: SecretStr | None = Field(None, description="bearer")
-    token_file: Path | None = Field(None, description="a file that holds it")
-    login_path: str = Field("/auth/login", description="login: where user and password are posted")
-    connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection to be made")
-    request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
-    immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
-    unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
-    ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
-    verify: bool = Field(default=False, description="read back what was sent, where the preset says how")
-    sender: str | None = Field(None, description="smtp: whom mails are from, as in Support <support@example.com>")
-    subject: str = Field("{subject}", description="smtp: the subject, with columns as in [#{ticket_id}] {subject}")
-    recipient: str | None = Field(
-        None, description="smtp: who gets internal messages, and those without a recipient_email"
-    )
-    starttls: bool = Field(default=True, description="smtp: send nothing in the clear; smtps:// never does")
-    attachments_dir: Path | None = Field(None, description="the folder that attachments are in")
-    attachments_limit_mb: float = Field(
-        25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
-    )
-
-    @property
-    def destination(self) -> str:
-        """Where messages go: the base URL.
-
-        Raises:
-            ConfigurationError: it is not set.
-        """
-        if self.base_url is None:
-            raise ConfigurationError(
-                "gateway.base_url is not set: where is the ticketing API? "
-                "Set it in retrycli.toml or TICKETING_API_BASE_URL"
-            )
-        return self.base_url
-
-    @field_validator("base_url")
-    @classmethod
-    def _absolute_url(cls, url: str | None, info: ValidationInfo) -> str | None:
-        if url is None:
-            return None
-        if info.data.get("kind") == "smtp":
-            url = _absolute(url, "smtp://mail.example.com:587 or smtps://mail.example.com", {"smtp", "smtps"})
-        else:
-            url = _absolute(url, "https://tickets.example.com/api")
-        parts = urlsplit(url)
-        if parts.username or parts.password:
-            raise ValueError("put user and password into gateway.username and gateway.password_file, not the URL")
-        return url
-
-    @field_validator("sender", "recipient")
-    @classmethod
-    def _address(cls, text: str | None) -> str | None:
-        if text is not None and not Address.parse(text).local.isascii():
-            raise ValueError("what stands before its @ must be ASCII, or many servers could not take it")
-        return text
-
-    @field_validator("subject")
-    @classmethod
-    def _template(cls, text: str) -> str:
-        if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
-            raise ValueError("it is one line, in which { and } stand around the names of columns")
-        return text
-
-    @field_validator("login_path")
-    @classmethod
-    def _rooted(cls, path: str) -> str:
-        if not path.startswith("/"):
-            raise ValueError("start it with a slash")
-        return path
-
-    @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        """Whoever sets a key that has no effect expects something of it."""
-        others = {
-            "http": ("sender", "subject", "recipient", "starttls"),
-            "smtp": ("preset", "auth", "token", "verify"),
-        }[self.kind]
-        for name in others:
-            if getattr(self, name) != type(self).model_fields[name].default:
-                raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
-        if self.kind == "smtp":
-            if self.sender is None:
-                raise ValueError("gateway.kind = 'smtp' needs gateway.sender")
-            if bool(self.username) != bool(_revealed(self.password)):
-                raise ValueError("gateway.username and gateway.password (or its _file) go together; set both or none")
-            if urlsplit(self.base_url or "").path:
-                raise ValueError("gateway.base_url ends with its host and port for gateway.kind = 'smtp'")
-        return self
-
-    @model_validator(mode="after")
-    def _credentials(self) -> Self:
-        needed = {"bearer": ("token",), "basic": ("username", "password"), "login": ("username", "password")}.get(
-            self.auth or "none", ()
-        )
-        for name in needed:
-            if not _revealed(getattr(self, name)):
-                raise ValueError(f"gateway.auth = {self.auth!r} needs gateway.{name} or gateway.{name}_file")
-        return self
-
-
-class Gateway(OneGateway):
-    """The gateway of all messages but those whose type has one of its own."""
-
-    customer: OneGateway | None = Field(None, description="another gateway for messages to customers")
-    supplier: OneGateway | None = Field(None, description="another gateway for messages to suppliers")
-    internal: OneGateway | None = Field(None, description="another gateway for internal messages")
-
-    @model_validator(mode="before")
-    @classmethod
-    def _have_in_common(cls, values: object) -> object:
-        """Give gateways of their own what is said for all, and has to do with no destination."""
-        if not isinstance(values, dict):
-            return values
-        common = {name: values[name] for name in IN_COMMON if name in values}
-        own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
-        return values | own
-
-    def of(self, message_type: MessageType) -> OneGateway:
-        """The gateway of a message type."""
-        own: OneGateway | None = getattr(self, message_type)
-        return own or self
-
-    @property
-    def all(self) -> dict[str, OneGateway]:
-        """Every gateway that has messages, by the name of its section."""
-        own = {f"gateway.{each}": self.of(each) for each in MessageType if self.of(each) is not self}
-        return own if len(own) == len(MessageType) else {"gateway": self, **own}
-
-    @property
-    def longest(self) -> timedelta:
-        """How long one message may take."""
-        return timedelta(seconds=max(each.request_timeout_seconds for each in self.all.values()))
-
-    @property
-    def lanes(self) -> tuple[Lane, ...]:
-        """Where messages go.
-
-        Raises:
-            ConfigurationError: one of the destinations is not set.
-        """
-        ways: dict[str, set[MessageType]] = {}
-        for each in MessageType:
-            ways.setdefault(self.of(each).destination, set()).add(each)
-        *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
-        but = frozenset(MessageType) - theirs
-        return (*(Lane(where, only=frozenset(only)) for where, only in others), Lane(rest, but=but))
-
-
-class Run(_Section):
+class Run(Section):
     """How much one pass does."""
 
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
@@ -343,7 +144,7 @@ class Run(_Section):
     retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")
 
 
-class BreakerSettings(_Section):
+class BreakerSettings(Section):
     """When a destination is taken to be down."""
 
     failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
@@ -357,13 +158,13 @@ class BreakerSettings(_Section):
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
-class Report(_Section):
+class Report(Section):
     """The page that a person looks at."""
 
     path: Path | None = Field(None, description="an HTML file that passes renew; needs the report extra")
 
 
-class Logging(_Section):
+class Logging(Section):
     """What goes to stderr."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
@@ -372,7 +173,7 @@ class Logging(_Section):
     format: Literal["text", "json"] = Field("text", description="text or json")
 
 
-class Notify(_Section):
+class Notify(Section):
     """Whom a pass tells of what changed, and who is to notice that passes stay away."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
@@ -394,10 +195,10 @@ class Notify(_Section):
     @field_validator("ping_url")
     @classmethod
     def _absolute_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
-        return None if url is None else SecretStr(_absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
+        return None if url is None else SecretStr(absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
-class Metrics(_Section):
+class Metrics(Section):
     """What Prometheus is told."""
 
     path: Path | None = Field(
@@ -412,7 +213,7 @@ class Metrics(_Section):
         return path
 
 
-class Settings(_Section):
+class Settings(Section):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
     database: Database = Database()
@@ -432,22 +233,16 @@ class Settings(_Section):
         return {each: self.schedule.policy(each, unknown_limit=gateway.of(each).unknown_limit) for each in MessageType}
 
 
-def _revealed(value: object) -> str:
-    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
-
-
-def _absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """A URL that paths can be appended to, without a slash at its end."""
-    if not re.fullmatch(r"[!-~]*", url):
-        raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # parsed only when asked for
-    except ValueError:
-        raise ValueError("that is no URL, or its port is none") from None
-    if parts.scheme not in schemes or not parts.hostname:
-        raise ValueError(f"write it with its scheme and host, as in {example}")
-    if "?" in url or "#" in url:
-        raise ValueError("the URL ends with its path; leave out what follows ? or #")
-    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all else looks for it
-    return in_small_letters.rstrip("/")
+__all__ = [
+    "BreakerSettings",
+    "Database",
+    "Gateway",
+    "Logging",
+    "Metrics",
+    "Notify",
+    "Report",
+    "Run",
+    "Schedule",
+    "Settings",
+    "TypeSchedule",
+]

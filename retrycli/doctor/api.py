@@ -10,8 +10,8 @@ from urllib.parse import urlsplit
 
 from retrycli.doctor.case import Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
+from retrycli.gateways import OneGateway
 from retrycli.outcome import OUTAGE, OutcomeKind
-from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from retrycli.gateway.probe import Probe

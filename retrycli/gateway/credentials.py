@@ -18,8 +18,8 @@ from retrycli.gateway.quotation import starred
 from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
-from retrycli.settings import OneGateway
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""

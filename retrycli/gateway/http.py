@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Collection
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
-from pathlib import PurePath
 from typing import TYPE_CHECKING, Self
 
 import httpx
@@ -23,39 +22,27 @@ from retrycli.gateway.answer import (
     value_at,
 )
 from retrycli.gateway.asking import Found, Questions, Unanswered
-from retrycli.gateway.content import FilePart, file_content, json_content, multipart_content
+from retrycli.gateway.content import file_content
 from retrycli.gateway.credentials import Credentials
+from retrycli.gateway.drafts import Draft, Drafts, Unfit
 from retrycli.gateway.line import HEADERS, Flight, Line, Request, Watch
 from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
-from retrycli.gateway.rules import MessageRule, Upload
-from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
+from retrycli.gateway.rules import Upload
+from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import open_transport
-from retrycli.message import LIST_COLUMNS, OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.gateways import OneGateway
+from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType
 
 IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before what was certainly not sent is tried again at once."""
-MEGABYTE = 1_000_000
 REPEATED = 20
 """How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
 AMISS = "is not as it should be: look at it there at once"
-
-
-@dataclass(slots=True)
-class _Draft:
-    """A message that is fit to be sent, with all that its request is drawn up from."""
-
-    rule: MessageRule
-    fields: dict[str, object]
-    """The row's columns, and what templates may name besides."""
-    files: list[attachments.Attachment]
-    parts: list[FilePart]
-    """The same files, as they stand in JSON."""
 
 
 class HttpGateway:
@@ -100,6 +87,7 @@ class HttpGateway:
             now=now,
             watch=watch,
         )
+        self._drafts = Drafts(settings, self._preset, self._credentials.identity)
         self._questions = Questions(self._line, self._preset, now, answers={})
         self._now = now
         self._sleep = sleep
@@ -137,7 +125,7 @@ class HttpGateway:
             return None
         try:
             async with asyncio.timeout(self._settings.request_timeout_seconds):
-                return await self._questions.look_up(self._draft(queued).fields) is Found.THERE
+                return await self._questions.look_up(self._drafts.draft(queued).fields) is Found.THERE
         except (TimeoutError, Unanswered):
             return None
 
@@ -147,9 +135,11 @@ class HttpGateway:
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:
-            draft = self._draft(queued)
+            draft = self._drafts.draft(queued)
             draft.fields["marker"] = await self._marker(draft)
-            self._draw(draft, None)  # what can't be drawn up is found out before anything is asked or sent
+            draft.request = self._drafts.draw(
+                draft, None
+            )  # what can't be is found out before anything is asked or sent
             if queued.unsettled_since is not None and self._preset.look_up:
                 if await self._questions.look_up(draft.fields) is Found.THERE:
                     return Outcome(OutcomeKind.DELIVERED, error="found by look-up")
@@ -161,7 +151,7 @@ class HttpGateway:
             await self._upload(draft)
         except Unanswered as error:
             return error.outcome
-        except _Unfit as error:
+        except Unfit as error:
             return Outcome(OutcomeKind.INVALID, error=str(error))
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
@@ -173,46 +163,7 @@ class HttpGateway:
 
     # -- before it is sent ------------------------------------------------------------------------------------
 
-    def _draft(self, queued: QueuedMessage) -> _Draft:
-        """Find out whether the preset has what a message needs."""
-        message = queued.message
-        rule = self._preset.messages.get(message.message_type)
-        preset = self._settings.preset
-        if rule is None:
-            raise InvalidMessage(f"the preset {preset} has no rule for {message.message_type} messages")
-        for column in LIST_COLUMNS:
-            if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
-                raise _Unfit(
-                    f"the preset {preset} has no place for {column} in {message.message_type} messages; "
-                    "empty the column, or have another preset or gateway send them"
-                )
-        for column in rule.required:
-            if not plain(message.fields.get(column)).strip():
-                raise _Unfit(f"{column} is empty, and the preset {preset} needs it")
-        fields: dict[str, object] = {
-            **message.fields,
-            "delivery_key": queued.delivery_key,
-            "identity": self._credentials.identity,
-        }
-        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
-        for file in files:
-            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise _Unfit(f"the preset {preset} takes no attachment like {file.name}; send a link to it instead")
-        fields["attachments"] = [
-            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
-            for file, part in zip(files, parts, strict=True)
-        ]
-        return _Draft(rule, fields, files, parts)
-
-    def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
-        limit = int(self._settings.attachments_limit_mb * MEGABYTE)
-        try:
-            files = attachments.find(queued.message, self._settings.attachments_dir, limit)
-        except InvalidMessage as error:
-            raise _Unfit(str(error)) from error
-        return files, [FilePart(each.path, each.size, as_base64=True) for each in files]
-
-    async def _marker(self, draft: _Draft) -> str:
+    async def _marker(self, draft: Draft) -> str:
         marker = draft.rule.marker
         if marker is None or (marker.unless and await self._questions.proven(marker.unless, draft.fields)):
             return ""
@@ -224,7 +175,7 @@ class HttpGateway:
             error = f"not there by now; whether it is to be sent again shows in {left:.0f} s"
             raise Unanswered(Outcome(OutcomeKind.REFUSED, error=error))
 
-    async def _upload(self, draft: _Draft) -> None:
+    async def _upload(self, draft: Draft) -> None:
         """Send attachments ahead, where they are then referred to."""
         rule = self._preset.upload
         entries = draft.fields["attachments"]
@@ -234,7 +185,7 @@ class HttpGateway:
             about_it = {**draft.fields, **{f"each.{name}": value for name, value in entry.items()}}
             entry["token"] = await self._uploaded(rule, file, about_it)
 
-    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str:
+    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str | int:
         """Send one attachment; what the other side calls it."""
         headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
         path = fill_path(rule.path, about_it, rule.query)
@@ -244,32 +195,14 @@ class HttpGateway:
         reply = await self._line.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             raise Unanswered(_of_an_upload(reply.outcome, file.name))
-        return str(token)
+        return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
-    def _draw(self, draft: _Draft, session: str | None) -> Request:
-        """Draw up the request of a message.
-
-        Raises:
-            InvalidMessage, ValueError: a value can't stand where its template puts it.
-        """
-        rule, fields = draft.rule, {**draft.fields, "session": session}
-        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
-        own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
-        headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
-        path = fill_path(rule.path, fields, rule.query)
-        httpx.URL(self._settings.destination + path)
-        body = fill(rule.body, fields)
-        if rule.encoding == "multipart":
-            assert isinstance(body, dict)  # noqa: S101  told to the type checker
-            return Request(rule.method, path, headers, multipart_content(body, rule.files, draft.files))
-        return Request(rule.method, path, headers, json_content(body, draft.parts))
-
-    async def _send(self, draft: _Draft, flight: Flight) -> Outcome:
+    async def _send(self, draft: Draft, flight: Flight) -> Outcome:
         limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(draft.fields["body"])), LOOK_UP_LIMIT))
         reply = await self._line.send(
-            lambda session: self._draw(draft, session), self._judge, limit=limit, flight=flight
+            lambda session: self._drafts.drawn(draft, session), self._judge, limit=limit, flight=flight
         )
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             return reply.outcome
@@ -281,7 +214,7 @@ class HttpGateway:
     def _judge_upload(self, answer: Answer) -> Outcome:
         return outcome_of_question(answer, self._preset, self._now())
 
-    async def _try_again(self, draft: _Draft, flight: Flight, first: Outcome) -> Outcome:
+    async def _try_again(self, draft: Draft, flight: Flight, first: Outcome) -> Outcome:
         from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random
 
         outcomes = [first]
@@ -301,7 +234,7 @@ class HttpGateway:
 
     # -- after it was sent ------------------------------------------------------------------------------------
 
-    async def _verified(self, draft: _Draft, outcome: Outcome) -> Outcome:
+    async def _verified(self, draft: Draft, outcome: Outcome) -> Outcome:
         """Read back what was delivered, where that is asked for."""
         rule = draft.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
@@ -322,11 +255,7 @@ class HttpGateway:
         return replace(outcome, error=without_quotations(error, queued.message))
 
 
-class _Unfit(Exception):
-    """A message that the preset, or its own row, lacks something for."""
-
-
-def _confirmed(draft: _Draft, answer: Answer, outcome: Outcome) -> Outcome:
+def _confirmed(draft: Draft, answer: Answer, outcome: Outcome) -> Outcome:
     """What a delivered message comes to by what the answer says of it."""
     condition = draft.rule.confirmed
     try:

@@ -18,8 +18,8 @@ from retrycli.gateway.preset import load_preset
 from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
+from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import OneGateway
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from retrycli.gateway.conversation import Conversation, Server
 from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.tls import verifying
+from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
-from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -16,8 +16,8 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from retrycli.gateway.tls import verifying
+from retrycli.gateways import OneGateway
 from retrycli.outcome import OutcomeKind
-from retrycli.settings import OneGateway
 
 if TYPE_CHECKING:
     from aiohttp.client_proto import ResponseHandler

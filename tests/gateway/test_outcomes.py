@@ -454,8 +454,8 @@ def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
     with Hostile(answer(200, SUCCEEDED)) as server:
         settings = gateway_settings(server.url, preset=preset_file(tmp_path, PUT_PRESET))
         outcome = deliver(settings, queued(message_type="internal"))
-    assert outcome.kind is PERMANENT
-    assert "no rule for internal messages" in (outcome.error or "")
+    assert outcome.kind is OutcomeKind.INVALID
+    assert "no place for internal messages" in (outcome.error or "")
     assert not server.connections
 
 

@@ -200,6 +200,8 @@ def settings(system: System, fake: Fake, **changes: object) -> Gateway:
 
 def message(system: System, message_type: str = "customer", **changes: object) -> QueuedMessage:
     """A message that any of the systems has a place for, but for what a test changes."""
+    if message_type not in load_preset(system.preset).messages:
+        pytest.skip(f"{system.preset} has no place for {message_type} messages")
     usual = {"ticket_id": system.ticket, "message_type": message_type, "cc_emails": None, "body": TEXT}
     to = {"recipient_email": SUPPLIER} if message_type == "supplier" else {}
     return queued(**{**usual, **to, **system.changes, **changes})
@@ -263,6 +265,30 @@ def test_a_reply_arrives_as_a_reply_and_reads_as_it_was_written(system: System, 
     (arrived,) = fake.arrived
     assert outcome.kind is OutcomeKind.DELIVERED
     assert (arrived.ticket, arrived.internal, said(arrived)) == (str(system.ticket), False, TEXT)
+
+
+def test_a_note_that_could_not_be_kept_in_is_not_sent() -> None:
+    """django-helpdesk mails it to whoever is copied in, unless it is set not to, which nobody can ask for."""
+    system = next(each for each in SYSTEMS if each.preset == "helpdesk")
+    with system.fake() as fake:
+        note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None)
+        outcome = deliver(settings(system, fake), note)
+        assert (outcome.kind, fake.asked) == (OutcomeKind.INVALID, [])
+    assert outcome.error is not None
+    assert "[gateway.internal]" in outcome.error
+
+
+def test_what_is_left_out_of_a_preset_can_be_put_in(tmp_path: Path) -> None:
+    """Its file says how, for a site that is set to keep notes in."""
+    system = next(each for each in SYSTEMS if each.preset == "helpdesk")
+    text = re.sub(
+        r"(?m)^# (?=\[|like|ignores|confirmed|ticket =|comment|public|path|holds)", "", preset_text("helpdesk")
+    )
+    with system.fake() as fake:
+        note = queued(ticket_id=system.ticket, message_type="internal", cc_emails=None, body=TEXT)
+        own = settings(system, fake, preset=preset_file(tmp_path, text.replace("\n#\n", "\n\n")), verify=True)
+        assert deliver(own, note).kind is OutcomeKind.DELIVERED
+        assert [each.internal for each in fake.arrived] == [True]
 
 
 def test_a_note_arrives_internal_and_stays_so(system: System, fake: Fake) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from random import Random
 
 PATIENCE = 1.5
-"""Seconds that a pass waits for an answer."""
+"""Seconds that a pass waits for an answer, while there is fire."""
 SETTLES = 30.0
 """Seconds that an absent message may still turn up: longer than any stall here with all that queues up behind it."""
 KILLED_AFTER = (0.5, 3.0)
@@ -79,7 +79,8 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
         assert time.monotonic() < deadline, f"{left} messages are stuck: {happened}"
         desk.let_time_pass()
         what = ahead.pop() if ahead else "peace"
-        process = desk.cli.start("run-once", "--json")
+        hurried = desk if what != "peace" else desk.having(request_timeout_seconds=LONGEST)
+        process = hurried.cli.start("run-once", "--json")
         if what == "kill":
             what = _kill(process, rng.uniform(*KILLED_AFTER))
         elif what == "stall":

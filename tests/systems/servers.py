@@ -73,14 +73,14 @@ def free_port() -> int:
 class Forgetful:
     """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
 
-    Whoever makes one waits for as long as it likes, or is told a status as by a proxy that did not wait.
+    It breaks off instead, or says a status, as a proxy does that has not waited for the answer.
     """
 
     def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None) -> None:
         self._there = ("127.0.0.1", int(url.rpartition(":")[2]))
         self._method = method
         self._also_the_request = also_the_request
-        self._status = status
+        self._instead = b"" if status is None else b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % status
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
 
@@ -104,15 +104,14 @@ class Forgetful:
                     if not (question := client.recv(65536)):
                         return
                     forgets = forgets or question.startswith(self._method)
-                    if not (forgets and self._also_the_request):
-                        server.sendall(question)
+                    if forgets and self._also_the_request:
+                        return
+                    server.sendall(question)
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
-                    if not forgets:
-                        client.sendall(answer)
-                    elif self._status is not None:
-                        client.sendall(b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % self._status)
+                    client.sendall(self._instead if forgets else answer)
+                    if forgets:
                         return
 
 

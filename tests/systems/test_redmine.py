@@ -243,7 +243,7 @@ def test_a_message_whose_answer_was_lost_is_found_again_and_exists_once(
 ) -> None:
     desk.fail(ticket, message_type, attachments=desk.attach() if message_type == "customer" else None)
     with forgetful(system.url, "PUT") as between:
-        done = desk.having(base_url=between.url, request_timeout_seconds=2).run_once()
+        done = desk.having(base_url=between.url).run_once()
     assert (done["sent"], done["unknown"]) == (0, 1)
     wait_until(lambda: len(system.notes(ticket)) == 1)
     desk.let_time_pass()
@@ -270,7 +270,7 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
 ) -> None:
     desk.fail(ticket)
     with forgetful(system.url, "PUT", also_the_request=True) as between:
-        assert desk.having(base_url=between.url, request_timeout_seconds=2).run_once()["unknown"] == 1
+        assert desk.having(base_url=between.url).run_once()["unknown"] == 1
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 0
     assert "not there by now" in texts(desk.attempts(1)[-1:])

@@ -42,9 +42,9 @@ pytestmark = pytest.mark.slow
 FIRST_LINE = BODY.partition("\n")[0]
 SECRET = "Nobody but us may read this."
 UNKNOWN_TICKET = 999_999
-IMPATIENT = 2
+IMPATIENT = 4
 """Seconds that a pass waits for an answer where it is to give up."""
-STALLS = 4
+STALLS = 5
 """Seconds that the mail server takes meanwhile for each of two mails."""
 
 
@@ -271,7 +271,7 @@ def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
     desk.fail(ticket, "internal")
     desk = desk.having(token=system.tokens[user])
     with forgetful(system.url, "POST") as between:
-        done = desk.having(base_url=between.url, request_timeout_seconds=IMPATIENT).run_once()
+        done = desk.having(base_url=between.url).run_once()
     assert (done["sent"], done["unknown"]) == (0, 2)
     wait_until(lambda: len(system.said(ticket)) == 2)
     desk.let_time_pass()
@@ -316,7 +316,7 @@ def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
 ) -> None:
     desk.fail(ticket)
     with forgetful(system.url, "POST", also_the_request=True) as between:
-        assert desk.having(base_url=between.url, request_timeout_seconds=IMPATIENT).run_once()["unknown"] == 1
+        assert desk.having(base_url=between.url).run_once()["unknown"] == 1
     desk.let_time_pass()
     assert desk.run_once()["sent"] == 0
     [(outcome, error)] = desk.attempts(1)[-1:]

@@ -1,0 +1,123 @@
+"""A message as a request, by the rules of a preset."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import PurePath
+
+import httpx
+
+from retrycli.errors import InvalidMessage
+from retrycli.gateway import attachments
+from retrycli.gateway.content import FilePart, json_content, multipart_content
+from retrycli.gateway.line import HEADERS, Request
+from retrycli.gateway.preset import Preset
+from retrycli.gateway.rules import MessageRule
+from retrycli.gateway.template import fill, fill_header, fill_path, plain
+from retrycli.gateways import OneGateway
+from retrycli.message import LIST_COLUMNS, QueuedMessage
+
+MEGABYTE = 1_000_000
+
+
+class Unfit(Exception):
+    """A message that the preset, or its own row, lacks something for."""
+
+
+@dataclass(slots=True)
+class Draft:
+    """A message that is fit to be sent, with all that its request is drawn up from."""
+
+    rule: MessageRule
+    fields: dict[str, object]
+    """The row's columns, and what templates may name besides."""
+    files: list[attachments.Attachment]
+    parts: list[FilePart]
+    """The same files, as they stand in JSON."""
+    request: Request | None = None
+    """As it was drawn up first, for no session."""
+
+
+class Drafts:
+    """Makes requests of messages.
+
+    Args:
+        settings: the preset's name, the base URL, and where attachments are.
+        preset: the rules.
+        identity: who we are, where messages say so.
+    """
+
+    def __init__(self, settings: OneGateway, preset: Preset, identity: object) -> None:
+        self._settings = settings
+        self._preset = preset
+        self._identity = identity
+
+    def draft(self, queued: QueuedMessage) -> Draft:
+        """Find out whether the preset has what a message needs.
+
+        Raises:
+            Unfit: it has not, or the row has not what the preset needs.
+        """
+        message = queued.message
+        rule = self._preset.messages.get(message.message_type)
+        preset = self._settings.preset
+        if rule is None:
+            raise Unfit(
+                f"the preset {preset} has no place for {message.message_type} messages; "
+                f"have another gateway send them, as [gateway.{message.message_type}]"
+            )
+        for column in LIST_COLUMNS:
+            if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
+                raise Unfit(
+                    f"the preset {preset} has no place for {column} in {message.message_type} messages; "
+                    "empty the column, or have another preset or gateway send them"
+                )
+        for column in rule.required:
+            if not plain(message.fields.get(column)).strip():
+                raise Unfit(f"{column} is empty, and the preset {preset} needs it")
+        fields: dict[str, object] = {
+            **message.fields,
+            "delivery_key": queued.delivery_key,
+            "identity": self._identity,
+        }
+        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        for file in files:
+            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
+                raise Unfit(f"the preset {preset} takes no attachment like {file.name}; send a link to it instead")
+        fields["attachments"] = [
+            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
+            for file, part in zip(files, parts, strict=True)
+        ]
+        return Draft(rule, fields, files, parts)
+
+    def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
+        limit = int(self._settings.attachments_limit_mb * MEGABYTE)
+        try:
+            files = attachments.find(queued.message, self._settings.attachments_dir, limit)
+        except InvalidMessage as error:
+            raise Unfit(str(error)) from error
+        return files, [FilePart(each.path, each.size, as_base64=True) for each in files]
+
+    def draw(self, draft: Draft, session: str | None) -> Request:
+        """Draw up the request of a message.
+
+        Raises:
+            InvalidMessage, ValueError, httpx.InvalidURL: a value can't stand where its template puts it.
+        """
+        rule, fields = draft.rule, {**draft.fields, "session": session}
+        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
+        own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
+        headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
+        path = fill_path(rule.path, fields, rule.query)
+        httpx.URL(self._settings.destination + path)  # raises for what is no URL
+        body = fill(rule.body, fields)
+        if rule.encoding == "multipart":
+            assert isinstance(body, dict)  # noqa: S101  told to the type checker
+            return Request(rule.method, path, headers, multipart_content(body, rule.files, draft.files))
+        return Request(rule.method, path, headers, json_content(body, draft.parts))
+
+    def drawn(self, draft: Draft, session: str | None) -> Request:
+        """The request as it was drawn up first, where nothing has come to it since."""
+        if draft.request is not None and session is None and self._preset.upload is None:
+            return draft.request
+        return self.draw(draft, session)

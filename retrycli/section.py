@@ -1,0 +1,53 @@
+"""What sections of settings are made of."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Annotated
+from urllib.parse import urlsplit
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
+
+
+def _split(value: object) -> object:
+    """A list may be written with commas, as an environment variable must be."""
+    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
+Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
+Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
+
+
+class Section(BaseModel):
+    """A section: frozen, and what it does not know is an error, which does not quote it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+
+
+def revealed(value: object) -> str:
+    """A value or a secret as text; None is an empty one."""
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
+
+
+def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
+    """A URL that paths can be appended to, without a slash at its end.
+
+    Raises:
+        ValueError: it is none, or of another scheme.
+    """
+    if not re.fullmatch(r"[!-~]*", url):
+        raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
+    try:
+        parts = urlsplit(url)
+        _ = parts.port  # parsed only when asked for
+    except ValueError:
+        raise ValueError("that is no URL, or its port is none") from None
+    if parts.scheme not in schemes or not parts.hostname:
+        raise ValueError(f"write it with its scheme and host, as in {example}")
+    if "?" in url or "#" in url:
+        raise ValueError("the URL ends with its path; leave out what follows ? or #")
+    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all else looks for it
+    return in_small_letters.rstrip("/")

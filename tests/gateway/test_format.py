@@ -1,0 +1,482 @@
+"""The pieces of a preset's format, one by one: filters, paths, conditions, forms, look-ups, preflights, uploads."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import tracemalloc
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import httpx
+import pytest
+from pydantic import ValidationError
+
+from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.gateway.answer import Answer, holds
+from retrycli.gateway.attachments import Attachment
+from retrycli.gateway.content import Content, FilePart, file_content, json_content, multipart_content
+from retrycli.gateway.json_path import check_path, find
+from retrycli.gateway.plain_text import plain_text
+from retrycli.gateway.rules import Condition, MessageRule
+from retrycli.gateway.template import fill, fill_path, fill_text
+from retrycli.gateway.toml_lines import line_of
+from retrycli.message import QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
+from tests.gateway.hostile import Behaviour, Hostile, answer, close, silence
+
+LONG_AGO = NOON - timedelta(days=1)
+
+# Filters.
+
+
+@pytest.mark.parametrize(
+    ("template", "value", "filled"),
+    [
+        ("{x|default:nobody}", None, "nobody"),
+        ("{x|default:a:b}", "", "a:b"),
+        ("{x|default:nobody}", "anna", "anna"),
+        ("to {x|join:; }.", ["a", "b"], "to a; b."),
+        ("{x|join:,}", [], ""),
+        ("{x|join:,}", "one", "one"),
+        ("{x|html}", '<b> & "it\'s"\nsecond\r\nthird', '&lt;b&gt; &amp; "it\'s"<br>\nsecond<br>\nthird'),
+        ("{x|raw}", "<b>", "<b>"),
+        ("{x|base64}", "Grüße", "R3LDvMOfZQ=="),
+        ("{x|int}", "42", 42),
+        ("{x|int}", 42, 42),
+        ("{x|default:x|base64}", None, "eA=="),
+        ("{{{x}}}", "in braces", "{in braces}"),
+    ],
+)
+def test_what_stands_in_a_place_goes_through_its_filters(template: str, value: object, filled: object) -> None:
+    assert fill_text(template, {"x": value}) == filled
+
+
+@pytest.mark.parametrize("value", ["", None, "1/2", "1e3", "٣", "12345678901234567890", "1 "])
+def test_what_is_no_whole_number_is_none(value: object) -> None:
+    with pytest.raises(InvalidMessage, match="no whole number"):
+        fill_text("{x|int}", {"x": value})
+
+
+def test_what_is_optional_and_empty_is_left_out_wherever_it_stands() -> None:
+    body = {
+        "cc": "{cc|optional}",
+        "to": ["{to|optional}", "{cc|optional}"],
+        "text": "so{cc|optional}",
+        "in": {"x": "{cc|optional}"},
+    }
+    assert fill(body, {"cc": [], "to": "anna"}) == {"to": ["anna"], "text": "so", "in": {}}
+    assert fill_path("/x", {"cc": None, "to": "ü&"}, {"cc": "{cc|optional}", "to": "{to}"}) == "/x?to=%C3%BC%26"
+
+
+def test_a_list_of_tables_has_one_for_each_entry() -> None:
+    body = {
+        "ccs": {"for_each": "cc", "give": {"mail": "{each}", "of": "{ticket}"}},
+        "none": {"for_each": "bcc", "give": "{each}"},
+    }
+    filled = fill(body, {"cc": ["a", "b"], "ticket": 7, "bcc": None})
+    assert filled == {"ccs": [{"mail": "a", "of": 7}, {"mail": "b", "of": 7}], "none": []}
+
+
+@pytest.mark.parametrize(
+    "entry", [{"for_each": "cc"}, {"for_each": "cc", "give": "{each}", "more": 1}, {"for_each": 7, "give": "{each}"}]
+)
+def test_a_list_that_is_not_one_is_wrong(entry: object) -> None:
+    with pytest.raises(ValidationError, match="for_each"):
+        MessageRule.model_validate({"path": "/x", "body": {"list": [entry]}})
+
+
+@pytest.mark.parametrize(
+    ("html", "text"),
+    [
+        ("<p>Hello,</p><p>two&nbsp;lines<br>and &lt;more&gt;</p>", "Hello,\n\ntwo lines\nand <more>"),
+        ("<style>p {}</style><script>alert(1)</script>seen", "seen"),
+        ("a\n  b <i>c</i>", "a b c"),
+        ("<ul><li>one<li>two</ul>", "one\ntwo"),
+        ("</style>still < here & there &unknown;", "still < here & there &unknown;"),
+        ("", ""),
+    ],
+)
+def test_html_as_plain_text_is_what_a_reader_sees(html: str, text: str) -> None:
+    assert plain_text(html) == text
+    assert fill_text("{x|text}", {"x": html}) == text
+
+
+# Paths and conditions.
+
+TREE = {
+    "a": {"b": [{"id": 1, "of": {"n": "x"}}, {"id": 2, "of": {"n": "xy"}, "on": True}]},
+    "count": 0,
+    "none": None,
+    "": {"": 1},
+}
+
+
+@pytest.mark.parametrize(
+    ("path", "found"),
+    [
+        ("a.b.0.id", [1]),
+        ("a.b.*.id", [1, 2]),
+        ("a.b.[id=2].on", [True]),
+        ("a.b.[of.n=x].id", [1]),
+        ("a.b.[of.n*=x].id", [1, 2]),
+        ("a.b.[of.n={key}].id", [2]),
+        ("a.b.9.id", []),
+        ("a.b.id", []),
+        ("a.c", []),
+        ("count", [0]),
+        ("none", [None]),
+        ("none.x", []),
+    ],
+)
+def test_a_path_leads_to_all_that_is_there(path: str, found: list[object]) -> None:
+    assert find(TREE, path, {"key": "xy"}) == found
+
+
+@pytest.mark.parametrize("path", ["", ".", "a.", "a..b", ".a", "a.[b]", "a.[b=c", "a]", "[=x]"])
+def test_what_is_no_path_is_wrong(path: str) -> None:
+    with pytest.raises(ValueError, match="no path"):
+        check_path(path)
+
+
+def said(content: object, *, whole: bool = True) -> Answer:
+    return Answer(200, None, content if isinstance(content, str) else json.dumps(content), whole)
+
+
+@pytest.mark.parametrize(
+    ("condition", "is_so"),
+    [
+        ({"path": "a.b.*.id"}, True),
+        ({"path": "count"}, False),
+        ({"path": "none"}, False),
+        ({"path": "missing"}, False),
+        ({"path": "count", "equals": 0}, True),
+        ({"path": "a.b.*.on", "equals": True}, True),
+        ({"path": "a.b.*.id", "equals": 1}, False),
+        ({"path": "missing", "equals": False}, False),
+        ({"path": "a.b.*.of.n", "contains": "{key}"}, True),
+        ({"path": "a.b.*.of.n", "contains": "z"}, False),
+        ({"text": '"n": "{key}"'}, True),
+        ({"text": "nowhere"}, False),
+    ],
+)
+def test_a_condition_holds_or_not(condition: dict[str, object], is_so: bool) -> None:  # noqa: FBT001  the case's own
+    assert holds(Condition.model_validate(condition), said(TREE), {"key": "xy"}) is is_so
+
+
+def test_a_list_contains_its_entries_and_not_their_pieces() -> None:
+    rights = said({"rights": ["set_notes_private"]})
+    assert holds(Condition(path="rights", contains="set_notes_private"), rights, {})
+    assert not holds(Condition(path="rights", contains="notes"), rights, {})
+
+
+def test_of_half_an_answer_nothing_is_said() -> None:
+    with pytest.raises(ValueError, match="too long"):
+        holds(Condition(path="a"), said(TREE, whole=False), {})
+    with pytest.raises(ValueError, match="too long"):
+        holds(Condition(text="nowhere"), said("so far", whole=False), {})
+    assert holds(Condition(text="far"), said("so far", whole=False), {})
+
+
+@pytest.mark.parametrize("wrong", [{}, {"path": "a", "text": "b"}])
+def test_a_condition_is_about_one_thing(wrong: dict[str, str]) -> None:
+    with pytest.raises(ValidationError, match="name a path or a text"):
+        Condition.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [(("a",), 1), (("a", "b", "c"), 3), (("x", 1, "y"), 8), (("x", 1, "z"), 7), (("q r",), None), (("a", "d", "e"), 4)],
+)
+def test_a_key_is_found_where_it_is_written(key: tuple[str | int, ...], line: int | None) -> None:
+    text = "[a]\n# c = 0\nb.c = 1\nd = { e = 2 }\n[[x]]\ny = 3\n[[x]]\n'y' = 4\n"
+    assert line_of(text, key) == line
+
+
+# What requests hold.
+
+
+async def whole(content: Content) -> bytes:
+    return b"".join([chunk async for chunk in content])
+
+
+@pytest.fixture
+def photo(tmp_path: Path) -> Attachment:
+    file = tmp_path / "photo"
+    file.write_bytes(bytes(range(256)) * 500)
+    return Attachment('Foto "1"; ü\n.png', "image/png", file, 128_000)
+
+
+def test_a_file_stands_in_json_as_base64(photo: Attachment) -> None:
+    part = FilePart(photo.path, photo.size, as_base64=True)
+    content = json_content({"a": [{"data": part}, "text", f"data:image/png;base64,{part}"]}, [part])
+    sent = asyncio.run(whole(content))
+    assert len(content) == len(sent)
+    tree = json.loads(sent)["a"]
+    assert tree[2] == f"data:image/png;base64,{tree[0]['data']}"
+    assert "128000 bytes" in content.shown()
+
+
+def test_a_form_has_fields_and_files_and_none_breaks_out_of_its_own(photo: Attachment) -> None:
+    content = multipart_content({"body": 'a "b"\r\n--x', "cc": ["a", "b"], 'x"\r\ny': 1}, "files[]", [photo])
+    sent = asyncio.run(whole(content))
+    assert len(content) == len(sent)
+    parts = sent.split(b"--" + content.content_type.partition("boundary=")[2].encode())
+    assert [part.partition(b"\r\n\r\n")[0].strip() for part in parts[1:-1]] == [
+        b'Content-Disposition: form-data; name="body"',
+        b'Content-Disposition: form-data; name="cc"',
+        b'Content-Disposition: form-data; name="cc"',
+        b'Content-Disposition: form-data; name="x%22%0D%0Ay"',
+        'Content-Disposition: form-data; name="files[]"; filename="Foto %221%22; ü%0A.png"\r\n'
+        "Content-Type: image/png".encode(),
+    ]
+    assert parts[-2].partition(b"\r\n\r\n")[2][:-2] == photo.path.read_bytes()
+
+
+def test_a_file_that_has_become_shorter_is_not_filled_up(photo: Attachment) -> None:
+    photo.path.write_bytes(b"short")
+    with pytest.raises(OSError, match="has become shorter"):
+        asyncio.run(whole(file_content(photo, None)))
+
+
+def test_a_large_attachment_is_never_in_memory_as_a_whole(tmp_path: Path) -> None:
+    file = tmp_path / "film.bin"
+    with file.open("wb") as film:
+        film.truncate(50_000_000)
+    part = FilePart(file, 50_000_000, as_base64=True)
+    for content in (
+        json_content({"data": part}, [part]),
+        file_content(Attachment("f", "video/mp4", file, part.size), None),
+    ):
+        tracemalloc.start()
+        assert asyncio.run(measured(content)) == len(content)
+        _, peak = tracemalloc.get_traced_memory()
+        tracemalloc.stop()
+        assert peak < 2_000_000
+
+
+async def measured(content: Content) -> int:
+    return sum([len(chunk) async for chunk in content])
+
+
+# Before a message is sent.
+
+ASKING = """
+[messages.customer]
+path = "/tickets/{ticket_id}/notes"
+ignores = ["cc_emails"]
+body = { text = "{body}" }
+preflight = "right"
+verify = { path = "/tickets/{ticket_id}", holds = { path = "ok" } }
+
+[preflight.right]
+remedy = "give it the right"
+
+[[preflight.right.steps]]
+path = "/me"
+enough = { path = "admin", equals = true }
+take = { role = "roles.*" }
+
+[[preflight.right.steps]]
+each = "role"
+path = "/roles/{role}"
+holds = { path = "rights", contains = "note" }
+
+[look_up]
+path = "/tickets/{ticket_id}/notes"
+query = { of = "{delivery_key}" }
+holds = { path = "count" }
+"""
+ME, NOTES, FOUND = "/me", "/tickets/12345/notes", f"/tickets/12345/notes?of={KEY}"
+
+
+def body(content: object) -> bytes:
+    return json.dumps(content).encode()
+
+
+@pytest.mark.parametrize(
+    ("me", "roles", "kind", "paths"),
+    [
+        ({"admin": True}, {}, OutcomeKind.DELIVERED, [ME, NOTES]),
+        ({"roles": [1, 2]}, {1: [], 2: ["note"]}, OutcomeKind.DELIVERED, [ME, "/roles/1", "/roles/2", NOTES]),
+        ({"roles": [1, 2]}, {1: [], 2: ["notes"]}, OutcomeKind.INVALID, [ME, "/roles/1", "/roles/2"]),
+        ({"roles": []}, {}, OutcomeKind.INVALID, [ME]),
+        ({}, {}, OutcomeKind.INVALID, [ME]),
+        ("no JSON", {}, OutcomeKind.REFUSED, [ME]),
+    ],
+)
+def test_nothing_is_sent_until_it_is_proven(
+    me: object, roles: dict[int, list[str]], kind: OutcomeKind, paths: list[str], tmp_path: Path
+) -> None:
+    at = {f"/roles/{each}": [answer(200, body({"rights": rights}))] for each, rights in roles.items()}
+    at[ME] = [answer(200, me.encode() if isinstance(me, str) else body(me))]
+    with Hostile(answer(201), at=at) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, ASKING)))
+    assert (outcome.kind, server.paths) == (kind, paths)
+    assert ("give it the right" in (outcome.error or "")) == (kind is OutcomeKind.INVALID)
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (answer(401), OutcomeKind.UNAUTHORIZED),
+        (answer(429), OutcomeKind.THROTTLED),
+        (answer(500), OutcomeKind.TRANSIENT),
+        (close, OutcomeKind.TRANSIENT),
+        (silence, OutcomeKind.UNREACHABLE),
+        (answer(404), OutcomeKind.PERMANENT),
+    ],
+)
+def test_a_preflight_without_an_answer_leaves_the_message_unsent(
+    behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path
+) -> None:
+    with Hostile(answer(201), at={ME: [behaviour]}) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, ASKING), request_timeout_seconds=0.5)
+        assert deliver(settings).kind is kind
+        assert set(server.paths) == {ME}
+
+
+def test_what_a_preflight_has_learnt_holds_for_a_pass(tmp_path: Path) -> None:
+    with Hostile(answer(201), at={ME: [answer(200, body({"admin": True}))]}) as server:
+        deliver_in_turn(gateway_settings(server.url, preset=preset_file(tmp_path, ASKING)), queued(), queued())
+    assert server.paths == [ME, NOTES, NOTES]
+
+
+# Look before you send again.
+
+
+def unsettled(ago: timedelta = timedelta(days=1)) -> QueuedMessage:
+    return replace(queued(), unsettled_since=NOON - ago)
+
+
+LOOKING = ASKING.replace('preflight = "right"\n', "")
+
+
+def test_what_is_there_is_delivered_and_not_sent(tmp_path: Path) -> None:
+    with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 1}))]}) as server:
+        outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING)), unsettled())
+    assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    assert server.paths == [FOUND]
+
+
+def test_what_is_not_there_is_sent_once_it_can_turn_up_no_more(tmp_path: Path) -> None:
+    with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 0}))]}) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING))
+        early = deliver(settings, unsettled(timedelta(seconds=119)))
+        assert (early.kind, server.paths) == (OutcomeKind.REFUSED, [FOUND])
+        assert "in 1 s" in (early.error or "")
+        assert deliver(settings, unsettled(timedelta(seconds=120))).kind is OutcomeKind.DELIVERED
+    assert server.paths == [FOUND, FOUND, NOTES]
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (answer(401), OutcomeKind.UNAUTHORIZED),
+        (answer(404), OutcomeKind.REFUSED),
+        (answer(429), OutcomeKind.THROTTLED),
+        (answer(500), OutcomeKind.TRANSIENT),
+        (answer(200, b"<html>"), OutcomeKind.REFUSED),
+        (close, OutcomeKind.TRANSIENT),
+        (silence, OutcomeKind.UNREACHABLE),
+    ],
+)
+def test_a_look_up_without_an_answer_sends_nothing_and_delivers_nothing(
+    behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path
+) -> None:
+    with Hostile(answer(201), at={FOUND: [behaviour]}) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING), request_timeout_seconds=0.5)
+        assert deliver(settings, unsettled()).kind is kind
+        assert set(server.paths) == {FOUND}
+
+
+# After it was sent.
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind", "error"),
+    [
+        (answer(200, b'{"ok": true}'), OutcomeKind.DELIVERED, None),
+        (answer(200, b'{"ok": false}'), OutcomeKind.PERMANENT, "it arrived, but read back it is not as it should be"),
+        (answer(500), OutcomeKind.DELIVERED, "delivered, but not read back: reading back: HTTP 500"),
+        (silence, OutcomeKind.DELIVERED, "delivered, but not read back within 0.5 s"),
+    ],
+)
+def test_what_can_t_be_read_back_was_delivered_all_the_same(
+    behaviour: Behaviour, kind: OutcomeKind, error: str | None, tmp_path: Path
+) -> None:
+    with Hostile(answer(201), at={"/tickets/12345": [behaviour]}) as server:
+        preset = preset_file(tmp_path, LOOKING)
+        settings = gateway_settings(server.url, preset=preset, verify=True, request_timeout_seconds=0.5)
+        outcome = deliver(settings)
+    assert outcome.kind is kind
+    assert (outcome.error or "").startswith(error or "")
+    assert (outcome.error is None) is (error is None)
+
+
+# Attachments that are sent ahead.
+
+AHEAD = """
+[messages.customer]
+path = "/notes"
+ignores = ["cc_emails"]
+body = { files = { for_each = "attachments", give = { token = "{each.token}" } } }
+
+[upload]
+path = "/uploads"
+query = { name = "{each.name}" }
+token = "upload.token"
+"""
+
+
+@pytest.mark.parametrize(
+    ("behaviour", "kind"),
+    [
+        (answer(201, b'{"upload": {"token": 7}}'), OutcomeKind.DELIVERED),
+        (answer(201, b"{}"), OutcomeKind.REFUSED),
+        (answer(413), OutcomeKind.PERMANENT),
+        (answer(500), OutcomeKind.TRANSIENT),
+        (close, OutcomeKind.TRANSIENT),
+    ],
+)
+def test_without_its_attachment_no_message_is_sent(behaviour: Behaviour, kind: OutcomeKind, tmp_path: Path) -> None:
+    (tmp_path / "ü.txt").write_text("text")
+    with Hostile(answer(201), at={"/uploads?name=%C3%BC.txt": [behaviour]}) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
+        assert deliver(settings, queued(attachments='["ü.txt"]')).kind is kind
+        sent = [json.loads(each.body) for each in server.requests if each.path == "/notes"]
+    assert sent == ([{"files": [{"token": 7}]}] if kind is OutcomeKind.DELIVERED else [])
+
+
+@pytest.mark.parametrize("name", ["missing.txt", "../secret"])
+def test_without_a_file_that_is_there_nothing_is_sent(name: str, tmp_path: Path) -> None:
+    with Hostile(answer(201)) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, AHEAD), attachments_dir=tmp_path)
+        outcome = deliver(settings, queued(attachments=json.dumps([name])))
+    assert (outcome.kind, server.paths) == (OutcomeKind.INVALID, [])
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("preflight = 'nothing'\n", "there is no preflight.nothing"),
+        ("files = 'file'\n", "files needs encoding = 'multipart'"),
+        ("encoding = 'multipart'\nbody = { a = { b = 1 } }\n", "takes texts and lists of texts"),
+        ("format = 'html'\nbody = { a = '{body}' }\n", "its format is html"),
+        ("like = 'supplier'\n", "messages.customer.like"),
+    ],
+)
+def test_what_can_t_work_is_said_when_the_preset_is_read(text: str, said: str, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, f"[messages.customer]\npath = '/'\nignores = ['cc_emails']\n{text}")
+    with pytest.raises(ConfigurationError) as raised:
+        deliver(gateway_settings("http://127.0.0.1:1", preset=preset))
+    assert said in str(raised.value)
+
+
+def test_a_url_beyond_what_can_be_is_told_as_such() -> None:
+    with pytest.raises(httpx.InvalidURL):
+        httpx.URL("http://127.0.0.1/" + "x" * 70_000)
+    outcome = deliver(gateway_settings("http://127.0.0.1:1"), queued(ticket_id="x" * 70_000))
+    assert outcome.kind is OutcomeKind.PERMANENT
