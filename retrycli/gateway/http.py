@@ -22,7 +22,7 @@ from retrycli.gateway.answer import (
     value_at,
 )
 from retrycli.gateway.asking import Found, Questions, Unanswered
-from retrycli.gateway.content import file_content
+from retrycli.gateway.content import file_content, multipart_content
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.drafts import Draft, Drafts, Unfit
 from retrycli.gateway.line import HEADERS, Flight, Line, Request, Watch
