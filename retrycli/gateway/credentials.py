@@ -37,7 +37,7 @@ class Credentials:
     """
 
     def __init__(self, settings: OneGateway, by_preset: Auth | None = None) -> None:
-        self._auth = _by_settings(settings) or by_preset or Auth()
+        self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: _revealed(value) for name, value in given.items()}
         for name in self._auth.needs:
@@ -140,17 +140,18 @@ def _no_token(answer: Answer, where: str, now: datetime) -> Outcome:
     )
 
 
-def _by_settings(settings: OneGateway) -> Auth | None:
-    """How ``gateway.auth`` says it is done; None where it says nothing."""
+def _by_settings(settings: OneGateway, by_preset: Auth | None) -> Auth | None:
+    """How ``gateway.auth`` says it is done, for whom the preset says; None where it says nothing."""
+    identity = None if by_preset is None else by_preset.identity
     match settings.auth:
         case None:
             return None
         case "none":
-            return Auth()
+            return Auth(identity=identity)
         case "bearer":
-            return Auth(headers={"Authorization": "Bearer {token}"})
+            return Auth(headers={"Authorization": "Bearer {token}"}, identity=identity)
         case "basic":
-            return Auth(basic=("{username}", "{password}"))
+            return Auth(basic=("{username}", "{password}"), identity=identity)
         case "login":
             account = {"username": "{username}", "password": "{password}"}
             path = settings.login_path.replace("{", "{{").replace("}", "}}")
@@ -160,7 +161,7 @@ def _by_settings(settings: OneGateway) -> Auth | None:
                 raise ConfigurationError(
                     f"gateway.login_path: {path!r} can't be used: it leaves the base URL"
                 ) from None
-            return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in)
+            return Auth(headers={"Authorization": "Bearer {session}"}, session=log_in, identity=identity)
         case _:
             assert_never(settings.auth)
 

@@ -92,10 +92,11 @@ body = { user = "{identity}" }
 """
 
 
-def test_a_message_may_say_who_we_are(tmp_path: Path) -> None:
+@pytest.mark.parametrize("auth", [{}, {"auth": "none"}, {"auth": "bearer", "token": "abc"}])
+def test_a_message_may_say_who_we_are(auth: dict[str, str], tmp_path: Path) -> None:
     preset = preset_file(tmp_path, OURSELVES)
     with Hostile(answer(200, SUCCEEDED)) as server:
-        settings = gateway_settings(server.url, preset=preset, username="3")
+        settings = gateway_settings(server.url, preset=preset, username="3", **auth)
         assert deliver(settings).kind is OutcomeKind.DELIVERED
         assert asyncio.run(probe(settings, now=lambda: NOON)).outcome.kind is OutcomeKind.DELIVERED
     assert json.loads(server.requests[0].body) == {"user": 3}
