@@ -25,6 +25,8 @@ KILLED_AFTER = (0.5, 3.0)
 """Between the first moment, when a pass may still be starting, and the last a pass is killed."""
 LONGEST = 900
 """Seconds after which something is stuck."""
+AT_ONCE = 40
+"""Messages that a pass in peace delivers at most."""
 DOWN = 69
 """The exit code of a pass that finds the system down: what stalls for long looks like that."""
 KINDS = ("customer", "supplier", "internal")
@@ -79,8 +81,7 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
         assert time.monotonic() < deadline, f"{left} messages are stuck: {happened}"
         desk.let_time_pass()
         what = ahead.pop() if ahead else "peace"
-        hurried = desk if what != "peace" else desk.having(request_timeout_seconds=LONGEST)
-        process = hurried.cli.start("run-once", "--json")
+        process = _pass_in_peace(desk) if what == "peace" else desk.cli.start("run-once", "--json")
         if what == "kill":
             what = _kill(process, rng.uniform(*KILLED_AFTER))
         elif what == "stall":
@@ -89,6 +90,11 @@ def deliver_all(desk: Desk, fire: Fire, rng: Random, stalled: Callable[[subproce
         assert done.returncode in {0, DOWN, -signal.SIGKILL}, done.stderr
         happened[what] += 1
     return happened + _outcomes(desk)
+
+
+def _pass_in_peace(desk: Desk) -> subprocess.Popen[str]:
+    """With all the time that a busy machine needs for an answer, and few enough messages to end soon."""
+    return desk.having(request_timeout_seconds=LONGEST).cli.start("run-once", "--limit", str(AT_ONCE), "--json")
 
 
 def _kill(process: subprocess.Popen[str], seconds: float) -> str:
