@@ -251,7 +251,7 @@ def show(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Show one message with its text, and every attempt made at it."""
+    """Show one message with its text, and every attempt at it."""
     from retrycli import console, desk
 
     found = desk.show(load_settings(ctx, config), message_id)

@@ -99,7 +99,10 @@ def deliver_test(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Send one marked message past the queue, and show request and answer, secrets masked."""
+    """Send one marked message, and show request and answer.
+
+    It goes past the queue. Secrets are masked.
+    """
     from retrycli import console, trial
     from retrycli.app import login_name
     from retrycli.errors import ConfigurationError

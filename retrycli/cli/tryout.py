@@ -64,7 +64,7 @@ def _tell(seen: Seen) -> None:
 
 
 def demo() -> None:
-    """Show the main job at work, on an example that is made for it."""
+    """Show the main job at work, on an example made for it."""
     from retrycli.demo import run
 
     run()

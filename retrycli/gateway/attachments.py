@@ -18,8 +18,6 @@ MEDIA_TYPE = re.compile(f"{RESTRICTED_NAME}/{RESTRICTED_NAME}")
 """A type and a subtype, without parameters (RFC 6838, section 4.2)."""
 UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 """Control characters, line ends, and what turns the direction of a text, so that a name shows as another."""
-SHOWN = 80
-"""So many characters of an entry stand in an error."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +52,14 @@ def find(message: Message, folder: Path | None, limit_bytes: int) -> list[Attach
     if folder is None:
         raise InvalidMessage("attachments: gateway.attachments_dir is not set; set it to the folder they are in")
     root = folder.resolve()
-    found = [_attachment(entry, root) for entry in entries]
+    found = []
+    for number, entry in enumerate(entries, 1):
+        try:
+            found.append(_attachment(entry, root))
+        except (
+            _Unusable
+        ) as error:  # by its number: a file's name may be a customer's word, and errors are shown in lists
+            raise InvalidMessage(f"attachments: no. {number} {error}") from error
     if (size := sum(each.size for each in found)) > limit_bytes:
         raise InvalidMessage(
             f"attachments are {_megabytes(size)} together, more than gateway.attachments_limit_mb "
@@ -63,26 +68,30 @@ def find(message: Message, folder: Path | None, limit_bytes: int) -> list[Attach
     return found
 
 
+class _Unusable(Exception):
+    """What is wrong with one of them, as the end of a sentence."""
+
+
 def _attachment(entry: object, root: Path) -> Attachment:
     given = {"path": entry} if isinstance(entry, str) else entry
     if not isinstance(given, Mapping):
-        raise InvalidMessage(f"attachments: {_shown(entry)} is neither a path nor an object with one")
+        raise _Unusable("is neither a path nor an object with one")
     texts = {name: _text(given, name) for name in ("path", "filename", "name", "content_type")}
     where = texts["path"] or texts["filename"] or texts["name"]
     if not where:
-        raise InvalidMessage(f"attachments: {_shown(entry)} names no file; give it a path")
+        raise _Unusable("names no file; give it a path")
     name = _name(texts["filename"] or where)
     content_type = texts["content_type"] or _guessed(name)
     if not MEDIA_TYPE.fullmatch(content_type):
-        raise InvalidMessage(f"attachments: content_type {_shown(content_type)} is not of the form type/subtype")
+        raise _Unusable("has a content_type that is not of the form type/subtype")
     path = _beneath(root, where)
-    return Attachment(name, content_type.lower(), path, _size(path, where))
+    return Attachment(name, content_type.lower(), path, _size(path))
 
 
 def _text(given: Mapping[str, object], name: str) -> str | None:
     value = given.get(name)
     if not isinstance(value, str | None):
-        raise InvalidMessage(f"attachments: {name} is no text: {_shown(value)}")
+        raise _Unusable(f"has a {name} that is no text")
     return value
 
 
@@ -90,7 +99,7 @@ def _name(given: str) -> str:
     """The last part of a path as any system writes it; so a name leads nowhere when a recipient saves the file."""
     name = re.split(r"[/\\]", given.rstrip("/\\"))[-1].strip()
     if name in {"", ".", ".."} or UNSHOWABLE.search(name):
-        raise InvalidMessage(f"attachments: {_shown(given)} can't be a file's name; rename it, or give it a filename")
+        raise _Unusable("has what can't be a file's name; rename it, or give it a filename")
     return name
 
 
@@ -104,33 +113,24 @@ def _beneath(root: Path, where: str) -> Path:
     try:
         path = (root / where).resolve()
     except (OSError, RuntimeError, ValueError):  # a name too long, a link to itself, a NUL
-        raise InvalidMessage(f"attachments: {_shown(where)} can't be a file's path") from None
+        raise _Unusable("has what can't be a file's path") from None
     if not path.is_relative_to(root):
-        raise InvalidMessage(
-            f"attachments: {_shown(where)} is outside gateway.attachments_dir; put the file beneath it"
-        )
+        raise _Unusable("is outside gateway.attachments_dir; put the file beneath it")
     return path
 
 
-def _size(path: Path, where: str) -> int:
+def _size(path: Path) -> int:
     """A file's size, after it was opened once: what can't be read must show before anything is sent."""
     try:
         found = path.stat()
         if not stat.S_ISREG(found.st_mode):  # opened, a pipe would wait for whoever writes to it
-            raise InvalidMessage(f"attachments: {_shown(where)} is no regular file")
+            raise _Unusable("is no regular file")
         path.open("rb").close()
     except FileNotFoundError:
-        raise InvalidMessage(
-            f"attachments: {_shown(where)} is not in gateway.attachments_dir; put it there, or take it off the list"
-        ) from None
+        raise _Unusable("is not in gateway.attachments_dir; put it there, or take it off the list") from None
     except OSError as error:
-        raise InvalidMessage(f"attachments: {_shown(where)} can't be read: {error.strerror}") from None
+        raise _Unusable(f"can't be read: {error.strerror}") from None
     return found.st_size
-
-
-def _shown(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= SHOWN else text[: SHOWN - 2] + "…" + text[-1]
 
 
 def _megabytes(size: int) -> str:

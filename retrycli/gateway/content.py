@@ -49,7 +49,7 @@ class FilePart:
             while left:
                 chunk = file.read(min(CHUNK, left))
                 if not chunk:
-                    raise OSError(f"the attachment {self.path.name} has become shorter while it was sent")
+                    raise OSError("an attachment has become shorter while it was sent")
                 left -= len(chunk)
                 yield b64encode(chunk) if self.as_base64 else chunk
 

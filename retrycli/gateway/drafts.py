@@ -81,9 +81,11 @@ class Drafts:
             "identity": self._identity,
         }
         files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
-        for file in files:
+        for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise Unfit(f"the preset {preset} takes no attachment like {file.name}; send a link to it instead")
+                raise Unfit(
+                    f"attachments: no. {number} ends as the preset {preset} takes none; send a link to it instead"
+                )
         fields["attachments"] = [
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
             for file, part in zip(files, parts, strict=True)

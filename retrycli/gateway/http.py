@@ -181,11 +181,13 @@ class HttpGateway:
         entries = draft.fields["attachments"]
         if rule is None or not isinstance(entries, list):
             return
-        for file, entry in zip(draft.files, entries, strict=True):
+        for number, (file, entry) in enumerate(zip(draft.files, entries, strict=True), 1):
             about_it = {**draft.fields, **{f"each.{name}": value for name, value in entry.items()}}
-            entry["token"] = await self._uploaded(rule, file, about_it)
+            entry["token"] = await self._uploaded(rule, file, about_it, number)
 
-    async def _uploaded(self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object]) -> str | int:
+    async def _uploaded(
+        self, rule: Upload, file: attachments.Attachment, about_it: dict[str, object], number: int
+    ) -> str | int:
         """Send one attachment; what the other side calls it."""
         headers = HEADERS | {name.lower(): fill_header(name, text, about_it) for name, text in rule.headers.items()}
         path = fill_path(rule.path, about_it, rule.query)
@@ -194,7 +196,7 @@ class HttpGateway:
         request = Request("POST", path, headers, content)
         reply = await self._line.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
-            raise Unanswered(_of_an_upload(reply.outcome, file.name))
+            raise Unanswered(_of_an_upload(reply.outcome, number))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
@@ -267,11 +269,13 @@ def _confirmed(draft: Draft, answer: Answer, outcome: Outcome) -> Outcome:
     return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but by the answer it {AMISS}")
 
 
-def _of_an_upload(outcome: Outcome, name: str) -> Outcome:
+def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
     """What a message comes to for want of its attachment: it has not been sent, whatever went wrong."""
     kind = {OutcomeKind.UNKNOWN: OutcomeKind.TRANSIENT, OutcomeKind.DELIVERED: OutcomeKind.REFUSED}
     said = outcome.error or "the answer has no token"
-    return replace(outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of {name}: {said}")
+    return replace(
+        outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of attachment no. {number}: {said}"
+    )
 
 
 def check_urls(settings: OneGateway) -> None:

@@ -255,7 +255,7 @@ def _base64(attachment: Attachment) -> Iterator[bytes]:
             left -= len(block)
             yield base64.encodebytes(block).replace(b"\n", b"\r\n")
         if left or file.read(1):
-            raise FileChanged(f"the attachment {attachment.name} changed while it was sent")
+            raise FileChanged("an attachment changed while it was sent")
 
 
 def _encoded(size: int) -> int:

@@ -319,7 +319,7 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
     ("RETRYCLI_GATEWAY__TOKEN_FILE", "/no/such/token"): (
         "gateway.token_file: can't read /no/such/token: No such file or directory"
     ),
-    ("RETRYCLI_GATEWAY__PRESET", "zendesk"): "gateway.preset: no preset 'zendesk'; write a .toml file or generic",
+    ("RETRYCLI_GATEWAY__PRESET", "zendsk"): "gateway.preset: no preset 'zendsk'; write a .toml file or freescout",
     (
         "RETRYCLI_CONFIG",
         "/no/such.toml",
@@ -341,7 +341,7 @@ def checked(tmp_path_factory: pytest.TempPathFactory, prepared: Prepared) -> dic
         cli = Cli(folder, application.variables(API))
         calls: dict[tuple[str, str] | bytes, Callable[[], Finished]] = {}
         for name, value in WRONG_SETTINGS:
-            command = "check" if value in {"sqlite://", "zendesk"} else "show"
+            command = "check" if value in {"sqlite://", "zendsk"} else "show"
             calls[name, value] = partial(cli, "config", command, env={name: value})
         for number, content in enumerate(WRONG_FILES):
             file = folder / f"{number}.toml"

@@ -34,7 +34,7 @@ ACTING = (
 )
 WITH_BODIES = ("show 1", "edit 1 --subject tea --yes", "retry 2", "run-once --limit 1")
 """They show it, hold it against what was read before it is written, and send it."""
-ELSEWHERE = {"init", "cron", "sandbox", "demo", "notify", "version"}
+ELSEWHERE = {"init", "cron", "sandbox", "demo", "notify", "version", "presets", "deliver-test"}
 """They know no application's messages."""
 
 

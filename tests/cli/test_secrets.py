@@ -64,6 +64,10 @@ COMMANDS = {
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
     "config show": "config show",
     "config check": "config check",
+    "presets": "presets",
+    "presets show": "presets show generic",
+    "presets check": "presets check generic",
+    "deliver-test": "deliver-test --ticket 7 --type customer --to ben@example.com --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
     "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",
@@ -80,7 +84,7 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo"}
 """It makes an example of its own, and takes no settings."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3}
+ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "deliver-test": 3}
 """Exit codes; of the others it is 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}
@@ -148,7 +152,6 @@ class Scene:
             "recipient_email": WORDS["recipient"],
             "cc_emails": json.dumps([WORDS["cc"]]),
             "bcc_emails": json.dumps([WORDS["bcc"]]),
-            "attachments": json.dumps([WORDS["attachment"]]),
         }
         for each in ids:
             self.application.add(each, hours_ago=3, **texts | columns)
@@ -224,6 +227,7 @@ def shown(done: Mapping[str, Finished]) -> dict[str, str]:
 def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
     scene.add(1, 2, 3, 4, 5)
     scene.add(6, cc_emails=json.dumps({"no list": WORDS["cc"]}))
+    scene.add(7, attachments=json.dumps([WORDS["attachment"]]))
     with ticketing_api(echo(422), short_echo, echo(503), echo(200), short_echo) as api, closed_port() as closed:
         scene.configure(api.url)
         done = scene.run_all(closed)

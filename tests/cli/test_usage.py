@@ -48,6 +48,10 @@ COMMANDS = (
     "cron check",
     "cron remove",
     "metrics",
+    "presets",
+    "presets show",
+    "presets check",
+    "deliver-test",
     "sandbox",
     "demo",
 )

@@ -74,44 +74,41 @@ def test_a_path_may_be_absolute_and_lead_over_links_that_stay_beneath_the_folder
 @pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing", "link"])
 def test_what_is_outside_the_folder_is_refused_whether_it_is_there_or_not(entry: str, folder: Path) -> None:
     (folder / "link").symlink_to(folder.parent / "secret.txt")
-    assert refused(folder, entry) == (
-        f"attachments: {entry!r} is outside gateway.attachments_dir; put the file beneath it"
-    )
+    assert refused(folder, entry) == "attachments: no. 1 is outside gateway.attachments_dir; put the file beneath it"
 
 
+NAME, MEDIA_TYPE = "has what can't be a file's name", "has a content_type that is not of the form type/subtype"
 UNUSABLE: list[tuple[object, str]] = [
-    ("missing.pdf", "'missing.pdf' is not in gateway.attachments_dir; put it there, or take it off the list"),
-    ("2026", "'2026' is no regular file"),
-    ("pipe", "'pipe' is no regular file"),
-    ("invoice.pdf/x", "'invoice.pdf/x' can't be read: Not a directory"),
-    ("loop", "'loop' can't be"),
-    ("a\0b", r"'a\x00b' can't be a file's name; rename it, or give it a filename"),
-    ({"path": "a\0b", "filename": "a"}, r"'a\x00b' can't be a file's path"),
+    ("missing.pdf", "is not in gateway.attachments_dir; put it there, or take it off the list"),
+    ("2026", "is no regular file"),
+    ("pipe", "is no regular file"),
+    ("invoice.pdf/x", "can't be read: Not a directory"),
+    ("loop", "has what can't be a file's path"),
+    ("a\0b", f"{NAME}; rename it, or give it a filename"),
+    ({"path": "a\0b", "filename": "a"}, "has what can't be a file's path"),
     ("n" * 300, "can't be read: File name too long"),
-    ("", "'' names no file; give it a path"),
-    (".", "'.' can't be a file's name; rename it, or give it a filename"),
-    ({}, "{} names no file; give it a path"),
-    (7, "7 is neither a path nor an object with one"),
-    (["invoice.pdf"], "['invoice.pdf'] is neither a path nor an object with one"),
-    (None, "None is neither a path nor an object with one"),
-    ({"path": 7}, "path is no text: 7"),
-    ({"path": "invoice.pdf", "filename": "a\r\nBcc: eve@x.test"}, r"'a\r\nBcc: eve@x.test' can't be a file's name"),
-    ({"path": "invoice.pdf", "filename": "fdp.\u202eexe"}, r"can't be a file's name"),
-    ({"path": "invoice.pdf", "filename": "a/.."}, "'a/..' can't be a file's name"),
-    ({"path": "invoice.pdf", "content_type": "text"}, "content_type 'text' is not of the form type/subtype"),
-    ({"path": "invoice.pdf", "content_type": "a/b; c=d"}, "content_type 'a/b; c=d' is not of the form type/subtype"),
-    ({"path": "invoice.pdf", "content_type": "a/b\r\nX: y"}, r"content_type 'a/b\r\nX: y' is not of the form"),
+    ("", "names no file; give it a path"),
+    (".", NAME),
+    ({}, "names no file; give it a path"),
+    (7, "is neither a path nor an object with one"),
+    (["invoice.pdf"], "is neither a path nor an object with one"),
+    (None, "is neither a path nor an object with one"),
+    ({"path": 7}, "has a path that is no text"),
+    ({"path": "invoice.pdf", "filename": "a\r\nBcc: eve@x.test"}, NAME),
+    ({"path": "invoice.pdf", "filename": "fdp.\u202eexe"}, NAME),
+    ({"path": "invoice.pdf", "filename": "a/.."}, NAME),
+    ({"path": "invoice.pdf", "content_type": "text"}, MEDIA_TYPE),
+    ({"path": "invoice.pdf", "content_type": "a/b; c=d"}, MEDIA_TYPE),
+    ({"path": "invoice.pdf", "content_type": "a/b\r\nX: y"}, MEDIA_TYPE),
 ]
 
 
 @pytest.mark.parametrize(("entry", "problem"), UNUSABLE)
-def test_what_cannot_be_sent_is_refused_by_name(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
+def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
     (folder / "loop").symlink_to(folder / "loop")
     os.mkfifo(folder / "pipe")
     said = refused(folder, "invoice.pdf", entry)
-    assert said.startswith("attachments: ")
-    assert problem in said
-    assert len(said) < 250
+    assert said.startswith(f"attachments: no. 2 {problem}")
 
 
 def test_without_a_folder_nothing_can_be_attached() -> None:
