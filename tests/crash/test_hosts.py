@@ -48,6 +48,7 @@ PRESET = """
 [messages.{kind}]
 method = "POST"
 path = "/tickets/{{ticket_id}}/messages"
+ignores = ["cc_emails"]
 body = {{ process = "{process}" }}
 """
 AGAIN_AND_AGAIN = {

@@ -18,7 +18,7 @@ import pytest
 from sqlalchemy import case, insert, literal, select
 
 from retrycli.acts import Act, ActKind
-from retrycli.message import Claim, Span, State
+from retrycli.message import Claim, Lane, MessageType, Span, State
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, passes, queue
@@ -217,6 +217,14 @@ CASES = {
     # a pass
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
+    "claimed in a lane": Case(
+        lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("mail", only=frozenset({MessageType.SUPPLIER}))),
+        f"queue by due, {KEYS}",
+    ),
+    "claimed in another": Case(
+        lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("api", but=frozenset({MessageType.CUSTOMER}))),
+        f"queue by due, {KEYS}",
+    ),
     "released": Case(lambda d: Claims(d).release(MINE, list(SENDING)), "queue by its key"),
     "begun": Case(begun, f"{KEYS}, attempts by message"),
     "recorded": Case(recorded, f"{KEYS}, attempts by message"),
