@@ -276,11 +276,18 @@ def test_a_server_that_takes_no_changes_is_told_and_can_be_looked_at(desk: Desk)
     assert command("status").returncode == 0
 
 
+def is_read_only(desk: Desk) -> bool:
+    there = make_url(desk.application.url).set(drivername="postgresql")
+    with closing(psycopg.connect(shown(there))) as connection:
+        return connection.execute("SHOW default_transaction_read_only").fetchone() == ("on",)
+
+
 def test_a_server_that_turns_read_only_in_mid_pass_loses_nothing(desk: Desk) -> None:
     """As one does that is made a standby."""
     try:
         with in_flight(desk) as (done, _):
             desk.server.execute("ALTER SYSTEM SET default_transaction_read_only = on", "SELECT pg_reload_conf()")
+            wait_until(lambda: is_read_only(desk))  # it takes its time to tell all who are connected
     finally:
         desk.server.execute("ALTER SYSTEM RESET default_transaction_read_only", "SELECT pg_reload_conf()")
     assert re.fullmatch(READ_ONLY, line(done[0]))
