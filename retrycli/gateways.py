@@ -81,6 +81,11 @@ class OneGateway(Section):
             )
         return self.base_url
 
+    @property
+    def attachments_limit_bytes(self) -> int:
+        """How much a message's attachments may be together."""
+        return int(self.attachments_limit_mb * 1_000_000)
+
     @field_validator("base_url")
     @classmethod
     def _absolute_url(cls, url: str | None, info: ValidationInfo) -> str | None:

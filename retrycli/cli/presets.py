@@ -105,15 +105,14 @@ def deliver_test(
     """
     from retrycli import console, trial
     from retrycli.app import login_name
-    from retrycli.errors import ConfigurationError
 
+    if not ticket.strip():
+        raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
     settings = load_settings(ctx, config)
     if message_type is not MessageType.INTERNAL:
         require_a_person(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
         if not yes:
             ask(f"Send a test to the {message_type} of ticket {ticket}?")
-    if not ticket.strip():
-        raise ConfigurationError("--ticket is empty: name one that may be written to")
     tried = trial.deliver_test(
         settings, ticket=ticket, message_type=message_type, recipient=recipient, by=by or login_name()
     )

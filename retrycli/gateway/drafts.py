@@ -17,8 +17,6 @@ from retrycli.gateway.template import fill, fill_header, fill_path, plain
 from retrycli.gateways import OneGateway
 from retrycli.message import LIST_COLUMNS, QueuedMessage
 
-MEGABYTE = 1_000_000
-
 
 class Unfit(Exception):
     """A message that the preset, or its own row, lacks something for."""
@@ -93,9 +91,9 @@ class Drafts:
         return Draft(rule, fields, files, parts)
 
     def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
-        limit = int(self._settings.attachments_limit_mb * MEGABYTE)
+        settings = self._settings
         try:
-            files = attachments.find(queued.message, self._settings.attachments_dir, limit)
+            files = attachments.find(queued.message, settings.attachments_dir, settings.attachments_limit_bytes)
         except InvalidMessage as error:
             raise Unfit(str(error)) from error
         return files, [FilePart(each.path, each.size, as_base64=True) for each in files]

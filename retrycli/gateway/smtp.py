@@ -87,8 +87,7 @@ class SmtpGateway:
 
     def _mail(self, queued: QueuedMessage) -> Mail:
         settings = self._settings
-        limit = int(settings.attachments_limit_mb * 1_000_000)
-        files = attachments.find(queued.message, settings.attachments_dir, limit)
+        files = attachments.find(queued.message, settings.attachments_dir, settings.attachments_limit_bytes)
         return compose(queued, files, sender=self._sender, fixed=self._fixed, subject=settings.subject, now=self._now())
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:

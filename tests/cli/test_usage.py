@@ -106,6 +106,7 @@ WRONG = {
     "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is no share",
     "show one": "Invalid value for 'ID'",
     "list-failed --sort size": "'size' is not one of 'next', 'id', 'tries', 'age'",
+    "deliver-test --ticket ' '": "Invalid value for --ticket: it is empty",
     "run-once --limit 0": "Invalid value for '--limit'",
     "run-once --wait-lock -1": "Invalid value for '--wait-lock'",
     "list-failed --older-than 7": "Invalid value for --older-than: '7' is no length of time",
