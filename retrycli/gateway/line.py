@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 
 import httpx
 
@@ -15,6 +16,13 @@ from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_excep
 from retrycli.outcome import Outcome, OutcomeKind
 
 HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
+
+parsed_url = lru_cache(maxsize=64)(httpx.URL)
+"""Parses a URL. That takes longer than to fill a request's body, and each is asked for again when it is sent.
+
+Raises:
+    httpx.InvalidURL: it is none.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +130,8 @@ class Line:
         return reply
 
     def _addressed(self, request: Request) -> httpx.Request:
-        url, headers = self._destination + request.path, {**request.headers, **self._credentials.headers()}
+        url = parsed_url(self._destination + request.path)
+        headers = {**request.headers, **self._credentials.headers()}
         if request.content is None:
             return httpx.Request(request.method, url, headers=headers)
         headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from functools import cached_property
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
@@ -206,7 +207,7 @@ class MessageRule(Table):
         marker = () if self.marker is None else (self.marker.text,)
         yield from places([self.path, self.query, self.headers, self.body, *marker, *confirmed, *verify])
 
-    @property
+    @cached_property
     def capabilities(self) -> tuple[str, ...]:
         """Which of the columns of lists it has a place for."""
         named = {place.name for place in self._sent} | ({ATTACHMENTS} if self.files else set())

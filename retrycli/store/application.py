@@ -24,7 +24,7 @@ from sqlalchemy import (
     true,
     update,
 )
-from sqlalchemy.types import NullType
+from sqlalchemy.types import NULLTYPE
 
 from retrycli.acts import Standing
 from retrycli.errors import InvalidMessage, SchemaMismatch
@@ -205,7 +205,7 @@ def _note_failures(messages: TableClause) -> ForEach:
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
     if "sent_at" not in database.messages.c:
         return None
-    return NullType() if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
+    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
 
 
 def _sent_at(database: Database, time: datetime | None) -> object:
