@@ -23,6 +23,10 @@ from retrycli.turns import Turns
 
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
+GATHERING_ROUNDS = 5
+"""So many rounds of the event loop an answer waits for others, to be written down with them at the cost of one."""
+ENOUGH = 1 / 4
+"""It waits no longer once so many of the requests are answered: all would soon go out, and be answered, in step."""
 
 
 class Delivery:
@@ -160,11 +164,18 @@ class Delivery:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY.total_seconds()):
                     answers.append(await self._answered.get())
-            await asyncio.sleep(0)  # one round of the event loop: what else has arrived is written down with it
+            await self._gather()
         while not self._answered.empty():
             answers.append(self._answered.get_nowait())
         self._in_flight -= len(answers)
         return answers
+
+    async def _gather(self) -> None:
+        """Let other answers come in that are there already, but for being read."""
+        for _ in range(GATHERING_ROUNDS):
+            await asyncio.sleep(0)
+            if self._answered.qsize() >= int(self._in_flight * ENOUGH):
+                return
 
     def _may_begin(self) -> bool:
         something_left = self._claimed or self._freed or not self._all_claimed
