@@ -90,11 +90,11 @@ class _Pass:
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver one lane after the other, each within its share of the time that is left."""
-        due = self._world.claims.count_due(self._rules.due_by(self.started_at))
-        self._tell([PassStarted(self._me.pass_id, due)])
-        lanes = self._rules.lanes or (Lane(self._rules.destination),)
-        for number, lane in enumerate(lanes if due else ()):
+        """Deliver one lane after the other, each that has something due within its share of the time that is left."""
+        claims, due_by = self._world.claims, self._rules.due_by(self.started_at)
+        self._tell([PassStarted(self._me.pass_id, claims.count_due(due_by))])
+        lanes = [each for each in self._rules.lanes or (Lane(self._rules.destination),) if claims.any_due(due_by, each)]
+        for number, lane in enumerate(lanes):
             rules = self._rules_for(lane, until=(number + 1) / len(lanes))
             delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)

@@ -47,6 +47,9 @@ class Claims(Protocol):
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
 
+    def any_due(self, due_by: datetime, lane: Lane) -> bool:
+        """Whether any message of a lane is due."""
+
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
     ) -> list[int]:

@@ -77,6 +77,12 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
+    def any_due(self, due_by: datetime, lane: Lane) -> bool:
+        """Whether any message of a lane is due."""
+        statement = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(lane)).limit(1)
+        with self._database.read() as connection:
+            return connection.execute(statement).scalar() is not None
+
     def is_due(self, message_id: int, due_by: datetime) -> bool:
         """Whether a pass may claim this message."""
         statement = select(queue.c.message_id).where(queue.c.message_id == message_id, *is_due(due_by))

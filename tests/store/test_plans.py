@@ -216,6 +216,10 @@ YESTERDAY = NOON - timedelta(days=1)
 CASES = {
     # a pass
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
+    "due in a lane": Case(
+        lambda d: Claims(d).any_due(NOON, Lane("mail", only=frozenset({MessageType.SUPPLIER}))),
+        "queue by due, messages by its key",
+    ),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
     "claimed in a lane": Case(
         lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("mail", only=frozenset({MessageType.SUPPLIER}))),

@@ -164,7 +164,10 @@ def test_a_lane_has_its_own_messages_and_one_has_all_the_rest(
         application.change(each, message_type=kind)
     application.delete(6)
     mail = frozenset({MessageType.SUPPLIER})
+    assert claims.any_due(NOON, Lane(API, only=mail))
+    assert not claims.any_due(NOON - HOUR, Lane(API, only=mail))
     assert claims.claim(PASS, NOON, 16, lane=Lane(API, only=mail)) == [2, 5]
+    assert not claims.any_due(NOON, Lane(API, only=mail)), "all of them are being sent"
     assert claims.claim(PASS, NOON, 16, lane=Lane(API, but=mail)) == [1, 3, 4, 6], "what is deleted is dropped there"
 
 

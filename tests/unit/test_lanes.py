@@ -72,6 +72,14 @@ def test_no_lane_takes_the_time_of_those_after_it(stage: Stage) -> None:
     assert len(stage.sent()) == 6
 
 
+@pytest.mark.parametrize("message_type", ["supplier", "customer"])
+def test_a_lane_that_has_nothing_to_do_takes_no_time_from_another(message_type: str, stage: Stage) -> None:
+    stage.add(*range(1, 21), message_type=message_type)
+    rules = replace(RULES_OF_TWO, concurrency=1, deadline=timedelta(minutes=10))
+    stage.run(rules=rules, takes=timedelta(minutes=1))
+    assert len(stage.sent()) == 10
+
+
 @pytest.mark.parametrize("reason", [StopReason.SIGNAL, StopReason.PAUSED])
 def test_what_ends_a_pass_ends_it_for_all(reason: StopReason, stage: Stage) -> None:
     stage.add(1, message_type="supplier")
