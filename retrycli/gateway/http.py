@@ -22,6 +22,7 @@ from retrycli.gateway.answer import (
     value_at,
 )
 from retrycli.gateway.asking import Found, Questions, Unanswered
+from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.content import file_content, multipart_content
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.drafts import Draft, Drafts, Unfit
@@ -38,8 +39,6 @@ from retrycli.outcome import Outcome, OutcomeKind, one_line
 if TYPE_CHECKING:
     from types import TracebackType
 
-IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
-"""The shortest and the longest wait before what was certainly not sent is tried again at once."""
 REPEATED = 20
 """How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
 AMISS = "is not as it should be: look at it there at once"
@@ -155,9 +154,12 @@ class HttpGateway:
             return Outcome(OutcomeKind.INVALID, error=str(error))
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
-        outcome = await self._send(draft, flight)
-        if outcome.kind is OutcomeKind.UNREACHABLE and self._settings.immediate_retries:
-            outcome = await self._try_again(draft, flight, outcome)
+        outcome = await until_sent(
+            lambda: self._send(draft, flight),
+            retries=self._settings.immediate_retries,
+            within=self._settings.request_timeout_seconds,
+            sleep=self._sleep,
+        )
         flight.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
         return await self._verified(draft, outcome)
 
@@ -215,24 +217,6 @@ class HttpGateway:
 
     def _judge_upload(self, answer: Answer) -> Outcome:
         return outcome_of_question(answer, self._preset, self._now())
-
-    async def _try_again(self, draft: Draft, flight: Flight, first: Outcome) -> Outcome:
-        from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, wait_random
-
-        outcomes = [first]
-
-        async def attempt() -> Outcome:
-            return outcomes.pop() if outcomes else await self._send(draft, flight)
-
-        retrying = AsyncRetrying(
-            stop=stop_after_attempt(1 + self._settings.immediate_retries),
-            wait=wait_random(*IMMEDIATE_RETRY_SECONDS),
-            retry=retry_if_result(lambda outcome: outcome.kind is OutcomeKind.UNREACHABLE),
-            retry_error_callback=lambda state: state.outcome.result() if state.outcome else first,
-            sleep=self._sleep,
-        )
-        last: Outcome = await retrying(attempt)
-        return last
 
     # -- after it was sent ------------------------------------------------------------------------------------
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import random
 import socket
 from collections.abc import Awaitable, Callable, Collection
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +17,7 @@ from pydantic import SecretStr
 from retrycli.address import Address
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
+from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.conversation import Conversation, Server
 from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PORTS = {"smtp": 587, "smtps": 465}
-IMMEDIATE_RETRY_SECONDS = (0.1, 0.5)
-"""The shortest and the longest wait before what was certainly not sent is tried again at once."""
 
 
 class SmtpGateway:
@@ -155,15 +153,14 @@ class _Line:
 
     async def deliver(self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]]) -> Outcome:
         """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
-        clock = asyncio.get_running_loop().time
-        deadline = clock() + self._settings.request_timeout_seconds
-        outcome = await self._attempt(mail, deadline)
-        for _ in range(self._settings.immediate_retries):
-            wait = random.uniform(*IMMEDIATE_RETRY_SECONDS)  # noqa: S311  a wait is no secret
-            if outcome.kind is not OutcomeKind.UNREACHABLE or clock() + wait >= deadline:
-                break
-            await sleep(wait)
-            outcome = await self._attempt(mail, deadline)
+        limit = self._settings.request_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + limit
+        outcome = await until_sent(
+            lambda: self._attempt(mail, deadline),
+            retries=self._settings.immediate_retries,
+            within=limit,
+            sleep=sleep,
+        )
         return outcome if outcome.error is None else replace(outcome, error=starred(outcome.error, self._secrets))
 
     async def _attempt(self, mail: Mail | None, deadline: float) -> Outcome:

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError
 from retrycli.gateway.answer import ANSWER_LIMIT
-from retrycli.gateway.http import IMMEDIATE_RETRY_SECONDS
+from retrycli.gateway.at_once import WAIT_SECONDS
 from retrycli.gateway.transport import TRANSPORT_ERRORS, kind_of_exception
 from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
 from tests.gateway.deliveries import (
@@ -373,7 +373,7 @@ def test_only_what_was_not_sent_is_tried_again_at_once(retries: int) -> None:
     with closed_port() as port:
         outcome = deliver(gateway_settings(f"http://{LOOPBACK}:{port}", immediate_retries=retries), sleep=sleep)
     assert outcome.kind is UNREACHABLE
-    shortest, longest = IMMEDIATE_RETRY_SECONDS
+    shortest, longest = WAIT_SECONDS
     assert len(waits) == retries
     assert all(shortest <= wait <= longest for wait in waits)
 
@@ -401,6 +401,17 @@ def test_what_the_immediate_retry_sends_is_not_sent_again() -> None:
         outcome = deliver(gateway_settings(server.url, immediate_retries=5), sleep=start_the_server)
     assert outcome.kind is UNKNOWN
     assert server.paths == [PATH]
+
+
+def test_a_retry_that_the_deadline_would_overtake_is_not_waited_for() -> None:
+    async def sleep(_seconds: float) -> None:
+        raise AssertionError("there is no time for it")
+
+    shortest, _ = WAIT_SECONDS
+    with closed_port() as port:
+        settings = gateway_settings(f"http://{LOOPBACK}:{port}", request_timeout_seconds=shortest)
+        outcome = deliver(settings, sleep=sleep)
+    assert (outcome.error or "").startswith("ClientConnectorError"), "what was wrong, and not that time was short"
 
 
 def test_a_deadline_between_two_tries_leaves_it_unsent() -> None:
