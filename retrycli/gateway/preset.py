@@ -159,19 +159,25 @@ def load_preset(name: str) -> Preset:
     """Read a preset: one of retrycli's own by name, or a file by a path that ends in ``.toml``.
 
     Raises:
-        ConfigurationError: there is none of that name, or it is wrong; the text names the key and its line.
+        ConfigurationError: there is none of that name, or it is wrong; the text names each key that is, and its line.
     """
     text = preset_text(name)
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:
-        # A key that is misspelt is the reason why another is missing.
-        first = min(error.errors(include_url=False), key=lambda each: each["type"] != "extra_forbidden")
-        raise ConfigurationError(f"preset {name}: {_in_words(first, text)}") from None
+        mistakes = "; ".join(_in_words(each, text) for each in _causes(error))
+        raise ConfigurationError(f"preset {name}: {mistakes}") from None
     except ValueError as error:
         raise ConfigurationError(f"preset {name} is no TOML: {error}") from None
     except RecursionError:
         raise ConfigurationError(f"preset {name} is nested too deeply") from None
+
+
+def _causes(error: ValidationError) -> list[ErrorDetails]:
+    """What is wrong with a preset, but for keys that are missing where another is misspelt: that is why they are."""
+    found = error.errors(include_url=False)
+    misspelt = {each["loc"][:-1] for each in found if each["type"] == "extra_forbidden"}
+    return [each for each in found if each["type"] != "missing" or each["loc"][:-1] not in misspelt]
 
 
 def _in_words(error: ErrorDetails, text: str) -> str:
@@ -183,7 +189,7 @@ def _in_words(error: ErrorDetails, text: str) -> str:
     line = line_of(text, at)
     match error["type"]:
         case "extra_forbidden":
-            said = f"no such key; there are {', '.join(_keys_beside(at))}"
+            said = f"no such key (there are {', '.join(_keys_beside(at))})"
         case "missing":
             said = "it is missing"
         case "tuple_type":

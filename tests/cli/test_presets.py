@@ -96,6 +96,15 @@ def test_what_is_wrong_with_a_preset_is_said_with_key_and_line(
     assert said in refused.stderr
 
 
+def test_all_that_is_wrong_with_a_preset_is_said_at_once(cli: Cli, tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(OWN.replace("path = ", "pfad = ", 1).replace('"{token}"', '"{tokens}"'), encoding="utf-8")
+    refused = cli("presets", "check", file)
+    for each in ("auth.headers.X-Api-Key (line 3): ", "messages.customer.pfad (line 6): no such key (there are "):
+        assert each in refused.stderr
+    assert "it is missing" not in refused.stderr, "what is misspelt is not missing as well"
+
+
 # deliver-test
 
 

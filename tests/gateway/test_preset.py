@@ -411,12 +411,12 @@ LOOK = "[look_up]\npath = '/all'\nholds = "
         (NOTE + "query = { f = '{each.nmae}' }", "messages.customer (line 2): {each.nmae} is nothing"),
         (NOTE + "query = { f = '{each.token}' }", "messages.customer: {each.token} is what [upload] brings"),
         (NOTE + "[success]\nstatus = 201", "success.status (line 7): write a list, in brackets"),
-        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key; there are errors, id, id_header"),
-        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key; there are method, path, query, "),
-        ("[lookup]\n" + NOTE, "lookup (line 1): no such key; there are about, auth, check, messages, "),
-        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key; there are path, equals, "),
-        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key; there are method, path, "),
-        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key; there are remedy, steps"),
+        (NOTE + "[answer]\nerror = ['x']", "answer.error (line 7): no such key (there are errors, id, id_header"),
+        (NOTE + "requird = []", "messages.customer.requird (line 6): no such key (there are method, path, query, "),
+        ("[lookup]\n" + NOTE, "lookup (line 1): no such key (there are about, auth, check, messages, "),
+        (NOTE + LOOK + "{ paht = 'x' }", "look_up.holds.paht (line 8): no such key (there are path, equals, "),
+        (NOTE + "[auth.session]\nbdy = 1", "auth.session.bdy (line 7): no such key (there are method, path, "),
+        (NOTE + "[preflight.path]\nremdy = 1", "preflight.path.remdy (line 7): no such key (there are remedy, steps"),
     ],
 )
 def test_what_would_come_to_something_else_than_is_meant_is_refused(text: str, said: str, tmp_path: Path) -> None:
