@@ -12,6 +12,7 @@ from sqlalchemy import create_engine, event, exc, make_url
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
 
 if TYPE_CHECKING:
+    from psycopg import Connection as PsycopgConnection
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection
 
@@ -82,10 +83,22 @@ def _postgresql(url: URL, patience: int) -> Engine:
     engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True)
     from retrycli.store.values import read_any, write_any  # needs the driver
 
+    event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
     event.listen(engine, "connect", read_any)
     event.listen(engine, "connect", write_any)
     event.listen(engine, "begin", _Beginning(patience))
     return engine
+
+
+def _require_letters(connection: PsycopgConnection, _record: object) -> None:
+    """See that texts come as texts: from a database without an encoding they come as bytes, unless one is named.
+
+    Raises:
+        ConfigurationError: it has none.
+    """
+    if connection.info.parameter_status("client_encoding") == "SQL_ASCII":
+        remedy = "add client_encoding=utf8 to the query of database.url, if that is what its texts are in"
+        raise ConfigurationError(f"the database has no encoding (SQL_ASCII); {remedy}")
 
 
 def _sqlite(url: URL, patience: int) -> Engine:

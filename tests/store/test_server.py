@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url, text
 
+from retrycli.errors import ConfigurationError
 from retrycli.store.connecting import BUSY_SECONDS
 from retrycli.store.database import Database
 from tests import postgresql
@@ -98,6 +99,14 @@ def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
     ):
         row = connection.execute(text("""SELECT CAST('["ü"]' AS json), CAST('["u"]' AS json), 'ü'""")).one()
     assert row == ('["ü"]', ["u"], "ü")
+
+
+def test_a_database_without_an_encoding_is_refused_until_one_is_named() -> None:
+    with postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'SQL_ASCII'") as url:
+        with opened(url) as database, pytest.raises(ConfigurationError, match=r"add client_encoding=utf8 to"):
+            database.revision()
+        with opened(with_query(url, client_encoding="utf8")) as database, database.read() as connection:
+            assert connection.execute(text("SELECT 'Grüße, 中'")).scalar() == "Grüße, 中"
 
 
 def test_times_are_read_whatever_the_server_writes_them_like(url: str) -> None:
