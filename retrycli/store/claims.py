@@ -259,14 +259,15 @@ class Claims:
             if len(status) < len(ids):
                 status |= dict.fromkeys(self._orphans(connection, claim, ids))
             mine = [each for each in settled if each.message_id in status]
-            finish_attempts(connection, mine, now)
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
             taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
-            write_messages(self._database, connection, ours)
             note_recipients(connection, claim, ours)
-            move(connection, claim, ours, now)
-            if taken_back:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
+            with self._database.in_one_go(connection):
+                finish_attempts(connection, mine, now)
+                write_messages(self._database, connection, ours)
+                move(connection, claim, ours, now)
+                if taken_back:
+                    connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
         return set(ids) - {each.message_id for each in ours}
 
     def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:

@@ -118,6 +118,25 @@ class Database:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
+    def in_one_go(self, connection: Connection) -> Iterator[None]:
+        """Have a server carry out all statements inside, and wait for it once, at the end. None of them can be read.
+
+        Raises:
+            DatabaseUnavailable: what one of them met with, in words; none after it was carried out.
+        """
+        driver = connection.connection.driver_connection
+        if self.is_sqlite or driver is None:
+            yield
+            return
+        from psycopg import Error
+
+        try:
+            with driver.pipeline():
+                yield
+        except Error as error:
+            raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
+
+    @contextmanager
     def nothing_kept(self) -> Iterator[None]:
         """Whatever is written inside is rolled back at the end: for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:

@@ -17,7 +17,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, inspect, update
+from sqlalchemy import MetaData, insert, inspect, update
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
@@ -234,6 +234,34 @@ def test_what_is_written_together_is_lost_together(application: Application, dat
 
 
 @in_every_mode
+def test_what_is_carried_out_in_one_go_is_kept(application: Application, database: Database) -> None:
+    application.add_all([{}, {}])
+    with database.write() as connection, database.in_one_go(connection):
+        for each in (1, 2):
+            connection.execute(update(database.messages).where(database.messages.c.id == each).values(subject="new"))
+    assert [row["subject"] for row in application.rows().values()] == ["new", "new"]
+
+
+def test_of_what_is_carried_out_in_one_go_nothing_is_kept_where_one_fails(
+    application: Application, database: Database
+) -> None:
+    def fail() -> None:
+        with database.write() as connection, database.in_one_go(connection):
+            connection.execute(update(database.messages).values(subject="new"))
+            connection.execute(twice)
+            connection.execute(twice)
+            connection.execute(update(database.messages).values(subject="newer"))
+
+    application.add(subject="old")
+    passes = {"host": "mail", "pid": 1, "started_at": NOON, "heartbeat_at": NOON}
+    counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released"), 0)
+    twice = insert(schema.passes).values(id="1", **passes, **counts)
+    with pytest.raises(DatabaseUnavailable, match=r"a constraint of the table forbids|UNIQUE constraint failed"):
+        fail()
+    assert [row["subject"] for row in application.rows().values()] == ["old"]
+    assert Ledger(database).last_passes(1) == []
+
+
 def test_what_is_written_together_in_a_dry_run_is_not_kept(application: Application, database: Database) -> None:
     """Nor what is written after it."""
     application.add_all([{}, {}])
