@@ -62,11 +62,11 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check a preset, and say what it can do. Nothing is sent."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
     from retrycli.gateway.preset import load_preset
 
     loaded = load_preset(preset)
-    compared = desk.check_preset(loaded, load_settings(ctx, config))
+    compared = upkeep.check_preset(loaded, load_settings(ctx, config))
     if as_json:
         console.show_json({"ok": True, **_facts(preset, loaded), "table": compared})
         return

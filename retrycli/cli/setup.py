@@ -46,13 +46,13 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
 
     file = config or ctx.obj.config or Path("retrycli.toml")
-    desk.write_config(file, database_url=database_url, base_url=base_url)
+    upkeep.write_config(file, database_url=database_url, base_url=base_url)
     console.say(f"Wrote {file}.")
     settings = load_settings(ctx, file)
-    place = desk.make_tables(settings)
+    place = upkeep.make_tables(settings)
     console.say(f"Made retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run" if settings.gateway.base_url else f"set gateway.base_url in {file}"
     console.say(f"Next: {step}")
@@ -75,10 +75,10 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
 
     settings = load_settings(ctx, config)
-    facts = desk.check(settings)
+    facts = upkeep.check(settings)
     if as_json:
         console.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
@@ -88,9 +88,9 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Bring retrycli's own tables to this program's version."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
 
-    before, after = desk.upgrade(load_settings(ctx, config))
+    before, after = upkeep.upgrade(load_settings(ctx, config))
     console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
     console.say("Next: retrycli status")
 
@@ -103,19 +103,19 @@ def db_prune(
     config: ConfigFile = None,
 ) -> None:
     """Forget old attempts, acts and passes. Messages and the queue are not touched."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    old = desk.count_history(settings, before=before)
+    old = upkeep.count_history(settings, before=before)
     attempts, acts = console.count(old["attempts"], "attempt"), console.count(old["acts"], "act")
     found = f"{attempts}, {acts} and {console.count(old['passes'], 'pass', 'passes')}"
     if not as_json:
         console.say(f"{found} ended before {console.local_time(before)}.")
     if not yes:
         ask("Forget them for good?")
-    desk.prune(settings, before=before)
+    upkeep.prune(settings, before=before)
     if as_json:
         console.show_json(old)
         return
@@ -181,10 +181,10 @@ def db_index(
     config: ConfigFile = None,
 ) -> None:
     """Offer an index on the application's table, for a big one."""
-    from retrycli import console, desk
+    from retrycli import console, upkeep
     from retrycli.store.failed_index import NAME
 
-    with desk.failed_index(load_settings(ctx, config)) as index:
+    with upkeep.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
             console.say(FAILED_INDEX[before])

@@ -1,0 +1,157 @@
+"""Upkeep: setting retrycli up, checking that it is, and keeping its own tables in order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from retrycli.app import lock_path, open_database, pass_rules
+from retrycli.config_text import template
+from retrycli.errors import ConfigurationError, RetrycliError
+from retrycli.lock import PassLock
+from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from retrycli.settings import Settings
+from retrycli.store.database import Database
+from retrycli.store.failed_index import FailedIndex
+from retrycli.store.ledger import Ledger
+from retrycli.trust import write_private
+
+if TYPE_CHECKING:
+    from retrycli.gateway.preset import Preset
+
+PRUNE_BATCH = 5_000
+"""So many rows go in one transaction."""
+BREATH_SECONDS = 0.05
+"""Long enough for whoever waits for SQLite's write lock to ask again."""
+
+
+def check(settings: Settings) -> dict[str, str]:
+    """Check what a pass relies on, short of sending: settings, preset, database, tables, lock.
+
+    Returns:
+        What was found, by name.
+
+    Raises:
+        RetrycliError: the first thing that is wrong.
+    """
+    from retrycli.gateway.choice import check_columns
+
+    pass_rules(settings)
+    with open_database(settings) as database:
+        columns = list(database.messages.c.keys())
+        for each in settings.gateway.all.values():
+            check_columns(each, {*columns, *OPTIONAL_COLUMNS})
+        gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
+        lock = lock_path(settings)
+        PassLock(lock).check()
+        return {
+            "Database": database.place,
+            "Table": f"{settings.database.table}: {', '.join(columns)}",
+            "Tables": f"version {database.revision()}",
+            **{_name(name, "API"): each.destination for name, each in gateways.items()},
+            **{
+                _name(name, "Sender" if each.kind == "smtp" else "Preset"): each.sender or each.preset
+                for name, each in gateways.items()
+            },
+            "Lock": str(lock),
+        }
+
+
+def _name(gateway: str, what: str) -> str:
+    """A fact's name: that of a gateway of its own bears the message type."""
+    return what if gateway == "gateway" else f"{what} {gateway}"
+
+
+def check_preset(preset: Preset, settings: Settings) -> str:
+    """Compare a preset with the application's table, where that can be read; what was found, in words.
+
+    Raises:
+        ConfigurationError: the preset names a column that the table has not.
+    """
+    try:
+        with closing(Database(settings.database.url, settings.database.table)) as database:
+            columns = list(database.messages.c.keys())
+    except RetrycliError as error:  # a preset is often written before the rest is set up
+        others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
+        return f"not looked at: {error}" + (f". It has to have the columns {others}" if others else "")
+    preset.check_columns({*columns, *OPTIONAL_COLUMNS})
+    return f"{settings.database.table} has every column that it names"
+
+
+def make_tables(settings: Settings) -> str:
+    """Check the application's table and make retrycli's own; where they are.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return database.place
+
+
+def upgrade(settings: Settings) -> tuple[str | None, str | None]:
+    """Bring retrycli's own tables to this program's version; the versions before and after."""
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        _ = database.messages  # as in `open_database`
+        before = database.revision()
+        database.ensure_tables(upgrade=True)
+        return before, database.revision()
+    finally:
+        database.close()
+
+
+@contextmanager
+def failed_index(settings: Settings) -> Iterator[FailedIndex]:
+    """The one index on the application's table that there may be for retrycli.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    database = Database(settings.database.url, settings.database.table)
+    try:
+        _ = database.messages  # as in `open_database`
+        yield FailedIndex(database)
+    finally:
+        database.close()
+
+
+def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:
+    """How many attempts, acts and passes ended before a time.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return Ledger(database).count_ended(before)
+
+
+def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None] = time.sleep) -> None:
+    """Forget the attempts and passes that ended before a time, in short transactions.
+
+    Between two of them it waits a moment: a pass may be under way, and the application has its own to write.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        ledger = Ledger(database)
+        while ledger.prune(before, PRUNE_BATCH):
+            sleep(BREATH_SECONDS)
+
+
+def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:
+    """Write a commented configuration file, for its owner's eyes only.
+
+    Raises:
+        ConfigurationError: there is one already, or its folder can't be written.
+    """
+    try:
+        write_private(file, template({"database.url": database_url, "gateway.base_url": base_url}))
+    except FileExistsError:
+        raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't write {file}: {error.strerror}; name another with --config") from error
