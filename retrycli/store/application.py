@@ -46,7 +46,7 @@ OF_THE_QUEUE = ("delivery_key", "first_failed_at", "unknown_count", "attempt_num
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
     """Rows as plain dictionaries: SQLAlchemy's own mappings look each name up afresh, and every value is read."""
     names = list(result.keys())
-    return (dict(zip(names, row, strict=True)) for row in result)
+    return (dict(zip(names, row, strict=True)) for row in result.all())
 
 
 def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
