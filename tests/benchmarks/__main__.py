@@ -21,6 +21,7 @@ What is measured, and how:
 - The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the distance to it
   is what retrycli's promises cost. A retrycli pass begins with one request in flight and widens from there.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
+- Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
 - Idle: the call that cron makes most often, with nothing to send.
 - Start-up: which packages an idle retrycli pass imports, and how long each takes without those that it imports
   in turn. `-X importtime` itself slows imports down, so only the shares count.
@@ -37,23 +38,24 @@ from __future__ import annotations
 import argparse
 import os
 import platform
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
-from tests.benchmarks import contenders, cost, databases, hosts, idle, memory, report, startup, throughput
+from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, memory, report, startup, throughput
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from tests.benchmarks.databases import Databases
 
-SECTIONS = ("throughput", "idle", "startup", "report", "cost", "memory", "hosts")
+SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "hosts")
 
 
 def options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m tests.benchmarks")
-    engines = tuple(databases.ENGINES)
+    known = tuple(databases.ENGINES)
     parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; by default all")
-    parser.add_argument("--database", action="append", choices=engines, help="by default both, one after the other")
+    parser.add_argument("--database", action="append", choices=known, help="by default both, one after the other")
     parser.add_argument("--messages", type=int, default=2000, metavar="N", help="per run (default: %(default)s)")
     parser.add_argument(
         "--concurrency", type=int, action="append", metavar="N", help="throughput: by default 1, 8 and 64"
@@ -69,6 +71,11 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
     for engine in chosen.database or databases.ENGINES:
         with databases.ENGINES[engine]() as those:
             yield from reports_on(those, chosen)
+    if "engines" in (chosen.only or SECTIONS) and chosen.database is None:
+        with ExitStack() as stack:
+            all_ = [stack.enter_context(each()) for each in databases.ENGINES.values()]
+            for delay_ms in throughput.DELAYS_MS:
+                yield engines.report(all_, delay_ms, chosen.messages, chosen.rounds)
     if "report" in (chosen.only or SECTIONS) and not _skipped("retrycli", chosen):
         yield report.report(chosen.rounds)
 

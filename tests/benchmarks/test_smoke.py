@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.benchmarks import contenders, cost, databases, hosts, idle, memory, startup, throughput
+from tests.benchmarks import contenders, cost, databases, engines, hosts, idle, memory, startup, throughput
 from tests.benchmarks.processes import Call, Server, run, run_together
 from tests.benchmarks.tables import table
 
@@ -58,6 +58,18 @@ def test_throughput_is_measured_at_each_concurrency(those: Databases) -> None:
         ["bare loop", "5"],
     ]
     assert [each[3] for each in found if each[0] == "bare loop"] == ["1.00", "1.00"]
+
+
+def test_one_engine_is_measured_beside_the_other(postgresql: Databases) -> None:
+    with databases.sqlite() as files:
+        found = rows(engines.report([files, postgresql], 0, 5, rounds=1))
+    assert [each[:2] for each in found] == [
+        ["retrycli", "SQLite"],
+        ["retrycli", "PostgreSQL"],
+        ["bare loop", "SQLite"],
+        ["bare loop", "PostgreSQL"],
+    ]
+    assert [each[3] for each in found if each[1] == "SQLite"] == ["1.00", "1.00"]
 
 
 def test_everybody_takes_part_in_the_throughput_with_as_many_requests_at_once() -> None:

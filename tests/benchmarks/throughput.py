@@ -55,31 +55,32 @@ def report(
     rows: list[list[str]] = []
     for concurrency, those in taking_part.items():
         count = messages_for(concurrency, delay_ms, messages)
-        samples = _measure(those, databases, delay_ms, count, rounds)
+        samples = measure({each.name: (each, databases) for each in those}, delay_ms, count, rounds)
         rows += [[name, str(concurrency), *figures] for name, *figures in _rows(samples, count)]
     title = f"Throughput on {databases.name}: messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
     head = ["", "at once", "messages/s", "to bare loop", "to best post-office", "CPU ms each", "peak MiB"]
     return table(title, head, rows)
 
 
-def _measure(
-    taking_part: Sequence[Contender], databases: Databases, delay_ms: int, messages: int, rounds: int
+def measure(
+    taking_part: Mapping[str, tuple[Contender, Databases]], delay_ms: int, messages: int, rounds: int
 ) -> dict[str, list[Sample]]:
+    """What each takes, by its name: a contender on a database of some engine."""
     samples: dict[str, list[Sample]] = defaultdict(list)
     with Server(delay_ms) as server, ExitStack() as stack:
-        templates = {each: stack.enter_context(databases.database()) for each in taking_part}
-        for contender, template in templates.items():
-            contender.add(template, 0)
-            run(contender.call(template, server.url))  # makes the contender's own tables
-            contender.add(template, messages)
-            databases.settle(template)
+        templates = {name: stack.enter_context(where.database()) for name, (_, where) in taking_part.items()}
+        for name, (contender, where) in taking_part.items():
+            contender.add(templates[name], 0)
+            run(contender.call(templates[name], server.url))  # makes the contender's own tables
+            contender.add(templates[name], messages)
+            where.settle(templates[name])
         for number in range(rounds + 1):
-            for contender, template in templates.items():
-                with databases.database(template) as database:
+            for name, (contender, where) in taking_part.items():
+                with where.database(templates[name]) as database:
                     sample = run(contender.call(database, server.url))
-                server.expect(messages, of=contender.name)
+                server.expect(messages, of=name)
                 if number > 0:  # the first is the warm-up
-                    samples[contender.name].append(sample)
+                    samples[name].append(sample)
     return samples
 
 

@@ -1,0 +1,38 @@
+"""Messages a second on one database engine beside another, in turns: a machine's slow minute hits both."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+from tests.benchmarks import contenders as take_part
+from tests.benchmarks.tables import ratio, table
+from tests.benchmarks.throughput import measure
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tests.benchmarks.databases import Databases
+
+CONCURRENCY = 64
+
+
+def report(engines: Sequence[Databases], delay_ms: int, messages: int, rounds: int) -> str:
+    """The table for one delay of the server's answers; the first engine is what the others are compared with."""
+    those = (take_part.retrycli(CONCURRENCY, add=take_part.add_queued), take_part.bare(CONCURRENCY))
+    samples = measure(
+        {f"{each.name}, {engine.name}": (each, engine) for each in those for engine in engines},
+        delay_ms,
+        messages,
+        rounds,
+    )
+    seconds = {name: median(each.seconds for each in own) for name, own in samples.items()}
+    rows = [
+        [each.name, engine.name, f"{messages / seconds[name]:,.0f}", ratio(first, seconds[name])]
+        for each in those
+        for first in [seconds[f"{each.name}, {engines[0].name}"]]
+        for engine in engines
+        for name in [f"{each.name}, {engine.name}"]
+    ]
+    title = f"Engines: {messages:,} messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
+    return table(title, ["", "on", "messages/s", f"to {engines[0].name}"], rows)
