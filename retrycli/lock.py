@@ -109,10 +109,13 @@ class PassLock:
         """Who holds the lock just now; None where nobody does.
 
         Raises:
-            LockUnusable: the file is there and can't be opened.
+            LockUnusable: the file can't be looked for, or is there and can't be opened.
         """
-        if not self._path.exists():
-            return None
+        try:
+            if not self._path.exists():
+                return None
+        except OSError as error:  # its folder is closed to us
+            raise self._closed(error) from error
         file = self._open()
         try:
             # A shared lock, so that two who look at once do not take each other for a pass.
@@ -125,14 +128,17 @@ class PassLock:
             # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
             file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
         except OSError as error:
-            raise LockUnusable(
-                f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
-                "the user who runs retrycli can write"
-            ) from error
+            raise self._closed(error) from error
         if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
             os.close(file)
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
         return file
+
+    def _closed(self, error: OSError) -> LockUnusable:
+        return LockUnusable(
+            f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
+            "the user who runs retrycli can write"
+        )
 
 
 def _objection(found: os.stat_result, folder: Path) -> str | None:

@@ -86,7 +86,7 @@ def file_system(case: Case) -> Iterator[Finding]:
 def lock(case: Case) -> Iterator[Finding]:
     """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
     path = lock_path(case.settings)
-    needed = path if path.exists() else path.parent
+    needed = path if os.access(path, os.F_OK) else path.parent
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
@@ -94,7 +94,7 @@ def lock(case: Case) -> Iterator[Finding]:
         return
     if (strangers := _strangers_lock(case, path)) is not None:
         yield strangers
-    holder = PassLock(path).holder() if path.exists() else None
+    holder = PassLock(path).holder()
     if holder is None:
         yield well("lock", f"{path} is free")
         return

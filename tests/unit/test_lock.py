@@ -307,6 +307,12 @@ def test_a_place_where_no_file_can_be_made_is_named(tmp_path: Path, place: str) 
         lock.check()
 
 
+def test_a_place_where_no_file_can_be_looked_for_is_named(tmp_path: Path) -> None:
+    """As in a folder that is closed to us, for which a name that is too long does here, where we may be root."""
+    with pytest.raises(LockUnusable, match=r"can't open the lock file .*; set run\.lock_file to a path"):
+        PassLock(tmp_path / ("lock" * 100)).holder()
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_we_may_not_write_to_is_named(tmp_path: Path) -> None:
     tmp_path.chmod(0o500)
