@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -51,6 +53,7 @@ def deliver_test(
     ticket: str,
     message_type: MessageType,
     recipient: str | None = None,
+    attachments: Sequence[str] = (),
     by: str,
     surroundings: Surroundings = HERE,
 ) -> Trial:
@@ -61,13 +64,14 @@ def deliver_test(
         ticket: where it is to arrive.
         message_type: what it is to arrive as.
         recipient: whom a message to a customer or supplier is for.
+        attachments: files to go along, as the column of that name would have their paths.
         by: who asks for it; the message says so.
         surroundings: the clock.
 
     Raises:
         ConfigurationError: the gateway's settings or the preset are wrong.
     """
-    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, by), surroundings))
+    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, attachments, by), surroundings))
 
 
 async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
@@ -89,7 +93,9 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
     return Trial(outcome, shown, found_again)
 
 
-def _message(ticket: str, message_type: MessageType, recipient: str | None, by: str) -> QueuedMessage:
+def _message(
+    ticket: str, message_type: MessageType, recipient: str | None, attachments: Sequence[str], by: str
+) -> QueuedMessage:
     row: dict[str, object] = {
         "id": 0,
         "ticket_id": int(ticket) if ticket.isascii() and ticket.isdecimal() else ticket,
@@ -100,6 +106,7 @@ def _message(ticket: str, message_type: MessageType, recipient: str | None, by: 
         "retry_count": 0,
         "last_error": None,
         "recipient_email": recipient,
+        "attachments": json.dumps(list(attachments)),
     }
     now = HERE.now()
     return QueuedMessage(Message.from_row(row), str(uuid.uuid4()), now)

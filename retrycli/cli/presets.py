@@ -92,6 +92,10 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
     ] = None,
+    attach: Annotated[
+        list[str] | None,
+        typer.Option(metavar="PATH", help="A file to go along, beneath gateway.attachments_dir; once for each."),
+    ] = None,
     by: Annotated[
         str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)
     ] = None,
@@ -114,7 +118,12 @@ def deliver_test(
         if not yes:
             ask(f"Send a test to the {message_type} of ticket {ticket}?")
     tried = trial.deliver_test(
-        settings, ticket=ticket, message_type=message_type, recipient=recipient, by=by or login_name()
+        settings,
+        ticket=ticket,
+        message_type=message_type,
+        recipient=recipient,
+        attachments=attach or (),
+        by=by or login_name(),
     )
     outcome = tried.outcome
     if as_json:

@@ -124,6 +124,27 @@ def test_a_test_is_sent_and_shown_with_its_secrets_masked(at_work: Cli, sandbox:
     assert received.content["private"] is True
 
 
+def test_a_test_takes_files_along(at_work: Cli, sandbox: Sandbox, tmp_path: Path) -> None:
+    config = tmp_path / "own.toml"
+    config.write_text(OWN.replace("/cases/", "/tickets/").replace("/replies", "/messages"), encoding="utf-8")
+    for each in ("bill.pdf", "räder.png"):
+        (tmp_path / each).write_bytes(b"\x89")
+    with_files = at_work.having(
+        {
+            "RETRYCLI_GATEWAY__PRESET": str(config),
+            "RETRYCLI_GATEWAY__TOKEN": "geheim-17",
+            "RETRYCLI_GATEWAY__ATTACHMENTS_DIR": str(tmp_path),
+        }
+    )
+    to_ben = ("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
+    assert with_files(*to_ben, "--attach", "bill.pdf", "--attach", "räder.png").returncode == 0
+    assert sandbox.received[0].content["files"] == ["bill.pdf", "räder.png"]
+    told = with_files.json(*to_ben, "--attach", "elsewhere.pdf", code=3)
+    assert told["outcome"] == "invalid"
+    assert told["error"].startswith("attachments: no. 1 ")
+    assert len(sandbox.received) == 1
+
+
 def test_a_test_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         told = at_work.having({"TICKETING_API_BASE_URL": server.url}).json("deliver-test", "--ticket", "1", code=3)
