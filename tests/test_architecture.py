@@ -30,8 +30,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
         "ports engine delivery liaison destination intake pace record recovery by_hand",
         "logs console report",
-        "app aftermath standing desk upkeep explain preview tell measure reporting casework move demo trial scheduler "
-        "doctor cli __init__ __main__",
+        "app aftermath standing desk upkeep explain preview tell measure reporting casework editing move demo trial "
+        "scheduler doctor cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""
@@ -80,7 +80,7 @@ RULES = (
     Rule(FLOORS[3], DATABASE | NETWORK | SCREEN, "the engine is given the world"),
     Rule(FLOORS[3], CHANCE | {"logging", "os", "sys"}, "the engine is given clock, randomness and ears"),
     Rule(FLOORS[4], own(FLOORS[2] | FLOORS[3]) | DATABASE | NETWORK, "views get values and give text"),
-    Rule(["app", "desk", "upkeep", "casework", "move"], SCREEN, "it is used without a terminal too"),
+    Rule(["app", "desk", "upkeep", "casework", "editing", "move"], SCREEN, "it is used without a terminal too"),
     Rule(["cli"], DATABASE | NETWORK, "a command parses, calls one thing, shows"),
 )
 

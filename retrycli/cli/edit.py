@@ -38,12 +38,12 @@ def edit(
 
     The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
     """
-    from retrycli import casework, console
+    from retrycli import console, editing
     from retrycli.draft import difference
 
     require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    read, before = casework.read_draft(settings, message_id)
+    read, before = editing.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
@@ -52,7 +52,7 @@ def edit(
     if not yes and after != before:
         console.show_difference(difference(before, after))
         ask(f"Write this to message {message_id}?")
-    changed = casework.edit(settings, read, after, by=by) if after != before else []
+    changed = editing.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         console.show_json({"id": message_id, "changed": changed})
         return

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from hypothesis.stateful import RuleBasedStateMachine
 
-from retrycli import casework
+from retrycli import casework, editing
 from retrycli.acts import ActKind
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.events import PassResult
@@ -215,9 +215,9 @@ class Steps(RuleBasedStateMachine):
     def _edit(self, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.surroundings
         try:
-            found, draft = casework.read_draft(settings, message_id, surroundings=here)
+            found, draft = editing.read_draft(settings, message_id, surroundings=here)
             wanted = replace(draft, subject=f"{draft.subject}, and once more")
-            return bool(casework.edit(settings, found, wanted, by=OPERATOR, surroundings=here))
+            return bool(editing.write_draft(settings, found, wanted, by=OPERATOR, surroundings=here))
         except (NoSuchMessage, NotActionable):
             return False
 

@@ -1,0 +1,74 @@
+"""A person edits one message: it is read as it is, and written where nobody has changed it meanwhile."""
+
+from __future__ import annotations
+
+from retrycli import by_hand
+from retrycli.acts import Act
+from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
+from retrycli.draft import Draft
+from retrycli.errors import NotEdited
+from retrycli.settings import Settings
+from retrycli.store.acts import Acts
+from retrycli.store.views import MessageDetails, Views
+
+
+def read_draft(
+    settings: Settings, message_id: int, *, surroundings: Surroundings = HERE
+) -> tuple[MessageDetails, Draft]:
+    """A message for editing: as it is, and what of it can be edited.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, or is being sent just now.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        Acts(database).check(message_id, surroundings.now())
+        found = Views(database).message(message_id, body=True)
+        return found, Draft.of(found.row)
+
+
+def write_draft(
+    settings: Settings,
+    read: MessageDetails,
+    wanted: Draft,
+    *,
+    by: str | None = None,
+    surroundings: Surroundings = HERE,
+) -> list[str]:
+    """Write an edited message, which gets a new delivery key; it stays in its place.
+
+    ``subject`` and ``body`` of the application's table are written, and ``recipient_email`` where the table has it.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        read: the message as `read_draft` gave it.
+        wanted: what it is to be.
+        by: who asks for it; by default the login name.
+        surroundings: the clock.
+
+    Returns:
+        The columns that were written; none where nothing is different.
+
+    Raises:
+        NotEdited: the text can't be sent.
+        NoSuchMessage: there is no such row any more.
+        NotActionable: it is not failed, is being sent just now, or was changed since it was read.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    row = read.row
+    wanted.check(Draft.of(row))
+    if wanted.recipient is not None and "recipient_email" not in row:
+        raise NotEdited(f"{settings.database.table} has no column recipient_email; leave the recipient out")
+    changes = wanted.changes(row)
+    if not changes:
+        return []
+    message_id, at = int(row["id"]), surroundings.now()
+    act = Act.edited(list(changes), by=by or login_name(), at=at)
+    with open_database(settings) as database:
+        acts = Acts(database)
+        if not acts.check(message_id, at):
+            by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
+        columns = ("subject", "body", "recipient_email")
+        acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
+    return list(changes)
