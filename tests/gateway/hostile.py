@@ -142,6 +142,7 @@ class Hostile:
         self.port: int = self._listener.getsockname()[1]
         self.url = f"{'https' if tls else 'http'}://{LOOPBACK}:{self.port}"
         self.requests: list[Received] = []
+        self._asked = threading.Event()
         self.connections: list[Connection] = []
 
     def __enter__(self) -> Self:
@@ -167,6 +168,10 @@ class Hostile:
     def paths(self) -> list[str]:
         """What was asked for, in turn."""
         return [each.path for each in self.requests]
+
+    def wait_until_asked(self) -> None:
+        """Wait until a request has been read: on a busy machine, whoever sent it may have given up before."""
+        assert self._asked.wait(timeout=10), "no request came"
 
     @property
     def open_connections(self) -> int:
@@ -210,6 +215,7 @@ class Hostile:
             while (request := connection.request(hasty=self._hasty)) is not None:
                 with self._lock:
                     self.requests.append(request)
+                    self._asked.set()
                     behaviour = self._scripts.get(request.path, self._scripts["*"]).next()
                 connection.asked = request
                 behaviour(connection)

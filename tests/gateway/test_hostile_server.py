@@ -113,6 +113,7 @@ def test_what_a_server_does_to_a_message(case: Case, scheme: Scheme, deliver: De
     outcome = deliver(server, deadline=case.deadline, body=body, **TOKEN, **scheme.trust)
     assert (outcome.kind, outcome.status_code) == (case.kind, case.status)
     assert (outcome.error or "").startswith(case.says)
+    server.wait_until_asked()
     assert server.paths == [PATH]
     if outcome.status_code is not None:
         assert server.sent < READ_AT_MOST
@@ -166,10 +167,10 @@ def test_a_connection_that_is_reset_within_the_request_may_have_had_it(deliver: 
 
 
 def test_a_connection_that_is_reset_at_once_is_tried_again_only_where_it_was_never_made(deliver: Deliver) -> None:
-    """Which of the two it is, is a race between them and us."""
+    """Which of the two it is, is a race between them and us, at each of six tries."""
     with Hostile(at_accept=reset) as server:
         kind = deliver(server, **TOKEN).kind
-    assert kind is (UNREACHABLE if len(server.connections) == 6 else UNKNOWN)
+    assert kind is UNKNOWN or (kind is UNREACHABLE and len(server.connections) == 6)
 
 
 @pytest.mark.parametrize(
