@@ -20,19 +20,13 @@ CONCURRENCY = 64
 def report(engines: Sequence[Databases], delay_ms: int, messages: int, rounds: int) -> str:
     """The table for one delay of the server's answers; the first engine is what the others are compared with."""
     those = (take_part.retrycli(CONCURRENCY, add=take_part.add_queued), take_part.bare(CONCURRENCY))
-    samples = measure(
-        {f"{each.name}, {engine.name}": (each, engine) for each in those for engine in engines},
-        delay_ms,
-        messages,
-        rounds,
-    )
+    taking_part = {f"{each.name}, {engine.name}": (each, engine) for each in those for engine in engines}
+    samples = measure(taking_part, delay_ms, messages, rounds)
     seconds = {name: median(each.seconds for each in own) for name, own in samples.items()}
-    rows = [
-        [each.name, engine.name, f"{messages / seconds[name]:,.0f}", ratio(first, seconds[name])]
-        for each in those
-        for first in [seconds[f"{each.name}, {engines[0].name}"]]
-        for engine in engines
-        for name in [f"{each.name}, {engine.name}"]
-    ]
+    rows = []
+    for name, (contender, engine) in taking_part.items():
+        on_the_first = seconds[f"{contender.name}, {engines[0].name}"]
+        rate = f"{messages / seconds[name]:,.0f}"
+        rows.append([contender.name, engine.name, rate, ratio(on_the_first, seconds[name])])
     title = f"Engines: {messages:,} messages of 2 KB, answers after {delay_ms} ms, medians of {rounds} rounds"
     return table(title, ["", "on", "messages/s", f"to {engines[0].name}"], rows)
