@@ -170,7 +170,8 @@ def test_a_connection_that_is_reset_at_once_is_tried_again_only_where_it_was_nev
     """Which of the two it is, is a race between them and us, at each of six tries."""
     with Hostile(at_accept=reset) as server:
         kind = deliver(server, **TOKEN).kind
-    assert kind is UNKNOWN or (kind is UNREACHABLE and len(server.connections) == 6)
+    assert kind in {UNREACHABLE, UNKNOWN}
+    assert len(server.connections) in ({6} if kind is UNREACHABLE else range(1, 7))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url, text
 
-from retrycli.errors import ConfigurationError
+from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.connecting import BUSY_SECONDS
 from retrycli.store.database import Database
 from tests import postgresql
@@ -89,6 +89,21 @@ def test_who_is_in_a_hurry_waits_no_longer(url: str) -> None:
     with opened(url, patience=2) as database, database.read() as connection:
         assert connection.execute(SETTINGS).one()[0] == "2s"
         assert parameters(database)["connect_timeout"] == "2"
+
+
+def test_a_server_is_not_waited_for_before_the_end_of_one_go(url: str) -> None:
+    """What a statement meets with shows then, and not when it is sent."""
+    sent = []
+
+    def fail(database: Database) -> None:
+        with database.write() as connection, database.in_one_go(connection):
+            for each in ("SELECT 1 / 0", "SELECT 1"):
+                connection.execute(text(f"CREATE TEMPORARY TABLE made AS {each}"))
+                sent.append(each)
+
+    with opened(url) as database, pytest.raises(DatabaseUnavailable, match="division by zero"):
+        fail(database)
+    assert sent == ["SELECT 1 / 0", "SELECT 1"]
 
 
 def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
