@@ -28,6 +28,7 @@ from retrycli.store.recording import (
     note_recipients,
     where_it_was,
 )
+from retrycli.store.these import among_ids
 from retrycli.turns import Turns
 
 if TYPE_CHECKING:
@@ -54,6 +55,11 @@ FIRST_OF_TICKET = (
     .where(queue.c.ticket == bindparam("of_ticket"), row_by_row(queue.c.state.in_(UNFINISHED)))
     .order_by(queue.c.message_id)
     .limit(1)
+)
+CLAIM_THESE = (
+    update(queue)
+    .where(among_ids(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
+    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
 
 
@@ -197,16 +203,13 @@ class Claims:
             started = [
                 {
                     "message_id": each.message.id,
-                    "pass_id": pass_id,
                     "number": each.attempt_number,
-                    "made_by": made_by,
-                    "started_at": now,
                     "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
                 }
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)
             ]
-            START_ATTEMPTS.execute(connection, started)
+            START_ATTEMPTS.execute(connection, started, pass_id=pass_id, made_by=made_by, started_at=now)
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
@@ -306,9 +309,7 @@ class Claims:
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
     if ids:
-        still_waiting = row_by_row(queue.c.state == State.WAITING.value)
-        these = update(queue).where(queue.c.message_id.in_(ids), still_waiting)
-        connection.execute(these.values(_claimed(claim)))
+        connection.execute(CLAIM_THESE, {"ids": ids, "claimant": claim.claimant, "until": claim.expires_at})
 
 
 def _claimed(claim: Claim) -> dict[str, object]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Select, delete, insert, or_, select
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Message, Span, State, Status, UnusableMessage
@@ -15,6 +15,7 @@ from retrycli.policy import Settled
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
 from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -27,9 +28,8 @@ those that an old row hides are found within (rows / SWEEP) passes, and a pass o
 is an index of the failed rows, these alone are counted, and few of them are all compared by every pass."""
 RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
-THESE = queue.c.message_id.in_(bindparam("ids", expanding=True))
-KNOWN = select(queue.c.message_id).where(THESE)
-LET_GO = delete(queue).where(THESE, queue.c.state != State.SENDING.value)
+KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
+LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
 START = -(2**63)
 """Before the first id there can be."""
 

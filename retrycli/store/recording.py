@@ -16,6 +16,7 @@ from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import attempts, queue
 from retrycli.store.application import addresses, row_by_row
 from retrycli.store.for_each import ForEach, Values
+from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
@@ -28,7 +29,7 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
 
 
 HELD = held(bindparam("claimant"))
-HELD_OF_THESE = (queue.c.message_id.in_(bindparam("ids", expanding=True)), *HELD)
+HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
 LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
@@ -46,11 +47,11 @@ UNSETTLED_SINCE = (
     .limit(1)
     .scalar_subquery()
 )
-KNOWN_BEFORE = ("message_id", "pass_id", "number", "made_by", "started_at", "waited_s")
-"""What is known of an attempt when it begins."""
+OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at")}
+"""What attempts that begin together have in common."""
 START_ATTEMPTS = ForEach(
-    lambda of: insert(attempts).from_select(list(of), select(*of.values())),
-    **{name: attempts.c[name].type for name in KNOWN_BEFORE},
+    lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
+    **{name: attempts.c[name].type for name in ("message_id", "number", "waited_s")},
 )
 FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
 """What is known of an attempt when it has ended."""

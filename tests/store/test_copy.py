@@ -277,8 +277,9 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     put(sides.source, ATTEMPTS, attempt(newest))
     copy(sides)
     with sides.target.write() as connection:
-        START_ATTEMPTS.execute(connection, [attempt() | {"pass_id": None, "waited_s": 0}])
-        START_ATTEMPTS.execute(connection, [attempt() | {"pass_id": None, "waited_s": 0}])
+        for _ in range(2):
+            row = {"message_id": 1, "number": 1, "waited_s": 0}
+            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON)
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 

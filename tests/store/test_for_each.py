@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-ATTEMPT = {"pass_id": None, "number": 1, "made_by": "pass", "started_at": NOON, "waited_s": 0}
-
 
 def note_errors(kind: TypeEngine[str]) -> ForEach:
     """Gives attempts their own errors, where there is one, and an outcome that they share."""
@@ -43,7 +41,8 @@ def errors(database: Database) -> list[tuple[object, ...]]:
 @pytest.fixture(autouse=True)
 def _attempts(database: Database) -> None:
     with database.write() as connection:
-        START_ATTEMPTS.execute(connection, [ATTEMPT | {"message_id": each} for each in (3, 1, 2, 4)])
+        rows = [{"message_id": each, "number": 1, "waited_s": 0} for each in (3, 1, 2, 4)]
+        START_ATTEMPTS.execute(connection, rows, pass_id=None, made_by="pass", started_at=NOON)
 
 
 @pytest.mark.parametrize("kind", [Text(), NullType()], ids=["known", "unknown"])

@@ -1,0 +1,43 @@
+"""Rows by their ids."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ARRAY, any_, bindparam
+from sqlalchemy.ext.compiler import compiles
+from sqlalchemy.sql.functions import FunctionElement
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement
+    from sqlalchemy.sql.compiler import SQLCompiler
+
+IDS = "ids"
+
+
+class among_ids(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
+    """Whether a column's value is one of the parameter ``ids``.
+
+    SQLite is given them one by one, which it is quickest with. A server would have another statement for each number of
+    ids, put together, sent and parsed anew: it is given an array.
+    """
+
+    inherit_cache = True
+    name = "among_ids"  # and no type: a boolean is compared with 1 on SQLite, which then uses no index
+
+    @property
+    def column(self) -> ColumnElement[Any]:
+        """The column."""
+        [column] = self.clauses
+        return column
+
+
+@compiles(among_ids)
+def _one_by_one(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
+    return compiler.process(element.column.in_(bindparam(IDS, expanding=True)), **how)
+
+
+@compiles(among_ids, "postgresql")
+def _as_an_array(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
+    array = bindparam(IDS, type_=ARRAY(element.column.type))
+    return compiler.process(element.column == any_(array), **how)

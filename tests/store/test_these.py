@@ -1,0 +1,52 @@
+"""Rows by their ids: in a file a list of them, at a server one array."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import insert, select
+
+from retrycli.schema import queue
+from retrycli.store.these import among_ids
+from tests.store.application import NOON
+from tests.store.heard import statements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.store.database import Database
+
+WHICH = select(queue.c.message_id).where(among_ids(queue.c.message_id)).order_by(queue.c.message_id)
+
+
+def found(database: Database, ids: Sequence[int]) -> list[int]:
+    with database.read() as connection:
+        return list(connection.execute(WHICH, {"ids": ids}).scalars())
+
+
+@pytest.fixture(autouse=True)
+def _queued(database: Database) -> None:
+    rows = [
+        {"message_id": each, "state": "waiting", "delivery_key": "key", "first_failed_at": NOON, "unknown_count": 0}
+        for each in (-1, 0, 1, 2**40)
+    ]
+    with database.write() as connection:
+        connection.execute(insert(queue), rows)
+
+
+@pytest.mark.parametrize(
+    ("ids", "there"),
+    [([1], [1]), ([1, -1, 2], [-1, 1]), ([2**40, 2**63 - 1, 0], [0, 2**40]), ([1, 1], [1]), ([], [])],
+    ids=str,
+)
+def test_the_rows_of_these_ids_are_found(database: Database, ids: list[int], there: list[int]) -> None:
+    assert found(database, ids) == there
+
+
+def test_a_server_is_sent_the_same_statement_for_however_many(database: Database) -> None:
+    with statements(database) as heard:
+        found(database, [1])
+        found(database, [1, 2, 3])
+    different = {sql for sql, _ in heard if sql.startswith("SELECT retrycli_queue")}
+    assert len(different) == (2 if database.is_sqlite else 1)
