@@ -1,4 +1,4 @@
-"""One attempt at one message, for a person who asks for it."""
+"""Attempts that a person asks for, one message at a time."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
-from retrycli.ports import PassRules, World
+from retrycli.ports import Gateway, PassRules, World
 from retrycli.record import record
 
 
@@ -18,16 +18,25 @@ async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by
     """Try one message now, for a person; it takes none of the message's tries.
 
     Raises:
+        As `attempt_through`.
+    """
+    # Before anything is claimed: a preset that is wrong must leave the message where it is.
+    async with world.open_gateway() as gateway:
+        return await attempt_through(gateway, world, rules, message_id, by=by)
+
+
+async def attempt_through(gateway: Gateway, world: World, rules: PassRules, message_id: int, *, by: str) -> Outcome:
+    """The same through a gateway that is open already, as for one message of many.
+
+    Raises:
         NoSuchMessage: there is no such row.
         NotActionable: it is not failed, or is being sent just now.
         InvalidMessage: its data can't be turned into a request.
     """
-    # Before anything is claimed: a preset that is wrong must leave the message where it is.
-    async with world.open_gateway() as gateway:
-        now = world.now()
-        claim = Claim(str(uuid.uuid4()), now + rules.lease)
-        queued = _claimed(world, rules, claim, message_id, by, now)
-        outcome = await gateway.deliver(queued)
+    now = world.now()
+    claim = Claim(str(uuid.uuid4()), now + rules.lease)
+    queued = _claimed(world, rules, claim, message_id, by, now)
+    outcome = await gateway.deliver(queued)
     finished_at = world.now()
     if outcome.kind is OutcomeKind.DELIVERED:
         transition = Transition.delivered()

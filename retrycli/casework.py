@@ -19,6 +19,7 @@ from retrycli.acts import Act, ActKind
 from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts
 from retrycli.store.views import Filter, ListedMessage, Views
@@ -139,27 +140,33 @@ def retry_all(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     wanted = _once(ids)
-    rules, name = pass_rules(settings), by or login_name()
-    tried: list[Tried] = []
-    in_a_row, reason = 0, None
     with open_database(settings) as database:
-        world = make_world(settings, database, surroundings)
-        for each in wanted:
-            if surroundings.stop_requested():
-                reason = "signal"
-            elif in_a_row == (give_up_after or -1):
-                reason = "destination_down"
-            if reason is not None:
-                break
+        world, rules = make_world(settings, database, surroundings), pass_rules(settings)
+        tried, reason = asyncio.run(_try(world, rules, wanted, by or login_name(), give_up_after))
+    done = sum(each.delivered for each in tried)
+    refused = {each.message_id: each.error for each in tried if each.error is not None}
+    return Done(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+
+
+async def _try(
+    world: World, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
+) -> tuple[list[Tried], str | None]:
+    """Attempts by hand over one connection and with one log-in, and why they ended early."""
+    tried: list[Tried] = []
+    in_a_row = 0
+    async with world.open_gateway() as gateway:
+        for each in ids:
+            if world.stop_requested():
+                return tried, "signal"
+            if in_a_row == (give_up_after or -1):
+                return tried, "destination_down"
             try:
-                tried.append(Tried(each, asyncio.run(by_hand.attempt_by_hand(world, rules, each, by=name))))
+                tried.append(Tried(each, await by_hand.attempt_through(gateway, world, rules, each, by=by)))
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
                 tried.append(Tried(each, error=error))
             outcome = tried[-1].outcome
             in_a_row = in_a_row + 1 if outcome and outcome.kind in OF_THE_DESTINATION else 0
-    done = sum(each.delivered for each in tried)
-    refused = {each.message_id: each.error for each in tried if each.error is not None}
-    return Done(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+    return tried, None
 
 
 def requeue(

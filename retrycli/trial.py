@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -53,7 +53,7 @@ def deliver_test(
     ticket: str,
     message_type: MessageType,
     recipient: str | None = None,
-    attachments: Sequence[str] = (),
+    lists: Mapping[str, Sequence[str]] = {},
     by: str,
     surroundings: Surroundings = HERE,
 ) -> Trial:
@@ -64,14 +64,14 @@ def deliver_test(
         ticket: where it is to arrive.
         message_type: what it is to arrive as.
         recipient: whom a message to a customer or supplier is for.
-        attachments: files to go along, as the column of that name would have their paths.
+        lists: what its row would have in columns that are lists: copies, attachments.
         by: who asks for it; the message says so.
         surroundings: the clock.
 
     Raises:
         ConfigurationError: the gateway's settings or the preset are wrong.
     """
-    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, attachments, by), surroundings))
+    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, lists, by), surroundings))
 
 
 async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
@@ -94,7 +94,7 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
 
 
 def _message(
-    ticket: str, message_type: MessageType, recipient: str | None, attachments: Sequence[str], by: str
+    ticket: str, message_type: MessageType, recipient: str | None, lists: Mapping[str, Sequence[str]], by: str
 ) -> QueuedMessage:
     row: dict[str, object] = {
         "id": 0,
@@ -106,7 +106,7 @@ def _message(
         "retry_count": 0,
         "last_error": None,
         "recipient_email": recipient,
-        "attachments": json.dumps(list(attachments)),
+        **{column: json.dumps(list(values)) for column, values in lists.items()},
     }
     now = HERE.now()
     return QueuedMessage(Message.from_row(row), str(uuid.uuid4()), now)

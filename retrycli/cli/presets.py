@@ -92,6 +92,8 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
     ] = None,
+    cc: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.")] = None,
+    bcc: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.")] = None,
     attach: Annotated[
         list[str] | None,
         typer.Option(metavar="PATH", help="A file to go along, beneath gateway.attachments_dir; once for each."),
@@ -122,7 +124,7 @@ def deliver_test(
         ticket=ticket,
         message_type=message_type,
         recipient=recipient,
-        attachments=attach or (),
+        lists={"cc_emails": cc or (), "bcc_emails": bcc or (), "attachments": attach or ()},
         by=by or login_name(),
     )
     outcome = tried.outcome

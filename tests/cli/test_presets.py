@@ -145,6 +145,15 @@ def test_a_test_takes_files_along(at_work: Cli, sandbox: Sandbox, tmp_path: Path
     assert len(sandbox.received) == 1
 
 
+def test_a_test_has_copies(at_work: Cli, sandbox: Sandbox) -> None:
+    to_ben = ("deliver-test", "--ticket", "1", "--type", "customer", "--to", "ben@example.com", "--yes")
+    copies = ("--cc", "ana@example.com", "--cc", "cy@example.com", "--bcc", "dan@example.com")
+    assert at_work(*to_ben, *copies).returncode == 0
+    [received] = sandbox.received
+    assert received.content["cc"] == ["ana@example.com", "cy@example.com"]
+    assert received.content["bcc"] == ["dan@example.com"]
+
+
 def test_a_test_that_does_not_arrive_ends_with_3(at_work: Cli) -> None:
     with Sandbox(Behaviour(down=True), rng=Random(0)) as server:
         told = at_work.having({"TICKETING_API_BASE_URL": server.url}).json("deliver-test", "--ticket", "1", code=3)

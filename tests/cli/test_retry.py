@@ -96,6 +96,19 @@ def test_several_messages_are_tried_each_for_itself_and_not_delivered_weighs_mos
     assert done.stderr == "retrycli: message 1 is sent, not failed: there is nothing to retry\n"
 
 
+def test_however_many_are_tried_there_is_one_log_in(cli: Cli, application: Application) -> None:
+    """A ticketing system may well lock an account that logs in hundreds of times in a minute."""
+    for each in (101, 102, 103):
+        application.add(each)
+    account = {"AUTH": "login", "USERNAME": "anna", "PASSWORD": "correct horse"}
+    log_in = {f"RETRYCLI_GATEWAY__{name}": value for name, value in account.items()}
+    with Scripted((200, {"succeeded": True, "access_token": "t0k3n"})) as api:
+        variables = application.variables(api.url) | log_in
+        assert cli("retry", "--type", "customer", "--yes", env=variables).returncode == 0
+    assert len(api.paths) == 4
+    assert api.paths[0] == "/auth/login"
+
+
 def test_a_message_that_a_pass_is_sending_just_now_is_refused(cli: Cli, application: Application) -> None:
     """It would arrive twice."""
     application.add(101)
