@@ -136,9 +136,8 @@ class HttpGateway:
         try:
             draft = self._drafts.draft(queued)
             draft.fields["marker"] = await self._marker(draft)
-            draft.request = self._drafts.draw(
-                draft, None
-            )  # what can't be is found out before anything is asked or sent
+            # What can't be is found out before anything is asked or sent.
+            draft.request = self._drafts.draw(draft, None)
             if queued.unsettled_since is not None and self._preset.look_up:
                 if await self._questions.look_up(draft.fields) is Found.THERE:
                     return Outcome(OutcomeKind.DELIVERED, error="found by look-up")

@@ -10,6 +10,7 @@ from datetime import timedelta
 from itertools import pairwise
 
 import pytest
+from sqlalchemy import Connection, event
 
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import Breaker, BreakerState
@@ -265,6 +266,21 @@ def test_never_more_are_begun_than_the_limit_leaves(stage: Stage) -> None:
     stage.add(*range(1, 40))
     stage.run(rules=replace(RULES, limit=5))
     assert stage.widths == [1, 1, 2, 1, 2]
+
+
+def test_answers_that_come_right_after_one_another_are_written_down_together(stage: Stage) -> None:
+    """A transaction for a dozen takes little longer than one for one; a pass that waits for no other makes 49 here."""
+    stage.add(*range(1, 101))
+    committed: list[Connection] = []
+    event.listen(stage.database._engine, "commit", committed.append)
+
+    async def answer_in_turn(queued: QueuedMessage) -> Outcome:
+        for _ in range(queued.message_id % 8):
+            await asyncio.sleep(0)
+        return DELIVERED
+
+    assert stage.run(answer_in_turn, replace(RULES, concurrency=32)).sent == 100
+    assert len(committed) < 40
 
 
 def test_a_failure_halves_the_width(stage: Stage) -> None:
