@@ -25,8 +25,9 @@ RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 GATHERING_ROUNDS = 5
 """So many rounds of the event loop an answer waits for others, to be written down with them at the cost of one."""
-ENOUGH = 1 / 4
-"""It waits no longer once so many of the requests are answered: all would soon go out, and be answered, in step."""
+ENOUGH, ENOUGH_OF_MANY = 8, 1 / 4
+"""It waits no longer once so many are answered, or such a share of many requests: all would soon go out, and be
+answered, in step."""
 
 
 class Delivery:
@@ -172,9 +173,10 @@ class Delivery:
 
     async def _gather(self) -> None:
         """Let other answers come in that are there already, but for being read."""
+        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * ENOUGH_OF_MANY)))
         for _ in range(GATHERING_ROUNDS):
             await asyncio.sleep(0)
-            if self._answered.qsize() >= int(self._in_flight * ENOUGH):
+            if 1 + self._answered.qsize() >= enough:
                 return
 
     def _may_begin(self) -> bool:
