@@ -140,8 +140,9 @@ def retry_all(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     wanted = _once(ids)
+    rules = pass_rules(settings)
     with open_database(settings) as database:
-        world, rules = make_world(settings, database, surroundings), pass_rules(settings)
+        world = make_world(settings, database, surroundings)
         tried, reason = asyncio.run(_try(world, rules, wanted, by or login_name(), give_up_after))
     done = sum(each.delivered for each in tried)
     refused = {each.message_id: each.error for each in tried if each.error is not None}
