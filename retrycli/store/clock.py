@@ -11,7 +11,7 @@ from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import and_, bindparam, func, or_, select, update
+from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
 from retrycli.acts import ActKind
 from retrycli.breaker import BreakerState
@@ -41,12 +41,23 @@ LATEST = select(
     select(attempts.c.started_at).order_by(attempts.c.id.desc()).limit(1).scalar_subquery(),
     select(acts.c.at).order_by(acts.c.id.desc()).limit(1).scalar_subquery(),
 )
+DUE = queue.c.next_attempt_at
 TRIED_AT = (
-    select(func.max(attempts.c.finished_at, type_=attempts.c.finished_at.type))
-    .where(attempts.c.message_id == queue.c.message_id, attempts.c.pass_id.is_not(None))
+    select(
+        func.max(
+            case(
+                (attempts.c.finished_at <= DUE, attempts.c.finished_at),
+                (passes.c.started_at <= DUE, passes.c.started_at),
+            ),
+            type_=passes.c.started_at.type,
+        )
+    )
+    .join_from(attempts, passes, passes.c.id == attempts.c.pass_id)
+    .where(attempts.c.message_id == queue.c.message_id)
     .scalar_subquery()
 )
-"""When a pass last tried a message; an attempt by hand sets it no time."""
+"""When a pass last tried a message and can have set its time: a wait counts from the pass's start. No time is set where
+the API asks for a rest, and by an attempt by hand."""
 REQUEUED_AT = (
     select(func.max(acts.c.at, type_=acts.c.at.type))
     .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActKind.REQUEUED.value)

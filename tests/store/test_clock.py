@@ -44,16 +44,22 @@ def enrol(database: Database, message_id: int, *, failed_at: datetime, due: date
 
 
 def try_it(
-    database: Database, message_id: int, *, at: datetime, due: datetime | None, pass_id: str | None = "ahead"
+    database: Database,
+    message_id: int,
+    *,
+    at: datetime,
+    due: datetime | None = None,
+    pass_id: str | None = "ahead",
+    throttled: bool = False,
 ) -> None:
     """Try a message that is in the queue, with what came of it: it waits until it is due, or for a person."""
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
     claims.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
-    if due is None:
-        transition = Transition.escalated(EscalationReason.EXHAUSTED, last_error="HTTP 503")
-    elif pass_id is None:
+    if throttled or pass_id is None:
         transition = Transition.released()
+    elif due is None:
+        transition = Transition.escalated(EscalationReason.EXHAUSTED, last_error="HTTP 503")
     else:
         transition = Transition.rescheduled(due, retry_count=1, unknown_count=0, last_error="HTTP 503")
     claims.record(claim, [Settled(message_id, transition, BUSY, finished_at=at)], at)
@@ -142,6 +148,40 @@ def test_a_message_that_was_taken_in_waits_as_long_as_it_was_to(wrong: Database,
     enrol(wrong, undated, failed_at=AHEAD, due=AHEAD)
     assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 2, 0)
     assert due_of(wrong) == {dated: NOW + 15 * MINUTE, undated: NOW}
+
+
+def test_what_was_tried_in_vain_after_it_was_due_waits_as_long_as_it_was_to(
+    wrong: Database, ledger: Ledger, application: Application
+) -> None:
+    """The API asked for a rest, and each kept its time: just taken in, taken in by an earlier pass, tried before."""
+    fresh, taken_in, tried = (application.add() for _ in range(3))
+    for each in (fresh, taken_in, tried):
+        enrol(wrong, each, failed_at=AHEAD, due=AHEAD)
+    try_it(wrong, fresh, at=AHEAD + timedelta(seconds=4), throttled=True)
+    try_it(wrong, tried, at=AHEAD + timedelta(seconds=4), due=AHEAD + 30 * MINUTE)
+    began(ledger, "later", at=AHEAD + HOUR)
+    for each in (taken_in, tried):
+        try_it(wrong, each, at=AHEAD + HOUR + MINUTE, throttled=True, pass_id="later")
+    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD + HOUR + MINUTE - NOW, 3, 0)
+    waits = 30 * MINUTE - timedelta(seconds=4)
+    assert due_of(wrong) == {fresh: NOW, taken_in: NOW, tried: NOW + waits}
+
+
+def test_a_wait_that_was_over_by_the_wrong_clock_alone_goes_on(wrong: Database, application: Application) -> None:
+    message = application.add()
+    enrol(wrong, message, failed_at=NOON, due=NOON + 4 * HOUR)
+    try_it(wrong, message, at=AHEAD, throttled=True)
+    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
+    assert due_of(wrong) == {message: NOON + 4 * HOUR}
+
+
+def test_a_wait_that_is_shorter_than_its_pass_is_kept(wrong: Database, application: Application) -> None:
+    """It counts from the pass's start, and the attempt ended later than that."""
+    message = application.add()
+    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
+    try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)
+    mend_times(wrong, NOW, LEASE)
+    assert due_of(wrong) == {message: NOW + MINUTE}
 
 
 def test_what_waits_by_a_clock_that_was_right_keeps_its_time(wrong: Database, application: Application) -> None:
