@@ -52,8 +52,8 @@ TRIED_AT = (
             type_=passes.c.started_at.type,
         )
     )
-    .join_from(attempts, passes, passes.c.id == attempts.c.pass_id)
-    .where(attempts.c.message_id == queue.c.message_id)
+    .join_from(attempts, passes, passes.c.id == attempts.c.pass_id, isouter=True)
+    .where(attempts.c.message_id == queue.c.message_id, attempts.c.pass_id.is_not(None))
     .scalar_subquery()
 )
 """When a pass last tried a message and can have set its time: a wait counts from the pass's start. No time is set where

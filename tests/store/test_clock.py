@@ -150,6 +150,14 @@ def test_a_message_that_was_taken_in_waits_as_long_as_it_was_to(wrong: Database,
     assert due_of(wrong) == {dated: NOW + 15 * MINUTE, undated: NOW}
 
 
+def test_a_message_waits_so_also_where_its_pass_has_been_forgotten(wrong: Database, application: Application) -> None:
+    message = application.add()
+    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
+    try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR, pass_id="forgotten")
+    mend_times(wrong, NOW, LEASE)
+    assert due_of(wrong) == {message: NOW + 4 * HOUR}
+
+
 def test_what_was_tried_in_vain_after_it_was_due_waits_as_long_as_it_was_to(
     wrong: Database, ledger: Ledger, application: Application
 ) -> None:
