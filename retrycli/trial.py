@@ -52,8 +52,8 @@ def deliver_test(
     *,
     ticket: str,
     message_type: MessageType,
-    recipient: str | None = None,
-    lists: Mapping[str, Sequence[str]] = {},
+    recipient: str | None,
+    lists: Mapping[str, Sequence[str]],
     by: str,
     surroundings: Surroundings = HERE,
 ) -> Trial:
