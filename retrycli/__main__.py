@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 
 GC_THRESHOLD = 200_000
 """More than is made while all that a delivery needs is imported."""
@@ -14,8 +15,12 @@ def main() -> None:
     cron starts us every time, so a start must be cheap: the garbage collector would look through all that is being
     imported again and again, and once more when the process ends, and find nothing. Both together are a quarter of
     a pass with nothing due (tests/benchmarks).
+
+    What else is installed has no say in our settings: a plugin of pydantic's, such as one that logs what is validated,
+    would be handed their secrets, and to look for plugins means to open a file of each package there is.
     """
     gc.set_threshold(GC_THRESHOLD)
+    os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     from retrycli.cli import run
 
     try:

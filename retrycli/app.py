@@ -6,7 +6,6 @@ What the commands call is also public Python: see `retrycli.run_once` and `retry
 from __future__ import annotations
 
 import asyncio
-import getpass
 import hashlib
 import os
 import random
@@ -20,7 +19,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, by_hand, engine, logs, schema
+from retrycli import aftermath, engine, logs, schema
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
 from retrycli.message import MessageType
@@ -165,6 +164,8 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         InvalidMessage: its data can't be turned into a request.
         DatabaseUnavailable, ConfigurationError: as in `run_once`.
     """
+    from retrycli import by_hand
+
     rules = pass_rules(settings)
     with open_database(settings) as database:
         world = make_world(settings, database, surroundings)
@@ -209,6 +210,8 @@ def lock_path(settings: Settings) -> Path:
 
 def login_name() -> str:
     """Who is at the keyboard, as far as the system knows."""
+    import getpass
+
     try:
         return getpass.getuser()
     except (KeyError, OSError):

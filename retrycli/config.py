@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -110,6 +109,8 @@ def _is_file(path: Path) -> bool:
 
 
 def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
+    import tomllib
+
     try:
         values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8"))))
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from statistics import median
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +13,7 @@ from tests.benchmarks.processes import Call, Sample, Server, run
 if TYPE_CHECKING:
     from pathlib import Path
 
-ROUNDS = 5
+ROUNDS = 15
 
 
 def loaded(sample: Sample) -> set[str]:
@@ -62,7 +61,11 @@ def test_a_delivery_loads_no_command_line_but_ours(tmp_path: Path) -> None:
 @pytest.mark.slow
 @pytest.mark.alone
 def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office_does(tmp_path: Path) -> None:
-    """CPU time, in turns, so that what else the machine does falls on both alike."""
+    """CPU time, in turns, so that what else the machine does falls on both alike.
+
+    All rounds count: a core that is quicker for a moment makes the best one of one program, and then the ratio is that
+    of two cores (of 200 rounds, sums of 15 were 1.4 % apart, the best of 10 up to 20 %).
+    """
     taking_part = [contenders.retrycli(8, add=add_waiting), contenders.post_office("nothing queued")]
     spent: list[list[float]] = [[], []]
     places = [f"sqlite:///{tmp_path}/{number}.db" for number in range(len(taking_part))]
@@ -72,5 +75,5 @@ def test_a_pass_with_nothing_due_takes_at_most_half_as_much_again_as_post_office
     for _ in range(ROUNDS):
         for own, each, database in zip(spent, taking_part, places, strict=True):
             own.append(run(each.call(database, NOWHERE)).cpu_seconds)
-    ours, theirs = map(median, spent)
+    ours, theirs = map(sum, spent)
     assert ours <= 1.5 * theirs

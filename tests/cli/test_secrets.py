@@ -310,6 +310,32 @@ def test_nothing_that_is_marked_comes_out_of_what_goes_wrong(scene: Scene) -> No
     assert leaking(shown(done) | scene.places()) == {"retrycli_attempts": ADDRESSES}
 
 
+# -- who else is on the machine -------------------------------------------------------------------------------------
+
+PRYING = """
+import sys
+class Plugin:
+    def new_schema_validator(self, *_args):
+        print("a plugin has been asked", file=sys.stderr)
+        return None, None, None
+plugin = Plugin()
+"""
+
+
+def test_a_plugin_of_pydantic_s_is_not_shown_the_settings(tmp_path: Path) -> None:
+    """One that is installed for another program in the same environment, unless whoever starts us wants it."""
+    folder = tmp_path / "prying-1.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Name: prying\nVersion: 1\n")
+    (folder / "entry_points.txt").write_text("[pydantic]\nprying = prying:plugin\n")
+    (tmp_path / "prying.py").write_text(PRYING)
+    cli = Cli(tmp_path, TOKEN | {"PYTHONPATH": str(tmp_path)})
+    done, wanted = cli("config", "show"), cli("config", "show", env={"PYDANTIC_DISABLE_PLUGINS": "another"})
+    assert (done.returncode, wanted.returncode) == (0, 0), done.stderr + wanted.stderr
+    assert "a plugin has been asked" in wanted.stderr
+    assert done.stderr == ""
+
+
 # -- the search itself -----------------------------------------------------------------------------------------------
 
 SECRET = "hush/gateway pass+word"
