@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import signal
 import subprocess
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
@@ -36,11 +37,12 @@ pytestmark = pytest.mark.databases("postgresql")
 
 HOSTS = 4
 LATENCY = timedelta(milliseconds=50)
-LIVES = (1, 8)
-"""A process that is to be killed lives at least and at most so many times as long as a pass that sends one message."""
-CLOCKS_DIFFER = timedelta(milliseconds=100)
-"""Each process knows the server's clock as well as it can be asked on a busy machine, and what one has begun that was
-killed another one ends. Which requests were in flight at once is told by the API, whose clock is one."""
+EARLY = 1 / 4
+"""So many of the kills come at any moment of the time that a pass takes for one message; the others, after requests."""
+CLOCKS_DIFFER = timedelta(milliseconds=500)
+"""Each process knows the server's clock as well as it can be asked on a busy machine (with all of this on one core they
+were seen to be 220 ms apart), and what one has begun that was killed another one ends. Which requests were in flight at
+once is told by the API, whose clock is one."""
 LONGEST_SECONDS = 600
 """After that time the test gives up."""
 
@@ -78,14 +80,19 @@ class Api(Sandbox):
         super().__init__(Behaviour(latency=LATENCY), rng=Random(0))
         self.requests: defaultdict[int, list[Request]] = defaultdict(list)
         """By message, in the order in which they ended."""
+        self.begun: Counter[str] = Counter()
+        """How many each process has sent, those that have not ended with them."""
         self._writing = Lock()
 
     def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
         began = time.monotonic()
+        process = json.loads(body)["process"]
+        with self._writing:
+            self.begun[process] += 1
         answer = super().answer(method, path, key, body)
         message_id = int(path.split("/")[2]) - FIRST_TICKET
         with self._writing:
-            self.requests[message_id].append(Request(json.loads(body)["process"], key, began, time.monotonic()))
+            self.requests[message_id].append(Request(process, key, began, time.monotonic()))
         return answer
 
 
@@ -103,8 +110,11 @@ class Fleet:
     """
 
     stage: Scene
+    api: Api
     kills: int
     """How many processes are still to be killed."""
+    most: int
+    """How many requests such a process sends at most before."""
     named: bool = field(default_factory=_can_have_names)
     died: dict[str, float] = field(default_factory=dict)
     """When each process that was killed was dead for certain."""
@@ -132,17 +142,25 @@ class Fleet:
             done = self.stage.count("pending_messages WHERE status = 'failed'") == 0
             self.runs += 1
             name = f"{host}-{self.runs}"
-            moment = None if done or self.kills <= 0 else self._life * rng.uniform(*LIVES)
             with self._start(host, name) as process:
-                try:
-                    _, errors = process.communicate(timeout=moment)
-                except subprocess.TimeoutExpired:
+                if not done and self.kills > 0 and self._comes_to_its_moment(name, process, rng):
                     self.kills -= 1
                     process.kill()
-                    _, errors = process.communicate()
+                _, errors = process.communicate()
             assert process.returncode in {0, -signal.SIGKILL}, errors
             if process.returncode != 0:
                 self._let_its_claims_lapse(name, process.pid)
+
+    def _comes_to_its_moment(self, name: str, process: subprocess.Popen[str], rng: Random) -> bool:
+        """Wait for the moment at which a process is to be killed; False where it has ended before."""
+        requests = rng.randint(1, self.most)
+        at_the_latest = time.monotonic() + rng.uniform(0, self._life) if rng.random() < EARLY else math.inf
+
+        def has_come() -> bool:
+            return self.api.begun[name] >= requests or time.monotonic() >= at_the_latest
+
+        wait_until(lambda: has_come() or process.poll() is not None)
+        return process.poll() is None
 
     def _start(self, host: int, name: str, *options: str) -> subprocess.Popen[str]:
         folder = self.stage.folder
@@ -182,7 +200,7 @@ def test_hosts_that_are_killed_at_random_lose_no_message_and_no_two_send_one_at_
     with Api() as api:
         stage = scene.set_up(tmp_path, api.url, failed=messages, url=url)
         stage.make_tables()
-        fleet = Fleet(stage, kills)
+        fleet = Fleet(stage, api, kills, most=messages // kills)
         began = time.monotonic()
         fleet.deliver()
         took = time.monotonic() - began
