@@ -192,6 +192,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
         rate_per_second=settings.run.rate_per_second,
         in_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
+        at_a_server=settings.database.file is None,
     )
 
 

@@ -7,6 +7,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
 from retrycli.breaker import Breaker
 from retrycli.destination import Attempt, Destination
@@ -23,11 +24,22 @@ from retrycli.turns import Turns
 
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
-GATHERING_ROUNDS = 5
-"""So many rounds of the event loop an answer waits for others, to be written down with them at the cost of one."""
-ENOUGH, ENOUGH_OF_MANY = 8, 1 / 4
-"""It waits no longer once so many are answered, or such a share of many requests: all would soon go out, and be
-answered, in step."""
+ENOUGH = 8
+"""With so many answers, or a share of many requests, an answer waits no longer for others, to be written down with them
+at the cost of one transaction: all requests would soon go out, and be answered, in step."""
+
+
+class Gathering(NamedTuple):
+    """How long an answer waits for others."""
+
+    rounds: int
+    """Of the event loop."""
+    share: float
+    """Of the requests in flight."""
+
+
+IN_A_FILE, AT_A_SERVER = Gathering(5, 1 / 4), Gathering(30, 1 / 2)
+"""A transaction in a file costs little; one at a server waits for it seven times."""
 
 
 class Delivery:
@@ -173,8 +185,9 @@ class Delivery:
 
     async def _gather(self) -> None:
         """Let other answers come in that are there already, but for being read."""
-        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * ENOUGH_OF_MANY)))
-        for _ in range(GATHERING_ROUNDS):
+        rounds, share = AT_A_SERVER if self._rules.at_a_server else IN_A_FILE
+        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * share)))
+        for _ in range(rounds):
             await asyncio.sleep(0)
             if 1 + self._answered.qsize() >= enough:
                 return

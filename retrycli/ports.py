@@ -191,6 +191,8 @@ class PassRules:
     """Where messages go, one lane after the other; none is: all of them to ``destination``."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
+    at_a_server: bool = False
+    """Whether the messages are at a database server, for which each transaction has to wait."""
 
     def destination_of(self, message_type: str) -> str:
         """Where a message goes."""

@@ -268,21 +268,21 @@ def test_never_more_are_begun_than_the_limit_leaves(stage: Stage) -> None:
     assert stage.widths == [1, 1, 2, 1, 2]
 
 
-@pytest.mark.parametrize(("at_once", "most"), [(8, 45), (32, 40)])
+@pytest.mark.parametrize(("at_once", "at_a_server", "most"), [(8, False, 45), (32, False, 40), (32, True, 33)])
 def test_answers_that_come_right_after_one_another_are_written_down_together(
-    at_once: int, most: int, stage: Stage
+    stage: Stage, at_once: int, most: int, *, at_a_server: bool
 ) -> None:
-    """A transaction for a dozen takes little longer than one for one; a pass that waits for none makes 73 and 49."""
+    """A transaction for a dozen takes little longer than one for one; a pass that waits for none makes 100 and 74."""
     stage.add(*range(1, 101))
     committed: list[Connection] = []
     event.listen(stage.database._engine, "commit", committed.append)
 
     async def answer_in_turn(queued: QueuedMessage) -> Outcome:
-        for _ in range(queued.message_id % 8):
+        for _ in range(queued.message_id % 24):
             await asyncio.sleep(0)
         return DELIVERED
 
-    assert stage.run(answer_in_turn, replace(RULES, concurrency=at_once)).sent == 100
+    assert stage.run(answer_in_turn, replace(RULES, concurrency=at_once, at_a_server=at_a_server)).sent == 100
     assert len(committed) < most
 
 
