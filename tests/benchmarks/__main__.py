@@ -48,9 +48,6 @@ if TYPE_CHECKING:
 
     from tests.benchmarks.databases import Databases
 
-MANY, FEW = 10_000, 2_000
-"""Messages in a run whose rate is measured, so many that its start and its widening are a small part of it; and in one
-that takes them four times, or piece by piece."""
 SECTIONS = ("throughput", "engines", "idle", "startup", "report", "cost", "memory", "hosts")
 
 
@@ -59,12 +56,7 @@ def options() -> argparse.Namespace:
     known = tuple(databases.ENGINES)
     parser.add_argument("--only", action="append", choices=SECTIONS, help="a section; by default all")
     parser.add_argument("--database", action="append", choices=known, help="by default both, one after the other")
-    parser.add_argument(
-        "--messages",
-        type=int,
-        metavar="N",
-        help=f"per run (default: {MANY}; cost and hosts: {FEW}, of which hosts four times)",
-    )
+    parser.add_argument("--messages", type=int, default=2000, metavar="N", help="per run (default: %(default)s)")
     parser.add_argument(
         "--concurrency", type=int, action="append", metavar="N", help="throughput: by default 1, 8 and 64"
     )
@@ -83,7 +75,7 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
         with ExitStack() as stack:
             all_ = [stack.enter_context(each()) for each in databases.ENGINES.values()]
             for delay_ms in throughput.DELAYS_MS:
-                yield engines.report(all_, delay_ms, chosen.messages or MANY, chosen.rounds)
+                yield engines.report(all_, delay_ms, chosen.messages, chosen.rounds)
     if "report" in (chosen.only or SECTIONS) and not _skipped("retrycli", chosen):
         yield report.report(chosen.rounds)
 
@@ -91,17 +83,18 @@ def reports(chosen: argparse.Namespace) -> Iterator[str]:
 def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
     """The sections that depend on where the messages are."""
     sections = chosen.only or SECTIONS
-    many, few = chosen.messages or MANY, chosen.messages or FEW
     concurrencies = chosen.concurrency or throughput.CONCURRENCIES
     if "throughput" in sections:
         for delay_ms in throughput.DELAYS_MS:
             taking_part = {
                 concurrency: [
-                    each for each in throughput.contenders(many, concurrency) if not _skipped(each.name, chosen)
+                    each
+                    for each in throughput.contenders(chosen.messages, concurrency)
+                    if not _skipped(each.name, chosen)
                 ]
                 for concurrency in concurrencies
             }
-            yield throughput.report(taking_part, those, delay_ms, many, chosen.rounds)
+            yield throughput.report(taking_part, those, delay_ms, chosen.messages, chosen.rounds)
     if "idle" in sections:
         calls = idle.contenders(million=chosen.million)
         left = {each: count for each, count in calls.items() if not _skipped(each.name, chosen)}
@@ -111,11 +104,11 @@ def reports_on(those: Databases, chosen: argparse.Namespace) -> Iterator[str]:
     if "startup" in sections:
         yield startup.report(contenders.retrycli(idle.CONCURRENCY), those, chosen.rounds)
     if "cost" in sections:
-        yield cost.report(those, cost.SIZES, few, chosen.rounds)
+        yield cost.report(those, cost.SIZES, chosen.messages, chosen.rounds)
     if "memory" in sections:
         yield memory.report(those, memory.LENGTHS, chosen.due, chosen.rounds)
     if "hosts" in sections and those.hosts_share:
-        yield hosts.report(those, hosts.HOSTS, hosts.TIMES_AS_MANY * few, chosen.rounds)
+        yield hosts.report(those, hosts.HOSTS, hosts.TIMES_AS_MANY * chosen.messages, chosen.rounds)
 
 
 def _skipped(name: str, chosen: argparse.Namespace) -> bool:
