@@ -50,6 +50,11 @@ class Breaker:
     probe_at: datetime | None = None
     """When the destination may be spoken to again; None while it may."""
 
+    @property
+    def at_ease(self) -> bool:
+        """Whether the last that was heard of the destination, if anything, was an answer."""
+        return self == Breaker(self.destination)
+
     def blocks(self, at: datetime) -> bool:
         """Whether nothing may be sent yet."""
         return self.probe_at is not None and at < self.probe_at
@@ -70,7 +75,7 @@ class Breaker:
         if self.blocks(since):
             return self  # what was in flight when it opened tells nothing new
         if kind in ALIVE:
-            return self if self == Breaker(self.destination) else Breaker(self.destination)
+            return self if self.at_ease else Breaker(self.destination)
         if kind not in OUTAGE:
             return self
         failures = self.failures + 1
@@ -90,12 +95,19 @@ class Breaker:
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 
-def wider(width: int, kind: OutcomeKind, limit: int) -> int:
+def wider(width: int, kind: OutcomeKind, limit: int, *, at_ease: bool) -> int:
     """How many requests may be in flight after one more outcome.
 
-    As in TCP's slow start (RFC 5681, section 3.1): one more for each answer, which doubles the width with
-    each full round. A failure halves it.
+    Args:
+        width: how many might be before it.
+        kind: the outcome.
+        limit: how many the destination bears at once, by its operator's word.
+        at_ease: whether nothing has failed of late. One delivery then shows that the word still holds. Else it is one
+            more for each answer, which doubles the width with each full round, as in TCP's slow start (RFC 5681,
+            section 3.1): what has just come back is not to be knocked over again. A failure halves it.
     """
+    if kind is OutcomeKind.DELIVERED and at_ease:
+        return limit
     if kind in ALIVE:
         return min(width + 1, limit)
     return max(width // 2, 1) if kind in OUTAGE else width

@@ -9,7 +9,7 @@ from datetime import datetime, timedelta
 from retrycli.breaker import Breaker, BreakerState, wider
 from retrycli.events import StopReason
 from retrycli.message import QueuedMessage
-from retrycli.outcome import ALIVE, Outcome, OutcomeKind
+from retrycli.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.ports import PassRules
 
 FORBIDDEN = 403
@@ -44,6 +44,8 @@ class Destination:
         due_by = since if resting else rules.due_by(since)
         self.breaker = breaker.admitting(due_by)
         self.width = 1
+        self._at_ease = breaker.at_ease
+        """Whether nothing has failed in this pass, nor as the last one ended."""
         self.trouble: StopReason | None = None
         self.detail: str | None = None
         self._rules = rules.breaker
@@ -62,8 +64,7 @@ class Destination:
 
     def may_change(self, attempts: Sequence[Attempt]) -> bool:
         """Whether these attempts could tell anything new of the breaker."""
-        at_ease = self.breaker == Breaker(self.breaker.destination)
-        return not (at_ease and all(each.outcome.kind in ALIVE for each in attempts))
+        return not (self.breaker.at_ease and all(each.outcome.kind in ALIVE for each in attempts))
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Learn from attempts in the order in which they ended.
@@ -94,7 +95,8 @@ class Destination:
     def _learn(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
         down = self.breaker.state is BreakerState.OPEN
-        self.width = wider(self.width, kind, self._concurrency)
+        self._at_ease &= kind not in OUTAGE
+        self.width = wider(self.width, kind, self._concurrency, at_ease=self._at_ease)
         match kind:
             case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))

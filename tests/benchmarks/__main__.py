@@ -19,7 +19,7 @@ What is measured, and how:
 - retrycli is measured with messages that an earlier pass has enrolled and that are due now, as most are, and with
   messages that failed long ago and that no pass has seen yet: those it enrols and delivers in one pass.
 - The bare loop (`bare.py`) is the strongest straightforward loop over retrycli's own stack: the distance to it
-  is what retrycli's promises cost. A retrycli pass begins with one request in flight and widens from there.
+  is what retrycli's promises cost. A retrycli pass begins with one request in flight, the loop with all.
 - post-office sends through httpx, with one client per thread. Its best row is the fastest of the rows shown.
 - Engines: retrycli and the bare loop on SQLite and on PostgreSQL, all in the same rounds.
 - Idle: the call that cron makes most often, with nothing to send.

@@ -202,26 +202,28 @@ def test_it_is_open_exactly_when_the_last_five_that_count_were_failures(kinds: l
         *[(4, kind, 4) for kind in SILENT],
     ],
 )
+@pytest.mark.parametrize("at_ease", [False, True])
 def test_an_answer_widens_a_failure_halves_and_the_rest_leaves_the_width(
-    width: int, kind: OutcomeKind, then: int
+    width: int, kind: OutcomeKind, then: int, *, at_ease: bool
 ) -> None:
-    assert wider(width, kind, 8) == then
+    to_the_limit = at_ease and kind is OutcomeKind.DELIVERED
+    assert wider(width, kind, 8, at_ease=at_ease) == (8 if to_the_limit else then)
 
 
-def test_a_full_round_of_answers_doubles_the_width() -> None:
+def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() -> None:
     widths = [1]
     for _ in range(4):
         width = widths[-1]
         for _ in range(widths[-1]):
-            width = wider(width, OutcomeKind.DELIVERED, 100)
+            width = wider(width, OutcomeKind.DELIVERED, 100, at_ease=False)
         widths.append(width)
     assert widths == [1, 2, 4, 8, 16]
 
 
 @settings(deadline=None)
-@given(st.integers(1, 512), st.lists(st.sampled_from(OutcomeKind), max_size=50))
-def test_the_width_stays_between_one_and_the_limit(limit: int, kinds: list[OutcomeKind]) -> None:
+@given(st.integers(1, 512), st.lists(st.tuples(st.sampled_from(OutcomeKind), st.booleans()), max_size=50))
+def test_the_width_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
     width = 1
-    for kind in kinds:
-        width = wider(width, kind, limit)
+    for kind, at_ease in course:
+        width = wider(width, kind, limit, at_ease=at_ease)
         assert 1 <= width <= limit

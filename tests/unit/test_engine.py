@@ -217,15 +217,45 @@ def test_a_pass_says_that_it_is_alive_as_it_claims(stage: Stage) -> None:
 # How wide a pass goes.
 
 
-def test_a_pass_widens_with_each_answer_as_tcp_starts(stage: Stage) -> None:
+def test_the_first_delivery_shows_that_all_may_go_out(stage: Stage) -> None:
+    stage.add(*range(1, 1 + 1 + 8 + 8))
+    stage.run()
+    assert stage.widths == in_rounds(1, 8, 8)
+
+
+@pytest.mark.parametrize("answer", [REFUSED, NOT_FOUND])
+def test_an_answer_of_another_kind_shows_less_and_a_pass_widens_with_each_as_tcp_starts(
+    stage: Stage, answer: Outcome
+) -> None:
+    """It may be about all messages, as where the preset is wrong: that is not to be tried with eight at once."""
+    stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
+    stage.run(answer)
+    assert stage.widths == in_rounds(1, 2, 4, 8, 8)
+
+
+@pytest.mark.parametrize(
+    "last_heard",
+    [
+        Breaker(RULES.destination, failures=1),
+        Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START),
+        Breaker(RULES.destination).rest(START),
+    ],
+)
+def test_what_has_failed_of_late_is_not_knocked_over_again(stage: Stage, last_heard: Breaker) -> None:
+    stage.ledger.save_breaker(last_heard)
     stage.add(*range(1, 1 + 1 + 2 + 4 + 8 + 8))
     stage.run()
-    rounds = (1, 2, 4, 8, 8)
-    assert stage.widths == [place for width in rounds for place in range(1, width + 1)]
+    assert stage.widths == in_rounds(1, 2, 4, 8, 8)
+
+
+def in_rounds(*widths: int) -> list[int]:
+    """How many are in flight as each delivery begins, where as many as that begin and end together."""
+    return [place for width in widths for place in range(1, width + 1)]
 
 
 def test_one_answer_makes_room_for_two(stage: Stage) -> None:
     """The width grows by one for each answer and not only with a whole round."""
+    stage.ledger.save_breaker(Breaker(RULES.destination, failures=1))
     answered = asyncio.Semaphore(0)
 
     async def wait(_: QueuedMessage) -> Outcome:
@@ -265,7 +295,7 @@ def test_never_more_are_in_flight_than_the_concurrency_allows(stage: Stage) -> N
 def test_never_more_are_begun_than_the_limit_leaves(stage: Stage) -> None:
     stage.add(*range(1, 40))
     stage.run(rules=replace(RULES, limit=5))
-    assert stage.widths == [1, 1, 2, 1, 2]
+    assert stage.widths == in_rounds(1, 4)
 
 
 @pytest.mark.parametrize(("at_once", "at_a_server", "most"), [(8, False, 45), (32, False, 40), (32, True, 33)])
@@ -287,13 +317,11 @@ def test_answers_that_come_right_after_one_another_are_written_down_together(
 
 
 def test_a_failure_halves_the_width(stage: Stage) -> None:
-    """Rounds of 1, 2, 4, 8; one of the eight fails: of 8, 4 are left, and the answers after it add to them."""
+    """Rounds of 1 and 8; the last two of the eight fail: of 8, 2 are left, and the answers after them add to those."""
     stage.add(*range(1, 40))
-    last_of_the_round = 15
-    stage.run({last_of_the_round: DOWN})
-    assert stage.widths[:15] == [place for width in (1, 2, 4, 8) for place in range(1, width + 1)]
-    assert stage.widths[15:19] == [1, 2, 3, 4]
-    assert stage.widths[19] == 1
+    stage.run({8: DOWN, 9: DOWN})
+    rounds = in_rounds(1, 8, 2, 4, 8)
+    assert stage.widths[: len(rounds)] == rounds
 
 
 # The breaker.
@@ -405,25 +433,26 @@ def test_an_answer_between_failures_begins_a_new_row(stage: Stage) -> None:
 def test_what_was_in_flight_as_the_breaker_opened_is_not_charged(
     stage: Stage, outcome: Outcome, unknown_count: int
 ) -> None:
-    """Rounds of 1, 2 and 4 are delivered, then all eight that are out fail: five open it, three were under way.
+    """The first is delivered, then all eight that are out fail: five open it, three were under way.
 
     That their messages may have arrived is remembered of all eight.
     """
     stage.add(*range(1, 30))
-    summary = stage.run(dict.fromkeys(range(8, 30), outcome), takes=timedelta(seconds=1))
-    assert stage.order == list(range(1, 16))
-    assert (summary.sent, summary.rescheduled, summary.released) == (7, 5, 3)
+    summary = stage.run(dict.fromkeys(range(2, 30), outcome), takes=timedelta(seconds=1))
+    assert stage.order == list(range(1, 10))
+    assert (summary.sent, summary.rescheduled, summary.released) == (1, 5, 3)
     assert summary.unknown == 8 * unknown_count
-    assert [stage.tries()[each] for each in range(8, 16)] == [1] * 5 + [0] * 3
+    assert [stage.tries()[each] for each in range(2, 10)] == [1] * 5 + [0] * 3
     unknowns = dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue"))
-    assert [unknowns[each] for each in range(8, 17)] == [unknown_count] * 8 + [0]
+    assert [unknowns[each] for each in range(2, 11)] == [unknown_count] * 8 + [0]
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
 
 
 def test_a_429_among_what_was_in_flight_does_not_turn_the_outage_into_a_rest(stage: Stage) -> None:
     stage.add(*range(1, 30))
-    down, throttled = dict.fromkeys(range(8, 13), DOWN), replace(THROTTLED, retry_after=timedelta(hours=1))
-    assert ended(stage.run(down | dict.fromkeys(range(13, 30), throttled))) == (PassResult.STOPPED, "breaker_open")
+    down, throttled = dict.fromkeys(range(2, 7), DOWN), replace(THROTTLED, retry_after=timedelta(hours=1))
+    assert ended(stage.run(down | dict.fromkeys(range(7, 30), throttled))) == (PassResult.STOPPED, "breaker_open")
+    assert stage.order == list(range(1, 10))
     breaker = stage.ledger.breaker(RULES.destination)
     assert (breaker.state, breaker.probe_at) == (BreakerState.OPEN, START + TICK)
 
@@ -475,10 +504,11 @@ def test_a_429_that_names_no_time_is_over_at_the_next_pass(stage: Stage) -> None
 
 def test_what_was_in_flight_at_a_429_is_settled_as_its_answer_says(stage: Stage) -> None:
     """And a success among it does not end the rest."""
-    stage.add(*range(1, 10))
+    stage.add(*range(1, 12))
     rest = replace(THROTTLED, retry_after=timedelta(hours=1))
-    summary = stage.run({4: rest, 5: DELIVERED, 6: NOT_FOUND, 7: rest})
-    assert (summary.sent, summary.escalated, summary.released) == (4, 1, 2)
+    summary = stage.run({6: rest, 7: DELIVERED, 8: NOT_FOUND, 9: rest})
+    assert stage.order == list(range(1, 10))
+    assert (summary.sent, summary.escalated, summary.released) == (6, 1, 2)
     assert stage.ledger.breaker(RULES.destination).blocks(START + timedelta(minutes=59))
 
 
@@ -532,7 +562,7 @@ def test_403_that_come_in_between_never_add_up(stage: Stage) -> None:
 
 
 def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them(stage: Stage) -> None:
-    """Rounds of 1 and 2 are delivered; of the four that are answered together, the last is another failure."""
+    """Three are delivered; of the others that are answered together with them, the last is another failure."""
     stage.add(*range(1, 8))
     summary = stage.run({4: FORBIDDEN, 5: FORBIDDEN, 6: FORBIDDEN, 7: DOWN})
     assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
@@ -541,21 +571,21 @@ def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them
 
 
 def test_three_403_in_a_row_are_about_us_also_where_they_come_in_after_the_breaker_opened(stage: Stage) -> None:
-    """Rounds of 1, 2 and 4 are delivered; of the eight that are out, five fail and three are refused."""
+    """The first is delivered; of the eight that are out, five fail and three are refused."""
     stage.add(*range(1, 20))
-    answers = dict.fromkeys(range(8, 13), DOWN) | dict.fromkeys(range(13, 20), FORBIDDEN)
+    answers = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
     summary = stage.run(answers)
     assert ended(summary) == (PassResult.STOPPED, "breaker_open")
-    assert (summary.sent, summary.rescheduled, summary.released, summary.escalated) == (7, 5, 3, 0)
+    assert (summary.sent, summary.rescheduled, summary.released, summary.escalated) == (1, 5, 3, 0)
 
 
 @pytest.mark.parametrize("why", [StopReason.LIMIT, StopReason.SIGNAL, StopReason.DEADLINE])
 def test_three_403_in_a_row_are_about_us_also_where_the_pass_was_to_end_anyway(stage: Stage, why: StopReason) -> None:
-    """Rounds of 1 and 2 are delivered; four are in flight, and the pass knows that it ends as they come in."""
+    """The first is delivered; eight are in flight, and the pass knows that it ends as they come in."""
     stage.add(*range(1, 12))
-    rules = replace(RULES, limit=7 if why is StopReason.LIMIT else None)
-    summary = asyncio.run(ending(stage, FORBIDDEN, why, first=4, rules=rules))
-    assert (summary.sent, summary.escalated, summary.released) == (3, 0, 4)
+    rules = replace(RULES, limit=9 if why is StopReason.LIMIT else None)
+    summary = asyncio.run(ending(stage, FORBIDDEN, why, first=2, rules=rules))
+    assert (summary.sent, summary.escalated, summary.released) == (1, 0, 8)
     assert set(stage.states().values()) == {"waiting"}
     refused = ("credentials_refused", "HTTP 403, 3 times in a row")
     assert (summary.reason, summary.detail) == (refused if why is StopReason.LIMIT else (why, None))
@@ -623,14 +653,14 @@ def test_a_signal_lets_what_is_in_flight_finish_and_gives_the_rest_back(stage: S
     answers = asyncio.Event()
 
     async def wait(queued: QueuedMessage) -> Outcome:
-        if queued.message_id > 3:
+        if queued.message_id > 1:
             await answers.wait()
         return REFUSED if queued.message_id == 5 else DELIVERED
 
     async def scenario() -> PassSummary:
         running = asyncio.create_task(stage.run_pass(wait))
         await settle()
-        assert sorted(open_attempts(stage)) == [4, 5, 6, 7]
+        assert sorted(open_attempts(stage)) == list(range(2, 10))
         stage.stop_requested = True
         answers.set()
         return await running
@@ -638,9 +668,9 @@ def test_a_signal_lets_what_is_in_flight_finish_and_gives_the_rest_back(stage: S
     stage.add(*range(1, 20))
     summary = asyncio.run(scenario())
     assert ended(summary) == (PassResult.INTERRUPTED, "signal")
-    assert (summary.sent, summary.rescheduled, summary.released) == (6, 1, 0)
+    assert (summary.sent, summary.rescheduled, summary.released) == (8, 1, 0)
     assert open_attempts(stage) == []
-    assert stage.states() == dict.fromkeys([5, *range(8, 20)], "waiting")
+    assert stage.states() == dict.fromkeys([5, *range(10, 20)], "waiting")
     assert stage.tries() == dict.fromkeys(range(1, 20), 0) | {5: 1}
 
 
@@ -765,22 +795,22 @@ def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stag
 
 
 def test_a_fault_ends_what_is_in_flight_beside_it_and_the_next_pass_takes_all_of_it_for_unknown(stage: Stage) -> None:
-    """Rounds of 1 and 2 are delivered; of the four that are out one breaks, and nobody knows of the other three."""
+    """The first is delivered; of the eight that are out one breaks, and nobody knows of the other seven."""
 
     async def wait(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 6:
             raise Broken
-        if queued.message_id > 3:
+        if queued.message_id > 1:
             await asyncio.Event().wait()
         return DELIVERED
 
-    stage.add(*range(1, 10))
+    stage.add(*range(1, 12))
     with pytest.raises(Broken):
         stage.run(wait)
-    assert open_attempts(stage) == [4, 5, 6, 7]
+    assert open_attempts(stage) == list(range(2, 10))
     stage.clock.now = START + AFTER_THE_CLAIM
     summary = stage.run()
-    assert (summary.rescheduled, summary.unknown, summary.sent) == (4, 4, 2)
+    assert (summary.rescheduled, summary.unknown, summary.sent) == (8, 8, 2)
     assert open_attempts(stage) == []
 
 
