@@ -38,7 +38,7 @@ class Gathering(NamedTuple):
     """Of the requests in flight."""
 
 
-IN_A_FILE, AT_A_SERVER = Gathering(5, 1 / 4), Gathering(30, 1 / 2)
+IN_A_FILE, AT_A_SERVER = Gathering(5, 1 / 4), Gathering(60, 1 / 3)
 """A transaction in a file costs little; one at a server waits for it seven times."""
 
 
