@@ -52,7 +52,7 @@ class Breaker:
 
     @property
     def at_ease(self) -> bool:
-        """Whether the last that was heard of the destination, if anything, was an answer."""
+        """Whether nothing stands against the destination: no failure since its last answer, no rest it asked for."""
         return self == Breaker(self.destination)
 
     def blocks(self, at: datetime) -> bool:
