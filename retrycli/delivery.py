@@ -7,7 +7,6 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
-from typing import NamedTuple
 
 from retrycli.breaker import Breaker
 from retrycli.destination import Attempt, Destination
@@ -24,22 +23,12 @@ from retrycli.turns import Turns
 
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
-ENOUGH = 8
-"""With so many answers, or a share of many requests, an answer waits no longer for others, to be written down with them
-at the cost of one transaction: all requests would soon go out, and be answered, in step."""
-
-
-class Gathering(NamedTuple):
-    """How long an answer waits for others."""
-
-    rounds: int
-    """Of the event loop."""
-    share: float
-    """Of the requests in flight."""
-
-
-IN_A_FILE, AT_A_SERVER = Gathering(5, 1 / 4), Gathering(60, 1 / 3)
-"""A transaction in a file costs little; one at a server waits for it seven times."""
+ENOUGH, SHARE = 8, 1 / 4
+"""With so many answers, or that share of the requests in flight if it is more, an answer waits no longer for others, to
+be written down with them at the cost of one transaction: all requests would soon go out, and be answered, in step."""
+ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
+"""How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
+server waits for it four times."""
 
 
 class Delivery:
@@ -185,9 +174,8 @@ class Delivery:
 
     async def _gather(self) -> None:
         """Let other answers come in that are there already, but for being read."""
-        rounds, share = AT_A_SERVER if self._rules.at_a_server else IN_A_FILE
-        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * share)))
-        for _ in range(rounds):
+        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * SHARE)))
+        for _ in range(ROUNDS_FOR_A_SERVER if self._rules.at_a_server else ROUNDS_FOR_A_FILE):
             await asyncio.sleep(0)
             if 1 + self._answered.qsize() >= enough:
                 return

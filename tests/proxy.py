@@ -44,26 +44,28 @@ class Proxy:
 
     def _between(self, client: socket.socket) -> None:
         said = b""
+        withheld: bytes | None = None
         with client, socket.create_connection(self._there) as server, suppress(ConnectionError):
             while True:
                 readable, _, _ = select([client, server], [], [])
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
-                    client.sendall(answer)
+                    if withheld is None:
+                        client.sendall(answer)
+                    elif COMMIT in (withheld := withheld + answer):  # it has been committed
+                        self.lost.set()
+                        return
                 if client in readable:
                     if not (question := client.recv(65536)):
                         return
                     said = question if BEGIN in question else said + question
-                    ends = COMMIT in question and self._text in said and not self.lost.is_set()
-                    if ends and self._loses is Loses.THE_COMMIT:
-                        self.lost.set()
-                        return
+                    if COMMIT in question and self._text in said and not self.lost.is_set():
+                        if self._loses is Loses.THE_COMMIT:
+                            self.lost.set()
+                            return
+                        withheld = b""
                     server.sendall(question)
-                    if ends:
-                        server.recv(65536)  # it has been committed
-                        self.lost.set()
-                        return
 
 
 @contextmanager

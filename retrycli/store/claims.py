@@ -16,6 +16,7 @@ from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition
 from retrycli.schema import MOST, attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
+from retrycli.store.connecting import UNREAD
 from retrycli.store.recording import (
     HELD_OF_THESE,
     NEXT_NUMBER,
@@ -60,6 +61,7 @@ CLAIM_THESE = (
     update(queue)
     .where(among_ids(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
     .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
+    .execution_options(**UNREAD)
 )
 
 
@@ -265,12 +267,11 @@ class Claims:
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
             taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
             note_recipients(connection, claim, ours)
-            with self._database.in_one_go(connection):
-                finish_attempts(connection, mine, now)
-                write_messages(self._database, connection, ours)
-                move(connection, claim, ours, now)
-                if taken_back:
-                    connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
+            finish_attempts(connection, mine, now)
+            write_messages(self._database, connection, ours)
+            move(connection, claim, ours, now)
+            if taken_back:
+                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
         return set(ids) - {each.message_id for each in ours}
 
     def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:

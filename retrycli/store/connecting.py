@@ -14,7 +14,7 @@ from retrycli.errors import ConfigurationError, DatabaseUnavailable
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
     from sqlalchemy import URL, Connection, Engine
-    from sqlalchemy.engine.interfaces import DBAPIConnection
+    from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
 
 BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
@@ -22,12 +22,16 @@ BUSY_SECONDS = 30
 
 AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
 BEGINNING = (
-    "SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "BEGIN; SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
 )
 """What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
 the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
-next may be in another's session."""
+next may be in another's session. In one text, so that the server is waited for once."""
+ON_ITS_OWN = {"on_its_own": True}
+"""The option of a connection that begins no transactions."""
+UNREAD = {"unread": True}
+"""The option of a statement of which nothing is read: within a transaction that writes, nobody waits for it alone."""
 
 GIVE_UP = {
     "keepalives_idle": 10,
@@ -79,14 +83,16 @@ def _postgresql(url: URL, patience: int) -> Engine:
     driver = url.set(drivername="postgresql+psycopg")
     wishes = GIVE_UP | {"connect_timeout": patience}
     unsaid = {name: value for name, value in wishes.items() if name not in url.query}
-    unprepared = {"prepare_threshold": None}  # a prepared statement is left in its server connection
-    engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | unprepared, hide_parameters=True)
+    # A prepared statement would be left in its server connection, and BEGIN is in our own hands.
+    own = {"prepare_threshold": None, "autocommit": True}
+    engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | own, hide_parameters=True)
     from retrycli.store.values import read_any, write_any  # needs the driver
 
     event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
     event.listen(engine, "connect", read_any)
     event.listen(engine, "connect", write_any)
     event.listen(engine, "begin", _Beginning(patience))
+    event.listen(engine, "after_cursor_execute", _wait_for_it)
     return engine
 
 
@@ -125,6 +131,20 @@ def _begin_sqlite(connection: Connection) -> None:
     connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
 
 
+def _wait_for_it(
+    _connection: Connection,
+    _cursor: DBAPICursor,
+    _statement: str,
+    _parameters: object,
+    context: ExecutionContext,
+    _executemany: bool,  # noqa: FBT001  as SQLAlchemy calls it
+) -> None:
+    """Have a statement's result, and those of all before it, unless nobody reads it."""
+    pipeline = context.execution_options.get("pipeline")
+    if pipeline is not None and "unread" not in context.execution_options:
+        pipeline.sync()
+
+
 class _Beginning:
     """Begins each transaction on a server, as its role is set to where that is good enough."""
 
@@ -133,6 +153,8 @@ class _Beginning:
         self._statement = ""
 
     def __call__(self, connection: Connection) -> None:
+        if "on_its_own" in connection.get_execution_options():
+            return
         if not self._statement:
             waits, commits = connection.exec_driver_sql(AS_IT_IS).one()
             waits = f"{self._patience}s" if waits == "0" else waits

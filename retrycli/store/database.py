@@ -14,7 +14,15 @@ from sqlalchemy import table as table_clause
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
-from retrycli.store.connecting import BUSY_SECONDS, make_engine, parsed, path_of, require_file
+from retrycli.store.connecting import (
+    BUSY_SECONDS,
+    ON_ITS_OWN,
+    UNREAD,
+    make_engine,
+    parsed,
+    path_of,
+    require_file,
+)
 from retrycli.store.remedies import in_words, without_details
 
 if TYPE_CHECKING:
@@ -118,25 +126,6 @@ class Database:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
-    def in_one_go(self, connection: Connection) -> Iterator[None]:
-        """Have a server carry out all statements inside, and wait for it once, at the end. None of them can be read.
-
-        Raises:
-            DatabaseUnavailable: what one of them met with, in words; none after it was carried out.
-        """
-        driver = connection.connection.driver_connection
-        if self.is_sqlite or driver is None:
-            yield
-            return
-        from psycopg import Error
-
-        try:
-            with driver.pipeline():
-                yield
-        except Error as error:
-            raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
-
-    @contextmanager
     def nothing_kept(self) -> Iterator[None]:
         """Whatever is written inside is rolled back at the end: for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:
@@ -160,7 +149,7 @@ class Database:
                 yield connection
             return
         with self._translated(), self._engine.connect() as connection:
-            yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            yield connection.execution_options(**ON_ITS_OWN)
 
     def close(self) -> None:
         """Give back the connections."""
@@ -258,7 +247,11 @@ class Database:
         with self._translated():
             transaction = self._begun(writes=writes)
             with closing(transaction.connection) as connection, transaction:
-                yield connection
+                if self.is_sqlite or not writes:
+                    yield connection
+                else:
+                    with _in_one_go(connection):
+                        yield connection
 
     def _begun(self, *, writes: bool) -> RootTransaction:
         """A transaction that has begun; where the server was restarted since the last one, on another connection."""
@@ -277,3 +270,20 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
+
+
+@contextmanager
+def _in_one_go(connection: Connection) -> Iterator[None]:
+    """Wait for a server where something is read and at the end, and not for each statement (libpq's pipeline mode)."""
+    from psycopg import Error
+
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  told to the type checker
+    try:
+        with driver.pipeline() as pipeline:
+            connection.execution_options(pipeline=pipeline)
+            yield
+            # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
+            connection.exec_driver_sql("COMMIT", execution_options=UNREAD)
+    except Error as error:
+        raise exc.DBAPIError(None, None, error, hide_parameters=True) from error

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ARRAY, ColumnElement, bindparam, column, func
 from sqlalchemy.types import NullType, TypeEngine
 
+from retrycli.store.connecting import UNREAD
+
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Executable
 
@@ -47,10 +49,10 @@ class ForEach:
             return
         if connection.dialect.name == "sqlite" or not self._all_are_known:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            connection.execute(self._row_by_row, each)
+            connection.execute(self._row_by_row, each, execution_options=UNREAD)
         else:
             all_ = {OF + name: [row[name] for row in rows] for name in self._types} | shared
-            connection.execute(self._at_once, all_)
+            connection.execute(self._at_once, all_, execution_options=UNREAD)
 
     @cached_property
     def _row_by_row(self) -> Executable:

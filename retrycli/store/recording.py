@@ -15,6 +15,7 @@ from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import attempts, queue
 from retrycli.store.application import addresses, row_by_row
+from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
 from retrycli.store.these import among_ids
 
@@ -30,7 +31,7 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
 
 HELD = held(bindparam("claimant"))
 HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
-LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE)
+LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()

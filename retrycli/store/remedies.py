@@ -32,6 +32,7 @@ BY_TEXT = {
     "disk is full": "free some space",
     # A PostgreSQL that lets nobody in gives no code.
     "server closed the connection": GONE,
+    "the connection is lost": GONE,
     "Connection refused": "is PostgreSQL up there? Check host and port in database.url",
     "failed to resolve host": "check the host in database.url",
     "No such file or directory": "is PostgreSQL up there? Check the host in database.url",

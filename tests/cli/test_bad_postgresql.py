@@ -251,7 +251,7 @@ def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Des
         with proxy(desk.server.port, doubt.text, doubt.loses) as between:
             done = desk.at(api.url, url=desk.url(port=between.port))("run-once")
         assert between.lost.is_set()
-        assert line(done).endswith(f"server closed the connection unexpectedly: {GONE}")
+        assert line(done).endswith(f"the connection is lost: {GONE}")
         assert desk.application.row(101)["status"] == doubt.row
         after = [desk.run_later(api, each) for each in (LAPSED, ALL_DUE)]
         assert sum(each.unknown for each in after) == doubt.unknown

@@ -9,7 +9,7 @@ from sqlalchemy import event
 from retrycli.store.connecting import AS_IT_IS
 from retrycli.store.database import Database
 
-BEGINNINGS = ("BEGIN", "SET LOCAL", AS_IT_IS)
+BEGINNINGS = ("BEGIN", AS_IT_IS)
 """What transactions begin with."""
 
 

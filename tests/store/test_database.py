@@ -17,13 +17,14 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, insert, inspect, update
+from sqlalchemy import MetaData, Update, insert, inspect, select, update
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Span, UnusableMessage
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
+from retrycli.store.connecting import UNREAD
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -233,29 +234,47 @@ def test_what_is_written_together_is_lost_together(application: Application, dat
     assert queue_rows(database).keys() == {3}
 
 
+def renamed(database: Database, subject: str) -> Update:
+    """Gives all messages another subject, and does not wait for that."""
+    return update(database.messages).values(subject=subject).execution_options(**UNREAD)
+
+
 @in_every_mode
-def test_what_is_carried_out_in_one_go_is_kept(application: Application, database: Database) -> None:
+def test_what_is_written_unread_is_kept(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
-    with database.write() as connection, database.in_one_go(connection):
+    with database.write() as connection:
         for each in (1, 2):
-            connection.execute(update(database.messages).where(database.messages.c.id == each).values(subject="new"))
+            connection.execute(renamed(database, "new").where(database.messages.c.id == each))
     assert [row["subject"] for row in application.rows().values()] == ["new", "new"]
 
 
-def test_of_what_is_carried_out_in_one_go_nothing_is_kept_where_one_fails(
-    application: Application, database: Database
+def test_what_is_written_unread_is_seen_by_what_is_read_after_it(application: Application, database: Database) -> None:
+    application.add_all([{}, {}])
+    with database.write() as connection:
+        connection.execute(renamed(database, "new"))
+        assert set(connection.execute(select(database.messages.c.subject)).scalars()) == {"new"}
+        connection.execute(renamed(database, "newer"))
+        assert connection.execute(update(database.messages).values(subject="newest")).rowcount == 2
+    assert [row["subject"] for row in application.rows().values()] == ["newest", "newest"]
+
+
+@pytest.mark.parametrize("read_at_the_end", [False, True])
+def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
+    application: Application, database: Database, *, read_at_the_end: bool
 ) -> None:
     def fail() -> None:
-        with database.write() as connection, database.in_one_go(connection):
-            connection.execute(update(database.messages).values(subject="new"))
+        with database.write() as connection:
+            connection.execute(renamed(database, "new"))
             connection.execute(twice)
             connection.execute(twice)
-            connection.execute(update(database.messages).values(subject="newer"))
+            connection.execute(renamed(database, "newer"))
+            if read_at_the_end:
+                connection.execute(select(database.messages.c.subject))
 
     application.add(subject="old")
     passes = {"host": "mail", "pid": 1, "started_at": NOON, "heartbeat_at": NOON}
     counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released"), 0)
-    twice = insert(schema.passes).values(id="1", **passes, **counts)
+    twice = insert(schema.passes).values(id="1", **passes, **counts).execution_options(**UNREAD)
     with pytest.raises(DatabaseUnavailable, match=r"a constraint of the table forbids|UNIQUE constraint failed"):
         fail()
     assert [row["subject"] for row in application.rows().values()] == ["old"]

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.store.connecting import BUSY_SECONDS
+from retrycli.store.connecting import BUSY_SECONDS, UNREAD
 from retrycli.store.database import Database
 from tests import postgresql
 from tests.store.application import NOON
@@ -91,16 +91,20 @@ def test_who_is_in_a_hurry_waits_no_longer(url: str) -> None:
         assert parameters(database)["connect_timeout"] == "2"
 
 
-def test_a_server_is_not_waited_for_before_the_end_of_one_go(url: str) -> None:
-    """What a statement meets with a second later shows then, and not when it is sent."""
+@pytest.mark.parametrize("read", [False, True])
+def test_a_server_is_not_waited_for_before_something_is_read(url: str, *, read: bool) -> None:
+    """What a statement meets with a second later shows then, or at the end, and not when it is sent."""
     statements = ("SELECT 1 / length(CAST(pg_sleep(1) AS text))", "SELECT 1")
     sent = []
 
     def fail(database: Database) -> None:
-        with database.write() as connection, database.in_one_go(connection):
+        with database.write() as connection:
             for each in statements:
-                connection.execute(text(f"CREATE TEMPORARY TABLE made AS {each}"))
+                connection.execute(text(f"CREATE TEMPORARY TABLE made AS {each}"), execution_options=UNREAD)
                 sent.append(each)
+            if read:
+                connection.execute(text("SELECT 1"))
+                sent.append("more")
 
     with opened(url) as database, pytest.raises(DatabaseUnavailable, match="division by zero"):
         fail(database)
