@@ -1,4 +1,4 @@
-"""Stands between a program and its PostgreSQL, and loses the answer to a commit when a test tells it to."""
+"""Stands between a program and its PostgreSQL, counts, and loses a commit or its answer when a test tells it to."""
 
 from __future__ import annotations
 
@@ -30,6 +30,8 @@ class Proxy:
         self.port = int(self._listener.getsockname()[1])
         self.lost = Event()
         """That it has happened. It does once."""
+        self.turns = 0
+        """How often the program has spoken after the server had."""
 
     def serve(self) -> None:
         """Take connections until the listener is closed."""
@@ -44,6 +46,7 @@ class Proxy:
 
     def _between(self, client: socket.socket) -> None:
         said = b""
+        answered = True
         withheld: bytes | None = None
         with client, socket.create_connection(self._there) as server, suppress(ConnectionError):
             while True:
@@ -51,6 +54,7 @@ class Proxy:
                 if server in readable:
                     if not (answer := server.recv(65536)):
                         return
+                    answered = True
                     if withheld is None:
                         client.sendall(answer)
                     elif COMMIT in (withheld := withheld + answer):  # it has been committed
@@ -59,6 +63,8 @@ class Proxy:
                 if client in readable:
                     if not (question := client.recv(65536)):
                         return
+                    self.turns += answered
+                    answered = False
                     said = question if BEGIN in question else said + question
                     if COMMIT in question and self._text in said and not self.lost.is_set():
                         if self._loses is Loses.THE_COMMIT:

@@ -13,6 +13,7 @@ from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.connecting import BUSY_SECONDS, UNREAD
 from retrycli.store.database import Database
 from tests import postgresql
+from tests.proxy import Loses, proxy
 from tests.store.application import NOON
 
 if TYPE_CHECKING:
@@ -109,6 +110,25 @@ def test_a_server_is_not_waited_for_before_something_is_read(url: str, *, read: 
     with opened(url) as database, pytest.raises(DatabaseUnavailable, match="division by zero"):
         fail(database)
     assert sent == [*statements]
+
+
+def test_a_server_is_waited_for_where_something_is_read_and_at_the_end() -> None:
+    one_more = text("INSERT INTO made VALUES (1)").execution_options(**UNREAD)
+    with (
+        postgresql.own_server() as server,
+        proxy(server.port, "nothing that is ever said", Loses.ITS_ANSWER) as between,
+    ):
+        url = make_url(server.url).set(port=between.port).render_as_string(hide_password=False)
+        with opened(url) as database:
+            with database.write() as connection:
+                connection.execute(text("CREATE TABLE made (number integer)"))
+            before = between.turns
+            with database.write() as connection:
+                for _ in range(3):
+                    connection.execute(one_more)
+                assert connection.execute(text("SELECT count(*) FROM made")).scalar() == 3
+                connection.execute(one_more)
+            assert between.turns - before == 3  # its beginning, the count, its end
 
 
 def test_json_in_the_databases_own_encoding_is_read_like_text() -> None:
