@@ -57,8 +57,9 @@ class Points:
 
     def listen(self) -> None:
         """Hear, from now on, what this process does."""
+        event.listen(Engine, "before_cursor_execute", self._on_commit_to_a_server)
         event.listen(Engine, "after_cursor_execute", self._on_statement)
-        event.listen(Engine, "commit", self._on_commit)
+        event.listen(Engine, "commit", self._on_commit_to_a_file)
         event.listen(Engine, "rollback", self._on_rollback)
         event.listen(Pool, "checkin", self._on_checkin)
         sys.addaudithook(self._on_audit)
@@ -76,7 +77,16 @@ class Points:
             if words not in self._written:
                 self._written.append(words)
 
-    def _on_commit(self, _connection: Connection) -> None:
+    def _on_commit_to_a_file(self, connection: Connection) -> None:
+        if connection.dialect.name == "sqlite":
+            self._before_commit()
+
+    def _on_commit_to_a_server(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        """COMMIT is one of our own statements there, and SQLAlchemy tells of a commit when that is done."""
+        if statement == "COMMIT":
+            self._before_commit()
+
+    def _before_commit(self) -> None:
         if self._written:
             self.reach(f"before commit: {self._in_words()}")
 
