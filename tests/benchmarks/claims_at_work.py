@@ -127,7 +127,9 @@ def main(command: str, url: str, *further: str) -> None:
             if url.startswith("sqlite:"):
                 replay(sqlite3.connect(url.removeprefix("sqlite:///")), steps, BEGIN, watch)
             else:
-                replay(psycopg.connect(url.replace("+psycopg", ""), prepare_threshold=None), steps, None, watch)
+                there = url.replace("+psycopg", "")
+                # Its BEGIN and COMMIT are among the statements.
+                replay(psycopg.connect(there, prepare_threshold=None, autocommit=True), steps, None, watch)
         case _:
             sys.exit(__doc__)
     print(json.dumps(watch.seconds))
