@@ -293,10 +293,13 @@ def then_reset(data: bytes) -> Behaviour:
 
 
 def flood(data: bytes, *, after: bytes = b"") -> Behaviour:
-    """``after`` once, and then these bytes over and over, for as long as the client takes them."""
+    """``after`` once, and then these bytes over and over, for as long as the client takes them.
+
+    ``after`` goes out in one piece with the first of them, so that no client reads it alone.
+    """
 
     def play(connection: Connection) -> None:
-        connection.send(after)
+        connection.send(after + data)
         while True:
             connection.send(data)
 
