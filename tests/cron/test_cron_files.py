@@ -312,6 +312,11 @@ def test_kubernetes_gives_a_pass_its_time_and_no_second_try(cronjob: dict[str, A
     assert pod["restartPolicy"] == "Never"
 
 
+def test_the_pods_of_all_ticks_are_one_host(pod: dict[str, Any]) -> None:
+    """A host that is not heard of again shows as one whose cron has died, and nobody ends the pass that it died in."""
+    assert pod["hostname"] == "retrycli"
+
+
 def test_the_pod_has_no_rights_that_it_does_not_need(pod: dict[str, Any]) -> None:
     [container] = pod["containers"]
     assert pod["securityContext"]["runAsNonRoot"] is True
