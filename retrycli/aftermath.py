@@ -14,6 +14,10 @@ from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 
+A_FEW = 20
+"""A pass with nothing to send looks no further back for the one before it: between them are skipped ones and those of
+other hosts."""
+
 
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Tell whoever wants to know how the pass went."""
@@ -36,9 +40,7 @@ def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
         logger.warning("Message retry pass skipped: %s", summary.detail)
-    passes = ledger.last_passes(2)
-    if summary.reason in news.TROUBLE or summary.sent or summary.rescheduled:
-        passes = ledger.last_passes(news.LOOKBACK)
-    line = news.news(summary.detail, passes)
+    eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
+    line = news.news(summary.detail, ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW))
     if line is not None:
         logger.warning(line)

@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
-from itertools import dropwhile
 
 from retrycli import notices, ping
 from retrycli import notify as adapter
@@ -111,7 +110,7 @@ class _Round:
         return memory if told is None else {**memory, Topic.UNHEARD: told}
 
     def _situation(self, ledger: Ledger, summary: PassSummary) -> Situation:
-        passes = list(dropwhile(lambda each: each.pass_id != summary.pass_id, ledger.last_passes(LOOKBACK)))
+        passes = ledger.passes_up_to(summary.pass_id, LOOKBACK)
         return Situation(
             at=passes[0].started_at,
             now=self._now,

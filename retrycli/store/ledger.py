@@ -127,6 +127,18 @@ class Ledger:
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
+    def passes_up_to(self, pass_id: str, limit: int) -> list[PassRecord]:
+        """A pass and the last ones that began before it, newest first: whatever has begun since."""
+        its_start = select(passes.c.started_at).where(passes.c.id == pass_id).scalar_subquery()
+        statement = (
+            select(passes)
+            .where(passes.c.started_at <= its_start, or_(passes.c.started_at < its_start, passes.c.id == pass_id))
+            .order_by(passes.c.started_at.desc(), passes.c.id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            return [_record(row) for row in connection.execute(statement)]
+
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""
         newest = func.max(passes.c.started_at, type_=passes.c.started_at.type)

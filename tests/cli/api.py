@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
 from random import Random
@@ -30,6 +30,20 @@ class Scripted(Sandbox):
         """The next answer, whatever is asked."""
         self.paths.append(path)
         return self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
+
+
+class Meanwhile(Scripted):
+    """Gives its answers, and has something done while it is asked for the first time."""
+
+    def __init__(self, do: Callable[[], object], *answers: Answer) -> None:
+        super().__init__(*answers)
+        self._do = [do]
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        """The next answer."""
+        while self._do:
+            self._do.pop()()
+        return super().answer(method, path, key, body)
 
 
 class Gate:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -12,6 +13,7 @@ from typing import Any
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
 from retrycli import app
+from retrycli.lock import Holder, PassLock
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
 from retrycli.settings import Settings
@@ -91,6 +93,17 @@ class Application:
     def lock(self) -> Path:
         """The lock file of its passes."""
         return app.lock_path(Settings(database=DatabaseSettings(url=self.url)))
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Hold the lock as a pass does."""
+        lock = PassLock(self.lock)
+        holder = Holder(os.getpid(), "mill", app.utc_now())
+        lock.acquire(holder, wait_seconds=0, now=app.utc_now, sleep=lambda _: None)
+        try:
+            yield
+        finally:
+            lock.release()
 
     def variables(self, api: str) -> dict[str, str]:
         """The two environment variables that a pass can't do without."""

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from retrycli import notify
-from retrycli.lock import Holder, PassLock
 from retrycli.sandbox import Behaviour
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
@@ -137,26 +134,13 @@ def test_passes_that_are_skipped_three_times_in_a_row_are_told_of(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:
     told = at_work.having(urls(hook.slack_shaped))
-    with held(application):
+    with application.held():
         codes = [told("run-once", "--wait-lock", "0").returncode for _ in range(4)]
     told("run-once")
     assert codes == [75] * 4
     titles = [each.splitlines()[0].partition(": ")[2] for each in hook.texts]
     assert titles == ["passes are skipped", "passes are no longer skipped"]
     assert "another holds the lock (" in hook.texts[0]
-
-
-@contextmanager
-def held(application: Application) -> Iterator[None]:
-    """The pass lock in our hands."""
-    from retrycli.app import utc_now
-
-    lock = PassLock(Path(f"{application.path}.retrycli.lock"))
-    lock.acquire(Holder(os.getpid(), "mill", utc_now()), wait_seconds=0, now=utc_now, sleep=lambda _: None)
-    try:
-        yield
-    finally:
-        lock.release()
 
 
 # -- what does not get through ---------------------------------------------------------------------------------------
@@ -264,7 +248,7 @@ def test_a_paused_pass_is_a_sign_of_life(at_work: Cli, hook: Webhook) -> None:
 def test_a_skipped_pass_says_nothing_for_the_one_that_holds_the_lock(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:
-    with held(application):
+    with application.held():
         assert at_work.having(ping_at(hook))("run-once", "--wait-lock", "0").returncode == 75
     assert hook.paths == []
 

@@ -17,7 +17,7 @@ import pytest
 from retrycli import app
 from retrycli.preview import preview
 from retrycli.sandbox import Behaviour, Received, Sandbox
-from tests.cli.api import BUSY, FORBIDS, REJECTS, Scripted, held_back
+from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, Meanwhile, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
 from tests.cli.command import MODULE, Cli, Finished, end, wait_until
 from tests.conftest import on_both, on_sqlite
@@ -349,6 +349,35 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
     assert lasts.stderr == ""
     assert "Message retry passes go on as usual; the one before had stopped: breaker" in ended.stderr
     assert usual.stderr == ""
+
+
+def test_a_trouble_is_told_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
+    application.add_due(6)
+    skipped: list[Finished] = []
+
+    def by_hand() -> None:
+        skipped.append(at_work("run-once", "--wait-lock", "0"))
+
+    with Meanwhile(by_hand, BAD_GATEWAY) as api:
+        at_work = cli.having(application.variables(api.url))
+        done = at_work("run-once")
+    assert [each.returncode for each in skipped] == [75]
+    assert (done.returncode, len(done.stderr.splitlines())) == (69, 1)
+    assert "The ticketing API can't be reached" in done.stderr
+
+
+def test_that_passes_have_time_again_is_told_though_many_were_skipped_meanwhile(
+    at_work: Cli, application: Application
+) -> None:
+    """By one with nothing to send: it has not run out of time."""
+    application.add_due(1)
+    late = at_work.having({"RETRYCLI_RUN__DEADLINE_MINUTES": "0.000001"})("run-once")
+    with application.held():
+        assert [at_work("run-once", "--wait-lock", "0").returncode for _ in range(3)] == [75] * 3
+    application.execute("UPDATE pending_messages SET status = 'sent'")
+    done = at_work("run-once")
+    assert "The pass ran out of time" in late.stderr
+    assert "Message retry passes go on as usual; the one before had stopped: deadline" in done.stderr
 
 
 def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli: Cli, application: Application) -> None:

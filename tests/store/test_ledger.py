@@ -84,6 +84,14 @@ def test_passes_that_began_at_the_same_moment_have_an_order(ledger: Ledger) -> N
     assert [each.pass_id for each in ledger.last_passes(9)] == ["a", "b", "c"]
 
 
+def test_a_pass_is_shown_with_those_that_began_before_it(ledger: Ledger) -> None:
+    """One that began at the same moment did not begin before it."""
+    for pass_id, minutes in {"old": 0, "own": 1, "other": 1, "new": 2}.items():
+        start(ledger, pass_id, at=NOON + minutes * MINUTE)
+    assert [each.pass_id for each in ledger.passes_up_to("own", 9)] == ["own", "old"]
+    assert [each.pass_id for each in ledger.passes_up_to("new", 2)] == ["new", "other"]
+
+
 def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
     """One that has made none since a time is left out."""
     for number, (host, at) in enumerate({"old": NOON - HOUR, "two": NOON, "one": NOON + MINUTE}.items()):

@@ -245,6 +245,7 @@ CASES = {
     "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
     "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),
     "the last passes": Case(lambda d: (Ledger(d).last_passes(10), Ledger(d).swept_to()), "passes by started"),
+    "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
     # The newest attempt and act alone, which SQLite calls a scan.
     "whether the clock was ahead": Case(
         lambda d: Ledger(d).mend_times(NOON, HOUR),
