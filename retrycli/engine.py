@@ -10,6 +10,7 @@ from retrycli.delivery import Delivery
 from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.intake import follow_the_table
+from retrycli.liaison import LOOK_EVERY
 from retrycli.message import Claim, Lane
 from retrycli.ports import Identity, Lock, PassRules, World
 from retrycli.recovery import recover
@@ -37,10 +38,10 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
         RetrycliError: the pass could not be made at all.
     """
     the_pass = _Pass(world, rules, me)
-    world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.started_at)
+    world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.began_at)
     try:
         lock.acquire()
-        the_pass.mend_times()
+        the_pass.start()
         if why := world.ledger.paused(the_pass.started_at):
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
         the_pass.recover()
@@ -51,15 +52,17 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
     except LockHeld as error:
         return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
     finally:
-        the_pass.finish_if_it_failed()
-        lock.release()
+        try:
+            the_pass.finish_if_it_failed()
+        finally:
+            lock.release()
 
 
 class _Pass:
     """What a pass knows while it runs."""
 
     def __init__(self, world: World, rules: PassRules, me: Identity) -> None:
-        self.started_at = world.now()
+        self.began_at = self.started_at = world.now()
         self._world = world
         self._rules = rules
         self._me = me
@@ -68,10 +71,16 @@ class _Pass:
         self._swept_to: int | None = None
         self._finished = False
 
-    # -- recover and enrol ------------------------------------------------------------------------------------
+    # -- start, recover and enrol -----------------------------------------------------------------------------
 
-    def mend_times(self) -> None:
-        """Have nobody wait because a clock was ahead for a while."""
+    def start(self) -> None:
+        """Count from now on, and not from before the wait for the lock, in which another pass was at work.
+
+        And have nobody wait because a clock was ahead for a while.
+        """
+        self.started_at = self._world.now()
+        if self.started_at - self.began_at >= LOOK_EVERY:
+            self._world.ledger.heartbeat(self._me.pass_id, self.started_at)
         mended = self._world.ledger.mend_times(self.started_at, self._rules.lease)
         self._tell([] if mended is None else [mended])
 
@@ -83,9 +92,9 @@ class _Pass:
 
     def enrol(self) -> None:
         """Follow the application's table: messages that have failed come in, others go out."""
-        events: list[Event] = []
-        self._swept_to = follow_the_table(self._world, self._rules, self.started_at, emit=events.append)
-        self._tell(events)
+        self._swept_to = follow_the_table(
+            self._world, self._rules, self.started_at, emit=lambda event: self._tell([event])
+        )
 
     # -- deliver ----------------------------------------------------------------------------------------------
 
@@ -131,7 +140,7 @@ class _Pass:
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""
         now = self._world.now()
-        summary = self._tally.summary(self._me.pass_id, result, now - self.started_at, reason=reason, detail=detail)
+        summary = self._tally.summary(self._me.pass_id, result, now - self.began_at, reason=reason, detail=detail)
         self._world.ledger.finish_pass(summary, now, swept_to=self._swept_to)
         self._finished = True
         if reason is not None:

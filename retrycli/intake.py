@@ -14,11 +14,17 @@ BATCH = 500
 """How many messages are taken in with one transaction."""
 
 
-def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int:
+def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
     """Take in messages that have failed, and let go of those that are the application's again.
 
+    Args:
+        world: everything outside the engine.
+        rules: how messages are retried.
+        now: the start of the pass: waits count from it.
+        emit: is given what has happened, once that is committed.
+
     Returns:
-        Where the next pass goes on with the older messages.
+        Where the next pass goes on with the older messages; None where this one was to stop before it had gone so far.
     """
     spans, swept_to = world.enrolment.plan_sweep(world.ledger.swept_to())
     for span in spans:
@@ -27,6 +33,8 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
         while fresh := world.enrolment.newly_failed(rest, BATCH):
             for escalated in enrol(world, rules, fresh, now):
                 emit(escalated)
+            if world.stop_requested():
+                return None
             last = fresh[-1]
             rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
     return swept_to
@@ -46,5 +54,6 @@ def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMess
         entries.append((settled, failed_at, each.ticket_id))
         if settled.transition.kind is TransitionKind.ESCALATED:
             events.append(event_of(each, settled))
-    world.enrolment.enrol(entries, now)
+    # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
+    world.enrolment.enrol(entries, world.now())
     return events

@@ -139,9 +139,11 @@ class Recorder:
 
     def __init__(self) -> None:
         self.all: list[Event] = []
+        self.hear: Callable[[Event], None] = lambda _: None
 
     def __call__(self, event: Event) -> None:
         self.all.append(event)
+        self.hear(event)
 
     def of(self, kind: type[Kind]) -> list[Kind]:
         return [each for each in self.all if isinstance(each, kind)]

@@ -19,6 +19,8 @@ from retrycli.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
+    ClockWasAhead,
+    Event,
     MessageDelivered,
     MessageEscalated,
     MessageMovedOn,
@@ -31,6 +33,7 @@ from retrycli.events import (
     StopReason,
     summarise,
 )
+from retrycli.intake import BATCH
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import RetryPolicy
@@ -764,6 +767,64 @@ def test_where_the_lock_file_is_unusable_the_pass_is_written_down_as_failed(stag
     with pytest.raises(LockUnusable):
         stage.run()
     assert stage.sql("SELECT result, reason FROM retrycli_passes") == [("failed", "fault")]
+
+
+def test_a_pass_counts_from_when_it_has_the_lock(stage: Stage) -> None:
+    """Another was at work for forty minutes: what that one wrote is not to come, and what came due meanwhile is due."""
+    first = stage.clock.now
+
+    def wait() -> None:
+        stage.clock.now += timedelta(minutes=40)
+        other = PassSummary("other", PassResult.COMPLETED)
+        stage.ledger.start_pass(other.pass_id, host="quarry", pid=1, now=first)
+        stage.ledger.finish_pass(other, stage.clock.now)
+
+    stage.add(1, due=first + timedelta(minutes=30))
+    stage.lock.on_acquire = wait
+    summary = stage.run(REFUSED)
+    assert stage.order == [1]
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert summary.duration_seconds == 40 * 60
+    assert stage.next_attempt_at(1) == stage.clock.now + 2 * TICK
+    assert stage.events.of(ClockWasAhead) == []
+
+
+def test_whom_a_pass_takes_in_after_a_wait_for_the_lock_is_escalated_then(stage: Stage) -> None:
+    """The pass before may have told people of all that was escalated up to a time after this one had begun to wait."""
+
+    def wait() -> None:
+        stage.clock.now += timedelta(seconds=2)
+
+    stage.add(1, message_type="pigeon")
+    stage.lock.on_acquire = wait
+    stage.run()
+    assert stage.sql("SELECT escalated_at FROM retrycli_queue") == [("2025-03-03 12:00:02.000000",)]
+
+
+def test_the_lock_is_given_back_though_whoever_listens_fails_again_and_again(stage: Stage) -> None:
+    def fail(_: Event) -> None:
+        raise ValueError
+
+    stage.add(1)
+    stage.events.hear = fail
+    with pytest.raises(ValueError, match=r"^$"):
+        stage.run()
+    assert not stage.lock.held
+
+
+def test_a_pass_that_is_to_stop_takes_no_more_messages_in(stage: Stage) -> None:
+    """What it has taken in is told of at once; the next pass takes in the rest."""
+
+    def stop(event: Event) -> None:
+        stage.stop_requested |= isinstance(event, MessageEscalated)
+
+    stage.add(*range(1, BATCH + 2), message_type="pigeon")
+    stage.events.hear = stop
+    stage.run()
+    assert len(stage.states()) == BATCH
+    stage.stop_requested, stage.events.hear = False, lambda _: None
+    stage.run()
+    assert len(stage.states()) == len(stage.events.of(MessageEscalated)) == BATCH + 1
 
 
 def test_the_lock_is_held_from_beginning_to_end(stage: Stage) -> None:
