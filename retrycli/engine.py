@@ -86,7 +86,7 @@ class _Pass:
 
     def recover(self) -> None:
         """Take back the messages of passes that died."""
-        self._world.ledger.bury_dead_passes(self._me.pass_id, host=self._me.host)
+        self._world.ledger.bury_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         self._tell(recover(self._world, self._rules, claim, self.started_at))
 

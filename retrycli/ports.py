@@ -103,8 +103,8 @@ class Ledger(Protocol):
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
         """A pass has ended."""
 
-    def bury_dead_passes(self, pass_id: str, *, host: str) -> None:
-        """Passes of this host that did not end are dead."""
+    def bury_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
+        """Passes that have not ended, and have given no sign of life since a time, are dead."""
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget old attempts and passes."""

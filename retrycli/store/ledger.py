@@ -89,10 +89,10 @@ class Ledger:
                 .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
             )
 
-    def bury_dead_passes(self, pass_id: str, *, host: str) -> None:
-        """Mark this host's unfinished passes as interrupted: whoever holds its lock knows that they are dead.
+    def bury_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
+        """Mark unfinished passes as interrupted that have given no sign of life since a time, whatever their host.
 
-        They ended with their last sign of life; what they sent is counted from their attempts.
+        They ended with their last one; what they sent is counted from their attempts.
         """
         sent = (
             select(func.count())
@@ -103,7 +103,7 @@ class Ledger:
         with self._database.write() as connection:
             dead = connection.execute(
                 update(passes)
-                .where(passes.c.host == host, passes.c.finished_at.is_(None), passes.c.id != pass_id)
+                .where(passes.c.heartbeat_at < silent_since, passes.c.finished_at.is_(None), passes.c.id != pass_id)
                 .values(sent=sent, **ended)
             ).rowcount
             totals.add(connection, totals.PASSES, PassResult.INTERRUPTED, dead)

@@ -101,16 +101,17 @@ def test_each_host_is_known_by_its_newest_pass(ledger: Ledger) -> None:
     assert ledger.hosts(NOON + HOUR, NOON + 2 * HOUR) == {}
 
 
-def test_dead_passes_of_this_host_are_interrupted(database: Database, ledger: Ledger) -> None:
-    """Not the one that finds them, nor those that ended, nor those of another host."""
-    start(ledger, "dead")
-    start(ledger, "dead-too", at=NOON - HOUR)
-    start(ledger, "ended")
+def test_passes_that_give_no_sign_of_life_are_interrupted(database: Database, ledger: Ledger) -> None:
+    """Not the one that finds them, nor those that ended, nor those that have given one."""
+    start(ledger, "dead", at=NOON - MINUTE)
+    start(ledger, "dead-too", at=NOON - HOUR, host="elsewhere")
+    start(ledger, "ended", at=NOON - HOUR)
     finish(ledger, "ended")
-    start(ledger, "elsewhere", host="other")
-    start(ledger, "mine")
+    start(ledger, "alive", at=NOON - HOUR)
+    ledger.heartbeat("alive", NOON)
+    start(ledger, "mine", at=NOON - HOUR)
     before = pass_rows(database)
-    ledger.bury_dead_passes("mine", host="box")
+    ledger.bury_dead_passes("mine", silent_since=NOON)
     buried = {"result": "interrupted", "reason": "died"}
     after = {
         each: before[each] | buried | {"finished_at": before[each]["heartbeat_at"]} for each in ("dead", "dead-too")

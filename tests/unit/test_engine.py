@@ -59,6 +59,7 @@ from tests.fakes import (
 )
 
 ONE_BY_ONE = replace(RULES, concurrency=1)
+MOMENT = timedelta(microseconds=1)
 AFTER_THE_CLAIM = RULES.lease
 """When the claims of a pass that died have lapsed."""
 
@@ -997,12 +998,13 @@ def test_more_lapsed_claims_than_one_transaction_takes_are_all_recovered(stage: 
 
 
 def test_passes_that_died_are_written_down_as_interrupted(stage: Stage) -> None:
-    stage.ledger.start_pass("the dead", host="mill", pid=9, now=START - TICK)
-    stage.ledger.start_pass("another's", host="barn", pid=9, now=START - TICK)
+    """When their claims would have lapsed, and on whatever host: two may have one name, and a lock each, as pods do."""
+    stage.ledger.start_pass("the dead", host="barn", pid=9, now=START - RULES.lease - MOMENT)
+    stage.ledger.start_pass("another's", host="mill", pid=9, now=START - RULES.lease)
     stage.run()
     assert stage.sql("SELECT id, result FROM retrycli_passes ORDER BY started_at, id") == [
-        ("another's", None),
         ("the dead", "interrupted"),
+        ("another's", None),
         ("pass-1", "completed"),
     ]
 
