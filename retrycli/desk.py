@@ -78,8 +78,11 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         upto = at + CLOCKS_DIFFER
         last = next(iter(ledger.last_passes(1, until=upto)), None)
         pause = ledger.pause(at)
-        # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through.
-        breakers = [each for each in ledger.breakers() if each.state is BreakerState.OPEN or each.blocks(at)]
+        # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through. Of a
+        # destination that was given up none ever will.
+        used = {each.base_url for each in settings.gateway.all.values()}
+        known = [each for each in ledger.breakers() if each.destination in used]
+        breakers = [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
         late = last is not None and is_late(last.started_at, at, interval)

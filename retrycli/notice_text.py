@@ -29,7 +29,7 @@ class Surroundings:
     host: str
     """Where this pass was made."""
     destination: str
-    """The ticketing API."""
+    """The ticketing API that it is about, or may be."""
     at: datetime
     waiting: int
     escalated: int

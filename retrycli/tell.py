@@ -58,6 +58,8 @@ class _Round:
         self._now = now
         self._remind = timedelta(hours=settings.notify.remind_hours)
         self._database, self._targets = database, Targets(database)
+        known = [Ledger(database).breaker(each) for each in self._destinations()]
+        self._open = [each for each in known if each.state is BreakerState.OPEN]
         self._here = self._situation(Ledger(database), summary)
 
     def make(self) -> None:
@@ -116,15 +118,13 @@ class _Round:
             now=self._now,
             detail=summary.detail,
             passes=passes,
-            down=self._down(ledger),
+            down=Trouble(min(each.opened_at or self._now for each in self._open)) if self._open else None,
             interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),
             remind=self._remind,
         )
 
-    def _down(self, ledger: Ledger) -> Trouble | None:
-        breakers = [ledger.breaker(each.destination) for each in self._settings.gateway.all.values()]
-        opened = [each.opened_at or self._now for each in breakers if each.state is BreakerState.OPEN]
-        return Trouble(min(opened)) if opened else None
+    def _destinations(self) -> list[str]:
+        return [*dict.fromkeys(each.destination for each in self._settings.gateway.all.values())]
 
     def _causes(self, since: datetime | None) -> Sequence[Cause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
@@ -145,8 +145,15 @@ class _Round:
 
     def _around(self) -> Surroundings:
         counts = Measures(self._database).counts(self._now)
-        destination = ", ".join(dict.fromkeys(each.destination for each in self._settings.gateway.all.values()))
-        return Surroundings(socket.gethostname(), destination, self._now, counts["waiting"], counts["escalated"])
+        host, where = socket.gethostname(), self._whereabouts()
+        return Surroundings(host, where, self._now, counts["waiting"], counts["escalated"])
+
+    def _whereabouts(self) -> str:
+        """What is down, if anything is; else any of the places there are may be meant."""
+        if self._open:
+            return ", ".join(each.destination for each in self._open)
+        places = self._destinations()
+        return ", ".join(places) if len(places) == 1 else f"one of {', '.join(places)}"
 
 
 def _name(url: str) -> str:

@@ -105,6 +105,20 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalat
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs a person")
 
 
+def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Application, hook: Webhook) -> None:
+    for number in range(1, 5):
+        application.add(number, message_type="supplier")
+    application.add(5)
+    with Scripted(BUSY, BUSY, BUSY, TAKES) as api, Scripted(TAKES) as well:
+        own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": api.url}
+        at_work = cli.having(application.variables(well.url) | own | QUICK | urls(hook.slack_shaped))
+        codes = [at_work("run-once").returncode for _ in range(3)]
+    assert codes == [69, 69, 0]
+    began, ended = hook.texts
+    assert f"\n{api.url} can't be reached" in began
+    assert f"\none of {well.url}, {api.url} takes messages again" in ended
+
+
 def test_refused_credentials_are_told_and_that_they_are_accepted_again(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:

@@ -126,6 +126,17 @@ def test_an_open_breaker_is_down_and_says_until_when(at_work: Cli, application: 
     assert re.search(rf"Breaker open\t{sandbox.url}, until {UTC_TIME.pattern}, 5 failures in a row\n", piped)
 
 
+def test_an_api_that_has_moved_is_no_longer_down_at_its_old_place(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.add_due(6)
+    sandbox.behaviour = Behaviour(down=True)
+    made_a_pass(application, sandbox)
+    moved = at_work.having({"TICKETING_API_BASE_URL": "http://127.0.0.1:9/moved"})
+    found = moved.json("status", "--check")
+    assert (found["state"], found["breaker"]) == ("ok", [])
+
+
 def test_refused_credentials_are_not_ok_either(cli: Cli, application: Application) -> None:
     """Every pass would end so, and nothing would go out."""
     application.add(101)
