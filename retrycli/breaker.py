@@ -55,6 +55,12 @@ class Breaker:
         """Whether nothing stands against the destination: no failure since its last answer, no rest it asked for."""
         return self == Breaker(self.destination)
 
+    @property
+    def outlook(self) -> str:
+        """The destination, and when it is tried again, in words."""
+        until = "" if self.probe_at is None else f", to be tried again at {self.probe_at.isoformat(timespec='seconds')}"
+        return f"{self.destination}{until}"
+
     def blocks(self, at: datetime) -> bool:
         """Whether nothing may be sent yet."""
         return self.probe_at is not None and at < self.probe_at

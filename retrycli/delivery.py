@@ -87,6 +87,11 @@ class Delivery:
                 raise faults.exceptions[0] from None
 
     @property
+    def destination(self) -> str:
+        """Where its messages go."""
+        return self._rules.destination
+
+    @property
     def reason(self) -> StopReason | None:
         """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
         if self._pace.reason in {None, StopReason.LIMIT}:

@@ -120,10 +120,8 @@ class Destination:
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
     def _stop(self, reason: StopReason) -> None:
-        until = self.breaker.probe_at
-        if self.trouble is None and until is not None:
-            self.trouble = reason
-            self.detail = f"{self.breaker.destination}, to be tried again at {until.isoformat(timespec='seconds')}"
+        if self.trouble is None and self.breaker.probe_at is not None:
+            self.trouble, self.detail = reason, self.breaker.outlook
 
 
 def _is_forbidden(outcome: Outcome) -> bool:

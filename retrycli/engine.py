@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from math import ceil
 
+from retrycli.breaker import BreakerState
 from retrycli.delivery import Delivery
 from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
@@ -27,7 +29,7 @@ GRAVITY = (
     StopReason.LIMIT,
 )
 """Why deliveries end early: where they differ, the pass ends for the first of these."""
-ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED, StopReason.LIMIT})
+ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
 """Reasons that are no one lane's own."""
 
 
@@ -99,23 +101,24 @@ class _Pass:
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver one lane after the other, each that has something due within its share of the time that is left."""
+        """Deliver one lane after the other, each that has something due within its share of time and limit."""
         claims, due_by = self._world.claims, self._rules.due_by(self.started_at)
         self._tell([PassStarted(self._me.pass_id, claims.count_due(due_by))])
         lanes = [each for each in self._rules.lanes or (Lane(self._rules.destination),) if claims.any_due(due_by, each)]
         for number, lane in enumerate(lanes):
-            rules = self._rules_for(lane, until=(number + 1) / len(lanes))
+            rules = self._rules_for(lane, number, of=len(lanes))
             delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()
             if delivery.reason in ENDS_THE_PASS:
                 break
 
-    def _rules_for(self, lane: Lane, *, until: float) -> PassRules:
-        """A lane's rules: what is left of the limit, and so much of the time that the lanes after it have theirs."""
+    def _rules_for(self, lane: Lane, number: int, *, of: int) -> PassRules:
+        """A lane's rules: so much of the time and of what is left of the limit that the lanes after it have theirs."""
         limit, begun = self._rules.limit, sum(each.begun for each in self._deliveries)
-        left = None if limit is None else limit - begun
-        return replace(self._rules, destination=lane.destination, limit=left, deadline=self._rules.deadline * until)
+        share = None if limit is None else ceil((limit - begun) / (of - number))
+        until = self._rules.deadline * ((number + 1) / of)
+        return replace(self._rules, destination=lane.destination, limit=share, deadline=until)
 
     # -- forget and report ------------------------------------------------------------------------------------
 
@@ -130,12 +133,20 @@ class _Pass:
         worst = min(ended, key=lambda each: GRAVITY.index(each.reason), default=None)
         match None if worst is None else worst.reason:
             case None | StopReason.LIMIT as reason:
-                return self.finish(PassResult.COMPLETED, reason)
+                down = self._down_all_along()
+                return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
             case StopReason.SIGNAL as reason:
                 return self.finish(PassResult.INTERRUPTED, reason)
             case reason:
                 result = PassResult.PAUSED if reason is StopReason.PAUSED else PassResult.STOPPED
                 return self.finish(result, reason, worst.detail if worst else None)
+
+    def _down_all_along(self) -> str | None:
+        """A destination that is still down, though nothing was due for it: others tell nothing of it."""
+        tried = {each.destination for each in self._deliveries}
+        others = [each.destination for each in self._rules.lanes if tried and each.destination not in tried]
+        breakers = (self._world.ledger.breaker(each) for each in others)
+        return next((each.outlook for each in breakers if each.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""

@@ -11,7 +11,7 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, StopReason
 from retrycli.message import Lane, MessageType, QueuedMessage
 from retrycli.outcome import Outcome
-from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, UNAUTHORIZED, Answer, Stage
+from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, TICK, UNAUTHORIZED, Answer, Stage
 
 MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
@@ -60,6 +60,29 @@ def test_a_limit_is_the_pass_s_and_not_each_lane_s(stage: Stage) -> None:
     stage.add(3, 4)
     summary = stage.run(rules=replace(RULES_OF_TWO, limit=3))
     assert (summary.sent, summary.reason) == (3, StopReason.LIMIT)
+
+
+def test_no_lane_takes_the_limit_of_those_after_it(stage: Stage) -> None:
+    stage.add(*range(1, 21), message_type="supplier")
+    stage.add(31)
+    summary = stage.run(rules=replace(RULES_OF_TWO, limit=5))
+    assert stage.sent() == [1, 2, 3, 31]
+    assert (summary.result, summary.reason) == (PassResult.COMPLETED, StopReason.LIMIT)
+
+
+def test_a_destination_stays_down_while_nothing_is_due_for_it(stage: Stage) -> None:
+    """What others take is no sign that it is back: it would be told as over, and as new with the next probe."""
+    stage.add(*range(1, 6), message_type="supplier")
+    assert stage.run(at_mail(DOWN), RULES_OF_TWO).reason is StopReason.BREAKER_OPEN
+    stage.sql("UPDATE retrycli_queue SET next_attempt_at = '2025-03-03 20:00:00.000000'")
+    stage.clock.now += TICK
+    idle = stage.run(rules=RULES_OF_TWO)
+    stage.add(11)
+    busy = stage.run(rules=RULES_OF_TWO)
+    assert (idle.result, idle.reason) == (PassResult.COMPLETED, None)
+    assert (busy.result, busy.reason, busy.sent) == (PassResult.COMPLETED, StopReason.BREAKER_OPEN, 1)
+    assert busy.detail == f"{MAIL.destination}, to be tried again at 2025-03-03T12:15:00+00:00"
+    assert busy.exit_status == 69
 
 
 def test_no_lane_takes_the_time_of_those_after_it(stage: Stage) -> None:
