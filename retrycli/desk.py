@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from retrycli import measure
+from retrycli import measure, ticks
 from retrycli.app import lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import StopReason
@@ -23,10 +23,11 @@ from retrycli.store.ledger import Ledger, PassRecord, Pause
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
-from retrycli.ticks import CLOCKS_DIFFER, is_late
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""
+NEARLY = timedelta(minutes=1)
+"""A pass that began so long before a tick is that tick's."""
 OFFERED = 50
 """So many messages are offered by a shell's completion at most."""
 OFFER_WITHIN_SECONDS = 1
@@ -75,27 +76,31 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
     with open_database(settings) as database:
         ledger = Ledger(database)
         at = now()
-        upto = at + CLOCKS_DIFFER
-        last = next(iter(ledger.last_passes(1, until=upto)), None)
+        upto = at + ticks.CLOCKS_DIFFER
+        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+        passes = ledger.last_passes(ticks.PASSES_LOOKED_AT, until=upto)
+        last = passes[0] if passes else None
+        grid = ticks.grid([each.started_at for each in passes], interval)
         pause = ledger.pause(at)
         # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through. Of a
         # destination that was given up none ever will.
         used = {each.base_url for each in settings.gateway.all.values()}
         known = [each for each in ledger.breakers() if each.destination in used]
         breakers = [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
-        interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
-        late = last is not None and is_late(last.started_at, at, interval)
+        late = last is not None and ticks.is_late(last.started_at, at, interval)
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
             hosts=[
-                Host(name, newest, is_late(newest, at, interval))
+                Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
-            next_run=None if last is None or late else max(last.started_at + interval, at),
+            next_run=None
+            if grid is None or last is None or late
+            else max(grid[grid.after(last.started_at + NEARLY)], at),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
             messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),

@@ -29,8 +29,6 @@ from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import MessageDetails, Views
 
-PASSES_LOOKED_AT = 10
-"""From so many passes cron's grid is read."""
 WHOLE_SECONDS = timedelta(seconds=1)
 """Retry-After is written down to the second."""
 
@@ -94,7 +92,7 @@ class _Explainer:
         self._interval = interval
         self._now = world.now()
         until = self._now + ticks.CLOCKS_DIFFER
-        starts = [each.started_at for each in self._ledger.last_passes(PASSES_LOOKED_AT, until=until)]
+        starts = [each.started_at for each in self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)]
         self._newest = starts[0] if starts else None
         self._grid = ticks.grid(starts, interval)
 

@@ -14,6 +14,8 @@ LATE_AFTER_INTERVALS = 2
 LATE_GRACE = timedelta(minutes=5)
 CLOCKS_DIFFER = timedelta(minutes=5)
 """A pass that began later than so long after now did so by a wrong clock, and tells nothing of the next one."""
+PASSES_LOOKED_AT = 10
+"""From so many passes cron's grid is read."""
 FARTHEST = 2**24
 """How many ticks ahead are looked at: at one a minute, 31 years."""
 

@@ -102,6 +102,13 @@ def test_an_outage_that_began_by_a_wrong_clock_ends_with_the_next_probe(at: Desk
         assert Ledger(database).breaker(at.api.url).state is BreakerState.CLOSED
 
 
+def test_a_pass_made_by_hand_between_two_ticks_is_no_tick(at: Desk) -> None:
+    tried(at, range(3))
+    tried(at, range(1), ahead=2 * TICK + TICK / 2)
+    found = desk.status(at.settings, now=lambda: NOON + 2 * TICK + TICK / 2)
+    assert found.next_run == NOON + 3 * TICK
+
+
 @on_both
 def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None:
     at.add(1)
