@@ -49,8 +49,8 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     Raises:
         DatabaseUnavailable: the database can't be read.
     """
-    ledger, measures = Ledger(database), Measures(database)
-    counted = Totals(database).read()
+    ledger, measures, totals = Ledger(database), Measures(database), Totals(database)
+    counted = totals.read()
     in_queue = measures.in_queue()
     newest = next(iter(ledger.last_passes(1)), None)
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
@@ -60,7 +60,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
         tables=schema.HEAD,
         retry_interval_seconds=settings.schedule.retry_interval_minutes * 60,
         last_start=newest.started_at if newest else None,
-        last_success=succeeded.finished_at if succeeded else None,
+        last_success=succeeded.finished_at if succeeded else totals.last_success(),
         last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
         passes={**_from_zero(PassResult), **counted.passes},
         attempts={**_from_zero(OutcomeKind), **counted.attempts},

@@ -244,6 +244,7 @@ class Ledger:
         gone = 0
         with self._database.write() as connection:
             counted_to = totals.count_leaving(connection, _oldest(attempts, before, limit))
+            totals.remember_leaving(connection, _oldest(passes, before, limit))
             for table in (attempts, acts, passes):
                 gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
             totals.follow_the_newest(connection, counted_to)

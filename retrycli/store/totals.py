@@ -14,16 +14,18 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
 
+from retrycli.events import PassResult
 from retrycli.schema import attempts, passes, totals
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
-    from retrycli.events import PassResult
     from retrycli.store.database import Database
 
-ATTEMPTS, PASSES, COUNTED_TO, WARNED = "attempts", "passes", "attempts_counted_to", "warned"
-"""The names in the table. The third is the mark, and the fourth the time of a last warning, in seconds."""
+ATTEMPTS, PASSES, COUNTED_TO, WARNED, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "warned", "forgotten"
+"""The names in the table. The third is the mark; the last two hold times, in seconds: of last warnings,
+and of forgotten passes."""
+LAST_SUCCESS = "last_success"
 
 SETTLING = timedelta(minutes=10)
 """How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
@@ -65,19 +67,24 @@ class Totals:
                 made[outcome] = made.get(outcome, 0) + number
         return Counted(made, counted[PASSES])
 
+    def last_success(self) -> datetime | None:
+        """When the last completed pass ended of those that are forgotten."""
+        return self._time(FORGOTTEN, LAST_SUCCESS)
+
     def warned(self, what: str) -> datetime | None:
         """When something was last warned of; None where all is well with it."""
-        last = select(totals.c.value).where(totals.c.name == WARNED, totals.c.label == what)
-        with self._database.read() as connection:
-            value = connection.execute(last).scalar()
-        return None if value is None else datetime.fromtimestamp(value, UTC)
+        return self._time(WARNED, what)
 
     def set_warned(self, what: str, at: datetime | None) -> None:
         """Remember when something was warned of, or that all is well with it."""
         with self._database.write() as connection:
-            connection.execute(delete(totals).where(totals.c.name == WARNED, totals.c.label == what))
-            if at is not None:
-                add(connection, WARNED, what, int(at.timestamp()))
+            _set_time(connection, WARNED, what, at)
+
+    def _time(self, name: str, label: str) -> datetime | None:
+        known = select(totals.c.value).where(totals.c.name == name, totals.c.label == label)
+        with self._database.read() as connection:
+            value = connection.execute(known).scalar()
+        return None if value is None else datetime.fromtimestamp(value, UTC)
 
 
 def roll_up(connection: Connection, *, ended_before: datetime, begun_before: datetime) -> int:
@@ -121,6 +128,16 @@ def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
     return mark
 
 
+def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
+    """Keep the last success of passes that are about to be forgotten: an alarm goes by it, however long ago it was."""
+    ended_at = passes.c.finished_at
+    last_success = func.max(ended_at, type_=ended_at.type)
+    completed = passes.c.result == PassResult.COMPLETED.value
+    at = connection.execute(select(last_success).where(completed, leaving)).scalar()
+    if at is not None:
+        _set_time(connection, FORGOTTEN, LAST_SUCCESS, at)
+
+
 def follow_the_newest(connection: Connection, mark: int) -> None:
     """Take the mark back to the newest attempt there is: after that one SQLite goes on with its ids."""
     _set_mark(connection, mark, min(mark, _newest(connection)))
@@ -139,6 +156,12 @@ def add(connection: Connection, name: str, label: str, number: int) -> None:
     this = (totals.c.name == name, totals.c.label == label)
     if not connection.execute(update(totals).where(*this).values(value=totals.c.value + number)).rowcount:
         connection.execute(insert(totals).values(name=name, label=label, value=number))
+
+
+def _set_time(connection: Connection, name: str, label: str, at: datetime | None) -> None:
+    connection.execute(delete(totals).where(totals.c.name == name, totals.c.label == label))
+    if at is not None:
+        add(connection, name, label, int(at.timestamp()))
 
 
 def _outcomes_after(mark: int) -> Select[Any]:

@@ -20,7 +20,8 @@ from retrycli.app import Surroundings, lock_path, open_database
 from retrycli.measure import write_metrics
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Metrics
+from retrycli.settings import Metrics, Run
+from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
 
 if TYPE_CHECKING:
@@ -368,6 +369,19 @@ def test_the_last_start_is_that_of_a_pass_under_way_and_the_last_duration_is_not
     assert after.last_start == began
     assert after.last_success == before.last_success is not None
     assert after.last_duration_seconds == before.last_duration_seconds is not None
+
+
+def test_the_last_success_stays_though_its_pass_is_forgotten(application: Application, folder: Path) -> None:
+    """Credentials are refused for longer than passes are kept: nothing is mended by that."""
+    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+    with Scripted(FORBIDS) as api:
+        settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
+        retrycli.run_once(settings, surroundings=clock_at(begun))
+        application.add(101, hours_ago=80)
+        for hours in range(6, 60, 6):
+            retrycli.run_once(settings, surroundings=clock_at(begun + timedelta(hours=hours)))
+    assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
+    assert desk.metrics(settings).last_success == begun
 
 
 def test_an_escalation_that_somebody_has_acknowledged_is_still_one(

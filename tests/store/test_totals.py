@@ -212,6 +212,23 @@ def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
     assert totals.read().attempts == {"delivered": 1, "refused": 1, "unknown": 1}
 
 
+def test_the_last_success_is_known_when_its_pass_is_forgotten(
+    database: Database, ledger: Ledger, totals: Totals
+) -> None:
+    """To the second. Passes that did not complete, and those that are still known, are none of it."""
+    assert totals.last_success() is None
+    results = [PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED, PassResult.STOPPED, PassResult.COMPLETED]
+    for number, result in enumerate(results):
+        start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
+        end_pass(ledger, f"p{number}", result, at=NOON + number * HOUR + MINUTE)
+    for hours, known in ((0, None), (1, NOON + MINUTE), (2, NOON + MINUTE), (4, NOON + 2 * HOUR + MINUTE)):
+        ledger.prune(NOON + hours * HOUR + MINUTE, 1)
+        ledger.prune(NOON + hours * HOUR + MINUTE, 9)
+        assert totals.last_success() == known
+    assert ledger.prune(NOON + 9 * HOUR, 9) == 1
+    assert totals.last_success() == NOON + 4 * HOUR + MINUTE
+
+
 def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
     """SQLite goes on after the newest row there is; when all are forgotten, that is from the beginning."""
     for _ in range(3):
