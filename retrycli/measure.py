@@ -19,6 +19,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
+from retrycli.store.statistics import Statistics
 from retrycli.store.totals import Totals
 
 OTHER = "other"
@@ -52,14 +53,15 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     ledger, measures, totals = Ledger(database), Measures(database), Totals(database)
     counted = totals.read()
     in_queue = measures.in_queue()
-    newest = next(iter(ledger.last_passes(1)), None)
+    first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
     urls = dict.fromkeys(each.base_url for each in settings.gateway.all.values() if each.base_url is not None)
     return Measured(
         version=version("retrycli"),
         tables=schema.HEAD,
         retry_interval_seconds=settings.schedule.retry_interval_minutes * 60,
-        last_start=newest.started_at if newest else None,
+        first_start=totals.first_start() or first,
+        last_start=newest,
         last_success=succeeded.finished_at if succeeded else totals.last_success(),
         last_duration_seconds=(ended.finished_at - ended.started_at).total_seconds() if ended else None,
         passes={**_from_zero(PassResult), **counted.passes},

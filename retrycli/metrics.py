@@ -27,6 +27,7 @@ class Measured:
     tables: str
     """The version of retrycli's own tables."""
     retry_interval_seconds: float
+    first_start: datetime | None
     last_start: datetime | None
     last_success: datetime | None
     """The end of the last pass that completed: one that was skipped, paused or stopped is none."""
@@ -88,11 +89,16 @@ def _families(measured: Measured) -> list[Metric]:
 def _each_family(it: Measured) -> Iterator[Metric]:
     yield _gauge("retrycli_build_info", "Which retrycli wrote this.", {(it.version, it.tables): 1}, "version", "tables")
     yield _gauge("retrycli_retry_interval_seconds", "How often a pass should begin.", it.retry_interval_seconds)
+    yield _gauge("retrycli_first_pass_start_timestamp_seconds", "When the first pass began.", _at(it.first_start))
     yield _gauge(
         "retrycli_last_pass_start_timestamp_seconds", "When the last pass began, a skipped one too.", _at(it.last_start)
     )
     yield _gauge("retrycli_last_pass_duration_seconds", "How long the last pass took.", it.last_duration_seconds)
-    yield _gauge("retrycli_last_success_timestamp_seconds", "When the last completed pass ended.", _at(it.last_success))
+    yield _gauge(
+        "retrycli_last_success_timestamp_seconds",
+        "When the last completed pass ended; not there until one has.",
+        _at(it.last_success),
+    )
     yield _counter("retrycli_passes", "Passes that have ended.", it.passes, "result")
     yield _counter("retrycli_attempts", "Attempts to deliver that have an outcome.", it.attempts, "outcome")
     yield _gauge("retrycli_messages", "Messages in the queue.", it.messages, "state", "type")

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, and_, delete, func, insert, or_, select, update
+from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select, update
 
 from retrycli.events import PassResult
 from retrycli.schema import attempts, passes, totals
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 ATTEMPTS, PASSES, COUNTED_TO, WARNED, FORGOTTEN = "attempts", "passes", "attempts_counted_to", "warned", "forgotten"
 """The names in the table. The third is the mark; the last two hold times, in seconds: of last warnings,
 and of forgotten passes."""
-LAST_SUCCESS = "last_success"
+FIRST_START, LAST_SUCCESS = "first_start", "last_success"
 
 SETTLING = timedelta(minutes=10)
 """How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
@@ -66,6 +66,10 @@ class Totals:
             for outcome, number in connection.execute(_outcomes_after(counted[COUNTED_TO].get("", 0))):
                 made[outcome] = made.get(outcome, 0) + number
         return Counted(made, counted[PASSES])
+
+    def first_start(self) -> datetime | None:
+        """When the first pass began of those that are forgotten."""
+        return self._time(FORGOTTEN, FIRST_START)
 
     def last_success(self) -> datetime | None:
         """When the last completed pass ended of those that are forgotten."""
@@ -129,13 +133,16 @@ def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
 
 
 def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> None:
-    """Keep the last success of passes that are about to be forgotten: an alarm goes by it, however long ago it was."""
-    ended_at = passes.c.finished_at
-    last_success = func.max(ended_at, type_=ended_at.type)
-    completed = passes.c.result == PassResult.COMPLETED.value
-    at = connection.execute(select(last_success).where(completed, leaving)).scalar()
-    if at is not None:
-        _set_time(connection, FORGOTTEN, LAST_SUCCESS, at)
+    """Keep the first start and the last success of passes that are about to be forgotten: an alarm goes by them."""
+    p = passes.c
+    success = case((p.result == PassResult.COMPLETED.value, p.finished_at))
+    times = select(func.min(p.started_at, type_=p.started_at.type), func.max(success, type_=p.finished_at.type))
+    first_start, last_success = connection.execute(times.where(leaving)).one()
+    kept = select(totals.c.label).where(totals.c.name == FORGOTTEN)
+    if first_start is not None and FIRST_START not in connection.execute(kept).scalars().all():
+        _set_time(connection, FORGOTTEN, FIRST_START, first_start)
+    if last_success is not None:
+        _set_time(connection, FORGOTTEN, LAST_SUCCESS, last_success)
 
 
 def follow_the_newest(connection: Connection, mark: int) -> None:

@@ -97,7 +97,7 @@ def test_metrics_tell_of_passes_attempts_and_the_queue(at_work: Cli, application
 
 def test_metrics_before_the_first_pass_are_zero_or_not_there(at_work: Cli) -> None:
     found = read(at_work("metrics").stdout)
-    assert "retrycli_last_pass_start_timestamp_seconds" not in found
+    assert not any("start" in name or "success" in name for name in found)
     assert found["retrycli_passes_total/completed"] == found["retrycli_attempts_total/delivered"] == 0
 
 
@@ -382,6 +382,21 @@ def test_the_last_success_stays_though_its_pass_is_forgotten(application: Applic
             retrycli.run_once(settings, surroundings=clock_at(begun + timedelta(hours=hours)))
     assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
     assert desk.metrics(settings).last_success == begun
+
+
+def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
+    application: Application, folder: Path
+) -> None:
+    """A wrong token from the beginning, for longer than passes are kept. A success that never was is not told."""
+    begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
+    application.add(101, hours_ago=80)
+    with Scripted(FORBIDS) as api:
+        settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
+        for hours in range(0, 60, 6):
+            retrycli.run_once(settings, surroundings=clock_at(begun + timedelta(hours=hours)))
+            found = desk.metrics(settings)
+            assert (found.first_start, found.last_success) == (begun, None)
+    assert len(application.rows("retrycli_passes")) < 10
 
 
 def test_an_escalation_that_somebody_has_acknowledged_is_still_one(

@@ -229,6 +229,18 @@ def test_the_last_success_is_known_when_its_pass_is_forgotten(
     assert totals.last_success() == NOON + 4 * HOUR + MINUTE
 
 
+def test_the_first_start_is_known_when_its_pass_is_forgotten(ledger: Ledger, totals: Totals) -> None:
+    """However it ended, and whatever is forgotten later."""
+    for number in range(4):
+        start_pass(ledger, f"p{number}", at=NOON + number * HOUR)
+        end_pass(ledger, f"p{number}", PassResult.STOPPED, at=NOON + number * HOUR)
+    assert totals.first_start() is None
+    for _ in range(4):
+        assert ledger.prune(NOON + DAY, 1) == 1
+        assert totals.first_start() == NOON
+    assert totals.last_success() is None
+
+
 def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Ledger, totals: Totals) -> None:
     """SQLite goes on after the newest row there is; when all are forgotten, that is from the beginning."""
     for _ in range(3):

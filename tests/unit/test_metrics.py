@@ -7,7 +7,7 @@ import shutil
 import stat
 import subprocess
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
 
@@ -22,6 +22,7 @@ NOTHING_YET = Measured(
     version="0.1.0",
     tables="0004",
     retry_interval_seconds=900,
+    first_start=None,
     last_start=None,
     last_success=None,
     last_duration_seconds=None,
@@ -37,6 +38,7 @@ NOTHING_YET = Measured(
 )
 AT_WORK = replace(
     NOTHING_YET,
+    first_start=NOON - timedelta(days=400),
     last_start=NOON,
     last_success=NOON,
     last_duration_seconds=1.5,
@@ -69,6 +71,7 @@ def test_every_value_has_its_place() -> None:
     assert read(text(AT_WORK)) == {
         key("retrycli_build_info", version="0.1.0", tables="0004"): 1,
         key("retrycli_retry_interval_seconds"): 900,
+        key("retrycli_first_pass_start_timestamp_seconds"): (NOON - timedelta(days=400)).timestamp(),
         key("retrycli_last_pass_start_timestamp_seconds"): NOON.timestamp(),
         key("retrycli_last_pass_duration_seconds"): 1.5,
         key("retrycli_last_success_timestamp_seconds"): NOON.timestamp(),
@@ -92,6 +95,7 @@ def test_what_there_is_nothing_of_yet_has_no_sample_and_what_can_be_counted_is_z
     found = read(text(NOTHING_YET))
     missing = {name for name, _ in read(text(AT_WORK))} - {name for name, _ in found}
     assert missing == {
+        "retrycli_first_pass_start_timestamp_seconds",
         "retrycli_last_pass_start_timestamp_seconds",
         "retrycli_last_pass_duration_seconds",
         "retrycli_last_success_timestamp_seconds",
