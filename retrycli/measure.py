@@ -55,7 +55,8 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
     in_queue = measures.in_queue()
     first, newest = Statistics(database).first_and_last_pass()
     ended, succeeded = measures.last_pass(), measures.last_pass(result=PassResult.COMPLETED)
-    urls = dict.fromkeys(each.base_url for each in settings.gateway.all.values() if each.base_url is not None)
+    hosts = {each.base_url: urlsplit(each.base_url).netloc for each in settings.gateway.all.values() if each.base_url}
+    down = {hosts.get(each.destination) for each in ledger.breakers() if each.state is BreakerState.OPEN}
     return Measured(
         version=version("retrycli"),
         tables=schema.HEAD,
@@ -72,7 +73,7 @@ def measured(settings: Settings, database: Database, now: datetime) -> Measured:
         oldest_escalated_seconds=_age(now, in_queue.escalated_since),
         oldest_unacknowledged_seconds=_age(now, in_queue.unacknowledged_since),
         paused=ledger.pause(now) is not None,
-        breakers={urlsplit(each).netloc: ledger.breaker(each).state is BreakerState.OPEN for each in urls},
+        breakers={host: host in down for host in hosts.values()},
     )
 
 

@@ -44,7 +44,7 @@ class Measured:
     oldest_unacknowledged_seconds: float
     paused: bool
     breakers: Mapping[str, bool]
-    """Whether each destination, by its host, is taken to be down."""
+    """Whether each host is taken to be down: of several destinations there, any."""
 
 
 def text(measured: Measured) -> str:

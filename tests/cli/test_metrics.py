@@ -20,7 +20,7 @@ from retrycli.app import Surroundings, lock_path, open_database
 from retrycli.measure import write_metrics
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Metrics, Run
+from retrycli.settings import Gateway, Metrics, Run
 from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
 
@@ -397,6 +397,23 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
             found = desk.metrics(settings)
             assert (found.first_start, found.last_success) == (begun, None)
     assert len(application.rows("retrycli_passes")) < 10
+
+
+@pytest.mark.parametrize("down", ["suppliers", "customers"])
+def test_of_two_gateways_at_one_host_either_is_down(application: Application, settings: Settings, down: str) -> None:
+    """And one that was given up long ago, at a host that is still in use, is none of them."""
+    gateway = Gateway(base_url="http://desk/suppliers", customer=Gateway(base_url="http://desk/customers"))
+    both = settings.model_copy(update={"gateway": gateway})
+
+    def write_down(path: str) -> None:
+        add = "INSERT INTO retrycli_breakers (destination, state, failures, opened_at) VALUES (?, 'open', 5, ?)"
+        application.execute(add, f"http://desk/{path}", "2026-03-02 12:00:00.000000")
+
+    desk.metrics(settings)  # makes the tables
+    write_down("given-up")
+    assert desk.metrics(both).breakers == {"desk": False}
+    write_down(down)
+    assert desk.metrics(both).breakers == {"desk": True}
 
 
 def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
