@@ -43,6 +43,11 @@ def expressions(panel: dict[str, Any]) -> list[str]:
     return [each["expr"] for each in panel["targets"]]
 
 
+def filled(panel: dict[str, Any], host: str) -> list[str]:
+    """The same as Grafana asks them when a host is chosen."""
+    return [each.replace("$__interval", "30m").replace("$instance", host) for each in expressions(panel)]
+
+
 EXPRESSIONS = [
     *[pytest.param(each["expr"], id=each["alert"]) for each in ALERTS],
     *[pytest.param(each, id=f"{panel['title']}-{n}") for panel in PANELS for n, each in enumerate(expressions(panel))],
@@ -145,12 +150,60 @@ def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:
         assert apart, (one, other)
 
 
+SHARED = {
+    "Waiting": [('{instance="HOST"}', 7)],
+    "In a person's hands": [('{instance="HOST"}', 2)],
+    "Messages in the queue": [('{state="waiting"}', 7), ('{state="escalated"}', 2), ("{}", 3)],
+    "Waiting messages by type": [('{type="customer"}', 4), ('{type="supplier"}', 3)],
+    "What came of attempts": [('{outcome="delivered"}', 10)],
+    "Passes": [('{result="completed"}', 2)],
+}
+"""What the panels that count are to show of a database that two hosts share."""
+
+
+@pytest.mark.parametrize("host", ["mill", "quarry"])
+def test_what_two_hosts_tell_of_one_database_is_counted_once(tmp_path: Path, host: str) -> None:
+    """Each tells of all of it. So one host is looked at, and never the sum of several; a third has its own database."""
+    [chosen] = [each for each in DASHBOARD["templating"]["list"] if each["name"] == "instance"]
+    assert (chosen["multi"], chosen["includeAll"]) == (False, False)
+    told = {
+        'retrycli_messages{instance="HOST",state="waiting",type="customer"}': "4x4",
+        'retrycli_messages{instance="HOST",state="waiting",type="supplier"}': "3x4",
+        'retrycli_messages{instance="HOST",state="escalated",type="customer"}': "2x4",
+        'retrycli_due_messages{instance="HOST"}': "3x4",
+        'retrycli_attempts_total{instance="HOST",outcome="delivered"}': "100+5x4",
+        'retrycli_passes_total{instance="HOST",result="completed"}': "50+1x4",
+    }
+    series = [
+        {"series": name.replace("HOST", each), "values": values}
+        for each in ("mill", "quarry", "alone")
+        for name, values in told.items()
+    ]
+    questions = {panel["title"]: " or ".join(f"({each})" for each in filled(panel, host)) for panel in PANELS}
+    asked = [
+        {
+            "expr": questions[title],
+            "eval_time": "1h",
+            "exp_samples": [{"labels": labels.replace("HOST", host), "value": value} for labels, value in shown],
+        }
+        for title, shown in SHARED.items()
+    ]
+    file = tmp_path / "shared.yml"
+    file.write_text(yaml.safe_dump({"tests": [{"interval": "15m", "input_series": series, "promql_expr_test": asked}]}))
+    done = run(promtool(), "test", "rules", file)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_a_host_that_makes_no_passes_is_seen_whichever_is_looked_at() -> None:
+    [began] = [each for each in PANELS if each["title"] == "Last pass began"]
+    assert expressions(began) == ["time() - retrycli_last_pass_start_timestamp_seconds"]
+
+
 def test_prometheus_can_read_every_question_of_the_dashboard(tmp_path: Path) -> None:
     """Each as a rule of its own, with Grafana's variables filled in."""
-    asked = [each for panel in PANELS for each in expressions(panel)]
-    filled = [each.replace("$__interval", "30m").replace("$instance", "box:9100") for each in asked]
-    assert "$" not in "".join(filled)
-    rules = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(filled)]
+    asked = [each for panel in PANELS for each in filled(panel, "box:9100")]
+    assert "$" not in "".join(asked)
+    rules = [{"record": f"asked:{number}", "expr": each} for number, each in enumerate(asked)]
     file = tmp_path / "asked.yml"
     file.write_text(yaml.safe_dump({"groups": [{"name": "dashboard", "rules": rules}]}))
     done = run(promtool(), "check", "rules", file)
