@@ -89,9 +89,7 @@ def _masked(value: object) -> str | None:
         case SecretStr():
             return HIDDEN
         case str():
-            # As far as the last @, and not only to the first: a password may hold what a URL should have quoted.
-            masked = re.sub(r"(://[^/@:]*):.*@", rf"\1:{HIDDEN}@", value)
-            return re.sub(r"([?&]password=)[^&]*", rf"\1{HIDDEN}", masked)
+            return masked_url(value)
         case tuple():
             return ", ".join(HIDDEN if isinstance(each, SecretStr) else f"{each:g}" for each in value) or None
         case bool():
@@ -100,6 +98,14 @@ def _masked(value: object) -> str | None:
             return f"{value:g}"
         case _:
             return str(value)
+
+
+def masked_url(url: str) -> str:
+    """A URL with its passwords masked; any other text as it is."""
+    # As far as the last @, and not only to the first: user and password may hold what a URL should have quoted.
+    masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
+    # PostgreSQL knows password, sslpassword and oauth_client_secret.
+    return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
 def _toml(value: object) -> str:

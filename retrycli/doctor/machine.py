@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Iterator
 from datetime import timedelta
 from importlib.util import find_spec
@@ -12,6 +11,7 @@ from pathlib import Path
 from retrycli import filesystem, scheduler
 from retrycli.app import lock_path
 from retrycli.config import SECRETS, Loaded
+from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
@@ -64,8 +64,8 @@ def _secret_sources(loaded: Loaded) -> Iterator[str]:
     """Which files secrets come from."""
     for key in {*SECRETS} - {"gateway.username"}:
         source = loaded.sources.get(key, "")
-        secret = key != "database.url" or re.search(r"://[^/@]*:[^@]+@|[?&]password=", loaded.settings.database.url)
-        if secret and source.startswith("file "):
+        url = loaded.settings.database.url
+        if (key != "database.url" or masked_url(url) != url) and source.startswith("file "):
             yield source
 
 

@@ -64,7 +64,7 @@ class Database:
         """Where it is, without its password."""
         if self.is_sqlite:
             return self._url.database or ""
-        secrets = [name for name in self._url.query if "password" in name]
+        secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
         return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
 
     @property

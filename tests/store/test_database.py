@@ -608,7 +608,12 @@ def test_what_is_no_url_is_wrong_settings_and_is_not_quoted(url: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "secret", ["ana:s3cret@db.example.com/desk?sslmode=require", "ana@/desk?password=s3cret&host=db"]
+    "secret",
+    [
+        "ana:s3cret@db.example.com/desk?sslmode=require",
+        "ana@/desk?password=s3cret&host=db",
+        "ana@db/desk?sslpassword=s3cret&oauth_client_secret=s3cret",
+    ],
 )
 def test_a_password_is_no_part_of_the_place(secret: str) -> None:
     database = Database(f"postgresql://{secret}")

@@ -846,6 +846,25 @@ def test_urls_are_masked_one_by_one() -> None:
 # Secrets.
 
 
+@pytest.mark.parametrize(
+    ("url", "shown"),
+    [
+        ("postgresql://ana:hush-hush@db/desk", "postgresql://ana:********@db/desk"),
+        ("postgresql://ana:hu/sh@hu?sh@db/desk", "postgresql://ana:********@db/desk"),
+        ("postgresql://ana@corp:hush-hush@db/desk", "postgresql://ana@corp:********@db/desk"),
+        ("postgresql://ana@db/desk?password=hush-hush", "postgresql://ana@db/desk?password=********"),
+        (
+            "postgresql://ana@db/desk?sslpassword=hush-hush&sslmode=require&oauth_client_secret=hush-hush",
+            "postgresql://ana@db/desk?sslpassword=********&sslmode=require&oauth_client_secret=********",
+        ),
+        *[(url, url) for url in ("sqlite:////var/lib/a@b/app.db", "postgresql://ana@db:5432/desk?passfile=x")],
+    ],
+)
+def test_a_databases_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
+    values = {key: value for key, value, _ in config_text.shown(read("", RETRYCLI_DATABASE__URL=url))}
+    assert values["database.url"] == shown
+
+
 @pytest.mark.parametrize("name", ["token", "password"])
 def test_settings_do_not_show_their_secrets(name: str) -> None:
     loaded = read("", **{f"RETRYCLI_GATEWAY__{name.upper()}": SECRET})

@@ -141,6 +141,22 @@ def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, p
     assert "s3cret" not in found.found
 
 
+@pytest.mark.parametrize(
+    ("url", "level"),
+    [
+        ("postgresql://ana:s3cret@db/desk", Level.FAILURE),
+        ("postgresql://ana@corp:s3cret@db/desk", Level.FAILURE),
+        ("postgresql://ana@db/desk?password=s3cret", Level.FAILURE),
+        ("postgresql://ana@db/desk?sslmode=require&sslpassword=s3cret", Level.FAILURE),
+        ("postgresql://ana@db:5432/desk?passfile=pass", Level.OK),
+    ],
+)
+def test_a_password_in_a_databases_url_is_a_secret(desk: Desk, url: str, level: Level) -> None:
+    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", url))
+    desk.config.chmod(0o644)
+    only(machine.files(Case(load(desk.config, {}), desk.host, lambda: NOON)), level, "files")
+
+
 def test_a_config_without_a_secret_may_be_read(desk: Desk) -> None:
     desk.config.chmod(0o644)
     only(machine.files(desk.case(more='username = "agent"\n')), Level.OK, "files")
