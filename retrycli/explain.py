@@ -101,6 +101,8 @@ class _Explainer:
         self._world.ledger.mend_times(first, self._rules.lease)
         unknown_yet = self._world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
         intake.enrol(self._world, self._rules, unknown_yet, first)
+        if self._rules.in_order:  # those of its ticket that go first may be as new
+            intake.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
         gates = [*self._gates(found, self._now), self._cron()]
         return Explanation(

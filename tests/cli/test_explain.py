@@ -322,6 +322,16 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     assert list(tried) == sorted(due)
 
 
+def test_one_that_goes_first_is_seen_though_both_are_new(at: Desk) -> None:
+    at.have(run={"per_ticket_order": True})
+    at.run_at(NOON)
+    for message_id in (11, 13):
+        at.add(message_id, ticket_id=4701)
+    found = at.explain(13, NOON + MINUTE)
+    [gate] = [each for each in found.gates if each.name == "order"]
+    assert gate.figure == "message 11 of its ticket must be delivered first; due at"
+
+
 def test_without_a_pass_there_is_no_telling_when(at: Desk) -> None:
     at.add(1)
     found = at.explain(1, NOON)
