@@ -146,7 +146,8 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                return Transition.released()
+                # Either stops the pass: should it be for this message's sake, the next one begins with another.
+                return Transition.released(now)
             case OutcomeKind.REFUSED:
                 charged = True
             case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:

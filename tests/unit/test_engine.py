@@ -481,7 +481,19 @@ def test_429_stops_the_pass_and_charges_nobody(stage: Stage) -> None:
     assert stage.order == [1, 2, 3]
     assert set(stage.tries().values()) == {0}
     assert set(stage.states().values()) == {"waiting"}
-    assert stage.next_attempt_at(3) == START  # and its turn is kept
+
+
+@pytest.mark.parametrize("outcome", [THROTTLED, UNAUTHORIZED])
+def test_a_message_that_stops_each_pass_keeps_no_other_from_delivery(stage: Stage, outcome: Outcome) -> None:
+    """A firewall may say it of one message's text. The next pass begins with another message."""
+    stage.add(1, due=START - TICK)
+    stage.add(*range(2, 10), due=START)
+    assert stage.run({1: outcome}, takes=timedelta(seconds=1)).released == 1
+    assert stage.order == [1]
+    stage.clock.now = START + TICK
+    assert stage.run({1: outcome}, ONE_BY_ONE).sent == 8
+    assert stage.order == [*range(2, 10), 1]
+    assert set(stage.tries().values()) == {0}
 
 
 def test_the_destination_rests_until_its_retry_after(stage: Stage) -> None:

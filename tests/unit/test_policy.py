@@ -144,10 +144,12 @@ def test_what_cannot_be_built_goes_to_a_person_as_a_bad_row_does() -> None:
 
 @pytest.mark.parametrize("kind", [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED])
 @pytest.mark.parametrize("retry_count", [3, 9])
-def test_throttled_and_unauthorized_leave_a_message_exactly_as_it_was(kind: OutcomeKind, retry_count: int) -> None:
+def test_throttled_and_unauthorized_cost_no_try_and_no_wait_but_send_a_message_behind_the_others(
+    kind: OutcomeKind, retry_count: int
+) -> None:
     """No message is charged for our wrong password, and none waits longer for the destination's rest."""
     step = decide(queued(retry_count=retry_count), Outcome(kind, error="no", retry_after=timedelta(hours=1)))
-    assert step == Transition(TransitionKind.RELEASED)
+    assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER)
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE])
