@@ -147,9 +147,12 @@ def test_znuny_takes_a_misspelt_article_for_nothing(znuny: Znuny, tmp_path: Path
     assert sent(znuny, preset=preset).kind is OutcomeKind.REFUSED
 
 
-@pytest.mark.parametrize("body", ['it said ".AuthFail"', '{"Error": "TicketUpdate.AuthFail"}', "x.AuthFail"])
+@pytest.mark.parametrize(
+    "body",
+    ['it said ".AuthFail"', '{"Error":{"ErrorCode":"TicketUpdate.AuthFail"}}', "x.AuthFail", "TicketGet.AuthFail"],
+)
 def test_znuny_is_not_misunderstood_for_what_stands_in_a_ticket(znuny: Znuny, body: str) -> None:
-    sent(znuny, queued("other", ticket_id=7, cc_emails=None, body=body + "."))
+    sent(znuny, queued("other", ticket_id=7, cc_emails=None, body=body))
     assert sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO)).kind is OutcomeKind.DELIVERED
     assert (len(znuny.arrived), log_ins(znuny)) == (2, 2)
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import html
-import json
 import re
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -102,8 +101,7 @@ class Znuny(Fake):
             result = operation({**data, **asked.query, **of_path})
         except Refused as refused:
             result = {"Error": {"ErrorCode": refused.code, "ErrorMessage": refused.message}}
-        content = json.dumps(result, ensure_ascii=False).encode()
-        return Answered(200, content, {"Content-Type": "application/json; charset=UTF-8"})
+        return Answered(200, result, {"Content-Type": "application/json; charset=UTF-8"})
 
     def _known(self, data: Mapping[str, Any]) -> bool:
         if true(data.get("SessionID")):
