@@ -24,7 +24,7 @@ from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.settings import Gateway
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
-from tests.gateway.ticketing.fake import Answered, Asked, Fake
+from tests.gateway.ticketing.fake import Fake, Refusing
 from tests.gateway.ticketing.freescout import Freescout
 from tests.gateway.ticketing.freshdesk import Freshdesk
 from tests.gateway.ticketing.glpi import Glpi
@@ -233,22 +233,6 @@ def made_public(system: System, folder: Path, *, confirmed: bool) -> str:
     assert system.public[0] in text
     wrong = text.replace(*system.public)
     return preset_file(folder, wrong if confirmed else re.sub(r"^confirmed = .*", "", wrong, flags=re.MULTILINE))
-
-
-class Refusing(Fake):
-    """Answers everything in one way.
-
-    Args:
-        status, body: with what.
-    """
-
-    def __init__(self, status: int, body: object) -> None:
-        super().__init__()
-        self._answered = Answered(status, body)
-        self.arrived = []
-
-    def answer(self, asked: Asked) -> Answered:
-        return self._answered
 
 
 def refused(preset: str, status: int, body: object) -> OutcomeKind:

@@ -14,6 +14,7 @@ from retrycli.errors import ConfigurationError
 from retrycli.gateway.preset import preset_text
 from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
+from tests.gateway.ticketing.fake import Refusing
 from tests.gateway.ticketing.freescout import Freescout
 from tests.gateway.ticketing.glpi import Glpi
 from tests.gateway.ticketing.helpdesk import Helpdesk
@@ -206,6 +207,13 @@ def test_helpdesk_is_sent_no_file_that_it_would_not_mail(helpdesk: Helpdesk, tmp
 
 def test_helpdesk_wants_one_who_is_staff(helpdesk: Helpdesk) -> None:
     assert sent(helpdesk, token="customer").kind is OutcomeKind.UNAUTHORIZED
+
+
+@pytest.mark.parametrize("said", [b"<html>Forbidden</html>", b"", b'{"message":"blocked: {\\"detail\\":\\"x\\"}"}'])
+def test_a_firewall_before_helpdesk_is_not_taken_for_helpdesk(said: bytes) -> None:
+    with Refusing(403, said) as firewall:
+        outcome = deliver(gateway_settings(firewall.url, **ACCOUNTS[Helpdesk]), MESSAGE)
+    assert outcome.kind is OutcomeKind.PERMANENT
 
 
 def test_helpdesk_says_what_is_wrong(helpdesk: Helpdesk) -> None:

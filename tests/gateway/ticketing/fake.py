@@ -104,3 +104,19 @@ class Fake:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class Refusing(Fake):
+    """Answers everything in one way.
+
+    Args:
+        status, body: with what.
+    """
+
+    def __init__(self, status: int, body: object) -> None:
+        super().__init__()
+        self._answered = Answered(status, body)
+        self.arrived = []
+
+    def answer(self, asked: Asked) -> Answered:
+        return self._answered
