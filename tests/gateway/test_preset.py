@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.gateway.preset import load_preset
+from retrycli.gateway.preset import known_presets, load_preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_path
 from retrycli.message import REQUIRED_COLUMNS, QueuedMessage
@@ -569,3 +569,12 @@ def test_a_message_may_lack_what_a_path_needs() -> None:
     rule = MessageRule(path="/tickets/{ticket_id}")
     with pytest.raises(InvalidMessage, match="ticket_id can't stand in the path"):
         fill_path(rule.path, {})
+
+
+@pytest.mark.parametrize("name", known_presets())
+def test_no_preset_takes_an_answer_for_another_by_what_somebody_wrote_in_it(name: str) -> None:
+    """Answers hold articles of customers, and errors may quote a message."""
+    for rule in [each for each in load_preset(name).classify if each.text]:
+        for written in (rule.text, f"a {rule.text}", f"{rule.text} b"):
+            quoting = json.dumps({"body": written, "all": [written]}, separators=(",", ":"))
+            assert not any(rule.applies(status, quoting) for status in rule.status)

@@ -520,6 +520,7 @@ def test_zammad_that_mails_no_reply_is_noticed(zammad: Zammad, tmp_path: Path) -
         ("Token authorization failed.", OutcomeKind.UNAUTHORIZED),
         ("Authentication required", OutcomeKind.UNAUTHORIZED),
         ("API token access disabled!", OutcomeKind.UNAUTHORIZED),
+        ("API password access disabled!", OutcomeKind.UNAUTHORIZED),
         ("Not authorized", OutcomeKind.PERMANENT),
     ],
 )

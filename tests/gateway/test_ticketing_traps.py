@@ -172,6 +172,11 @@ def test_glpi_may_want_no_app_token(glpi: Glpi) -> None:
     assert sent(glpi, password=None) == Outcome(OutcomeKind.DELIVERED, 201, external_id="1")
 
 
+def test_glpi_may_not_know_our_address() -> None:
+    with Refusing(400, ["ERROR_NOT_ALLOWED_IP", "There isn't an active API client matching your IP address"]) as fake:
+        assert deliver(gateway_settings(fake.url, **ACCOUNTS[Glpi]), MESSAGE).kind is OutcomeKind.UNAUTHORIZED
+
+
 def test_glpi_says_what_is_wrong(glpi: Glpi) -> None:
     outcome = sent(glpi, queued(ticket_id=99, cc_emails=None))
     assert outcome.error == "HTTP 400: ERROR_GLPI_ADD; You don't have permission to perform this action."
