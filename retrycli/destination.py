@@ -14,7 +14,7 @@ from retrycli.ports import PassRules
 
 FORBIDDEN = 403
 FORBIDDEN_LIMIT = 3
-"""So many 403 in a row are about us and not about the messages."""
+"""403 in a row that so many tickets get are about us and not about the messages."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +79,8 @@ class Destination:
                 judged += [*self.judge_doubtful(), self._learn(attempt)]
                 continue
             self._doubtful.append(attempt)
-            if len(self._doubtful) == FORBIDDEN_LIMIT:
-                self._refuse(f"HTTP {FORBIDDEN}, {FORBIDDEN_LIMIT} times in a row")
+            if len({str(each.queued.ticket_id) for each in self._doubtful}) == FORBIDDEN_LIMIT:
+                self._refuse(f"HTTP {FORBIDDEN} for {FORBIDDEN_LIMIT} tickets in a row")
                 judged += self.judge_doubtful()
         return judged
 

@@ -544,15 +544,24 @@ def test_a_wrong_password_stops_the_pass_and_charges_nobody(stage: Stage) -> Non
     assert stage.ledger.breakers() == []
 
 
-def test_three_403_in_a_row_are_about_us_and_none_is_escalated(stage: Stage) -> None:
+def test_403_for_three_tickets_in_a_row_are_about_us_and_none_is_escalated(stage: Stage) -> None:
     stage.add(*range(1, 10))
     summary = stage.run(FORBIDDEN, ONE_BY_ONE)
     assert stage.order == [1, 2, 3]
     assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
-    assert summary.detail == "HTTP 403, 3 times in a row"
+    assert summary.detail == "HTTP 403 for 3 tickets in a row"
     assert (summary.escalated, summary.released) == (0, 3)
     assert set(stage.states().values()) == {"waiting"}
     assert [stage.attempts(each) for each in (1, 2, 3)] == [[("pass", "unauthorized")]] * 3
+
+
+def test_403_for_one_ticket_are_about_its_messages_however_many(stage: Stage) -> None:
+    stage.add(*range(1, 10))
+    stage.sql("UPDATE pending_messages SET ticket_id = 7 WHERE id <= 5")
+    stage.sql("UPDATE pending_messages SET ticket_id = 8 WHERE id = 6")
+    summary = stage.run(dict.fromkeys(range(1, 7), FORBIDDEN), ONE_BY_ONE)
+    assert ended(summary) == (PassResult.COMPLETED, None)
+    assert (summary.sent, summary.escalated) == (3, 6)
 
 
 def test_two_403_before_an_answer_of_another_kind_are_about_their_messages(stage: Stage) -> None:
@@ -577,7 +586,7 @@ def test_403_that_come_in_between_never_add_up(stage: Stage) -> None:
     assert (summary.sent, summary.escalated) == (4, 7)
 
 
-def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them(stage: Stage) -> None:
+def test_403_for_three_tickets_in_a_row_are_about_us_also_where_other_answers_come_with_them(stage: Stage) -> None:
     """Three are delivered; of the others that are answered together with them, the last is another failure."""
     stage.add(*range(1, 8))
     summary = stage.run({4: FORBIDDEN, 5: FORBIDDEN, 6: FORBIDDEN, 7: DOWN})
@@ -586,7 +595,9 @@ def test_three_403_in_a_row_are_about_us_also_where_other_answers_come_with_them
     assert stage.states() == dict.fromkeys(range(4, 8), "waiting")
 
 
-def test_three_403_in_a_row_are_about_us_also_where_they_come_in_after_the_breaker_opened(stage: Stage) -> None:
+def test_403_for_three_tickets_in_a_row_are_about_us_also_where_they_come_in_after_the_breaker_opened(
+    stage: Stage,
+) -> None:
     """The first is delivered; of the eight that are out, five fail and three are refused."""
     stage.add(*range(1, 20))
     answers = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
@@ -596,14 +607,16 @@ def test_three_403_in_a_row_are_about_us_also_where_they_come_in_after_the_break
 
 
 @pytest.mark.parametrize("why", [StopReason.LIMIT, StopReason.SIGNAL, StopReason.DEADLINE])
-def test_three_403_in_a_row_are_about_us_also_where_the_pass_was_to_end_anyway(stage: Stage, why: StopReason) -> None:
+def test_403_for_three_tickets_in_a_row_are_about_us_also_where_the_pass_was_to_end_anyway(
+    stage: Stage, why: StopReason
+) -> None:
     """The first is delivered; eight are in flight, and the pass knows that it ends as they come in."""
     stage.add(*range(1, 12))
     rules = replace(RULES, limit=9 if why is StopReason.LIMIT else None)
     summary = asyncio.run(ending(stage, FORBIDDEN, why, first=2, rules=rules))
     assert (summary.sent, summary.escalated, summary.released) == (1, 0, 8)
     assert set(stage.states().values()) == {"waiting"}
-    refused = ("credentials_refused", "HTTP 403, 3 times in a row")
+    refused = ("credentials_refused", "HTTP 403 for 3 tickets in a row")
     assert (summary.reason, summary.detail) == (refused if why is StopReason.LIMIT else (why, None))
 
 
