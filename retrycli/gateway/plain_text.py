@@ -11,15 +11,23 @@ BREAKS = frozenset(
 """Elements that begin a line."""
 UNSEEN = frozenset({"head", "script", "style", "title"})
 """Elements that nobody reads."""
+HUGE_NUMBER = re.compile("&(?=#[0-9]{100})")
+"""The start of a character's number that Python may refuse to read for its length."""
 
 
 def plain_text(html: str) -> str:
-    """What a reader sees of some HTML, line by line; nothing of it can fail."""
+    """What a reader sees of some HTML, line by line; nothing of it can fail, nor take long."""
     reader = _Reader()
-    reader.feed(html)
+    reader.feed(_ended(_ended(HUGE_NUMBER.sub("&amp;", html), "<!--", "-->"), "<", ">"))
     reader.close()
     lines = (" ".join(line.split()) for line in "".join(reader.parts).split("\n"))
     return re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+
+
+def _ended(html: str, start: str, end: str) -> str:
+    """HTML in which what never ends is text: for an end the parser looks through all the rest, and each time anew."""
+    last = html.rfind(end) + 1
+    return html[:last] + html[last:].replace(start, start.replace("<", "&lt;"))
 
 
 class _Reader(HTMLParser):
@@ -27,6 +35,11 @@ class _Reader(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.parts: list[str] = []
         self._unseen = 0
+
+    def parse_html_declaration(self, i: int) -> int:
+        """Pass over ``<![…>`` as browsers do; Python 3.11 has an assertion that fails for some."""
+        bogus = self.rawdata.startswith("<![", i)
+        return self.parse_bogus_comment(i) if bogus else super().parse_html_declaration(i)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self._unseen += tag in UNSEEN

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import time
 import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError, InvalidMessage
@@ -26,6 +28,7 @@ from retrycli.message import QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
 from tests.gateway.hostile import Behaviour, Hostile, answer, close, silence
+from tests.unit.test_fuzz import law
 
 LONG_AGO = NOON - timedelta(days=1)
 
@@ -97,11 +100,38 @@ def test_a_list_that_is_not_one_is_wrong(entry: object) -> None:
         ("<ul><li>one<li>two</ul>", "one\ntwo"),
         ("</style>still < here & there &unknown;", "still < here & there &unknown;"),
         ("", ""),
+        ("<p>Press <![ to go on</p>", "Press"),
+        ("<p>Press <![ to go on", "Press <![ to go on"),
+        ("<![if !supportLists]>1.<![endif]> one", "1. one"),
+        ("a <!-- b --> c <!-- d", "a c <!-- d"),
+        ("1 <a 2", "1 <a 2"),
+        (f"&#{'9' * 5000}; &#65;", f"&#{'9' * 5000}; A"),
     ],
 )
 def test_html_as_plain_text_is_what_a_reader_sees(html: str, text: str) -> None:
     assert plain_text(html) == text
     assert fill_text("{x|text}", {"x": html}) == text
+
+
+PIECES = ["<", ">", "<!", "<![", "<!--", "-->", "</", "<?", "&#", "a", "script", "[", "]", "=", '"', "'", " ", "/", "9"]
+
+
+@law(pieces=st.lists(st.sampled_from(PIECES), max_size=20))
+def test_any_html_has_a_plain_text(pieces: list[str]) -> None:
+    plain_text("".join(pieces))
+
+
+@pytest.mark.parametrize("end", ["", ">", "'>"])
+@pytest.mark.parametrize("piece", ["<a ", "<a b='", "</", "<!--", "<!--x>", "<![", "<!", "<?", "<script>", "&#9"])
+def test_no_html_takes_long_to_read(piece: str, end: str) -> None:
+    """Eight times as much of it takes no more than thrice as long as it should."""
+
+    def taken(times: int) -> float:
+        before = time.process_time()
+        plain_text(piece * times + end)
+        return time.process_time() - before
+
+    assert taken(16_000) < 24 * max(min(taken(2000) for _ in range(3)), 1e-3)
 
 
 # Paths and conditions.
