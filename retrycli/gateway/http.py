@@ -26,7 +26,8 @@ from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.content import file_content, multipart_content
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.drafts import Draft, Drafts, Unfit
-from retrycli.gateway.line import HEADERS, Flight, Line, Request, Watch
+from retrycli.gateway.flight import Flight, in_net
+from retrycli.gateway.line import HEADERS, Line, Request, Watch
 from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rules import Upload
@@ -105,18 +106,8 @@ class HttpGateway:
         A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
         tried again at once.
         """
-        limit = self._settings.request_timeout_seconds
         flight = Flight()
-        try:
-            async with asyncio.timeout(limit):
-                outcome = await self._deliver(queued, flight)
-        except TimeoutError:
-            if flight.landed is not None:
-                return replace(flight.landed, error=f"delivered, but not read back within {limit:g} s")
-            if flight.in_flight:
-                return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
-            return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
-        return self._cleaned(outcome, queued)
+        return await in_net(self._deliver_in_time(queued, flight), queued.message_id, flight)
 
     async def arrived(self, queued: QueuedMessage) -> bool | None:
         """Whether a look-up finds a message; None where the preset has none, or it has no answer."""
@@ -131,6 +122,19 @@ class HttpGateway:
     def starred(self, text: str) -> str:
         """A text without our secrets."""
         return self._credentials.starred(text)
+
+    async def _deliver_in_time(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+        limit = self._settings.request_timeout_seconds
+        try:
+            async with asyncio.timeout(limit):
+                outcome = await self._deliver(queued, flight)
+        except TimeoutError:
+            if flight.landed is not None:
+                return replace(flight.landed, error=f"delivered, but not read back within {limit:g} s")
+            if flight.in_flight:
+                return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
+        return self._cleaned(outcome, queued)
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:

@@ -12,6 +12,7 @@ import httpx
 from retrycli.gateway.answer import ANSWER_LIMIT, Answer
 from retrycli.gateway.content import Content
 from retrycli.gateway.credentials import Credentials
+from retrycli.gateway.flight import Flight
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind
 
@@ -42,16 +43,6 @@ class Reply:
 
     outcome: Outcome
     answer: Answer | None = None
-
-
-class Flight:
-    """How far a message has got, for whoever ends the wait for its answer."""
-
-    def __init__(self) -> None:
-        self.in_flight = False
-        """Whether its request may be on its way, or may have arrived."""
-        self.landed: Outcome | None = None
-        """What came of it, where it is known to have been delivered."""
 
 
 Draw = Callable[[str | None], Request]
@@ -125,6 +116,7 @@ class Line:
         # Not in a `finally`: a deadline that ends the exchange leaves it so, for whoever set the deadline to see.
         if flight is not None:
             flight.in_flight = False
+            flight.answered = reply.outcome.kind is not OutcomeKind.UNREACHABLE
         if self._watch is not None and reply.answer is not None:
             self._watch(sent, request.content, reply.answer)
         return reply

@@ -19,6 +19,7 @@ from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.conversation import Conversation, Server
+from retrycli.gateway.flight import Flight, in_net
 from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.tls import verifying
@@ -75,13 +76,17 @@ class SmtpGateway:
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes."""
+        flight = Flight()
+        return await in_net(self._deliver(queued, flight), queued.message_id, flight)
+
+    async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:
             mail = self._mail(queued)
         except InvalidMessage as error:
             return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
         if not mail.envelope:
             return Outcome(OutcomeKind.DELIVERED)  # what is left of its recipients has it from earlier attempts
-        return self._cleaned(await self._line.deliver(mail, self._sleep), queued)
+        return self._cleaned(await self._line.deliver(mail, self._sleep, flight), queued)
 
     def _mail(self, queued: QueuedMessage) -> Mail:
         settings = self._settings
@@ -103,7 +108,7 @@ async def ask(settings: OneGateway) -> Outcome:
     """
     line = _Line(settings, connections=1)
     try:
-        outcome = await line.deliver(None, asyncio.sleep)
+        outcome = await line.deliver(None, asyncio.sleep, Flight())
     finally:
         line.close()
     return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
@@ -151,19 +156,19 @@ class _Line:
         """Let go of the threads, none of which is at work any more."""
         self._threads.shutdown()
 
-    async def deliver(self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]]) -> Outcome:
+    async def deliver(self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: Flight) -> Outcome:
         """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
         limit = self._settings.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + limit
         outcome = await until_sent(
-            lambda: self._attempt(mail, deadline),
+            lambda: self._attempt(mail, deadline, flight),
             retries=self._settings.immediate_retries,
             within=limit,
             sleep=sleep,
         )
         return outcome if outcome.error is None else replace(outcome, error=starred(outcome.error, self._secrets))
 
-    async def _attempt(self, mail: Mail | None, deadline: float) -> Outcome:
+    async def _attempt(self, mail: Mail | None, deadline: float, flight: Flight) -> Outcome:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
@@ -181,6 +186,8 @@ class _Line:
             talk.cut()
             await asyncio.wait([thread])
             raise
+        finally:
+            flight.in_flight = talk.in_doubt
 
     def _too_late(self, talk: Conversation, outcome: Outcome) -> Outcome:
         """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""

@@ -1,0 +1,50 @@
+"""How far a message has got, and the net below it: a fault of retrycli's own ends its delivery, and no pass."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable
+from dataclasses import replace
+from traceback import walk_tb
+
+from retrycli.outcome import Outcome, OutcomeKind
+
+logger = logging.getLogger("retrycli")
+
+
+class Flight:
+    """How far a message has got, for whoever ends the wait for its answer."""
+
+    def __init__(self) -> None:
+        self.in_flight = False
+        """Whether its request may be on its way, or may have arrived."""
+        self.answered = False
+        """Whether something came of its request, and not that it was never sent."""
+        self.landed: Outcome | None = None
+        """What came of it, where it is known to have been delivered."""
+
+
+async def in_net(delivery: Awaitable[Outcome], message_id: int, flight: Flight) -> Outcome:
+    """What comes of a delivery, also where something is raised that nobody foresaw.
+
+    Args:
+        delivery: of one message.
+        message_id: which.
+        flight: is told by the delivery how far the message has got.
+    """
+    try:
+        return await delivery
+    except Exception as fault:  # noqa: BLE001  the net: the other messages are to go out
+        said = f"a fault of retrycli's own: {_named(fault)}"
+        logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message
+        if flight.landed is not None:
+            return replace(flight.landed, error=f"delivered, and then {said}")
+        unsure = flight.in_flight or flight.answered
+        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.INVALID, error=said)
+
+
+def _named(fault: Exception) -> str:
+    """A fault by its type and the line of ours that it came by; its text may quote anything."""
+    lines = [(frame.f_globals.get("__name__", ""), number) for frame, number in walk_tb(fault.__traceback__)]
+    module, number = next(each for each in reversed(lines) if each[0].startswith("retrycli."))
+    return f"{type(fault).__name__} at {module}:{number}"

@@ -1,0 +1,124 @@
+"""The net below a delivery: a fault of retrycli's own, raised here by the ports, is told and ends no pass."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable
+from datetime import datetime
+from pathlib import Path
+from typing import NoReturn
+
+import pytest
+
+from retrycli.gateway.flight import Flight, in_net, logger
+from retrycli.gateway.http import HttpGateway
+from retrycli.gateway.line import Watch
+from retrycli.gateway.reply import Reply
+from retrycli.gateway.smtp import SmtpGateway
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued
+from tests.gateway.hostile import SUCCEEDED, Hostile, answer
+from tests.gateway.mail_server import MailServer
+from tests.gateway.mails import mail_settings
+
+WORDS = "It is on its way."
+NOWHERE = "http://127.0.0.1:1"
+
+
+def fault(*_: object) -> NoReturn:
+    raise KeyError(WORDS)
+
+
+def noon() -> datetime:
+    return NOON
+
+
+@pytest.fixture
+def told(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> pytest.LogCaptureFixture:
+    """What is logged as an error."""
+    monkeypatch.setattr(logger, "propagate", True)
+    caplog.set_level(logging.ERROR)
+    return caplog
+
+
+def by_http(
+    url: str,
+    *,
+    now: Callable[[], datetime] = noon,
+    sleep: Callable[[float], Awaitable[None]] = no_wait,
+    watch: Watch | None = None,
+    **changes: object,
+) -> Outcome:
+    async def one() -> Outcome:
+        settings = gateway_settings(url, **changes)
+        async with HttpGateway(settings, columns=COLUMNS, connections=1, now=now, sleep=sleep, watch=watch) as gateway:
+            return await gateway.deliver(queued())
+
+    return asyncio.run(one())
+
+
+def by_smtp(url: str, now: Callable[[], datetime] = noon) -> Outcome:
+    async def one() -> Outcome:
+        async with SmtpGateway(mail_settings(url), columns=COLUMNS, connections=1, now=now, sleep=no_wait) as gateway:
+            return await gateway.deliver(queued())
+
+    return asyncio.run(one())
+
+
+def assert_told(told: pytest.LogCaptureFixture, outcome: Outcome, kind: OutcomeKind) -> None:
+    (record,) = told.records
+    assert record.levelname == "ERROR"
+    assert record.getMessage().startswith("Message 7 met a fault of retrycli's own: KeyError at retrycli.gateway.")
+    assert outcome.kind is kind
+    assert "a fault of retrycli's own: KeyError at retrycli.gateway." in str(outcome.error)
+    assert WORDS not in told.text + str(outcome.error)
+
+
+def test_a_fault_before_a_message_is_sent(told: pytest.LogCaptureFixture) -> None:
+    assert_told(told, by_http(NOWHERE, sleep=fault), OutcomeKind.INVALID)
+
+
+def test_a_fault_as_an_answer_is_read(told: pytest.LogCaptureFixture) -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        assert_told(told, by_http(server.url, now=fault), OutcomeKind.UNKNOWN)
+
+
+def test_a_fault_after_the_answer(told: pytest.LogCaptureFixture) -> None:
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        assert_told(told, by_http(server.url, watch=fault), OutcomeKind.UNKNOWN)
+
+
+def test_a_fault_after_the_delivery(told: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    read_back = '[messages.customer.verify]\npath = "/tickets/1"\nholds = { path = "public" }\n'
+    times = iter([NOON])
+    with Hostile(answer(200, SUCCEEDED), answer(200, b"{}")) as server:
+        outcome = by_http(
+            server.url,
+            now=lambda: next(times, None) or fault(),
+            preset=preset_file(tmp_path, PUT_PRESET + read_back),
+            verify=True,
+        )
+    assert_told(told, outcome, OutcomeKind.DELIVERED)
+
+
+def test_a_fault_before_a_mail_is_sent(told: pytest.LogCaptureFixture) -> None:
+    with MailServer() as server:
+        assert_told(told, by_smtp(server.url, now=fault), OutcomeKind.INVALID)
+        assert server.mails == []
+
+
+def test_a_fault_after_a_mail_was_sent(told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reply, "queued_as", property(fault))
+    with MailServer() as server:
+        assert_told(told, by_smtp(server.url), OutcomeKind.UNKNOWN)
+
+
+@pytest.mark.parametrize("end", [asyncio.CancelledError, KeyboardInterrupt, SystemExit])
+def test_who_ends_a_delivery_ends_it(end: type[BaseException], told: pytest.LogCaptureFixture) -> None:
+    async def ended() -> NoReturn:
+        raise end
+
+    with pytest.raises(end):
+        in_net(ended(), 7, Flight()).send(None)
+    assert told.records == []
