@@ -28,6 +28,10 @@ KEEPALIVE_SECONDS = 3.0
 """Idle connections are dropped before a server is likely to: a server that closes one just as the next request is
 written leaves us not knowing whether it was read."""
 
+HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
+"""How long a header of an answer may be, and how many may come: with more, nobody knows what was answered. By default
+that begins where proxies and policies of content get to, with 8 KiB and 128."""
+
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """aiohttp's exceptions for a connection that was never made."""
 
@@ -110,7 +114,14 @@ def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBase
 
     def session() -> aiohttp.ClientSession:
         connector = _Connector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
-        made = aiohttp.ClientSession(connector=connector, cookie_jar=aiohttp.DummyCookieJar(), response_class=_Response)
+        made = aiohttp.ClientSession(
+            connector=connector,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            response_class=_Response,
+            max_line_size=HEADER_LIMIT,
+            max_field_size=HEADER_LIMIT,
+            max_headers=HEADERS_LIMIT,
+        )
         # aiohttp sends a PUT again by itself when a kept connection breaks, as RFC 9110 allows; a ticketing system
         # that takes a reply by PUT would then have it twice. There is no public switch.
         made._retry_connection = False  # noqa: SLF001
