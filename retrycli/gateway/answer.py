@@ -47,7 +47,7 @@ class Answer:
         return cls(
             status=response.status_code,
             retry_after=response.headers.get("Retry-After"),
-            text=content[:limit].decode("utf-8", "replace"),
+            text=content[:limit].decode("utf-8-sig", "replace"),
             whole=len(content) <= limit,
             headers=response.headers,
         )

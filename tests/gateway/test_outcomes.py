@@ -203,6 +203,10 @@ def test_an_error_text_can_be_stored_in_any_database() -> None:
     assert outcome.error == "HTTP 400: a b?c"
 
 
+def test_json_may_begin_with_a_byte_order_mark() -> None:
+    assert outcome_of(answer(200, b"\xef\xbb\xbf" + SUCCEEDED)) == Outcome(DELIVERED, 200)
+
+
 def test_a_reason_phrase_may_be_in_any_charset() -> None:
     outcome = outcome_of(raw("HTTP/1.1 503 Service momentanément coupé\r\nContent-Length: 0\r\n\r\n".encode("latin-1")))
     assert outcome == Outcome(TRANSIENT, 503, "HTTP 503")
