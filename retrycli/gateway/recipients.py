@@ -22,7 +22,7 @@ def recipients(
             )
         return (fixed,), (), ()
     named = message.fields.get("recipient_email")
-    to = fixed if named in {None, ""} else _address("recipient_email", named)
+    to = fixed if named is None or named == "" else _address("recipient_email", named)
     if to is None:
         raise InvalidMessage("recipient_email is missing, and gateway.recipient is not set; set one of the two")
     cc, bcc = (

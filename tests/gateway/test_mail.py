@@ -94,6 +94,8 @@ def test_who_is_not_named_is_the_fixed_recipient(nobody: str | None) -> None:
         ({"recipient_email": "a@b.example, c@d.example"}, "recipient_email has no e-mail address"),
         ({"recipient_email": "a@b.example\r\nBcc: eve@evil.example"}, "it has a line end or a control character"),
         ({"recipient_email": 7}, "recipient_email has something else than a text: 7"),
+        ({"recipient_email": ["a@b.example"]}, "recipient_email has something else than a text: ['a@b.example']"),
+        ({"recipient_email": {"to": "a@b.example"}}, "recipient_email has something else than a text: {'to'"),
         ({"cc_emails": '["ben@example.com", "x"]'}, "cc_emails has no e-mail address: 'x'"),
         ({"cc_emails": "[null]"}, "cc_emails has something else than a text: None"),
         ({"bcc_emails": '["a@b\\nc"]'}, "bcc_emails has no e-mail address"),
