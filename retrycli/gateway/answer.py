@@ -100,7 +100,7 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     """Whether a condition holds of an answer.
 
     Raises:
-        ValueError: the answer is cut off, or no JSON where a path leads into it.
+        ValueError: the answer is cut off, or no JSON where a path leads into it, or nested too deeply.
     """
     if condition.text is not None:
         wanted = plain(fill_text(condition.text, fields))
@@ -167,9 +167,9 @@ def _with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
     """What is wrong, in the words of the answer's JSON where it has any."""
     try:
         content = answer.json
-    except ValueError:
+        found = next((values for path in paths if any(values := find(content, path))), [])
+        parts = [part for value in found for part in (value if isinstance(value, list) else [value])]
+        words = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
+    except (ValueError, RecursionError):
         return start
-    found = next((values for path in paths if any(values := find(content, path))), [])
-    parts = [part for value in found for part in (value if isinstance(value, list) else [value])]
-    words = "; ".join(part if isinstance(part, str) else json.dumps(part) for part in parts if part)
     return f"{start}: {words}" if words else start

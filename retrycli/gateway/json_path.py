@@ -39,6 +39,9 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
         tree: parsed JSON.
         path: where to look.
         fields: what the path's own templates are filled with.
+
+    Raises:
+        ValueError: what the path compares is nested too deeply.
     """
     found = [tree]
     for step in _steps(path):

@@ -122,14 +122,21 @@ def fill_text(template: str, fields: Fields) -> object:
 
 
 def plain(value: object) -> str:
-    """A value within a text."""
-    match value:
-        case None | Left.OUT:
-            return ""
-        case list():
-            return ", ".join(plain(each) for each in value)
-        case _:
-            return str(value)
+    """A value within a text.
+
+    Raises:
+        ValueError: it is nested too deeply.
+    """
+    try:
+        match value:
+            case None | Left.OUT:
+                return ""
+            case list():
+                return ", ".join(plain(each) for each in value)
+            case _:
+                return str(value)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> str:

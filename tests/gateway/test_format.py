@@ -136,6 +136,16 @@ def test_no_html_takes_long_to_read(piece: str, end: str) -> None:
 
 # Paths and conditions.
 
+
+@pytest.mark.parametrize("condition", [{"path": "kind", "contains": "x"}, {"path": "all.[kind=x]"}])
+def test_what_is_nested_too_deeply_to_be_compared_cannot_be_read(condition: dict[str, str]) -> None:
+    """An answer that came after the message was sent, and may not be taken for a fault."""
+    deep = "[" * 600 + "]" * 600
+    answered = Answer(200, None, f'{{"kind": {deep}, "all": [{{"kind": {deep}}}]}}', whole=True)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        holds(Condition(**condition), answered, {})
+
+
 TREE = {
     "a": {"b": [{"id": 1, "of": {"n": "x"}}, {"id": 2, "of": {"n": "xy"}, "on": True}]},
     "count": 0,
