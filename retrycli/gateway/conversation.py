@@ -270,13 +270,15 @@ def _of_refusals(
 ) -> Outcome:
     """What comes of a mail that was refused for some or all of its recipients; who was accepted has it."""
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}
+    if sent is not None and (for_want_of_log_in := by_kind.pop(OutcomeKind.UNAUTHORIZED, None)):
+        # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
+        by_kind.setdefault(OutcomeKind.PERMANENT, for_want_of_log_in)
     kind = next(each for each in WORST_FIRST if each in by_kind)
     text = "; ".join(f"RCPT {address.spec}: {reply}" for address, reply in refused)
     if sent is None:
         return Outcome(kind, by_kind[kind].code, text)
     return Outcome(
-        # What was taken for some is refused to the others for their own sake, and not for want of a log-in.
-        OutcomeKind.PERMANENT if kind is OutcomeKind.UNAUTHORIZED else kind,
+        kind,
         by_kind[kind].code,
         f"{text}; all others have it",
         delivered_to=tuple(each.spec for each in accepted),
