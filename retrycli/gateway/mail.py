@@ -164,8 +164,11 @@ def _addresses(them: Sequence[Address]) -> str:
 
 
 def _phrase(name: str) -> str:
-    """A name as a quoted string, or as encoded words where it has to be one of these (RFC 2047, section 5)."""
-    if name.isascii() and "=?" not in name:
+    """A name as a quoted string, or as encoded words where it has to be these (RFC 2047, section 5).
+
+    A long one has to, for these go on in the next line: none may have more than 998 octets (RFC 5322, section 2.1.1).
+    """
+    if name.isascii() and "=?" not in name and len(name) <= LINE:
         return '"' + re.sub(r'(["\\])', r"\\\1", name) + '"'
     return _encoded_words(name, "From")
 

@@ -7,6 +7,8 @@ import re
 import tracemalloc
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from email import message_from_bytes
+from email.header import decode_header, make_header
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +152,14 @@ def test_a_name_can_not_become_another_address() -> None:
         taken = sent(recipient_email=name)
         assert [each.addr_spec for each in taken.parsed["To"].addresses] == ["anna@example.com"]
         assert taken.parsed["X"] is None
+
+
+@pytest.mark.parametrize("name", ["A" * 960, "Anna " * 190 + "A"])
+def test_a_name_may_be_longer_than_a_line(name: str) -> None:
+    taken = sent(recipient_email=f"{name} <anna@example.com>")
+    assert max(map(len, taken.raw.split(b"\r\n"))) <= 100
+    header = message_from_bytes(taken.raw)["To"]
+    assert str(make_header(decode_header(header))) == f"{name} <anna@example.com>"
 
 
 def test_the_same_mail_is_the_same_each_time() -> None:
