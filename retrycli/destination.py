@@ -15,6 +15,8 @@ from retrycli.ports import PassRules
 FORBIDDEN = 403
 FORBIDDEN_LIMIT = 3
 """403 in a row that so many tickets get are about us and not about the messages."""
+DOUBTFUL_AT_MOST = 100
+"""So many 403 of two tickets are not written down yet: were the pass killed, they would all be unknown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +83,7 @@ class Destination:
             self._doubtful.append(attempt)
             if len({str(each.queued.ticket_id) for each in self._doubtful}) == FORBIDDEN_LIMIT:
                 self._refuse(f"HTTP {FORBIDDEN} for {FORBIDDEN_LIMIT} tickets in a row")
+            if self._refused or len(self._doubtful) == DOUBTFUL_AT_MOST:
                 judged += self.judge_doubtful()
         return judged
 

@@ -40,7 +40,8 @@ async def in_net(delivery: Awaitable[Outcome], message_id: int, flight: Flight) 
         if flight.landed is not None:
             return replace(flight.landed, error=f"delivered, and then {said}")
         unsure = flight.in_flight or flight.answered
-        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.INVALID, error=said)
+        # Not INVALID: a fault that all messages meet would give them all up at once, and not wait until it is mended.
+        return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=said)
 
 
 def _named(fault: Exception) -> str:

@@ -76,7 +76,7 @@ def assert_told(told: pytest.LogCaptureFixture, outcome: Outcome, kind: OutcomeK
 
 
 def test_a_fault_before_a_message_is_sent(told: pytest.LogCaptureFixture) -> None:
-    assert_told(told, by_http(NOWHERE, sleep=fault), OutcomeKind.INVALID)
+    assert_told(told, by_http(NOWHERE, sleep=fault), OutcomeKind.TRANSIENT)
 
 
 def test_a_fault_as_an_answer_is_read(told: pytest.LogCaptureFixture) -> None:
@@ -104,7 +104,7 @@ def test_a_fault_after_the_delivery(told: pytest.LogCaptureFixture, tmp_path: Pa
 
 def test_a_fault_before_a_mail_is_sent(told: pytest.LogCaptureFixture) -> None:
     with MailServer() as server:
-        assert_told(told, by_smtp(server.url, now=fault), OutcomeKind.INVALID)
+        assert_told(told, by_smtp(server.url, now=fault), OutcomeKind.TRANSIENT)
         assert server.mails == []
 
 

@@ -564,6 +564,19 @@ def test_403_for_one_ticket_are_about_its_messages_however_many(stage: Stage) ->
     assert (summary.sent, summary.escalated) == (3, 6)
 
 
+def test_no_more_than_a_hundred_403_are_held_back(stage: Stage) -> None:
+    stage.add(*range(1, 122))
+    stage.sql("UPDATE pending_messages SET ticket_id = 7")
+    seen: list[int] = []
+
+    def answer(_: QueuedMessage) -> Outcome:
+        seen.append(len(stage.states()) - sum(each != "escalated" for each in stage.states().values()))
+        return FORBIDDEN
+
+    assert stage.run(answer, ONE_BY_ONE).escalated == 121
+    assert seen[:101] == [0] * 100 + [100]
+
+
 def test_two_403_before_an_answer_of_another_kind_are_about_their_messages(stage: Stage) -> None:
     stage.add(*range(1, 10))
     summary = stage.run({1: FORBIDDEN, 2: FORBIDDEN}, ONE_BY_ONE)
