@@ -84,6 +84,15 @@ def word(value: Status | MessageType) -> ColumnElement[str]:
     return literal_column(f"'{value.value}'")
 
 
+def status_of(database: Database) -> ColumnElement[str]:
+    """A message's status: ``failed`` wherever SQL takes it for that.
+
+    Python would not: a column may be one that is compared in any case, or that fills its words up with blanks.
+    """
+    status = database.messages.c.status
+    return case((status == word(Status.FAILED), word(Status.FAILED)), else_=status).label("status")
+
+
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
     """Conditions that lead no planner to an index: for rows that are looked up by their ids, a few hundred at a time.
 
@@ -107,7 +116,7 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
     m = database.messages.c
     own = (queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at, queue.c.acknowledged_by)
     statement = (
-        select(m.id, m.status, *own)
+        select(m.id, status_of(database), *own)
         .join_from(database.messages, queue, queue.c.message_id == m.id, isouter=True)
         .where(m.id.in_(ids))
     )

@@ -15,7 +15,7 @@ from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, St
 from retrycli.outcome import LAPSED
 from retrycli.policy import Settled, Transition
 from retrycli.schema import MOST, attempts, queue
-from retrycli.store.application import queued_of, row_by_row, rows_of, standings, word, write_messages
+from retrycli.store.application import queued_of, row_by_row, rows_of, standings, status_of, word, write_messages
 from retrycli.store.connecting import UNREAD
 from retrycli.store.recording import (
     HELD_OF_THESE,
@@ -244,7 +244,7 @@ class Claims:
         """Messages of a claim, with the application's status."""
         m = self._database.messages.c
         return (
-            select(queue.c.message_id, m.status)
+            select(queue.c.message_id, status_of(self._database))
             .join_from(queue, self._database.messages, m.id == queue.c.message_id)
             .where(*HELD_OF_THESE)
             .with_for_update()

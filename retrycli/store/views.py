@@ -30,7 +30,7 @@ from sqlalchemy import (
 from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
-from retrycli.store.application import addresses, all_but_the_body, row_by_row, word
+from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 
 if TYPE_CHECKING:
@@ -221,7 +221,8 @@ class Views:
             NoSuchMessage: there is no row with that id.
         """
         m = self._database.messages
-        columns = list(m.c) if body else all_but_the_body(self._database)
+        texts = m.c if body else all_but_the_body(self._database)
+        columns = [status_of(self._database) if each.name == "status" else each for each in texts]
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
         by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:

@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import Column, DateTime, MetaData, Table, Text
+from sqlalchemy import CHAR, Column, DateTime, MetaData, String, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
@@ -23,6 +23,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, delivery_key
+from retrycli.store.views import Views
 from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, is_sqlite, naive, opened
 from tests.store.conftest import Factory, in_every_mode
@@ -928,6 +929,24 @@ def test_what_waits_or_is_escalated_is_not_taken_over(
     assert claims.take_over_lapsed(OTHER, NOON + 1000 * HOUR, 10) == []
 
 
+# Whether a message is failed.
+
+
+def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_path: Path) -> None:
+    """Also where Python does not: it would be sent by every pass."""
+    kind = CHAR(12).with_variant(String(collation="NOCASE"), "sqlite")
+    with application_with(engine, tmp_path, Column("status", kind)) as made:
+        made.add(status="FAILED" if is_sqlite(made.url) else "failed")
+        with opened(made) as database:
+            assert Views(database).message(1).row["status"] == "failed"
+            enrol(database, [1])
+            claims = Claims(database)
+            claims.claim_one(PASS, 1, NOON)
+            begin(claims, [1])
+            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == set()
+        assert made.row(1)["status"].rstrip() == "sent"
+
+
 # When a message was sent.
 
 
@@ -937,12 +956,12 @@ def as_text(time: datetime) -> str:
 
 
 @contextmanager
-def application_with(engine: Factory, folder: Path, sent_at: TypeEngine[Any]) -> Iterator[Application]:
-    """An application whose ``sent_at`` is of a certain type."""
+def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iterator[Application]:
+    """An application one of whose columns is of a certain kind."""
 
     def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
         table = bare_table(metadata, name, schema_name)
-        table.append_column(Column("sent_at", sent_at))
+        table.append_column(column, replace_existing=True)
         return table
 
     with engine(folder, None) as url:
@@ -962,7 +981,7 @@ def test_sent_at_is_written_as_its_column_holds_times(
 ) -> None:
     """In UTC; as text in one form, whole seconds or not, so that it sorts."""
     at = ANSWERED_AT.replace(microsecond=0) if whole else ANSWERED_AT
-    with application_with(engine, tmp_path, sent_at) as made:
+    with application_with(engine, tmp_path, Column("sent_at", sent_at)) as made:
         made.add()
         with opened(made) as database:
             claims = send(database, [1])
