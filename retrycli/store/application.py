@@ -13,10 +13,12 @@ from sqlalchemy import (
     ColumnElement,
     DateTime,
     Integer,
+    String,
     Text,
     and_,
     bindparam,
     case,
+    cast,
     func,
     literal,
     literal_column,
@@ -143,19 +145,20 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
         for each in settled
         if each.transition.kind is TransitionKind.DELIVERED
     ]
-    _mark_sent(database.messages, _type_of_sent_at(database)).execute(connection, delivered)
+    no_error = None if database.takes_null("last_error") else ""
+    _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
         {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
         for each in settled
         if each.transition.last_error is not None or each.transition.retry_count is not None
     ]
-    _note_failures(database.messages).execute(connection, failed)
+    _note_failures(database.messages, database.type_of("last_error")).execute(connection, failed)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> None:
     """Mark messages as rejected, each with its last error."""
     rows = [{"id": each, "last_error": error} for each, error in errors.items()]
-    _reject(database.messages).execute(connection, rows)
+    _reject(database.messages, database.type_of("last_error")).execute(connection, rows)
 
 
 def give_all_tries_back(database: Database, connection: Connection, ids: Collection[int]) -> None:
@@ -181,34 +184,42 @@ def _no_tries(messages: TableClause) -> Update:
 
 
 @lru_cache
-def _reject(messages: TableClause) -> ForEach:
+def _reject(messages: TableClause, kind: TypeEngine[Any]) -> ForEach:
     def reject(of: Values) -> Update:
-        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=of["last_error"])
+        error = _cut(of["last_error"], kind)
+        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
 
     return ForEach(reject, id=BigInteger(), last_error=Text())
 
 
 @lru_cache
-def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None) -> ForEach:
+def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> ForEach:
     when = {} if sent_at is None else {"sent_at": sent_at}
 
     def mark(of: Values) -> Update:
-        values = {"status": Status.SENT.value, "last_error": None} | {name: of[name] for name in when}
+        values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
         return _failed_one(messages, of["id"]).values(values)
 
     return ForEach(mark, id=BigInteger(), **when)
 
 
 @lru_cache
-def _note_failures(messages: TableClause) -> ForEach:
+def _note_failures(messages: TableClause, kind: TypeEngine[Any]) -> ForEach:
     """A message's error and its tries; what there is nothing new of stays as it is."""
     m = messages.c
 
     def note(of: Values) -> Update:
-        error, tries = func.coalesce(of["last_error"], m.last_error), func.coalesce(of["retry_count"], m.retry_count)
+        error = func.coalesce(_cut(of["last_error"], kind), m.last_error)
+        tries = func.coalesce(of["retry_count"], m.retry_count)
         return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
 
     return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
+
+
+def _cut(text: ColumnElement[str], kind: TypeEngine[Any]) -> ColumnElement[str]:
+    """A text that a column takes: a server cuts what is cast to its length, and refuses what is longer."""
+    length = kind.length if isinstance(kind, String) else None
+    return text if length is None else cast(text, String(length))
 
 
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from sqlalchemy import Connection, RootTransaction, TableClause
+    from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
 
 UPGRADING = Lock()
@@ -162,7 +163,7 @@ class Database:
         Raises:
             SchemaMismatch: the table, or a column that retrycli needs, is not there.
         """
-        columns = self._column_types
+        columns = self._columns
         missing = [name for name in REQUIRED_COLUMNS if name not in columns]
         if missing:
             raise SchemaMismatch(
@@ -187,10 +188,14 @@ class Database:
 
     def type_of(self, name: str) -> TypeEngine[Any]:
         """The type of a column of the application's table."""
-        return self._column_types[name]
+        return self._columns[name]["type"]
+
+    def takes_null(self, name: str) -> bool:
+        """Whether a column of the application's table may be null."""
+        return self._columns[name]["nullable"]
 
     @cached_property
-    def _column_types(self) -> dict[str, TypeEngine[Any]]:
+    def _columns(self) -> dict[str, ReflectedColumn]:
         schema_name, _, name = self._table.rpartition(".")
         with self.read() as connection:
             try:
@@ -199,7 +204,7 @@ class Database:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
                 ) from None
-            return {each["name"]: each["type"] for each in columns}
+            return {each["name"]: each for each in columns}
 
     def ensure_tables(self, *, upgrade: bool) -> None:
         """Make retrycli's own tables where there are none, and upgrade old ones if asked to.

@@ -15,11 +15,13 @@ from sqlalchemy import CHAR, Column, DateTime, MetaData, String, Table, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
+from retrycli.acts import Act, ActKind
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
+from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, delivery_key
@@ -945,6 +947,35 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
             begin(claims, [1])
             assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == set()
         assert made.row(1)["status"].rstrip() == "sent"
+
+
+# What last_error takes.
+
+
+def test_where_there_must_be_an_error_it_is_empty_when_a_message_is_sent(engine: Factory, tmp_path: Path) -> None:
+    """As in a table of Django's."""
+    with application_with(engine, tmp_path, Column("last_error", Text, nullable=False)) as made:
+        made.add_all([{}, {}])
+        with opened(made) as database:
+            delivered = settled(1, Transition.delivered(), DELIVERED)
+            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT) == set()
+        assert {each: row["last_error"] for each, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
+
+
+@pytest.mark.parametrize("kind", [String(12), CHAR(12)], ids=["varchar", "char"])
+def test_an_error_that_its_column_is_too_short_for_is_cut(
+    engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
+) -> None:
+    """A server would refuse it; a file, which takes it, keeps it whole."""
+    long = Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 422: ü and so on")
+    with application_with(engine, tmp_path, Column("last_error", kind)) as made:
+        made.add_all([{}, {}])
+        with opened(made) as database:
+            send(database, [1]).record(PASS, [settled(1, long)], ANSWERED_AT)
+            Acts(database).perform(ActKind.REJECTED, {2: Act.rejected("no", by="somebody", at=NOON)})
+        written = [row["last_error"] for row in made.rows().values()]
+        whole = ["HTTP 422: ü and so on", "Rejected by somebody: no"]
+        assert written == (whole if is_sqlite(made.url) else [each[:12] for each in whole])
 
 
 # When a message was sent.
