@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import column, exc, func, inspect, select
+from sqlalchemy import Float, Integer, Numeric, column, exc, func, inspect, select
 from sqlalchemy import table as table_clause
 
 from retrycli import schema
@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
+
+NUMBERS = (Integer, Numeric, Float)
+"""Types of a server's columns; what a file's columns are declared as says little."""
 
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
@@ -161,7 +164,8 @@ class Database:
         """The application's table as it is, with all its columns, untyped.
 
         Raises:
-            SchemaMismatch: the table, or a column that retrycli needs, is not there.
+            SchemaMismatch: the table, or a column that retrycli needs, is not there, or a column can't hold what it is
+                to hold.
         """
         columns = self._columns
         missing = [name for name in REQUIRED_COLUMNS if name not in columns]
@@ -169,6 +173,10 @@ class Database:
             raise SchemaMismatch(
                 f"{self._table} in {self.place} has no column {', '.join(missing)}; "
                 f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
+            )
+        if not self.is_sqlite and "sent_at" in columns and isinstance(self.type_of("sent_at"), NUMBERS):
+            raise SchemaMismatch(
+                f"{self._table} in {self.place} has a column sent_at that holds numbers; make it one of times"
             )
         schema_name, _, name = self._table.rpartition(".")
         return table_clause(name, *map(column, columns), schema=schema_name or None)
