@@ -10,7 +10,7 @@
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or what a setting names, is wrong
-        ├── SchemaMismatch    78   the application's table lacks what retrycli needs
+        ├── SchemaMismatch    78   the application's table is not what retrycli needs
         └── LockUnusable      78   the lock file can't be made
 
 The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring agents know.
@@ -73,7 +73,7 @@ class ConfigurationError(RetrycliError):
 
 
 class SchemaMismatch(ConfigurationError):
-    """The application's table, or a column of it, is not there."""
+    """The application's table, or a column of it, is not there, or does not take what is to be written."""
 
 
 class LockUnusable(ConfigurationError):

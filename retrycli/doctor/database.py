@@ -64,7 +64,7 @@ def index(case: Case, database: Database) -> Iterator[Finding]:
 
 def writing(case: Case, database: Database) -> Iterator[Finding]:
     """Whether the database takes changes, and by which journal."""
-    check_writable(database)
+    check_writable(database, case.now())
     if not database.is_sqlite:
         yield well("writing", "the database takes changes")
     elif (mode := journal_mode(database)) == "wal":

@@ -7,12 +7,21 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import false, update
+from sqlalchemy import exc, select
 
-from retrycli.errors import DatabaseUnavailable
+from retrycli.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.message import EscalationReason, Status
+from retrycli.outcome import ERROR_LENGTH
+from retrycli.policy import Settled, Transition, exhausted
+from retrycli.schema import queue
+from retrycli.store.application import row_by_row, status_of, word, write_messages
+from retrycli.store.enrolment import START
+from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from sqlalchemy import Connection, Select
 
     from retrycli.store.database import Database
 
@@ -48,31 +57,66 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
     return ahead
 
 
-WRITTEN = ("status", "retry_count", "last_error", "sent_at")
-"""What a pass writes of a message."""
-
-
 ROOM = 4 * 1024 * 1024
 """So many bytes must be free where a SQLite file is: as many as its write-ahead log grows by until it is copied into
 the file. With less, an attempt might still be written down before its request goes out, and what came of it no more."""
 
 
-def check_writable(database: Database) -> None:
-    """Change no message, as a pass would change one: that takes the right to write, and, of a file, its write lock.
+def check_writable(database: Database, now: datetime) -> None:
+    """Write into a message what a pass writes, and take it back: what came of one that was sent must be written down.
 
-    A change of nothing is written nowhere, so whether there is room for changes is asked apart.
+    What is taken back is written nowhere, so whether there is room for changes is asked apart.
 
     Raises:
-        DatabaseUnavailable: there is no getting it.
-        SchemaMismatch: the application's table is not as needed.
+        DatabaseUnavailable: there is no getting the right to write or, of a file, its write lock.
+        SchemaMismatch: the application's table is not as needed, or refuses what is written.
     """
-    messages = database.messages
-    as_they_are = {name: messages.c[name] for name in WRITTEN if name in messages.c}
-    nothing = update(messages).where(false()).values(as_they_are)
     with database.nothing_kept(), database.write() as connection:
-        connection.execute(nothing)
+        there = database.revision() is not None
+        message_id = connection.execute(_some_message(database)).scalar() if there else None
+        try:
+            _rehearse(database, connection, START if message_id is None else message_id, now)
+        except (exc.DataError, exc.IntegrityError, exc.ProgrammingError) as error:
+            if message_id is None or sqlstate(error) == INSUFFICIENT_PRIVILEGE:
+                raise
+            raise _refused(database, message_id, in_words(error)) from without_details(error)
+        except exc.OperationalError as error:
+            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+                raise
     if database.file is not None:
         _check_room(database.file)
+
+
+def _some_message(database: Database) -> Select[int]:
+    """A failed message of the queue: the last that is to be sent, or one in a person's hands where none is."""
+    m = database.messages.c
+    by_their_index = [queue.c[name].desc() for name in ("state", "next_attempt_at", "message_id")]
+    return (
+        select(m.id)
+        .join_from(queue, database.messages, m.id == queue.c.message_id)
+        .where(row_by_row(m.status == word(Status.FAILED)))
+        .order_by(*by_their_index)
+        .limit(1)
+    )
+
+
+def _rehearse(database: Database, connection: Connection, message_id: int, now: datetime) -> None:
+    """Write that a message has failed, and that it was sent; one that somebody has locked is not waited for."""
+    m = database.messages.c
+    this = select(status_of(database)).where(m.id == message_id)
+    connection.execute(this.with_for_update(nowait=True))
+    error = exhausted(0, "x" * ERROR_LENGTH)
+    for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
+        write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
+    if connection.execute(this).scalar() == Status.FAILED:
+        raise _refused(database, message_id, "it stays as it is; has the table a policy or a trigger?")
+
+
+def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
+    return SchemaMismatch(
+        f"{database.messages.fullname} in {database.place} does not take what came of a message, tried with message "
+        f"{message_id} and taken back: {why}; let retrycli write status, retry_count, last_error and sent_at there"
+    )
 
 
 def _check_room(file: Path) -> None:

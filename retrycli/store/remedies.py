@@ -9,15 +9,18 @@ if TYPE_CHECKING:
 
 GONE = "the server was stopped or has failed; try again when it is up"
 IN_THE_WAY = "another transaction was in the way; try again"
+INSUFFICIENT_PRIVILEGE = "42501"
+LOCK_NOT_AVAILABLE = "55P03"
 BY_STATE = {
     "08": GONE,
     "23": "a constraint of the table forbids what retrycli writes there",
     "25006": "this server takes no changes, as a standby does; name the primary in database.url",
     "25P03": "the server ends transactions too soon; raise idle_in_transaction_session_timeout for this role",
     "40": IN_THE_WAY,
-    "42501": "its role lacks a right; the README names those that it needs (GRANT; of an index, to be the owner)",
+    INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "
+    "the owner)",
     "53100": "free some space on the server",
-    "55P03": "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
+    LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
     "57014": "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
     "57P": GONE,
 }
@@ -63,11 +66,16 @@ def without_details(error: DBAPIError) -> DBAPIError:
     return error
 
 
+def sqlstate(error: DBAPIError) -> str | None:
+    """PostgreSQL's code of an error; None where it has none."""
+    return getattr(error.orig, "sqlstate", None)
+
+
 def in_words(error: DBAPIError) -> str:
     """What a driver has to say, and the remedy where there is one. Of its lines only the first, as above."""
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
-    if state := getattr(cause, "sqlstate", None):
+    if state := sqlstate(error):
         found = (words for start, words in BY_STATE.items() if state.startswith(start))
     else:
         found = (words for sign, words in BY_TEXT.items() if sign in text)

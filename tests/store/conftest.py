@@ -9,10 +9,10 @@ from contextlib import AbstractContextManager, ExitStack, closing, contextmanage
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import Column, MetaData, Table, make_url
 
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -109,6 +109,21 @@ def bare_application(engine: Factory, tmp_path: Path) -> Iterator[Application]:
     """An application whose table has the required columns and no other."""
     with engine(tmp_path, None) as url:
         made = Application(url, kind=bare_table)
+        yield made
+        made.close()
+
+
+@contextmanager
+def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iterator[Application]:
+    """An application one of whose columns is of a certain kind."""
+
+    def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
+        table = bare_table(metadata, name, schema_name)
+        table.append_column(column, replace_existing=True)
+        return table
+
+    with engine(folder, None) as url:
+        made = Application(url, kind=kind)
         yield made
         made.close()
 

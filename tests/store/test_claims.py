@@ -11,7 +11,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import CHAR, BigInteger, Column, DateTime, Double, MetaData, String, Table, Text
+from sqlalchemy import CHAR, BigInteger, Column, DateTime, Double, String, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
@@ -27,8 +27,8 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, delivery_key
 from retrycli.store.views import Views
 from retrycli.turns import Turns
-from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, is_sqlite, naive, opened
-from tests.store.conftest import Factory, in_every_mode
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
+from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, attempt_rows, enrol, queue_rows
 
@@ -984,21 +984,6 @@ def test_an_error_that_its_column_is_too_short_for_is_cut(
 def as_text(time: datetime) -> str:
     """A time as SQLAlchemy and Django write it to SQLite."""
     return f"{time.astimezone(UTC):%Y-%m-%d %H:%M:%S.%f}"
-
-
-@contextmanager
-def application_with(engine: Factory, folder: Path, column: Column[Any]) -> Iterator[Application]:
-    """An application one of whose columns is of a certain kind."""
-
-    def kind(metadata: MetaData, name: str, schema_name: str | None) -> Table:
-        table = bare_table(metadata, name, schema_name)
-        table.append_column(column, replace_existing=True)
-        return table
-
-    with engine(folder, None) as url:
-        made = Application(url, kind=kind)
-        yield made
-        made.close()
 
 
 @pytest.mark.parametrize(

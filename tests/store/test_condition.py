@@ -7,15 +7,17 @@ import uuid
 from contextlib import closing
 from datetime import UTC, datetime, timedelta
 from itertools import cycle
+from pathlib import Path
 
 import pytest
-from sqlalchemy import make_url
+from sqlalchemy import CheckConstraint, Column, Text, make_url, text
 
-from retrycli.errors import DatabaseUnavailable
+from retrycli.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
-from tests.store.application import Application
-from tests.store.conftest import file_of, in_every_mode
+from tests.store.application import NOON, Application, opened
+from tests.store.conftest import Factory, application_with, file_of, in_every_mode
+from tests.store.own_tables import enrol, queue_rows
 
 
 @in_every_mode
@@ -26,7 +28,7 @@ def test_the_journal_mode_is_told_and_left_as_it_is(application: Application, da
     assert mode in {"delete", "wal"}
     assert journal_mode(database) == mode
     with application.watched() as changed:
-        check_writable(database)
+        check_writable(database, NOON)
     assert changed == {}
 
 
@@ -58,8 +60,8 @@ def test_a_database_that_another_writes_to_can_not_be_written(sqlite_application
     with closing(sqlite3.connect(file_of(sqlite_application.url))) as other:
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(DatabaseUnavailable, match="database is locked"):
-            check_writable(hasty)
-    check_writable(hasty)
+            check_writable(hasty, NOON)
+    check_writable(hasty, NOON)
     hasty.close()
 
 
@@ -74,9 +76,95 @@ def test_a_user_who_may_only_look_is_found_out(application: Application, databas
         readonly = Database(make_url(application.url).set(username=role).render_as_string(hide_password=False))
     try:
         with pytest.raises(DatabaseUnavailable, match=r"readonly database|permission denied"):
-            check_writable(readonly)
+            check_writable(readonly, NOON)
     finally:
         readonly.close()
         if not database.is_sqlite:
             application.sql(f"DROP OWNED BY {role}")
             application.sql(f"DROP ROLE {role}")
+
+
+# What a pass writes of a message is tried with one, and taken back.
+
+
+def test_nothing_is_left_of_what_is_tried(application: Application, database: Database) -> None:
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    before = queue_rows(database)
+    with application.watched() as changed:
+        check_writable(database, NOON)
+    assert (changed, queue_rows(database)) == ({}, before)
+    application.change(1, status="sent")  # it is not locked
+
+
+@pytest.mark.parametrize(
+    ("column", "check"), [("status", "status <> 'sent'"), ("last_error", "length(last_error) < 99")]
+)
+def test_what_a_constraint_forbids_is_told(engine: Factory, tmp_path: Path, column: str, check: str) -> None:
+    with application_with(engine, tmp_path, Column(column, Text, CheckConstraint(check))) as made:
+        made.add()
+        with opened(made) as database:
+            check_writable(database, NOON)  # the queue is empty
+            enrol(database, [1])
+            with pytest.raises(SchemaMismatch, match=r"(?i)message 1 .* check constraint"):
+                check_writable(database, NOON)
+
+
+RAISES = {
+    True: "CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(ABORT, 'never'); END",
+    False: "CREATE FUNCTION no() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE 'never'; END $$;"
+    "CREATE TRIGGER no BEFORE UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION no()",
+}
+SKIPS = {
+    True: "CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(IGNORE); END",
+    False: RAISES[False].replace("RAISE 'never'", "RETURN NULL"),
+}
+"""By whether it is SQLite."""
+
+
+@pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "it stays as it is")])
+def test_what_a_trigger_refuses_is_told(
+    application: Application, database: Database, trigger: dict[bool, str], told: str
+) -> None:
+    application.add()
+    enrol(database, [1])
+    application.sql(trigger[database.is_sqlite])
+    with pytest.raises(SchemaMismatch, match=f"message 1 .*{told}"):
+        check_writable(database, NOON)
+
+
+def test_a_column_that_takes_no_time_in_a_strict_table_is_named(sqlite_application: Application) -> None:
+    made = sqlite_application
+    columns = "id INTEGER PRIMARY KEY, ticket_id INT, message_type TEXT, subject TEXT, body TEXT, status TEXT"
+    made.sql("DROP TABLE pending_messages")
+    made.sql(f"CREATE TABLE pending_messages ({columns}, retry_count INT, last_error TEXT, sent_at INTEGER) STRICT")
+    made.sql("INSERT INTO pending_messages (id, ticket_id, status) VALUES (1, 1, 'failed')")
+    with opened(made) as database:
+        enrol(database, [1])
+        with pytest.raises(SchemaMismatch, match=r"TEXT value in INTEGER column pending_messages\.sent_at"):
+            check_writable(database, NOON)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_rows_that_a_policy_keeps_from_being_changed_are_told(application: Application, database: Database) -> None:
+    application.add()
+    enrol(database, [1])
+    role = f"reader_{uuid.uuid4().hex}"
+    application.sql(f"CREATE ROLE {role} LOGIN")
+    application.sql(f"GRANT ALL ON ALL TABLES IN SCHEMA public TO {role}")
+    application.sql("ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY")
+    application.sql("CREATE POLICY look ON pending_messages FOR SELECT USING (true)")
+    there = make_url(application.url).set(username=role).render_as_string(hide_password=False)
+    with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1 .*it stays as it is"):
+        check_writable(theirs, NOON)
+    application.sql(f"DROP OWNED BY {role}")
+    application.sql(f"DROP ROLE {role}")
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_row_that_the_application_holds_is_not_waited_for(application: Application, database: Database) -> None:
+    application.add()
+    enrol(database, [1])
+    with opened(application) as other, other.write() as held:
+        held.execute(text("SELECT 1 FROM pending_messages FOR UPDATE"))
+        check_writable(database, NOON)

@@ -24,6 +24,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, passes, queue
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
+from retrycli.store.condition import check_writable
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import ESCALATED, escalation_groups
@@ -290,6 +291,13 @@ def test_a_statement_finds_its_rows_by_an_index(big: Database, name: str) -> Non
     found = set().union(*taken.values())
     assert set(case.ways.split(", ")) <= found, taken
     assert found <= {*case.ways.split(", "), *case.but.split(", ")}, taken
+
+
+def test_a_message_that_is_tried_beforehand_is_found_by_an_index(big: Database) -> None:
+    with statements(big) as seen:
+        check_writable(big, NOON)
+    found = {sql: ways(big, sql, values) for sql, values in seen if "pending_messages" in sql}
+    assert set().union(*found.values()) == {"queue by due", "messages by its key"}, found
 
 
 def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:
