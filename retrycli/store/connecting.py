@@ -22,12 +22,13 @@ BUSY_SECONDS = 30
 
 AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
 BEGINNING = (
-    "BEGIN; SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
-    "SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
 )
 """What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
-the server dies a moment later, and times come as the driver can read them. All for this one only: behind a pooler the
-next may be in another's session. In one text, so that the server is waited for once."""
+the server dies a moment later, it sees what others have committed meanwhile, and times come as the driver can read
+them: also those that the calendar has in UTC alone. All for this one only: behind a pooler the next may be in another's
+session. In one text, so that the server is waited for once."""
 ON_ITS_OWN = {"on_its_own": True}
 """The option of a connection that begins no transactions."""
 UNREAD = {"unread": True}

@@ -14,7 +14,8 @@ LOCK_NOT_AVAILABLE = "55P03"
 BY_STATE = {
     "08": GONE,
     "23": "a constraint of the table forbids what retrycli writes there",
-    "25006": "this server takes no changes, as a standby does; name the primary in database.url",
+    "25006": "this server takes no changes; name the primary in database.url where it is a standby, or see to "
+    "default_transaction_read_only",
     "25P03": "the server ends transactions too soon; raise idle_in_transaction_session_timeout for this role",
     "40": IN_THE_WAY,
     INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from contextlib import closing, contextmanager
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -147,6 +147,21 @@ def test_a_database_without_an_encoding_is_refused_until_one_is_named() -> None:
             database.revision()
         with opened(with_query(url, client_encoding="utf8")) as database, database.read() as connection:
             assert connection.execute(text("SELECT 'Grüße, 中'")).scalar() == "Grüße, 中"
+
+
+def test_the_calendars_first_and_last_times_are_read_wherever_the_server_is(url: str) -> None:
+    times = text("SELECT TIMESTAMPTZ '0001-01-01 00:00+00', TIMESTAMPTZ '9999-12-31 23:59:59+00'")
+    for zone in ("America/New_York", "Pacific/Auckland"):
+        with opened(with_query(url, options=f"-c timezone={zone}")) as database, database.read() as connection:
+            found = [each.astimezone(UTC).replace(tzinfo=None) for each in connection.execute(times).one()]
+        assert found == [datetime.min, datetime.max.replace(microsecond=0)]  # noqa: DTZ901
+
+
+def test_what_others_have_committed_is_seen_whatever_the_server_isolates(url: str) -> None:
+    """Or of two hosts that change the same row one would fail."""
+    strict = with_query(url, options="-c default_transaction_isolation=serializable")
+    with opened(strict) as database, database.write() as connection:
+        assert connection.execute(text("SHOW transaction_isolation")).scalar() == "read committed"
 
 
 def test_times_are_read_whatever_the_server_writes_them_like(url: str) -> None:
