@@ -235,6 +235,9 @@ def retry_count(value: object) -> int:
     return count
 
 
+TICKET_LENGTH = 255
+"""The longest ``ticket_id`` in characters: PostgreSQL's index of the tickets takes no text of any length."""
+
 LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
 
 
@@ -268,6 +271,8 @@ def _whole_number(column: str, value: object) -> int:
 def _ticket_id(value: object) -> int | str:
     if value is None or (isinstance(value, str) and not value.strip()):
         raise InvalidMessage("ticket_id is missing")
+    if isinstance(value, str) and len(value) > TICKET_LENGTH:
+        raise InvalidMessage(f"ticket_id has {len(value):,} characters, and can't have more than {TICKET_LENGTH}")
     if isinstance(value, int | str) and not isinstance(value, bool):
         return value
     raise InvalidMessage("ticket_id is no number or text")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, delete, insert, or_, select
 
 from retrycli.fingerprint import fingerprint
-from retrycli.message import Message, Span, State, Status, UnusableMessage
+from retrycli.message import TICKET_LENGTH, Message, Span, State, Status, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
@@ -137,7 +137,7 @@ class Enrolment:
                 "escalated_at": now if settled.transition.reason else None,
                 "escalation_reason": settled.transition.reason,
                 "fingerprint": fingerprint(settled) if settled.transition.reason else None,
-                "ticket": str(ticket_id).encode(errors="backslashreplace").decode(),
+                "ticket": str(ticket_id).encode(errors="backslashreplace").decode()[:TICKET_LENGTH],
             }
             for settled, first_failed_at, ticket_id in entries
         ]

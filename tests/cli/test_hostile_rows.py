@@ -9,6 +9,7 @@ import json
 import re
 from dataclasses import dataclass, replace
 from datetime import timedelta
+from random import Random
 from typing import TYPE_CHECKING
 
 import pytest
@@ -66,6 +67,7 @@ UNUSABLE: dict[int, tuple[Row, str]] = {
     34: ({"retry_count": -(2**63)}, "retry_count is -9223372036854775808"),
     35: ({"attachments": '{"a": 1}'}, "attachments is no JSON list"),
     36: ({"created_at": "infinity"}, "created_at is no date: 'infinity'"),
+    37: ({"ticket_id": Random(0).randbytes(4_000).hex()}, "ticket_id has 8,000 characters"),  # they can't be compressed
 }
 ONLY_SQLITE: dict[int, tuple[Row, str]] = {
     40: ({"body": b"\xff\x00"}, "body is not text"),

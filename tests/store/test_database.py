@@ -9,6 +9,7 @@ import sys
 from contextlib import ExitStack, closing
 from functools import partial
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -17,7 +18,7 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import MetaData, Update, insert, inspect, select, update
+from sqlalchemy import Column, MetaData, Text, Update, insert, inspect, select, update
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
@@ -30,7 +31,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Filter, Views
 from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
-from tests.store.conftest import Factory, file_of, in_every_mode
+from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
 
 if TYPE_CHECKING:
@@ -496,6 +497,21 @@ def test_an_upgrade_tells_the_queue_the_tickets_of_what_it_has(application: Appl
     application.sql("DELETE FROM pending_messages WHERE id = 2")
     database.ensure_tables(upgrade=True)
     assert {each: row["ticket"] for each, row in queue_rows(database).items()} == {1: str(TICKET), 2: None}
+
+
+def test_of_a_ticket_that_an_index_can_not_take_the_queue_has_the_beginning(engine: Factory, tmp_path: Path) -> None:
+    """Also after an upgrade. Its characters are such as can't be compressed."""
+    long = Random(0).randbytes(4_000).hex()
+    with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
+        made.add(ticket_id=long)
+        Enrolment(database).enrol([(Settled(1, Transition.invalid("too long")), NOON, long)], NOON)
+        assert queue_rows(database)[1]["ticket"] == long[:255]
+        config = alembic()
+        with database.write() as connection:
+            config.attributes["connection"] = connection
+            command.downgrade(config, "0002")
+        database.ensure_tables(upgrade=True)
+        assert queue_rows(database)[1]["ticket"] == long[:255]
 
 
 def test_the_newest_revision_is_the_one_that_the_schema_names() -> None:

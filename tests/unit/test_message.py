@@ -122,7 +122,7 @@ def test_each_message_type_is_known(each: MessageType) -> None:
     assert Message.from_row(row(message_type=str(each))).message_type is each
 
 
-@pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0"])
+@pytest.mark.parametrize("ticket", [12345, 0, "T-2025/17", "0", "ü" * 255])
 def test_a_ticket_id_is_a_number_or_text_and_stays_what_it_is(ticket: int | str) -> None:
     kept = Message.from_row(row(ticket_id=ticket)).ticket_id
     assert (kept, type(kept)) == (ticket, type(ticket))
@@ -202,6 +202,7 @@ def test_json_that_is_no_list_is_named(column: str, value: object) -> None:
         ("subject", 5, "subject is not text"),
         ("ticket_id", None, "ticket_id is missing"),
         ("ticket_id", "", "ticket_id is missing"),
+        ("ticket_id", "ü" * 256, "ticket_id has 256 characters, and can't have more than 255"),
         ("ticket_id", b"12345", "ticket_id is no number or text"),
         ("ticket_id", 12345.0, "ticket_id is no number or text"),
         ("id", None, "id is no whole number: None"),
