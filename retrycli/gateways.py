@@ -37,8 +37,8 @@ class OneGateway(Section):
 
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
-    base_url: str | None = Field(
-        None, description="where the ticketing API is; for smtp smtp://HOST:587 or smtps://HOST:465"
+    base_url: str | None = Field(  # a breaker is kept under it, in a column of this length
+        None, max_length=255, description="where the ticketing API is; for smtp smtp://HOST:587 or smtps://HOST:465"
     )
     auth: Literal["none", "bearer", "basic", "login"] | None = Field(
         None, description="none, bearer, basic or login; by default as the preset does it"

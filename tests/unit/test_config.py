@@ -574,6 +574,7 @@ def test_a_base_url_is_kept_without_its_last_slash(url: str, kept: str) -> None:
         ("https://ann@tickets.example.com", "gateway.password_file"),
         ("https://tickets.example.com/api?key=1", "ends with its path"),
         ("https://tickets.example.com/api#top", "ends with its path"),
+        (f"https://tickets.example.com/{'a' * 228}", "at most 255 characters"),
     ],
 )
 def test_a_base_url_that_can_not_be_built_upon_is_refused_with_what_to_do(url: str, said: str) -> None:
