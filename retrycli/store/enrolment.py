@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, delete, insert, or_, select
+from sqlalchemy import ColumnElement, Select, delete, insert, select
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import TICKET_LENGTH, Message, Span, State, Status, UnusableMessage
@@ -158,7 +158,7 @@ class Enrolment:
         gone = (
             select(queue.c.message_id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(or_(m.id.is_(None), m.status != word(Status.FAILED)))
+            .where(m.status.is_distinct_from(word(Status.FAILED)))  # it is null where there is no row
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )

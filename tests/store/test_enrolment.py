@@ -5,10 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import timedelta
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import Column, Text
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import EscalationReason, Message, MessageType, Span, State, UnusableMessage
@@ -17,6 +19,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment, delivery_key
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.conftest import Factory, application_with
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
 
@@ -341,6 +344,15 @@ def test_a_failed_message_stays(
     put(database, 1, state)
     assert enrolment.retire(ALL) == 0
     assert queue_rows(database).keys() == {1}
+
+
+def test_a_message_whose_status_is_emptied_leaves_the_queue(engine: Factory, tmp_path: Path) -> None:
+    with application_with(engine, tmp_path, Column("status", Text)) as made, opened(made) as database:
+        made.add_all([{}, {}])
+        enrol(database, [1, 2])
+        made.change(1, status=None)
+        assert Enrolment(database).retire(ALL) == 1
+        assert queue_rows(database).keys() == {2}
 
 
 def test_only_messages_in_the_span_are_retired(
