@@ -110,7 +110,9 @@ def _require_letters(connection: PsycopgConnection, _record: object) -> None:
 
 def _sqlite(url: URL, patience: int) -> Engine:
     waits = {} if "timeout" in url.query else {"timeout": patience}
-    engine = create_engine(url, connect_args=waits, hide_parameters=True)
+    # The application's own driver may be an asynchronous one; what only SQLCipher can read is left to it.
+    driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite")
+    engine = create_engine(driver, connect_args=waits, hide_parameters=True)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

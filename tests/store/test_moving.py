@@ -38,6 +38,7 @@ def spellings(url: str, folder: Path) -> Iterator[str]:
     if url.startswith("sqlite"):
         path = Path(file_of(url))
         yield f"sqlite:///{os.path.relpath(path)}"
+        yield f"sqlite+aiosqlite:///{path}"
         yield f"sqlite:///file:{path}?uri=true&mode=rw"
         (folder / "symbolic").symlink_to(path)
         yield f"sqlite:///{folder / 'symbolic'}"
@@ -45,7 +46,7 @@ def spellings(url: str, folder: Path) -> Iterator[str]:
         yield f"sqlite:///{folder / 'hard'}"
     else:
         known = make_url(url).update_query_dict({"application_name": "another", "connect_timeout": "9"})
-        yield known.set(drivername="postgresql").render_as_string(hide_password=False)
+        yield known.set(drivername="postgresql+asyncpg").render_as_string(hide_password=False)
 
 
 def test_one_database_is_one_however_it_is_written(application: Application, tmp_path: Path) -> None:
