@@ -8,7 +8,7 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Float, Integer, Numeric, column, exc, func, inspect, select
+from sqlalchemy import Float, Integer, Numeric, String, TypeDecorator, Uuid, column, exc, func, inspect, select
 from sqlalchemy import table as table_clause
 
 from retrycli import schema
@@ -26,20 +26,40 @@ from retrycli.store.connecting import (
 from retrycli.store.remedies import in_words, without_details
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
+    from decimal import Decimal
 
-    from sqlalchemy import Connection, RootTransaction, TableClause
+    from sqlalchemy import Connection, Dialect, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
 
-NUMBERS = (Integer, Numeric, Float)
-"""Types of a server's columns; what a file's columns are declared as says little."""
+UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
+    "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
+    "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
+}
+"""Types that a server's columns can't be of; what a file's columns are declared as says little."""
+BEYOND = 2**63
+"""The first number that is too large for a whole one of a database's."""
+WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
 
 UPGRADING = Lock()
 """Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
 
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
+
+
+class _Whole(TypeDecorator[Any]):
+    """A number that may have a fraction, and is whole where it has none."""
+
+    impl = Numeric
+    cache_ok = True
+
+    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
+        """Give back a whole number where it is one."""
+        if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
+            return value
+        return int(value)
 
 
 class Database:
@@ -161,7 +181,7 @@ class Database:
 
     @cached_property
     def messages(self) -> TableClause:
-        """The application's table as it is, with all its columns, untyped.
+        """The application's table as it is, with all its columns, untyped but for what is to be read as another type.
 
         Raises:
             SchemaMismatch: the table, or a column that retrycli needs, is not there, or a column can't hold what it is
@@ -174,12 +194,20 @@ class Database:
                 f"{self._table} in {self.place} has no column {', '.join(missing)}; "
                 f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
             )
-        if not self.is_sqlite and "sent_at" in columns and isinstance(self.type_of("sent_at"), NUMBERS):
-            raise SchemaMismatch(
-                f"{self._table} in {self.place} has a column sent_at that holds numbers; make it one of times"
-            )
+        for each, (kinds, why) in UNFIT.items():
+            if not self.is_sqlite and each in columns and isinstance(self.type_of(each), kinds):
+                raise SchemaMismatch(f"{self._table} in {self.place} has a column {each} that {why}")
         schema_name, _, name = self._table.rpartition(".")
-        return table_clause(name, *map(column, columns), schema=schema_name or None)
+        return table_clause(name, *(column(each, self._read_as(each)) for each in columns), schema=schema_name or None)
+
+    def _read_as(self, name: str) -> TypeEngine[Any] | None:
+        """What a column is read as, where that is not as the driver has it."""
+        kind = self.type_of(name)
+        if self.is_sqlite or name not in WHOLE_NUMBERS:
+            return None
+        if isinstance(kind, Uuid):
+            return Uuid(as_uuid=False)
+        return _Whole() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
 
     def has_messages(self) -> bool:
         """Whether the application's table is there."""

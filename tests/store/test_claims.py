@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import UTC, datetime, timedelta, timezone
 from itertools import product
 from pathlib import Path
@@ -11,12 +11,12 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import CHAR, BigInteger, Column, DateTime, Double, String, Text
+from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
 from retrycli.acts import Act, ActKind
-from retrycli.errors import NoSuchMessage, NotActionable, SchemaMismatch
+from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
@@ -1017,19 +1017,6 @@ def test_sent_at_may_be_of_any_type_that_holds_a_time(untouched: Application, ki
         claims.record(PASS, [Settled(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
     expected = [{"sent_on": f"{ANSWERED_AT:%Y-%m-%d}"}] * 2
     assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
-
-
-@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
-@pytest.mark.parametrize("kind", [BigInteger(), Double()])
-def test_a_sent_at_that_holds_no_time_is_named_before_anything_is_sent(
-    engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
-) -> None:
-    with (
-        application_with(engine, tmp_path, Column("sent_at", kind)) as made,
-        closing(Database(made.url)) as database,
-        pytest.raises(SchemaMismatch, match="has a column sent_at that holds numbers"),
-    ):
-        _ = database.messages
 
 
 def test_where_there_is_no_sent_at_none_is_written(bare_application: Application) -> None:

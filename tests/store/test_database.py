@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pytest
 from alembic import command
@@ -18,7 +19,20 @@ from alembic.autogenerate import compare_metadata
 from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
-from sqlalchemy import Column, MetaData, Text, Update, insert, inspect, select, update
+from sqlalchemy import (
+    BigInteger,
+    Column,
+    Double,
+    MetaData,
+    Numeric,
+    Text,
+    Update,
+    Uuid,
+    insert,
+    inspect,
+    select,
+    update,
+)
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
@@ -36,6 +50,8 @@ from tests.store.own_tables import PASS, enrol, queue_rows
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from sqlalchemy.types import TypeEngine
 
 OWN_TABLES = {
     "retrycli_acts",
@@ -408,6 +424,62 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
         fresh[0].problem.encode()
         enrolment.enrol([(Settled(1, Transition.invalid(fresh[0].problem)), NOON, fresh[0].ticket_id)], NOON)
         assert queue_rows(database)[1]["escalation_reason"] == "invalid"
+
+
+UNFIT = [
+    (Column("id", Uuid, primary_key=True), "a column id that holds no whole numbers"),
+    (Column("id", Text, primary_key=True), "a column id that holds no whole numbers"),
+    (Column("sent_at", BigInteger), "a column sent_at that holds numbers"),
+    (Column("sent_at", Double), "a column sent_at that holds numbers"),
+]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("unfit", "told"), UNFIT)
+def test_a_column_that_can_not_hold_what_it_is_to_hold_is_named(
+    engine: Factory, tmp_path: Path, unfit: Column[Any], told: str
+) -> None:
+    """Before anything is sent."""
+    with (
+        application_with(engine, tmp_path, unfit) as made,
+        closing(Database(made.url)) as database,
+        pytest.raises(SchemaMismatch, match=told),
+    ):
+        _ = database.messages
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "kind", "kept", "read"),
+    [
+        ("id", Numeric(20), 7, 7),
+        ("retry_count", Numeric, 3, 3),
+        ("ticket_id", Numeric, 12345, 12345),
+        ("ticket_id", Uuid, UUID(int=1), str(UUID(int=1))),
+    ],
+)
+def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
+    engine: Factory, tmp_path: Path, name: str, kind: TypeEngine[Any], kept: object, read: object
+) -> None:
+    column: Column[Any] = Column(name, kind, primary_key=name == "id", autoincrement=False)
+    with application_with(engine, tmp_path, column) as made, opened(made) as database:
+        made.add_all([{"id": 7, name: kept}])
+        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        assert repr(getattr(fresh, name)) == repr(read)
+        assert repr(Views(database).message(7).row[name]) == repr(read)
+        assert deliver(database) == {7: "sent"}
+        assert [row["status"] for row in made.rows().values()] == ["sent"]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize("number", ["1.5", "'NaN'", "'Infinity'", "1e5000"])
+def test_a_number_that_is_no_whole_one_makes_its_message_unusable(engine: Factory, tmp_path: Path, number: str) -> None:
+    with application_with(engine, tmp_path, Column("ticket_id", Numeric)) as made, opened(made) as database:
+        made.add(ticket_id=None)
+        made.sql(f"UPDATE pending_messages SET ticket_id = {number}")
+        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        assert isinstance(fresh, UnusableMessage)
+        assert fresh.problem == "ticket_id is no number or text"
 
 
 def test_a_body_that_is_no_utf_8_is_named_when_it_is_loaded(loose_application: Application) -> None:
