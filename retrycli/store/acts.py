@@ -149,8 +149,8 @@ class Acts:
 
         Raises:
             NoSuchMessage: there is no such row any more.
-            NotActionable: it is not failed or is being sent just now, what was read has changed, or the database's
-                encoding lacks a letter of its new text.
+            NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
+                for its new text, or the database's encoding lacks a letter of that.
         """
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
@@ -169,6 +169,13 @@ class Acts:
                     f"message {message_id} was changed by another while you edited it; nothing was written. "
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
+            for name, new in changes.items():
+                room = self._database.room_in(name)
+                if room is not None and len(new) > room:
+                    raise NotActionable(
+                        f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
+                        f"{room:,}; nothing was written"
+                    )
             if lacking := self._database.letters_lacking(connection, "".join(changes.values())):
                 raise NotActionable(
                     f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "

@@ -152,13 +152,13 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
         for each in settled
         if each.transition.last_error is not None or each.transition.retry_count is not None
     ]
-    _note_failures(database.messages, database.type_of("last_error")).execute(connection, failed)
+    _note_failures(database.messages, database.room_in("last_error")).execute(connection, failed)
 
 
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> None:
     """Mark messages as rejected, each with its last error."""
     rows = [{"id": each, "last_error": error} for each, error in errors.items()]
-    _reject(database.messages, database.type_of("last_error")).execute(connection, rows)
+    _reject(database.messages, database.room_in("last_error")).execute(connection, rows)
 
 
 def give_all_tries_back(database: Database, connection: Connection, ids: Collection[int]) -> None:
@@ -184,9 +184,9 @@ def _no_tries(messages: TableClause) -> Update:
 
 
 @lru_cache
-def _reject(messages: TableClause, kind: TypeEngine[Any]) -> ForEach:
+def _reject(messages: TableClause, room: int | None) -> ForEach:
     def reject(of: Values) -> Update:
-        error = _cut(of["last_error"], kind)
+        error = _cut(of["last_error"], room)
         return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
 
     return ForEach(reject, id=BigInteger(), last_error=Text())
@@ -204,22 +204,21 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
 
 
 @lru_cache
-def _note_failures(messages: TableClause, kind: TypeEngine[Any]) -> ForEach:
+def _note_failures(messages: TableClause, room: int | None) -> ForEach:
     """A message's error and its tries; what there is nothing new of stays as it is."""
     m = messages.c
 
     def note(of: Values) -> Update:
-        error = func.coalesce(_cut(of["last_error"], kind), m.last_error)
+        error = func.coalesce(_cut(of["last_error"], room), m.last_error)
         tries = func.coalesce(of["retry_count"], m.retry_count)
         return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
 
     return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
 
 
-def _cut(text: ColumnElement[str], kind: TypeEngine[Any]) -> ColumnElement[str]:
-    """A text that a column takes: a server cuts what is cast to its length, and refuses what is longer."""
-    length = kind.length if isinstance(kind, String) else None
-    return text if length is None else cast(text, String(length))
+def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
+    """A text that a column has room for: a server cuts what is cast to its length, and refuses what is longer."""
+    return text if room is None else cast(text, String(room))
 
 
 def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:

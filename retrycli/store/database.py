@@ -230,6 +230,11 @@ class Database:
         """Whether a column of the application's table may be null."""
         return self._columns[name]["nullable"]
 
+    def room_in(self, name: str) -> int | None:
+        """How many characters a column of texts holds; None is any number, as of a file's."""
+        kind = self.type_of(name)
+        return None if self.is_sqlite or not isinstance(kind, String) else kind.length
+
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
         schema_name, _, name = self._table.rpartition(".")

@@ -9,7 +9,7 @@ from threading import Barrier, Thread
 from typing import Any
 
 import pytest
-from sqlalchemy import select
+from sqlalchemy import Column, String, select
 
 from retrycli import schema
 from retrycli.acts import Act, ActKind
@@ -24,7 +24,7 @@ from retrycli.store.escalations import escalation_groups
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import ActRecord, Filter, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
-from tests.store.conftest import Factory, in_every_mode
+from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 from tests.store.test_views import strict_table
 
@@ -373,6 +373,21 @@ def test_an_edit_of_what_another_has_changed_meanwhile_is_refused(
     assert changed == {}
     assert queue_rows(database) == before
     assert history(database) == []
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp_path: Path) -> None:
+    """A file's column takes any."""
+    with application_with(engine, tmp_path, Column("subject", String(13))) as made, opened(made) as database:
+        made.add()
+        enrol(database, [1])
+        row = Views(database).message(1, body=True).row
+        acts, read = Acts(database), {"subject": row["subject"]}
+        told = "message 1 can't have a subject of 14 characters, for its column holds 13; nothing was written"
+        with made.watched() as changed, pytest.raises(NotActionable, match=told):
+            acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 14})
+        assert changed == {}
+        acts.edit(1, EDITED, read=read, changes={"subject": "ü" * 13})
 
 
 def test_what_is_no_text_can_be_edited_into_some(loose_application: Application) -> None:
