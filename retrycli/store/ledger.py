@@ -6,13 +6,14 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import delete, exists, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
-from retrycli.schema import acts, attempts, breakers, passes, pause, rates
+from retrycli.schema import acts, attempts, breakers, passes, pause, queue, rates
 from retrycli.store import clock, totals
+from retrycli.store.application import row_by_row
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Row, Table
@@ -239,7 +240,8 @@ class Ledger:
         """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
 
         Returns:
-            How many went; 0 when none is left. What has not ended is kept, however old.
+            How many went; 0 when none is left. What has not ended is kept, however old, and so are the attempts of
+            messages that are in the queue.
         """
         gone = 0
         with self._database.write() as connection:
@@ -251,10 +253,10 @@ class Ledger:
         return gone
 
     def count_ended(self, before: datetime) -> dict[str, int]:
-        """How many attempts, acts and passes ended before a time."""
+        """How many attempts, acts and passes of before a time there are to forget."""
         with self._database.read() as connection:
             return {
-                name: connection.execute(select(func.count()).where(_ended_at(table) < before)).scalar_one()
+                name: connection.execute(select(func.count()).where(*_done_with(table, before))).scalar_one()
                 for name, table in (("attempts", attempts), ("acts", acts), ("passes", passes))
             }
 
@@ -266,9 +268,15 @@ def _ended_at(table: Table) -> ColumnElement[datetime]:
 
 def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
     """Whether a row is among the so many that ended first, and before a time."""
-    ended_at = _ended_at(table)
-    ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
+    ended = select(table.c.id).where(*_done_with(table, before)).order_by(_ended_at(table), table.c.id)
     return table.c.id.in_(ended.limit(limit))
+
+
+def _done_with(table: Table, before: datetime) -> list[ColumnElement[bool]]:
+    """Whether a row ended before a time, and is needed no more: attempts tell whether a message may have arrived."""
+    ended = [_ended_at(table) < before]
+    in_the_queue = exists().where(queue.c.message_id == attempts.c.message_id)
+    return [*ended, row_by_row(~in_the_queue)] if table is attempts else ended
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

@@ -8,10 +8,12 @@ import pytest
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary
+from retrycli.message import Span
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger, PassRecord, Pause
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol, pass_rows
@@ -210,6 +212,13 @@ def attempt(database: Database, message_id: int, *, finished_at: datetime | None
         claims.record(PASS, [Settled(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
 
 
+def take_back(application: Application, database: Database, *ids: int) -> None:
+    """Have messages be the application's again, and leave the queue."""
+    for each in ids:
+        application.change(each, status="rejected")
+    Enrolment(database).retire(Span(None, None))
+
+
 def test_what_ended_before_a_time_is_forgotten(application: Application, database: Database, ledger: Ledger) -> None:
     """What ended at that time or later is kept, and so is what has not ended, however old."""
     application.add_all([{}, {}])
@@ -217,6 +226,7 @@ def test_what_ended_before_a_time_is_forgotten(application: Application, databas
     for finished_at in (NOON - HOUR, NOON - timedelta(microseconds=1), NOON, NOON + HOUR):
         attempt(database, 1, finished_at=finished_at)
     attempt(database, 2, finished_at=None)
+    take_back(application, database, 1)
     for pass_id, finished_at in {"old": NOON - HOUR, "kept": NOON}.items():
         start(ledger, pass_id, at=NOON - 2 * HOUR)
         finish(ledger, pass_id, at=finished_at)
@@ -238,6 +248,7 @@ def test_no_more_is_forgotten_at_once_than_asked_for(
         attempt(database, 1, finished_at=NOON - 5 * HOUR + number * HOUR)
         start(ledger, f"p{number}", at=NOON - 6 * HOUR + number * HOUR)
         finish(ledger, f"p{number}", at=NOON - 5 * HOUR + number * HOUR)
+    take_back(application, database, 1)
     assert ledger.prune(NOON, 2) == 4
     assert [row["number"] for row in attempt_rows(database, 1)] == [3, 4, 5]
     assert pass_rows(database).keys() == {"p2", "p3", "p4"}
@@ -260,6 +271,7 @@ def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
         attempt(database, 5, finished_at=NOON - HOUR)
         start(ledger, f"p{number}", at=NOON - 2 * HOUR)
         finish(ledger, f"p{number}", at=NOON - HOUR)
+    take_back(application, database, 3, 4, 5)
     assert ledger.count_ended(NOON) == {"attempts": 3, "acts": 0, "passes": 3}
     assert [ledger.prune(NOON, 2) for _ in range(3)] == [4, 2, 0]
     assert set(ledger.count_ended(NOON).values()) == {0}
@@ -270,10 +282,27 @@ def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
 def test_forgetting_touches_neither_queue_nor_messages(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    application.add()
-    enrol(database, [1])
-    attempt(database, 1, finished_at=NOON - HOUR)
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    attempt(database, 2, finished_at=NOON - HOUR)
+    take_back(application, database, 2)
     with application.watched() as changed:
         assert ledger.prune(NOON, 9) == 1
     assert changed == {}
     assert Claims(database).count_due(NOON) == 1
+
+
+def test_what_is_known_of_a_message_in_the_queue_is_kept(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """However old it is: a message that may have arrived is looked for before it is sent again."""
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    for message_id in (1, 1, 1, 2):
+        attempt(database, message_id, finished_at=NOON - HOUR)
+    take_back(application, database, 2)
+    assert ledger.count_ended(NOON)["attempts"] == 1
+    assert [ledger.prune(NOON, 2) for _ in range(2)] == [1, 0]
+    assert [len(attempt_rows(database, each)) for each in (1, 2)] == [3, 0]
+    take_back(application, database, 1)
+    assert ledger.prune(NOON, 9) == 3

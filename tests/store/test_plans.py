@@ -274,11 +274,13 @@ CASES = {
     # history; the passes are few
     "pruned": Case(
         lambda d: Ledger(d).prune(WEEKS_AGO, 100),
-        "attempts by finished, acts by at, attempts by its key, acts by its key",
+        "attempts by finished, acts by at, attempts by its key, acts by its key, queue by its key",
         but="passes by its key, passes whole",
     ),
     "what is to be pruned": Case(
-        lambda d: Ledger(d).count_ended(WEEKS_AGO), "attempts by finished, acts by at", but="passes whole"
+        lambda d: Ledger(d).count_ended(WEEKS_AGO),
+        "attempts by finished, acts by at, queue by its key",
+        but="passes whole",
     ),
 }
 
