@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, delete, insert, select
+from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, insert, null, or_, select
 
+from retrycli.errors import InvalidMessage
 from retrycli.fingerprint import fingerprint
-from retrycli.message import TICKET_LENGTH, Message, Span, State, Status, UnusableMessage
+from retrycli.message import TICKET_LENGTH, Message, Span, State, Status, UnusableMessage, utc_time
 from retrycli.policy import Settled
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
@@ -18,6 +19,8 @@ from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
+    from sqlalchemy import RowMapping
+
     from retrycli.store.database import Database
 
 TAIL = 5_000
@@ -137,7 +140,7 @@ class Enrolment:
                 "escalated_at": now if settled.transition.reason else None,
                 "escalation_reason": settled.transition.reason,
                 "fingerprint": fingerprint(settled) if settled.transition.reason else None,
-                "ticket": str(ticket_id).encode(errors="backslashreplace").decode()[:TICKET_LENGTH],
+                "ticket": _as_kept(ticket_id),
             }
             for settled, first_failed_at, ticket_id in entries
         ]
@@ -153,25 +156,56 @@ class Enrolment:
                 write_messages(self._database, connection, [s for s, _, _ in entries if s.message_id not in known])
 
     def retire(self, span: Span) -> int:
-        """Drop messages that the application has since sent, rejected, taken back or deleted; how many."""
+        """Drop messages that the application has since sent, rejected, taken back or deleted; how many.
+
+        One whose id SQLite has given to another message since goes too: the other comes in anew, with its own key.
+        """
         m = self._database.messages.c
+        over = m.status.is_distinct_from(word(Status.FAILED))  # it is null where there is no row
+        # Not every ticket reads the same as a text of the database's: `_is_another` knows.
+        may_be_another = cast(m.ticket_id, Text) != queue.c.ticket
         gone = (
-            select(queue.c.message_id)
+            select(
+                queue.c.message_id,
+                queue.c.ticket,
+                queue.c.first_failed_at,
+                case((over, 1), else_=0).label("over"),
+                m.ticket_id,
+                m.created_at if "created_at" in m else null().label("created_at"),
+            )
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(m.status.is_distinct_from(word(Status.FAILED)))  # it is null where there is no row
+            .where(or_(over, may_be_another))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )
         retired, rest = 0, span
         while True:
             with self._database.read() as connection:
-                ids = connection.execute(gone.where(*_within(queue.c.message_id, rest))).scalars().all()
-            if not ids:
+                rows = connection.execute(gone.where(*_within(queue.c.message_id, rest))).mappings().all()
+            if not rows:
                 return retired
+            ids = [row["message_id"] for row in rows if row["over"] or _is_another(row)]
             with self._database.write() as connection:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
                 retired += connection.execute(LET_GO, {"ids": ids}).rowcount
-            rest = Span(ids[-1], span.upto)
+            rest = Span(rows[-1]["message_id"], span.upto)
+
+
+def _as_kept(ticket_id: object) -> str:
+    """A ticket as the queue holds it, also one that makes its message unusable."""
+    text = str(ticket_id if isinstance(ticket_id, int | str) else "")
+    return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
+
+
+def _is_another(row: RowMapping) -> bool:
+    """Whether a row is of another message than its queue row. One that was there when that failed has only moved."""
+    if _as_kept(row["ticket_id"]) == row["ticket"]:
+        return False
+    try:
+        made_at = utc_time("created_at", row["created_at"])
+    except InvalidMessage:
+        made_at = None
+    return made_at is None or made_at > row["first_failed_at"]
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -18,7 +18,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment, delivery_key
-from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, opened
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.conftest import Factory, application_with
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
@@ -353,6 +353,74 @@ def test_a_message_whose_status_is_emptied_leaves_the_queue(engine: Factory, tmp
         made.change(1, status=None)
         assert Enrolment(database).retire(ALL) == 1
         assert queue_rows(database).keys() == {2}
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_message_that_got_the_id_of_a_deleted_one_is_a_new_one(
+    application: Application, database: Database, enrolment: Enrolment, state: State
+) -> None:
+    """SQLite gives the id of its newest row again; what is being sent stays until its outcome is known."""
+    application.add_all([{}, {}])
+    put(database, 1, state)
+    key = queue_rows(database)[1]["delivery_key"]
+    enrol(database, [2])
+    application.delete(1)
+    application.add(id=1, ticket_id=TICKET + 1, created_at=naive(NOON))
+    assert enrolment.retire(ALL) == (state is not State.SENDING)
+    if state is not State.SENDING:
+        assert fresh_ids(enrolment) == [1]
+        enrolment.enrol([(entry(1)[0], NOON, TICKET + 1)], NOON)
+        assert queue_rows(database)[1]["delivery_key"] != key
+        assert enrolment.retire(ALL) == 0
+
+
+def test_the_same_without_times_is_told_by_the_ticket(bare_application: Application) -> None:
+    bare_application.add_all([{}, {}])
+    with opened(bare_application) as database:
+        enrol(database, [1, 2])
+        bare_application.change(1, ticket_id=TICKET + 1)
+        assert Enrolment(database).retire(ALL) == 1
+        assert queue_rows(database).keys() == {2}
+
+
+@pytest.mark.parametrize("state", list(State))
+def test_a_message_that_was_moved_to_another_ticket_stays(
+    application: Application, database: Database, enrolment: Enrolment, state: State
+) -> None:
+    """As when tickets are merged: it keeps its key, by which the other side knows it should it have arrived."""
+    application.add(created_at=naive(FAILED_AT))
+    put(database, 1, state)
+    application.change(1, ticket_id=TICKET + 1, updated_at=naive(NOON))
+    assert enrolment.retire(ALL) == 0
+    assert queue_rows(database).keys() == {1}
+
+
+@pytest.mark.parametrize("ticket", ["12.0", "NULL", "''", "x'00'", "CAST(x'41ff' AS TEXT)", "char(65, 0, 66)"])
+def test_a_ticket_that_is_none_is_no_other(loose_application: Application, ticket: str) -> None:
+    """However the database would write it."""
+    loose_application.sql("ALTER TABLE pending_messages RENAME COLUMN ticket_id TO old")
+    loose_application.sql("ALTER TABLE pending_messages ADD COLUMN ticket_id")
+    loose_application.sql(
+        "INSERT INTO pending_messages (id, ticket_id, message_type, body, status) "
+        f"VALUES (1, {ticket}, 'supplier', 'b', 'failed')"
+    )
+    with opened(loose_application) as database:
+        enrolment = Enrolment(database)
+        [found] = enrolment.newly_failed(ALL, 1)
+        enrolment.enrol([(Settled(1, Transition.invalid("no ticket")), NOON, found.ticket_id)], NOON)
+        assert enrolment.retire(ALL) == 0
+
+
+def test_a_ticket_with_spaces_behind_it_is_no_other(bare_application: Application) -> None:
+    """A server counts those of a column of the type ``char`` for nothing, and gives them all the same."""
+    bare_application.add()
+    with opened(bare_application) as database:
+        if not database.is_sqlite:
+            bare_application.sql("ALTER TABLE pending_messages ALTER ticket_id TYPE char(9)")
+        enrolment = Enrolment(database)
+        [found] = enrolment.newly_failed(ALL, 1)
+        enrolment.enrol([(entry(1)[0], NOON, found.ticket_id)], NOON)
+        assert enrolment.retire(ALL) == 0
 
 
 def test_only_messages_in_the_span_are_retired(

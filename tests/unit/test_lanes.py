@@ -134,6 +134,7 @@ def test_a_message_whose_type_has_become_unknown_is_nobody_s_to_forget(stage: St
 def test_a_ticket_s_order_is_kept_over_lanes(stage: Stage) -> None:
     stage.add(1, due=START)
     stage.add(2, message_type="supplier", due=START)
+    stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.sql("UPDATE retrycli_queue SET ticket = '7'")
     in_order = replace(RULES_OF_TWO, in_order=True)
     stage.run(rules=in_order)
