@@ -285,27 +285,30 @@ class Claims:
         return connection.execute(orphan).scalars().all()
 
     def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
-        """Claim messages whose claim has lapsed, with the attempt that was under way, if any."""
+        """Claim messages whose claim has lapsed, with the attempt that was under way, if any; none if none is left."""
         lapsed = (
             select(queue.c.message_id)
             .where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at <= now)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
-        with self._database.write() as connection:
-            ids = list(connection.execute(lapsed).scalars())
-            if not ids:
-                return []
-            connection.execute(update(queue).where(queue.c.message_id.in_(ids)).values(_claimed(claim)))
-            loaded = self._load(connection, claim, ids)
-            gone = set(ids) - {each.message_id for each in loaded}
-            finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
-            connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
-            under_way = select(attempts.c.message_id, attempts.c.made_by).where(
-                attempts.c.message_id.in_(ids), UNDER_WAY
-            )
-            made_by = dict(connection.execute(under_way).all())
-            return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
+        while True:
+            with self._database.write() as connection:
+                ids = list(connection.execute(lapsed).scalars())
+                taken = self._take_over(connection, claim, ids, now) if ids else []
+            if taken or not ids:
+                return taken
+
+    def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[Lapsed]:
+        """Claim messages; what the application has meanwhile sent, rejected or taken back is dropped."""
+        connection.execute(update(queue).where(queue.c.message_id.in_(ids)).values(_claimed(claim)))
+        loaded = self._load(connection, claim, ids)
+        gone = set(ids) - {each.message_id for each in loaded}
+        finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
+        connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
+        under_way = select(attempts.c.message_id, attempts.c.made_by).where(attempts.c.message_id.in_(ids), UNDER_WAY)
+        made_by = dict(connection.execute(under_way).all())
+        return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
 
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:

@@ -922,6 +922,16 @@ def test_no_more_are_taken_over_than_asked_for(application: Application, databas
     assert rounds == [2, 2, 1, 0]
 
 
+def test_those_that_the_application_took_back_hide_no_others(application: Application, database: Database) -> None:
+    """However many of them come first."""
+    application.add_all([{}] * 6)
+    claims = send(database, range(1, 7))
+    application.delete(1, 2, 3, 4)
+    rounds = [taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 2)) for _ in range(2)]
+    assert rounds == [[(5, "pass"), (6, "pass")], []]
+    assert queue_rows(database).keys() == {5, 6}
+
+
 def test_what_waits_or_is_escalated_is_not_taken_over(
     application: Application, database: Database, claims: Claims
 ) -> None:
