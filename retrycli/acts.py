@@ -121,4 +121,6 @@ def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: date
         )
     if kind is ActKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} is acknowledged already, by {standing.acknowledged_by}")
-    return NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
+    return NotActionable(
+        f"message {message_id} was being changed by another just now; see `retrycli show {message_id}`"
+    )

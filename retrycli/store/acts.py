@@ -111,7 +111,8 @@ class Acts:
         enrolled = self._enrolled[kind]
         if kind is not ActKind.REJECTED:
             return list(connection.execute(enrolled, these).scalars())
-        # What the queue does not know yet must not be enrolled and claimed meanwhile.
+        # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
+        # waits for this lock, so none of them is waited for.
         self._database.one_at_a_time(connection)
         return [*connection.execute(enrolled, these).scalars(), *connection.execute(self._unknown, these).scalars()]
 
@@ -120,15 +121,18 @@ class Acts:
         """Messages, by their ids, that an act can be done to."""
         m = self._database.messages
         joined = select(m.c.id).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
-        ordered = joined.order_by(m.c.id).with_for_update()
-        return {kind: ordered.where(row_by_row(*guards)) for kind, guards in GUARDS.items()}
+        ordered = joined.order_by(m.c.id)
+        return {
+            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind is ActKind.REJECTED)
+            for kind, guards in GUARDS.items()
+        }
 
     @cached_property
     def _unknown(self) -> Select[Any]:
         """Failed messages, by their ids, that the queue does not know."""
         m = self._database.messages
         unknown = ~select(queue.c.message_id).where(queue.c.message_id == m.c.id).exists()
-        return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update()
+        return select(m.c.id).where(*self._these_failed, unknown).order_by(m.c.id).with_for_update(skip_locked=True)
 
     @property
     def _these_failed(self) -> tuple[ColumnElement[bool], ...]:

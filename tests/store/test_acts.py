@@ -312,6 +312,25 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
         application.close()
 
 
+def test_what_another_transaction_holds_is_left_alone(application: Application, database: Database, acts: Acts) -> None:
+    """And not waited for: a pass that claims it may wait itself for what a rejection holds, as for its turn."""
+    if database.is_sqlite:
+        pytest.skip("in a file one transaction that writes goes after the other")
+    application.add_all([{}, {}, {}])
+    enrol(database, [1, 2])
+    with opened(application) as others:
+        with others.together():
+            assert Claims(others).claim(PASS, NOON, 1) == [1]
+            assert perform(acts, ActKind.REJECTED, [1, 2]) == {1}
+            assert "was being changed by another" in str(acts.why_not(ActKind.REJECTED, [1], NOON)[1])
+            Ledger(others).take_turn("api", NOON, MINUTE, LATER)
+        assert "is being sent just now" in str(acts.why_not(ActKind.REJECTED, [1], NOON)[1])
+        with others.write() as connection:
+            connection.execute(select(others.messages.c.id).with_for_update())
+            assert perform(acts, ActKind.REJECTED, [3]) == {3}
+    assert application.row(3)["status"] == "failed"
+
+
 # Editing.
 
 READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}

@@ -43,7 +43,7 @@ def test_each_refusal_says_why(kind: ActKind) -> None:
 
 def test_what_looks_free_again_was_changed_by_another() -> None:
     standing = Standing(7, "failed", State.ESCALATED)
-    assert "was changed by another just now" in str(refusal(ActKind.REQUEUED, 7, standing, NOON))
+    assert "was being changed by another just now" in str(refusal(ActKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])
