@@ -11,7 +11,17 @@ from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, insert, 
 
 from retrycli.errors import InvalidMessage
 from retrycli.fingerprint import fingerprint
-from retrycli.message import TICKET_LENGTH, Message, Span, State, Status, UnusableMessage, utc_time
+from retrycli.message import (
+    OPTIONAL_COLUMNS,
+    REQUIRED_COLUMNS,
+    TICKET_LENGTH,
+    Message,
+    Span,
+    State,
+    Status,
+    UnusableMessage,
+    utc_time,
+)
 from retrycli.policy import Settled
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
@@ -35,6 +45,9 @@ KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
 LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
 START = -(2**63)
 """Before the first id there can be."""
+
+DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
+"""The columns by which a message is taken in."""
 
 DELIVERY_KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
 
@@ -110,10 +123,14 @@ class Enrolment:
             return connection.execute(statement).scalar()
 
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
-        """Failed messages that the queue does not know, by id. Their bodies are left out: null, or empty."""
+        """Failed messages that the queue does not know, by id, with what decides about them.
+
+        Their bodies are left out: null, or empty. So are columns that only a preset may know: they may be as large.
+        """
         m = self._database.messages.c
+        decides = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
         statement = (
-            select(*all_but_the_body(self._database))
+            select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
             .where(m.status == word(Status.FAILED), queue.c.message_id.is_(None), *_within(m.id, span))
             .order_by(m.id)
