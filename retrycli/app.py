@@ -245,7 +245,7 @@ def make_world(
     listen: Callable[[Event], None] | None = None,
 ) -> World:
     """What a pass over this database is given."""
-    now = _clock(database, surroundings)
+    now = clock(database, surroundings.now)
 
     def emit(event: Event) -> None:
         logs.log_event(event)
@@ -284,13 +284,13 @@ def make_world(
     )
 
 
-def _clock(database: Database, surroundings: Surroundings) -> Callable[[], datetime]:
+def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], datetime]:
     """The clock by which messages are due and claims lapse: a server's own, for its hosts' clocks may differ.
 
     A file has none, and a clock that was given is the caller's business.
     """
-    if surroundings.now is not utc_now:
-        return surroundings.now
+    if given is not utc_now:
+        return given
     ahead = clock_ahead(database, utc_now)
     return never_set_back(lambda: utc_now() + ahead)
 

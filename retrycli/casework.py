@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind
-from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
+from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
@@ -206,11 +206,10 @@ def requeue(
         return replace(before, left=len(rest), reason="canary_failed")
     if surroundings.stop_requested():
         return replace(before, left=len(rest), reason="signal")
-    name, at = by or login_name(), surroundings.now()
-    first = due or at
+    name = by or login_name()
 
-    def act(position: int) -> Act:
-        return Act.requeued(first + spread * position / len(rest), by=name, at=at)
+    def act(position: int, at: datetime) -> Act:
+        return Act.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
     after = _perform(settings, ActKind.REQUEUED, rest, act, surroundings)
     return replace(after, matched=len(wanted), tried=tried)
@@ -244,8 +243,10 @@ def reject(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    act = Act.rejected(reason, by=by or login_name(), at=surroundings.now())
-    return _perform(settings, ActKind.REJECTED, _once(ids), lambda _: act, surroundings)
+    name = by or login_name()
+    return _perform(
+        settings, ActKind.REJECTED, _once(ids), lambda _, at: Act.rejected(reason, by=name, at=at), surroundings
+    )
 
 
 def acknowledge(
@@ -256,8 +257,10 @@ def acknowledge(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    act = Act.acknowledged(by=by or login_name(), at=surroundings.now())
-    return _perform(settings, ActKind.ACKNOWLEDGED, _once(ids), lambda _: act, surroundings)
+    name = by or login_name()
+    return _perform(
+        settings, ActKind.ACKNOWLEDGED, _once(ids), lambda _, at: Act.acknowledged(by=name, at=at), surroundings
+    )
 
 
 def note(
@@ -270,8 +273,9 @@ def note(
         NotActionable: it is in no person's hands.
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    act = Act.noted(text, by=by or login_name(), at=surroundings.now())
-    for error in _perform(settings, ActKind.NOTED, [message_id], lambda _: act, surroundings).refused.values():
+    name = by or login_name()
+    done = _perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
+    for error in done.refused.values():
         raise error
 
 
@@ -286,18 +290,19 @@ def _perform(
     settings: Settings,
     kind: ActKind,
     ids: Sequence[int],
-    act: Callable[[int], Act],
+    act: Callable[[int, datetime], Act],
     surroundings: Surroundings,
 ) -> Done:
-    """Do an act to messages, some at a time; ``act`` is given each one's position."""
+    """Do an act to messages, some at a time; ``act`` is given each one's position, and when it all began."""
     refused: dict[int, RetrycliError] = {}
     came_to = 0
     with open_database(settings) as database:
-        acts = Acts(database)
+        acts, now = Acts(database), clock(database, surroundings.now)
+        at = now()
         while came_to < len(ids) and not surroundings.stop_requested():
-            batch = {each: act(came_to + n) for n, each in enumerate(ids[came_to : came_to + BATCH])}
+            batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             if moved_on := acts.perform(kind, batch):
-                refused |= acts.why_not(kind, moved_on, surroundings.now())
+                refused |= acts.why_not(kind, moved_on, now())
             came_to += len(batch)
     left = len(ids) - came_to
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)

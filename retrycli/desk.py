@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli import measure, ticks
-from retrycli.app import lock_path, login_name, open_database, utc_now
+from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import StopReason
 from retrycli.figures import Figures, Group
@@ -239,9 +239,9 @@ def pause(
     now: Callable[[], datetime] = utc_now,
 ) -> Pause:
     """Hold deliveries back, for a time or until `resume`."""
-    at = now()
-    wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
     with open_database(settings) as database:
+        at = clock(database, now)()
+        wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
         Ledger(database).set_pause(wanted)
     return wanted
 
@@ -250,6 +250,6 @@ def resume(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> bool
     """End a pause; whether there was one."""
     with open_database(settings) as database:
         ledger = Ledger(database)
-        was_paused = ledger.pause(now()) is not None
+        was_paused = ledger.pause(clock(database, now)()) is not None
         ledger.set_pause(None)
         return was_paused

@@ -103,6 +103,26 @@ def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, applicat
     assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
 
 
+@pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")
+@pytest.mark.parametrize("shift", ["+3h", "-3h"])
+def test_what_people_do_is_done_by_the_clock_of_the_database(
+    at_work: Cli, application: Application, shift: str
+) -> None:
+    """Where their own is wrong, a pause lasts as long as it was to, and what is requeued is due at once."""
+    application.add(1)
+    wrong = at_work.under(str(FAKETIME), "-f", shift)
+    assert wrong("pause", "--for", "2h").returncode == 0
+    assert at_work.json("run-once")["result"] == "paused"
+    [pause] = application.rows("retrycli_pause").values()
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(str(pause["since"]))) < timedelta(minutes=5)
+    assert wrong("resume").returncode == 0
+    at = datetime.now(UTC)
+    row = {"message_id": 1, "state": "escalated", "delivery_key": "1", "unknown_count": 0, "first_failed_at": at}
+    application.insert("retrycli_queue", [{**row, "escalated_at": at, "escalation_reason": "permanent"}])
+    assert wrong("requeue", "1").returncode == 0
+    assert at_work.json("run-once")["sent"] == 1
+
+
 def test_a_letter_that_the_encoding_lacks_costs_no_message_and_is_put_into_none(cli: Cli) -> None:
     with (
         postgresql.database(options="TEMPLATE template0 LOCALE 'C' ENCODING 'LATIN1'") as url,
