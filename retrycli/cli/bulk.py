@@ -73,7 +73,7 @@ def agreed(
 
 
 def interruptible(act: Callable[[Surroundings], Done]) -> tuple[Done, int | None]:
-    """Do something that SIGINT and SIGTERM end in good order; what came of it, and the signal, if one came.
+    """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
 
     What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
     """

@@ -33,18 +33,25 @@ def register(app: typer.Typer) -> None:
 
 
 class Signals:
-    """SIGTERM and SIGINT: the first asks the pass to end, a second one leaves at once."""
+    """SIGTERM, SIGINT and SIGHUP: the first asks the pass to end, a second one leaves at once.
+
+    SIGHUP does not, for the kernel and the shell may both send it when a terminal is closed. Under nohup it is ignored,
+    and stays so.
+    """
 
     def __init__(self) -> None:
         self.received: int | None = None
         for each in (signal.SIGTERM, signal.SIGINT):
             signal.signal(each, self._on_signal)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._on_signal)
 
     def _on_signal(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None:
+        if self.received is None:
+            self.received = number
+        elif number != signal.SIGHUP:
             # Whatever is in flight stays claimed until its claim lapses; the next pass finds it.
             os._exit(128 + number)
-        self.received = number
 
     def stop_requested(self) -> bool:
         """Whether a signal has come."""

@@ -1,4 +1,4 @@
-"""SIGTERM and SIGINT in the middle of a pass."""
+"""SIGTERM, SIGINT and SIGHUP in the middle of a pass."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 ENDS = pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)], ids=["SIGTERM", "SIGINT"]
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)],
+    ids=["SIGTERM", "SIGINT", "SIGHUP"],
 )
 
 
