@@ -17,7 +17,7 @@ from retrycli.outcome import STOOD_STILL
 from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
-from retrycli.record import record
+from retrycli.record import Decided, record, record_free
 from retrycli.recovery import BY_PASS
 from retrycli.turns import Turns
 
@@ -71,6 +71,8 @@ class Delivery:
         self._all_claimed = False
         self._freed: set[str] = set()
         """Tickets of which the next message may go out, where their order is kept."""
+        self._held_up: list[Decided] = []
+        """What is not written down yet, for the application holds its message."""
         self._in_flight = 0
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
@@ -128,6 +130,9 @@ class Delivery:
             self._settle([], last=True)
             self.release()
         self._tell()
+        # By itself, for whatever is waited for in vain is not written down.
+        self._events += record(self._world, self._liaison.claim, self._held_up)
+        self._tell()
 
     def _look_around(self) -> None:
         self._liaison.look_around(self._destination)
@@ -141,7 +146,7 @@ class Delivery:
             loaded = self._world.claims.begin(
                 self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
             )
-            unfit: list[tuple[QueuedMessage | UnusableMessage, Settled]] = []
+            unfit: list[Decided] = []
             begun = 0
             for each in loaded:
                 if isinstance(each, UnusableMessage):
@@ -229,10 +234,14 @@ class Delivery:
         judged = self._liaison.judge(self._destination, attempts, last=last)
         self._record([(each.queued, self._decide(each)) for each in judged])
 
-    def _record(self, settled: Sequence[tuple[QueuedMessage | UnusableMessage, Settled]]) -> None:
-        self._events += record(self._world, self._liaison.claim, settled)
+    def _record(self, decided: Sequence[Decided]) -> None:
+        """Write down what was decided, but for messages that the application holds: they come with the next ones."""
+        decided = [*self._held_up, *decided]
+        events, self._held_up = record_free(self._world, self._liaison.claim, decided)
+        self._events += events
         if self._rules.in_order:
-            self._freed |= {str(message.ticket_id) for message, _ in settled}
+            held_up = {each.message_id for _, each in self._held_up}
+            self._freed |= {str(message.ticket_id) for message, each in decided if each.message_id not in held_up}
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued

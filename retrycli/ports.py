@@ -81,6 +81,9 @@ class Claims(Protocol):
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
         """Write down what came of messages; those that had moved on."""
 
+    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> tuple[set[int], set[int]]:
+        """The same but for messages that somebody holds; those that had moved on, and those that are held."""
+
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back messages that no attempt was begun for."""
 

@@ -247,8 +247,15 @@ class Claims:
             select(queue.c.message_id, status_of(self._database))
             .join_from(queue, self._database.messages, m.id == queue.c.message_id)
             .where(*HELD_OF_THESE)
-            .with_for_update()
         )
+
+    @cached_property
+    def _locked(self) -> Select[Any]:
+        return self._held_statuses.with_for_update()
+
+    @cached_property
+    def _locked_if_free(self) -> Select[Any]:
+        return self._held_statuses.with_for_update(skip_locked=True)
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
         """Write down what came of claimed messages, in one transaction.
@@ -257,12 +264,29 @@ class Claims:
             The ids of those that had moved on: the claim was lost, or the application changed the message.
             Of these only the attempt's outcome is kept, and only where the claim still held.
         """
+        moved_on, held_up = self._record(claim, settled, now, self._locked)
+        return moved_on | held_up
+
+    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> tuple[set[int], set[int]]:
+        """The same, but for messages that the application holds just now: nobody waits for these.
+
+        Returns:
+            The ids of those that had moved on; and of those that are held, of which nothing was written.
+        """
+        return self._record(claim, settled, now, self._locked_if_free)
+
+    def _record(
+        self, claim: Claim, settled: Sequence[Settled], now: datetime, locked: Select[Any]
+    ) -> tuple[set[int], set[int]]:
         ids = [each.message_id for each in settled]
         with self._database.write() as connection:
-            found = connection.execute(self._held_statuses, {"ids": ids, "claimant": claim.claimant})
+            found = connection.execute(locked, {"ids": ids, "claimant": claim.claimant})
             status: dict[int, Any] = dict(found.all())
+            held_up: set[int] = set()
             if len(status) < len(ids):
-                status |= dict.fromkeys(self._orphans(connection, claim, ids))
+                others = self._others(connection, claim, set(ids) - status.keys())
+                held_up = {each for each, is_there in others.items() if is_there}
+                status |= dict.fromkeys(others.keys() - held_up)
             mine = [each for each in settled if each.message_id in status]
             ours = [each for each in mine if status[each.message_id] == Status.FAILED]
             taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
@@ -272,17 +296,17 @@ class Claims:
             move(connection, claim, ours, now)
             if taken_back:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
-        return set(ids) - {each.message_id for each in ours}
+        return set(ids) - {each.message_id for each in ours} - held_up, held_up
 
-    def _orphans(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> Sequence[int]:
-        """Which of these messages are held by this claim though the application has deleted them."""
+    def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
+        """Which of these messages this claim holds, and whether they are there or the application has deleted them."""
         m = self._database.messages.c
-        orphan = (
-            select(queue.c.message_id)
+        others = (
+            select(queue.c.message_id, m.id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(queue.c.message_id.in_(ids), *held(claim.claimant), m.id.is_(None))
+            .where(queue.c.message_id.in_(ids), *held(claim.claimant))
         )
-        return connection.execute(orphan).scalars().all()
+        return {each: its_row is not None for each, its_row in connection.execute(others).all()}
 
     def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
         """Claim messages whose claim has lapsed, with the attempt that was under way, if any; none if none is left."""

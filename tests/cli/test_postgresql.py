@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import socket
@@ -16,9 +17,9 @@ import pytest
 from sqlalchemy import make_url
 
 from tests import postgresql
-from tests.cli.api import Scripted
+from tests.cli.api import Scripted, held_back
 from tests.cli.application import Application
-from tests.cli.command import side_by_side, wait_until
+from tests.cli.command import end, side_by_side, wait_until
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
@@ -101,6 +102,28 @@ def test_what_is_due_is_told_by_the_clock_of_the_database(at_work: Cli, applicat
     assert not host["late"]
     begun = datetime.fromisoformat(host["started_at"])
     assert abs(datetime.now(UTC) - begun) < timedelta(minutes=5)
+
+
+def test_a_row_that_the_application_holds_keeps_no_other_from_being_recorded(
+    cli: Cli, application: Application
+) -> None:
+    """It is recorded as soon as it is free, and nothing goes out twice."""
+    first, *others = application.add_due(5)
+
+    def statuses() -> set[object]:
+        return {application.row(each)["status"] for each in others}
+
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once", "--json")
+        assert gate.reached.wait(60)
+        with application.in_transaction(f"SELECT 1 FROM pending_messages WHERE id = {first} FOR UPDATE"):
+            gate.opened.set()
+            wait_until(lambda: statuses() == {"sent"}, process)
+            assert application.row(first)["status"] == "failed"
+        assert json.loads(end(process).stdout)["sent"] == 5
+    assert application.row(first)["status"] == "sent"
+    assert [each.times for each in sandbox.received] == [1] * 5
 
 
 @pytest.mark.skipif(FAKETIME is None, reason="faketime is not installed")

@@ -922,6 +922,31 @@ def test_no_more_are_taken_over_than_asked_for(application: Application, databas
     assert rounds == [2, 2, 1, 0]
 
 
+def test_what_the_application_holds_is_left_and_the_others_are_recorded(
+    application: Application, database: Database
+) -> None:
+    """Nobody waits for it; when it is free again, it is recorded as it would have been."""
+    if database.is_sqlite:
+        pytest.skip("in a file one transaction that writes goes after the other")
+    application.add_all([{}, {}, {}])
+    claims = send(database, [1, 2, 3])
+    application.delete(3)
+    settled = [Settled(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
+    with opened(application) as its_own, its_own.write() as connection:
+        connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
+        assert claims.record_free(PASS, settled, NOON) == ({3}, {2})
+    assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
+    assert queue_rows(database).keys() == {2}
+    assert [row["outcome"] for each in (1, 2, 3) for row in attempt_rows(database, each)] == [
+        "delivered",
+        None,
+        "delivered",
+    ]
+    assert claims.record_free(PASS, settled[1:2], NOON) == (set(), set())
+    assert application.row(2)["status"] == "sent"
+    assert queue_rows(database) == {}
+
+
 def test_those_that_the_application_took_back_hide_no_others(application: Application, database: Database) -> None:
     """However many of them come first."""
     application.add_all([{}] * 6)
