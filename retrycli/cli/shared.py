@@ -65,6 +65,17 @@ def utf8(value: str | None) -> str | None:
     return value
 
 
+def looked_for(value: str | None) -> str | None:
+    """A filter's text, if any.
+
+    Raises:
+        typer.BadParameter: it is blank, and would let everything through, or no UTF-8.
+    """
+    if value is not None and not value.strip():
+        raise typer.BadParameter("it is empty; say what to look for, or leave it out")
+    return utf8(value)
+
+
 def name(value: str | None) -> str | None:
     """A person's name, if any, that fits into the history.
 
@@ -120,9 +131,11 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
 OfState = Annotated[State | None, typer.Option("--state", help="In this state.", show_default=False)]
 OfType = Annotated[MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)]
-OfTicket = Annotated[str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=utf8)]
+OfTicket = Annotated[
+    str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=looked_for)
+]
 WithError = Annotated[
-    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=utf8)
+    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=looked_for)
 ]
 ForReason = Annotated[
     EscalationReason | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
@@ -134,7 +147,10 @@ OlderThan = Annotated[
 OfCause = Annotated[
     str | None,
     typer.Option(
-        "--fingerprint", help="Escalated by this cause, as `escalations` shows it.", show_default=False, callback=utf8
+        "--fingerprint",
+        help="Escalated by this cause, as `escalations` shows it.",
+        show_default=False,
+        callback=looked_for,
     ),
 ]
 
