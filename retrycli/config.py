@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
+HINT = ". README.md lists every setting"
+"""No command does while they are wrong."""
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
     *(f"gateway{of}.{name}" for of in ("", ".customer", ".supplier", ".internal") for name in GATEWAY_SECRETS),
@@ -205,4 +207,4 @@ def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
         origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and each["loc"] else ""
         text = {"extra_forbidden": "no such setting"}.get(each["type"], each["msg"].removeprefix("Value error, "))
         problems.append(f"{key}{origin}: {text}" if each["loc"] else text)
-    return "; ".join(problems) + ". `retrycli config show` lists every setting"
+    return "; ".join(problems) + HINT

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from retrycli import crontab
 from retrycli.app import utc_now
-from retrycli.config import load
+from retrycli.config import HINT, load
 from retrycli.crontab import Host
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
@@ -24,7 +24,6 @@ from retrycli.store.database import Database
 
 PATIENCE_SECONDS = 5
 """For a database that somebody holds."""
-HINT = ". `retrycli config show` lists every setting"
 
 CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.settings,

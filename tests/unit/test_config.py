@@ -363,6 +363,10 @@ def test_every_problem_is_said_at_once() -> None:
     assert "schedule.factor (environment RETRYCLI_SCHEDULE__FACTOR)" in said
 
 
+def test_where_every_setting_is_listed_is_said_and_no_command_that_fails_as_well() -> None:
+    assert refusal("[run]\nspeed = 1\n").endswith(": no such setting. README.md lists every setting")
+
+
 @pytest.mark.parametrize(
     ("toml", "key"),
     [
