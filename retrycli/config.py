@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError
-from retrycli.settings import Settings
+from retrycli.settings import Database, Settings
 from retrycli.trust import is_planted
 
 if TYPE_CHECKING:
@@ -61,11 +61,14 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     values.update(_from_credentials(env))
     values.update(_from_environment(env))
     values.update(dict(_from_secret_files(values)))
+    sources = {key: source for key, (_, source) in values.items()}
+    if file is not None:
+        values.setdefault("database.url", (_beside(file, "database.url", Database().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
-        raise ConfigurationError(_in_words(error, {key: source for key, (_, source) in values.items()})) from None
-    return Loaded(settings, file, {key: source for key, (_, source) in values.items()})
+        raise ConfigurationError(_in_words(error, sources)) from None
+    return Loaded(settings, file, sources)
 
 
 def load_settings(path: Path | None = None) -> Settings:
@@ -126,7 +129,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _beside(file: Path, key: str, value: object) -> object:
-    """A relative path in a file is relative to the file: cron starts us in a folder of its own."""
+    """A relative path in a file is relative to the file, a default too: cron starts us in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"

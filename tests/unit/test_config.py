@@ -17,7 +17,7 @@ from retrycli.config import Loaded, candidates, load
 from retrycli.errors import ConfigurationError
 from retrycli.message import MessageType
 from retrycli.policy import RetryPolicy
-from retrycli.settings import Settings
+from retrycli.settings import Database, Settings
 
 SECRET = "hush-hush"
 
@@ -127,9 +127,9 @@ def test_the_defaults_pass_their_own_checks() -> None:
     assert Settings.model_validate(Settings().model_dump()) == Settings()
 
 
-def test_an_empty_file_changes_nothing() -> None:
+def test_an_empty_file_changes_nothing_but_where_the_database_is_looked_for(folder: Path) -> None:
     loaded = read("")
-    assert loaded.settings == Settings()
+    assert loaded.settings == Settings(database=Database(url=f"sqlite:///{folder}/ticketing_agent.db"))
     assert loaded.sources == {}
 
 
@@ -513,6 +513,19 @@ def test_a_relative_sqlite_file_in_a_file_is_beside_it(folder: Path, scheme: str
     expected = f"{scheme}:///{folder}/etc/{path}"
     assert load(file, {}).settings.database.url == expected
     assert load(file.relative_to(folder), {}).settings.database.url == expected
+
+
+@pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
+def test_where_a_file_names_no_database_the_default_is_beside_it(folder: Path, toml: str) -> None:
+    """Cron's line names the file, and starts us elsewhere. What the environment names is left as it is."""
+    file = folder / "etc" / "retrycli.toml"
+    file.parent.mkdir()
+    file.write_text(toml, encoding="utf-8")
+    loaded = load(file, {})
+    assert loaded.settings.database.url == f"sqlite:///{folder}/etc/ticketing_agent.db"
+    (shown,) = (each for each in config_text.shown(loaded) if each[0] == "database.url")
+    assert shown == ("database.url", loaded.settings.database.url, "default")
+    assert load(file, {"RETRYCLI_DATABASE__URL": "sqlite:///here.db"}).settings.database.url == "sqlite:///here.db"
 
 
 @pytest.mark.parametrize(
