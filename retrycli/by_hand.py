@@ -61,14 +61,15 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
     for each in take_in(world, rules, message_id, now):
         if isinstance(each, UnusableMessage):
             raise _unusable(each)
-    world.claims.claim_one(claim, message_id, now)
+    was_escalated = world.claims.claim_one(claim, message_id, now)
     loaded = world.claims.begin(claim, [message_id], made_by=by, pass_id=None, now=now, fit=lambda _: True)
     if not loaded:
         raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
     (queued,) = loaded
     if isinstance(queued, UnusableMessage):
         for event in record(world, claim, [(queued, Settled(message_id, Transition.invalid(queued.problem)))]):
-            world.emit(event)
+            if not was_escalated:  # else it has been told
+                world.emit(event)
         raise _unusable(queued)
     return queued
 

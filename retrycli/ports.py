@@ -63,8 +63,8 @@ class Claims(Protocol):
     def renew(self, claim: Claim) -> None:
         """Hold what is claimed for longer."""
 
-    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
-        """Claim one message, whatever its wait."""
+    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> bool:
+        """Claim one message, whatever its wait; whether it was in a person's hands."""
 
     def begin(
         self,

@@ -155,8 +155,11 @@ class Claims:
             mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant)
             connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
 
-    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> None:
+    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> bool:
         """Claim one message whatever its wait, also an escalated one.
+
+        Returns:
+            Whether it was escalated.
 
         Raises:
             NoSuchMessage: the application's table has no such row.
@@ -170,6 +173,7 @@ class Claims:
                 raise reason
             free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
             connection.execute(update(queue).where(*free).values(_claimed(claim)))
+            return standing.state is State.ESCALATED
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back claimed messages for which no attempt was begun."""

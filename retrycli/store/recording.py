@@ -148,11 +148,12 @@ def _gone_back(of: Values) -> Update:
 
 
 def _escalated(of: Values) -> Update:
+    """In a person's hands; one that was tried by hand has been there since it was escalated first."""
     return _moved(
         of,
         state=State.ESCALATED.value,
         next_attempt_at=None,
-        escalated_at=bindparam("now"),
+        escalated_at=func.coalesce(queue.c.escalated_at, bindparam("now", type_=queue.c.escalated_at.type)),
         escalation_reason=of["escalation_reason"],
         fingerprint=of["fingerprint"],
     )

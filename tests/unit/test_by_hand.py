@@ -193,6 +193,18 @@ def test_a_row_that_no_pass_has_seen_yet_and_that_can_not_be_sent_is_told_of_onc
     assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
 
 
+def test_a_row_that_can_not_be_sent_is_escalated_once_however_often_it_is_tried(stage: Stage) -> None:
+    stage.add(1, body=None)
+    stage.run()
+    stage.events.all.clear()
+    before = everything(stage)
+    stage.clock.now += timedelta(days=1)
+    with pytest.raises(InvalidMessage, match="body is missing"):
+        stage.retry(1)
+    assert everything(stage) == before
+    assert stage.events.all == []
+
+
 def test_a_row_that_has_been_mended_can_be_sent(stage: Stage) -> None:
     stage.add(1, message_type="fax")
     stage.run()
