@@ -47,12 +47,17 @@ def init(
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
     from retrycli import console, upkeep
+    from retrycli.errors import RetrycliError
 
     file = config or ctx.obj.config or Path("retrycli.toml")
     upkeep.write_config(file, database_url=database_url, base_url=base_url)
+    try:
+        settings = load_settings(ctx, file)
+        place = upkeep.make_tables(settings)
+    except RetrycliError:
+        file.unlink()  # or it would be in the way of the command that is put right
+        raise
     console.say(f"Wrote {file}.")
-    settings = load_settings(ctx, file)
-    place = upkeep.make_tables(settings)
     console.say(f"Made retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run" if settings.gateway.base_url else f"set gateway.base_url in {file}"
     console.say(f"Next: {step}")

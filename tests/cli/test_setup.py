@@ -8,6 +8,8 @@ import tomllib
 from importlib.metadata import version
 from typing import TYPE_CHECKING
 
+import pytest
+
 from retrycli.config import load
 from retrycli.schema import HEAD
 from retrycli.settings import Settings
@@ -68,6 +70,24 @@ def test_init_overwrites_nothing(cli: Cli, application: Application) -> None:
     assert done.returncode == 78
     assert done.stderr == "retrycli: retrycli.toml is there already; edit it, or name another with --config\n"
     assert file.read_text() == "# mine\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "wrong", "code"),
+    [
+        ("--database-url", "mysql://desk@db/desk", 78),
+        ("--database-url", "sqlite:///gone.db", 69),
+        ("--base-url", "tickets.example.com", 78),
+    ],
+)
+def test_init_leaves_nothing_in_the_way_of_the_command_that_is_put_right(
+    cli: Cli, application: Application, option: str, wrong: str, code: int
+) -> None:
+    right = ["--database-url", application.url, "--base-url", "https://tickets.example.com/api"]
+    done = cli("init", *right, option, wrong)
+    assert done.returncode == code, done.stderr
+    assert not (cli.cwd / "retrycli.toml").exists()
+    assert cli("init", *right).returncode == 0
 
 
 def test_init_says_which_folder_is_not_there(cli: Cli) -> None:
