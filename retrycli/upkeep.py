@@ -9,7 +9,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli.app import lock_path, open_database, pass_rules
+from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.lock import PassLock
@@ -30,7 +30,7 @@ BREATH_SECONDS = 0.05
 
 
 def check(settings: Settings) -> dict[str, str]:
-    """Check what a pass relies on, short of sending: settings, preset, database, tables, lock.
+    """Check what a pass relies on, short of sending: settings, preset, credentials, database, tables, lock.
 
     Returns:
         What was found, by name.
@@ -38,13 +38,12 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first thing that is wrong.
     """
-    from retrycli.gateway.choice import check_columns
+    from retrycli.gateway.choice import crossing_of
 
     pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        for each in settings.gateway.all.values():
-            check_columns(each, {*columns, *OPTIONAL_COLUMNS})
+        crossing_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
         gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()

@@ -18,6 +18,9 @@ def verifying(ca_file: Path | None) -> ssl.SSLContext:
     if ca_file is not None:
         try:
             context.load_verify_locations(ca_file)
+        except ssl.SSLError as error:
+            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: it holds no certificates") from error
         except (OSError, ValueError) as error:
-            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else "that is no path"
+            raise ConfigurationError(f"gateway.ca_file: can't use {ca_file}: {reason}") from error
     return context

@@ -179,6 +179,27 @@ def test_config_check_finds_a_preset_that_names_a_column_that_is_not_there(cli: 
     )
 
 
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (
+            {"TICKETING_API_BASE_URL": "https://127.0.0.1:9", "RETRYCLI_GATEWAY__CA_FILE": "gone.pem"},
+            "gateway.ca_file: can't use gone.pem: No such file or directory",
+        ),
+        ({"RETRYCLI_GATEWAY__AUTH": "bearer", "RETRYCLI_GATEWAY__TOKEN": "to ken"}, "gateway.token"),
+    ],
+)
+def test_config_check_finds_what_no_pass_could_send_with(
+    cli: Cli, application: Application, wrong: dict[str, str], said: str
+) -> None:
+    application.add(101)
+    env = {**application.variables("http://127.0.0.1:9"), **wrong}
+    done = cli("config", "check", env=env)
+    assert (done.returncode, done.stdout) == (78, "")
+    assert said in done.stderr
+    assert done.stderr == cli("run-once", env=env).stderr
+
+
 # -- db and version --------------------------------------------------------------------------------------------------
 
 

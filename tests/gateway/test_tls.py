@@ -53,6 +53,11 @@ def test_connections_are_kept_and_closed(tls: ssl.SSLContext, certificate: Path)
 def test_a_ca_file_must_hold_certificates(tmp_path: Path) -> None:
     file = tmp_path / "ca.pem"
     file.write_text("nothing of the kind")
-    for each in (file, tmp_path / "missing.pem", tmp_path / "\0"):
-        with pytest.raises(ConfigurationError, match=rf"gateway\.ca_file: can't use {each}"):
+    reasons = {
+        file: "it holds no certificates",
+        tmp_path / "missing.pem": "No such file or directory",
+        tmp_path / "\0": "that is no path",
+    }
+    for each, reason in reasons.items():
+        with pytest.raises(ConfigurationError, match=rf"gateway\.ca_file: can't use {each}: {reason}$"):
             deliver(gateway_settings("https://127.0.0.1:1", ca_file=each))
