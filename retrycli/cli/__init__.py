@@ -13,7 +13,7 @@ import typer
 from typer.core import TyperGroup
 from typer.main import get_group
 
-from retrycli.cli.shared import Globals, LogFormat, LogLevel
+from retrycli.cli.shared import ConfigFile, Globals, LogFormat, LogLevel
 
 READER_GONE = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
@@ -91,7 +91,7 @@ app = typer.Typer(
 @app.callback()
 def options(
     ctx: typer.Context,
-    config: Annotated[Path | None, typer.Option(help="The configuration file.", show_default=False)] = None,
+    config: ConfigFile = None,
     log_level: Annotated[
         LogLevel | None, typer.Option(help="The least level to log.", case_sensitive=False, show_default=False)
     ] = None,

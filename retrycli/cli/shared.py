@@ -116,7 +116,11 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 MessageId = Annotated[
     int, typer.Argument(metavar="ID", max=LARGEST_ID, help="The message.", autocompletion=failed_messages)
 ]
-ConfigFile = Annotated[Path | None, typer.Option("--config", help="The configuration file.", show_default=False)]
+ConfigFile = Annotated[
+    Path | None,
+    # One that can't be read ends with the same code whether it was named or found.
+    typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
 MessageIds = Annotated[
     list[int] | None,

@@ -368,6 +368,6 @@ def test_a_wrong_configuration_file_is_named_with_what_is_wrong_in_it(
 def test_a_configuration_file_that_may_not_be_read_is_told(cli: Cli) -> None:
     file = cli.cwd / "retrycli.toml"
     file.touch(mode=0)
-    assert fault(without_roots_powers(cli)("status"), 78) == (
-        "can't read retrycli.toml: Permission denied; check its mode and owner"
-    )
+    us = without_roots_powers(cli)
+    for arguments in (["status"], ["--config", "retrycli.toml", "status"], ["status", "--config", "retrycli.toml"]):
+        assert fault(us(*arguments), 78) == "can't read retrycli.toml: Permission denied; check its mode and owner"
