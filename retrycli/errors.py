@@ -3,6 +3,7 @@
 ::
 
     RetrycliError              1   a fault of retrycli's own
+    ├── OutputFailed           1   what the command prints can't be written, as to a full disk
     ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message is in a state in which that can't be done
@@ -28,6 +29,10 @@ class RetrycliError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+
+
+class OutputFailed(RetrycliError):
+    """What the command prints can't be written."""
 
 
 class InvalidMessage(RetrycliError):

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from importlib import import_module
-from io import TextIOWrapper
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -104,46 +101,33 @@ def options(
 
 def run() -> None:
     """Run the command that the arguments name; every error ends here, in words and with its exit code."""
+    from retrycli.cli import streams
     from retrycli.errors import RetrycliError
 
-    _prepare_outputs()
+    streams.prepare()
     try:
         try:
             app()
         finally:
             sys.stdout.flush()
     except RetrycliError as error:
-        _fail(error, error.exit_code)
+        _fail(error, str(error), error.exit_code)
     except BrokenPipeError:
-        # Python must not stumble over it again when it flushes at the end.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(READER_GONE)
     except SystemExit as end:
         # typer has seen it first, and calls it 1.
         sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
-        _fail(error, 1)
+        _fail(error, f"a fault of retrycli's own: {_chain(error)}; `retrycli --debug …` tells more", 1)
 
 
-def _prepare_outputs() -> None:
-    """Have stdout and stderr take whatever comes: that nobody can see it is no reason not to deliver."""
-    for name in ("stdout", "stderr"):
-        if getattr(sys, name) is None:  # closed, as by `>&-` in a crontab
-            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115  for as long as we live
-    if isinstance(sys.stdout, TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
-
-
-def _fail(error: BaseException, code: int) -> None:
+def _fail(error: BaseException, text: str, code: int) -> None:
     from retrycli.escape import printable
 
     if "--debug" in sys.argv:
         import traceback
 
         traceback.print_exception(error)
-    text = str(error)
-    if code == 1:
-        text = f"a fault of retrycli's own: {_chain(error)}; `retrycli --debug …` tells more"
     print(f"retrycli: {printable(text)}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
 

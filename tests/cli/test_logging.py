@@ -78,6 +78,33 @@ def test_a_pass_whose_outputs_are_closed_delivers_all_the_same(
     assert len(sandbox.received) == 1
 
 
+def test_output_that_can_not_be_written_is_no_fault_of_retryclis_own(cli: Cli, application: Application) -> None:
+    """Whether it is more than is written at once or less."""
+    application.add_due(100)
+    env = application.variables(API)
+    full = cli.under("/bin/sh", "-c", 'exec "$@" >/dev/full', "sh").having(env)
+    for arguments in (["version"], ["status"], ["list-failed", "--json"]):
+        done = full(*arguments)
+        assert (done.returncode, done.stderr) == (1, "retrycli: can't write the output: No space left on device\n")
+
+
+@pytest.mark.parametrize(("arguments", "code"), [("--config no.toml status", 78), ("deliver", 2), ("version", 0)])
+@pytest.mark.parametrize("stderr", ["/dev/full", "&-"])
+def test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is(
+    cli: Cli, arguments: str, code: int, stderr: str
+) -> None:
+    assert cli.under("/bin/sh", "-c", f'exec "$@" 2>{stderr}', "sh")(*arguments.split()).returncode == code
+
+
+@pytest.mark.parametrize("arguments", ["version", "db prune --older-than 90d", "edit 101 --body-file - --yes"])
+def test_a_stdin_that_is_closed_is_an_empty_one(cli: Cli, application: Application, arguments: str) -> None:
+    application.add(101)
+    env = application.variables(API)
+    closed = cli.under("/bin/sh", "-c", 'exec "$@" <&-', "sh").having(env)(*arguments.split())
+    empty = cli.having(env)(*arguments.split())
+    assert (closed.returncode, closed.stdout, closed.stderr) == (empty.returncode, empty.stdout, empty.stderr)
+
+
 # -- secrets ---------------------------------------------------------------------------------------------------------
 
 TOKEN, PASSWORD = "tok-hush-1", "pass-hush-2"

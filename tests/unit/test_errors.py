@@ -16,12 +16,14 @@ from retrycli.errors import (
     NoSuchMessage,
     NotActionable,
     NotEdited,
+    OutputFailed,
     RetrycliError,
     SchemaMismatch,
 )
 
 EXIT_CODES = {
     RetrycliError: 1,
+    OutputFailed: 1,
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,
