@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import (
+    MOST,
     ConfigFile,
     ForReason,
     Json,
@@ -167,7 +168,9 @@ def list_failed(
     older_than: OlderThan = None,
     fingerprint: OfCause = None,
     sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
-    limit: Annotated[int | None, typer.Option(min=1, help="So many at most.", show_default="50 on a terminal")] = None,
+    limit: Annotated[
+        int | None, typer.Option(min=1, max=MOST, help="So many at most.", show_default="50 on a terminal")
+    ] = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings
 
 if TYPE_CHECKING:
     from retrycli.events import PassSummary
@@ -63,7 +63,7 @@ def run_once(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, help="Try so many messages at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Try so many messages at most.")] = None,
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
     ] = None,
@@ -133,7 +133,7 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
 
 def passes(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, help="Show so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show so many, newest first.")] = 20,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:

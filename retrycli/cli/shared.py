@@ -48,6 +48,8 @@ class Globals:
 
 LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
+MOST = 2**31
+"""So many of something are as good as all, as with ``run.limit``."""
 LONGEST_NAME = 255
 """What the history has room for."""
 
