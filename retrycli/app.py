@@ -20,6 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from retrycli import aftermath, engine, logs, schema
+from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
 from retrycli.message import MessageType
@@ -210,13 +211,14 @@ def lock_path(settings: Settings) -> Path:
 
 
 def login_name() -> str:
-    """Who is at the keyboard, as far as the system knows."""
+    """Who is at the keyboard, as far as the system knows, in a form that any database takes."""
     import getpass
 
     try:
-        return getpass.getuser()
+        name = getpass.getuser()
     except (KeyError, OSError):
-        return f"uid {os.getuid()}"
+        name = ""
+    return name if name and encodable(name) else f"uid {os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings
+from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings, utf8
 
 if TYPE_CHECKING:
     from retrycli.events import PassSummary
@@ -181,7 +181,9 @@ def pause(
     length: Annotated[
         str | None, typer.Option("--for", help="End it by itself after that time: 30m, 2h, 1d.", show_default=False)
     ] = None,
-    reason: Annotated[str | None, typer.Option(help="Why, for whoever looks next.", show_default=False)] = None,
+    reason: Annotated[
+        str | None, typer.Option(help="Why, for whoever looks next.", show_default=False, callback=utf8)
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load_settings, name, require_a_person, utf8
+from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_settings, name, require_a_person, utf8
 from retrycli.message import MessageType
 
 if TYPE_CHECKING:
@@ -92,11 +92,20 @@ def deliver_test(
     recipient: Annotated[
         str | None, typer.Option("--to", help="Whom it is for, where the system is told.", callback=utf8)
     ] = None,
-    cc: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.")] = None,
-    bcc: Annotated[list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.")] = None,
+    cc: Annotated[
+        list[str] | None,
+        typer.Option(metavar="ADDRESS", help="Who gets a copy; once for each.", callback=all_utf8),
+    ] = None,
+    bcc: Annotated[
+        list[str] | None, typer.Option(metavar="ADDRESS", help="Who gets a blind copy.", callback=all_utf8)
+    ] = None,
     attach: Annotated[
         list[str] | None,
-        typer.Option(metavar="PATH", help="A file to go along, beneath gateway.attachments_dir; once for each."),
+        typer.Option(
+            metavar="PATH",
+            help="A file to go along, beneath gateway.attachments_dir; once for each.",
+            callback=all_utf8,
+        ),
     ] = None,
     by: Annotated[
         str | None, typer.Option(help="Who asks: the message says so.", show_default="login name", callback=name)

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person
+from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person, utf8
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
@@ -40,9 +40,11 @@ def register(app: typer.Typer) -> None:
 def init(
     ctx: typer.Context,
     database_url: Annotated[
-        str, typer.Option(help="Where the application's table is.")
+        str, typer.Option(help="Where the application's table is.", callback=utf8)
     ] = "sqlite:///ticketing_agent.db",
-    base_url: Annotated[str | None, typer.Option(help="Where the ticketing API is.", show_default=False)] = None,
+    base_url: Annotated[
+        str | None, typer.Option(help="Where the ticketing API is.", show_default=False, callback=utf8)
+    ] = None,
     config: ConfigFile = None,
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
@@ -131,12 +133,17 @@ def db_prune(
 def db_copy(
     ctx: typer.Context,
     source: Annotated[
-        str | None, typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url")
+        str | None,
+        typer.Option("--from", metavar="URL", help="The database to copy.", show_default="database.url", callback=utf8),
     ] = None,
     target: Annotated[
         str | None,
         typer.Option(
-            "--to", metavar="URL", help="The one that the application's data has moved to.", show_default="database.url"
+            "--to",
+            metavar="URL",
+            help="The one that the application's data has moved to.",
+            show_default="database.url",
+            callback=utf8,
         ),
     ] = None,
     overwrite: Annotated[

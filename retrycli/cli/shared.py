@@ -67,6 +67,17 @@ def utf8(value: str | None) -> str | None:
     return value
 
 
+def all_utf8(values: list[str] | None) -> list[str] | None:
+    """The texts of an option that may be given several times, if any.
+
+    Raises:
+        typer.BadParameter: one is no UTF-8.
+    """
+    for each in values or ():
+        utf8(each)
+    return values
+
+
 def looked_for(value: str | None) -> str | None:
     """A filter's text, if any.
 

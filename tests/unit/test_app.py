@@ -1,10 +1,12 @@
-"""What a pass is given of the settings."""
+"""What a pass is given of the settings, and who asks."""
 
 from __future__ import annotations
 
+import os
+
 import pytest
 
-from retrycli.app import pass_rules
+from retrycli.app import login_name, pass_rules
 from retrycli.settings import Settings
 
 
@@ -14,3 +16,11 @@ from retrycli.settings import Settings
 def test_a_pass_knows_whether_its_messages_are_at_a_server(url: str, *, at_a_server: bool) -> None:
     settings = Settings.model_validate({"database": {"url": url}, "gateway": {"base_url": "https://api.example.com"}})
     assert pass_rules(settings).at_a_server == at_a_server
+
+
+@pytest.mark.parametrize(("given", "name"), [("anna", "anna"), ("caf\udce9", f"uid {os.getuid()}")])
+def test_who_is_at_the_keyboard_has_a_name_that_a_database_takes(
+    monkeypatch: pytest.MonkeyPatch, given: str, name: str
+) -> None:
+    monkeypatch.setenv("LOGNAME", given)
+    assert login_name() == name
