@@ -189,8 +189,12 @@ def pause(
     """Hold deliveries back until `resume`, or for a time."""
     from retrycli import console, desk
 
-    settings = load_settings(ctx, config)
-    begun = desk.pause(settings, length=None if length is None else length_of_time(length, "--for"), reason=reason)
+    span = None if length is None else length_of_time(length, "--for")
+    if span is not None and not span:
+        raise typer.BadParameter(
+            "it would be over at once; leave --for out to pause until `resume`", param_hint="--for"
+        )
+    begun = desk.pause(load_settings(ctx, config), length=span, reason=reason)
     until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     console.say(f"Paused {until}. Passes record themselves and send nothing.")
     console.say("Next: retrycli resume, when deliveries may go on")

@@ -40,8 +40,7 @@ def sandbox(
     try:
         server = Sandbox(behaviour, rng=random.Random(), port=port, listener=_tell)  # noqa: S311  no secret
     except OSError as error:
-        console.complain(f"retrycli: can't listen on port {port}: {error.strerror}; name another with --port")
-        raise typer.Exit(1) from None
+        raise typer.BadParameter(f"can't listen on {port}: {error.strerror}", param_hint="--port") from None
     signal.signal(signal.SIGTERM, _stop)
     with server:
         typer.echo(f"A ticketing API for trying things out, at {server.url}; Ctrl-C ends it.")

@@ -118,6 +118,7 @@ WRONG = {
     "list-failed --older-than 7": "Invalid value for --older-than: '7' is no length of time",
     "db prune --older-than 90 --yes": "Invalid value for --older-than: '90' is no length of time",
     "pause --for soon": "Invalid value for --for: 'soon' is no length of time; write a number and a unit",
+    "pause --for 0m": "Invalid value for --for: it would be over at once",
     "pause --reason caf\udce9": "Invalid value for '--reason': that is no UTF-8",
     "init --database-url sqlite:///caf\udce9": "Invalid value for '--database-url': that is no UTF-8",
     "init --base-url https://caf\udce9": "Invalid value for '--base-url': that is no UTF-8",
