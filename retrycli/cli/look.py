@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
+TIMES = ("created_at", "updated_at", "sent_at")
 
 
 class Sort(StrEnum):
@@ -261,7 +262,7 @@ def show(
     if as_json:
         console.show_json(
             {
-                "message": found.row,
+                "message": {name: _rfc_3339(name, value) for name, value in found.row.items()},
                 "queue": found.queue,
                 "attempts": [asdict(each) for each in found.attempts],
                 "acts": [asdict(each) for each in found.acts],
@@ -281,6 +282,19 @@ def show(
         console.say("No attempt was made at it yet.")
     failed = found.row["status"] == "failed"
     console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+
+
+def _rfc_3339(column: str, value: object) -> object:
+    """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
+    from retrycli.errors import InvalidMessage
+    from retrycli.message import utc_time
+
+    if column not in TIMES:
+        return value
+    try:
+        return utc_time(column, value)
+    except InvalidMessage:
+        return value
 
 
 def _show_history(found: MessageDetails) -> None:

@@ -58,7 +58,7 @@ PIPED = (
     *(f"list-failed {each}" for each in FILTERS),
     *("list-failed", "list-failed --json", "list-failed --sort id"),
     *("escalations", "escalations --json", "status --json"),
-    *("show 1", "show 15 --json", "show 99"),
+    *("show 1", "show 1 --json", "show 15 --json", "show 99"),
 )
 ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 15")
 
@@ -252,6 +252,12 @@ def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) ->
     assert "It is attached." in screen.text
     assert re.search(rf"^1    pass  {LOCAL_TIME}  permanent  422   \d+", screen.text, re.MULTILINE)
     assert screen.text.endswith("Next: retrycli retry 15\n")
+
+
+def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
+    message = shown.json("show 1 --json")["message"]
+    assert message["sent_at"] == "2026-01-02T03:04:05Z"
+    assert all(re.fullmatch(UTC_TIME, message[each]) for each in ("created_at", "updated_at"))
 
 
 def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown: Shown) -> None:
