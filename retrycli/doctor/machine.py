@@ -120,6 +120,8 @@ def outputs(case: Case) -> Iterator[Finding]:
             yield failure(
                 "outputs", f"{key} is in {folder}, which can't be written", f"see to its owner, or mend {key}"
             )
+        elif path.is_dir():
+            yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or mend {key}")
         elif find_spec(package) is None:
             yield failure("outputs", f"{key} needs {package}, which is not installed", f"pip install '{extra}'")
         else:

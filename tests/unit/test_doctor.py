@@ -233,6 +233,8 @@ def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: st
     (desk.root / "out").mkdir()
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     assert list((desk.root / "out").iterdir()) == []
+    (desk.root / "out" / name).mkdir()
+    assert "which is a folder" in only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs").found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
