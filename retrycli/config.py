@@ -81,7 +81,10 @@ def load_settings(path: Path | None = None) -> Settings:
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Where a configuration file is looked for when none is named, first to last."""
+    """Where a configuration file is looked for when none is named, first to last.
+
+    What can't be looked for is not there: sudo leaves HOME at a folder that is closed to us.
+    """
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
     if folder := environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else ""):
@@ -92,7 +95,13 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        found = next((each for each in candidates(env) if _is_file(each)), None)
+        # What is no file is no reason to take the next one, by which nobody meant to go.
+        found = next((each for each in candidates(env) if os.path.lexists(each)), None)
+        if found is not None and not _is_file(found):
+            raise ConfigurationError(
+                f"{found.absolute()} is no file that can be read, but a folder, or a link to none; "
+                "mend it, or name another with --config"
+            )
         if found is not None and is_planted(found.stat(), found.absolute().parent.stat()):
             raise ConfigurationError(
                 f"{found.absolute()} is another user's, in a folder that anybody may write to; "
@@ -106,7 +115,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked for: sudo leaves HOME at a folder that is closed to us."""
+    """Whether there is a file that may be looked for."""
     try:
         return path.is_file()
     except (OSError, ValueError):

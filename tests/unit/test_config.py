@@ -291,6 +291,16 @@ def test_files_are_looked_for_here_then_in_the_user_s_folder_then_in_etc(
     ]
 
 
+@pytest.mark.parametrize("target", ["gone.toml", "retrycli.toml", "."], ids=["dangling", "loop", "folder"])
+def test_what_is_found_and_is_no_file_is_named_and_no_other_is_taken(folder: Path, target: str) -> None:
+    other = folder / ".config" / "retrycli" / "retrycli.toml"
+    other.parent.mkdir(parents=True)
+    other.touch()
+    (folder / "retrycli.toml").symlink_to(target)
+    with pytest.raises(ConfigurationError, match=rf"^{folder}/retrycli\.toml is no file that can be read"):
+        load(None, {"HOME": str(folder)})
+
+
 def test_a_named_file_that_is_missing_is_named(folder: Path) -> None:
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "gone.toml", {})
