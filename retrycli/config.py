@@ -126,7 +126,9 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     import tomllib
 
     try:
-        values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8"))))
+        values = list(_flat(tomllib.loads(file.read_text(encoding="utf-8-sig"))))
+    except UnicodeDecodeError:
+        raise ConfigurationError(f"{file} is no UTF-8 text; save it as UTF-8") from None
     except OSError as error:
         raise ConfigurationError(f"can't read {file}: {error.strerror}; check its mode and owner") from error
     except ValueError as error:

@@ -143,9 +143,9 @@ def preset_text(name: str) -> str:
     if name.endswith(".toml"):
         file = Path(name)
         try:
-            text = file.read_text(encoding="utf-8") if file.is_file() else None
+            text = file.read_text(encoding="utf-8-sig") if file.is_file() else None
         except (OSError, UnicodeDecodeError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+            reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text; save it as UTF-8"
             raise ConfigurationError(f"gateway.preset: can't read {file}: {reason}") from error
         if text is None:
             raise ConfigurationError(f"gateway.preset: no file {file}")

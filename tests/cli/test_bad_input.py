@@ -327,7 +327,7 @@ WRONG_SETTINGS: dict[tuple[str, str], str] = {
 }
 WRONG_FILES = {
     b"[gateway\n": "is no TOML: Expected ']' at the end of a table declaration (at line 1, column 9)",
-    b"\xff\n": "is no TOML: 'utf-8' codec can't decode byte 0xff",
+    b"\xff\n": "is no UTF-8 text; save it as UTF-8",
     b"schedule = 3\n": "schedule (file ",
     b'[gateway]\nbase_uri = "http://one"\n': "): no such setting",
 }

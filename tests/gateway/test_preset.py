@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.gateway.preset import known_presets, load_preset
+from retrycli.gateway.preset import known_presets, load_preset, preset_text
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_path
 from retrycli.message import REQUIRED_COLUMNS, QueuedMessage
@@ -352,10 +352,16 @@ def test_a_file_that_is_no_toml(tmp_path: Path) -> None:
     assert mistake(file).startswith(f"preset {file} is no TOML: ")
 
 
+def test_a_file_may_begin_as_editors_on_windows_have_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text(preset_text("generic"), encoding="utf-8-sig")
+    assert load_preset(str(file)) == load_preset("generic")
+
+
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:
     file = tmp_path / "own.toml"
     file.write_bytes(b'title = "\xff"')
-    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is no UTF-8 text"
+    assert mistake(str(file)) == f"gateway.preset: can't read {file}: it is no UTF-8 text; save it as UTF-8"
 
 
 def test_a_figure_without_end_is_no_toml(tmp_path: Path) -> None:

@@ -322,12 +322,25 @@ def test_a_folder_is_no_configuration_file(folder: Path) -> None:
         load(folder, {})
 
 
-@pytest.mark.parametrize("content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n", b'x = "\xff"\n'])
+@pytest.mark.parametrize("content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n"])
 def test_a_file_that_is_no_toml_is_named(folder: Path, content: bytes) -> None:
     (folder / "broken.toml").write_bytes(content)
     with pytest.raises(ConfigurationError) as raised:
         load(folder / "broken.toml", {})
     assert str(raised.value).startswith(f"{folder / 'broken.toml'} is no TOML: ")
+
+
+def test_a_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> None:
+    (folder / "bom.toml").write_text("[run]\nlimit = 1\n", encoding="utf-8-sig")
+    assert load(folder / "bom.toml", {}).settings.run.limit == 1
+
+
+@pytest.mark.parametrize("content", [b'x = "\xff"\n', "[run]\n".encode("utf-16")])
+def test_a_file_in_another_encoding_is_named_with_what_to_do(folder: Path, content: bytes) -> None:
+    (folder / "other.toml").write_bytes(content)
+    with pytest.raises(ConfigurationError) as raised:
+        load(folder / "other.toml", {})
+    assert str(raised.value) == f"{folder / 'other.toml'} is no UTF-8 text; save it as UTF-8"
 
 
 @pytest.mark.parametrize("toml", [f"x = {'[' * 5000}", f"x{'.x' * 5000} = 1"], ids=["lists", "tables"])
