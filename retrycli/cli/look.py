@@ -24,7 +24,7 @@ from retrycli.cli.shared import (
     filter_of,
     load_settings,
 )
-from retrycli.message import MessageType
+from retrycli.message import EscalationReason, MessageType
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -280,8 +280,16 @@ def show(
     _show_history(found)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
-    failed = found.row["status"] == "failed"
-    console.say(f"Next: {f'retrycli retry {message_id}' if failed else 'retrycli list-failed'}")
+    console.say(f"Next: {_next_step(found, message_id)}")
+
+
+def _next_step(found: MessageDetails, message_id: int) -> str:
+    """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
+    if found.row["status"] != "failed":
+        return "retrycli list-failed"
+    retry = f"retrycli retry {message_id}"
+    invalid = found.queue is not None and found.queue["escalation_reason"] == EscalationReason.INVALID
+    return f"retrycli edit {message_id}, or mend its row; then {retry}" if invalid else retry
 
 
 def _rfc_3339(column: str, value: object) -> object:

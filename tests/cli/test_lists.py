@@ -60,7 +60,7 @@ PIPED = (
     *("escalations", "escalations --json", "status --json"),
     *("show 1", "show 1 --json", "show 15 --json", "show 99"),
 )
-ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 15")
+ON_TERMINAL = ("list-failed", "list-failed --limit 2", "escalations", "show 14", "show 15")
 
 
 @pytest.fixture(scope="module")
@@ -258,6 +258,10 @@ def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
     message = shown.json("show 1 --json")["message"]
     assert message["sent_at"] == "2026-01-02T03:04:05Z"
     assert all(re.fullmatch(UTC_TIME, message[each]) for each in ("created_at", "updated_at"))
+
+
+def test_show_of_what_can_not_be_sent_names_what_comes_before_a_retry(shown: Shown) -> None:
+    assert shown.screens["show 14"].text.endswith("Next: retrycli edit 14, or mend its row; then retrycli retry 14\n")
 
 
 def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown: Shown) -> None:
