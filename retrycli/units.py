@@ -37,9 +37,10 @@ def service(job: Job, *, system: bool) -> str:
         system: whether it is one of the system's, which names its user.
     """
     user = f"User={job.user}\n" if system else ""
+    own = "" if system else " --user"
     return f"""\
 {mark(job.config)}
-# `retrycli cron remove --systemd` takes it away; `systemctl edit {SERVICE}` adds to it.
+# `retrycli cron remove{own} --systemd` takes it away; `systemctl{own} edit {SERVICE}` adds to it.
 [Unit]
 Description=Deliver failed ticket messages (one pass of retrycli)
 Wants=network-online.target

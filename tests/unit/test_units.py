@@ -34,6 +34,13 @@ def test_only_a_service_of_the_systems_names_a_user() -> None:
     assert "User" not in units.values(units.service(JOB, system=False))
 
 
+def test_a_service_says_what_takes_it_away() -> None:
+    said = "`retrycli cron remove --systemd` takes it away; `systemctl edit retrycli.service` adds to it"
+    assert said in units.service(JOB, system=True)
+    said = "`retrycli cron remove --user --systemd` takes it away; `systemctl --user edit retrycli.service` adds to it"
+    assert said in units.service(JOB, system=False)
+
+
 @pytest.mark.parametrize("path", ['/srv/a b/50%"$HOME".toml', "/srv/back\\slash"])
 def test_a_path_comes_back_as_it_was(path: str) -> None:
     found = units.called(units.service(replace(JOB, config=path), system=True))
