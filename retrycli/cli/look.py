@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
+OF_THE_ROW = ("message_id", "ticket")
+"""What the queue has of a message that its row says as well."""
 TIMES = ("created_at", "updated_at", "sent_at")
 
 
@@ -270,7 +272,7 @@ def show(
         )
         return
     facts = {name: None if value is None else str(value) for name, value in found.row.items() if name != "body"}
-    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name != "message_id"}
+    queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in OF_THE_ROW}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
     console.show_facts(facts | {name: value for name, value in queue.items() if value is not None})

@@ -248,8 +248,10 @@ def test_show_tells_everything_about_a_message_and_its_body_too(shown: Shown) ->
         "permanent",
         422,
     )
+    assert found["queue"]["ticket"] == str(found["message"]["ticket_id"])
     screen = shown.screens["show 15"]
     assert "It is attached." in screen.text
+    assert "queue.ticket" not in screen.text, "the row has it"
     assert re.search(rf"^1    pass  {LOCAL_TIME}  permanent  422   \d+", screen.text, re.MULTILINE)
     assert screen.text.endswith("Next: retrycli retry 15\n")
 
