@@ -67,7 +67,7 @@ def cron_install(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Have the passes called: show what is to change, ask, and change it."""
+    """Have the passes called: show the change, ask, and make it."""
     from retrycli import console, scheduler
     from retrycli.crontab import Host
 
@@ -88,7 +88,7 @@ def cron_install(
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
-    """Show what calls the passes, and whether it is what `install` would write. Exits with 3 unless it is."""
+    """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
     from retrycli import console, scheduler
     from retrycli.crontab import Host
 
@@ -121,7 +121,7 @@ def cron_remove(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Take away what `install` wrote, and nothing else: show it, ask, and do it."""
+    """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
     from retrycli import console, scheduler
     from retrycli.crontab import Host
 

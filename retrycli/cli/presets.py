@@ -21,7 +21,7 @@ PLACES = {"cc_emails": "cc", "bcc_emails": "bcc", "attachments": "attachments"}
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
-    group = typer.Typer(help="Look at presets: what retrycli knows of ticketing systems.", rich_markup_mode=None)
+    group = typer.Typer(rich_markup_mode=None)
     group.callback(invoke_without_command=True)(presets)
     group.command("show")(show)
     group.command("check")(check)

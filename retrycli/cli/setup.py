@@ -152,9 +152,10 @@ def db_copy(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Take retrycli's own tables along when the application's data has moved. It may be run again at any time.
+    """Take retrycli's own tables along to another database.
 
-    Others on this machine can see a password in an option: leave out what database.url says.
+    It is for when the application's data has moved, and may be run again at any time. Others on this machine can see a
+    password in an option: leave out what database.url says.
     """
     from retrycli import console, move
 

@@ -41,6 +41,8 @@ COMMANDS = (
     "db",
     "db upgrade",
     "db prune",
+    "db copy",
+    "db index",
     "doctor",
     "cron",
     "cron print",
@@ -80,6 +82,17 @@ def test_the_help_names_every_command_with_what_it_does_and_cuts_no_sentence(hel
     told = dict(re.findall(r"^  ([a-z-]+)  +(\S.+)$", helps[""].stdout.partition("Commands:")[2], re.MULTILINE))
     assert told.keys() == {each.split()[0] for each in COMMANDS if each}
     assert all(each.endswith(".") and not each.endswith("...") for each in told.values())
+
+
+@pytest.mark.parametrize("group", ["db", "cron", "notify", "presets", "config", "escalations"])
+def test_the_help_of_a_group_cuts_no_sentence_either(helps: dict[str, Finished], group: str) -> None:
+    listed = helps[group].stdout.partition("Commands:")[2]
+    assert listed
+    assert "..." not in listed
+
+
+def test_the_help_of_presets_says_what_it_does_without_a_command(helps: dict[str, Finished]) -> None:
+    assert "Without a command, list them." in " ".join(helps["presets"].stdout.split())
 
 
 WRONG = {
