@@ -100,10 +100,10 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
     if standing.status != Status.FAILED:
         return NotActionable(f"message {each} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
-        until = max(standing.claim_expires_at or now, now).astimezone().strftime("%H:%M:%S")
+        until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
             f"message {each} is being sent just now ({standing.claimed_by}); "
-            f"look again with `retrycli show {each}`, at {until} at the latest"
+            f"look again with `retrycli show {each}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
         )
     return None
 

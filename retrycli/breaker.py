@@ -14,7 +14,7 @@ After Nygard, Release It!, chapter 5, "Circuit Breaker".
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from retrycli.backoff import later
@@ -58,7 +58,8 @@ class Breaker:
     @property
     def outlook(self) -> str:
         """The destination, and when it is tried again, in words."""
-        until = "" if self.probe_at is None else f", to be tried again at {self.probe_at.isoformat(timespec='seconds')}"
+        at = self.probe_at
+        until = "" if at is None else f", to be tried again at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{self.destination}{until}"
 
     def blocks(self, at: datetime) -> bool:

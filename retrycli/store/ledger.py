@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, exists, func, insert, or_, select, update
@@ -219,7 +219,7 @@ class Ledger:
         found = self.pause(now)
         if found is None:
             return None
-        until = f" until {found.until.isoformat(timespec='seconds')}" if found.until else ""
+        until = f" until {found.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}" if found.until else ""
         return f"paused by {found.by}{until}" + (f": {found.reason}" if found.reason else "")
 
     def pause(self, now: datetime) -> Pause | None:

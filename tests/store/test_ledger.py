@@ -172,11 +172,11 @@ EAST = timezone(timedelta(hours=2))
     [
         (Pause(NOON, None, "ada", None), NOON, "paused by ada"),
         (Pause(NOON, None, "ada", "upgrade"), NOON + 1000 * HOUR, "paused by ada: upgrade"),
-        (Pause(NOON, NOON + HOUR, "Zoë", None), NOON, "paused by Zoë until 2025-03-03T13:00:00+00:00"),
+        (Pause(NOON, NOON + HOUR, "Zoë", None), NOON, "paused by Zoë until 2025-03-03T13:00:00Z"),
         (
             Pause(NOON, NOON + HOUR, "ada", "upgrade"),
             NOON + HOUR - timedelta(microseconds=1),
-            "paused by ada until 2025-03-03T13:00:00+00:00: upgrade",
+            "paused by ada until 2025-03-03T13:00:00Z: upgrade",
         ),
         (Pause(NOON, NOON + HOUR, "ada", None), NOON + HOUR, None),
         (Pause(NOON, NOON + HOUR, "ada", None), (NOON + HOUR).astimezone(EAST), None),
