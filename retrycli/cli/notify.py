@@ -23,7 +23,7 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     from retrycli import console, tell
 
     tried = tell.try_out(load_settings(ctx, config), str(uuid.uuid4()))
-    failed = any(each.failure for each in tried)
+    failed = {"notify.ping_url" if each.target == tell.PING else "notify.urls" for each in tried if each.failure}
     if as_json:
         found = [
             {"target": each.target, "scheme": each.scheme, "accepted": each.failure is None, "error": each.failure}
@@ -33,5 +33,6 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     else:
         rows = [(each.target, each.scheme, each.failure or "accepted") for each in tried]
         console.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
-        console.say("Next: " + ("mend notify.urls, then retrycli notify test" if failed else "retrycli status"))
+        mend = " and ".join(sorted(failed, reverse=True))
+        console.say("Next: " + (f"mend {mend}, then retrycli notify test" if failed else "retrycli status"))
     raise typer.Exit(NOT_ACCEPTED if failed else 0)

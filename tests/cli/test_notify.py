@@ -320,6 +320,14 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
     assert (good.returncode, bad.returncode) == (0, 3)
 
 
+def test_the_next_step_names_the_setting_whose_target_did_not_take_it(cli: Cli, hook: Webhook) -> None:
+    deaf = {"RETRYCLI_NOTIFY__PING_URL": "http://127.0.0.1:9/"}
+    ping_alone = cli.having(urls(hook.slack_shaped) | deaf).on_terminal("notify", "test")
+    assert ping_alone.text.endswith("Next: mend notify.ping_url, then retrycli notify test\n")
+    both = cli.having(urls(NOBODY) | deaf).on_terminal("notify", "test")
+    assert both.text.endswith("Next: mend notify.urls and notify.ping_url, then retrycli notify test\n")
+
+
 def test_with_no_target_it_says_what_to_set(cli: Cli) -> None:
     done = cli("notify", "test")
     assert done.returncode == 78
