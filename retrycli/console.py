@@ -231,11 +231,14 @@ def utc_time(time: datetime | None) -> str | None:
 
 
 def _in_zone(zone: tzinfo | None, time: datetime) -> datetime:
-    """A time in a zone, by default the machine's. A naive one is UTC; at an end of the calendar it stays as it is."""
+    """A time in a zone, by default the machine's. A naive one is UTC.
+
+    At an end of the calendar it stays as it is, and where the machine's zone is a day or more away, as ``TZ=UTC-24``.
+    """
     aware = time if time.tzinfo is not None else time.replace(tzinfo=UTC)
     try:
         return aware.astimezone(zone)
-    except OverflowError:
+    except (OverflowError, ValueError):
         return aware
 
 

@@ -243,13 +243,13 @@ def moment(text: str, option: str) -> datetime:
     """
     from retrycli.duration import LONGEST, duration
 
-    now = datetime.now().astimezone()
+    now = _local(datetime.now(UTC))
     with suppress(ValueError):
         return now + duration(text)
     try:
         if ":" in text and len(text) <= len("08:00:00"):
             given = datetime.combine(now, time.fromisoformat(text))
-            given += timedelta(days=given.astimezone() <= now)
+            given += timedelta(days=_local(given) <= now)
         else:
             given = datetime.fromisoformat(text)
     except ValueError:
@@ -257,9 +257,17 @@ def moment(text: str, option: str) -> datetime:
         raise typer.BadParameter(f"{text!r} is no time; write {words}", param_hint=option) from None
     away = given.replace(tzinfo=None) - now.replace(tzinfo=None)
     # Roughly first: at the calendar's ends there is no working out a local time.
-    if abs(away) <= 2 * LONGEST and now <= (found := given.astimezone()) <= now + LONGEST:
+    if abs(away) <= 2 * LONGEST and now <= (found := _local(given)) <= now + LONGEST:
         return found
     raise typer.BadParameter(f"{text!r} is {'past' if away < LONGEST / 2 else 'too far off'}", param_hint=option)
+
+
+def _local(time: datetime) -> datetime:
+    """A time in the machine's zone; where that is none that Python takes, as ``TZ=UTC-24``, in UTC or its own."""
+    try:
+        return time.astimezone()
+    except ValueError:
+        return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
 def can_ask(*, as_json: bool) -> bool:

@@ -139,6 +139,19 @@ def test_a_time_without_an_offset_is_local(at_work: Cli, application: Applicatio
     assert due(application, 11) == datetime(2099, 1, 2, 0, 4, tzinfo=UTC)
 
 
+@on_sqlite
+@pytest.mark.parametrize("zone", ["UTC-24", "UTC-99"])
+def test_in_a_zone_that_python_does_not_take_times_are_utc(at_work: Cli, application: Application, zone: str) -> None:
+    escalate(application, 11)
+    abroad = at_work.having({"TZ": zone})
+    assert abroad("requeue", "11", "--at", "2099-01-02 03:04").returncode == 0
+    assert due(application, 11) == datetime(2099, 1, 2, 3, 4, tzinfo=UTC)
+    for command in ("passes", "status", "list-failed"):
+        screen = abroad.on_terminal(command)
+        assert screen.returncode == 0, screen.text
+        assert "+00:00" in screen.text
+
+
 def test_requeued_messages_are_spread_evenly_by_id(at_work: Cli, application: Application) -> None:
     escalate(application, 11, 12, 13, 14)
     at_work("requeue", "--type", "customer", "--yes", "--at", "2099-01-02T00:00Z", "--spread", "2h")
