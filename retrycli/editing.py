@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from retrycli import by_hand
 from retrycli.acts import Act
-from retrycli.app import HERE, Surroundings, login_name, make_world, open_database, pass_rules
+from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.draft import Draft
 from retrycli.errors import NotEdited
 from retrycli.settings import Settings
@@ -23,7 +23,7 @@ def read_draft(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        Acts(database).check(message_id, surroundings.now())
+        Acts(database).check(message_id, clock(database, surroundings.now)())
         found = Views(database).message(message_id, body=True)
         return found, Draft.of(found.row)
 
@@ -63,10 +63,10 @@ def write_draft(
     changes = wanted.changes(row)
     if not changes:
         return []
-    message_id, at = int(row["id"]), surroundings.now()
-    act = Act.edited(list(changes), by=by or login_name(), at=at)
+    message_id = int(row["id"])
     with open_database(settings) as database:
-        acts = Acts(database)
+        at = clock(database, surroundings.now)()
+        act, acts = Act.edited(list(changes), by=by or login_name(), at=at), Acts(database)
         if not acts.check(message_id, at):
             by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
         columns = ("subject", "body", "recipient_email")

@@ -142,6 +142,9 @@ def test_what_people_do_is_done_by_the_clock_of_the_database(
     at = datetime.now(UTC)
     row = {"message_id": 1, "state": "escalated", "delivery_key": "1", "unknown_count": 0, "first_failed_at": at}
     application.insert("retrycli_queue", [{**row, "escalated_at": at, "escalation_reason": "permanent"}])
+    assert wrong("edit", "1", "--subject", "Re: tea", "--yes").returncode == 0
+    [edited] = application.rows("retrycli_acts").values()
+    assert abs(datetime.now(UTC) - datetime.fromisoformat(str(edited["at"]))) < timedelta(minutes=5)
     assert wrong("requeue", "1").returncode == 0
     assert at_work.json("run-once")["sent"] == 1
 
