@@ -73,6 +73,8 @@ class Delivery:
         """Tickets of which the next message may go out, where their order is kept."""
         self._held_up: list[Decided] = []
         """What is not written down yet, for the application holds its message."""
+        self._stuck = False
+        """Whether that is all there was to be written down last. Then one more shows whether anything can be."""
         self._in_flight = 0
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
@@ -196,7 +198,8 @@ class Delivery:
 
     def _room(self) -> int:
         """How many attempts may begin now."""
-        return self._pace.room(self._destination.width - self._in_flight) if self._may_begin() else 0
+        width = 1 if self._stuck else self._destination.width
+        return self._pace.room(width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
         """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
@@ -235,13 +238,21 @@ class Delivery:
         self._record([(each.queued, self._decide(each)) for each in judged])
 
     def _record(self, decided: Sequence[Decided]) -> None:
-        """Write down what was decided, but for messages that the application holds: they come with the next ones."""
-        decided = [*self._held_up, *decided]
-        events, self._held_up = record_free(self._world, self._liaison.claim, decided)
+        """Write down what was decided, but for messages that the application holds: they come with the next ones.
+
+        Where it holds one after the other it may hold the table, and is waited for: no more is to go out than can be
+        written down.
+        """
+        open_ones = [*self._held_up, *decided]
+        events, self._held_up = record_free(self._world, self._liaison.claim, open_ones)
+        self._stuck = 0 < len(self._held_up) == len(open_ones)
+        if self._stuck and decided and len(open_ones) > 1:
+            events, self._held_up = record(self._world, self._liaison.claim, open_ones), []
+            self._stuck = False
         self._events += events
         if self._rules.in_order:
             held_up = {each.message_id for _, each in self._held_up}
-            self._freed |= {str(message.ticket_id) for message, each in decided if each.message_id not in held_up}
+            self._freed |= {str(message.ticket_id) for message, each in open_ones if each.message_id not in held_up}
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued

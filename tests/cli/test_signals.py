@@ -13,10 +13,21 @@ from tests.cli.command import end, wait_until
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
 pytestmark = on_both
+
+
+@pytest.fixture(autouse=True)
+def _not_under_nohup() -> Iterator[None]:
+    """What is ignored here is ignored by the processes that are started."""
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGHUP, before)
+
 
 ENDS = pytest.mark.parametrize(
     ("number", "code"),

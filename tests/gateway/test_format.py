@@ -26,7 +26,16 @@ from retrycli.gateway.template import fill, fill_path, fill_text
 from retrycli.gateway.toml_lines import line_of
 from retrycli.message import QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
-from tests.gateway.deliveries import KEY, NOON, deliver, deliver_in_turn, gateway_settings, preset_file, queued
+from tests.gateway.deliveries import (
+    KEY,
+    NOON,
+    PUT_PRESET,
+    deliver,
+    deliver_in_turn,
+    gateway_settings,
+    preset_file,
+    queued,
+)
 from tests.gateway.hostile import Behaviour, Hostile, answer, close, silence
 from tests.unit.test_fuzz import law
 
@@ -515,8 +524,9 @@ def test_what_can_t_work_is_said_when_the_preset_is_read(text: str, said: str, t
     assert said in str(raised.value)
 
 
-def test_a_url_beyond_what_can_be_is_told_as_such() -> None:
+def test_a_url_beyond_what_can_be_is_told_as_such(tmp_path: Path) -> None:
     with pytest.raises(httpx.InvalidURL):
         httpx.URL("http://127.0.0.1/" + "x" * 70_000)
-    outcome = deliver(gateway_settings("http://127.0.0.1:1"), queued(ticket_id="x" * 70_000))
+    preset = preset_file(tmp_path, PUT_PRESET.replace("{ticket_id}", "{subject}"))
+    outcome = deliver(gateway_settings("http://127.0.0.1:1", preset=preset), queued(subject="x" * 70_000))
     assert outcome.kind is OutcomeKind.PERMANENT

@@ -17,8 +17,9 @@ ALL = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 @pytest.fixture(autouse=True)
 def _handlers() -> Iterator[None]:
-    """Leave those of the tests as they were."""
+    """Leave those of the tests as they were, which may themselves run under nohup."""
     before = {each: signal.getsignal(each) for each in ALL}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for each, handler in before.items():
         signal.signal(each, handler)
