@@ -258,9 +258,8 @@ def make_world(
     async def open_gateway() -> AsyncIterator[Gateway]:
         from retrycli.gateway.choice import crossing_of
 
-        check_writable(
-            database, now()
-        )  # or what came of a message could not be written down, and it would go out again
+        # Or what came of a message could not be written down, and it would go out again.
+        check_writable(database, now())
         columns = database.messages.c.keys()
         chosen = crossing_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with chosen as gateway:

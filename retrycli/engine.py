@@ -107,6 +107,8 @@ class _Pass:
         lanes = [each for each in self._rules.lanes or (Lane(self._rules.destination),) if claims.any_due(due_by, each)]
         for number, lane in enumerate(lanes):
             rules = self._rules_for(lane, number, of=len(lanes))
+            if self._deliveries and rules.limit == 0:
+                break
             delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()

@@ -70,6 +70,15 @@ def test_no_lane_takes_the_limit_of_those_after_it(stage: Stage) -> None:
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, StopReason.LIMIT)
 
 
+def test_a_lane_for_which_no_limit_is_left_is_not_probed(stage: Stage) -> None:
+    down = Breaker(REST.destination, BreakerState.OPEN, 5, START - TICK, START)
+    stage.ledger.save_breaker(down)
+    stage.add(1, message_type="supplier")
+    stage.add(2)
+    assert stage.run(rules=replace(RULES_OF_TWO, limit=1)).sent == 1
+    assert stage.ledger.breaker(REST.destination) == down
+
+
 def test_a_destination_stays_down_while_nothing_is_due_for_it(stage: Stage) -> None:
     """What others take is no sign that it is back: it would be told as over, and as new with the next probe."""
     stage.add(*range(1, 6), message_type="supplier")
