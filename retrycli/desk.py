@@ -81,6 +81,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         passes = ledger.last_passes(ticks.PASSES_LOOKED_AT, until=upto)
         last = passes[0] if passes else None
         grid = ticks.grid([each.started_at for each in passes], interval)
+        tick = None if grid is None or last is None else grid[grid.after(last.started_at + NEARLY)]
         pause = ledger.pause(at)
         # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through. Of a
         # destination that was given up none ever will.
@@ -98,9 +99,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
                 Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
-            next_run=None
-            if grid is None or last is None or late
-            else max(grid[grid.after(last.started_at + NEARLY)], at),
+            next_run=None if tick is None or late else max(tick, at),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
             messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
