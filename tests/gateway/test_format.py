@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-import time
 import tracemalloc
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import httpx
@@ -26,6 +26,7 @@ from retrycli.gateway.template import fill, fill_path, fill_text
 from retrycli.gateway.toml_lines import line_of
 from retrycli.message import QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
+from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
     KEY,
     NOON,
@@ -134,13 +135,8 @@ def test_any_html_has_a_plain_text(pieces: list[str]) -> None:
 @pytest.mark.parametrize("piece", ["<a ", "<a b='", "</", "<!--", "<!--x>", "<![", "<!", "<?", "<script>", "&#9"])
 def test_no_html_takes_long_to_read(piece: str, end: str) -> None:
     """Eight times as much of it takes no more than thrice as long as it should."""
-
-    def taken(times: int) -> float:
-        before = time.process_time()
-        plain_text(piece * times + end)
-        return time.process_time() - before
-
-    assert taken(16_000) < 24 * max(min(taken(2000) for _ in range(3)), 1e-3)
+    some, much = (cpu_seconds(partial(plain_text, piece * times + end)) for times in (2000, 16_000))
+    assert much < 24 * max(some, 1e-3)
 
 
 # Paths and conditions.
