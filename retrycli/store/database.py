@@ -37,7 +37,8 @@ UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
     "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
     "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
 }
-"""Types that a server's columns can't be of; what a file's columns are declared as says little."""
+"""Types that a server's columns can't be of. What a file's columns are declared as says little, but for texts: numbers
+become such there, so that its ids are none."""
 BEYOND = 2**63
 """The first number that is too large for a whole one of a database's."""
 WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
@@ -195,7 +196,8 @@ class Database:
                 f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
             )
         for each, (kinds, why) in UNFIT.items():
-            if not self.is_sqlite and each in columns and isinstance(self.type_of(each), kinds):
+            matters = each == "id" or not self.is_sqlite
+            if matters and each in columns and isinstance(self.type_of(each), kinds):
                 raise SchemaMismatch(f"{self._table} in {self.place} has a column {each} that {why}")
         schema_name, _, name = self._table.rpartition(".")
         return table_clause(name, *(column(each, self._read_as(each)) for each in columns), schema=schema_name or None)

@@ -25,6 +25,7 @@ from sqlalchemy import (
     Double,
     MetaData,
     Numeric,
+    String,
     Text,
     Update,
     Uuid,
@@ -444,6 +445,20 @@ def test_a_column_that_can_not_hold_what_it_is_to_hold_is_named(
         application_with(engine, tmp_path, unfit) as made,
         closing(Database(made.url)) as database,
         pytest.raises(SchemaMismatch, match=told),
+    ):
+        _ = database.messages
+
+
+@pytest.mark.parametrize("engine", ["sqlite"], indirect=True)
+@pytest.mark.parametrize("kind", [Uuid, Text, String(36)], ids=repr)
+def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
+    engine: Factory, tmp_path: Path, kind: TypeEngine[Any]
+) -> None:
+    """Also where there is no message yet: it makes a text of every number."""
+    with (
+        application_with(engine, tmp_path, Column("id", kind, primary_key=True)) as made,
+        closing(Database(made.url)) as database,
+        pytest.raises(SchemaMismatch, match="a column id that holds no whole numbers"),
     ):
         _ = database.messages
 

@@ -316,7 +316,7 @@ def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
     (tmp_path / "agent.db").touch()
     made = Application(f"sqlite:///{tmp_path / 'agent.db'}", kind=bare_table)
     made.sql("ALTER TABLE pending_messages RENAME COLUMN id TO number")
-    made.sql("ALTER TABLE pending_messages ADD COLUMN id TEXT")
+    made.sql("ALTER TABLE pending_messages ADD COLUMN id")
     made.sql("INSERT INTO pending_messages (number, id, status) VALUES (1, 'one', 'failed')")
     with opened(made) as database, pytest.raises(SchemaMismatch, match="an id that is no whole number"):
         Views(database).ids(Filter())
