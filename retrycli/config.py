@@ -6,7 +6,7 @@ import os
 import re
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
@@ -22,6 +22,7 @@ CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". README.md lists every setting"
 """No command does while they are wrong."""
+NO_FILE = "is no file that can be read, but a folder, or a link to none"
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
     *(f"gateway{of}.{name}" for of in ("", ".customer", ".supplier", ".internal") for name in GATEWAY_SECRETS),
@@ -98,10 +99,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         # What is no file is no reason to take the next one, by which nobody meant to go.
         found = next((each for each in candidates(env) if os.path.lexists(each)), None)
         if found is not None and not _is_file(found):
-            raise ConfigurationError(
-                f"{found.absolute()} is no file that can be read, but a folder, or a link to none; "
-                "mend it, or name another with --config"
-            )
+            raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
         if found is not None and is_planted(found.stat(), found.absolute().parent.stat()):
             raise ConfigurationError(
                 f"{found.absolute()} is another user's, in a folder that anybody may write to; "
@@ -109,9 +107,19 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
             )
         return found
     if not _is_file(named):
-        origin = "--config" if path else f"${CONFIG_VARIABLE}"
-        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one")
+        _refuse(named, "--config" if path else f"${CONFIG_VARIABLE}")
     return named
+
+
+def _refuse(named: Path, origin: str) -> NoReturn:
+    """Raises ConfigurationError: only what is not there can be made."""
+    try:
+        named.lstat()
+    except (FileNotFoundError, ValueError):
+        raise ConfigurationError(f"no configuration file {named} ({origin}); `retrycli init` makes one") from None
+    except OSError as error:
+        raise ConfigurationError(f"can't look for {named} ({origin}): {error.strerror}; check its folders") from None
+    raise ConfigurationError(f"{named} ({origin}) {NO_FILE}; mend it, or name another")
 
 
 def _is_file(path: Path) -> bool:

@@ -317,9 +317,19 @@ def test_a_missing_file_that_the_variable_names_is_named_with_the_variable(folde
     assert "$RETRYCLI_CONFIG" in str(raised.value)
 
 
-def test_a_folder_is_no_configuration_file(folder: Path) -> None:
-    with pytest.raises(ConfigurationError, match="no configuration file"):
-        load(folder, {})
+@pytest.mark.parametrize("target", ["gone.toml", "named.toml", "."], ids=["dangling", "loop", "folder"])
+def test_what_is_named_and_is_no_file_is_not_said_to_be_missing(folder: Path, target: str) -> None:
+    """`init` would not make it."""
+    named = folder / "named.toml"
+    named.symlink_to(target)
+    with pytest.raises(ConfigurationError, match=rf"^{named} \(--config\) is no file that can be read"):
+        load(named, {})
+
+
+def test_a_named_file_that_can_not_be_looked_for_is_not_said_to_be_missing(folder: Path) -> None:
+    """As in a folder that is closed to us; root, to whom none is, can't look for a name of 300 letters either."""
+    with pytest.raises(ConfigurationError, match=r"^can't look for .* \(--config\): File name too long; check"):
+        load(folder / ("x" * 300) / "retrycli.toml", {})
 
 
 @pytest.mark.parametrize("content", [b"[run\n", b"limit =\n", b"[run]\nlimit = 1\nlimit = 2\n"])
