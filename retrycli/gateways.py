@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
-from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -13,7 +12,7 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 from retrycli.address import CONTROL, Address
 from retrycli.errors import ConfigurationError
 from retrycli.message import Lane, MessageType
-from retrycli.section import Section, absolute, revealed
+from retrycli.section import Named, Section, absolute, revealed
 
 IN_COMMON = (
     "connect_timeout_seconds",
@@ -44,17 +43,17 @@ class OneGateway(Section):
         None, description="none, bearer, basic or login; by default as the preset does it"
     )
     username: str | None = Field(None, description="basic, login; smtp, where the server asks for it")
-    username_file: Path | None = Field(None, description="a file that holds it")
+    username_file: Named | None = Field(None, description="a file that holds it")
     password: SecretStr | None = Field(None, description="basic, login; smtp, where the server asks for it")
-    password_file: Path | None = Field(None, description="a file that holds it")
+    password_file: Named | None = Field(None, description="a file that holds it")
     token: SecretStr | None = Field(None, description="bearer")
-    token_file: Path | None = Field(None, description="a file that holds it")
+    token_file: Named | None = Field(None, description="a file that holds it")
     login_path: str = Field("/auth/login", description="login: where user and password are posted")
     connect_timeout_seconds: float = Field(5.0, gt=0, le=300, description="for the connection to be made")
     request_timeout_seconds: float = Field(30.0, gt=0, le=3600, description="for the whole request and its answer")
     immediate_retries: int = Field(1, ge=0, le=5, description="at once, of what was certainly not sent")
     unknown_limit: int = Field(2, ge=0, le=100, description="how often to send again what may have arrived")
-    ca_file: Path | None = Field(None, description="certificates to trust besides the system's")
+    ca_file: Named | None = Field(None, description="certificates to trust besides the system's")
     verify: bool = Field(default=False, description="read back what was sent, where the preset says how")
     sender: str | None = Field(None, description="smtp: whom mails are from, as in Support <support@example.com>")
     subject: str = Field("{subject}", description="smtp: the subject, with columns as in [#{ticket_id}] {subject}")
@@ -62,7 +61,7 @@ class OneGateway(Section):
         None, description="smtp: who gets internal messages, and those without a recipient_email"
     )
     starttls: bool = Field(default=True, description="smtp: send nothing in the clear; smtps:// never does")
-    attachments_dir: Path | None = Field(None, description="the folder that attachments are in")
+    attachments_dir: Named | None = Field(None, description="the folder that attachments are in")
     attachments_limit_mb: float = Field(
         25.0, gt=0, le=1000, description="how much a message's attachments may be together, in millions of bytes"
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
@@ -15,6 +16,14 @@ def _split(value: object) -> object:
     return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
 
 
+def _named(value: object) -> object:
+    """An empty path would be the folder of the settings, or the one that the program was started in."""
+    if value == "":
+        raise ValueError("it is empty; write a path, or leave it out")
+    return value
+
+
+Named = Annotated[Path, BeforeValidator(_named)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]

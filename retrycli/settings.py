@@ -20,7 +20,7 @@ from retrycli.breaker import BreakerRules
 from retrycli.gateways import Gateway
 from retrycli.message import MessageType
 from retrycli.policy import RetryPolicy
-from retrycli.section import Hours, Minutes, Positive, Section, Waits, absolute
+from retrycli.section import Hours, Minutes, Named, Positive, Section, Waits, absolute
 
 
 def _urls(value: object) -> object:
@@ -139,7 +139,7 @@ class Run(Section):
     per_ticket_order: bool = Field(
         default=False, description="a ticket's later message waits until the earlier one is sent or in a person's hands"
     )
-    lock_file: Path | None = Field(None, description="the pass lock; by default beside the database")
+    lock_file: Named | None = Field(None, description="the pass lock; by default beside the database")
     wait_lock_seconds: float = Field(2.0, ge=0, le=3600, description="for another pass to end")
     retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")
 
@@ -161,7 +161,7 @@ class BreakerSettings(Section):
 class Report(Section):
     """The page that a person looks at."""
 
-    path: Path | None = Field(None, description="an HTML file that passes renew; needs the report extra")
+    path: Named | None = Field(None, description="an HTML file that passes renew; needs the report extra")
 
 
 class Logging(Section):
@@ -179,10 +179,10 @@ class Notify(Section):
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
         (), description="whom to tell: apprise URLs, as mailto:// or slack://; in the environment apart by spaces"
     )
-    urls_file: Path | None = Field(None, description="a file that holds them, one a line")
+    urls_file: Named | None = Field(None, description="a file that holds them, one a line")
     remind_hours: Hours = Field(6.0, description="what stays wrong is told again after that time")
     ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
-    ping_url_file: Path | None = Field(None, description="a file that holds it")
+    ping_url_file: Named | None = Field(None, description="a file that holds it")
 
     @field_validator("urls")
     @classmethod
@@ -201,7 +201,7 @@ class Notify(Section):
 class Metrics(Section):
     """What Prometheus is told."""
 
-    path: Path | None = Field(
+    path: Named | None = Field(
         None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
     )
 

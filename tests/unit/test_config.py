@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import traceback
 from datetime import timedelta
 from functools import reduce
@@ -572,15 +573,25 @@ def test_a_relative_sqlite_file_in_the_environment_is_left_to_the_current_folder
     assert read(RETRYCLI_DATABASE__URL="sqlite:///tickets.db").settings.database.url == "sqlite:///tickets.db"
 
 
-@pytest.mark.parametrize(
-    "key", ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path", "report.path"]
-)
+PATHS = ["gateway.ca_file", "gateway.attachments_dir", "run.lock_file", "metrics.path", "report.path"]
+
+
+@pytest.mark.parametrize("key", PATHS)
 def test_a_relative_path_in_a_file_is_beside_it_and_an_absolute_one_stays(folder: Path, key: str) -> None:
     section, name = key.split(".")
     relative = read(f'[{section}]\n{name} = "here/it.prom"\n').settings
     absolute = read(f'[{section}]\n{name} = "/there/it.prom"\n').settings
     assert setting(relative, key) == folder / "here" / "it.prom"
     assert setting(absolute, key) == Path("/there/it.prom")
+
+
+@pytest.mark.parametrize("key", [*PATHS, "gateway.supplier.attachments_dir"])
+def test_an_empty_path_is_none(key: str) -> None:
+    """The folder of the settings is none for attachments: there are our secrets."""
+    section, _, name = key.rpartition(".")
+    variable = "RETRYCLI_" + key.upper().replace(".", "__")
+    for said in (refusal(f'[{section}]\n{name} = ""\n'), refusal(**{variable: ""})):
+        assert re.match(rf"{key} \(.*\): it is empty; write a path, or leave it out", said)
 
 
 @pytest.mark.parametrize(("preset", "beside"), [("mine.toml", True), ("generic", False)])
