@@ -12,8 +12,10 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
 def _split(value: object) -> object:
-    """A list may be written with commas, as an environment variable must be."""
-    return [part.strip() for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+    """A list may be written with commas, as an environment variable must be; brackets around it do no harm."""
+    if not isinstance(value, str):
+        return value
+    return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
 
 
 def _named(value: object) -> object:

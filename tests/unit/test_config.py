@@ -186,6 +186,7 @@ def test_each_value_that_is_no_default_names_its_source(folder: Path) -> None:
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", " 5, 7.5 ,,20,", "schedule.waits_minutes", (5, 7.5, 20)),
         ("RETRYCLI_SCHEDULE__WAITS_MINUTES", "5", "schedule.waits_minutes", (5,)),
         ("RETRYCLI_BREAKER__PROBE_MINUTES", "1, 2", "breaker.probe_minutes", (1, 2)),
+        ("RETRYCLI_BREAKER__PROBE_MINUTES", "[1, 2]", "breaker.probe_minutes", (1, 2)),
         ("RETRYCLI_GATEWAY__CA_FILE", "certs/ca.pem", "gateway.ca_file", Path("certs/ca.pem")),
         ("RETRYCLI_RUN__RATE_PER_SECOND", "0.5", "run.rate_per_second", 0.5),
         ("RETRYCLI_LOGGING__LEVEL", "DEBUG", "logging.level", "DEBUG"),
