@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+import sys
 
 GC_THRESHOLD = 200_000
 """More than is made while all that a delivery needs is imported."""
@@ -21,10 +22,13 @@ def main() -> None:
     """
     gc.set_threshold(GC_THRESHOLD)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    from retrycli.cli import run
-
     try:
+        from retrycli.cli import run
+
         run()
+    except KeyboardInterrupt:
+        # Ctrl-C while all is still being imported, where nobody else looks out for it.
+        sys.exit(128 + 2)
     finally:
         gc.freeze()
 

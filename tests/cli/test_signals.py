@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+from textwrap import dedent
 from typing import TYPE_CHECKING
 
 import pytest
@@ -131,3 +132,26 @@ def test_a_second_ctrl_c_leaves_a_message_that_is_tried_by_hand_at_once(cli: Cli
     assert done.returncode == 130
     assert "Traceback" not in done.stderr
     assert application.state(message) == "sending"
+
+
+AT_AN_IMPORT = """\
+    import os, signal, sys
+
+
+    def interrupt(event, args):
+        if event == "import" and args[0] == os.environ["INTERRUPTED"]:
+            os.kill(os.getpid(), signal.SIGINT)
+
+
+    sys.addaudithook(interrupt)
+"""
+
+
+@pytest.mark.parametrize("module", ["typer", "retrycli.cli.streams", "sqlalchemy"])
+def test_ctrl_c_while_the_command_starts_is_no_fault(cli: Cli, application: Application, module: str) -> None:
+    """A person who has mistyped is quicker than the imports."""
+    (cli.cwd / "sitecustomize.py").write_text(dedent(AT_AN_IMPORT))
+    env = application.variables("http://127.0.0.1:9") | {"PYTHONPATH": str(cli.cwd), "INTERRUPTED": module}
+    done = cli("status", env=env)
+    assert (done.returncode, done.stdout) == (130, "")
+    assert "Traceback" not in done.stderr
