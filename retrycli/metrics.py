@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from retrycli import atomic
 from retrycli.errors import ConfigurationError
+from retrycli.extras import install
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric
@@ -83,7 +84,7 @@ def _families(measured: Measured) -> list[Metric]:
     try:
         return list(_each_family(measured))
     except ModuleNotFoundError:
-        raise ConfigurationError("metrics need prometheus-client: pip install 'retrycli[metrics]'") from None
+        raise ConfigurationError(f"metrics need prometheus-client: {install('metrics')}") from None
 
 
 def _each_family(it: Measured) -> Iterator[Metric]:

@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from retrycli.errors import ConfigurationError
+from retrycli.extras import install
 
 if TYPE_CHECKING:
     from retrycli.notice_text import Notice
 
-MISSING = "apprise is not installed; pip install 'retrycli[notify]'"
+MISSING = f"apprise is not installed; {install('notify')}"
 
 WAIT_SECONDS = 30.0
 """How long the targets may take, all side by side: a mail is a dozen steps, each with a time-out of its own."""

@@ -13,6 +13,7 @@ from retrycli.app import lock_path
 from retrycli.config import SECRETS, Loaded
 from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
+from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
 
@@ -108,8 +109,8 @@ def lock(case: Case) -> Iterator[Finding]:
 
 def outputs(case: Case) -> Iterator[Finding]:
     """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
-    metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "retrycli[metrics]")
-    report = ("report.path", case.settings.report.path, "jinja2", "retrycli[report]")
+    metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "metrics")
+    report = ("report.path", case.settings.report.path, "jinja2", "report")
     for key, path, package, extra in (metrics, report):
         if path is None:
             continue
@@ -123,7 +124,7 @@ def outputs(case: Case) -> Iterator[Finding]:
         elif path.is_dir():
             yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or mend {key}")
         elif find_spec(package) is None:
-            yield failure("outputs", f"{key} needs {package}, which is not installed", f"pip install '{extra}'")
+            yield failure("outputs", f"{key} needs {package}, which is not installed", install(extra))
         else:
             yield well("outputs", f"{key} can be written: {path}")
 

@@ -17,6 +17,7 @@ from itertools import pairwise
 from retrycli.duration import in_words
 from retrycli.errors import ConfigurationError
 from retrycli.escape import printable
+from retrycli.extras import install
 from retrycli.figures import DAY, Figures, PassMark, bar_for, bars, quantile
 from retrycli.report import charts, words
 from retrycli.report.strip import strip
@@ -96,7 +97,7 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
     try:
         from jinja2 import Environment, StrictUndefined, TemplateError
     except ImportError:
-        raise ConfigurationError("a report needs Jinja2: pip install 'retrycli[report]'") from None
+        raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
     # One offset for all of the page, which it names: a day on which clocks are changed would have an hour's gap.
     offset = timezone(report.figures.until.astimezone(zone).utcoffset() or timedelta())
@@ -121,8 +122,7 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
     except TemplateError as error:
         line = getattr(error, "lineno", None)
         where = f"{type(error).__name__}{f' in line {line}' if line else ''}"
-        remedy = "pip install --force-reinstall 'retrycli[report]'"
-        raise ConfigurationError(f"the report's template is wrong ({where}); {remedy} brings the right one") from error
+        raise ConfigurationError(f"the report's template is wrong ({where}); install retrycli anew") from error
 
 
 def _template() -> str:

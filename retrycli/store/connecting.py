@@ -10,6 +10,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import create_engine, event, exc, make_url
 
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.extras import install
 
 if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
@@ -76,7 +77,7 @@ def make_engine(url: URL, patience: int) -> Engine:
     try:
         return _sqlite(url, patience) if is_sqlite else _postgresql(url, patience)
     except ImportError as error:
-        remedy = "" if is_sqlite else "; pip install 'retrycli[postgres]'"
+        remedy = "" if is_sqlite else f"; {install('postgres')}"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
 
 

@@ -224,7 +224,9 @@ def test_a_day_on_which_clocks_are_changed_has_no_gap() -> None:
 
 @pytest.mark.parametrize("template", ["{{ no_such_thing }}", "{% if %}", "{{ title | no_such_filter }}"])
 def test_a_template_that_is_wrong_is_an_error_with_its_remedy(template: str) -> None:
-    with pytest.raises(ConfigurationError, match=r"template is wrong \(\w+Error( in line 1)?\); pip install") as raised:
+    with pytest.raises(
+        ConfigurationError, match=r"template is wrong \(\w+Error( in line 1)?\); install retrycli anew$"
+    ) as raised:
         render(EMPTY, template=template)
     assert "\n" not in str(raised.value)
 
