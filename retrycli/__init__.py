@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
     from retrycli.events import PassSummary
+    from retrycli.message import EscalationReason, MessageType, State
     from retrycli.outcome import Outcome
     from retrycli.settings import Settings
     from retrycli.store.views import Filter
@@ -32,12 +33,15 @@ if TYPE_CHECKING:
 __all__ = [
     "Canary",
     "Done",
+    "EscalationReason",
     "Filter",
     "Found",
+    "MessageType",
     "Outcome",
     "PassSummary",
     "RetrycliError",
     "Settings",
+    "State",
     "Status",
     "acknowledge",
     "find",
@@ -52,12 +56,15 @@ __all__ = [
 _HOMES = {
     "Canary": "casework",
     "Done": "casework",
+    "EscalationReason": "message",
     "Filter": "store.views",
     "Found": "casework",
+    "MessageType": "message",
     "Outcome": "outcome",
     "PassSummary": "events",
     "RetrycliError": "errors",
     "Settings": "settings",
+    "State": "message",
     "Status": "desk",
     "acknowledge": "casework",
     "find": "casework",

@@ -72,13 +72,13 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     return Loaded(settings, file, sources)
 
 
-def load_settings(path: Path | None = None) -> Settings:
+def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read the settings as the command does: environment over file over defaults.
 
     Raises:
         ConfigurationError: as `load`.
     """
-    return load(path).settings
+    return load(None if path is None else Path(path)).settings
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:

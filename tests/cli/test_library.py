@@ -15,7 +15,7 @@ import retrycli
 from retrycli.events import MessageDelivered, PassResult
 from retrycli.outcome import OutcomeKind
 from tests.cli.api import BUSY, Scripted, held_back
-from tests.cli.command import BARE, LONGEST, end
+from tests.cli.command import BARE, LONGEST, Finished, end
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -43,6 +43,23 @@ async def live_and_look():
             print(answer)
 
 asyncio.run(live_and_look())
+"""
+
+LIVE_ON = """
+import contextlib
+import io
+
+async def live_on():
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        async with app.router.lifespan_context(app):
+            [task] = asyncio.all_tasks() - {asyncio.current_task()}
+            while not (said.getvalue() or task.done()):
+                await asyncio.sleep(0.01)  # poll
+            await asyncio.sleep(0)
+            assert not task.done()
+    print(said.getvalue())
+
+asyncio.run(live_on())
 """
 
 
@@ -103,6 +120,7 @@ def test_settings_are_read_as_the_command_reads_them(tmp_path: Path) -> None:
     file = tmp_path / "retrycli.toml"
     file.write_text('[gateway]\nbase_url = "http://one"\n')
     assert retrycli.load_settings(file).gateway.base_url == "http://one"
+    assert retrycli.load_settings(str(file)).gateway.base_url == "http://one"
 
 
 def test_importing_retrycli_loads_nothing_else() -> None:
@@ -113,22 +131,35 @@ def test_importing_retrycli_loads_nothing_else() -> None:
     assert done.stdout == "[]\n"
 
 
-def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
-    """Its code as it stands there: FastAPI's lifespan begins the passes and ends them."""
-    application.fill()
+def the_readmes_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
+    """Its code as it stands there, and what is done with it."""
     [code] = [each for each in re.findall(r"```python\n(.+?)```", README.read_text(), re.DOTALL) if "FastAPI(" in each]
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", code + LIVE_AND_LOOK],
-        env={**BARE, **application.variables(sandbox.url)},
-        cwd=cli.cwd,
+    return subprocess.run(
+        [sys.executable, "-W", "error", "-c", code + then],
+        env={**BARE, **variables},
+        cwd=cwd,
         capture_output=True,
         text=True,
         timeout=LONGEST,
         check=False,
     )
+
+
+def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+    """FastAPI's lifespan begins the passes and ends them."""
+    application.fill()
+    done = the_readmes_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.endswith("{'state': 'ok', 'messages': {'waiting': 1, 'due': 0, 'sending': 0, 'escalated': 0}}\n")
     assert len(sandbox.received) == 3
+
+
+def test_the_readmes_application_goes_on_after_a_pass_that_found_no_database(cli: Cli) -> None:
+    """Or deliveries would be over for good, and nobody told."""
+    gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
+    done = the_readmes_application(LIVE_ON, cli.cwd, gone)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("no database at ")
 
 
 def test_many_messages_are_found_and_acted_on(application: Application, sandbox: Sandbox) -> None:
@@ -138,7 +169,7 @@ def test_many_messages_are_found_and_acted_on(application: Application, sandbox:
     for each in (13, 14, 15, 16):
         application.add(each, retry_count=10)
     retrycli.run_once(settings)
-    found = retrycli.find(settings, retrycli.Filter(error="503", fingerprint=None))
+    found = retrycli.find(settings, retrycli.Filter(error="503", message_type=retrycli.MessageType.CUSTOMER))
     assert list(found.ids) == [each.id for each in found.first] == [12, 13, 14, 15, 16]
     acknowledged = retrycli.acknowledge(settings, [13], by="anna")
     assert (acknowledged.matched, acknowledged.done, acknowledged.refused) == (1, 1, {})
