@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from retrycli.errors import ConfigurationError
@@ -67,6 +67,7 @@ def test_a_credential_may_be_optional(tmp_path: Path) -> None:
             deliver(gateway_settings(server.url, preset=preset))
 
 
+@settings(deadline=None)
 @given(st.lists(st.sampled_from(["{", "}", "%", "#", "{{ ticket }}", "{% endverbatim %}", "'", '"', "&", " ", "\n"])))
 def test_text_is_as_it_was_when_django_has_rendered_it(pieces: list[str]) -> None:
     text = "".join(pieces)
