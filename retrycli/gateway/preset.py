@@ -78,14 +78,22 @@ class Preset(Table):
 
     @model_validator(mode="after")
     def _names_what_is_there(self) -> Self:
+        auth = self.auth or Auth()
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
                 raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
-            if self.upload is None and "each.token" in {place.name for place in rule.places()}:
+            named = {place.name for place in rule.places()}
+            if self.upload is None and "each.token" in named:
                 raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
+            if auth.session is None and "session" in named:
+                raise ValueError(
+                    f"messages.{message_type}: {{session}} is what [auth.session] brings, and there is none"
+                )
+            if auth.identity is None and "identity" in named:
+                raise ValueError(f"messages.{message_type}: {{identity}} is what [auth] says, and it says none")
         return self
 
     @property

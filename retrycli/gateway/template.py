@@ -209,6 +209,8 @@ def _check_lists(tree: object) -> None:
         if tree.keys() != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
             raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}, and nothing else beside it")
         return
+    if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
+        raise ValueError(f"{tree!r} is about one of a list: it belongs into what {FOR_EACH} gives")
     for each in tree.values() if isinstance(tree, dict) else tree if isinstance(tree, list) else ():
         _check_lists(each)
 
