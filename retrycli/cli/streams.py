@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
-from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
 from retrycli.errors import OutputFailed
@@ -21,7 +20,9 @@ def prepare() -> None:
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:  # closed, as by `>&-` in a crontab
-            setattr(sys, name, Path(os.devnull).open(mode, encoding="utf-8"))  # noqa: SIM115  for as long as we live
+            # Its number stays taken, or what is opened next would get it, and with it what is written here.
+            nowhere = os.open(os.devnull, os.O_RDWR)
+            setattr(sys, name, open(nowhere, mode, encoding="utf-8", closefd=False))  # noqa: SIM115
     sys.stdout = _through(_Stdout, sys.stdout)
     sys.stderr = _through(_Stderr, sys.stderr)
 

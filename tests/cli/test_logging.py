@@ -96,6 +96,20 @@ def test_errors_that_nobody_can_be_told_of_leave_the_exit_code_as_it_is(
     assert cli.under("/bin/sh", "-c", f'exec "$@" 2>{stderr}', "sh")(*arguments.split()).returncode == code
 
 
+@pytest.mark.parametrize("closed", [">&-", "2>&-", ">&- 2>&-", "<&- >&- 2>&-"])
+def test_what_is_written_to_a_closed_stream_goes_nowhere_else(
+    cli: Cli, application: Application, sandbox: Sandbox, closed: str
+) -> None:
+    """Not into what is opened next, which would get the number of the stream that is not there."""
+    application.add(101)
+    into = cli.under("/bin/sh", "-c", f'exec "$@" {closed}', "sh").having(application.variables(sandbox.url))
+    assert into("version").returncode == 0
+    assert into("--log-level", "info", "run-once", "--json").returncode == 0
+    assert into("report", "--html", "page.html").returncode == 0
+    assert (cli.cwd / "page.html").read_text(encoding="utf-8").endswith("</html>\n")
+    assert len(sandbox.received) == 1
+
+
 @pytest.mark.parametrize("arguments", ["version", "db prune --older-than 90d", "edit 101 --body-file - --yes"])
 def test_a_stdin_that_is_closed_is_an_empty_one(cli: Cli, application: Application, arguments: str) -> None:
     application.add(101)
