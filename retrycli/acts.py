@@ -9,6 +9,9 @@ from enum import StrEnum
 from retrycli.errors import NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import State, Status
 
+LONGEST_NAME = 255
+"""A person's: what the history has room for."""
+
 
 class ActKind(StrEnum):
     """The acts, by the words that the history keeps."""

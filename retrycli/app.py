@@ -20,6 +20,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from retrycli import aftermath, engine, logs, schema
+from retrycli.acts import LONGEST_NAME
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
@@ -218,7 +219,7 @@ def login_name() -> str:
         name = getpass.getuser()
     except (KeyError, OSError):
         name = ""
-    return name if name and encodable(name) else f"uid {os.getuid()}"
+    return name if 0 < len(name) <= LONGEST_NAME and encodable(name) else f"uid {os.getuid()}"
 
 
 @dataclass(frozen=True, slots=True)

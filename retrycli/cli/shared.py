@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.acts import LONGEST_NAME
 from retrycli.message import EscalationReason, MessageType, State
 
 if TYPE_CHECKING:
@@ -50,8 +51,6 @@ LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
 MOST = 2**31
 """So many of something are as good as all, as with ``run.limit``."""
-LONGEST_NAME = 255
-"""What the history has room for."""
 
 
 def utf8(value: str | None) -> str | None:

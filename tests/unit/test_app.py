@@ -18,7 +18,9 @@ def test_a_pass_knows_whether_its_messages_are_at_a_server(url: str, *, at_a_ser
     assert pass_rules(settings).at_a_server == at_a_server
 
 
-@pytest.mark.parametrize(("given", "name"), [("anna", "anna"), ("caf\udce9", f"uid {os.getuid()}")])
+@pytest.mark.parametrize(
+    ("given", "name"), [("anna", "anna"), *[(each, f"uid {os.getuid()}") for each in ("caf\udce9", "a" * 256)]]
+)
 def test_who_is_at_the_keyboard_has_a_name_that_a_database_takes(
     monkeypatch: pytest.MonkeyPatch, given: str, name: str
 ) -> None:
