@@ -63,7 +63,8 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     values.update(_from_environment(env))
     values.update(dict(_from_secret_files(values)))
     sources = {key: source for key, (_, source) in values.items()}
-    if file is not None:
+    section, _ = values.get("database", ({}, ""))
+    if file is not None and isinstance(section, dict):  # else that is wrong, and no default
         values.setdefault("database.url", (_beside(file, "database.url", Database().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))

@@ -550,6 +550,10 @@ def test_a_relative_sqlite_file_in_a_file_is_beside_it(folder: Path, scheme: str
     assert load(file.relative_to(folder), {}).settings.database.url == expected
 
 
+def test_a_database_that_is_no_section_is_named_and_not_the_default() -> None:
+    assert refusal("database = 3\n").startswith("database (file ")
+
+
 @pytest.mark.parametrize("toml", ["", "[database]\n", '[database]\ntable = "outbox"\n'])
 def test_where_a_file_names_no_database_the_default_is_beside_it(folder: Path, toml: str) -> None:
     """Cron's line names the file, and starts us elsewhere. What the environment names is left as it is."""
