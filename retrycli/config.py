@@ -192,7 +192,7 @@ def _from_secret_files(values: Mapping[str, tuple[object, str]]) -> Iterator[tup
 
 def _read_secret(key: str, file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8").strip()
+        return file.read_text(encoding="utf-8-sig").strip()
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else "that is no path, or the file no UTF-8 text"
         raise ConfigurationError(f"{key}: can't read {file}: {reason}") from error

@@ -87,7 +87,7 @@ def _read(file: Path) -> str:
     """
     try:
         content = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
-        return content.decode()
+        return content.decode("utf-8-sig")
     except OSError as error:
         raise typer.BadParameter(f"can't read {file}: {error.strerror}", param_hint="--body-file") from None
     except UnicodeDecodeError:

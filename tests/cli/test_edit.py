@@ -82,10 +82,11 @@ def test_options_take_the_place_of_the_editor(at_desk: Cli, application: Applica
 
 
 @on_sqlite
-def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application) -> None:
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig"])
+def test_the_body_may_come_from_stdin(at_desk: Cli, application: Application, encoding: str) -> None:
+    """What editors on Windows put before it is no part of it."""
     application.add(11, hours_ago=0)
-    with (at_desk.cwd / "body.txt").open("w") as file:
-        file.write("From a pipe.")
+    (at_desk.cwd / "body.txt").write_text("From a pipe.", encoding=encoding)
     shell = at_desk.under("/bin/sh", "-c", '"$0" "$@" < body.txt')
     assert shell("edit", "11", "--body-file", "-", "--yes").returncode == 0
     assert (application.row(11)["body"], application.row(11)["subject"]) == ("From a pipe.", "Re: Invoice")

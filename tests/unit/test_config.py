@@ -808,6 +808,13 @@ def test_a_secret_file_that_is_missing_is_named_with_its_key(folder: Path, name:
     assert said == f"gateway.{name}_file: can't read {folder / 'gone'}: No such file or directory"
 
 
+def test_a_secret_file_may_begin_as_editors_on_windows_have_it(folder: Path) -> None:
+    (folder / "token").write_text(f"{SECRET}\n", encoding="utf-8-sig")
+    token = read('[gateway]\ntoken_file = "token"\n').settings.gateway.token
+    assert token is not None
+    assert token.get_secret_value() == SECRET
+
+
 def test_a_secret_file_that_is_no_text_is_named(folder: Path) -> None:
     (folder / "token").write_bytes(b"\xff\xfe")
     assert "the file no UTF-8 text" in refusal('[gateway]\ntoken_file = "token"\n')
