@@ -131,21 +131,34 @@ def test_a_row_that_the_application_holds_keeps_no_other_from_being_recorded(
 def test_what_people_do_is_done_by_the_clock_of_the_database(
     at_work: Cli, application: Application, shift: str
 ) -> None:
-    """Where their own is wrong, a pause lasts as long as it was to, and what is requeued is due at once."""
+    """Where their own is wrong, a pause lasts as long as it was to, and what is requeued is due at once.
+
+    The history has each act in its place.
+    """
     application.add(1)
+    application.add(2)
     wrong = at_work.under(str(FAKETIME), "-f", shift)
     assert wrong("pause", "--for", "2h").returncode == 0
     assert at_work.json("run-once")["result"] == "paused"
     [pause] = application.rows("retrycli_pause").values()
     assert abs(datetime.now(UTC) - datetime.fromisoformat(str(pause["since"]))) < timedelta(minutes=5)
-    assert wrong("resume").returncode == 0
+    assert "Resumed" in wrong.on_terminal("resume").text
     at = datetime.now(UTC)
     row = {"message_id": 1, "state": "escalated", "delivery_key": "1", "unknown_count": 0, "first_failed_at": at}
     application.insert("retrycli_queue", [{**row, "escalated_at": at, "escalation_reason": "permanent"}])
-    assert wrong("edit", "1", "--subject", "Re: tea", "--yes").returncode == 0
-    [edited] = application.rows("retrycli_acts").values()
-    assert abs(datetime.now(UTC) - datetime.fromisoformat(str(edited["at"]))) < timedelta(minutes=5)
-    assert wrong("requeue", "1").returncode == 0
+    acts = {
+        "edited": ["edit", "1", "--subject", "Re: tea", "--yes"],
+        "acknowledged": ["escalations", "ack", "1"],
+        "noted": ["escalations", "note", "1", "It is seen to."],
+        "rejected": ["reject", "2", "--reason", "sent by hand"],
+        "requeued": ["requeue", "1"],
+    }
+    for each in acts.values():
+        assert wrong(*each).returncode == 0
+    history = [*application.rows("retrycli_acts").values()]
+    assert [each["act"] for each in history] == [*acts]
+    done_at = [datetime.fromisoformat(str(each["at"])) for each in history]
+    assert all(abs(datetime.now(UTC) - each) < timedelta(minutes=5) for each in done_at)
     assert at_work.json("run-once")["sent"] == 1
 
 
