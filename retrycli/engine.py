@@ -144,7 +144,7 @@ class _Pass:
                 return self.finish(result, reason, worst.detail if worst else None)
 
     def _down_all_along(self) -> str | None:
-        """A destination that is still down, though nothing was due for it: others tell nothing of it."""
+        """A destination that is still down, though nothing was tried there: others tell nothing of it."""
         tried = {each.destination for each in self._deliveries}
         others = [each.destination for each in self._rules.lanes if tried and each.destination not in tried]
         breakers = (self._world.ledger.breaker(each) for each in others)

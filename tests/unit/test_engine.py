@@ -840,6 +840,22 @@ def test_whom_a_pass_takes_in_after_a_wait_for_the_lock_is_escalated_then(stage:
     assert stage.sql("SELECT escalated_at FROM retrycli_queue") == [("2025-03-03 12:00:02.000000",)]
 
 
+def test_whom_a_pass_takes_in_later_is_escalated_later(stage: Stage) -> None:
+    """As with very many that are new: another pass may have told people meanwhile of all up to then."""
+
+    def hear(event: Event) -> None:
+        if isinstance(event, MessageEscalated):
+            stage.clock.now += timedelta(seconds=1)
+
+    stage.add(*range(1, BATCH + 2), message_type="pigeon")
+    stage.events.hear = hear
+    stage.run()
+    assert stage.sql("SELECT escalated_at, count(*) FROM retrycli_queue GROUP BY 1") == [
+        ("2025-03-03 12:00:00.000000", BATCH),
+        ("2025-03-03 12:08:20.000000", 1),
+    ]
+
+
 def test_the_lock_is_given_back_though_whoever_listens_fails_again_and_again(stage: Stage) -> None:
     def fail(_: Event) -> None:
         raise ValueError
