@@ -109,6 +109,15 @@ def test_a_pass_made_by_hand_between_two_ticks_is_no_tick(at: Desk) -> None:
     assert found.next_run == NOON + 3 * TICK
 
 
+def test_a_pass_that_began_a_little_before_its_tick_is_that_ticks(at: Desk) -> None:
+    """As on a host whose clock is a few seconds behind."""
+    tried(at, range(3))
+    early = 3 * TICK - timedelta(seconds=20)
+    tried(at, range(1), ahead=early)
+    found = desk.status(at.settings, now=lambda: NOON + early)
+    assert found.next_run == NOON + 4 * TICK
+
+
 @on_both
 def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None:
     at.add(1)

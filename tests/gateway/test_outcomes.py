@@ -191,6 +191,14 @@ def test_an_error_page_is_no_hindrance(body: bytes) -> None:
     assert outcome_of(answer(502, body)) == Outcome(TRANSIENT, 502, "HTTP 502")
 
 
+def test_an_error_that_is_looked_for_among_what_is_nested_too_deeply_has_no_words(tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, PUT_PRESET + '[answer]\nerrors = ["errors.[kind=fatal].text"]\n')
+    deep = "[" * 600 + "]" * 600
+    for kind, error in (('"fatal"', "HTTP 422: no"), (deep, "HTTP 422")):
+        body = f'{{"errors": [{{"kind": {kind}, "text": "no"}}]}}'
+        assert outcome_of(answer(422, body.encode()), preset=preset) == Outcome(PERMANENT, 422, error)
+
+
 def test_an_error_text_is_kept_short() -> None:
     error = outcome_of(answer(400, json.dumps({"error": "long " * 5000}).encode())).error
     assert error is not None
