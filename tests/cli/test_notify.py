@@ -103,6 +103,7 @@ def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalat
     assert f"{api.url} can't be reached, since 20" in began
     assert "4 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs a person")
+    assert f"\n{api.url} takes messages again" in ended
 
 
 def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Application, hook: Webhook) -> None:
