@@ -193,6 +193,15 @@ def test_a_row_that_no_pass_has_seen_yet_and_that_can_not_be_sent_is_told_of_onc
     assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
 
 
+def test_a_row_that_can_not_be_sent_any_more_is_told_of_though_it_waited(stage: Stage) -> None:
+    stage.add(1, due=START)
+    stage.sql("UPDATE pending_messages SET body = NULL")
+    with pytest.raises(InvalidMessage, match="body is missing"):
+        stage.retry(1)
+    assert stage.states() == {1: "escalated"}
+    assert [each.problem for each in stage.events.of(MessageEscalated)] == ["body is missing"]
+
+
 def test_a_row_that_can_not_be_sent_is_escalated_once_however_often_it_is_tried(stage: Stage) -> None:
     stage.add(1, body=None)
     stage.run()
