@@ -9,7 +9,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta, timezone, tzinfo
+from datetime import UTC, datetime, timedelta, timezone, tzinfo
 from functools import partial
 from importlib import resources
 from itertools import pairwise
@@ -100,7 +100,7 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
         raise ConfigurationError(f"a report needs Jinja2: {install('report')}") from None
 
     # One offset for all of the page, which it names: a day on which clocks are changed would have an hour's gap.
-    offset = timezone(report.figures.until.astimezone(zone).utcoffset() or timedelta())
+    offset = _offset(report.figures.until, zone)
 
     def clock(time: datetime) -> datetime:
         return time.astimezone(offset)
@@ -123,6 +123,14 @@ def render(report: Report, *, zone: tzinfo | None = None, template: str | None =
         line = getattr(error, "lineno", None)
         where = f"{type(error).__name__}{f' in line {line}' if line else ''}"
         raise ConfigurationError(f"the report's template is wrong ({where}); install retrycli anew") from error
+
+
+def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
+    """How far a zone is from UTC at a time; not at all where the machine's is a day or more away, as ``TZ=UTC-24``."""
+    try:
+        return timezone(time.astimezone(zone).utcoffset() or timedelta())
+    except ValueError:
+        return UTC
 
 
 def _template() -> str:

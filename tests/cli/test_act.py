@@ -150,6 +150,8 @@ def test_in_a_zone_that_python_does_not_take_times_are_utc(at_work: Cli, applica
         screen = abroad.on_terminal(command)
         assert screen.returncode == 0, screen.text
         assert "+00:00" in screen.text
+    assert abroad("report", "--html", "page.html").returncode == 0
+    assert "(UTC)" in (abroad.cwd / "page.html").read_text(encoding="utf-8")
 
 
 def test_requeued_messages_are_spread_evenly_by_id(at_work: Cli, application: Application) -> None:
