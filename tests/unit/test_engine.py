@@ -828,6 +828,23 @@ def test_a_pass_counts_from_when_it_has_the_lock(stage: Stage) -> None:
     assert stage.events.of(ClockWasAhead) == []
 
 
+def test_a_pass_gives_a_sign_of_life_after_a_wait_for_the_lock(stage: Stage) -> None:
+    """Or another host's, which takes it for dead by then, would bury it while it is at work."""
+    signs: list[str] = []
+
+    def wait() -> None:
+        stage.clock.now += timedelta(minutes=40)
+
+    def hear(event: Event) -> None:
+        if isinstance(event, PassStarted):
+            signs.extend(at for (at,) in stage.sql("SELECT heartbeat_at FROM retrycli_passes"))
+
+    stage.lock.on_acquire = wait
+    stage.events.hear = hear
+    stage.run()
+    assert signs == ["2025-03-03 12:40:00.000000"]
+
+
 def test_whom_a_pass_takes_in_after_a_wait_for_the_lock_is_escalated_then(stage: Stage) -> None:
     """The pass before may have told people of all that was escalated up to a time after this one had begun to wait."""
 
