@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from contextlib import closing, contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -240,14 +241,18 @@ class Database:
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
         schema_name, _, name = self._table.rpartition(".")
-        with self.read() as connection:
+        with self.read() as connection, warnings.catch_warnings():
+            # That it does not know a type, as of an extension's: nor do we need to.
+            warnings.simplefilter("ignore", exc.SAWarning)
             try:
                 columns = inspect(connection).get_columns(name, schema_name or None)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
                 ) from None
-            return {each["name"]: each for each in columns}
+        for each in columns if not self.is_sqlite else ():
+            each["type"] = _beneath_domains(each["type"])
+        return {each["name"]: each for each in columns}
 
     def ensure_tables(self, *, upgrade: bool) -> None:
         """Make retrycli's own tables where there are none, and upgrade old ones if asked to.
@@ -318,6 +323,15 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
+
+
+def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
+    """What a server's type is in the end: a domain is another type with conditions."""
+    from sqlalchemy.dialects.postgresql import DOMAIN
+
+    while isinstance(kind, DOMAIN):
+        kind = kind.data_type
+    return kind
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from sqlalchemy import (
     select,
     update,
 )
+from sqlalchemy.dialects.postgresql import DOMAIN
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
@@ -430,6 +431,7 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
 UNFIT = [
     (Column("id", Uuid, primary_key=True), "a column id that holds no whole numbers"),
     (Column("id", Text, primary_key=True), "a column id that holds no whole numbers"),
+    (Column("id", DOMAIN("word", Text), primary_key=True), "a column id that holds no whole numbers"),
     (Column("sent_at", BigInteger), "a column sent_at that holds numbers"),
     (Column("sent_at", Double), "a column sent_at that holds numbers"),
 ]
@@ -471,6 +473,8 @@ def test_a_file_s_column_of_texts_is_named_where_it_is_to_hold_ids(
         ("retry_count", Numeric, 3, 3),
         ("ticket_id", Numeric, 12345, 12345),
         ("ticket_id", Uuid, UUID(int=1), str(UUID(int=1))),
+        ("id", DOMAIN("whole", Numeric), 7, 7),
+        ("ticket_id", DOMAIN("whole", Numeric), 12345, 12345),
     ],
 )
 def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
@@ -484,6 +488,14 @@ def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
         assert repr(Views(database).message(7).row[name]) == repr(read)
         assert deliver(database) == {7: "sent"}
         assert [row["status"] for row in made.rows().values()] == ["sent"]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_a_type_that_nobody_here_knows_is_no_warning(engine: Factory, tmp_path: Path) -> None:
+    """As an extension's, in a column that is left alone: cron would mail it with each pass."""
+    with engine(tmp_path, None) as url, closing(Application(url)) as made, closing(Database(url)) as database:
+        made.sql("ALTER TABLE pending_messages ADD COLUMN place point")
+        assert "place" in database.messages.c
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
