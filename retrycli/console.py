@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
+from math import isfinite
 from typing import TYPE_CHECKING
 
 from retrycli.escape import printable
@@ -61,12 +62,12 @@ def show_json(values: Mapping[str, object]) -> None:
 
 def _pieces(value: object) -> Iterator[str]:
     if not isinstance(value, Iterator):
-        yield json.dumps(value, default=_json_value)
+        yield _as_json(value)
         return
     yield "["
     separator = ""
     while some := list(islice(value, AT_ONCE)):
-        yield separator + json.dumps(some, default=_json_value)[1:-1]
+        yield separator + _as_json(some)[1:-1]
         separator = ", "
     yield "]"
 
@@ -299,6 +300,26 @@ def _local(cell: Cell) -> str:
             return "yes" if cell else "no"
         case _:
             return printable(str(cell))
+
+
+def _as_json(value: object) -> str:
+    try:
+        return json.dumps(value, default=_json_value, allow_nan=False)
+    except ValueError:
+        return json.dumps(_with_finite_numbers(value), default=_json_value)
+
+
+def _with_finite_numbers(value: object) -> object:
+    """NaN and Infinity, which databases hold, are no JSON (RFC 8259, section 6): they become texts."""
+    match value:
+        case dict():
+            return {name: _with_finite_numbers(each) for name, each in value.items()}
+        case list() | tuple():
+            return [_with_finite_numbers(each) for each in value]
+        case float() if not isfinite(value):
+            return json.dumps(value)
+        case _:
+            return value
 
 
 def _json_value(value: object) -> object:

@@ -156,10 +156,14 @@ def side_by_side(calls: Mapping[Key, Callable[[], Result]]) -> dict[Key, Result]
         return dict(zip(calls, pool.map(lambda call: call(), calls.values()), strict=True))
 
 
+def _no_json(constant: str) -> None:
+    raise AssertionError(f"{constant} is no JSON")
+
+
 def _object(done: Finished, code: int = 0) -> dict[str, Any]:
     """The one JSON object that a command printed, without the version of its fields."""
     assert done.returncode == code, done.stderr
-    values: dict[str, Any] = json.loads(done.stdout)
+    values: dict[str, Any] = json.loads(done.stdout, parse_constant=_no_json)
     assert values.pop("schema_version") == 1
     return values
 
