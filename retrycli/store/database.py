@@ -9,8 +9,9 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Float, Integer, Numeric, String, TypeDecorator, Uuid, column, exc, func, inspect, select
+from sqlalchemy import CHAR, Float, Integer, Numeric, String, TypeDecorator, Uuid, column, exc, func, inspect, select
 from sqlalchemy import table as table_clause
+from sqlalchemy.types import NullType
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
@@ -62,6 +63,17 @@ class _Whole(TypeDecorator[Any]):
         if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
             return value
         return int(value)
+
+
+class _Unpadded(TypeDecorator[str]):
+    """A text of ``CHAR(n)``, without the blanks that a server fills it up with, and takes for nothing itself."""
+
+    impl = NullType
+    cache_ok = True
+
+    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
+        """Give back what was written."""
+        return None if value is None else value.rstrip(" ")
 
 
 class Database:
@@ -206,6 +218,8 @@ class Database:
     def _read_as(self, name: str) -> TypeEngine[Any] | None:
         """What a column is read as, where that is not as the driver has it."""
         kind = self.type_of(name)
+        if not self.is_sqlite and isinstance(kind, CHAR):
+            return _Unpadded()
         if self.is_sqlite or name not in WHOLE_NUMBERS:
             return None
         if isinstance(kind, Uuid):

@@ -20,6 +20,7 @@ from alembic.config import Config
 from alembic.migration import MigrationContext
 from alembic.script import ScriptDirectory
 from sqlalchemy import (
+    CHAR,
     BigInteger,
     Column,
     Double,
@@ -38,7 +39,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Span, UnusableMessage
+from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.connecting import UNREAD
@@ -488,6 +489,19 @@ def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
         assert repr(Views(database).message(7).row[name]) == repr(read)
         assert deliver(database) == {7: "sent"}
         assert [row["status"] for row in made.rows().values()] == ["sent"]
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+@pytest.mark.parametrize(("name", "value"), [("message_type", "supplier"), ("ticket_id", "T-1")])
+def test_texts_may_be_filled_up_with_blanks(engine: Factory, tmp_path: Path, name: str, value: str) -> None:
+    """These are none of the text: no message type ends in blanks, and no ticket in a URL."""
+    with application_with(engine, tmp_path, Column(name, CHAR(20))) as made, opened(made) as database:
+        made.add_all([{"id": 7, name: value}])
+        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        assert isinstance(fresh, Message)
+        assert getattr(fresh, name) == fresh.fields[name] == value
+        assert Views(database).message(7).row[name] == value
+        assert deliver(database) == {7: "sent"}
 
 
 @pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
