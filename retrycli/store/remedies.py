@@ -7,7 +7,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
-GONE = "the server was stopped or has failed; try again when it is up"
+GONE = (
+    "the server was stopped or has failed, or it ends transactions too soon (transaction_timeout, "
+    "idle_in_transaction_session_timeout); try again when it is up"
+)
+"""Where many statements are under way, a server's own words about why it has closed the connection are lost."""
 IN_THE_WAY = "another transaction was in the way; try again"
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
@@ -16,7 +20,9 @@ BY_STATE = {
     "23": "a constraint of the table forbids what retrycli writes there",
     "25006": "this server takes no changes; name the primary in database.url where it is a standby, or see to "
     "default_transaction_read_only",
-    "25P03": "the server ends transactions too soon; raise idle_in_transaction_session_timeout for this role",
+    "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
+    "for this role",
+    "3F": "retrycli's own tables need a schema that is there in its role's search_path (ALTER ROLE … SET search_path)",
     "40": IN_THE_WAY,
     INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "
     "the owner)",

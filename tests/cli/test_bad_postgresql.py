@@ -435,6 +435,14 @@ def test_a_role_that_may_make_no_tables_is_told(untouched_desk: Desk) -> None:
     assert {each for each in desk.application.tables() if each.startswith("retrycli")} == set()
 
 
+def test_a_role_without_a_schema_for_our_tables_is_told(untouched_desk: Desk) -> None:
+    desk = untouched_desk
+    desk.application.add(101)
+    url = desk.url(options="-c search_path=nowhere")
+    done = desk.at(API, url=url, DATABASE__TABLE="public.pending_messages")("run-once")
+    assert line(done) == f"no schema has been selected to create in: {BY_STATE['3F']}"
+
+
 # -- what a constraint forbids ---------------------------------------------------------------------------------------
 
 
