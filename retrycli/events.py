@@ -243,8 +243,12 @@ def summarise(events: list[Event], pass_id: str, result: PassResult, duration: t
     return tally.summary(pass_id, result, duration)
 
 
-def event_of(message: Message | QueuedMessage | UnusableMessage, settled: Settled) -> Event:
-    """What the world is told of a transition."""
+def event_of(
+    message: Message | QueuedMessage | UnusableMessage, settled: Settled, *, refusal: str | None = None
+) -> Event:
+    """What the world is told of a transition, or why the message's row takes none: then a person has it."""
+    if refusal is not None:
+        settled = settled.refused(refusal)
     change = settled.transition
     outcome = settled.outcome
     row = message.message if isinstance(message, QueuedMessage) else message
@@ -258,7 +262,8 @@ def event_of(message: Message | QueuedMessage | UnusableMessage, settled: Settle
         case TransitionKind.DELIVERED:
             return MessageDelivered(*about)
         case TransitionKind.ESCALATED:
-            problem = message.problem if isinstance(message, UnusableMessage) else None
+            unusable = message.problem if isinstance(message, UnusableMessage) else None
+            problem = "; ".join(filter(None, (unusable, refusal))) or None
             return MessageEscalated(*about, reason=change.reason or EscalationReason.INVALID, problem=problem)
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)

@@ -42,7 +42,7 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
 
 def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime) -> list[Event]:
     """Take messages into the queue; those that go straight to a person are told of in the events."""
-    entries, events = [], []
+    entries = []
     for each in fresh:
         if isinstance(each, UnusableMessage):
             settled, failed_at = Settled(each.message_id, Transition.invalid(each.problem)), now
@@ -52,8 +52,10 @@ def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMess
             transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=world.jitter())
             settled = Settled(each.id, transition)
         entries.append((settled, failed_at, each.ticket_id))
-        if settled.transition.kind is TransitionKind.ESCALATED:
-            events.append(event_of(each, settled))
     # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
-    world.enrolment.enrol(entries, world.now())
-    return events
+    refused = world.enrolment.enrol(entries, world.now())
+    return [
+        event_of(each, settled, refusal=refused.get(settled.message_id))
+        for each, (settled, _, _) in zip(fresh, entries, strict=True)
+        if settled.transition.kind is TransitionKind.ESCALATED or settled.message_id in refused
+    ]

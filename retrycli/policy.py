@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
@@ -81,6 +82,16 @@ class Transition:
         """Its row can't be turned into a request."""
         return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
 
+    @property
+    def changes_row(self) -> bool:
+        """Whether anything of it is written into the application's table."""
+        return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
+
+    @classmethod
+    def unwritten(cls) -> Transition:
+        """Its row takes nothing of what came of it."""
+        return cls.escalated(EscalationReason.INVALID, last_error=None)
+
     @classmethod
     def expired(cls) -> Transition:
         """Nobody wants it any more."""
@@ -102,6 +113,30 @@ class Settled:
     """None where no attempt was made."""
     duration: timedelta | None = None
     finished_at: datetime | None = None
+
+    def refused(self, why: str) -> Settled:
+        """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
+        outcome = self.outcome
+        if outcome is not None:
+            outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
+        return replace(self, transition=Transition.unwritten(), outcome=outcome)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What was not written down as it was decided, by the messages' ids."""
+
+    moved_on: frozenset[int] = frozenset()
+    """The claim was lost, or the application changed the message: at most the attempt's outcome was written down."""
+    held: frozenset[int] = frozenset()
+    """The application holds them just now: nothing was written down."""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """The application's table takes no change of their rows, and why: they were handed to a person."""
+
+
+def as_written(settled: Sequence[Settled], refused: Mapping[int, str]) -> list[Settled]:
+    """What becomes of messages of which the application's table takes no change of some."""
+    return [each.refused(refused[each.message_id]) if each.message_id in refused else each for each in settled]
 
 
 @dataclass(frozen=True, slots=True)

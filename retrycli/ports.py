@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Awaitable, Callable, Collection, Sequence
+from collections.abc import Awaitable, Callable, Collection, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -13,7 +13,7 @@ from retrycli.breaker import Breaker, BreakerRules
 from retrycli.events import ClockWasAhead, Event, PassSummary
 from retrycli.message import Claim, Lane, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome
-from retrycli.policy import RetryPolicy, Settled
+from retrycli.policy import Recorded, RetryPolicy, Settled
 from retrycli.turns import Turns
 
 ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
@@ -31,8 +31,8 @@ class Enrolment(Protocol):
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know."""
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
-        """Add messages: first transition, first failure, ticket."""
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+        """Add messages: first transition, first failure, ticket; whose rows took no change, and why."""
 
     def retire(self, span: Span) -> int:
         """Drop messages that are the application's again."""
@@ -78,11 +78,11 @@ class Claims(Protocol):
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and write down an attempt for each that is fit for one."""
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
-        """Write down what came of messages; those that had moved on."""
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """Write down what came of messages."""
 
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> tuple[set[int], set[int]]:
-        """The same but for messages that somebody holds; those that had moved on, and those that are held."""
+    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """The same but for messages that somebody holds."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back messages that no attempt was begun for."""

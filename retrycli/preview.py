@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -36,13 +36,14 @@ class _Foreseen:
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
         return self.real.newly_failed(span, limit)
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         del now
         for settled, _, _ in entries:
             due = settled.transition.next_attempt_at
             if due is not None and due <= self.due_by:
                 self.ids.append(settled.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
+        return {}
 
     def retire(self, span: Span) -> int:
         del span  # what has gone is not shown

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 
 from retrycli.events import Event, MessageMovedOn, event_of
 from retrycli.message import Claim, QueuedMessage, UnusableMessage
-from retrycli.policy import Settled
+from retrycli.policy import Recorded, Settled
 from retrycli.ports import World
 
 Decided = tuple[QueuedMessage | UnusableMessage, Settled]
@@ -17,23 +17,22 @@ def record(world: World, claim: Claim, decided: Sequence[Decided]) -> list[Event
     """Write down what was decided of claimed messages, in one transaction; an event for each."""
     if not decided:
         return []
-    moved_on = world.claims.record(claim, [each for _, each in decided], world.now())
-    return _events(decided, moved_on)
+    return _events(decided, world.claims.record(claim, [each for _, each in decided], world.now()))
 
 
 def record_free(world: World, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
     """The same, but for messages that the application holds just now: these are left, to be written down later."""
     if not decided:
         return [], []
-    moved_on, held = world.claims.record_free(claim, [each for _, each in decided], world.now())
-    done = [each for each in decided if each[1].message_id not in held]
-    return _events(done, moved_on), [each for each in decided if each[1].message_id in held]
+    recorded = world.claims.record_free(claim, [each for _, each in decided], world.now())
+    return _events(decided, recorded), [each for each in decided if each[1].message_id in recorded.held]
 
 
-def _events(decided: Sequence[Decided], moved_on: Collection[int]) -> list[Event]:
+def _events(decided: Sequence[Decided], recorded: Recorded) -> list[Event]:
     return [
         MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None)
-        if each.message_id in moved_on
-        else event_of(message, each)
+        if each.message_id in recorded.moved_on
+        else event_of(message, each, refusal=recorded.refused.get(each.message_id))
         for message, each in decided
+        if each.message_id not in recorded.held
     ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,7 @@ from sqlalchemy import (
     bindparam,
     case,
     cast,
+    exc,
     func,
     literal,
     literal_column,
@@ -33,7 +35,9 @@ from retrycli.errors import InvalidMessage, SchemaMismatch
 from retrycli.message import Message, MessageType, QueuedMessage, State, Status, UnusableMessage
 from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import queue
+from retrycli.store.connecting import UNREAD, read_at_the_end
 from retrycli.store.for_each import ForEach, Values
+from retrycli.store.remedies import in_words, is_refused
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, TableClause, Update
@@ -138,8 +142,44 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
 # What follows is all that changes the application's rows. Each change expects them to be failed.
 
 
-def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
-    """Write what came of messages into their rows."""
+def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> dict[int, str]:
+    """Write what came of messages into their rows.
+
+    Returns:
+        Of which rows the table takes no change, as by a constraint or a trigger of the application's, and why, by id.
+        They stay as they are, and keep no other from being written.
+    """
+    try:
+        with unless_refused(connection):
+            _write(database, connection, settled)
+    except exc.DBAPIError as error:
+        if not is_refused(error):
+            raise
+        if len(settled) == 1:
+            return {settled[0].message_id: in_words(error)}
+        return {each: why for one in settled for each, why in write_messages(database, connection, [one]).items()}
+    return {}
+
+
+@contextmanager
+def unless_refused(connection: Connection) -> Iterator[None]:
+    """Write a part of a transaction; where the table refuses it, that alone is undone.
+
+    Raises:
+        DBAPIError: it was refused (`is_refused`), or the whole transaction has failed.
+    """
+    try:
+        with read_at_the_end(connection):
+            connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
+            yield
+            connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
+    except exc.DBAPIError as error:
+        if is_refused(error):
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+        raise
+
+
+def _write(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
     delivered = [
         {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
         for each in settled
@@ -150,7 +190,7 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
     failed = [
         {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
         for each in settled
-        if each.transition.last_error is not None or each.transition.retry_count is not None
+        if each.transition.changes_row and each.transition.kind is not TransitionKind.DELIVERED
     ]
     _note_failures(database.messages, database.room_in("last_error")).execute(connection, failed)
 

@@ -13,7 +13,7 @@ from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exists, f
 from retrycli.acts import no_such, not_free
 from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, Status, UnusableMessage
 from retrycli.outcome import LAPSED
-from retrycli.policy import Settled, Transition
+from retrycli.policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import MOST, attempts, queue
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, status_of, word, write_messages
 from retrycli.store.connecting import UNREAD
@@ -261,46 +261,46 @@ class Claims:
     def _locked_if_free(self) -> Select[Any]:
         return self._held_statuses.with_for_update(skip_locked=True)
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
-        """Write down what came of claimed messages, in one transaction.
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """Write down what came of claimed messages, in one transaction."""
+        return self._record(claim, settled, now, wait=True)
 
-        Returns:
-            The ids of those that had moved on: the claim was lost, or the application changed the message.
-            Of these only the attempt's outcome is kept, and only where the claim still held.
-        """
-        moved_on, held_up = self._record(claim, settled, now, self._locked)
-        return moved_on | held_up
+    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """The same, but for messages that the application holds just now: nobody waits for these."""
+        return self._record(claim, settled, now, wait=False)
 
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> tuple[set[int], set[int]]:
-        """The same, but for messages that the application holds just now: nobody waits for these.
-
-        Returns:
-            The ids of those that had moved on; and of those that are held, of which nothing was written.
-        """
-        return self._record(claim, settled, now, self._locked_if_free)
-
-    def _record(
-        self, claim: Claim, settled: Sequence[Settled], now: datetime, locked: Select[Any]
-    ) -> tuple[set[int], set[int]]:
+    def _record(self, claim: Claim, settled: Sequence[Settled], now: datetime, *, wait: bool) -> Recorded:
         ids = [each.message_id for each in settled]
         with self._database.write() as connection:
+            locked = self._locked if wait else self._locked_if_free
             found = connection.execute(locked, {"ids": ids, "claimant": claim.claimant})
             status: dict[int, Any] = dict(found.all())
-            held_up: set[int] = set()
+            unlocked: set[int] = set()
             if len(status) < len(ids):
                 others = self._others(connection, claim, set(ids) - status.keys())
-                held_up = {each for each, is_there in others.items() if is_there}
-                status |= dict.fromkeys(others.keys() - held_up)
-            mine = [each for each in settled if each.message_id in status]
-            ours = [each for each in mine if status[each.message_id] == Status.FAILED]
-            taken_back = [each.message_id for each in mine if status[each.message_id] != Status.FAILED]
+                unlocked = {each for each, is_there in others.items() if is_there}
+                status |= dict.fromkeys(others.keys() - unlocked)
+            ours = [each for each in settled if status.get(each.message_id) == Status.FAILED]
+            taken_back = [each for each in settled if status.get(each.message_id, Status.FAILED) != Status.FAILED]
+            refused = write_messages(self._database, connection, ours)
+            if wait:  # then nobody holds these
+                hidden = [each for each in settled if each.message_id in unlocked]
+                refused |= {each.message_id: self._hidden for each in hidden if each.transition.changes_row}
+                ours += hidden
+            ours = as_written(ours, refused)
             note_recipients(connection, claim, ours)
-            finish_attempts(connection, mine, now)
-            write_messages(self._database, connection, ours)
+            finish_attempts(connection, [*ours, *taken_back], now)
             move(connection, claim, ours, now)
             if taken_back:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(taken_back), *held(claim.claimant)))
-        return set(ids) - {each.message_id for each in ours} - held_up, held_up
+                theirs = [each.message_id for each in taken_back]
+                connection.execute(delete(queue).where(queue.c.message_id.in_(theirs), *held(claim.claimant)))
+        not_ours = frozenset(ids) - {each.message_id for each in ours}
+        return Recorded(not_ours - unlocked, not_ours & unlocked, refused)
+
+    @property
+    def _hidden(self) -> str:
+        table = self._database.messages.fullname
+        return f"its row can be read and not changed; see to the row-level policies of {table}"
 
     def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
         """Which of these messages this claim holds, and whether they are there or the application has deleted them."""

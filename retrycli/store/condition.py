@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -21,7 +21,7 @@ from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from sqlalchemy import Connection, Select
+    from sqlalchemy import Connection
 
     from retrycli.store.database import Database
 
@@ -73,43 +73,67 @@ def check_writable(database: Database, now: datetime) -> None:
     """
     with database.nothing_kept(), database.write() as connection:
         there = database.revision() is not None
-        message_id = connection.execute(_some_message(database)).scalar() if there else None
+        ids = _some_messages(database, connection) if there else []
         try:
-            _rehearse(database, connection, START if message_id is None else message_id, now)
-        except (exc.DataError, exc.IntegrityError, exc.ProgrammingError) as error:
-            if message_id is None or sqlstate(error) == INSUFFICIENT_PRIVILEGE:
-                raise
-            raise _refused(database, message_id, in_words(error)) from without_details(error)
-        except exc.OperationalError as error:
-            if sqlstate(error) != LOCK_NOT_AVAILABLE:
+            _rehearse_one(database, connection, ids or [START], now)
+        except exc.DBAPIError as error:
+            state = sqlstate(error) or ""
+            if ids and state.startswith(WRONG) and state != INSUFFICIENT_PRIVILEGE:
+                raise _refused(database, ids[0], in_words(error)) from without_details(error)
+            if state != LOCK_NOT_AVAILABLE:
                 raise
     if database.file is not None:
         _check_room(database.file)
 
 
-def _some_message(database: Database) -> Select[int]:
-    """A failed message of the queue: the last that is to be sent, or one in a person's hands where none is."""
+WRONG = "42"
+"""What the codes of errors begin with that are about a statement, as one of a trigger's."""
+SOME = 20
+"""So many messages are tried until there is one whose row takes it: a single row may well be refused by itself."""
+
+
+def _some_messages(database: Database, connection: Connection) -> Sequence[int]:
+    """Failed messages of the queue: the last that are to be sent, then those in a person's hands.
+
+    Nobody has locked them, and no policy hides them from changes, where there are any such.
+    """
     m = database.messages.c
     by_their_index = [queue.c[name].desc() for name in ("state", "next_attempt_at", "message_id")]
-    return (
-        select(m.id)
-        .join_from(queue, database.messages, m.id == queue.c.message_id)
-        .where(row_by_row(m.status == word(Status.FAILED)))
-        .order_by(*by_their_index)
-        .limit(1)
-    )
+    some = select(queue.c.message_id).order_by(*by_their_index).limit(SOME).subquery()
+    failed = row_by_row(m.status == word(Status.FAILED))
+    these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
+    free = these.with_for_update(skip_locked=True, of=database.messages)
+    return connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
 
 
-def _rehearse(database: Database, connection: Connection, message_id: int, now: datetime) -> None:
-    """Write that a message has failed, and that it was sent; one that somebody has locked is not waited for."""
+def _rehearse_one(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> None:
+    """Try it with one message after the other until a row takes it."""
+    refusals: dict[int, str] = {}
+    for each in ids:
+        refused = _rehearse(database, connection, each, now)
+        if not refused:
+            return
+        refusals |= refused
+    raise _refused(database, *refusals.popitem())
+
+
+def _rehearse(database: Database, connection: Connection, message_id: int, now: datetime) -> dict[int, str]:
+    """Write that a message has failed, and that it was sent; one that somebody has locked is not waited for.
+
+    Returns:
+        Why its row does not take that, by its id; nothing where it does.
+    """
     m = database.messages.c
     this = select(status_of(database)).where(m.id == message_id)
     connection.execute(this.with_for_update(nowait=True))
     error = exhausted(0, "x" * ERROR_LENGTH)
     for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
+        refused = write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
+        if refused:
+            return refused
     if connection.execute(this).scalar() == Status.FAILED:
         raise _refused(database, message_id, "it stays as it is; has the table a policy or a trigger?")
+    return {}
 
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:

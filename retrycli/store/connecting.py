@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -13,6 +14,8 @@ from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.extras import install
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from psycopg import Connection as PsycopgConnection
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
@@ -147,6 +150,31 @@ def _wait_for_it(
     pipeline = context.execution_options.get("pipeline")
     if pipeline is not None and "unread" not in context.execution_options:
         pipeline.sync()
+
+
+@contextmanager
+def read_at_the_end(connection: Connection) -> Iterator[None]:
+    """Wait for a server where something is read and at the end, and not for each statement (libpq's pipeline mode).
+
+    Raises:
+        DBAPIError: a statement has failed, maybe one before that which was told of it.
+    """
+    if connection.dialect.name == "sqlite":
+        yield
+        return
+    from psycopg import Error
+
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  told to the type checker
+    around = connection.get_execution_options().get("pipeline")
+    try:
+        with driver.pipeline() as pipeline:
+            connection.execution_options(pipeline=pipeline)
+            yield
+    except Error as error:
+        raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
+    finally:
+        connection.execution_options(pipeline=around)
 
 
 class _Beginning:

@@ -23,6 +23,7 @@ from retrycli.store.connecting import (
     make_engine,
     parsed,
     path_of,
+    read_at_the_end,
     require_file,
 )
 from retrycli.store.remedies import in_words, without_details
@@ -317,8 +318,10 @@ class Database:
                 if self.is_sqlite or not writes:
                     yield connection
                 else:
-                    with _in_one_go(connection):
+                    with read_at_the_end(connection):
                         yield connection
+                        # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
+                        connection.exec_driver_sql("COMMIT", execution_options=UNREAD)
 
     def _begun(self, *, writes: bool) -> RootTransaction:
         """A transaction that has begun; where the server was restarted since the last one, on another connection."""
@@ -346,20 +349,3 @@ def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
     while isinstance(kind, DOMAIN):
         kind = kind.data_type
     return kind
-
-
-@contextmanager
-def _in_one_go(connection: Connection) -> Iterator[None]:
-    """Wait for a server where something is read and at the end, and not for each statement (libpq's pipeline mode)."""
-    from psycopg import Error
-
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  told to the type checker
-    try:
-        with driver.pipeline() as pipeline:
-            connection.execution_options(pipeline=pipeline)
-            yield
-            # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
-            connection.exec_driver_sql("COMMIT", execution_options=UNREAD)
-    except Error as error:
-        raise exc.DBAPIError(None, None, error, hide_parameters=True) from error

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +22,7 @@ from retrycli.message import (
     UnusableMessage,
     utc_time,
 )
-from retrycli.policy import Settled
+from retrycli.policy import Settled, as_written
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
 from retrycli.store.failed_index import FailedIndex, IndexState
@@ -139,38 +139,30 @@ class Enrolment:
         with self._database.read() as connection:
             return [message_of(row) for row in rows_of(connection.execute(statement))]
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> None:
+    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue; one that is there already stays as it is.
 
         Args:
             entries: each message's first transition, when it first failed, and its ticket.
             now: for ``escalated_at``.
+
+        Returns:
+            The ids of those whose rows took no change, and why: they are in a person's hands.
         """
-        rows = [
-            {
-                "message_id": settled.message_id,
-                "state": State.ESCALATED if settled.transition.reason else State.WAITING,
-                "next_attempt_at": settled.transition.next_attempt_at,
-                "delivery_key": delivery_key(settled.message_id, ticket_id, first_failed_at),
-                "first_failed_at": first_failed_at,
-                "unknown_count": 0,
-                "escalated_at": now if settled.transition.reason else None,
-                "escalation_reason": settled.transition.reason,
-                "fingerprint": fingerprint(settled) if settled.transition.reason else None,
-                "ticket": _as_kept(ticket_id),
-            }
-            for settled, first_failed_at, ticket_id in entries
-        ]
-        if not rows:
-            return
+        if not entries:
+            return {}
         with self._database.write() as connection:
             self._database.one_at_a_time(connection)
-            ids = [row["message_id"] for row in rows]
+            ids = [settled.message_id for settled, _, _ in entries]
             known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
-            fresh = [row for row in rows if row["message_id"] not in known]
-            if fresh:
-                connection.execute(insert(queue), fresh)
-                write_messages(self._database, connection, [s for s, _, _ in entries if s.message_id not in known])
+            fresh = [each for each in entries if each[0].message_id not in known]
+            settled = [each for each, _, _ in fresh]
+            refused = write_messages(self._database, connection, settled)
+            written = zip(as_written(settled, refused), fresh, strict=True)
+            rows = [_row(each, failed_at, ticket_id, now) for each, (_, failed_at, ticket_id) in written]
+            if rows:
+                connection.execute(insert(queue), rows)
+        return refused
 
     def retire(self, span: Span) -> int:
         """Drop messages that the application has since sent, rejected, taken back or deleted; how many.
@@ -206,6 +198,22 @@ class Enrolment:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
                 retired += connection.execute(LET_GO, {"ids": ids}).rowcount
             rest = Span(rows[-1]["message_id"], span.upto)
+
+
+def _row(settled: Settled, first_failed_at: datetime, ticket_id: int | str, now: datetime) -> dict[str, object]:
+    reason = settled.transition.reason
+    return {
+        "message_id": settled.message_id,
+        "state": State.ESCALATED if reason else State.WAITING,
+        "next_attempt_at": settled.transition.next_attempt_at,
+        "delivery_key": delivery_key(settled.message_id, ticket_id, first_failed_at),
+        "first_failed_at": first_failed_at,
+        "unknown_count": 0,
+        "escalated_at": now if reason else None,
+        "escalation_reason": reason,
+        "fingerprint": fingerprint(settled) if reason else None,
+        "ticket": _as_kept(ticket_id),
+    }
 
 
 def _as_kept(ticket_id: object) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from sqlalchemy.exc import IntegrityError
+
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
@@ -71,6 +73,24 @@ def without_details(error: DBAPIError) -> DBAPIError:
         if each is not None and each.args:
             each.args = (str(each.args[0]).partition("\n")[0],)
     return error
+
+
+REFUSALS = ("22", "23", "44", "P0")
+"""What the codes of errors begin with that are about what is written, and not about who writes it."""
+
+
+def is_refused(error: DBAPIError) -> bool:
+    """Whether a table does not take what was written, as by a constraint or a trigger."""
+    state = sqlstate(error)
+    if state is None:
+        return isinstance(error, IntegrityError)
+    return state.startswith(REFUSALS) or (state == INSUFFICIENT_PRIVILEGE and _is_of_a_policy(error))
+
+
+def _is_of_a_policy(error: DBAPIError) -> bool:
+    """Whether a row-level policy is against a row, which has the same code as a right that a role lacks."""
+    where: str = getattr(error.orig, "diag").source_function  # noqa: B009  the driver's own
+    return where == "ExecWithCheckOptions"
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -20,7 +20,7 @@ from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.policy import Recorded, Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -545,7 +545,7 @@ def test_a_transition_sets_its_own_fields_and_no_others(
     claims = send(database, [1, 2])
     before = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT) == set()
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).moved_on == set()
     assert changed == ({1: expected} if expected else {})
     after = queue_rows(database)
     queued = with_fingerprint(queued, transition)
@@ -570,7 +570,7 @@ def test_a_transition_is_the_same_in_company(
     before = queue_rows(database)
     company = [settled(each, other) for each, (other, _, _) in zip(ids, TRANSITIONS, strict=False)]
     with application.watched() as changed:
-        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT) == set()
+        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).moved_on == set()
     assert changed.get(last, {}) == expected
     queued = with_fingerprint(queued, transition)
     assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
@@ -660,13 +660,13 @@ def test_where_no_attempt_was_made_no_attempt_is_finished(
     enrol(database, [1])
     claims.claim(PASS, NOON, 1)
     begin(claims, [1])
-    assert claims.record(PASS, [Settled(1, Transition.invalid("body is missing"))], NOON) == set()
+    assert claims.record(PASS, [Settled(1, Transition.invalid("body is missing"))], NOON).moved_on == set()
     assert attempt_rows(database, 1) == []
     assert queue_rows(database)[1]["state"] == "escalated"
 
 
 def test_nothing_to_record_is_no_error(claims: Claims) -> None:
-    assert claims.record(PASS, [], NOON) == set()
+    assert claims.record(PASS, [], NOON).moved_on == set()
 
 
 # Recording too late.
@@ -687,7 +687,7 @@ def test_a_claim_that_was_lost_changes_nothing(
     claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
     held, history = queue_rows(database), attempt_rows(database, 1)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT) == {1}
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).moved_on == {1}
     assert changed == {}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
@@ -703,7 +703,7 @@ def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holde
     claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
     take_back(application, 1, status)
     held, history = queue_rows(database), attempt_rows(database, 1)
-    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == {1}
+    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == {1}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
 
@@ -717,7 +717,7 @@ def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
     claims.record(OTHER, [settled(1, Transition.released(LATER), LAPSED)], ANSWERED_AT)
     waiting = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == {1}
+        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == {1}
     assert changed == {}
     assert queue_rows(database) == waiting
 
@@ -738,7 +738,7 @@ def test_a_status_that_the_application_wrote_meanwhile_stays(
     application.change(1, status=status)
     with application.watched() as changed:
         both = [settled(1, transition), settled(2, Transition.released())]
-        assert claims.record(PASS, both, ANSWERED_AT) == {1}
+        assert claims.record(PASS, both, ANSWERED_AT).moved_on == {1}
     assert changed == {}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)] == [("transient", ANSWERED_AT)]
@@ -751,7 +751,7 @@ def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
     application.delete(1)
-    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT) == {1}
+    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT).moved_on == {1}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [row["outcome"] for row in attempt_rows(database, 1)] == ["transient"]
 
@@ -762,7 +762,7 @@ def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, 
     with database.write() as connection:
         connection.execute(schema.queue.delete())
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT) == {1}
+        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).moved_on == {1}
     assert changed == {}
 
 
@@ -808,7 +808,7 @@ def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
     begin(claims, [1], HAND, made_by="ada")
     with application.watched() as changed:
         tried = settled(1, Transition.released(unknown_count=unknown_count))
-        assert claims.record(HAND, [tried], ANSWERED_AT) == set()
+        assert claims.record(HAND, [tried], ANSWERED_AT).moved_on == set()
     assert changed == {}
     assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
 
@@ -867,7 +867,7 @@ def test_a_lapsed_message_tells_who_was_sending_it(
     assert isinstance(lapsed.message, QueuedMessage)
     assert lapsed.message.message.fields["body"] == "Where is it?"
     assert attempt_rows(database, 1) == history
-    assert claims.record(OTHER, [settled(1, Transition.released(), LAPSED)], ANSWERED_AT) == set()
+    assert claims.record(OTHER, [settled(1, Transition.released(), LAPSED)], ANSWERED_AT).moved_on == set()
 
 
 def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
@@ -934,7 +934,7 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     settled = [Settled(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
-        assert claims.record_free(PASS, settled, NOON) == ({3}, {2})
+        assert claims.record_free(PASS, settled, NOON) == Recorded(moved_on=frozenset({3}), held=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
     assert [row["outcome"] for each in (1, 2, 3) for row in attempt_rows(database, each)] == [
@@ -942,7 +942,7 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
         None,
         "delivered",
     ]
-    assert claims.record_free(PASS, settled[1:2], NOON) == (set(), set())
+    assert claims.record_free(PASS, settled[1:2], NOON) == Recorded()
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}
 
@@ -980,7 +980,7 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
             claims = Claims(database)
             claims.claim_one(PASS, 1, NOON)
             begin(claims, [1])
-            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT) == set()
+            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == set()
         assert made.row(1)["status"].rstrip() == "sent"
 
 
@@ -993,7 +993,7 @@ def test_where_there_must_be_an_error_it_is_empty_when_a_message_is_sent(engine:
         made.add_all([{}, {}])
         with opened(made) as database:
             delivered = settled(1, Transition.delivered(), DELIVERED)
-            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT) == set()
+            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT).moved_on == set()
         assert {each: row["last_error"] for each, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
 
 

@@ -403,7 +403,10 @@ def deliver(database: Database) -> dict[int, str]:
     enrol(database, [each.id for each in Views(database).messages(Filter())])
     ids = claims.claim(PASS, NOON, 100)
     claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
-    assert claims.record(PASS, [Settled(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON) == set()
+    assert (
+        claims.record(PASS, [Settled(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON).moved_on
+        == set()
+    )
     assert enrolment.newly_failed(Span(None, None), 100) == []
     return dict.fromkeys(ids, "sent")
 

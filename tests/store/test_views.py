@@ -570,7 +570,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert Measures(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)
             claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
-            assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON) == set()
+            assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON).moved_on == set()
         assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
         made.close()
 

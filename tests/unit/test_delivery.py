@@ -9,7 +9,7 @@ from datetime import datetime
 
 from retrycli.message import Claim, Lane, QueuedMessage
 from retrycli.outcome import Outcome
-from retrycli.policy import Settled
+from retrycli.policy import Recorded, Settled
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.turns import Turns
@@ -35,17 +35,17 @@ class Held(Claims):
             self.nothing_due.set()
         return found
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> set[int]:
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         held = {each.message_id for each in settled} & self.ids
         if held:
             self.waited_for.append(held)
             self.ids -= held
         return super().record(claim, settled, now)
 
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> tuple[set[int], set[int]]:
-        held = {each.message_id for each in settled} & self.ids
-        moved_on, none = super().record_free(claim, [each for each in settled if each.message_id not in held], now)
-        return moved_on, held | none
+    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        free = [each for each in settled if each.message_id not in self.ids]
+        held = frozenset(each.message_id for each in settled) & self.ids
+        return replace(super().record_free(claim, free, now), held=held)
 
 
 def hold(stage: Stage, *ids: int) -> Held:
