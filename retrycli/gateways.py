@@ -28,7 +28,7 @@ OF_THE_OTHER_KIND = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
-"""Keys that have no effect."""
+"""Keys that have no effect, by the kind of the gateway that they are set for."""
 
 
 class OneGateway(Section):
@@ -123,11 +123,7 @@ class OneGateway(Section):
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
         """Whoever sets a key that has no effect expects something of it."""
-        others = {
-            "http": ("sender", "subject", "recipient", "starttls"),
-            "smtp": ("preset", "auth", "token", "verify"),
-        }[self.kind]
-        for name in others:
+        for name in OF_THE_OTHER_KIND[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
         if self.kind == "smtp":
