@@ -10,7 +10,6 @@ from datetime import datetime
 from typing import assert_never
 
 import httpx
-from pydantic import SecretStr
 
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway.answer import Answer, value_at
@@ -20,6 +19,7 @@ from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, p
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
+from retrycli.section import revealed
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""
@@ -39,7 +39,7 @@ class Credentials:
     def __init__(self, settings: OneGateway, by_preset: Auth | None = None) -> None:
         self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
-        self._values = {name: _revealed(value) for name, value in given.items()}
+        self._values = {name: revealed(value) for name, value in given.items()}
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
@@ -169,7 +169,3 @@ def _by_settings(settings: OneGateway, by_preset: Auth | None) -> Auth | None:
 def _check_token(token: str) -> None:
     if token and not VISIBLE.fullmatch(token):
         raise ConfigurationError("gateway.token: a token is of visible ASCII characters, without a space")
-
-
-def _revealed(secret: SecretStr | str | None) -> str:
-    return secret.get_secret_value() if isinstance(secret, SecretStr) else secret or ""

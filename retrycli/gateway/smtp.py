@@ -12,8 +12,6 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
-from pydantic import SecretStr
-
 from retrycli.address import Address
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
@@ -26,6 +24,7 @@ from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
+from retrycli.section import revealed
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -137,7 +136,7 @@ class _Line:
         parts = urlsplit(settings.destination)
         self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
         self._settings = settings
-        username, password = settings.username or "", _revealed(settings.password)
+        username, password = settings.username or "", revealed(settings.password)
         encrypted = parts.scheme == "smtps" or settings.starttls
         self._server = Server(
             host=self._host,
@@ -231,7 +230,3 @@ def _usable(host: str) -> str:
     except UnicodeError as error:
         raise ConfigurationError(f"gateway.base_url: {host!r} can't be used: {error}") from None
     return host
-
-
-def _revealed(secret: SecretStr | None) -> str:
-    return "" if secret is None else secret.get_secret_value()
