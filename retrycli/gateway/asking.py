@@ -13,10 +13,11 @@ from enum import Enum
 from retrycli.errors import InvalidMessage
 from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
 from retrycli.gateway.json_path import find
-from retrycli.gateway.line import HEADERS, Line, Request
+from retrycli.gateway.line import Line, Request
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Get, Question, Step
 from retrycli.gateway.template import Fields, fill_path
+from retrycli.gateway.transport import HEADERS
 from retrycli.outcome import Outcome, OutcomeKind
 
 REMEMBERED = 100

@@ -16,7 +16,7 @@ from retrycli.gateway.answer import Answer, value_at
 from retrycli.gateway.quotation import starred
 from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
-from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.section import revealed
@@ -117,13 +117,13 @@ class Credentials:
             return None
 
     def _log_in_request(self, rule: Session) -> httpx.Request:
-        headers = {name: plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
+        own = {name.lower(): plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
         body = fill(rule.body, self._values) if rule.method == "POST" else None
         form = body if rule.encoding == "form" and isinstance(body, dict) else None
         return httpx.Request(
             rule.method,
             self._destination + fill_path(rule.path, {}),
-            headers={"Accept": "application/json", "Accept-Encoding": "identity", "User-Agent": "retrycli"} | headers,
+            headers=HEADERS | own,
             data=form,
             json=body if form is None else None,
         )

@@ -8,10 +8,11 @@ from pathlib import PurePath
 from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.content import FilePart, json_content, multipart_content
-from retrycli.gateway.line import HEADERS, Request, parsed_url
+from retrycli.gateway.line import Request, parsed_url
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
+from retrycli.gateway.transport import HEADERS
 from retrycli.gateways import OneGateway
 from retrycli.message import LIST_COLUMNS, QueuedMessage
 
@@ -103,7 +104,6 @@ class Drafts:
             InvalidMessage, ValueError, httpx.InvalidURL: a value can't stand where its template puts it.
         """
         rule, fields = draft.rule, {**draft.fields, "session": session}
-        # In small letters, so that a preset's header takes the place of ours whatever its case (RFC 9110, section 5.1).
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
         path = fill_path(rule.path, fields, rule.query)

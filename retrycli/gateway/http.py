@@ -27,12 +27,12 @@ from retrycli.gateway.content import file_content, multipart_content
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.drafts import Draft, Drafts, Unfit
 from retrycli.gateway.flight import Flight, in_net
-from retrycli.gateway.line import HEADERS, Line, Request, Watch
+from retrycli.gateway.line import Line, Request, Watch
 from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
-from retrycli.gateway.transport import open_transport
+from retrycli.gateway.transport import HEADERS, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line

@@ -16,8 +16,6 @@ from retrycli.gateway.flight import Flight
 from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind
 
-HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
-
 parsed_url = lru_cache(maxsize=64)(httpx.URL)
 """Parses a URL. That takes longer than to fill a request's body, and each is asked for again when it is sent.
 

@@ -13,11 +13,10 @@ import httpx
 from retrycli.gateway.answer import Answer, outcome_of_question
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.http import check_urls
-from retrycli.gateway.line import HEADERS
 from retrycli.gateway.preset import load_preset
 from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
-from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
+from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, one_line
 

@@ -32,6 +32,10 @@ HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 """How long a header of an answer may be, and how many may come: with more, nobody knows what was answered. By default
 that begins where proxies and policies of content get to, with 8 KiB and 128."""
 
+HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-agent": "retrycli"}
+"""What each request bears, by names in small letters: so a preset's header takes the place of ours whatever its case
+(RFC 9110, section 5.1)."""
+
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """aiohttp's exceptions for a connection that was never made."""
 

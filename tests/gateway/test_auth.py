@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 from datetime import timedelta
 
+import httpx
 import pytest
 
 from retrycli.errors import ConfigurationError
+from retrycli.gateway.answer import Answer
+from retrycli.gateway.credentials import Credentials
+from retrycli.gateway.rules import Auth, Session
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.settings import Gateway
 from tests.gateway.deliveries import (
+    NOON,
     PATH,
     deliver,
     deliver_in_turn,
@@ -129,6 +135,21 @@ def test_a_log_in_posts_user_and_password() -> None:
     assert json.loads(asked.body) == {"username": "agent", "password": "geheim"}
     assert "authorization" not in asked.headers
     assert "idempotency-key" not in asked.headers
+
+
+def test_a_header_of_a_preset_s_log_in_takes_the_place_of_ours_whatever_its_case() -> None:
+    session = Session(path="/login", token="access_token", headers={"Accept": "text/plain", "user-agent": "a friend"})
+    credentials = Credentials(gateway_settings("http://127.0.0.1:1"), Auth(session=session))
+    asked: list[httpx.Request] = []
+
+    async def exchange(request: httpx.Request) -> Answer:
+        asked.append(request)
+        return Answer(200, None, '{"access_token": "t1"}', whole=True)
+
+    assert asyncio.run(credentials.log_in(None, exchange, lambda: NOON)) is None
+    (request,) = asked
+    assert request.headers.get_list("accept") == ["text/plain"]
+    assert request.headers.get_list("user-agent") == ["a friend"]
 
 
 def test_the_log_in_path_is_below_the_base_url() -> None:
