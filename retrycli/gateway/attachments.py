@@ -56,9 +56,8 @@ def find(message: Message, folder: Path | None, limit_bytes: int) -> list[Attach
     for number, entry in enumerate(entries, 1):
         try:
             found.append(_attachment(entry, root))
-        except (
-            _Unusable
-        ) as error:  # by its number: a file's name may be a customer's word, and errors are shown in lists
+        except _Unusable as error:
+            # By its number: a file's name may be a customer's word, and errors are shown in lists.
             raise InvalidMessage(f"attachments: no. {number} {error}") from error
     if (size := sum(each.size for each in found)) > limit_bytes:
         raise InvalidMessage(

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 
 from retrycli.address import Address
 from retrycli.gateway.mail import FileChanged, Mail
-from retrycli.gateway.reply import Reply
+from retrycli.gateway.reply import SHUTTING_DOWN, Reply
 from retrycli.gateway.smtp_client import Client, Garbled
 from retrycli.outcome import Outcome, OutcomeKind
 
@@ -220,7 +220,7 @@ class Conversation:
                 reply = Reply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
             else:
                 reply = self._say(f"RCPT TO:<{each.spec}>")
-            if reply.code == 421:  # noqa: PLR2004  the server goes
+            if reply.code == SHUTTING_DOWN:
                 raise self._no(reply)
             if reply.good:
                 accepted.append(each)

@@ -74,7 +74,8 @@ class Credentials:
             user, password = (plain(fill_text(each, values)) for each in self._auth.basic)
             encoded = b64encode(f"{user}:{password}".encode()).decode()
             headers["authorization"] = f"Basic {encoded}"
-            self._secrets += [encoded] if encoded not in self._secrets else []
+            if encoded not in self._secrets:
+                self._secrets.append(encoded)
         return headers
 
     def starred(self, text: str) -> str:
