@@ -96,7 +96,8 @@ def options(
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
 ) -> None:
     """Take the options that come before the command."""
-    ctx.obj = Globals(config, log_level, log_format, debug)
+    del debug  # `_fail` looks for it among the arguments, for there is no context by then
+    ctx.obj = Globals(config, log_level, log_format)
 
 
 def run() -> None:

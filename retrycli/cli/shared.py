@@ -44,7 +44,6 @@ class Globals:
     config: Path | None
     log_level: LogLevel | None
     log_format: LogFormat | None
-    debug: bool
 
 
 LARGEST_ID = 2**63 - 1

@@ -139,7 +139,7 @@ class Acts:
         m = self._database.messages.c
         return m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED)
 
-    def edit(self, message_id: int, act: Act, *, read: Mapping[str, object], changes: Mapping[str, str]) -> str:
+    def edit(self, message_id: int, act: Act, *, read: Mapping[str, object], changes: Mapping[str, str]) -> None:
         """Give a message another text and another delivery key.
 
         Args:
@@ -147,9 +147,6 @@ class Acts:
             act: what the history is to say.
             read: the columns that the change was based on, as they were read.
             changes: the columns to be written.
-
-        Returns:
-            The new key.
 
         Raises:
             NoSuchMessage: there is no such row any more.
@@ -189,7 +186,6 @@ class Acts:
             write_text(self._database, connection, message_id, changes)
             connection.execute(RENEW_THE_KEY, {"of_id": message_id, "key": key})
             _write_down(connection, {message_id: act})
-        return key
 
     def check(self, message_id: int, now: datetime) -> bool:
         """Look whether a message may be edited; whether the queue knows it.

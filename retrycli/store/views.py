@@ -124,7 +124,6 @@ KEPT_READY = 10_000
 """How many ids are fetched at once: a driver would keep all of them in its own, larger form."""
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 """Ids that are named when the statement is carried out: a new one for each page would be so much to be thrown away."""
-SORTS = ("next", "id", "tries", "age")
 
 
 class Views:

@@ -23,7 +23,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.measures import Measures
-from retrycli.store.views import PAGE, SORTS, AttemptRecord, Filter, ListedMessage, Views
+from retrycli.store.views import PAGE, AttemptRecord, Filter, ListedMessage, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
@@ -321,10 +321,6 @@ def test_an_id_that_is_no_number_is_an_error_in_words(tmp_path: Path) -> None:
     with opened(made) as database, pytest.raises(SchemaMismatch, match="an id that is no whole number"):
         Views(database).ids(Filter())
     made.close()
-
-
-def test_every_order_is_tested() -> None:
-    assert set(SORTS) == {"next", "id", "tries", "age"}
 
 
 # What goes first.
