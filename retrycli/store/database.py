@@ -93,6 +93,8 @@ class Database:
     def __init__(self, url: str, table: str = "pending_messages", *, patience: int = BUSY_SECONDS) -> None:
         self._url = parsed(url)
         self._table = table
+        schema_name, _, self._name = table.rpartition(".")
+        self._schema = schema_name or None
         self._kept: Connection | None = None
         if self._url.get_backend_name() == "sqlite":
             require_file(self._url)
@@ -213,8 +215,7 @@ class Database:
             matters = each == "id" or not self.is_sqlite
             if matters and each in columns and isinstance(self.type_of(each), kinds):
                 raise SchemaMismatch(f"{self._table} in {self.place} has a column {each} that {why}")
-        schema_name, _, name = self._table.rpartition(".")
-        return table_clause(name, *(column(each, self._read_as(each)) for each in columns), schema=schema_name or None)
+        return table_clause(self._name, *(column(each, self._read_as(each)) for each in columns), schema=self._schema)
 
     def _read_as(self, name: str) -> TypeEngine[Any] | None:
         """What a column is read as, where that is not as the driver has it."""
@@ -229,16 +230,14 @@ class Database:
 
     def has_messages(self) -> bool:
         """Whether the application's table is there."""
-        schema_name, _, name = self._table.rpartition(".")
         with self.read() as connection:
-            return inspect(connection).has_table(name, schema_name or None)
+            return inspect(connection).has_table(self._name, self._schema)
 
     @property
     def quoted_table(self) -> tuple[str, str]:
         """The schema, empty where none is named, and the name of the application's table, as SQL has them."""
         quote = self._engine.dialect.identifier_preparer.quote
-        schema_name, _, name = self._table.rpartition(".")
-        return quote(schema_name) if schema_name else "", quote(name)
+        return quote(self._schema) if self._schema else "", quote(self._name)
 
     def type_of(self, name: str) -> TypeEngine[Any]:
         """The type of a column of the application's table."""
@@ -255,12 +254,11 @@ class Database:
 
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
-        schema_name, _, name = self._table.rpartition(".")
         with self.read() as connection, warnings.catch_warnings():
             # That it does not know a type, as of an extension's: nor do we need to.
             warnings.simplefilter("ignore", exc.SAWarning)
             try:
-                columns = inspect(connection).get_columns(name, schema_name or None)
+                columns = inspect(connection).get_columns(self._name, self._schema)
             except exc.NoSuchTableError:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
