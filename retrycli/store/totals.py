@@ -52,9 +52,21 @@ class Totals:
         self._database = database
 
     def roll_up(self, now: datetime) -> None:
-        """Count what is new, so that nobody has to read it again."""
+        """Add attempts to the totals, from the mark up to the first that is not settled: nobody reads them again."""
+        unsettled = or_(
+            attempts.c.finished_at >= now - SETTLING,
+            and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= now - GIVEN_UP),
+        )
         with self._database.write() as connection:
-            roll_up(connection, ended_before=now - SETTLING, begun_before=now - GIVEN_UP)
+            mark: int = connection.execute(_mark().with_for_update()).scalar_one()
+            newest = _newest(connection)  # asked first: what is begun after this is left for the next time
+            first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
+            stop = connection.execute(first).scalar()
+            # To the last one before it, and not to its id less one: a transaction under way may hold the ids between.
+            upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
+            for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
+                add(connection, ATTEMPTS, outcome, number)
+            _set_mark(connection, mark, upto)
 
     def read(self) -> Counted:
         """The totals, with what is not rolled up yet."""
@@ -89,33 +101,6 @@ class Totals:
         with self._database.read() as connection:
             value = connection.execute(known).scalar()
         return None if value is None else datetime.fromtimestamp(value, UTC)
-
-
-def roll_up(connection: Connection, *, ended_before: datetime, begun_before: datetime) -> int:
-    """Add attempts to the totals, from the mark up to the first that is not settled.
-
-    Args:
-        connection: a transaction that writes.
-        ended_before: what ended later is not settled.
-        begun_before: what has no end and began later is not settled.
-
-    Returns:
-        The id up to which all attempts are in the totals.
-    """
-    mark: int = connection.execute(_mark().with_for_update()).scalar_one()
-    unsettled = or_(
-        attempts.c.finished_at >= ended_before,
-        and_(attempts.c.finished_at.is_(None), attempts.c.started_at >= begun_before),
-    )
-    newest = _newest(connection)  # asked first: what is begun after this is left for the next time
-    first = select(attempts.c.id).where(attempts.c.id > mark, unsettled).order_by(attempts.c.id).limit(1)
-    stop = connection.execute(first).scalar()
-    # To the last one before it, and not to its id less one: a transaction under way may hold the ids between them.
-    upto = newest if stop is None else min(newest, _newest(connection, attempts.c.id < stop))
-    for outcome, number in connection.execute(_outcomes_after(mark).where(attempts.c.id <= upto)).all():
-        add(connection, ATTEMPTS, outcome, number)
-    _set_mark(connection, mark, upto)
-    return upto
 
 
 def count_leaving(connection: Connection, leaving: ColumnElement[bool]) -> int:
