@@ -19,6 +19,7 @@ from retrycli.events import ClockWasAhead
 from retrycli.message import State
 from retrycli.outcome import RETRY_AFTER_CAP
 from retrycli.schema import acts, attempts, breakers, passes, pause, queue, told, totals
+from retrycli.store.claims import UNFINISHED
 from retrycli.store.for_each import ForEach
 from retrycli.store.totals import WARNED
 
@@ -63,7 +64,6 @@ REQUEUED_AT = (
     .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActKind.REQUEUED.value)
     .scalar_subquery()
 )
-UNFINISHED = (State.WAITING.value, State.SENDING.value)
 WAITS = (
     select(
         queue.c.message_id,

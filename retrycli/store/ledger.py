@@ -211,7 +211,7 @@ class Ledger:
         """Remember a destination; one that is well is forgotten."""
         with self._database.write() as connection:
             connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
-            if breaker != Breaker(breaker.destination):
+            if not breaker.at_ease:
                 connection.execute(insert(breakers).values(asdict(breaker)))
 
     def paused(self, now: datetime) -> str | None:

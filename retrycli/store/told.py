@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
@@ -69,13 +70,4 @@ class Targets:
             )
             for topic in changed:
                 if (now := after.get(topic)) is not None:
-                    connection.execute(
-                        insert(told).values(
-                            target=target,
-                            topic=topic.value,
-                            since=now.since,
-                            told_at=now.told_at,
-                            ended=now.ended,
-                            times=now.times,
-                        )
-                    )
+                    connection.execute(insert(told).values(target=target, topic=topic.value, **asdict(now)))
