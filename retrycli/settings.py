@@ -103,8 +103,7 @@ class Schedule(Section):
 
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
         """The rules for one message type."""
-        own = self.types.get(message_type, TypeSchedule())
-        rules = self.model_copy(update=own.model_dump(exclude_none=True))
+        rules = self._with(self.types.get(message_type, TypeSchedule()))
         expires = rules.expires_after_hours
         return RetryPolicy(
             backoff=rules.as_backoff(),
@@ -113,11 +112,15 @@ class Schedule(Section):
             expires_after=None if expires is None else timedelta(hours=expires),
         )
 
+    def _with(self, own: TypeSchedule) -> Self:
+        """The rules of a message type that has its own in place of some of these."""
+        return self.model_copy(update=own.model_dump(exclude_none=True))
+
     @model_validator(mode="after")
     def _waits_outlast_the_pass(self) -> Self:
         """A wait within the slack would be due again in the very pass that set it."""
-        for name, own in [("schedule", None), *((f"schedule.types.{t}", o) for t, o in self.types.items())]:
-            rules = self if own is None else self.model_copy(update=own.model_dump(exclude_none=True))
+        own = {f"schedule.types.{each}": self._with(rules) for each, rules in self.types.items()}
+        for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
                 raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
             shortest = rules.as_backoff().shortest(rules.max_retries)
