@@ -201,11 +201,8 @@ def requeue(
     wanted = _once(ids)
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
     rest = wanted[len(tried) :]
-    before = Done(len(wanted), tried=tried)
     if canary is not None and canary.fails(tried):
-        return replace(before, left=len(rest), reason="canary_failed")
-    if surroundings.stop_requested():
-        return replace(before, left=len(rest), reason="signal")
+        return Done(len(wanted), tried=tried, left=len(rest), reason="canary_failed")
     name = by or login_name()
 
     def act(position: int, at: datetime) -> Act:
