@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -60,13 +60,10 @@ def open_database(settings: Settings) -> Iterator[Database]:
         DatabaseUnavailable: it can't be opened, read or written.
         ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
     """
-    database = Database(settings.database.url, settings.database.table)
-    try:
+    with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # looked at first, so that somebody else's database gets no tables of ours
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -81,14 +78,11 @@ def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `open_database`.
     """
-    database = Database(settings.database.url, settings.database.table)
-    try:
+    with closing(Database(settings.database.url, settings.database.table)) as database:
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready else database.nothing_kept():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             yield database
-    finally:
-        database.close()
 
 
 def run_once(

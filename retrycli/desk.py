@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -153,11 +153,9 @@ def failed_beginning(settings: Settings, digits: str) -> list[tuple[int, object,
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    database = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
-    try:
+    hasty = Database(settings.database.url, settings.database.table, patience=OFFER_WITHIN_SECONDS)
+    with closing(hasty) as database:
         return completion.failed_beginning(database, digits, limit=OFFERED)
-    finally:
-        database.close()
 
 
 def escalations(settings: Settings) -> list[EscalationGroup]:

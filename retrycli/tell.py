@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import socket
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
@@ -203,18 +204,12 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     if failure is None:
         return
     remind = timedelta(hours=settings.notify.remind_hours)
-    turn: Turn | None = Turn.BEGAN
-    try:
-        database = Database(settings.database.url, settings.database.table)
-        try:
-            targets = Targets(database)
-            before = targets.memory(PING)
-            turn, told = notices.follow(Trouble(at), before.get(Topic.UNHEARD), at, remind)
-            targets.remember(PING, before, {} if told is None else {Topic.UNHEARD: told})
-        finally:
-            database.close()
-    except RetrycliError:
-        pass  # then it is said each time
+    turn: Turn | None = Turn.BEGAN  # each time, where it can't be remembered
+    with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
+        targets = Targets(database)
+        before = targets.memory(PING)
+        turn, told = notices.follow(Trouble(at), before.get(Topic.UNHEARD), at, remind)
+        targets.remember(PING, before, {} if told is None else {Topic.UNHEARD: told})
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
 

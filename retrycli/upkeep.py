@@ -93,14 +93,11 @@ def make_tables(settings: Settings) -> str:
 
 def upgrade(settings: Settings) -> tuple[str | None, str | None]:
     """Bring retrycli's own tables to this program's version; the versions before and after."""
-    database = Database(settings.database.url, settings.database.table)
-    try:
+    with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # as in `open_database`
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
-    finally:
-        database.close()
 
 
 @contextmanager
@@ -110,12 +107,9 @@ def failed_index(settings: Settings) -> Iterator[FailedIndex]:
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    database = Database(settings.database.url, settings.database.table)
-    try:
+    with closing(Database(settings.database.url, settings.database.table)) as database:
         _ = database.messages  # as in `open_database`
         yield FailedIndex(database)
-    finally:
-        database.close()
 
 
 def count_history(settings: Settings, *, before: datetime) -> dict[str, int]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 
@@ -110,7 +111,5 @@ def _in_database(case: Case) -> list[Finding]:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_held`
         return [_problem("database", error), *_held(calling.scheduling, case, [])]
-    try:
+    with closing(opened):
         return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]
-    finally:
-        opened.close()
