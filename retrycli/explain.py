@@ -8,10 +8,11 @@ have left) is done here too, by the pass's own code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 from retrycli import intake, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
@@ -19,7 +20,6 @@ from retrycli.breaker import BreakerState
 from retrycli.destination import Destination
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
-from retrycli.policy import RetryPolicy
 from retrycli.ports import PassRules, World
 from retrycli.recovery import recover
 from retrycli.settings import Settings
@@ -123,37 +123,36 @@ class _Explainer:
             return
         message = message_of(found.row)
         yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
-        state = found.queue["state"]
-        yield Gate("escalation", state != State.ESCALATED, found.queue["escalation_reason"] or "none")
-        yield _claim(found)
-        wait = self._wait(found, at)
+        queue = found.queue
+        yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
+        yield _claim(queue)
+        wait = self._wait(queue, at)
         yield wait
         yield _retry_after(found, wait)
         if self._rules.in_order:
-            yield self._order(found, at)
+            yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
-            yield from self._policy_gates(message, found, at)
+            yield from self._policy_gates(_queued(message, queue), at)
         yield self._pause(at)
         yield self._breaker(found, at)
-        yield from self._pace(message.id if isinstance(message, Message) else message.message_id, at)
+        yield from self._pace(queue["message_id"], at)
 
-    def _policy_gates(self, message: Message, found: MessageDetails, at: datetime) -> Iterator[Gate]:
-        policy = self._policy(message)
-        queued = _queued(message, found)
+    def _policy_gates(self, queued: QueuedMessage, at: datetime) -> Iterator[Gate]:
+        message = queued.message
+        policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"
         yield Gate("tries", policy.has_tries_left(message), tries)
         until = policy.expires_at(queued)
         yield Gate("expiry", not policy.expired(queued, at), "wanted until" if until else "never expires", until)
 
-    def _wait(self, found: MessageDetails, at: datetime) -> Gate:
-        queue = found.queue or {}
+    def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:
         is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
         due = queue["next_attempt_at"]
         return Gate("wait", is_open, "due at" if due else "none", due)
 
-    def _order(self, found: MessageDetails, at: datetime) -> Gate:
+    def _order(self, message_id: int, at: datetime) -> Gate:
         """Whether a pass comes to it: those before it go first, and it follows when they are delivered."""
-        before_it = self._views.before_it((found.queue or {})["message_id"])
+        before_it = self._views.before_it(message_id)
         if not before_it:
             return Gate("order", open=True, figure="none of its ticket goes first")
         last = max(due for _, due in before_it)
@@ -241,9 +240,6 @@ class _Explainer:
         """Whether a tick has any to send before a message that were not due at an earlier time."""
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
 
-    def _policy(self, message: Message) -> RetryPolicy:
-        return self._rules.policies[message.message_type]
-
 
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 """Gates that time alone does not open."""
@@ -255,8 +251,7 @@ def _passes(gate: Gate) -> bool:
     return gate.name not in FOR_GOOD | IN_TURN
 
 
-def _claim(found: MessageDetails) -> Gate:
-    queue = found.queue or {}
+def _claim(queue: Mapping[str, Any]) -> Gate:
     if queue["state"] != State.SENDING:
         return Gate("claim", open=True, figure="nobody is sending it")
     return Gate(
@@ -274,6 +269,5 @@ def _retry_after(found: MessageDetails, wait: Gate) -> Gate:
     return Gate("retry_after", not holds, f"the ticketing API asked for {last.retry_after_s:,} s, until", until)
 
 
-def _queued(message: Message, found: MessageDetails) -> QueuedMessage:
-    queue = found.queue or {}
+def _queued(message: Message, queue: Mapping[str, Any]) -> QueuedMessage:
     return QueuedMessage(message, queue["delivery_key"], queue["first_failed_at"], queue["unknown_count"])
