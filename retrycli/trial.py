@@ -7,6 +7,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retrycli.app import HERE, Surroundings
@@ -71,7 +72,8 @@ def deliver_test(
     Raises:
         ConfigurationError: the gateway's settings or the preset are wrong.
     """
-    return asyncio.run(_deliver(settings, _message(ticket, message_type, recipient, lists, by), surroundings))
+    queued = _message(ticket, message_type, recipient, lists, by, surroundings.now())
+    return asyncio.run(_deliver(settings, queued, surroundings))
 
 
 async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
@@ -94,7 +96,12 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
 
 
 def _message(
-    ticket: str, message_type: MessageType, recipient: str | None, lists: Mapping[str, Sequence[str]], by: str
+    ticket: str,
+    message_type: MessageType,
+    recipient: str | None,
+    lists: Mapping[str, Sequence[str]],
+    by: str,
+    now: datetime,
 ) -> QueuedMessage:
     row: dict[str, object] = {
         "id": 0,
@@ -108,7 +115,6 @@ def _message(
         "recipient_email": recipient,
         **{column: json.dumps(list(values)) for column, values in lists.items()},
     }
-    now = HERE.now()
     return QueuedMessage(Message.from_row(row), str(uuid.uuid4()), now)
 
 
