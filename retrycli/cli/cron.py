@@ -10,6 +10,7 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
 
 if TYPE_CHECKING:
+    from retrycli.crontab import Host
     from retrycli.scheduler import Change, Place
 
 UNHEALTHY = 3
@@ -45,7 +46,7 @@ def cron_print(
     from retrycli.crontab import Host
 
     host = Host()
-    place = _place(user=user, systemd=systemd, run_as=run_as)
+    place = _place(host, user=user, systemd=systemd, run_as=run_as)
     parts = scheduler.texts(place, scheduler.job(load(ctx, config), host, user=run_as), host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
@@ -55,7 +56,7 @@ def cron_print(
         if len(parts) > 1:
             console.show_text(f"# {target.title}")
         console.show_text(text)
-    console.say("Next: retrycli cron install" + _flags(place))
+    console.say("Next: retrycli cron install" + _flags(place, host))
 
 
 def cron_install(
@@ -72,9 +73,9 @@ def cron_install(
     from retrycli.crontab import Host
 
     host = Host()
-    place = _place(user=user, systemd=systemd, run_as=run_as)
+    place = _place(host, user=user, systemd=systemd, run_as=run_as)
     changes = scheduler.install(place, scheduler.job(load(ctx, config), host, user=run_as), host)
-    _agree_and_apply({place: changes} if changes else {}, yes=yes, as_json=as_json)
+    _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         console.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
     elif not changes:
@@ -128,7 +129,7 @@ def cron_remove(
     host = Host()
     places = [scheduler.Place.of(host, user=user, systemd=systemd)] if user or systemd else scheduler.reachable(host)
     found = scheduler.remove(places, scheduler.config_path(load(ctx, config)), host)
-    _agree_and_apply(found, yes=yes, as_json=as_json)
+    _agree_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
         console.show_json(
             {"changed": bool(found), "diff": [each.diff for changes in found.values() for each in changes]}
@@ -139,22 +140,21 @@ def cron_remove(
         console.say("Next: retrycli cron check")
 
 
-def _place(*, user: bool, systemd: bool, run_as: str | None) -> Place:
+def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Place:
     """The place that the options mean.
 
     Raises:
         typer.BadParameter: it names no user, and one is named.
     """
-    from retrycli.crontab import Host
     from retrycli.scheduler import Place
 
-    place = Place.of(Host(), user=user, systemd=systemd)
+    place = Place.of(host, user=user, systemd=systemd)
     if run_as is not None and not place.is_system:
         raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
     return place
 
 
-def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bool) -> None:
+def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool, as_json: bool) -> None:
     """Show changes, if there are any, ask, and make them.
 
     Raises:
@@ -162,7 +162,6 @@ def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bo
         typer.Exit: the person would rather not.
     """
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
 
     if not found:
         return
@@ -174,12 +173,9 @@ def _agree_and_apply(found: dict[Place, list[Change]], *, yes: bool, as_json: bo
     if not yes:
         ask("Change it so?")
     for place, changes in found.items():
-        scheduler.apply(place, changes, Host())
+        scheduler.apply(place, changes, host)
 
 
-def _flags(place: Place) -> str:
-    from retrycli.crontab import Host
-    from retrycli.scheduler import Place
-
-    user = " --user" if Host().uid == 0 and not place.is_system else ""
-    return user + (" --systemd" if place in {Place.OWN_TIMER, Place.SYSTEM_TIMER} else "")
+def _flags(place: Place, host: Host) -> str:
+    user = " --user" if host.uid == 0 and not place.is_system else ""
+    return user + (" --systemd" if place.is_timer else "")
