@@ -73,18 +73,16 @@ def retry(
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
     from retrycli import casework, console
 
-    wanted = chosen(
-        message_ids,
-        filter_of(
-            state=state,
-            message_type=message_type,
-            ticket=ticket,
-            error=error,
-            reason=reason,
-            older_than=older_than,
-            fingerprint=fingerprint,
-        ),
+    found = filter_of(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
     )
+    wanted = chosen(message_ids, found)
     settings = load_settings(ctx, config)
     ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures

@@ -268,20 +268,15 @@ def _local(time: datetime) -> datetime:
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
-def can_ask(*, as_json: bool) -> bool:
-    """Whether a person is there to be asked, and nothing else is to be on stdout."""
-    from retrycli import console
-
-    return console.on_terminal() and sys.stdin.isatty() and not as_json
-
-
 def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
-    """Refuse to go on where nobody can be asked.
+    """Refuse to go on where nobody can be asked, or stdout is to hold JSON alone.
 
     Raises:
-        typer.BadParameter: nobody can, and ``--yes`` was not given.
+        typer.BadParameter: it is so, and ``--yes`` was not given.
     """
-    if not yes and not can_ask(as_json=as_json):
+    from retrycli import console
+
+    if not (yes or (console.on_terminal() and sys.stdin.isatty() and not as_json)):
         raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
 
 
