@@ -20,7 +20,7 @@ from retrycli.escape import printable
 from retrycli.extras import install
 from retrycli.figures import DAY, Figures, PassMark, bar_for, bars, quantile
 from retrycli.report import charts, words
-from retrycli.report.strip import strip
+from retrycli.report.strip import Row, strip
 from retrycli.report.words import Clock
 
 MOST_CAUSES = 12
@@ -245,22 +245,10 @@ def _ordinal(number: int) -> str:
 def _passes(report: Report, clock: Clock) -> dict[str, object]:
     """The strip of passes, with the words around it."""
     until = report.figures.until
-    since = passes_since(report.figures.since, until)
-    since = max(since, report.first_pass or until)
+    since = max(passes_since(report.figures.since, until), report.first_pass or until)
     found = strip(report.passes, since, until, interval=report.interval, clock=clock)
-    rows = [
-        (
-            f"{row.day:%a} {row.day.day}",
-            _markup(
-                charts.day(row.marks, cells=found.cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
-            ),
-            said,
-        )
-        for row in found.rows
-        for said in [_came(row.results, row.missed)]
-    ]
     return {
-        "days": rows if report.first_pass else [],
+        "days": [_day(each, found.cells) for each in found.rows] if report.first_pass else [],
         "results": [(name, number, _markup(charts.sample(name))) for name, number in found.results.items()],
         "missed": found.missed,
         "interval": report.interval,
@@ -268,8 +256,11 @@ def _passes(report: Report, clock: Clock) -> dict[str, object]:
     }
 
 
-def _came(results: Mapping[str, int], missed: int) -> str:
-    return _counts(results) + (f"; {missed:,} missing" if missed else "")
+def _day(row: Row, cells: int) -> tuple[str, object, str]:
+    """One day of the strip: its name, its picture, and the same in words."""
+    said = _counts(row.results) + (f"; {row.missed:,} missing" if row.missed else "")
+    drawn = charts.day(row.marks, cells=cells, expected=row.expected, title=f"{row.day:%A %d %B}", desc=said)
+    return f"{row.day:%a} {row.day.day}", _markup(drawn), said
 
 
 def _markup(drawn: str) -> object:
