@@ -30,7 +30,12 @@ GRAVITY = (
 )
 """Why deliveries end early: where they differ, the pass ends for the first of these."""
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
-"""Reasons that are no one lane's own."""
+"""Reasons that hold for every lane."""
+RESULTS: dict[StopReason | None, PassResult] = {
+    StopReason.SIGNAL: PassResult.INTERRUPTED,
+    StopReason.PAUSED: PassResult.PAUSED,
+}
+"""How a pass ends for a reason, where that is not `STOPPED`."""
 
 
 async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> PassSummary:
@@ -130,18 +135,14 @@ class _Pass:
             self._world.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
-        """Write down how the pass ended."""
+        """Write down how the pass ended, as its deliveries did."""
         ended = [each for each in self._deliveries if each.reason is not None]
         worst = min(ended, key=lambda each: GRAVITY.index(each.reason), default=None)
-        match None if worst is None else worst.reason:
-            case None | StopReason.LIMIT as reason:
-                down = self._down_all_along()
-                return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
-            case StopReason.SIGNAL as reason:
-                return self.finish(PassResult.INTERRUPTED, reason)
-            case reason:
-                result = PassResult.PAUSED if reason is StopReason.PAUSED else PassResult.STOPPED
-                return self.finish(result, reason, worst.detail if worst else None)
+        if worst is None or worst.reason is StopReason.LIMIT:
+            down = self._down_all_along()
+            reason = worst.reason if worst else None
+            return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
+        return self.finish(RESULTS.get(worst.reason, PassResult.STOPPED), worst.reason, worst.detail)
 
     def _down_all_along(self) -> str | None:
         """A destination that is still down, though nothing was tried there: others tell nothing of it."""
