@@ -131,8 +131,8 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
 def _of_escalations(escalated: Escalated, around: Surroundings) -> str:
     causes = sorted(escalated.causes, key=lambda each: -each.count)
     lines = [_of_cause(each) for each in causes[:CAUSES]]
-    if more := len(causes) - CAUSES:
-        lines += [f"and {_count(more, 'other cause')}"] if more > 0 else []
+    if (more := len(causes) - CAUSES) > 0:
+        lines.append(f"and {_count(more, 'other cause')}")
     number = sum(each.count for each in causes)
     total = f"\n{around.escalated:,} are open in all." if around.escalated > number else ""
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\nNext: retrycli escalations"

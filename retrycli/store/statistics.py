@@ -112,7 +112,6 @@ class Statistics:
 
     def _written(self, time: ColumnElement[datetime], letters: int) -> ColumnElement[str]:
         """The beginning of a time as it is written, in UTC: what SQLite keeps, and PostgreSQL can show."""
-        text: ColumnElement[str]
         if self._database.is_sqlite:
             return func.substr(time, 1, letters, type_=String)
         text = func.to_char(func.timezone("UTC", time), "YYYY-MM-DD HH24:MI", type_=String)
