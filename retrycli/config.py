@@ -21,7 +21,7 @@ PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". README.md lists every setting"
-"""No command does while they are wrong."""
+"""No command can list them while they are wrong."""
 NO_FILE = "is no file that can be read, but a folder, or a link to none"
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (

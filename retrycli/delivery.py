@@ -24,8 +24,9 @@ from retrycli.turns import Turns
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 ENOUGH, SHARE = 8, 1 / 4
-"""With so many answers, or that share of the requests in flight if it is more, an answer waits no longer for others, to
-be written down with them at the cost of one transaction: all requests would soon go out, and be answered, in step."""
+"""An answer waits for others, to be written down with them in one transaction, until there are so many, or that share
+of the requests in flight if it is more. If it waited for all, all requests would soon go out, and be answered, in step.
+"""
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 """How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
 server waits for it four times."""
@@ -80,7 +81,7 @@ class Delivery:
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        # Only now: while this pass waited for the lock, the one before it may have opened the breaker.
+        # Not before it runs, for it takes the one probe that may be due.
         self._destination = self._liaison.meet()
         if self._may_begin():
             try:

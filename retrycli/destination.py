@@ -14,9 +14,10 @@ from retrycli.ports import PassRules
 
 FORBIDDEN = 403
 FORBIDDEN_LIMIT = 3
-"""403 in a row that so many tickets get are about us and not about the messages."""
+"""When so many tickets in a row get a 403, it is about us and not about the messages."""
 DOUBTFUL_AT_MOST = 100
-"""So many 403 of two tickets are not written down yet: were the pass killed, they would all be unknown."""
+"""So many 403 of fewer tickets are held back at most: were the pass killed before they are written down, they would all
+be unknown."""
 
 
 @dataclass(frozen=True, slots=True)

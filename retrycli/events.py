@@ -140,7 +140,7 @@ class BreakerClosed:
 
 @dataclass(frozen=True, slots=True)
 class PassStopped:
-    """The pass ends with work left."""
+    """The pass has ended, and there is a reason to tell."""
 
     reason: StopReason
 
@@ -179,7 +179,7 @@ class PassSummary:
 
     @property
     def exit_status(self) -> int:
-        """What a command that made this pass ends with; one that a signal has ended, as by SIGTERM."""
+        """What a command that made this pass exits with; where a signal has ended it, as by SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 
@@ -189,7 +189,7 @@ EXIT_STATUSES: dict[str | None, int] = {
     StopReason.CREDENTIALS_REFUSED: 77,
     StopReason.SIGNAL: 143,
 }
-"""Those that are not 0, by the reason."""
+"""By the reason; any other is 0."""
 
 
 class Tally:

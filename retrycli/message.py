@@ -202,9 +202,9 @@ class Lane:
 
     destination: str
     but: frozenset[MessageType] = frozenset()
-    """Of all messages, also those of no known type, these go another way."""
+    """Types that go another way; all other messages go this one, also those of no known type."""
     only: frozenset[MessageType] | None = None
-    """Of all messages none but these; None is no such bound."""
+    """The only types that go this way; None where there is no such limit."""
 
 
 @dataclass(frozen=True, slots=True)

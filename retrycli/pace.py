@@ -63,7 +63,7 @@ class Pace:
         self.reason = self.reason or reason
 
     def room(self, wanted: int) -> int:
-        """How many of so many may begin now."""
+        """How many attempts may begin now, of so many that could."""
         if not self.may_begin():
             return 0
         if self._left is not None:

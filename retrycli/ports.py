@@ -191,7 +191,7 @@ class PassRules:
     in_order: bool = False
     """Of one ticket's messages, a later one waits until an earlier one is delivered or in a person's hands."""
     lanes: tuple[Lane, ...] = ()
-    """Where messages go, one lane after the other; none is: all of them to ``destination``."""
+    """Where messages go, one lane after the other; without any, all of them go to ``destination``."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
     at_a_server: bool = False

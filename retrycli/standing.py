@@ -15,7 +15,7 @@ from retrycli.store.totals import Totals
 
 
 def warn(database: Database, what: str, done: str, problem: str | None, now: datetime) -> None:
-    """Say of something that a pass does besides that it could not be done, or can be again, if that is news.
+    """Warn that something a pass does besides could not be done, or say that it can be again, where that is news.
 
     Args:
         database: where it is remembered what was said.

@@ -36,7 +36,7 @@ class Grid:
         return (time - self.origin) // self.interval + 1
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """The first tick, from a number on, at which something holds that goes on to hold; None where none is."""
+        """The first tick from a number on at which something holds; once it does, it has to stay so. None: at none."""
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach

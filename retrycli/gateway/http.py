@@ -266,7 +266,11 @@ def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
 
 
 def check_urls(settings: OneGateway) -> None:
-    """Find out before the first message whether any request can go there: each would fail for it."""
+    """Find out before the first message whether any request can go there: each would fail for it.
+
+    Raises:
+        ConfigurationError: none can.
+    """
     base = settings.destination
     for key, url in (("base_url", base), ("login_path", base + settings.login_path)):
         try:

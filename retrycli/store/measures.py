@@ -26,9 +26,9 @@ class InQueue:
     numbers: Mapping[tuple[State, MessageType | None], int]
     """How many there are of each state and type; None is any other type, or that of a row which has been deleted."""
     waiting_since: datetime | None
-    """When the one of those that wait first failed that did so first."""
+    """When the oldest waiting message first failed."""
     escalated_since: datetime | None
-    """When the one was escalated that was so first."""
+    """When the oldest of the escalated messages was escalated."""
     unacknowledged_since: datetime | None
     """The same of those that nobody has acknowledged."""
 

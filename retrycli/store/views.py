@@ -194,7 +194,7 @@ class Views:
                 raise SchemaMismatch("the application's table has an id that is no whole number") from None
 
     def due(self, due_by: datetime) -> Iterator[tuple[datetime, int]]:
-        """When the failed messages in the queue that are due by a time are so, and their ids, as a pass claims them.
+        """The failed messages in the queue that are due by a time: when each is due, and its id, as a pass claims them.
 
         They are read in one transaction, which lasts until the last is taken.
         """
