@@ -272,8 +272,8 @@ def note(
     """
     name = by or login_name()
     done = _perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
-    for error in done.refused.values():
-        raise error
+    if message_id in done.refused:
+        raise done.refused[message_id]
 
 
 def _once(ids: Iterable[int]) -> Sequence[int]:

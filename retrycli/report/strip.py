@@ -62,13 +62,11 @@ def strip(passes: Sequence[PassMark], since: datetime, until: datetime, *, inter
     days = [first.date() + number * DAY for number in range((last.date() - first.date()).days + 1)]
     marks: dict[date, dict[int, str]] = {each: {} for each in days}
     results: dict[date, Counter[str]] = {each: Counter() for each in days}
-    for mark, following in pairwise([*passes, None]):
-        if mark is None:
-            continue
+    ends = [*(each.started_at for each in passes[1:]), until]
+    for mark, end in zip(passes, ends, strict=False):  # without a pass there is one end too many
         result = mark.result or RUNNING
         results[clock(mark.started_at).date()][result] += 1
-        ends = until if following is None else following.started_at
-        for day, number in _covered(mark.started_at, ends, cell, interval, clock):
+        for day, number in _covered(mark.started_at, end, cell, interval, clock):
             marks[day][number] = max(marks[day].get(number, result), result, key=BY_WEIGHT.index)
     missed = Counter(clock(each).date() for each in _missed(passes, since, until, interval))
     rows = [
