@@ -83,11 +83,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         grid = ticks.grid([each.started_at for each in passes], interval)
         tick = None if grid is None or last is None else grid[grid.after(last.started_at + NEARLY)]
         pause = ledger.pause(at)
-        # A rest that was asked for is over when its time is; an open breaker is open until a probe comes through. Of a
-        # destination that was given up none ever will.
-        used = {each.base_url for each in settings.gateway.all.values()}
-        known = [each for each in ledger.breakers() if each.destination in used]
-        breakers = [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
+        breakers = _standing_breakers(settings, ledger, at)
         refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         return Status(
@@ -107,6 +103,16 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
+
+
+def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list[Breaker]:
+    """What stands against destinations. A rest is over when its time is; an open breaker, when a probe comes through.
+
+    Of a destination that was given up no probe ever will.
+    """
+    used = {each.base_url for each in settings.gateway.all.values()}
+    known = [each for each in ledger.breakers() if each.destination in used]
+    return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

@@ -14,7 +14,7 @@ from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
 from retrycli.gateway.transport import HEADERS
 from retrycli.gateways import OneGateway
-from retrycli.message import LIST_COLUMNS, QueuedMessage
+from retrycli.message import LIST_COLUMNS, Message, QueuedMessage
 
 
 class Unfit(Exception):
@@ -55,7 +55,26 @@ class Drafts:
         Raises:
             Unfit: it has not, or the row has not what the preset needs.
         """
-        message = queued.message
+        rule, preset = self._rule(queued.message), self._settings.preset
+        fields: dict[str, object] = {
+            **queued.message.fields,
+            "delivery_key": queued.delivery_key,
+            "identity": self._identity,
+        }
+        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        for number, file in enumerate(files, 1):
+            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
+                raise Unfit(
+                    f"attachments: no. {number} ends as the preset {preset} takes none; send a link to it instead"
+                )
+        fields["attachments"] = [
+            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
+            for file, part in zip(files, parts, strict=True)
+        ]
+        return Draft(rule, fields, files, parts)
+
+    def _rule(self, message: Message) -> MessageRule:
+        """The rule for a message, which has what the rule requires, and nothing that the rule has no place for."""
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
@@ -72,22 +91,7 @@ class Drafts:
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
                 raise Unfit(f"{column} is empty, and the preset {preset} needs it")
-        fields: dict[str, object] = {
-            **message.fields,
-            "delivery_key": queued.delivery_key,
-            "identity": self._identity,
-        }
-        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
-        for number, file in enumerate(files, 1):
-            if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise Unfit(
-                    f"attachments: no. {number} ends as the preset {preset} takes none; send a link to it instead"
-                )
-        fields["attachments"] = [
-            {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
-            for file, part in zip(files, parts, strict=True)
-        ]
-        return Draft(rule, fields, files, parts)
+        return rule
 
     def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
         settings = self._settings

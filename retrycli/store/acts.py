@@ -170,22 +170,25 @@ class Acts:
                     f"message {message_id} was changed by another while you edited it; nothing was written. "
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
-            for name, new in changes.items():
-                room = self._database.room_in(name)
-                if room is not None and len(new) > room:
-                    raise NotActionable(
-                        f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
-                        f"{room:,}; nothing was written"
-                    )
-            if lacking := self._database.letters_lacking(connection, "".join(changes.values())):
-                raise NotActionable(
-                    f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
-                    "nothing was written"
-                )
+            self._check_room(connection, message_id, changes)
             key = edited_key(row["retrycli_delivery_key"], act.at)
             write_text(self._database, connection, message_id, changes)
             connection.execute(RENEW_THE_KEY, {"of_id": message_id, "key": key})
             _write_down(connection, {message_id: act})
+
+    def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
+        for name, new in changes.items():
+            room = self._database.room_in(name)
+            if room is not None and len(new) > room:
+                raise NotActionable(
+                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
+                    f"{room:,}; nothing was written"
+                )
+        if lacking := self._database.letters_lacking(connection, "".join(changes.values())):
+            raise NotActionable(
+                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
+                "nothing was written"
+            )
 
     def check(self, message_id: int, now: datetime) -> bool:
         """Look whether a message may be edited; whether the queue knows it.
