@@ -84,10 +84,10 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         tick = None if grid is None or last is None else grid[grid.after(last.started_at + NEARLY)]
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
-        refused = last is not None and last.reason == StopReason.CREDENTIALS_REFUSED
+        failed = last is not None and last.reason in {StopReason.CREDENTIALS_REFUSED, StopReason.FAULT}
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         return Status(
-            state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or refused),
+            state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,

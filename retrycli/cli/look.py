@@ -120,7 +120,7 @@ def _show_status(found: Status) -> None:
         "never_run": "retrycli run-once, and then retrycli cron install",
         "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
-        "down": "retrycli passes" if found.breakers else "retrycli config show",
+        "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     console.say(f"Next: {steps.get(found.state, usual)}")

@@ -12,7 +12,7 @@ import retrycli
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
 from tests.cli.command import end
-from tests.conftest import on_both
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
@@ -146,7 +146,22 @@ def test_refused_credentials_are_not_ok_either(cli: Cli, application: Applicatio
     assert at_work.json("status", "--check", code=3)["state"] == "down"
     screen = at_work.on_terminal("status")
     assert "stopped (credentials refused)" in screen.words
-    assert screen.text.endswith("Next: retrycli config show\n")
+    assert screen.text.endswith("Next: retrycli doctor\n")
+
+
+@on_sqlite
+def test_a_pass_that_failed_is_not_ok_either(at_work: Cli, application: Application) -> None:
+    """As each after it may: cron calls them, and nothing goes out."""
+    application.add(101)
+    application.execute("CREATE TRIGGER no BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(ABORT, 'no'); END")
+    assert at_work("run-once").returncode == 78
+    assert at_work.json("status", "--check", code=3)["state"] == "down"
+    screen = at_work.on_terminal("status")
+    assert "failed" in screen.words
+    assert screen.text.endswith("Next: retrycli doctor\n")
+    application.execute("DROP TRIGGER no")
+    assert at_work("run-once").returncode == 0
+    assert at_work.json("status", "--check")["state"] == "ok"
 
 
 def test_where_several_hosts_make_passes_each_is_told_of_and_which_is_late(

@@ -278,6 +278,7 @@ def test_the_headline_says_how_things_are(
     [
         ("credentials_refused", "The ticketing API refuses our credentials."),
         ("throttled", "The ticketing API has asked to be left alone for a while."),
+        ("fault", "The last pass has failed: `retrycli doctor` may know why."),
     ],
 )
 def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
