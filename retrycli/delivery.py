@@ -29,7 +29,7 @@ of the requests in flight if it is more. If it waited for all, all requests woul
 """
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 """How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
-server waits for it four times."""
+server waits for it five times."""
 
 
 class Delivery:
