@@ -180,6 +180,8 @@ class Laws:
         finished = after.finished_since(self.before)
         for each in (after.queue.keys() & self.before.queue.keys()) - step.touched - {step.acts.get("requeued")}:
             was, row = self.before.queue[each], after.queue[each]
+            if row["ticket"] != was["ticket"] and after.rows[each]["created_at"] is None:
+                continue  # a message of another ticket, and nothing says that it is the one that had this id before
             if (each == step.acts.get("edited")) != (row["delivery_key"] != was["delivery_key"]):
                 yield f"message {each} had the delivery key {was['delivery_key']}, and has {row['delivery_key']}"
             if was["escalated_at"] is not None and row["escalated_at"] is None:
