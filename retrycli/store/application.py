@@ -149,15 +149,18 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
         Of which rows the table takes no change, as by a constraint or a trigger of the application's, and why, by id.
         They stay as they are, and keep no other from being written.
     """
+    changing = [each for each in settled if each.transition.changes_row]
+    if not changing:
+        return {}
     try:
         with unless_refused(connection):
-            _write(database, connection, settled)
+            _write(database, connection, changing)
     except exc.DBAPIError as error:
         if not is_refused(error):
             raise
-        if len(settled) == 1:
-            return {settled[0].message_id: in_words(error)}
-        return {each: why for one in settled for each, why in write_messages(database, connection, [one]).items()}
+        if len(changing) == 1:
+            return {changing[0].message_id: in_words(error)}
+        return {each: why for one in changing for each, why in write_messages(database, connection, [one]).items()}
     return {}
 
 
@@ -190,7 +193,7 @@ def _write(database: Database, connection: Connection, settled: Sequence[Settled
     failed = [
         {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
         for each in settled
-        if each.transition.changes_row and each.transition.kind is not TransitionKind.DELIVERED
+        if each.transition.kind is not TransitionKind.DELIVERED
     ]
     _note_failures(database.messages, database.room_in("last_error")).execute(connection, failed)
 
