@@ -25,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0004"
+HEAD = "0005"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -76,6 +76,11 @@ queue = Table(
     Column("note", Text),
     Column("ticket", Text),
     Column("delivered_to", Text),
+    Column("birth", Text),
+    Column("digest", String(80)),
+    Column("seen_count", Integer),
+    Column("seen_error", String(80)),
+    Column("seen_updated_at", Text),
     Index("retrycli_queue_due", "state", "next_attempt_at", "message_id", "ticket"),
     Index("retrycli_queue_ticket", "ticket", "message_id"),
 )
@@ -97,6 +102,13 @@ attempts = Table(
     Column("duration_ms", Integer),
     Column("waited_s", Integer),
     Column("external_id", Text),
+    Column("delivery_key", String(36)),
+    Column("digest", String(80)),
+    Column("ticket", Text),
+    Column("message_type", String(16)),
+    Column("destination", String(255)),
+    Column("deliveries", Integer),
+    Column("probe", Boolean),
     Index("retrycli_attempts_message", "message_id", "number"),
     Index("retrycli_attempts_finished", "finished_at"),
 )
@@ -143,6 +155,7 @@ breakers = Table(
     Column("failures", Integer, nullable=False),
     Column("opened_at", UtcDateTime),
     Column("probe_at", UtcDateTime),
+    Column("tickets", Text),
 )
 
 rates = Table(
@@ -181,6 +194,18 @@ totals = Table(
     Column("value", BigInteger, nullable=False),
 )
 """What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.totals`."""
+
+escalations = Table(
+    "retrycli_escalations",
+    metadata,
+    Column("delivery_key", String(36), primary_key=True),
+    Column("reason", String(16), primary_key=True),
+    Column("at", UtcDateTime, nullable=False),
+)
+"""When a message was first escalated for a reason: operators are notified once per key and reason."""
+
+selection = Table("retrycli_selection", metadata, Column("table_name", String(255), primary_key=True))
+"""The application's table that the queue belongs to."""
 
 version = Table("retrycli_version", MetaData(), Column("version_num", String(32), primary_key=True))
 """Alembic's own; described here only to be read."""

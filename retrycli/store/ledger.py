@@ -291,4 +291,5 @@ def _record(row: Row[tuple[object, ...]]) -> PassRecord:
 
 def _breaker(row: Row[tuple[object, ...]]) -> Breaker:
     values = row._asdict()
+    del values["tickets"]
     return Breaker(**{**values, "state": BreakerState(values["state"])})
