@@ -205,6 +205,11 @@ class Application:
         with self._engine.connect() as connection:
             return set(inspect(connection).get_table_names())
 
+    def columns(self, table: str = "pending_messages") -> list[str]:
+        """The names of a table's columns."""
+        with self._engine.connect() as connection:
+            return [str(each["name"]) for each in inspect(connection).get_columns(table)]
+
     def schema(self, *, but: str | None = None) -> list[str]:
         """How all tables are made, but for those whose names begin so: a line each, and one for each index."""
         with self._engine.connect() as connection:

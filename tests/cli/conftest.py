@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from pathlib import Path
@@ -15,6 +15,7 @@ from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Settings
 from tests.cli.application import Application
 from tests.cli.command import Cli
+from tests.cli.story import Api, Begin, Story, tables_without
 from tests.store.conftest import Factory
 
 Prepared = Callable[[Path], AbstractContextManager[Application]]
@@ -83,3 +84,23 @@ def sandbox() -> Iterator[Sandbox]:
 def at_work(cli: Cli, application: Application, sandbox: Sandbox) -> Cli:
     """The command, told by two environment variables where database and API are."""
     return cli.having(application.variables(sandbox.url))
+
+
+@pytest.fixture
+def begin(engine: Factory, prepared: Prepared, cli: Cli, tmp_path: Path) -> Begin:
+    """Begins the story of a message."""
+
+    @contextmanager
+    def story(*answers: object, without: Collection[str] = ()) -> Iterator[Story]:
+        with ExitStack() as until_the_end:
+            if without:
+                url = until_the_end.enter_context(engine(tmp_path, None))
+                application = Application(url, tables=tables_without(without))
+                until_the_end.callback(application.lock.unlink, missing_ok=True)
+            else:
+                application = until_the_end.enter_context(prepared(tmp_path))
+            api = until_the_end.enter_context(Api(*answers))
+            command = cli.having(application.variables(api.url))
+            yield Story(application, api, command, frozenset(application.columns()))
+
+    return story

@@ -1,0 +1,241 @@
+"""One message over hours: what the application does to its row, what passes do, and what the ticketing API received."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field, replace
+from datetime import timedelta
+from random import Random
+from typing import TYPE_CHECKING, cast
+
+from sqlalchemy import make_url
+
+from retrycli import app
+from retrycli.sandbox import Answer, Behaviour, Sandbox
+from retrycli.settings import BreakerSettings
+from tests.cli.api import REJECTS
+from tests.cli.application import TABLES, TICKETS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from retrycli.events import PassSummary
+    from retrycli.settings import Settings
+    from tests.cli.application import Application, Row
+    from tests.cli.command import Cli
+
+LONGER_THAN_ANY_WAIT = timedelta(hours=6)
+MADE, LATER = "2026-01-02 03:04:05", "2026-01-02 09:04:05"
+"""When the application created a row, and a second row with the same id."""
+TICKET, OTHER_TICKET = 4711, 4712
+IMPATIENT_SECONDS = 0.2
+ALREADY = "already delivered at"
+LOST = "lost"
+"""The API accepts the message, and closes the connection before it answers."""
+OK = "ok"
+REFUSED: Answer = (200, {"succeeded": False, "messages": ["the ticket is locked"]})
+PERMANENT = REJECTS
+
+
+@dataclass(frozen=True)
+class Sent:
+    """One request that the API received."""
+
+    key: str
+    ticket: str
+    body: str
+    answer: object
+
+
+class Api(Sandbox):
+    """A ticketing API that honours keys, answers in turn, and lists every request. The last answer is for ever.
+
+    Args:
+        answers: `OK`, `LOST`, or an answer as it is.
+    """
+
+    def __init__(self, *answers: object) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self.answers = list(answers or [OK])
+        self.requests: list[Sent] = []
+        self.meanwhile: dict[int, Callable[[], object]] = {}
+        """What happens while a request is out, by its number from 1."""
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        """The next answer."""
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        self.requests.append(Sent(str(key), path.split("/")[2], str(json.loads(body)["body"]), answer))
+        self.meanwhile.pop(len(self.requests), lambda: None)()
+        if not isinstance(answer, str):
+            return cast("Answer", answer)
+        taken = super().answer(method, path, key, body)
+        if answer == LOST:
+            raise ConnectionAbortedError
+        return taken
+
+    @property
+    def bodies(self) -> list[str]:
+        """The text of each request."""
+        return [each.body for each in self.requests]
+
+    @property
+    def keys(self) -> list[str]:
+        """The key of each request."""
+        return [each.key for each in self.requests]
+
+
+@dataclass
+class Story:
+    """A database, the application behind it, an API, and a clock that moves on with each pass."""
+
+    application: Application
+    api: Api
+    command: Cli
+    columns: frozenset[str]
+    ahead: timedelta = timedelta(0)
+    settings: Settings = field(init=False)
+
+    def __post_init__(self) -> None:
+        never = BreakerSettings(failures=1000)
+        self.settings = self.application.settings(self.api.url).model_copy(update={"breaker": never})
+
+    # -- the application --------------------------------------------------------------------------------------
+
+    def insert(self, message_id: int = 1, /, **columns: object) -> int:
+        """Insert a failed message."""
+        row: Row = {
+            "id": message_id,
+            "ticket_id": TICKET,
+            "message_type": "customer",
+            "recipient_email": "ana@example.com",
+            "cc_emails": "[]",
+            "bcc_emails": "[]",
+            "subject": "Re: Invoice",
+            "body": "a",
+            "attachments": "[]",
+            "status": "failed",
+            "retry_count": 0,
+            "last_error": "HTTP 503",
+            "created_at": MADE,
+            "updated_at": MADE,
+            **columns,
+        }
+        self.application.insert("pending_messages", [{k: v for k, v in row.items() if k in self.columns}])
+        return message_id
+
+    def write(self, message_id: int = 1, /, **columns: object) -> None:
+        """Change a row; the application sets ``updated_at`` if its table has one."""
+        if "updated_at" in self.columns:
+            columns = {"updated_at": str((app.utc_now() + self.ahead).replace(tzinfo=None)), **columns}
+        assignments = ", ".join(f"{name} = ?" for name in columns)
+        statement = f"UPDATE pending_messages SET {assignments} WHERE id = ?"
+        self.application.execute(statement, *columns.values(), message_id)
+
+    def delete(self, message_id: int = 1) -> None:
+        """Delete a row."""
+        self.application.execute("DELETE FROM pending_messages WHERE id = ?", message_id)
+
+    def replace(self, message_id: int = 1, /, **columns: object) -> None:
+        """Delete a row and insert another message, to which the database gives the same id."""
+        self.delete(message_id)
+        self.insert(message_id, **columns)
+
+    def snapshot(self) -> list[Row]:
+        """Back up the table."""
+        return list(self.application.rows().values())
+
+    def restore(self, rows: Iterable[Row]) -> None:
+        """Replace the table's rows by those of a backup."""
+        self.application.execute("DELETE FROM pending_messages")
+        self.application.insert("pending_messages", list(rows))
+
+    def set(self, section: str, **values: object) -> None:
+        """Change settings of the passes to come."""
+        changed = getattr(self.settings, section).model_copy(update=values)
+        self.settings = self.settings.model_copy(update={section: changed})
+
+    def be_impatient(self) -> None:
+        """Have the passes to come wait for a lock no longer than `IMPATIENT_SECONDS`."""
+        self.set("database", url=impatient(self.application.url))
+
+    # -- passes and operators ---------------------------------------------------------------------------------
+
+    def tick(self, wait: timedelta = LONGER_THAN_ANY_WAIT) -> PassSummary:
+        """Make a pass, a while after the last one."""
+        self.ahead += wait
+        ahead = self.ahead
+        return app.run_once(self.settings, surroundings=replace(app.HERE, now=lambda: app.utc_now() + ahead))
+
+    def ticks(self, number: int) -> None:
+        """Make passes."""
+        for _ in range(number):
+            self.tick()
+
+    def operator(self, *args: str, code: int = 0) -> None:
+        """Run a command."""
+        done = self.command(*args)
+        assert done.returncode == code, done.stderr
+
+    # -- what came of it --------------------------------------------------------------------------------------
+
+    def status(self, message_id: int = 1) -> object:
+        """The status of a row."""
+        return self.application.row(message_id)["status"]
+
+    def queued(self, message_id: int = 1) -> Row:
+        """The queue's row of a message."""
+        return self.application.rows("retrycli_queue")[message_id]
+
+    def outcomes(self, message_id: int = 1) -> list[object]:
+        """The outcomes of all attempts under an id."""
+        rows = self.application.rows("retrycli_attempts").values()
+        return [each["outcome"] for each in rows if each["message_id"] == message_id]
+
+    def check_escalated(self, reason: str, message_id: int = 1) -> None:
+        """Check that a message is failed, and escalated for a reason."""
+        found = self.queued(message_id)
+        assert (found["state"], found["escalation_reason"]) == ("escalated", reason)
+        assert self.status(message_id) == "failed"
+
+    def check_already_delivered(self, message_id: int = 1) -> None:
+        """Check that a message is escalated because its text is recorded as delivered."""
+        self.check_escalated("changed", message_id)
+        assert ALREADY in str(self.application.row(message_id)["last_error"])
+
+    def check_keys(self) -> None:
+        """Check that no key was used for two texts, nor after an answer that said "delivered"."""
+        texts: dict[str, str] = {}
+        delivered = set()
+        for each in self.api.requests:
+            assert texts.setdefault(each.key, each.body) == each.body, self.api.requests
+            assert each.key not in delivered, self.api.requests
+            if each.answer == OK:
+                delivered.add(each.key)
+
+
+def impatient(url: str) -> str:
+    """A database's URL, with which nobody waits long for a lock."""
+    there = make_url(url)
+    seconds = IMPATIENT_SECONDS
+    query = (
+        {"timeout": str(seconds)}
+        if there.get_backend_name() == "sqlite"
+        else {"options": f"-c lock_timeout={seconds}s"}
+    )
+    return there.update_query_dict(query).render_as_string(hide_password=False)
+
+
+Begin = Callable[..., AbstractContextManager[Story]]
+"""Begins a story with an API's answers, in a table ``without`` some columns."""
+
+
+def tables_without(columns: Iterable[str]) -> str:
+    """The application's tables, without some columns."""
+    tables = TABLES
+    for each in columns:
+        tables, found = re.subn(rf"\n    {each} [^,]+,", "", tables)
+        assert found == 1, each
+    return tables + TICKETS

@@ -1,0 +1,437 @@
+"""An id is not a message, and a row is not a text: rows that are sent again, reused, rewritten and retried."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
+from tests.conftest import on_both, on_sqlite
+
+if TYPE_CHECKING:
+    from tests.cli.story import Begin
+
+pytestmark = on_both
+
+NO_DATE = ("created_at",)
+SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes", "seen by a pass"])
+"""Whether a pass runs between two actions of the application: its result must not depend on it."""
+
+
+# -- a row that fails again after it was sent ------------------------------------------------------------------------
+
+
+@SEEN
+def test_a_new_text_in_a_row_that_was_sent_goes_out_under_a_key_of_its_own(begin: Begin, *, seen: bool) -> None:
+    with begin() as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(status="approved", body="b")
+        story.ticks(seen)
+        story.write(status="failed", last_error="HTTP 502")
+        story.tick()
+        assert story.status() == "sent"
+        assert [each.content["body"] for each in story.api.received] == ["a", "b"]
+        story.check_keys()
+
+
+@SEEN
+def test_a_text_that_was_delivered_is_escalated_when_its_row_fails_again(begin: Begin, *, seen: bool) -> None:
+    with begin() as story:
+        story.insert()
+        story.tick()
+        story.write(status="approved")
+        story.ticks(seen)
+        story.write(status="failed", last_error="HTTP 502")
+        story.ticks(3)
+        story.check_already_delivered()
+        assert story.api.bodies == ["a"]
+
+
+@pytest.mark.parametrize("command", ["requeue", "retry"])
+def test_an_operator_sends_a_delivered_text_again_under_the_next_key(begin: Begin, command: str) -> None:
+    with begin() as story:
+        story.insert()
+        story.tick()
+        for times in (2, 3):
+            story.write(status="failed", last_error=f"failed for the {times}. time")
+            story.tick()
+            story.operator(command, "1")
+            story.tick()
+            assert story.status() == "sent"
+            assert len(story.api.requests) == times
+        story.check_keys()
+
+
+def test_an_operator_rejects_a_row_whose_text_was_delivered(begin: Begin) -> None:
+    with begin() as story:
+        story.insert()
+        story.tick()
+        story.write(status="failed", last_error="HTTP 502")
+        story.tick()
+        story.operator("reject", "1", "--yes", "--reason", "it was said")
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("rejected", ["a"])
+
+
+def test_a_text_that_was_delivered_is_recognised_after_another_one_was(begin: Begin) -> None:
+    with begin() as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(status="failed", body="b", last_error="HTTP 502")
+        story.tick()
+        story.write(status="failed", body="a", last_error="HTTP 504")
+        story.tick()
+        story.check_already_delivered()
+        assert story.api.bodies == ["a", "b"]
+
+
+# -- an id or a text that changes while a request is out ---------------------------------------------------------------
+
+OTHERS = {
+    "another ticket": {"ticket_id": OTHER_TICKET, "created_at": LATER, "body": "b"},
+    "the same ticket": {"created_at": LATER, "body": "b"},
+    "the same ticket and text": {"created_at": LATER, "body": "a"},
+}
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_message_with_a_reused_id_is_not_marked_for_its_predecessor(begin: Begin, other: dict[str, object]) -> None:
+    """The attempt of the old one was delivered, and the new one is sent by a later pass, both once."""
+    with begin() as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.replace(**other)
+        story.tick()
+        story.ticks(2)
+        assert story.status() == "sent"
+        assert story.outcomes() == ["delivered", "delivered"]
+        assert story.api.bodies == ["a", other["body"]]
+        story.check_keys()
+
+
+def test_a_reused_id_is_told_by_the_ticket_in_a_table_without_dates(begin: Begin) -> None:
+    with begin(without=NO_DATE) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET, body="b")
+        story.ticks(3)
+        assert story.status() == "sent"
+        assert [(each.ticket, each.body) for each in story.api.requests] == [
+            (str(TICKET), "a"),
+            (str(OTHER_TICKET), "b"),
+        ]
+        story.check_keys()
+
+
+@pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
+def test_a_message_with_a_reused_id_gets_no_count_error_or_escalation_of_its_predecessor(
+    begin: Begin, answer: object
+) -> None:
+    with begin(answer, OK) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.replace(created_at=LATER, body="b", last_error="HTTP 504")
+        before = story.tick(), story.application.row(1)
+        assert (before[1]["retry_count"], before[1]["last_error"]) == (0, "HTTP 504")
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
+        assert story.application.row(1)["retry_count"] == 0
+        story.check_keys()
+
+
+EDITS: dict[str, object] = {
+    "message_type": "supplier",
+    "recipient_email": "bo@example.com",
+    "cc_emails": '["lead@example.com"]',
+    "bcc_emails": '["lead@example.com"]',
+    "subject": "Re: Refund",
+    "body": "b",
+    "attachments": '["terms.pdf"]',
+}
+
+
+@pytest.mark.parametrize("column", EDITS)
+def test_a_row_whose_text_changed_while_the_old_one_was_out_is_not_marked_sent(begin: Begin, column: str) -> None:
+    """The old text was delivered: an operator decides whether the new one is to be sent too."""
+    with begin() as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(**{column: EDITS[column]})
+        story.tick()
+        story.check_escalated("changed")
+        assert story.outcomes() == ["delivered"]
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert len(story.api.requests) == 1
+
+
+def test_an_operator_sends_the_text_that_changed_while_the_old_one_was_out(begin: Begin) -> None:
+    with begin() as story:
+        story.insert(body="a")
+        story.api.meanwhile[1] = lambda: story.write(body="b")
+        story.tick()
+        story.operator("requeue", "1")
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
+        story.check_keys()
+
+
+@pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
+def test_no_count_or_error_is_written_to_a_row_whose_text_changed_while_it_was_out(
+    begin: Begin, answer: object
+) -> None:
+    with begin(answer, OK) as story:
+        story.insert(body="a")
+        story.api.meanwhile[1] = lambda: story.write(body="b")
+        story.tick()
+        assert story.application.row(1)["retry_count"] == 0
+        assert "b" not in story.api.bodies
+        story.check_escalated("changed")
+
+
+@pytest.mark.parametrize("column", ["confidence_score", "updated_at", "last_error", "retry_count"])
+def test_what_is_not_part_of_the_text_may_change_while_it_is_out(begin: Begin, column: str) -> None:
+    values: dict[str, object] = {"confidence_score": 0.1, "updated_at": LATER, "last_error": "HTTP 1", "retry_count": 4}
+    with begin() as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(**{column: values[column]})
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("sent", ["a"])
+
+
+# -- an id or a text that changes before its turn comes ----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_an_id_reused_while_its_message_waits_for_its_turn_goes_out_under_a_key_of_its_own(
+    begin: Begin, other: dict[str, object]
+) -> None:
+    """Both attempts were lost. A pass sends one request first, and meanwhile the application reuses the second id."""
+    with begin(LOST, LOST, OK) as story:
+        story.insert(1, body="first", ticket_id=4720)
+        story.insert(2, body="a")
+        story.tick()
+        story.api.meanwhile[3] = lambda: story.replace(2, **other)
+        story.ticks(3)
+        assert [story.status(1), story.status(2)] == ["sent", "sent"]
+        assert story.api.bodies == ["first", "a", "first", other["body"]]
+        assert story.api.keys[0] == story.api.keys[2]
+        assert story.api.keys[3] != story.api.keys[1]
+        story.check_keys()
+
+
+def test_a_text_edited_while_its_message_waits_for_its_turn_goes_out_under_a_key_of_its_own(begin: Begin) -> None:
+    with begin(LOST, LOST, OK) as story:
+        story.insert(1, body="first", ticket_id=4720)
+        story.insert(2, body="a")
+        story.tick()
+        story.api.meanwhile[3] = lambda: story.write(2, body="b")
+        story.ticks(3)
+        assert [story.status(1), story.status(2)] == ["sent", "sent"]
+        assert story.api.bodies == ["first", "a", "first", "b"]
+        story.check_keys()
+
+
+@pytest.mark.parametrize("other", OTHERS.values(), ids=OTHERS)
+def test_a_retry_by_hand_of_a_reused_id_sends_the_new_message_under_a_key_of_its_own(
+    begin: Begin, other: dict[str, object]
+) -> None:
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.tick()
+        story.replace(**other)
+        story.operator("retry", "1")
+        assert (story.status(), story.api.bodies) == ("sent", ["a", other["body"]])
+        story.check_keys()
+        assert len(set(story.api.keys)) == 2
+
+
+def test_a_retry_by_hand_of_an_edited_row_goes_out_under_a_key_of_its_own(begin: Begin) -> None:
+    with begin(LOST, OK) as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(body="b")
+        story.operator("retry", "1")
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "b"])
+        story.check_keys()
+
+
+# -- an id that is reused for the same ticket --------------------------------------------------------------------------
+
+SAME_TICKET = pytest.mark.parametrize("body", ["a", "b"], ids=["the same text", "another text"])
+
+
+@SEEN
+@SAME_TICKET
+@pytest.mark.parametrize("answer", [PERMANENT, REFUSED], ids=["escalated", "waiting"])
+def test_a_new_message_with_the_id_and_ticket_of_a_failed_one_is_sent(
+    begin: Begin, answer: object, body: str, *, seen: bool
+) -> None:
+    with begin(answer, OK) as story:
+        story.insert()
+        story.tick()
+        story.delete()
+        story.ticks(seen)
+        story.insert(created_at=LATER, body=body)
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", body])
+        assert story.application.row(1)["retry_count"] == 0
+        assert len(set(story.api.keys)) == 2
+
+
+@SEEN
+@SAME_TICKET
+def test_a_new_message_with_the_id_and_ticket_of_one_that_may_have_arrived_has_all_its_attempts(
+    begin: Begin, body: str, *, seen: bool
+) -> None:
+    """It is another message, also if it says the same: no lost attempt of the old one counts for it."""
+    with begin(LOST) as story:
+        story.insert()
+        story.ticks(3)
+        story.check_escalated("unknown")
+        story.delete()
+        story.ticks(seen)
+        story.insert(created_at=LATER, body=body)
+        story.ticks(4)
+        story.check_escalated("unknown")
+        first, second = story.api.keys[:3], story.api.keys[3:]
+        assert (len(set(first)), len(set(second)), len(second)) == (1, 1, 3)
+        assert first[0] != second[0]
+
+
+@on_sqlite
+@pytest.mark.parametrize("same", ["2026-01-02T03:04:05Z", "2026-01-02 03:04:05.000000", "2026-01-02T04:04:05+01:00"])
+def test_the_creation_time_is_an_instant_however_it_is_written(begin: Begin, same: str) -> None:
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(created_at=same)
+        story.tick()
+        assert story.status() == "sent"
+        assert len(set(story.api.keys)) == 1
+
+
+@pytest.mark.parametrize("without", [(), ("updated_at",), NO_DATE])
+def test_the_key_stays_while_a_message_is_retried(begin: Begin, without: tuple[str, ...]) -> None:
+    with begin(LOST, REFUSED, REFUSED, OK, without=without) as story:
+        story.insert()
+        story.ticks(4)
+        assert story.status() == "sent"
+        assert (len(story.api.keys), len(set(story.api.keys))) == (4, 1)
+
+
+def test_a_message_moved_to_another_ticket_keeps_its_key(begin: Begin) -> None:
+    """Merged tickets: the API drops the second copy of a message that may have arrived."""
+    with begin(REFUSED, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        story.tick()
+        assert story.status() == "sent"
+        assert [each.ticket for each in story.api.requests] == [str(TICKET), str(OTHER_TICKET)]
+        assert len(set(story.api.keys)) == 1
+
+
+# -- an escalated message that the application retries by itself -------------------------------------------------------
+
+SHOWN: dict[str, dict[str, object]] = {
+    "a new error": {"last_error": "HTTP 504"},
+    "another text": {"body": "b"},
+    "another count": {"retry_count": 1},
+}
+
+
+@SEEN
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+@pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
+def test_an_escalated_message_that_fails_again_is_sent(
+    begin: Begin, shown: dict[str, object], without: tuple[str, ...], *, seen: bool
+) -> None:
+    """Failed → approved → failed: with a pass between, or without one, the result is the same."""
+    with begin(PERMANENT, OK, without=without) as story:
+        story.insert()
+        story.tick()
+        story.check_escalated("permanent")
+        story.write(status="approved")
+        story.ticks(seen)
+        story.write(status="failed", **shown)
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 2)
+        story.check_keys()
+
+
+@pytest.mark.parametrize("shown", SHOWN.values(), ids=SHOWN)
+def test_an_escalated_message_waits_again_if_the_application_changes_what_it_says(
+    begin: Begin, shown: dict[str, object]
+) -> None:
+    """Its status never left ``failed``."""
+    with begin(PERMANENT, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(**shown)
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 2)
+
+
+def test_an_escalated_message_waits_again_if_a_pass_saw_that_it_was_not_failed(begin: Begin) -> None:
+    with begin(PERMANENT, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(status="approved")
+        story.tick()
+        story.write(status="failed")
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 2)
+
+
+@pytest.mark.parametrize(
+    "unchanged", [{"updated_at": LATER}, {"confidence_score": 0.1}, {"sent_at": LATER}, {"ticket_id": OTHER_TICKET}]
+)
+def test_an_escalated_message_stays_escalated_if_only_other_columns_change(
+    begin: Begin, unchanged: dict[str, object]
+) -> None:
+    with begin(PERMANENT, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(**unchanged)
+        story.ticks(2)
+        story.check_escalated("permanent")
+        assert len(story.api.requests) == 1
+
+
+def test_an_exhausted_message_stays_escalated_until_the_application_gives_its_count_back(begin: Begin) -> None:
+    with begin(OK) as story:
+        story.insert(retry_count=10)
+        story.tick()
+        story.check_escalated("exhausted")
+        story.write(last_error="HTTP 504")
+        story.tick()
+        story.check_escalated("exhausted")
+        assert not story.api.requests
+        story.write(retry_count=0)
+        story.tick()
+        assert story.status() == "sent"
+
+
+def test_a_message_that_may_have_arrived_stays_escalated_until_its_text_changes(begin: Begin) -> None:
+    with begin(LOST, LOST, LOST, OK) as story:
+        story.insert(body="a")
+        story.ticks(3)
+        story.check_escalated("unknown")
+        story.write(last_error="HTTP 504", retry_count=0)
+        story.ticks(2)
+        story.check_escalated("unknown")
+        assert len(story.api.requests) == 3
+        story.write(body="b")
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "a", "a", "b"])
+        story.check_keys()
+
+
+def test_a_waiting_message_takes_over_the_count_that_the_application_wrote(begin: Begin) -> None:
+    with begin(REFUSED) as story:
+        story.insert()
+        story.tick()
+        assert story.application.row(1)["retry_count"] == 1
+        story.write(retry_count=9)
+        story.tick()
+        story.check_escalated("exhausted")
+        assert (story.application.row(1)["retry_count"], len(story.api.requests)) == (10, 2)

@@ -1,0 +1,275 @@
+"""Sequences of what an application, passes and operators do that broke drafts of the rules of identity.
+
+``P`` is a pass with nothing to do: it must not change the result. Retry counters that retrycli keeps itself are not
+here, because it does not keep any yet.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+from pydantic import SecretStr
+
+from tests.channels import webhook
+from tests.cli.story import LOST, OK, OTHER_TICKET, PERMANENT, REFUSED
+from tests.cli.test_refused_rows import refuse
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.sandbox import Answer
+    from tests.cli.story import Begin, Story
+
+pytestmark = on_both
+
+P = pytest.mark.parametrize("p", [False, True], ids=["without P", "with P"])
+DAYS = timedelta(days=10)
+RETENTION_DAYS = 1
+UNKNOWN_LIMIT = 2
+TICK = timedelta(minutes=15)
+
+
+@contextmanager
+def row_held(story: Story) -> Iterator[None]:
+    """Have the application hold row 1: on PostgreSQL it locks the row, in a file a trigger refuses every change."""
+    if story.application.is_sqlite:
+        refuse(story.application, 1)
+        yield
+        story.application.execute("DROP TRIGGER closed")
+    else:
+        with story.application.in_transaction("SELECT * FROM pending_messages WHERE id = 1 FOR UPDATE"):
+            yield
+
+
+# -- backups and moves -----------------------------------------------------------------------------------------------
+
+
+@P
+def test_insert_snapshot_refused_ok_restore(begin: Begin, *, p: bool) -> None:
+    """A backup from before the delivery does not make a pass send the message again."""
+    with begin(REFUSED, OK) as story:
+        story.insert()
+        backup = story.snapshot()
+        story.ticks(2)
+        assert story.status() == "sent"
+        story.ticks(p)
+        story.restore(backup)
+        story.ticks(3)
+        assert len(story.api.requests) == 2
+        story.check_already_delivered()
+
+
+@P
+def test_insert_out_edit_ok_edit_back(begin: Begin, *, p: bool) -> None:
+    with begin(OK) as story:
+        story.insert(body="a")
+        story.api.meanwhile[1] = lambda: story.write(body="b")
+        story.tick()
+        story.ticks(p)
+        story.write(body="a")
+        story.ticks(3)
+        assert story.api.bodies == ["a"]
+        story.check_already_delivered()
+
+
+@P
+def test_insert_hold_ok_release_move(begin: Begin, *, p: bool) -> None:
+    """The answer is kept though the row can't be written, and the message is the same on another ticket."""
+    with begin(OK) as story:
+        story.insert()
+        story.be_impatient()
+        story.insert(2, body="another")
+        with row_held(story):
+            story.tick(timedelta(0))
+        assert story.outcomes() == ["delivered"]
+        story.ticks(p)
+        story.write(ticket_id=OTHER_TICKET)
+        story.ticks(3)
+        assert sorted(story.api.bodies) == ["a", "another"]
+        assert story.status() == "sent" or story.queued()["state"] == "escalated"
+
+
+# -- texts that come and go ------------------------------------------------------------------------------------------
+
+
+@P
+def test_insert_lost_edit_ok_edit_back_fail(begin: Begin, *, p: bool) -> None:
+    """The lost attempt of the first text is still known: the same key, and the limit counts it."""
+    with begin(LOST, OK, LOST) as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(body="b")
+        story.tick()
+        assert story.status() == "sent"
+        story.ticks(p)
+        story.write(body="a", status="failed", last_error="HTTP 504")
+        story.ticks(5)
+        story.check_escalated("unknown")
+        of_a = [each.key for each in story.api.requests if each.body == "a"]
+        assert (len(of_a), len(set(of_a))) == (1 + UNKNOWN_LIMIT, 1)
+        story.check_keys()
+
+
+@P
+def test_ok_fail_requeue_ok_fail_prune(begin: Begin, *, p: bool) -> None:
+    """No key is used twice, though the attempts under it are older than the retention."""
+    with begin(OK) as story:
+        story.set("run", retention_days=RETENTION_DAYS)
+        story.insert()
+        story.tick()
+        for number in range(2, 5):
+            story.ticks(p)
+            story.write(status="failed", last_error=f"failed for the {number}. time")
+            story.tick(DAYS)
+            story.check_already_delivered()
+            story.tick(DAYS)
+            story.operator("requeue", "1")
+            story.tick()
+            assert (story.status(), len(story.api.requests)) == ("sent", number)
+        story.check_keys()
+
+
+def test_a_delivered_text_is_known_after_its_other_attempts_were_pruned(begin: Begin) -> None:
+    with begin(REFUSED, REFUSED, OK) as story:
+        story.set("run", retention_days=RETENTION_DAYS)
+        story.insert()
+        story.ticks(3)
+        story.tick(DAYS)
+        story.tick(DAYS)
+        story.write(status="failed", last_error="HTTP 504")
+        story.ticks(2)
+        assert len(story.api.requests) == 3
+        story.check_already_delivered()
+
+
+def test_not_delivered_prune_lost_lost(begin: Begin) -> None:
+    """The limit of attempts that may have arrived holds, however old the first of them are."""
+    with begin(REFUSED, LOST) as story:
+        story.set("run", retention_days=RETENTION_DAYS)
+        story.insert()
+        story.tick()
+        for _ in range(6):
+            story.tick(DAYS)
+        assert [each.answer for each in story.api.requests] == [REFUSED] + [LOST] * (1 + UNKNOWN_LIMIT)
+        story.check_escalated("unknown")
+
+
+def test_lost_attempts_are_known_after_the_application_withdrew_the_message_and_a_prune(begin: Begin) -> None:
+    with begin(LOST) as story:
+        story.set("run", retention_days=RETENTION_DAYS)
+        story.insert()
+        for number in range(5):
+            story.tick(DAYS)
+            story.write(status="approved")
+            story.tick(DAYS)
+            story.write(status="failed", last_error=f"failed for the {number}. time")
+        story.ticks(2)
+        assert len(story.api.requests) == 1 + UNKNOWN_LIMIT
+        assert len(set(story.api.keys)) == 1
+        story.check_escalated("unknown")
+
+
+# -- another ticket --------------------------------------------------------------------------------------------------
+
+
+def test_insert_out_delete_insert_the_same_for_another_ticket_ok(begin: Begin) -> None:
+    """Nothing but the ticket tells the two apart: the second one is neither marked nor sent."""
+    with begin(OK) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET)
+        story.tick()
+        story.check_escalated("changed")
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert len(story.api.requests) == 1
+        assert story.outcomes() == ["delivered"]
+
+
+def test_lost_move_in_a_table_without_creation_times(begin: Begin) -> None:
+    """It may be the message that may have arrived, or another one: an operator decides."""
+    with begin(LOST, OK, without=("created_at",)) as story:
+        story.insert()
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        story.ticks(3)
+        assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+
+
+def test_lost_move_in_a_table_with_creation_times(begin: Begin) -> None:
+    """A second request for another ticket would be a second copy for an API that files it by ticket."""
+    with begin(LOST, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        story.ticks(3)
+        assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+
+
+# -- an application that retries by itself ---------------------------------------------------------------------------
+
+
+@P
+def test_permanent_approve_fail_with_a_new_error(begin: Begin, *, p: bool) -> None:
+    with begin(PERMANENT, REFUSED, OK) as story:
+        story.insert()
+        story.tick()
+        story.write(status="approved")
+        story.ticks(p)
+        story.write(status="failed", last_error="HTTP 504")
+        story.tick()
+        assert (story.queued()["state"], story.application.row(1)["retry_count"]) == ("waiting", 1)
+        story.tick()
+        assert (story.status(), len(set(story.api.keys))) == ("sent", 1)
+
+
+@P
+def test_permanent_approve_edit_fail_in_a_table_without_update_times(begin: Begin, *, p: bool) -> None:
+    with begin(PERMANENT, REFUSED, OK, without=("updated_at",)) as story:
+        story.insert(body="a")
+        story.tick()
+        story.write(status="approved")
+        story.ticks(p)
+        story.write(body="b")
+        story.write(status="failed")
+        story.tick()
+        assert (story.queued()["state"], story.application.row(1)["retry_count"]) == ("waiting", 1)
+        story.tick()
+        assert (story.status(), story.api.bodies) == ("sent", ["a", "b", "b"])
+        story.check_keys()
+
+
+WRITES = {"a new error": "last_error", "a count of 0": "retry_count"}
+
+
+@pytest.mark.parametrize(("max_retries", "ticks"), [(3, 40), pytest.param(10, 200, marks=pytest.mark.long)])
+@pytest.mark.parametrize("column", WRITES.values(), ids=WRITES)
+@pytest.mark.parametrize("answer", [REFUSED, PERMANENT], ids=["refused", "permanent"])
+def test_the_application_writes_at_every_tick(
+    begin: Begin, column: str, answer: Answer, max_retries: int, ticks: int
+) -> None:
+    """In the end the message is escalated as exhausted, and stays so, whatever the application writes.
+
+    That is a second reason, and a second notification, for a message that was escalated as permanent before.
+    """
+    with begin(answer) as story, webhook() as hook:
+        story.set("notify", urls=(SecretStr(hook.slack_shaped),))
+        story.set("schedule", max_retries=max_retries)
+        story.insert()
+        for number in range(ticks):
+            story.tick(TICK)
+            story.write(**{column: f"failed for the {number}. time" if column == "last_error" else 0})
+        assert len(story.api.requests) <= 3 * max_retries
+        reason = str(story.queued()["escalation_reason"])
+        assert reason in ({"exhausted"} if answer is REFUSED else {"permanent", "exhausted"})
+        story.check_escalated(reason)
+        assert len(hook.texts) == len({"exhausted" if answer is REFUSED else "permanent", reason})
+        story.operator("requeue", "1")
+        made = len(story.api.requests)
+        story.tick()
+        assert len(story.api.requests) == made + 1, "`requeue` gives all attempts back"

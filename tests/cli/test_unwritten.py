@@ -1,0 +1,403 @@
+"""An answer is known and the application's table does not take it: rows that are held, skipped or refused."""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Callable
+from contextlib import closing, contextmanager
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url
+
+from tests.cli.story import LOST, OK, PERMANENT, REFUSED, impatient
+from tests.cli.test_refused_rows import CLOSED, refuse
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from tests.cli.application import Application
+    from tests.cli.command import Finished
+    from tests.cli.story import Begin, Story
+
+pytestmark = on_both
+
+on_postgresql = pytest.mark.databases("postgresql")
+"""For what a file does not have: rows that are locked, rules, policies, deferred triggers."""
+MESSAGES = 9
+ALL = range(1, MESSAGES + 1)
+ONE = 5
+"""The row that takes no change, among others that do."""
+OTHERS = [each for each in ALL if each != ONE]
+IDS, BY_TYPE = tuple(map(str, ALL)), ("--type", "customer")
+REJECT = ("reject", "--yes", "--reason", "no longer true")
+HELD_SECONDS = 2
+"""Ten times as long as a pass waits for a lock in these tests. In production it is 30 s."""
+
+
+def insert_all(story: Story) -> None:
+    for each in ALL:
+        story.insert(each, ticket_id=4700 + each, body=f"text {each}")
+
+
+def check_each_was_sent_once(story: Story, ids: Sequence[int] = ALL) -> None:
+    """Check that the API received each once, that each row says so, and that each attempt is recorded as delivered."""
+    assert sorted(story.api.bodies) == [f"text {each}" for each in ALL]
+    assert {each: story.status(each) for each in ids} == dict.fromkeys(ids, "sent")
+    assert {each: story.outcomes(each) for each in ALL} == {each: ["delivered"] for each in ALL}
+
+
+# -- the application holds a lock for longer than a pass waits --------------------------------------------------------
+
+
+class WriteLock:
+    """The application's transaction in a file: it holds the write lock for a while."""
+
+    def __init__(self, application: Application) -> None:
+        self._path = application.path
+        self._held = Event()
+        self._thread = Thread(target=self._hold)
+
+    def take(self) -> None:
+        """Take the lock, and give it back after a while."""
+        self._thread.start()
+        assert self._held.wait(60)
+
+    def join(self) -> None:
+        """Wait until it is given back."""
+        self._thread.join()
+
+    def _hold(self) -> None:
+        with closing(sqlite3.connect(self._path, timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN IMMEDIATE")
+            connection.execute("UPDATE ticket_states SET state = 'busy' WHERE ticket_id = 4711")
+            self._held.set()
+            Event().wait(HELD_SECONDS)
+            connection.execute("COMMIT")
+
+
+@pytest.mark.databases("sqlite")
+@pytest.mark.parametrize("at", [1, 3, MESSAGES])
+def test_no_answer_is_lost_while_the_application_holds_the_write_lock(begin: Begin, at: int) -> None:
+    """The pass keeps the answers, and records them as soon as it can."""
+    with begin() as story:
+        insert_all(story)
+        story.be_impatient()
+        lock = WriteLock(story.application)
+        story.api.meanwhile[at] = lock.take
+        summary = story.tick()
+        lock.join()
+        assert (summary.result, summary.sent) == ("completed", MESSAGES)
+        story.ticks(2)
+        check_each_was_sent_once(story)
+
+
+@contextmanager
+def locked(story: Story, ids: Sequence[int]) -> Iterator[None]:
+    """Have the application hold rows until the block ends."""
+    these = ", ".join(map(str, ids))
+    with story.application.in_transaction(f"SELECT * FROM pending_messages WHERE id IN ({these}) FOR UPDATE"):
+        yield
+
+
+@on_postgresql
+@pytest.mark.parametrize("ids", [[ONE], [1], list(ALL)], ids=["one", "the first", "all"])
+def test_no_answer_is_lost_while_the_application_holds_rows_for_a_whole_pass(begin: Begin, ids: list[int]) -> None:
+    """The attempts are recorded though the rows can't be; a later pass writes the rows, and sends nothing."""
+    with begin() as story:
+        insert_all(story)
+        story.be_impatient()
+        with locked(story, ids):
+            story.tick()
+        assert "unknown" not in {kind for each in ALL for kind in story.outcomes(each)}
+        assert {kind for each in set(ALL) - set(ids) for kind in story.outcomes(each)} <= {"delivered"}
+        sent = {each.body for each in story.api.requests}
+        assert {f"text {each}" for each in ALL if story.outcomes(each) == ["delivered"]} == sent
+        story.ticks(3)
+        check_each_was_sent_once(story)
+
+
+@on_postgresql
+def test_a_held_row_of_which_the_answer_was_delivered_is_written_by_the_next_pass(begin: Begin) -> None:
+    with begin() as story:
+        story.insert()
+        story.be_impatient()
+        with locked(story, [1]):
+            story.tick()
+            assert story.outcomes() == ["delivered"]
+            assert story.status() == "failed"
+        story.ticks(2)
+        assert (story.status(), len(story.api.requests)) == ("sent", 1)
+
+
+@on_postgresql
+def test_a_row_that_is_held_and_then_edited_is_not_marked_sent(begin: Begin) -> None:
+    with begin() as story:
+        story.insert(body="a")
+        story.be_impatient()
+        with locked(story, [1]):
+            story.tick()
+        story.write(body="b")
+        story.ticks(2)
+        story.check_escalated("changed")
+        assert story.api.bodies == ["a"]
+
+
+@on_postgresql
+@pytest.mark.parametrize("answer", [REFUSED, LOST, PERMANENT], ids=["refused", "lost", "permanent"])
+def test_an_answer_that_is_no_delivery_is_kept_too_while_the_row_is_held(begin: Begin, answer: object) -> None:
+    kinds = {str(REFUSED): "refused", LOST: "unknown", str(PERMANENT): "permanent"}
+    with begin(answer, OK) as story:
+        story.insert()
+        story.be_impatient()
+        with locked(story, [1]):
+            story.tick()
+        assert story.outcomes() == [kinds[str(answer)]]
+        assert "died" not in str(story.application.execute("SELECT error FROM retrycli_attempts"))
+
+
+@on_postgresql
+def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
+        with locked(story, [ONE]):
+            done = command(*REJECT, *IDS)
+        assert done.returncode == 4
+        assert f"message {ONE} " in done.stderr
+        assert {story.status(each) for each in OTHERS} == {"rejected"}
+        assert story.status(ONE) == "failed"
+
+
+# -- a row whose UPDATE the database skips in silence -----------------------------------------------------------------
+
+
+def skip_by_trigger(application: Application, which: str) -> None:
+    """Have a trigger skip every update of some rows."""
+    if application.is_sqlite:
+        application.execute(
+            f"CREATE TRIGGER skip BEFORE UPDATE ON pending_messages WHEN OLD.id {which} BEGIN SELECT RAISE(IGNORE); END"
+        )
+        return
+    application.execute("CREATE FUNCTION skip() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$")
+    application.execute(
+        f"CREATE TRIGGER skip BEFORE UPDATE ON pending_messages FOR EACH ROW WHEN (OLD.id {which}) "
+        "EXECUTE FUNCTION skip()"
+    )
+
+
+def skip_by_rule(application: Application, which: str) -> None:
+    """Have a rule of PostgreSQL do nothing instead."""
+    application.execute(f"CREATE RULE skip AS ON UPDATE TO pending_messages WHERE OLD.id {which} DO INSTEAD NOTHING")
+
+
+@contextmanager
+def role(story: Story) -> Iterator[str]:
+    """Have passes connect with a role that owns nothing, so that policies hold for it; its name."""
+    name = f"passes_of_{make_url(story.application.url).database}"
+    there = make_url(story.application.url).update_query_dict({"options": f"-c role={name}"})
+    story.application.execute(f"CREATE ROLE {name}")
+    for each in ("TABLES", "SEQUENCES"):
+        story.application.execute(f"GRANT ALL ON ALL {each} IN SCHEMA public TO {name}")
+    try:
+        yield there.render_as_string(hide_password=False)
+    finally:
+        story.application.execute(f"DROP OWNED BY {name}")
+        story.application.execute(f"DROP ROLE {name}")
+
+
+def skip_by_policy(application: Application, which: str) -> None:
+    """Have row-level security hide some rows from updates."""
+    for each in (
+        "ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY",
+        "CREATE POLICY reading ON pending_messages FOR SELECT USING (true)",
+        f"CREATE POLICY writing ON pending_messages FOR UPDATE USING (NOT (id {which}))",
+    ):
+        application.execute(each)
+
+
+def check_escalated_alone(story: Story, one: int = ONE) -> None:
+    """Check that a row which takes no change is escalated, and each message was sent once."""
+    summary = story.tick()
+    assert (summary.result, summary.sent) == ("completed", MESSAGES - 1)
+    story.ticks(3)
+    check_each_was_sent_once(story, [each for each in ALL if each != one])
+    story.check_escalated("invalid", one)
+
+
+@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+def test_a_message_whose_row_skips_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
+    """Also if it is the one that the pass tries out before it sends anything."""
+    with begin() as story:
+        insert_all(story)
+        skip_by_trigger(story.application, f"= {one}")
+        check_escalated_alone(story, one)
+
+
+@on_postgresql
+@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+def test_a_message_that_a_rule_keeps_from_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
+    with begin() as story:
+        insert_all(story)
+        skip_by_rule(story.application, f"= {one}")
+        check_escalated_alone(story, one)
+
+
+@on_postgresql
+@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+def test_a_message_that_a_policy_hides_from_updates_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
+    with begin() as story, role(story) as url:
+        insert_all(story)
+        skip_by_policy(story.application, f"= {one}")
+        story.set("database", url=url)
+        check_escalated_alone(story, one)
+
+
+@pytest.mark.parametrize("answer", [REFUSED, PERMANENT, LOST], ids=["refused", "permanent", "lost"])
+def test_a_failure_that_a_row_skips_escalates_it_and_it_is_not_tried_again(begin: Begin, answer: object) -> None:
+    """Its count can't be kept, so that nothing else would ever end its attempts."""
+    with begin(answer) as story:
+        story.insert()
+        story.insert(2, ticket_id=4720)
+        skip_by_trigger(story.application, "= 1")
+        story.ticks(4)
+        assert [each.ticket for each in story.api.requests].count("4711") == 1
+        story.check_escalated("invalid")
+
+
+def test_a_message_that_can_not_be_sent_and_skips_updates_keeps_no_other_from_being_sent(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        story.application.execute(f"UPDATE pending_messages SET body = NULL WHERE id = {ONE}")
+        skip_by_trigger(story.application, f"= {ONE}")
+        story.ticks(3)
+        assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+        story.check_escalated("invalid", ONE)
+
+
+def test_a_table_that_skips_all_updates_is_a_wrong_configuration_and_nothing_is_sent(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        skip_by_trigger(story.application, "> 0")
+        done = story.command("run-once")
+        assert (done.returncode, story.api.requests) == (78, [])
+        assert "pending_messages" in done.stderr
+
+
+def test_a_row_that_skips_updates_is_not_reported_as_rejected_and_is_not_sent(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        skip_by_trigger(story.application, f"= {ONE}")
+        done = story.command(*REJECT, *IDS)
+        assert done.returncode == 4
+        assert f"message {ONE} " in done.stderr
+        assert {story.status(each) for each in OTHERS} == {"rejected"}
+        assert ONE not in {each["message_id"] for each in story.application.rows("retrycli_acts").values()}
+        story.ticks(2)
+        assert not story.api.requests
+        story.check_escalated("invalid", ONE)
+
+
+# -- a row that refuses a change --------------------------------------------------------------------------------------
+
+
+def refuse_at_commit(application: Application, which: str) -> None:
+    """Have a deferred constraint trigger refuse every change of some rows."""
+    application.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{CLOSED}'; END $$"
+    )
+    application.execute(
+        "CREATE CONSTRAINT TRIGGER closed AFTER UPDATE ON pending_messages DEFERRABLE INITIALLY DEFERRED "
+        f"FOR EACH ROW WHEN (OLD.id {which}) EXECUTE FUNCTION refuse()"
+    )
+
+
+HOW: dict[str, Callable[[Application], None]] = {
+    "at once": lambda application: refuse(application, ONE),
+    "in silence": lambda application: skip_by_trigger(application, f"= {ONE}"),
+}
+how_it_refuses = pytest.mark.parametrize("refuses", HOW.values(), ids=HOW)
+
+
+def check_rejected_but_one(story: Story, *which: str) -> None:
+    """Check that an operator rejects all but the row that takes no change, which is named."""
+    insert_all(story)
+    check_one_refused(story.command(*REJECT, *which))
+    assert {story.status(each) for each in OTHERS} == {"rejected"}
+    assert story.status(ONE) == "failed"
+
+
+which_ones = pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by filter"])
+
+
+def check_one_refused(done: Finished) -> None:
+    """Check that one message was refused and the others were not; the command names it if it was named."""
+    named = str(ONE) in done.args
+    assert done.returncode == (4 if named else 0), done.stderr
+    assert f"message {ONE} " in done.stderr or not named
+    assert f"ed\t{MESSAGES - 1}\nrefused\t1\n" in done.stdout
+
+
+@how_it_refuses
+@which_ones
+def test_a_row_that_refuses_does_not_keep_others_from_being_rejected(
+    begin: Begin, refuses: Callable[[Application], None], which: tuple[str, ...]
+) -> None:
+    with begin() as story:
+        refuses(story.application)
+        check_rejected_but_one(story, *which)
+
+
+def check_requeued_but_one(story: Story, refuses: Callable[[Application], None], *which: str) -> None:
+    """Check that an operator requeues all but the row that takes no change, which is named and stays escalated."""
+    insert_all(story)
+    story.application.execute("UPDATE pending_messages SET retry_count = 10")
+    story.tick()
+    refuses(story.application)
+    check_one_refused(story.command("requeue", *which, "--yes"))
+    assert {story.queued(each)["state"] for each in OTHERS} == {"waiting"}
+    assert story.queued(ONE)["state"] == "escalated"
+    story.tick()
+    assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+
+
+@how_it_refuses
+@which_ones
+def test_a_row_that_refuses_does_not_keep_others_from_being_requeued(
+    begin: Begin, refuses: Callable[[Application], None], which: tuple[str, ...]
+) -> None:
+    with begin() as story:
+        check_requeued_but_one(story, refuses, *which)
+
+
+@on_postgresql
+@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+def test_a_message_that_a_deferred_constraint_refuses_is_sent_once_and_escalated_alone(begin: Begin, one: int) -> None:
+    with begin() as story:
+        insert_all(story)
+        refuse_at_commit(story.application, f"= {one}")
+        check_escalated_alone(story, one)
+
+
+@on_postgresql
+def test_a_row_that_a_deferred_constraint_refuses_does_not_keep_others_from_being_rejected(begin: Begin) -> None:
+    with begin() as story:
+        refuse_at_commit(story.application, f"= {ONE}")
+        check_rejected_but_one(story, *IDS)
+
+
+@on_postgresql
+def test_a_row_that_a_deferred_constraint_refuses_does_not_keep_others_from_being_requeued(begin: Begin) -> None:
+    with begin() as story:
+        check_requeued_but_one(story, lambda application: refuse_at_commit(application, f"= {ONE}"), *IDS)
+
+
+@on_postgresql
+def test_a_table_that_refuses_all_changes_at_commit_is_a_wrong_configuration_and_nothing_is_sent(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        refuse_at_commit(story.application, "> 0")
+        done = story.command("run-once")
+        assert (done.returncode, story.api.requests) == (78, [])
