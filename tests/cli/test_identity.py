@@ -23,8 +23,11 @@ SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes",
 
 
 @SEEN
-def test_a_new_text_in_a_row_that_was_sent_goes_out_under_a_key_of_its_own(begin: Begin, *, seen: bool) -> None:
-    with begin() as story:
+@pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
+def test_a_new_text_in_a_row_that_was_sent_goes_out_under_a_key_of_its_own(
+    begin: Begin, without: tuple[str, ...], *, seen: bool
+) -> None:
+    with begin(without=without) as story:
         story.insert(body="a")
         story.tick()
         story.write(status="approved", body="b")
