@@ -31,6 +31,8 @@ class Fate:
     after: bool = False
     dead: bool = False
     calls: int = 0
+    heard: Callable[[], object] = lambda: None
+    """Told of each call before it takes effect."""
 
     @contextmanager
     def call(self) -> Iterator[None]:
@@ -42,6 +44,7 @@ class Fate:
     def begun(self) -> int:
         """A call is about to take effect; its number."""
         self.calls += 1
+        self.heard()
         if self.dead or (self.calls == self.at and not self.after):
             self.die()
         return self.calls

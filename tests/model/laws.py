@@ -11,10 +11,12 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tests.fakes import START
+from tests.model.book import MAX_RETRIES
 from tests.model.picture import Picture, Row, time_of
 
 if TYPE_CHECKING:
-    from tests.model.server import Request, Server
+    from tests.model.book import Request
+    from tests.model.server import Server
 
 WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
 """What retrycli may write of a message."""
@@ -23,6 +25,8 @@ EDITED = {"subject", "body", "recipient_email"}
 END_OF_ATTEMPT = {"finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id"}
 LONGEST_WAIT = timedelta(hours=6)
 """No wait is longer, nor a Retry-After that is heeded."""
+WRITES = {"delivered", "refused", "permanent"}
+"""Outcomes of which something is written to the row."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
 """Outcomes that count; all but the first only while the destination is not known to be down."""
 
@@ -37,7 +41,11 @@ class Step:
 
     name: str
     touched: set[int] = field(default_factory=set)
-    """Messages that the application had back."""
+    """Messages that the application had back, deleted, replaced, or wrote to while a request was out."""
+    written: set[int] = field(default_factory=set)
+    """Messages that the application wrote to at any time."""
+    held: set[int] = field(default_factory=set)
+    """Messages whose rows the application held while their results were to be written."""
     acts: dict[str, int] = field(default_factory=dict)
     """What a person did, and to which message."""
     seen_at: datetime | None = None
@@ -62,6 +70,10 @@ class Laws:
     """The picture after the last step, with what the application has changed since."""
     seen: set[int] = field(default_factory=set)
     """Messages that a pass has seen, since the application had them last."""
+    stirred: set[int] = field(default_factory=set)
+    """Messages that the application wrote to, since a pass has seen them last."""
+    unwritten: set[int] = field(default_factory=set)
+    """Messages whose rows were held: their results may be written by a later step."""
     dead: set[str] = field(default_factory=set)
     """Whose claims nobody gives back."""
     latest: datetime = START
@@ -75,11 +87,14 @@ class Laws:
         """
         self.latest = max(step.put_right_at or self.latest, self.server.clock.now)
         self.seen -= step.touched
+        self.stirred |= step.touched | step.written
+        self.unwritten |= step.held
         claimants = {row["claimed_by"] for row in after.queue.values() if row["claimed_by"] is not None}
-        if step.killed:
+        if step.killed or step.held:
             self.dead |= claimants
         for law in (
             self._requests,
+            self._answers,
             self._application,
             self._fates,
             self._tries,
@@ -96,12 +111,18 @@ class Laws:
             raise Broken(f"{step.name}: claims are held by {loose}, who are done")
         if step.seen_at is not None:
             self.seen |= after.failed - step.touched
+            self.stirred &= step.touched | step.written | after.in_state("sending")
         self.seen = (self.seen | after.queue.keys()) & after.failed
+        self.unwritten &= after.failed & after.queue.keys()
         self.before = after
 
     def _requests(self, _after: Picture, _step: Step) -> Iterator[str]:
         """What the ticketing API saw that must not be."""
         yield from self.server.broken
+
+    def _answers(self, after: Picture, _step: Step) -> Iterator[str]:
+        """Record an answer that a living sender had as what it was, whatever the application holds or skips."""
+        yield from self.server.book.dropped(after)
 
     def _application(self, after: Picture, step: Step) -> Iterator[str]:
         """What is the application's stays as it is."""
@@ -119,7 +140,7 @@ class Laws:
                 yield f"of message {each}, {changed - allowed} changed"
 
     def _fates(self, after: Picture, step: Step) -> Iterator[str]:
-        """What was delivered is sent, and nothing else is; what a person gave up is rejected, and nothing else is."""
+        """Mark exactly what was delivered as sent, and exactly what an operator gave up as rejected."""
         finished = after.finished_since(self.before)
         for each, row in after.rows.items():
             was, status = self.before.rows[each], row["status"]
@@ -127,12 +148,13 @@ class Laws:
             if was["status"] == "failed" and (status == "rejected") != (each == step.acts.get("rejected")):
                 yield f"message {each} is {status}"
             if was["status"] == status:
-                if status == "failed" and delivered and each not in step.touched:
+                excused = each in step.touched | self.unwritten | after.stubborn
+                if status == "failed" and delivered and not excused:
                     yield f"message {each} was delivered, and is failed"
                 if row["sent_at"] != was["sent_at"]:
                     yield f"message {each} is {status}, and its sent_at was changed"
-            elif status == "sent" and not delivered:
-                yield f"message {each} is sent without an attempt that delivered it"
+            elif status == "sent" and not self.server.book.was_delivered(row, after):
+                yield f"message {each} is sent, and its text is not recorded as delivered: {dict(row)}"
             elif status == "sent" and (row["sent_at"] is None or each in after.queue):
                 yield f"message {each} is sent, at {row['sent_at']}, and is it queued? {each in after.queue}"
             elif status not in {"sent", "rejected"}:
@@ -152,6 +174,8 @@ class Laws:
             by_passes = [one["outcome"] for one in finished.get(each, []) if one["made_by"] == "pass"]
             most = sum(one in CHARGED for one in by_passes)
             least = most if exact else by_passes.count("refused")
+            if each in self.stirred | self.unwritten | after.stubborn:
+                least, most = 0, most if each not in self.unwritten else MAX_RETRIES
             if not least <= made <= most:
                 yield f"message {each} has {made} more tries used up, after {by_passes}"
 
@@ -176,21 +200,18 @@ class Laws:
                 yield f"message {each} waits until {row['next_attempt_at']}"
 
     def _steadiness(self, after: Picture, step: Step) -> Iterator[str]:
-        """What nobody tried keeps its time; only an edit changes a key; what is in a person's hands stays there."""
+        """Keep the time of what nobody tried, and the escalation of what neither application nor operator touched."""
         finished = after.finished_since(self.before)
-        for each in (after.queue.keys() & self.before.queue.keys()) - step.touched - {step.acts.get("requeued")}:
+        left_alone = (after.queue.keys() & self.before.queue.keys()) - self.stirred - self.unwritten
+        for each in left_alone - {step.acts.get("requeued")}:
             was, row = self.before.queue[each], after.queue[each]
-            if row["ticket"] != was["ticket"] and after.rows[each]["created_at"] is None:
-                continue  # a message of another ticket, and nothing says that it is the one that had this id before
-            if (each == step.acts.get("edited")) != (row["delivery_key"] != was["delivery_key"]):
-                yield f"message {each} had the delivery key {was['delivery_key']}, and has {row['delivery_key']}"
             if was["escalated_at"] is not None and row["escalated_at"] is None:
-                yield f"message {each} was taken out of a person's hands"
+                yield f"message {each} was escalated, and is not any more"
             tried = any(one["made_by"] == "pass" for one in finished.get(each, []))
             same = row["next_attempt_at"] == was["next_attempt_at"] or _is_put_right(was, row, step)
             if not tried and row["escalated_at"] is None and not same:
                 yield f"message {each} was not tried, and waits until {row['next_attempt_at']}"
-            if row["unknown_count"] < was["unknown_count"]:
+            if row["unknown_count"] < was["unknown_count"] and row["delivery_key"] == was["delivery_key"]:
                 yield f"message {each} has fewer unknown outcomes than before"
 
     def _after_a_pass(self, after: Picture, step: Step) -> Iterator[str]:
@@ -204,6 +225,13 @@ class Laws:
         }
         if lapsed:
             yield f"a pass left {lapsed} with the dead"
+        unwritable = {
+            each
+            for each, rows in after.finished_since(self.before).items()
+            if each in after.stubborn - step.touched and any(row["outcome"] in WRITES for row in rows)
+        }
+        if repeated := unwritable - after.in_state("escalated"):
+            yield f"the rows of {repeated} take no change, and a pass did not escalate them"
         if strays := after.queue.keys() - after.failed - after.in_state("sending") - step.touched:
             yield f"a pass did not let go of {strays}"
 
@@ -225,28 +253,28 @@ class Laws:
                 yield f"pass {dict(row)} became {after.passes.get(which)}"
 
     def _numbers(self, after: Picture, _step: Step) -> Iterator[str]:
-        """A message's attempts are numbered from 1, and one without an end has somebody who is sending."""
-        numbers: dict[int, list[int]] = {}
+        """Number the attempts of a message from 1; an attempt without an end has somebody who is sending."""
+        last: dict[int, int] = {}
         for row in after.attempts.values():
-            numbers.setdefault(row["message_id"], []).append(row["number"])
             if (row["outcome"] is None) != (row["finished_at"] is None):
                 yield f"attempt {dict(row)} has half an end"
             if row["outcome"] is None and row["message_id"] not in after.in_state("sending"):
                 yield f"attempt {dict(row)} is under way, and nobody is sending"
-        for each, found in numbers.items():
-            if found != list(range(1, len(found) + 1)):
-                yield f"message {each} has attempts {found}"
+            before = last.get(row["message_id"], 0)
+            last[row["message_id"]] = row["number"]
+            if row["number"] not in {before + 1, 1}:  # another message with the same id may begin again
+                yield f"message {row['message_id']} has attempt {row['number']} after {before}"
 
     def _outcomes(self, after: Picture, step: Step) -> Iterator[str]:
-        """What is written of an attempt is what the ticketing API answered, or that it is not known."""
-        requests = {(each.message_id, each.number): each for each in self.server.requests}
-        written = {(row["message_id"], row["number"]): row for row in after.attempts.values()}
-        if gone := requests.keys() - written.keys():
+        """Write of an attempt what the ticketing API answered, or that it is not known."""
+        requests = {each.attempt: each for each in self.server.book.requests}
+        if gone := requests.keys() - after.attempts.keys():
             yield f"of requests {gone} there is no attempt"
         for rows in after.finished_since(self.before).values():
             for row in rows:
-                request = requests.get((row["message_id"], row["number"]))
-                yield from _told_truly(row, request, step, begun_before=row["id"] in self.before.attempts)
+                yield from _told_truly(
+                    row, requests.get(row["id"]), step, begun_before=row["id"] in self.before.attempts
+                )
 
 
 def _is_put_right(was: Row, row: Row, step: Step) -> bool:

@@ -6,6 +6,7 @@ Hypothesis chooses the steps. What it prints when a law is broken is the shortes
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import timedelta
 
@@ -15,10 +16,13 @@ from hypothesis.stateful import initialize, invariant, precondition, rule, run_s
 
 from retrycli.acts import ActKind
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
+from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
-from tests.model.place import MAX_RETRIES, Place, Script
+from tests.model.picture import STUBBORN, Row
+from tests.model.place import Place, Script
 from tests.model.server import Answer
-from tests.model.steps import Meanwhile, Steps
+from tests.model.steps import TICKETS as NUMBER_OF_TICKETS
+from tests.model.steps import Meanwhile, Steps, next_ticket
 from tests.store.application import HOUR, MINUTE, TICKET, naive
 
 STEPS_OF_A_LIFE = 50
@@ -33,7 +37,8 @@ BAD_DATA: tuple[dict[str, object], ...] = (
 )
 MENDED: dict[str, object] = {"message_type": "supplier", "cc_emails": "[]", "ticket_id": TICKET, "body": "Where is it?"}
 TYPES = st.sampled_from(["customer", "supplier", "internal"])
-TICKETS = st.integers(TICKET, TICKET + 2)
+TICKETS = st.integers(TICKET, TICKET + NUMBER_OF_TICKETS - 1)
+TICKS = 15
 OFTEN = (Answer.TAKEN, Answer.TAKEN, Answer.TAKEN, Answer.TAKEN_AND_LOST, Answer.NOT_FOUND)
 ANSWERS = st.lists(st.sampled_from([*Answer, *OFTEN]), min_size=1, max_size=6)
 LIMITS = st.sampled_from([None, None, 1, 3])
@@ -41,6 +46,11 @@ SOME = st.integers(0, 31)
 """One of the messages: counted round and round, for there may be fewer."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
 """How far the clock moves before a pass: it may be put back a little."""
+CALLS = st.integers(1, 8)
+"""How many calls of its ports retrycli makes while the application holds a lock."""
+TEXTS = st.sampled_from(["a", "b"])
+AGAIN: tuple[dict[str, object], ...] = ({}, {}, {"last_error": "HTTP 500, again"}, {"retry_count": 0}, {"body": "b"})
+"""What a row shows of it when the application failed it again."""
 MONTH = timedelta(days=30)
 FATES = st.builds(Fate, st.integers(1, 45), st.booleans())
 
@@ -56,6 +66,7 @@ class Life(Steps):
     def begin_with(self, kinds: list[str], *, in_order: bool, clock_goes_wrong: bool) -> None:
         self.in_order = in_order
         self.clock_goes_wrong = clock_goes_wrong
+        self.backup: Mapping[int, Row] = {}
         self.begin("begin_with")
         for number, kind in enumerate(kinds):
             self.add(message_type=kind, ticket_id=TICKET + number % 2)
@@ -78,7 +89,10 @@ class Life(Steps):
             self.add(**{**usual, "message_type": kind, **spoilt})
 
     @precondition(lambda self: self.laws.before.rows)
-    @rule(some=SOME, what=st.sampled_from(["failed", "sent", "rejected", "pending", "deleted", *BAD_DATA, MENDED]))
+    @rule(
+        some=SOME,
+        what=st.sampled_from(["failed", "sent", "rejected", "pending", "approved", "deleted", *BAD_DATA, MENDED]),
+    )
     def write_row(self, some: int, what: str | dict[str, object]) -> None:
         """The application has a row back, or spoils or mends it: then it is the same message still."""
         step, each = self.begin("write_row"), self.one(some)
@@ -88,6 +102,73 @@ class Life(Steps):
             self.delete(step, each)
         else:
             self.have_back(step, each, what)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, left=st.booleans(), shown=st.sampled_from(AGAIN))
+    def fail_again(self, some: int, shown: dict[str, object], *, left: bool) -> None:
+        """The application tries a row by itself and fails, between two passes."""
+        step, each = self.begin("fail_again"), self.one(some)
+        if left:
+            self.have_back(step, each, "approved")
+        self.have_back(step, each, "failed", **shown)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, body=TEXTS)
+    def edit_row(self, some: int, body: str) -> None:
+        """The application writes one of a few texts, so that an old one comes back."""
+        self.begin("edit_row")
+        self.change(self.one(some), body=body)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, at_once=st.booleans(), other_ticket=st.booleans(), body=st.none() | TEXTS)
+    def reuse_id(self, some: int, body: str | None, *, at_once: bool, other_ticket: bool) -> None:
+        step, each = self.begin("reuse_id"), self.one(some)
+        changes: dict[str, object] = {} if body is None else {"body": body}
+        if not at_once:
+            changes["created_at"] = naive(self.place.clock.now)
+        if other_ticket:
+            changes["ticket_id"] = next_ticket(self.laws.before.rows[each]["ticket_id"])
+        self.reuse(step, each, **changes)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME)
+    def merge_tickets(self, some: int) -> None:
+        """All messages of a ticket move to another one."""
+        self.begin("merge_tickets")
+        ticket = self.laws.before.rows[self.one(some)]["ticket_id"]
+        for each, row in list(self.laws.before.rows.items()):
+            if row["ticket_id"] == ticket:
+                self.change(each, ticket_id=next_ticket(ticket))
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(some=SOME, how=st.sampled_from(sorted(STUBBORN)))
+    def keep_from_changes(self, some: int, how: int) -> None:
+        """A trigger keeps a row from changes, until the application writes to it."""
+        self.begin("keep_from_changes")
+        self.change(self.one(some), draft_of=how)
+
+    @rule()
+    def back_up(self) -> None:
+        self.begin("back_up")
+        self.backup = self.laws.before.rows
+
+    @precondition(lambda self: self.backup)
+    @rule()
+    def restore_backup(self) -> None:
+        self.restore(self.begin("restore_backup"), self.backup)
+
+    @precondition(lambda self: self.laws.before.failed)
+    @rule(answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]), how=st.booleans())
+    def write_at_every_tick(self, answer: Answer, *, how: bool) -> None:
+        """An application gives the count back, or writes a new error, before each of many passes."""
+        for number in range(TICKS):
+            self.begin("write_at_every_tick")
+            self.wait(300)
+            for each in self.laws.before.failed:
+                self.change(each, **({"retry_count": 0} if how else {"last_error": f"HTTP 500, no. {number}"}))
+            assert self.step is not None
+            self.make_pass(self.step, self.place.first, Script([answer]))
+            self.end()
 
     # -- passes -----------------------------------------------------------------------------------------------
 
@@ -122,13 +203,16 @@ class Life(Steps):
     @rule(
         minutes=MINUTES,
         answers=ANSWERS,
-        what=st.sampled_from([*Meanwhile, Meanwhile.STOOD_STILL]),
+        what=st.sampled_from([*Meanwhile, Meanwhile.STOOD_STILL, Meanwhile.HELD]),
         behind=st.booleans(),
+        calls=CALLS,
     )
-    def tick_while_others_work(self, minutes: int, answers: list[Answer], what: Meanwhile, *, behind: bool) -> None:
+    def tick_while_others_work(
+        self, minutes: int, answers: list[Answer], what: Meanwhile, calls: int, *, behind: bool
+    ) -> None:
         self.wait(minutes)
         step = self.begin("tick_while_others_work", alone=False)
-        script = Script(answers, interfere=lambda each: self.interfere(step, each, what, behind=behind))
+        script = Script(answers, interfere=lambda each: self.interfere(step, each, what, behind=behind, calls=calls))
         self.make_pass(step, self.place.first, script)
 
     # -- operators --------------------------------------------------------------------------------------------

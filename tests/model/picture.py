@@ -14,6 +14,11 @@ if TYPE_CHECKING:
 
 Row = Mapping[str, Any]
 
+SKIPS, REFUSES = 13, 14
+STUBBORN = {SKIPS, REFUSES}
+"""Values of ``draft_of``, a column of the application's own. Its triggers skip every change of such a row in silence,
+or refuse it, unless the change is about the column itself."""
+
 TABLES = {
     "rows": ("pending_messages", "id"),
     "tickets": ("ticket_states", "ticket_id"),
@@ -42,6 +47,11 @@ class Picture:
     def failed(self) -> set[int]:
         """The messages."""
         return {each for each, row in self.rows.items() if row["status"] == "failed"}
+
+    @property
+    def stubborn(self) -> set[int]:
+        """The failed messages whose rows the database keeps from changes."""
+        return {each for each in self.failed if self.rows[each]["draft_of"] in STUBBORN}
 
     @property
     def is_down(self) -> bool:

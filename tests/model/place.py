@@ -28,8 +28,11 @@ from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from tests.fakes import Clock, FakeLock
+from tests.model.book import MAX_RETRIES, UNKNOWN_LIMIT
 from tests.model.death import Fate, Killed, mortal
-from tests.model.server import UNKNOWN_LIMIT, Answer, ScriptedGateway, Sender, Server
+from tests.model.hold import Hold
+from tests.model.picture import REFUSES, SKIPS
+from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
 if TYPE_CHECKING:
@@ -39,7 +42,6 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-MAX_RETRIES = 4
 SCHEDULE = Schedule(
     max_retries=MAX_RETRIES,
     types={
@@ -47,7 +49,24 @@ SCHEDULE = Schedule(
         MessageType.INTERNAL: TypeSchedule.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
     },
 )
-OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals")
+OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals", "escalations")
+STUBBORN_IN_A_FILE = f"""
+CREATE TRIGGER IF NOT EXISTS stubborn BEFORE UPDATE ON pending_messages WHEN NEW.draft_of = OLD.draft_of BEGIN
+    SELECT CASE OLD.draft_of WHEN {SKIPS} THEN RAISE(IGNORE) WHEN {REFUSES} THEN RAISE(ABORT, 'it is closed') END;
+END
+"""
+STUBBORN_AT_A_SERVER = (
+    f"""
+CREATE OR REPLACE FUNCTION stubborn() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN
+    IF NEW.draft_of = OLD.draft_of AND OLD.draft_of = {REFUSES} THEN RAISE EXCEPTION 'it is closed'; END IF;
+    IF NEW.draft_of = OLD.draft_of AND OLD.draft_of = {SKIPS} THEN RETURN NULL; END IF;
+    RETURN NEW;
+END $$
+""",
+    "CREATE OR REPLACE TRIGGER stubborn BEFORE UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION stubborn()",
+)
+PATIENCE = {True: 0, False: 1}
+"""How many seconds retrycli waits for a lock, in a file and at a server, which takes 0 for ever."""
 OPERATOR = "anna"
 DUE_SLACK = timedelta(seconds=60)
 
@@ -104,6 +123,9 @@ class Place:
             gateway=GatewaySettings(base_url="https://tickets.example.com", unknown_limit=UNKNOWN_LIMIT),
             schedule=SCHEDULE,
         )
+        self.hold = Hold(application)
+        for each in (STUBBORN_IN_A_FILE,) if self.kind == "sqlite" else STUBBORN_AT_A_SERVER:
+            application.sql(each)
         self.begin_anew()
 
     def begin_anew(self) -> None:
@@ -153,7 +175,9 @@ class Place:
         )
         fate = script.fate or Fate()
         world = self._world(host, script, sender, fate)
-        return host.run(engine.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
+        summary = host.run(engine.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
+        sender.killed = summary is None
+        return summary
 
     def make_pass_meanwhile(self, *, in_order: bool) -> None:
         """A pass of the second host, while the first one stands still with a request out."""
@@ -162,9 +186,12 @@ class Place:
     def try_by_hand(self, message_id: int, script: Script) -> Outcome | None:
         """One attempt for a person; None where it was killed."""
         fate = script.fate or Fate()
-        world = self._world(self.first, script, Sender(by_pass=False), fate)
+        sender = Sender(by_pass=False)
+        world = self._world(self.first, script, sender, fate)
         rules = pass_rules(self.settings)
-        return self.first.run(by_hand.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
+        outcome = self.first.run(by_hand.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
+        sender.killed = outcome is None
+        return outcome
 
     def try_by_hand_meanwhile(self, message_id: int) -> None:
         """The same at the second host, while the first one stands still with a request out."""
@@ -173,6 +200,8 @@ class Place:
         self._elsewhere.submit(self.second.run, process, Fate()).result()
 
     def _world(self, host: Host, script: Script, sender: Sender, fate: Fate) -> World:
+        fate.heard = self.hold.count
+
         @asynccontextmanager
         async def open_gateway() -> AsyncIterator[Gateway]:
             with fate.call():
@@ -201,8 +230,13 @@ def place(url: str) -> Iterator[Place]:
     with ExitStack() as until_the_end:
         application = Application(url, made=True)
         until_the_end.callback(application.close)
+        patience = PATIENCE[is_sqlite(url)]
         hosts = [
-            Host(name, until_the_end.enter_context(opened(application)), until_the_end.enter_context(asyncio.Runner()))
+            Host(
+                name,
+                until_the_end.enter_context(opened(application, patience=patience)),
+                until_the_end.enter_context(asyncio.Runner()),
+            )
             for name in ("mill", "dale")
         ]
         elsewhere = until_the_end.enter_context(ThreadPoolExecutor(max_workers=1))

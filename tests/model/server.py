@@ -12,18 +12,17 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrycli.outcome import Outcome, OutcomeKind
 from tests import fakes
+from tests.model.book import Book, Request, name_in
 from tests.model.picture import time_of
 
 if TYPE_CHECKING:
     from retrycli.message import QueuedMessage
     from tests.fakes import Clock
     from tests.store.application import Application
-
-UNKNOWN_LIMIT = 2
 
 
 class Answer(Enum):
@@ -52,18 +51,6 @@ class Answer(Enum):
 
 
 @dataclass
-class Request:
-    """One request that has reached the API."""
-
-    message_id: int
-    number: int
-    """Of its attempt."""
-    key: str
-    answer: Answer
-    by_pass: bool
-
-
-@dataclass
 class Sender:
     """A process that sends, as far as the API's book is concerned."""
 
@@ -74,6 +61,7 @@ class Sender:
     in_order: bool = False
     limit: int | None = None
     requests: int = 0
+    killed: bool = False
 
 
 @dataclass
@@ -87,47 +75,36 @@ class Server:
 
     application: Application
     clock: Clock
-    requests: list[Request] = field(default_factory=list)
     broken: list[str] = field(default_factory=list)
     """What was seen that must not be."""
-    _last: dict[int, Request] = field(default_factory=dict)
-    """By message: the last request of which the message was kept, unless it has become another message since."""
-    _key: dict[int, str] = field(default_factory=dict)
-    _unknown_from: dict[int, int] = field(default_factory=dict)
-    """By message: how many attempts it had when it last had all its tries before it."""
 
-    def forget(self, message_id: int) -> None:
-        """It is another message now: it was edited, or the application had it back."""
-        self._last.pop(message_id, None)
-        self._key.pop(message_id, None)
+    def __post_init__(self) -> None:
+        self.book = Book(self.application.asked)
 
-    def begin_anew(self, message_id: int) -> None:
-        """It has all its tries before it again."""
-        self._unknown_from[message_id] = len(self._attempts(message_id))
-
-    def receive(self, queued: QueuedMessage, answer: Answer, sender: Sender) -> None:
-        """A request is here."""
-        each = queued.message_id
+    def receive(self, queued: QueuedMessage, answer: Answer, sender: Sender) -> Request:
+        """Take a request."""
         sender.requests += 1
-        attempts = self._attempts(each)
-        self._look_at_the_attempt(queued, attempts)
+        under_way = self._look_at_the_attempt(queued)
         self._look_at_the_queue(queued, sender)
-        self._look_at_the_past(queued, attempts, sender)
-        request = Request(each, queued.attempt_number, queued.delivery_key, answer, sender.by_pass)
-        self.requests.append(request)
-        self._key[each] = request.key
-        if answer.stored:
-            self._last[each] = request
+        if sender.paused:
+            self._object(queued, "a pass sent while deliveries were paused")
+        if sender.limit is not None and sender.requests > sender.limit:
+            self._object(queued, f"a pass sent more than its limit of {sender.limit}")
+        request = Request(under_way, name_in(queued.message), queued.delivery_key, answer, sender)
+        for complaint in self.book.enter(request):
+            self._object(queued, complaint)
+        return request
 
-    def _attempts(self, message_id: int) -> list[dict[str, Any]]:
-        return self.application.asked(
-            f"SELECT number, outcome, made_by FROM retrycli_attempts WHERE message_id = {message_id} ORDER BY id"
+    def _look_at_the_attempt(self, queued: QueuedMessage) -> int:
+        """Find the attempt of a request, which is written down before the request goes out; its id."""
+        under_way = self.application.asked(
+            "SELECT id, number FROM retrycli_attempts"
+            f" WHERE message_id = {queued.message_id} AND outcome IS NULL ORDER BY id"
         )
-
-    def _look_at_the_attempt(self, queued: QueuedMessage, attempts: Sequence[dict[str, Any]]) -> None:
-        under_way = [each["number"] for each in attempts if each["outcome"] is None]
-        if under_way != [queued.attempt_number]:
-            self._object(queued, f"a request went out as attempt {queued.attempt_number}, under way are {under_way}")
+        numbers = [each["number"] for each in under_way]
+        if numbers != [queued.attempt_number]:
+            self._object(queued, f"a request went out as attempt {queued.attempt_number}, under way are {numbers}")
+        return int(under_way[-1]["id"]) if under_way else 0
 
     def _look_at_the_queue(self, queued: QueuedMessage, sender: Sender) -> None:
         row = self.application.asked(
@@ -146,23 +123,6 @@ class Server:
             self._object(queued, "a pass sent a message that was not due")
         elif sender.in_order and row[0]["earlier"]:
             self._object(queued, "a request went out before an earlier message of its ticket was seen to")
-
-    def _look_at_the_past(self, queued: QueuedMessage, attempts: Sequence[dict[str, Any]], sender: Sender) -> None:
-        each = queued.message_id
-        if sender.paused:
-            self._object(queued, "a pass sent while deliveries were paused")
-        if sender.limit is not None and sender.requests > sender.limit:
-            self._object(queued, f"a pass sent more than its limit of {sender.limit}")
-        if queued.delivery_key != self._key.get(each, queued.delivery_key):
-            self._object(queued, "a message that nobody changed was sent under another key")
-        if (last := self._last.get(each)) is not None:
-            came = next(one["outcome"] for one in attempts if one["number"] == last.number)
-            if came != OutcomeKind.UNKNOWN:
-                self._object(queued, f"what the server had was sent again, though what came of it was {came}")
-        since = attempts[self._unknown_from.get(each, 0) :]
-        unknown = sum(one["outcome"] == OutcomeKind.UNKNOWN and one["made_by"] == "pass" for one in since)
-        if sender.by_pass and unknown > UNKNOWN_LIMIT:
-            self._object(queued, f"a pass sent it again after {unknown} unknown outcomes")
 
     def _object(self, queued: QueuedMessage, what: str) -> None:
         self.broken.append(f"message {queued.message_id}: {what}")
@@ -189,10 +149,11 @@ class ScriptedGateway:
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         with self.a_call():
             answer = self.answers[min(self.sender.requests, len(self.answers) - 1)]
-            self.server.receive(queued, answer, self.sender)
+            request = self.server.receive(queued, answer, self.sender)
             await asyncio.sleep(0)  # as any request would, so that others can begin
             self.server.clock.now += timedelta(seconds=1)
             interfere, self.interfere = self.interfere, None
             if interfere is not None:
                 interfere(queued.message_id)
-            return answer.outcome
+        request.answered = True
+        return answer.outcome

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
@@ -13,17 +13,20 @@ from hypothesis.stateful import RuleBasedStateMachine
 
 from retrycli import casework, editing
 from retrycli.acts import ActKind
-from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.events import PassResult
 from tests.model.laws import Broken, Laws, Step
 from tests.model.picture import take
 from tests.model.place import OPERATOR, Host, Place, Script
-from tests.store.application import MINUTE, naive
+from tests.store.application import MINUTE, TICKET, naive
 
 if TYPE_CHECKING:
     from retrycli.casework import Done
+    from tests.model.picture import Row
 
-LAST_CALLS = 3
+TICKETS = 3
+"""How many there are."""
+LAST_CALLS = 4
 """So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
 LONGEST_WAIT = timedelta(hours=7)
 A_LITTLE = timedelta(minutes=30)
@@ -40,6 +43,13 @@ class Meanwhile(Enum):
     ACTED_ON = "a person tries all that is refused while a message is being sent"
     OTHER_PASS = "the other host makes a pass"
     STOOD_STILL = "the sender stands still until its claims have lapsed, and the other host makes a pass"
+    EDITED = "the application writes another text"
+    EDITED_AND_BACK = "the application writes another text, and the old one again"
+    WRITTEN = "the application writes another error and count"
+    MOVED = "the application merges its ticket into another"
+    REUSED = "the application deletes it, and its id goes to a message of another time"
+    REUSED_AT_ONCE = "the same, for another ticket within the same second"
+    HELD = "the application holds its row, or the file, for a while"
 
 
 class Steps(RuleBasedStateMachine):
@@ -74,6 +84,7 @@ class Steps(RuleBasedStateMachine):
         Raises:
             Broken: one does not hold.
         """
+        self.place.hold.release()
         if self.step is not None:
             self.laws.hold(take(self.place.application), self.step)
             self.step = None
@@ -109,7 +120,10 @@ class Steps(RuleBasedStateMachine):
 
     def make_pass(self, step: Step, host: Host, script: Script, limit: int | None = None) -> None:
         began_at, paused = self.place.clock.now, self.place.is_paused
-        summary = self.place.make_pass(host, script, limit=limit, in_order=self.in_order)
+        try:
+            summary = self.place.make_pass(host, script, limit=limit, in_order=self.in_order)
+        except DatabaseUnavailable as error:
+            raise Broken(f"{step.name}: a pass ended because the application held a lock: {error}") from error
         step.killed = summary is None
         if summary is None:
             return
@@ -121,8 +135,16 @@ class Steps(RuleBasedStateMachine):
     def try_by_hand(self, step: Step, message_id: int, script: Script) -> None:
         step.killed = self.place.try_by_hand(message_id, script) is None
 
-    def interfere(self, step: Step, message_id: int, what: Meanwhile, *, behind: bool) -> None:
-        """Do something while a request is out: to its message, or to one that is claimed and not begun, if any."""
+    def interfere(self, step: Step, message_id: int, what: Meanwhile, *, behind: bool, calls: int) -> None:
+        """Do something while a request is out: to its message, or to one that is claimed and not begun, if any.
+
+        Args:
+            step: this step.
+            message_id: the message of the request.
+            what: what to do.
+            behind: whether to do it to one that is claimed.
+            calls: how many calls of its ports retrycli makes while a lock is held.
+        """
         if behind:
             claimed = take(self.place.application).in_state("sending")
             message_id = max(claimed, default=message_id)
@@ -140,36 +162,89 @@ class Steps(RuleBasedStateMachine):
             case Meanwhile.OTHER_PASS:
                 self.place.make_pass_meanwhile(in_order=self.in_order)
             case Meanwhile.STOOD_STILL:
+                self.place.server.book.stood_still()
                 self.wait(2)
                 self.place.make_pass_meanwhile(in_order=self.in_order)
+            case Meanwhile.HELD:
+                self.hold(step, message_id, calls)
+            case _:
+                self._write_meanwhile(step, message_id, what)
+
+    def _write_meanwhile(self, step: Step, message_id: int, what: Meanwhile) -> None:
+        """Have the application write to a message while a request is out."""
+        row = self.laws.before.rows[message_id]
+        match what:
+            case Meanwhile.EDITED:
+                self.change(message_id, body=f"{row['body']} It is urgent.")
+            case Meanwhile.EDITED_AND_BACK:
+                self.change(message_id, body=f"{row['body']} It is urgent.")
+                self.change(message_id, body=row["body"])
+            case Meanwhile.WRITTEN:
+                self.change(message_id, last_error=f"HTTP 500 at {self.place.clock.now}", retry_count=0)
+            case Meanwhile.MOVED:
+                self.change(message_id, ticket_id=next_ticket(row["ticket_id"]))
+            case Meanwhile.REUSED:
+                self.reuse(step, message_id, created_at=naive(self.place.clock.now))
+            case Meanwhile.REUSED_AT_ONCE:
+                self.reuse(step, message_id, ticket_id=next_ticket(row["ticket_id"]))
+            case _:
+                raise AssertionError(what)
+        self._touch(step, message_id)
+
+    def hold(self, step: Step, message_id: int, calls: int) -> None:
+        """Have the application hold a row, or in a file all of them, for some of retrycli's calls."""
+        self.place.hold.take(message_id, calls)
+        step.held |= {message_id} if self.place.kind == "postgresql" else set(self.laws.before.rows)
 
     # -- the application: what it does to its rows is not for the laws to object to, so they are told ---------
 
-    def add(self, **columns: object) -> None:
-        self._know(self.place.application.add(**columns))
+    def add(self, **columns: object) -> int:
+        """Insert a message."""
+        message_id = self.place.application.add(**columns)
+        self._know(message_id)
+        return message_id
 
     def change(self, message_id: int, **columns: object) -> None:
-        self.place.application.change(message_id, **columns)
+        """Change a row, and lift what keeps it from changes."""
+        self.place.application.change(message_id, **{"draft_of": None, **columns})
         self._know(message_id)
 
-    def have_back(self, step: Step, message_id: int, status: str) -> None:
+    def have_back(self, step: Step, message_id: int, status: str, **columns: object) -> None:
+        """Give a row another status, or the same one again."""
         now = naive(self.place.clock.now)
-        self.change(message_id, status=status, updated_at=now, sent_at=now if status == "sent" else None)
+        sent_at = now if status == "sent" else None
+        self.change(message_id, **{"status": status, "updated_at": now, "sent_at": sent_at, **columns})
         self._touch(step, message_id)
 
     def delete(self, step: Step, message_id: int) -> None:
+        """Delete a row."""
         self.place.application.delete(message_id)
         rows = {each: row for each, row in self.laws.before.rows.items() if each != message_id}
         self.laws.before = replace(self.laws.before, rows=rows)
         self._touch(step, message_id)
 
+    def reuse(self, step: Step, message_id: int, **columns: object) -> None:
+        """Delete a row, and insert a message that gets its id; it is like the old one but for some columns."""
+        row = self.laws.before.rows[message_id]
+        self.delete(step, message_id)
+        self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
+
+    def restore(self, step: Step, backup: Mapping[int, Row]) -> None:
+        """Replace all rows by those of a backup."""
+        gone = set(self.laws.before.rows) | set(backup)
+        self.place.application.delete()
+        self.place.application.add_all(backup.values())
+        self.laws.before = replace(self.laws.before, rows=self.place.application.rows())
+        for each in gone:
+            self._touch(step, each)
+
     def _know(self, message_id: int) -> None:
         rows = {**self.laws.before.rows, message_id: self.place.application.row(message_id)}
         self.laws.before = replace(self.laws.before, rows=rows)
+        if self.step is not None:
+            self.step.written.add(message_id)
 
     def _touch(self, step: Step, message_id: int) -> None:
-        self.place.server.forget(message_id)
-        self.place.server.begin_anew(message_id)
         step.touched.add(message_id)
 
     # -- operators --------------------------------------------------------------------------------------------
@@ -188,15 +263,15 @@ class Steps(RuleBasedStateMachine):
             }[kind]
         )
         done = self._perform(kind, message_id)
+        if message_id in before.stubborn and kind is not ActKind.ACKNOWLEDGED:
+            able = able and done and kind is not ActKind.EDITED  # `requeue` may have nothing to write
         if done != able:
             raise Broken(f"{step.name}: message {message_id} was {'' if done else 'not '}{kind}, and was {queued}")
         if not done:
             return
         step.acts[kind] = message_id
         if kind is ActKind.REQUEUED:
-            self.place.server.begin_anew(message_id)
-        if kind is ActKind.EDITED:
-            self.place.server.forget(message_id)
+            self.place.server.book.requeued(message_id)
 
     def _perform(self, kind: ActKind, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.surroundings
@@ -218,7 +293,7 @@ class Steps(RuleBasedStateMachine):
             found, draft = editing.read_draft(settings, message_id, surroundings=here)
             wanted = replace(draft, subject=f"{draft.subject}, and once more")
             return bool(editing.write_draft(settings, found, wanted, by=OPERATOR, surroundings=here))
-        except (NoSuchMessage, NotActionable):
+        except RetrycliError:
             return False
 
     def _act_in_vain(self, message_id: int) -> None:
@@ -230,6 +305,11 @@ class Steps(RuleBasedStateMachine):
         except NotActionable:
             return
         raise Broken(f"message {message_id} was tried by hand while it was being sent")
+
+
+def next_ticket(ticket: object) -> int:
+    """Another ticket."""
+    return TICKET if not isinstance(ticket, int) else TICKET + (ticket - TICKET + 1) % TICKETS
 
 
 def _pick(among: Iterable[int], some: int) -> int:

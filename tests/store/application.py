@@ -31,6 +31,7 @@ from sqlalchemy import (
 )
 
 from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store.connecting import BUSY_SECONDS
 from retrycli.store.database import Database
 
 if TYPE_CHECKING:
@@ -240,9 +241,11 @@ def is_sqlite(url: str) -> bool:
 
 
 @contextmanager
-def opened(application: Application, *, url: str | None = None, upgrade: bool = True) -> Iterator[Database]:
+def opened(
+    application: Application, *, url: str | None = None, upgrade: bool = True, patience: int = BUSY_SECONDS
+) -> Iterator[Database]:
     """The application's database as retrycli opens it, with its own tables in it."""
-    database = Database(url or application.url, application.table_name)
+    database = Database(url or application.url, application.table_name, patience=patience)
     if database.is_sqlite:
         hasten(database._engine)
     try:
