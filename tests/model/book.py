@@ -23,6 +23,8 @@ MAX_RETRIES = 4
 BOUND = 3 * MAX_RETRIES
 """The maximum of requests that passes make under one key."""
 DELIVERED, UNKNOWN = "delivered", "unknown"
+ABOUT_THE_MESSAGE = {DELIVERED, UNKNOWN, "refused", "permanent"}
+"""Answers that the bound counts: a request that nothing answered, or that was only put off, may be excused."""
 LISTS = ("cc_emails", "bcc_emails", "attachments")
 TEXT = ("message_type", "recipient_email", "subject", "body", *LISTS)
 """The columns that make the text of a message."""
@@ -71,6 +73,7 @@ class Request:
     attempt: int
     """The id of its attempt."""
     name: Name
+    ticket: str
     key: str
     answer: Answer
     sender: Sender
@@ -143,7 +146,10 @@ class Book:
         ]
         if len(unknown) > UNKNOWN_LIMIT:
             yield f"a pass sent it again after {len(unknown)} unknown outcomes under its key"
-        made = sum(each.key == key and each.sender.by_pass for each in self.requests[began:])
+        made = sum(
+            each.key == key and each.sender.by_pass and each.answer.outcome.kind in ABOUT_THE_MESSAGE
+            for each in self.requests[began:]
+        )
         if made >= BOUND:
             yield f"a pass sent it again after {made} requests under its key"
 
@@ -157,6 +163,14 @@ class Book:
         name = name_of(row)
         recorded = (each for each in self.requests if each.name == name and each.answer.outcome.kind == DELIVERED)
         return any(after.attempts[each.attempt]["outcome"] == DELIVERED for each in recorded)
+
+    def has_moved(self, row: Row) -> bool:
+        """Whether the text in a row was also sent for another ticket: an operator decides about such a message."""
+        id_and_text = row["id"], _text(row)
+        return any(
+            (each.name.message_id, each.name.text) == id_and_text and each.ticket != str(row["ticket_id"])
+            for each in self.requests
+        )
 
     def dropped(self, after: Picture) -> Iterator[str]:
         """Yield the answers that a living sender had, and that are not recorded as what they were."""

@@ -22,7 +22,16 @@ WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
 """What retrycli may write of a message."""
 EDITED = {"subject", "body", "recipient_email"}
 """And what a person may who edits it."""
-END_OF_ATTEMPT = {"finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id"}
+END_OF_ATTEMPT = {
+    "finished_at",
+    "outcome",
+    "status_code",
+    "error",
+    "retry_after_s",
+    "duration_ms",
+    "external_id",
+    "deliveries",
+}
 LONGEST_WAIT = timedelta(hours=6)
 """No wait is longer, nor a Retry-After that is heeded."""
 WRITES = {"delivered", "refused", "permanent"}
@@ -112,7 +121,7 @@ class Laws:
         if step.seen_at is not None:
             self.seen |= after.failed - step.touched
             self.stirred &= step.touched | step.written | after.in_state("sending")
-        self.seen = (self.seen | after.queue.keys()) & after.failed
+        self.seen = (self.seen | after.queue.keys() - self.stirred) & after.failed
         self.unwritten &= after.failed & after.queue.keys()
         self.before = after
 
@@ -148,7 +157,7 @@ class Laws:
             if was["status"] == "failed" and (status == "rejected") != (each == step.acts.get("rejected")):
                 yield f"message {each} is {status}"
             if was["status"] == status:
-                excused = each in step.touched | self.unwritten | after.stubborn
+                excused = each in step.touched | self.unwritten | after.stubborn or self.server.book.has_moved(row)
                 if status == "failed" and delivered and not excused:
                     yield f"message {each} was delivered, and is failed"
                 if row["sent_at"] != was["sent_at"]:
@@ -174,7 +183,8 @@ class Laws:
             by_passes = [one["outcome"] for one in finished.get(each, []) if one["made_by"] == "pass"]
             most = sum(one in CHARGED for one in by_passes)
             least = most if exact else by_passes.count("refused")
-            if each in self.stirred | self.unwritten | after.stubborn:
+            moved = self.server.book.has_moved(after.rows[each])
+            if moved or each in self.stirred | self.unwritten | after.stubborn:
                 least, most = 0, most if each not in self.unwritten else MAX_RETRIES
             if not least <= made <= most:
                 yield f"message {each} has {made} more tries used up, after {by_passes}"
@@ -260,10 +270,10 @@ class Laws:
                 yield f"attempt {dict(row)} has half an end"
             if row["outcome"] is None and row["message_id"] not in after.in_state("sending"):
                 yield f"attempt {dict(row)} is under way, and nobody is sending"
-            before = last.get(row["message_id"], 0)
-            last[row["message_id"]] = row["number"]
-            if row["number"] not in {before + 1, 1}:  # another message with the same id may begin again
-                yield f"message {row['message_id']} has attempt {row['number']} after {before}"
+            most = last.get(row["message_id"], 0)
+            last[row["message_id"]] = max(most, row["number"])
+            if not 1 <= row["number"] <= most + 1:  # another message with the same id may count by itself
+                yield f"message {row['message_id']} has attempt {row['number']} after {most}"
 
     def _outcomes(self, after: Picture, step: Step) -> Iterator[str]:
         """Write of an attempt what the ticketing API answered, or that it is not known."""

@@ -145,7 +145,7 @@ class Life(Steps):
     def keep_from_changes(self, some: int, how: int) -> None:
         """A trigger keeps a row from changes, until the application writes to it."""
         self.begin("keep_from_changes")
-        self.change(self.one(some), draft_of=how)
+        self.keep(self.one(some), how)
 
     @rule()
     def back_up(self) -> None:

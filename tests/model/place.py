@@ -130,6 +130,7 @@ class Place:
 
     def begin_anew(self) -> None:
         """Another life: no message, no history, and a clock that begins again."""
+        self.hold.release()
         self.clock = Clock()
         self.server = Server(self.application, self.clock)
         self.surroundings = Surroundings(now=self.clock)

@@ -90,7 +90,8 @@ class Server:
             self._object(queued, "a pass sent while deliveries were paused")
         if sender.limit is not None and sender.requests > sender.limit:
             self._object(queued, f"a pass sent more than its limit of {sender.limit}")
-        request = Request(under_way, name_in(queued.message), queued.delivery_key, answer, sender)
+        ticket = str(queued.ticket_id)
+        request = Request(under_way, name_in(queued.message), ticket, queued.delivery_key, answer, sender)
         for complaint in self.book.enter(request):
             self._object(queued, complaint)
         return request
