@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 from tests.fakes import START
 from tests.model.book import MAX_RETRIES
-from tests.model.picture import Picture, Row, time_of
+from tests.model.picture import Picture, time_of
+from tests.model.step import Step, has_been, is_put_right, is_the_same, told_truly
 
 if TYPE_CHECKING:
-    from tests.model.book import Request
     from tests.model.server import Server
 
 WRITTEN = {"status", "retry_count", "last_error", "sent_at"}
@@ -42,28 +42,6 @@ CHARGED = {"refused", "transient", "unreachable", "unknown"}
 
 class Broken(AssertionError):
     """A law does not hold."""
-
-
-@dataclass
-class Step:
-    """What was done, as far as it says what may change."""
-
-    name: str
-    touched: set[int] = field(default_factory=set)
-    """Messages that the application had back, deleted, replaced, or wrote to while a request was out."""
-    written: set[int] = field(default_factory=set)
-    """Messages that the application wrote to at any time."""
-    held: set[int] = field(default_factory=set)
-    """Messages whose rows the application held while their results were to be written."""
-    acts: dict[str, int] = field(default_factory=dict)
-    """What a person did, and to which message."""
-    seen_at: datetime | None = None
-    """The start of a pass that has seen all messages."""
-    alone: bool = True
-    """Whether nobody interfered, and nobody was to be killed."""
-    killed: bool = False
-    put_right_at: datetime | None = None
-    """The start of a pass by the right clock, after one by a clock that was ahead."""
 
 
 @dataclass
@@ -218,7 +196,7 @@ class Laws:
             if was["escalated_at"] is not None and row["escalated_at"] is None:
                 yield f"message {each} was escalated, and is not any more"
             tried = any(one["made_by"] == "pass" for one in finished.get(each, []))
-            same = row["next_attempt_at"] == was["next_attempt_at"] or _is_put_right(was, row, step)
+            same = row["next_attempt_at"] == was["next_attempt_at"] or is_put_right(was, row, step)
             if not tried and row["escalated_at"] is None and not same:
                 yield f"message {each} was not tried, and waits until {row['next_attempt_at']}"
             if row["unknown_count"] < was["unknown_count"] and row["delivery_key"] == was["delivery_key"]:
@@ -250,16 +228,16 @@ class Laws:
         for each, row in self.before.attempts.items():
             now = after.attempts.get(each)
             fixed = set(row) if row["outcome"] is not None else set(row) - END_OF_ATTEMPT
-            if now is None or any(_has_been(now, name, step) != _has_been(row, name, step) for name in fixed):
+            if now is None or any(has_been(now, name, step) != has_been(row, name, step) for name in fixed):
                 yield f"attempt {dict(row)} became {now}"
         for each, row in self.before.acts.items():
-            if not _is_the_same(row, after.acts.get(each), step):
+            if not is_the_same(row, after.acts.get(each), step):
                 yield f"act {dict(row)} became {after.acts.get(each)}"
         new = {row["act"]: row["message_id"] for each, row in after.acts.items() if each not in self.before.acts}
         if new != step.acts:
             yield f"written down are the acts {new}, and done were {step.acts}"
         for which, row in self.before.passes.items():
-            if row["finished_at"] is not None and not _is_the_same(row, after.passes.get(which), step):
+            if row["finished_at"] is not None and not is_the_same(row, after.passes.get(which), step):
                 yield f"pass {dict(row)} became {after.passes.get(which)}"
 
     def _numbers(self, after: Picture, _step: Step) -> Iterator[str]:
@@ -282,41 +260,6 @@ class Laws:
             yield f"of requests {gone} there is no attempt"
         for rows in after.finished_since(self.before).values():
             for row in rows:
-                yield from _told_truly(
+                yield from told_truly(
                     row, requests.get(row["id"]), step, begun_before=row["id"] in self.before.attempts
                 )
-
-
-def _is_put_right(was: Row, row: Row, step: Step) -> bool:
-    """Whether a message waits for less long than before because a clock was put right, and not less than no time."""
-    before, after = was["next_attempt_at"], row["next_attempt_at"]
-    if step.put_right_at is None or before is None or after is None:
-        return False
-    return step.put_right_at <= time_of(after) < time_of(before)
-
-
-def _is_the_same(was: Row, row: Row | None, step: Step) -> bool:
-    """Whether a row of the history is as it was."""
-    return row is not None and all(_has_been(was, name, step) == _has_been(row, name, step) for name in was)
-
-
-def _has_been(row: Row, name: str, step: Step) -> object:
-    """A value of the history; a time that was still to come when a clock was put right is one just before."""
-    value = row[name]
-    if step.put_right_at is None or value is None or not (name == "at" or name.endswith("_at")):
-        return value
-    time = time_of(value)
-    return step.put_right_at - timedelta.resolution if time > step.put_right_at else time
-
-
-def _told_truly(row: Row, request: Request | None, step: Step, *, begun_before: bool) -> Iterator[str]:
-    """One attempt that has ended: its pass lives and knows, or it died and nobody does."""
-    allowed = {"unknown"} if begun_before or not step.alone else set()
-    if request is not None and not begun_before:
-        allowed.add(request.answer.outcome.kind.value)
-        if request.answer.outcome.status_code == 403:
-            allowed.add("unauthorized")  # three in a row are about us
-    elif not begun_before and not step.alone:
-        allowed.add("unreachable")  # its process stood still
-    if row["outcome"] not in allowed:
-        yield f"an attempt came to {row['outcome']}, and could only come to {allowed}: {dict(row)}"

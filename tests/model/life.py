@@ -21,8 +21,9 @@ from tests.model.death import Fate
 from tests.model.picture import STUBBORN, Row
 from tests.model.place import Place, Script
 from tests.model.server import Answer
-from tests.model.steps import TICKETS as NUMBER_OF_TICKETS
-from tests.model.steps import Meanwhile, Steps, next_ticket
+from tests.model.steps import Meanwhile, Steps
+from tests.model.writes import TICKETS as NUMBER_OF_TICKETS
+from tests.model.writes import next_ticket
 from tests.store.application import HOUR, MINUTE, TICKET, naive
 
 STEPS_OF_A_LIFE = 50

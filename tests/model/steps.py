@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
-from datetime import datetime, timedelta
+from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
-
-from hypothesis.stateful import RuleBasedStateMachine
+from typing import TYPE_CHECKING
 
 from retrycli import casework, editing
 from retrycli.acts import ActKind
 from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.events import PassResult
-from tests.model.laws import Broken, Laws, Step
+from tests.model.laws import Broken
 from tests.model.picture import take
 from tests.model.place import OPERATOR, Host, Place, Script
-from tests.store.application import MINUTE, TICKET, naive
+from tests.model.step import Step
+from tests.model.writes import Writes, next_ticket
+from tests.store.application import MINUTE, naive
 
 if TYPE_CHECKING:
     from retrycli.casework import Done
-    from tests.model.picture import Row
 
-TICKETS = 3
-"""How many there are."""
 LAST_CALLS = 4
 """So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
 LONGEST_WAIT = timedelta(hours=7)
@@ -52,7 +49,7 @@ class Meanwhile(Enum):
     HELD = "the application holds its row, or the file, for a while"
 
 
-class Steps(RuleBasedStateMachine):
+class Steps(Writes):
     """A machine that takes steps in a place.
 
     Args:
@@ -61,13 +58,8 @@ class Steps(RuleBasedStateMachine):
     """
 
     def __init__(self, place: Place, counted: Counter[str]) -> None:
-        super().__init__()
-        self.place = place
+        super().__init__(place)
         self.counted = counted
-        place.begin_anew()
-        self.laws = Laws(place.server, take(place.application))
-        self.step: Step | None = None
-        """The one that the laws have not been held to yet."""
         self.in_order = False
         self.clock_goes_wrong = False
         """Whether it ever does: where it does often, little is left that waits for anything else."""
@@ -196,62 +188,6 @@ class Steps(RuleBasedStateMachine):
         self.place.hold.take(message_id, calls)
         step.held |= {message_id} if self.place.kind == "postgresql" else set(self.laws.before.rows)
 
-    # -- the application: what it does to its rows is not for the laws to object to, so they are told ---------
-
-    def add(self, **columns: object) -> int:
-        """Insert a message."""
-        message_id = self.place.application.add(**columns)
-        self._know(message_id)
-        return message_id
-
-    def change(self, message_id: int, **columns: object) -> None:
-        """Change a row, and lift what keeps it from changes."""
-        self.place.application.change(message_id, **{"draft_of": None, **columns})
-        self._know(message_id)
-
-    def keep(self, message_id: int, how: int) -> None:
-        """Have a trigger keep a row from changes."""
-        self.change(message_id)
-        self.change(message_id, draft_of=how)
-
-    def have_back(self, step: Step, message_id: int, status: str, **columns: object) -> None:
-        """Give a row another status, or the same one again."""
-        now = naive(self.place.clock.now)
-        sent_at = now if status == "sent" else None
-        self.change(message_id, **{"status": status, "updated_at": now, "sent_at": sent_at, **columns})
-        self._touch(step, message_id)
-
-    def delete(self, step: Step, message_id: int) -> None:
-        """Delete a row."""
-        self.place.application.delete(message_id)
-        rows = {each: row for each, row in self.laws.before.rows.items() if each != message_id}
-        self.laws.before = replace(self.laws.before, rows=rows)
-        self._touch(step, message_id)
-
-    def reuse(self, step: Step, message_id: int, **columns: object) -> None:
-        """Delete a row, and insert a message that gets its id; it is like the old one but for some columns."""
-        row = _again(self.laws.before.rows[message_id])
-        self.delete(step, message_id)
-        self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
-
-    def restore(self, step: Step, backup: Mapping[int, Row]) -> None:
-        """Replace all rows by those of a backup."""
-        gone = set(self.laws.before.rows) | set(backup)
-        self.place.application.delete()
-        self.place.application.add_all(map(_again, backup.values()))
-        self.laws.before = replace(self.laws.before, rows=self.place.application.rows())
-        for each in gone:
-            self._touch(step, each)
-
-    def _know(self, message_id: int) -> None:
-        rows = {**self.laws.before.rows, message_id: self.place.application.row(message_id)}
-        self.laws.before = replace(self.laws.before, rows=rows)
-        if self.step is not None:
-            self.step.written.add(message_id)
-
-    def _touch(self, step: Step, message_id: int) -> None:
-        step.touched.add(message_id)
-
     # -- operators --------------------------------------------------------------------------------------------
 
     def act(self, step: Step, kind: ActKind, message_id: int) -> None:
@@ -312,19 +248,6 @@ class Steps(RuleBasedStateMachine):
         except NotActionable:
             return
         raise Broken(f"message {message_id} was tried by hand while it was being sent")
-
-
-def _again(row: Row) -> dict[str, Any]:
-    """Take a row as it is read, and give it as it is inserted: a file holds its times as texts."""
-    return {
-        name: datetime.fromisoformat(value) if name.endswith("_at") and isinstance(value, str) else value
-        for name, value in row.items()
-    }
-
-
-def next_ticket(ticket: object) -> int:
-    """Another ticket."""
-    return TICKET if not isinstance(ticket, int) else TICKET + (ticket - TICKET + 1) % TICKETS
 
 
 def _pick(among: Iterable[int], some: int) -> int:

@@ -1,0 +1,174 @@
+"""Kill -9 before and after each commit and each request, of an application that reuses ids and rewrites its rows."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.app import utc_now
+from tests.cli.application import Application
+from tests.cli.story import Api
+from tests.crash import scene
+from tests.crash.forked import Wanted, forking
+from tests.crash.invariants import clear_up, wait_until_forgotten
+from tests.crash.points import AFTER_AN_ANSWER
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from tests.crash.forked import Ended
+    from tests.crash.scene import Scene
+    from tests.store.conftest import Factory
+
+pytestmark = [pytest.mark.slow, pytest.mark.databases("sqlite-wal", "postgresql")]
+
+MESSAGES = 6
+NOBODY = "http://127.0.0.1:9"
+LATER = timedelta(hours=1)
+"""Until the claims of a killed pass have expired, and what waits is due."""
+NEW_TICKET = scene.FIRST_TICKET + 100
+REUSED: dict[int, dict[str, object]] = {1: {"body": "new 1"}, 2: {}, 3: {"body": "new 3", "ticket_id": NEW_TICKET}}
+"""By id, what is different in the message that gets it, besides its birth: 2 says the same again."""
+EDITED, FAILED_AGAIN = 4, 5
+CREATED_AT = "2025-03-04 05:06:07.000000"
+
+
+def rewrite(stage: Scene) -> None:
+    """Delete rows and reuse their ids, edit one, and fail one again, whatever a pass has made of them."""
+    for each, other in REUSED.items():
+        row = scene.message(each, "failed") | {"created_at": CREATED_AT, "updated_at": CREATED_AT, **other}
+        stage.application.execute("DELETE FROM pending_messages WHERE id = ?", each)
+        stage.application.insert("pending_messages", [row])
+    stage.change(f"UPDATE pending_messages SET body = 'edited', status = 'failed' WHERE id = {EDITED}")
+    stage.change(f"UPDATE pending_messages SET status = 'approved' WHERE id = {FAILED_AGAIN}")
+    stage.change(f"UPDATE pending_messages SET status = 'failed', last_error = 'HTTP 500' WHERE id = {FAILED_AGAIN}")
+
+
+def check(stage: Scene, api: Api, before: int) -> None:
+    """Check that each row says what became of its own text.
+
+    Args:
+        stage: where.
+        api: what received the requests.
+        before: how many of them came before the application rewrote its rows.
+    """
+    rows = {each["id"]: each for each in stage.application.execute("SELECT * FROM pending_messages ORDER BY id")}
+    reasons = dict(stage.rows("SELECT message_id, escalation_reason FROM retrycli_queue"))
+    anew = [each.body for each in api.requests[before:]]
+    for each in range(1, MESSAGES + 1):
+        sent = rows[each]["status"] == "sent"
+        assert sent or each in reasons, f"message {each} is lost"
+        if each in REUSED:
+            assert sent, f"message {each} is another one than before, and is {reasons[each]}"
+        if sent and each in {*REUSED, EDITED}:
+            assert rows[each]["body"] in anew, f"message {each} is marked for another text"
+    assert set(reasons) <= {EDITED, FAILED_AGAIN}
+    assert set(reasons.values()) <= {"changed"}
+    texts: dict[str, set[str]] = {}
+    for request in api.requests:
+        texts.setdefault(request.key, set()).add(f"{request.ticket} {request.body}")
+    assert all(len(each) == 1 for each in texts.values()), f"a key was used for two texts: {texts}"
+    _check_sent_once(stage, api)
+
+
+def _check_sent_once(stage: Scene, api: Api) -> None:
+    """Check that a text went out again only after attempts whose outcome is unknown, or that never left."""
+    unknown = Counter(
+        each for (each,) in stage.rows("SELECT message_id FROM retrycli_attempts WHERE outcome = 'unknown'")
+    )
+    for key, times in Counter(api.keys).items():
+        [ticket] = {each.ticket for each in api.requests if each.key == key}
+        message_id = int(ticket) - scene.FIRST_TICKET if ticket != str(NEW_TICKET) else 3
+        assert times <= 1 + unknown[message_id], f"message {message_id} was sent {times} times under one key"
+
+
+@dataclass
+class Ground:
+    """Where databases are copied and passes are killed."""
+
+    folder: Path
+    engine: Factory
+    run: Callable[[Wanted], Ended]
+    scenes: int = 0
+    kills: Counter[str] = field(default_factory=Counter)
+
+    @contextmanager
+    def empty(self) -> Iterator[str]:
+        """A database with messages, in which no pass was made yet; its URL."""
+        folder = self.folder / "start"
+        folder.mkdir()
+        with self.engine(folder, None) as url:
+            stage = scene.set_up(folder, NOBODY, failed=MESSAGES, url=url, journal_mode=None)
+            stage.application.insert("ticket_states", [{"ticket_id": NEW_TICKET, "state": "open"}])
+            yield url
+
+    @contextmanager
+    def copy(self, url: str) -> Iterator[tuple[Scene, Api]]:
+        """A copy of a database, with an API of its own."""
+        self.scenes += 1
+        folder = self.folder / f"{self.scenes}"
+        folder.mkdir()
+        with self.engine(folder, url) as copied, Api() as api:
+            there = Application(copied, tables=None)
+            yield scene.configure(folder, there, api.url, concurrency=4), api
+
+    def points(self, stage: Scene, ahead: timedelta) -> list[str]:
+        """Make a pass that is left alone; the points that it comes to."""
+        listing = stage.folder / "points"
+        assert not self.run(Wanted(str(stage.config), ahead.total_seconds(), listing=str(listing))).killed
+        return list(json.loads(listing.read_text()))
+
+    def kill(self, stage: Scene, name: str, ahead: timedelta = timedelta(0)) -> None:
+        """Make a pass, and kill it at a point."""
+        ended = self.run(Wanted(str(stage.config), ahead.total_seconds(), point=(name, 1)))
+        assert ended.killed, f"{name} was not reached"
+        wait_until_forgotten(stage)
+        self.kills[name] += 1
+
+
+@pytest.fixture
+def ground(engine: Factory, tmp_path: Path) -> Iterator[Ground]:
+    with forking(tmp_path) as run:
+        yield Ground(tmp_path, engine, run)
+
+
+def test_rows_are_rewritten_after_a_pass_was_killed_at_any_point(ground: Ground) -> None:
+    with ground.empty() as url:
+        with ground.copy(url) as (stage, _):
+            points = ground.points(stage, timedelta(0))
+        for name in points:
+            with ground.copy(url) as (stage, api):
+                ground.kill(stage, name)
+                rewrite(stage)
+                before = len(api.requests)
+                clear_up(stage, utc_now() + LATER)
+                check(stage, api, before)
+    assert ground.kills == dict.fromkeys(points, 1)
+
+
+def test_the_pass_that_finds_rewritten_rows_is_killed_at_any_point(ground: Ground) -> None:
+    """The pass before it was killed with requests in flight, and its claims have expired."""
+
+    @contextmanager
+    def rewritten(url: str) -> Iterator[tuple[Scene, Api, int]]:
+        with ground.copy(url) as (stage, api):
+            ground.kill(stage, AFTER_AN_ANSWER)
+            rewrite(stage)
+            yield stage, api, len(api.requests)
+
+    with ground.empty() as url:
+        with rewritten(url) as (stage, _, _):
+            points = ground.points(stage, LATER)
+        for name in points:
+            with rewritten(url) as (stage, api, before):
+                ground.kill(stage, name, LATER)
+                clear_up(stage, utc_now() + 2 * LATER)
+                check(stage, api, before)
+    assert set(ground.kills) >= set(points)

@@ -1,0 +1,105 @@
+"""What the application writes to its rows. The laws do not object to it, so they are told."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from hypothesis.stateful import RuleBasedStateMachine
+
+from tests.model.laws import Laws
+from tests.model.picture import take
+from tests.model.step import Step
+from tests.store.application import TICKET, naive
+
+if TYPE_CHECKING:
+    from tests.model.picture import Row
+    from tests.model.place import Place
+
+TICKETS = 3
+"""How many there are."""
+
+
+class Writes(RuleBasedStateMachine):
+    """The application at work in a place.
+
+    Args:
+        place: where; it is emptied first.
+    """
+
+    def __init__(self, place: Place) -> None:
+        super().__init__()
+        self.place = place
+        place.begin_anew()
+        self.laws = Laws(place.server, take(place.application))
+        self.step: Step | None = None
+        """The one that the laws have not been held to yet."""
+
+    def add(self, **columns: object) -> int:
+        """Insert a message."""
+        message_id = self.place.application.add(**columns)
+        self._know(message_id)
+        return message_id
+
+    def change(self, message_id: int, **columns: object) -> None:
+        """Change a row, and lift what keeps it from changes."""
+        self.place.application.change(message_id, **{"draft_of": None, **columns})
+        self._know(message_id)
+
+    def keep(self, message_id: int, how: int) -> None:
+        """Have a trigger keep a row from changes."""
+        self.change(message_id)
+        self.change(message_id, draft_of=how)
+
+    def have_back(self, step: Step, message_id: int, status: str, **columns: object) -> None:
+        """Give a row another status, or the same one again."""
+        now = naive(self.place.clock.now)
+        sent_at = now if status == "sent" else None
+        self.change(message_id, **{"status": status, "updated_at": now, "sent_at": sent_at, **columns})
+        self._touch(step, message_id)
+
+    def delete(self, step: Step, message_id: int) -> None:
+        """Delete a row."""
+        self.place.application.delete(message_id)
+        rows = {each: row for each, row in self.laws.before.rows.items() if each != message_id}
+        self.laws.before = replace(self.laws.before, rows=rows)
+        self._touch(step, message_id)
+
+    def reuse(self, step: Step, message_id: int, **columns: object) -> None:
+        """Delete a row, and insert a message that gets its id; it is like the old one but for some columns."""
+        row = _again(self.laws.before.rows[message_id])
+        self.delete(step, message_id)
+        self.add(**{**row, "status": "failed", "retry_count": 0, "sent_at": None, "draft_of": None, **columns})
+
+    def restore(self, step: Step, backup: Mapping[int, Row]) -> None:
+        """Replace all rows by those of a backup."""
+        gone = set(self.laws.before.rows) | set(backup)
+        self.place.application.delete()
+        self.place.application.add_all(map(_again, backup.values()))
+        self.laws.before = replace(self.laws.before, rows=self.place.application.rows())
+        for each in gone:
+            self._touch(step, each)
+
+    def _know(self, message_id: int) -> None:
+        rows = {**self.laws.before.rows, message_id: self.place.application.row(message_id)}
+        self.laws.before = replace(self.laws.before, rows=rows)
+        if self.step is not None:
+            self.step.written.add(message_id)
+
+    def _touch(self, step: Step, message_id: int) -> None:
+        step.touched.add(message_id)
+
+
+def _again(row: Row) -> dict[str, Any]:
+    """Take a row as it is read, and give it as it is inserted: a file holds its times as texts."""
+    return {
+        name: datetime.fromisoformat(value) if name.endswith("_at") and isinstance(value, str) else value
+        for name, value in row.items()
+    }
+
+
+def next_ticket(ticket: object) -> int:
+    """Another ticket."""
+    return TICKET if not isinstance(ticket, int) else TICKET + (ticket - TICKET + 1) % TICKETS
