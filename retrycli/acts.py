@@ -111,6 +111,11 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
     return None
 
 
+def not_taken(message_id: int, why: str) -> NotActionable:
+    """Return the error that the application's table did not let a row change."""
+    return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
+
+
 def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:
     """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
     if standing is None:

@@ -5,13 +5,17 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
-from retrycli.errors import InvalidMessage, NotActionable
+from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable
+from retrycli.events import Event
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.ports import Gateway, PassRules, World
-from retrycli.record import record
+from retrycli.record import record, record_free
+
+TRY_AGAIN_SECONDS = 0.2
+"""How long to wait for the application before a result is written again."""
 
 
 async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by: str) -> Outcome:
@@ -42,15 +46,33 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
         transition = Transition.delivered()
     else:
         transition = Transition.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
-    settled = Settled(message_id, transition, outcome, finished_at - now, finished_at)
-    for event in record(world, claim, [(queued, settled)]):
+    settled = Settled(message_id, transition, outcome, finished_at - now, finished_at, queued)
+    for event in await _recorded(world, claim, queued, settled):
         world.emit(event)
     return outcome
 
 
+async def _recorded(world: World, claim: Claim, queued: QueuedMessage, settled: Settled) -> list[Event]:
+    """Write the result, however long the application holds the row or the file while the claim lives.
+
+    After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
+    """
+    while True:
+        try:
+            events, held = record_free(world, claim, [(queued, settled)])
+            if not held or world.now() >= claim.expires_at:
+                return events
+        except DatabaseBusy:
+            if world.now() >= claim.expires_at:
+                raise
+        await world.sleep(TRY_AGAIN_SECONDS)
+
+
 def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
     """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
-    unknown_yet = world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
+    span = Span(message_id - 1, message_id)
+    world.enrolment.retire(span)  # the id may belong to another message now
+    unknown_yet = world.enrolment.newly_failed(span, limit=1)
     for escalated in enrol(world, rules, unknown_yet, now):
         world.emit(escalated)
     return unknown_yet
@@ -62,12 +84,20 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
         if isinstance(each, UnusableMessage):
             raise _unusable(each)
     was_escalated = world.claims.claim_one(claim, message_id, now)
-    loaded = world.claims.begin(claim, [message_id], made_by=by, pass_id=None, now=now, fit=lambda _: True)
+    loaded = world.claims.begin(
+        claim,
+        [message_id],
+        made_by=by,
+        pass_id=None,
+        now=now,
+        fit=lambda _: True,
+    )
     if not loaded:
         raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
     (queued,) = loaded
     if isinstance(queued, UnusableMessage):
-        for event in record(world, claim, [(queued, Settled(message_id, Transition.invalid(queued.problem)))]):
+        invalid = Settled(message_id, Transition.invalid(queued.problem), message=queued)
+        for event in record(world, claim, [(queued, invalid)]):
             if not was_escalated:  # else it has been told
                 world.emit(event)
         raise _unusable(queued)

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli import by_hand
-from retrycli.acts import Act, ActKind
+from retrycli.acts import Act, ActKind, not_taken
 from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
@@ -298,8 +298,10 @@ def _perform(
         at = now()
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
-            if moved_on := acts.perform(kind, batch):
-                refused |= acts.why_not(kind, moved_on, now())
+            performed = acts.perform(kind, batch)
+            refused |= {each: not_taken(each, why) for each, why in performed.refused.items()}
+            if performed.moved_on:
+                refused |= acts.why_not(kind, performed.moved_on, now())
             came_to += len(batch)
     left = len(ids) - came_to
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)

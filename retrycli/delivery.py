@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
 
 from retrycli.breaker import Breaker
 from retrycli.destination import Attempt, Destination
-from retrycli.events import Event, StopReason
+from retrycli.errors import DatabaseBusy
+from retrycli.events import Event, ResultKept, StopReason
 from retrycli.liaison import LOOK_EVERY, Liaison
-from retrycli.message import Lane, QueuedMessage, UnusableMessage
+from retrycli.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
 from retrycli.outcome import STOOD_STILL
 from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.record import Decided, record, record_free
-from retrycli.recovery import BY_PASS
 from retrycli.turns import Turns
 
+TRY_AGAIN_SECONDS = 0.05
+"""How long to wait for the application before a transaction is begun again."""
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 ENOUGH, SHARE = 8, 1 / 4
@@ -77,6 +79,12 @@ class Delivery:
         self._stuck = False
         """Whether that is all there was to be written down last. Then one more shows whether anything can be."""
         self._in_flight = 0
+        self._begun: list[tuple[QueuedMessage, datetime]] = []
+        """Attempts that go out as soon as they are on the disk."""
+        self._unrecorded: dict[int, Attempt] = {}
+        """Answers whose outcomes are not on the disk yet, by message."""
+        self._decided: set[int] = set()
+        """Messages whose outcomes the present transaction writes."""
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
 
     async def run(self) -> None:
@@ -120,44 +128,111 @@ class Delivery:
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         answers: list[Attempt] = []
-        while answers or self._in_flight or self._may_begin():
-            # One transaction records what came of some attempts and begins the next ones. No request goes out
-            # before it is committed: the attempts' tasks first run when this one waits.
-            with self._world.claims.together():
-                self._look_around()
-                self._settle(answers)
-                self._begin_attempts(gateway, group)
-            self._tell()
-            answers = await self._answers()
-        with self._world.claims.together():
-            self._settle([], last=True)
-            self.release()
+        try:
+            while answers or self._in_flight or self._may_begin():
+                # One transaction records the results of some attempts and begins the next ones. No request goes out
+                # before it is committed.
+                async with self._transaction():
+                    self._look_around()
+                    self._settle(answers)
+                    self._begin_attempts()
+                self._send(gateway, group)
+                self._tell()
+                answers = await self._answers()
+            async with self._transaction():
+                self._settle([], last=True)
+                self.release()
+        except DatabaseBusy:
+            await self._keep_answers()
+            raise
         self._tell()
-        # By itself, for whatever is waited for in vain is not written down.
-        self._events += record(self._world, self._liaison.claim, self._held_up)
+        self._write_held()
         self._tell()
+
+    @asynccontextmanager
+    async def _transaction(self) -> AsyncIterator[None]:
+        """Write in one transaction. Answers go on coming in while the application holds a SQLite file.
+
+        Raises:
+            DatabaseBusy: it is held until the claims have expired and the pass should have ended.
+        """
+        with ExitStack() as stack:
+            while True:
+                try:
+                    stack.enter_context(self._world.claims.together(wait=False))
+                    break
+                except DatabaseBusy:
+                    if self._world.now() >= max(self._liaison.claim.expires_at, self._since + self._rules.deadline):
+                        raise
+                await self._world.sleep(TRY_AGAIN_SECONDS)
+            yield
+        self._unrecorded = {each: one for each, one in self._unrecorded.items() if each not in self._decided}
+        self._decided.clear()
+
+    def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
+        """Let the attempts go out that have been recorded."""
+        for queued, begun_at in self._begun:
+            group.create_task(self._attempt(gateway, queued, begun_at))
+        self._begun.clear()
+
+    async def _keep_answers(self) -> None:
+        """Record the outcomes of all answers, and nothing else, because the application holds what else is written.
+
+        A later pass writes their rows. This one waits for the answers that are still to come.
+        """
+        self._in_flight -= len(self._begun)
+        self._begun.clear()
+        while self._in_flight:
+            self._note(await self._answered.get())
+            self._in_flight -= 1
+        kept = [
+            Settled(each.queued.message_id, Transition.released(), each.outcome, each.duration, each.finished_at)
+            for each in self._unrecorded.values()
+        ]
+        while kept:
+            try:
+                self._world.claims.keep_outcomes(self._liaison.claim, kept, self._world.now())
+                break
+            except DatabaseBusy:
+                if self._world.now() >= self._liaison.claim.expires_at:
+                    raise
+            await self._world.sleep(TRY_AGAIN_SECONDS)
+
+    def _write_held(self) -> None:
+        """Write the results of messages whose rows the application held, or leave them to a later pass."""
+        try:
+            self._events += record(self._world, self._liaison.claim, self._held_up)
+        except DatabaseBusy:  # their attempts' outcomes are recorded
+            self._events += [ResultKept(each.message_id) for each, _ in self._held_up]
 
     def _look_around(self) -> None:
         self._liaison.look_around(self._destination)
         if self._liaison.paused:
             self._pace.stop(StopReason.PAUSED)
 
-    def _begin_attempts(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
+    def _begin_attempts(self) -> None:
         """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
             now = self._world.now()
             loaded = self._world.claims.begin(
-                self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
+                self._liaison.claim,
+                ids,
+                made_by=BY_PASS,
+                pass_id=self._me.pass_id,
+                now=now,
+                fit=self._is_fit,
+                destination=self._rules.destination,
             )
             unfit: list[Decided] = []
             begun = 0
             for each in loaded:
                 if isinstance(each, UnusableMessage):
-                    unfit.append((each, Settled(each.message_id, Transition.invalid(each.problem))))
-                elif handed_over := self._handed_over(each):
-                    unfit.append((each, Settled(each.message_id, handed_over)))
+                    invalid = Transition.invalid(each.problem)
+                    unfit.append((each, Settled(each.message_id, invalid, message=each)))
+                elif escalation := self._escalation(each):
+                    unfit.append((each, Settled(each.message_id, escalation, message=each)))
                 else:
-                    group.create_task(self._attempt(gateway, each, now))
+                    self._begun.append((each, now))
                     begun += 1
             self._in_flight += begun
             self._pace.begun(begun)
@@ -178,12 +253,16 @@ class Delivery:
         elif self._in_flight:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY.total_seconds()):
-                    answers.append(await self._answered.get())
+                    answers.append(self._note(await self._answered.get()))
             await self._gather()
         while not self._answered.empty():
-            answers.append(self._answered.get_nowait())
+            answers.append(self._note(self._answered.get_nowait()))
         self._in_flight -= len(answers)
         return answers
+
+    def _note(self, answer: Attempt) -> Attempt:
+        self._unrecorded[answer.queued.message_id] = answer
+        return answer
 
     async def _gather(self) -> None:
         """Let other answers come in that are there already, but for being read."""
@@ -226,10 +305,11 @@ class Delivery:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
 
     def _is_fit(self, queued: QueuedMessage) -> bool:
-        return self._handed_over(queued) is None
+        return self._escalation(queued) is None
 
-    def _handed_over(self, queued: QueuedMessage) -> Transition | None:
-        return self._policy(queued).handed_over(queued, self._since)
+    def _escalation(self, queued: QueuedMessage) -> Transition | None:
+        has_lookup = self._world.looks_up(queued.message.message_type)
+        return self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
 
     # -- decide and record ------------------------------------------------------------------------------------
 
@@ -251,6 +331,7 @@ class Delivery:
             events, self._held_up = record(self._world, self._liaison.claim, open_ones), []
             self._stuck = False
         self._events += events
+        self._decided.update(message.message_id for message, _ in open_ones)
         if self._rules.in_order:
             held_up = {each.message_id for _, each in self._held_up}
             self._freed |= {str(message.ticket_id) for message, each in open_ones if each.message_id not in held_up}
@@ -266,7 +347,7 @@ class Delivery:
             charged=attempt.charged,
             looked_for=self._world.looks_up(queued.message.message_type),
         )
-        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)
+        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, queued)
 
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]

@@ -9,6 +9,7 @@
     ├── NotActionable          4   the message is in a state in which that can't be done
     ├── NotEdited              4   an edit was given up, or its text can't be taken
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
+    │   └── DatabaseBusy      69   another transaction holds a lock for too long
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or what a setting names, is wrong
         ├── SchemaMismatch    78   the application's table is not what retrycli needs
@@ -63,6 +64,10 @@ class DatabaseUnavailable(RetrycliError):
     """The database is missing, locked, read-only, damaged or out of reach."""
 
     exit_code = 69
+
+
+class DatabaseBusy(DatabaseUnavailable):
+    """Another transaction holds a lock for longer than retrycli waits."""
 
 
 class LockHeld(RetrycliError):

@@ -123,6 +123,13 @@ class MessageMovedOn:
 
 
 @dataclass(frozen=True, slots=True)
+class ResultKept:
+    """The application held a message's row until the end of the pass. A later pass writes the result."""
+
+    message_id: int
+
+
+@dataclass(frozen=True, slots=True)
 class BreakerOpened:
     """The destination is taken to be down; it is probed at ``probe_at``."""
 
@@ -154,6 +161,7 @@ Event = (
     | MessageReleased
     | MessageEscalated
     | MessageMovedOn
+    | ResultKept
     | BreakerOpened
     | BreakerClosed
     | PassStopped

@@ -18,12 +18,12 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from retrycli.fingerprint import fingerprint
+from retrycli.identity import provisional_key
 from retrycli.message import EscalationReason, State
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.database import Database
-from retrycli.store.enrolment import delivery_key
 
 MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 """When it is Monday morning in the example."""
@@ -191,7 +191,7 @@ def _entry(message_id: int, ticket_id: int, failed_at: datetime) -> dict[str, ob
     return {
         "message_id": message_id,
         "next_attempt_at": None,
-        "delivery_key": delivery_key(message_id, ticket_id, failed_at),
+        "delivery_key": provisional_key(message_id, str(ticket_id), failed_at),
         "first_failed_at": failed_at,
         "unknown_count": 0,
         "escalated_at": None,

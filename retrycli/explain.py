@@ -99,8 +99,7 @@ class _Explainer:
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid[self._grid.after(self._now)]
         self._world.ledger.mend_times(first, self._rules.lease)
-        unknown_yet = self._world.enrolment.newly_failed(Span(message_id - 1, message_id), limit=1)
-        intake.enrol(self._world, self._rules, unknown_yet, first)
+        intake.follow(self._world, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.in_order:  # those of its ticket that go first may be as new
             intake.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from retrycli.events import Event, event_of
-from retrycli.message import Message, Span, UnusableMessage
+from retrycli.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition, TransitionKind, first_failure
 from retrycli.ports import PassRules, World
 
@@ -28,16 +29,52 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
     """
     spans, swept_to = world.enrolment.plan_sweep(world.ledger.swept_to())
     for span in spans:
-        world.enrolment.retire(span)
-        rest = span
-        while fresh := world.enrolment.newly_failed(rest, BATCH):
-            for escalated in enrol(world, rules, fresh, now):
-                emit(escalated)
-            if world.stop_requested():
-                return None
-            last = fresh[-1]
-            rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
+        if not follow(world, rules, span, now, emit=emit):
+            return None
     return swept_to
+
+
+def follow(world: World, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
+    """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
+    world.enrolment.retire(span)
+    review_escalations(world, rules, span, now)
+    rest = span
+    while fresh := world.enrolment.newly_failed(rest, BATCH):
+        for escalated in enrol(world, rules, fresh, now):
+            emit(escalated)
+        if world.stop_requested():
+            return False
+        last = fresh[-1]
+        rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
+    return True
+
+
+def review_escalations(world: World, rules: PassRules, span: Span, now: datetime) -> None:
+    """Let escalated messages wait again if the application has changed their text, count or error.
+
+    It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
+    difference.
+    """
+    rest = span
+    while changed := world.enrolment.changed(rest):
+        world.enrolment.update_changed([_reviewed(world, rules, each, now) for each in changed], world.now())
+        rest = Span(changed[-1].message.message_id, span.upto)
+
+
+def _reviewed(world: World, rules: PassRules, found: ChangedMessage, now: datetime) -> Settled:
+    """Decide if an escalated message waits again; `RELEASED` stands for one that stays escalated."""
+    queued = found.message
+    stays = Settled(queued.message_id, Transition.released(), message=queued)
+    if isinstance(queued, UnusableMessage) or not found.changed:
+        return stays
+    policy = rules.policies[queued.message.message_type]
+    has_lookup = world.looks_up(queued.message.message_type)
+    if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
+        # An error or a count that the application writes at every tick is not worth another word.
+        return replace(stays, transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
+    failed_at = first_failure(queued.message, now)
+    transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=world.jitter())
+    return replace(stays, transition=replace(transition, unknown_count=queued.unknown_count))
 
 
 def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime) -> list[Event]:

@@ -23,6 +23,7 @@ from retrycli.events import (
     MessageRescheduled,
     PassStarted,
     PassStopped,
+    ResultKept,
 )
 from retrycli.message import EscalationReason
 
@@ -62,8 +63,8 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             return [(logging.INFO, f"Message {event.message_id} not sent ({said}), its tries untouched")]
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
-        case MessageMovedOn():
-            return [(logging.WARNING, f"Message {event.message_id} was changed by another while it was being sent")]
+        case MessageMovedOn() | ResultKept():
+            return [(logging.WARNING, _overtaken(event))]
         case BreakerOpened():
             text = f"{event.destination} is down: {event.failures} failures in a row"
             return [(logging.INFO, f"{text}, next try at {_utc(event.probe_at)}")]
@@ -72,6 +73,12 @@ def _lines(event: Event) -> list[tuple[int, str]]:
         case PassStopped():
             return [(logging.INFO, f"Message retry pass stops: {event.reason}")]
     assert_never(event)
+
+
+def _overtaken(event: MessageMovedOn | ResultKept) -> str:
+    if isinstance(event, ResultKept):
+        return f"The application holds the row of message {event.message_id}; a later pass writes the result"
+    return f"Message {event.message_id} was changed by another while it was being sent"
 
 
 def _escalation(event: MessageEscalated) -> str:

@@ -14,6 +14,9 @@ from retrycli.errors import InvalidMessage
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from retrycli.identity import Difference
+    from retrycli.outcome import Outcome
+
 
 class MessageType(StrEnum):
     """Whom a message is for."""
@@ -71,6 +74,8 @@ class EscalationReason(StrEnum):
     """Its row can't be turned into a request."""
     EXPIRED = "expired"
     """Nobody wants it any more."""
+    CHANGED = "changed"
+    """Its row is not what was sent, or was delivered already: to send it again would be a guess."""
 
 
 REQUIRED_COLUMNS = (
@@ -92,6 +97,8 @@ OPTIONAL_COLUMNS = (
     "bcc_emails",
     "attachments",
 )
+BY_PASS = "pass"  # noqa: S105  not a password
+"""Who makes a pass's attempts; an operator's have the operator's name."""
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 
 
@@ -151,7 +158,20 @@ class QueuedMessage:
     delivered_to: frozenset[str] = frozenset()
     """Addresses that have it from earlier attempts."""
     unsettled_since: datetime | None = None
-    """When the newest attempt ended that may have delivered it; None where there is none."""
+    """When the newest attempt ended that may have delivered it; None if there is none."""
+    birth: str = ""
+    """See `retrycli.identity`."""
+    digest: str = ""
+    deliveries: int = 0
+    """How many deliveries of this text are recorded."""
+    delivered_at: datetime | None = None
+    """When this text was last delivered; None if it was not, or if an operator has requeued the message since."""
+    requests: int = 0
+    """How many requests passes have sent under this key since the last requeue."""
+    elsewhere: str | None = None
+    """Another ticket under which this text may have arrived."""
+    as_read: tuple[object, ...] = ()
+    """The columns that identify it, as the database gave them."""
 
     @property
     def message_id(self) -> int:
@@ -173,6 +193,10 @@ class UnusableMessage:
     message_type: str
     retry_count: int
     problem: str
+    delivery_key: str = ""
+    birth: str = ""
+    digest: str = ""
+    as_read: tuple[object, ...] = ()
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], problem: str) -> UnusableMessage:
@@ -189,11 +213,27 @@ class UnusableMessage:
 
 @dataclass(frozen=True, slots=True)
 class Lapsed:
-    """A message whose claim its holder did not live to give back."""
+    """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
     attempt_by: str | None
-    """Who made the attempt that was under way; None where none had begun."""
+    """Who made the attempt whose result the row does not show; None if there is no such attempt."""
+    outcome: Outcome | None = None
+    """The attempt's outcome, if its answer was recorded before the claim expired."""
+    difference: Difference | None = None
+    """What became of the row since the attempt began; None if nothing is known of that."""
+    started_at: datetime | None = None
+    duration: timedelta | None = None
+    """How long the answer took."""
+
+
+@dataclass(frozen=True, slots=True)
+class ChangedMessage:
+    """An escalated message whose row the application has written since."""
+
+    message: QueuedMessage | UnusableMessage
+    changed: bool
+    """Its text, count or error is another."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -233,6 +273,12 @@ def retry_count(value: object) -> int:
     if count < 0:
         raise InvalidMessage(f"retry_count is {count}, and can't be below 0")
     return count
+
+
+def ticket_text(ticket_id: object) -> str:
+    """Return a ticket as retrycli's own tables keep it, even one that makes its message unusable."""
+    text = str(ticket_id if isinstance(ticket_id, int | str) else "")
+    return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
 
 TICKET_LENGTH = 255

@@ -59,6 +59,15 @@ class Outcome:
     """What the other side calls it."""
 
 
+INTERRUPTED = frozenset({500, 502, 504})
+"""A server or a proxy that answers so may have stored the message before it gave up. A 503 says that it did not."""
+
+
+def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
+    """Tell if an attempt with this result may have delivered its message, though nobody knows."""
+    return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
+
+
 LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")
 """What came of an attempt whose claim lapsed."""
 

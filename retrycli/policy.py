@@ -5,13 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 from typing import assert_never
 
 from retrycli.backoff import Backoff, later
-from retrycli.message import EscalationReason, Message, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.identity import Difference
+from retrycli.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.outcome import Outcome, OutcomeKind, may_have_arrived
 
 
 class TransitionKind(StrEnum):
@@ -39,9 +40,9 @@ class Transition:
     reason: EscalationReason | None = None
 
     @classmethod
-    def enrolled(cls, at: datetime) -> Transition:
-        """New to the queue, with its first time."""
-        return cls(TransitionKind.ENROLLED, next_attempt_at=at)
+    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
+        """New to the queue, or waiting again, with its first time."""
+        return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
 
     @classmethod
     def delivered(cls) -> Transition:
@@ -98,6 +99,11 @@ class Transition:
         return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
 
     @classmethod
+    def changed(cls, why: str) -> Transition:
+        """The row is not what was sent, or its text was delivered already: an operator decides."""
+        return cls.escalated(EscalationReason.CHANGED, last_error=why)
+
+    @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
         """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
@@ -113,6 +119,8 @@ class Settled:
     """None where no attempt was made."""
     duration: timedelta | None = None
     finished_at: datetime | None = None
+    message: QueuedMessage | UnusableMessage | None = None
+    """The message as it was read; its row is written only if it is still the same. None: whatever it is."""
 
     def refused(self, why: str) -> Settled:
         """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
@@ -121,17 +129,43 @@ class Settled:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
         return replace(self, transition=Transition.unwritten(), outcome=outcome)
 
+    def superseded(self, difference: Difference) -> Settled:
+        """Return what becomes of the message if its row holds another text or ticket by now.
+
+        A message that only moved, and that was certainly not delivered, goes on as decided. If there was no attempt, it
+        is decided afresh, at its next turn.
+        """
+        outcome = self.outcome
+        if outcome is None:
+            return replace(self, transition=Transition.released())
+        arrived = _arrival(outcome)
+        if difference is Difference.MOVED and arrived is None:
+            return self
+        what = "ticket" if difference is Difference.MOVED else "text"
+        result = arrived or "was not delivered"
+        why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
+        return replace(self, transition=Transition.changed(why), outcome=replace(outcome, delivered_to=()))
+
+
+def _arrival(outcome: Outcome) -> str | None:
+    """Say whether a message has arrived; None if it certainly has not."""
+    if outcome.kind is OutcomeKind.DELIVERED:
+        return "was delivered"
+    return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
+
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What was not written down as it was decided, by the messages' ids."""
+    """What was not written as it was decided, by the messages' ids."""
 
     moved_on: frozenset[int] = frozenset()
-    """The claim was lost, or the application changed the message: at most the attempt's outcome was written down."""
+    """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
     held: frozenset[int] = frozenset()
-    """The application holds them just now: nothing was written down."""
+    """The application holds their rows: only the attempts' outcomes were written."""
     refused: Mapping[int, str] = field(default_factory=dict)
-    """The application's table takes no change of their rows, and why: they were handed to a person."""
+    """The application's table takes no change of their rows, and why: they were escalated."""
+    changed: Mapping[int, Settled] = field(default_factory=dict)
+    """Their rows hold another text now: they were escalated instead."""
 
 
 def as_written(settled: Sequence[Settled], refused: Mapping[int, str]) -> list[Settled]:
@@ -222,11 +256,30 @@ class RetryPolicy:
             return Transition.enrolled(now)
         return Transition.enrolled(self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
 
-    def handed_over(self, queued: QueuedMessage, now: datetime) -> Transition | None:
-        """Into a person's hands instead of an attempt, where none is to be made any more; None where one is."""
+    def escalation_before_send(
+        self, queued: QueuedMessage, now: datetime, *, has_lookup: bool = False
+    ) -> Transition | None:
+        """Return the escalation that takes the place of a message's next attempt; None if it may be sent.
+
+        Args:
+            queued: the message, with what its history says of this text.
+            now: the start of the pass.
+            has_lookup: the attempt begins by asking whether an earlier one has arrived.
+        """
+        if queued.delivered_at is not None:
+            return Transition.changed(f"Not sent: this text was already delivered at {_utc(queued.delivered_at)}")
+        if queued.elsewhere is not None:
+            return Transition.changed(f"Not sent: this text may have arrived under ticket {queued.elsewhere}")
         if self.expired(queued, now):
             return Transition.expired()
-        return None if self.has_tries_left(queued.message) else self._exhausted(queued.message)
+        if not self.has_tries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
+            return self._exhausted(queued.message)
+        if queued.unknown_count > self.unknown_limit and not has_lookup:
+            return Transition.escalated(
+                EscalationReason.UNKNOWN,
+                last_error=f"May have arrived: {queued.unknown_count} attempts ended without an answer",
+            )
+        return None
 
     def has_tries_left(self, message: Message) -> bool:
         """Whether a message may be tried again; ``max_retries`` may have been lowered while it waited."""
@@ -257,6 +310,15 @@ class RetryPolicy:
 def first_failure(message: Message, now: datetime) -> datetime:
     """When a message that is new to the queue failed, as well as its row tells."""
     return message.updated_at or message.created_at or now
+
+
+BOUND = 3
+"""A message gets at most this many times ``max_retries`` requests for one text, whatever the application writes into
+its count."""
+
+
+def _utc(time: datetime) -> str:
+    return f"{time.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
 
 
 EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention required\.")

@@ -11,7 +11,17 @@ from typing import Protocol
 
 from retrycli.breaker import Breaker, BreakerRules
 from retrycli.events import ClockWasAhead, Event, PassSummary
-from retrycli.message import Claim, Lane, Lapsed, Message, MessageType, QueuedMessage, Span, UnusableMessage
+from retrycli.message import (
+    ChangedMessage,
+    Claim,
+    Lane,
+    Lapsed,
+    Message,
+    MessageType,
+    QueuedMessage,
+    Span,
+    UnusableMessage,
+)
 from retrycli.outcome import Outcome
 from retrycli.policy import Recorded, RetryPolicy, Settled
 from retrycli.turns import Turns
@@ -37,12 +47,22 @@ class Enrolment(Protocol):
     def retire(self, span: Span) -> int:
         """Drop messages that are the application's again."""
 
+    def changed(self, span: Span) -> list[ChangedMessage]:
+        """Return some escalated messages whose rows the application has written, by their ids."""
+
+    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
+        """Let escalated messages wait again, or remember their rows as they are now."""
+
 
 class Claims(Protocol):
     """The queue as a pass works on it."""
 
-    def together(self) -> AbstractContextManager[None]:
-        """Write all that is written inside in one transaction."""
+    def together(self, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Write all that is written inside in one transaction.
+
+        Raises:
+            DatabaseBusy: the application holds a SQLite file; at once, unless `wait` is set.
+        """
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
@@ -75,8 +95,9 @@ class Claims(Protocol):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
+        destination: str | None = None,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and write down an attempt for each that is fit for one."""
+        """Load claimed messages, and record an attempt for each that is fit for one."""
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         """Write down what came of messages."""
@@ -84,11 +105,14 @@ class Claims(Protocol):
     def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         """The same but for messages that somebody holds."""
 
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+        """Record the outcomes of attempts, and touch no row of the application's."""
+
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back messages that no attempt was begun for."""
 
     def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
-        """Claim messages of the dead."""
+        """Claim messages whose claims have expired."""
 
 
 class Ledger(Protocol):

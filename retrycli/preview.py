@@ -11,7 +11,7 @@ from heapq import merge
 
 from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
-from retrycli.message import Message, Span, State, UnusableMessage
+from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessage
 from retrycli.policy import Settled
 from retrycli.ports import Enrolment
 from retrycli.settings import Settings
@@ -48,6 +48,13 @@ class _Foreseen:
     def retire(self, span: Span) -> int:
         del span  # what has gone is not shown
         return 0
+
+    def changed(self, span: Span) -> list[ChangedMessage]:
+        del span  # nor is what waits again after its row has changed
+        return []
+
+    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
+        del entries, now
 
     def in_order(self) -> Iterator[tuple[datetime, int]]:
         for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first

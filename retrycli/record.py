@@ -32,7 +32,9 @@ def _events(decided: Sequence[Decided], recorded: Recorded) -> list[Event]:
     return [
         MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None)
         if each.message_id in recorded.moved_on
-        else event_of(message, each, refusal=recorded.refused.get(each.message_id))
+        else event_of(
+            message, recorded.changed.get(each.message_id, each), refusal=recorded.refused.get(each.message_id)
+        )
         for message, each in decided
         if each.message_id not in recorded.held
     ]

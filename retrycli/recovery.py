@@ -5,42 +5,55 @@ from __future__ import annotations
 from datetime import datetime
 
 from retrycli.events import ClaimsLapsed, Event
-from retrycli.message import Claim, Lapsed, UnusableMessage
-from retrycli.outcome import LAPSED
+from retrycli.identity import Difference
+from retrycli.message import BY_PASS, Claim, Lapsed, UnusableMessage
+from retrycli.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.ports import PassRules, World
-from retrycli.record import record
+from retrycli.record import record_free
 
 BATCH = 500
 """How many messages are taken over with one transaction."""
-BY_PASS = "pass"  # noqa: S105  no password
-"""Who makes a pass's attempts."""
 
 
 def recover(world: World, rules: PassRules, claim: Claim, now: datetime) -> list[Event]:
     """Take back messages whose claims have lapsed; an attempt that was under way has an unknown outcome."""
     events: list[Event] = []
     while lapsed := world.claims.take_over_lapsed(claim, now, BATCH):
-        unknown = sum(each.attempt_by is not None for each in lapsed)
+        unknown = sum(each.attempt_by is not None and each.outcome is None for each in lapsed)
         events.append(ClaimsLapsed(released=len(lapsed) - unknown, unknown=unknown))
-        events += record(world, claim, [(each.message, _settled(world, rules, each, now)) for each in lapsed])
+        recorded, _ = record_free(world, claim, [(each.message, _settled(world, rules, each, now)) for each in lapsed])
+        events += recorded
     return events
 
 
 def _settled(world: World, rules: PassRules, lapsed: Lapsed, now: datetime) -> Settled:
+    outcome = lapsed.outcome or LAPSED if lapsed.attempt_by else None
+    transition = _transition(world, rules, lapsed, outcome, now)
+    finished_at = now
+    if lapsed.started_at is not None and lapsed.duration is not None:
+        finished_at = lapsed.started_at + lapsed.duration
     message = lapsed.message
-    outcome = LAPSED if lapsed.attempt_by else None
+    settled = Settled(message.message_id, transition, outcome, lapsed.duration, finished_at, message)
+    if lapsed.difference in {Difference.EDITED, Difference.MOVED}:
+        return settled.superseded(lapsed.difference)
+    return settled
+
+
+def _transition(world: World, rules: PassRules, lapsed: Lapsed, outcome: Outcome | None, now: datetime) -> Transition:
+    message = lapsed.message
+    by_pass = lapsed.attempt_by == BY_PASS
     if isinstance(message, UnusableMessage):
-        retry_count = message.retry_count + 1 if lapsed.attempt_by == BY_PASS else None
-        transition = Transition.invalid(message.problem, retry_count=retry_count)
-    elif outcome is None:
-        transition = Transition.released()
-    elif lapsed.attempt_by == BY_PASS:
+        retry_count = message.retry_count + 1 if by_pass else None
+        return Transition.invalid(message.problem, retry_count=retry_count)
+    if outcome is None:
+        return Transition.released()
+    if outcome.kind is OutcomeKind.DELIVERED:
+        return Transition.delivered()
+    if by_pass:
         kind = message.message.message_type
-        looked_for, jitter = world.looks_up(kind), world.jitter()
-        transition = rules.policies[kind].decide(
-            message, outcome, since=now, now=now, jitter=jitter, looked_for=looked_for
-        )
-    else:
-        transition = Transition.released(unknown_count=message.unknown_count + 1)
-    return Settled(message.message_id, transition, outcome, finished_at=now)
+        has_lookup, jitter = world.looks_up(kind), world.jitter()
+        policy = rules.policies[kind]
+        return policy.decide(message, outcome, since=now, now=now, jitter=jitter, looked_for=has_lookup)
+    unknowns = message.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN)
+    return Transition.released(unknown_count=unknowns)

@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from collections.abc import Set as AbstractSet
+from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import ColumnElement, Select, bindparam, delete, insert, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
-from retrycli.acts import Act, ActKind, no_such, not_free, refusal
+from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.errors import NotActionable, RetrycliError
-from retrycli.message import State, Status
-from retrycli.schema import acts, queue
-from retrycli.store.application import (
-    give_all_tries_back,
-    reject_messages,
-    row_by_row,
-    standings,
-    word,
-    write_text,
-)
-from retrycli.store.enrolment import edited_key
+from retrycli.identity import provisional_key
+from retrycli.message import EscalationReason, State, Status, ticket_text
+from retrycli.policy import Settled, Transition
+from retrycli.schema import acts, attempts, escalations, queue
+from retrycli.store.application import row_by_row, rows_of, standings, word
+from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
+from retrycli.store.row_changes import Written, reject_messages, reset_retry_counts, write_text
+from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -41,17 +41,28 @@ GUARDS: Mapping[ActKind, tuple[ColumnElement[bool], ...]] = {
 }
 """What the queue must say of a message for an act to be done to it."""
 
-IN_NOBODYS_HANDS = {
-    "state": State.WAITING.value,
-    "unknown_count": 0,
-    "escalated_at": None,
-    "escalation_reason": None,
-    "fingerprint": None,
-    "acknowledged_by": None,
-    "acknowledged_at": None,
-    "note": None,
-}
-REQUEUE = update(queue).where(OF_ID, ESCALATED).values(**IN_NOBODYS_HANDS, next_attempt_at=bindparam("due"))
+REQUEUE = (
+    update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
+)
+FORGET_ESCALATIONS = delete(escalations).where(
+    escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(among_ids(queue.c.message_id)))
+)
+KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
+ESCALATE_UNWRITTEN = (
+    update(queue)
+    .where(OF_ID, queue.c.state == State.WAITING.value)
+    .values(
+        state=State.ESCALATED.value,
+        next_attempt_at=None,
+        escalated_at=bindparam("at", type_=queue.c.escalated_at.type),
+        escalation_reason=EscalationReason.INVALID.value,
+    )
+)
+LAST_ATTEMPTS = (
+    select(attempts.c.message_id, func.max(attempts.c.number))
+    .where(among_ids(attempts.c.message_id))
+    .group_by(attempts.c.message_id)
+)
 ACKNOWLEDGE = (
     update(queue)
     .where(OF_ID, ESCALATED, NEW)
@@ -59,7 +70,16 @@ ACKNOWLEDGE = (
 )
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
 REJECT = delete(queue).where(OF_ID, FREE)
-RENEW_THE_KEY = update(queue).where(OF_ID, FREE).values(delivery_key=bindparam("key"))
+
+
+@dataclass(frozen=True, slots=True)
+class Performed:
+    """What became of an act."""
+
+    moved_on: AbstractSet[int]
+    """The messages that the act could not be done to; nothing of these was changed. `Acts.why_not` says more."""
+    refused: Mapping[int, str]
+    """The messages whose rows the application's table did not let change, and why."""
 
 
 class Acts:
@@ -72,55 +92,91 @@ class Acts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> set[int]:
-        """Do one kind of act to messages, each its own, and write down who did it, in one transaction.
-
-        Returns:
-            The ids of those that had moved on: they were sent, taken back or are being sent, or are not in the state
-            that the act expects. Nothing of these was changed; `why_not` says more.
-        """
+    def perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
+        """Do one kind of act to messages, each its own, and record who did it, in one transaction."""
         with self._database.write() as connection:
-            ids = self._lock(connection, kind, wanted)
-            able = {each: wanted[each] for each in ids}
-            if able:
-                self._change(connection, kind, able)
-                _write_down(connection, able)
-        return wanted.keys() - able.keys()
+            able = {each: wanted[each] for each in self._lock(connection, kind, wanted)}
+            refused = self._change(connection, kind, able).refused if able else {}
+            if done := {each: act for each, act in able.items() if each not in refused}:
+                _write_down(connection, done)
+            if kind is ActKind.REJECTED and refused:
+                self._escalate_unwritten(connection, {each: able[each] for each in refused})
+        return Performed(wanted.keys() - able.keys(), refused)
 
-    def _change(self, connection: Connection, kind: ActKind, able: Mapping[int, Act]) -> None:
+    def _change(self, connection: Connection, kind: ActKind, able: Mapping[int, Act]) -> Written:
         match kind:
             case ActKind.REQUEUED:
-                connection.execute(REQUEUE, [{"of_id": each, "due": act.due} for each, act in able.items()])
-                give_all_tries_back(self._database, connection, able)
+                written = reset_retry_counts(self._database, connection, able)
+                rows: list[dict[str, Any]] = [
+                    {"of_id": each, "due": act.due} for each, act in able.items() if each not in written.refused
+                ]
+                if rows:
+                    # Its next escalation is news, whatever there was before.
+                    connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
+                    connection.execute(REQUEUE, rows)
+                return written
             case ActKind.REJECTED:
-                reject_messages(self._database, connection, {each: act.last_error for each, act in able.items()})
-                connection.execute(REJECT, [{"of_id": each} for each in able])
+                errors = {each: act.last_error for each, act in able.items()}
+                written = reject_messages(self._database, connection, errors)
+                if gone := [{"of_id": each} for each in able if each not in written.refused]:
+                    connection.execute(REJECT, gone)
+                return written
             case ActKind.ACKNOWLEDGED:
-                rows = [{"of_id": each, "name": act.by, "at": act.at} for each, act in able.items()]
-                connection.execute(ACKNOWLEDGE, rows)
+                connection.execute(
+                    ACKNOWLEDGE, [{"of_id": each, "name": act.by, "at": act.at} for each, act in able.items()]
+                )
             case ActKind.NOTED:
                 connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
             case ActKind.EDITED:
                 raise AssertionError("a message is edited by `edit`, one at a time")
             case _:
                 assert_never(kind)
+        return Written()
+
+    def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, Act]) -> None:
+        """Escalate messages that an operator gave up, and whose rows take no change: a pass would send them."""
+        m = self._database.messages.c
+        these = {"ids": list(acts)}
+        known = set(connection.execute(KNOWN, these).scalars())
+        tickets = connection.execute(select(m.id, m.ticket_id).where(among_ids(m.id)), these).all()
+        at = max(act.at for act in acts.values())
+        unknown = [
+            {
+                "message_id": each,
+                "state": State.WAITING,
+                "delivery_key": provisional_key(each, "", at),
+                "first_failed_at": at,
+                "unknown_count": 0,
+                "ticket": ticket_text(ticket),
+            }
+            for each, ticket in tickets
+            if each not in known
+        ]
+        if unknown:
+            connection.execute(insert(queue), unknown)
+        connection.execute(ESCALATE_UNWRITTEN, [{"of_id": each, "at": at} for each in acts])
 
     def _lock(self, connection: Connection, kind: ActKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
         these = {"ids": list(ids)}
-        enrolled = self._enrolled[kind]
+
+        def enrolled() -> list[int]:
+            rows = rows_of(connection.execute(self._enrolled[kind], these))
+            return [row["id"] for row in rows if is_the_queues(row)]
+
         if kind is not ActKind.REJECTED:
-            return list(connection.execute(enrolled, these).scalars())
+            return enrolled()
         # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
         # waits for this lock, so none of them is waited for.
         self._database.one_at_a_time(connection)
-        return [*connection.execute(enrolled, these).scalars(), *connection.execute(self._unknown, these).scalars()]
+        return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
 
     @cached_property
     def _enrolled(self) -> dict[ActKind, Select[Any]]:
         """Messages, by their ids, that an act can be done to."""
         m = self._database.messages
-        joined = select(m.c.id).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
+        births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
+        joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
         ordered = joined.order_by(m.c.id)
         return {
             kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind is ActKind.REJECTED)
@@ -140,7 +196,7 @@ class Acts:
         return m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED)
 
     def edit(self, message_id: int, act: Act, *, read: Mapping[str, object], changes: Mapping[str, str]) -> None:
-        """Give a message another text and another delivery key.
+        """Give a message another text. With it goes another delivery key, as with every text.
 
         Args:
             message_id: a message that the queue knows.
@@ -156,7 +212,7 @@ class Acts:
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
         there = (
-            select(*(m.c[name] for name in read), queue.c.delivery_key.label("retrycli_delivery_key"))
+            select(*(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
             .where(m.c.id == message_id, m.c.status == word(Status.FAILED), *GUARDS[ActKind.EDITED])
             .with_for_update()
@@ -171,10 +227,19 @@ class Acts:
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
             self._check_room(connection, message_id, changes)
-            key = edited_key(row["retrycli_delivery_key"], act.at)
-            write_text(self._database, connection, message_id, changes)
-            connection.execute(RENEW_THE_KEY, {"of_id": message_id, "key": key})
+            written = write_text(self._database, connection, message_id, changes)
+            if message_id in written.refused:
+                raise not_taken(message_id, written.refused[message_id])
+            self._remember(connection, message_id, written)
             _write_down(connection, {message_id: act})
+
+    def _remember(self, connection: Connection, message_id: int, written: Written) -> None:
+        """Keep an escalated message escalated: it is not the application that has changed it."""
+        this = with_queue(self._database).where(queue.c.message_id == message_id, ESCALATED)
+        for message in load(connection, connection.execute(this), [message_id]):
+            edited = Settled(message_id, Transition.released(), message=message)
+            values = {**identity_values(edited), **seen_values(written.rows.get(message_id))}
+            connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
 
     def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
         for name, new in changes.items():
@@ -218,8 +283,18 @@ class Acts:
 
 
 def _write_down(connection: Connection, done: Mapping[int, Act]) -> None:
+    requeued = [each for each, act in done.items() if act.kind is ActKind.REQUEUED]
+    made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
-        {"message_id": each, "at": act.at, "by": act.by, "act": act.kind, "detail": act.detail}
+        {
+            "message_id": each,
+            "at": act.at,
+            "by": act.by,
+            "act": act.kind,
+            "detail": act.detail,
+            # By their number and not by the time: hosts' clocks differ.
+            "attempts": made.get(each, 0) if act.kind is ActKind.REQUEUED else None,
+        }
         for each, act in done.items()
     ]
     connection.execute(insert(acts), rows)

@@ -3,45 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from datetime import UTC, datetime
-from functools import lru_cache
+from collections.abc import Collection, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
-    BigInteger,
     ColumnElement,
-    DateTime,
-    Integer,
-    String,
-    Text,
     and_,
-    bindparam,
     case,
-    cast,
-    exc,
     func,
     literal,
     literal_column,
     select,
     true,
-    update,
 )
-from sqlalchemy.types import NULLTYPE
 
 from retrycli.acts import Standing
 from retrycli.errors import InvalidMessage, SchemaMismatch
 from retrycli.message import Message, MessageType, QueuedMessage, State, Status, UnusableMessage
-from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import queue
-from retrycli.store.connecting import UNREAD, read_at_the_end
-from retrycli.store.for_each import ForEach, Values
-from retrycli.store.remedies import in_words, is_refused
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Result, TableClause, Update
-    from sqlalchemy.types import TypeEngine
+    from sqlalchemy import Connection, Result
 
     from retrycli.store.database import Database
 
@@ -137,145 +119,3 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
         )
         for each in rows_of(connection.execute(statement))
     }
-
-
-# What follows is all that changes the application's rows. Each change expects them to be failed.
-
-
-def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> dict[int, str]:
-    """Write what came of messages into their rows.
-
-    Returns:
-        Of which rows the table takes no change, as by a constraint or a trigger of the application's, and why, by id.
-        They stay as they are, and keep no other from being written.
-    """
-    changing = [each for each in settled if each.transition.changes_row]
-    if not changing:
-        return {}
-    try:
-        with unless_refused(connection):
-            _write(database, connection, changing)
-    except exc.DBAPIError as error:
-        if not is_refused(error):
-            raise
-        if len(changing) == 1:
-            return {changing[0].message_id: in_words(error)}
-        return {each: why for one in changing for each, why in write_messages(database, connection, [one]).items()}
-    return {}
-
-
-@contextmanager
-def unless_refused(connection: Connection) -> Iterator[None]:
-    """Write a part of a transaction; where the table refuses it, that alone is undone.
-
-    Raises:
-        DBAPIError: it was refused (`is_refused`), or the whole transaction has failed.
-    """
-    try:
-        with read_at_the_end(connection):
-            connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
-            yield
-            connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
-    except exc.DBAPIError as error:
-        if is_refused(error):
-            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
-        raise
-
-
-def _write(database: Database, connection: Connection, settled: Sequence[Settled]) -> None:
-    delivered = [
-        {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
-        for each in settled
-        if each.transition.kind is TransitionKind.DELIVERED
-    ]
-    no_error = None if database.takes_null("last_error") else ""
-    _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
-    failed = [
-        {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
-        for each in settled
-        if each.transition.kind is not TransitionKind.DELIVERED
-    ]
-    _note_failures(database.messages, database.room_in("last_error")).execute(connection, failed)
-
-
-def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> None:
-    """Mark messages as rejected, each with its last error."""
-    rows = [{"id": each, "last_error": error} for each, error in errors.items()]
-    _reject(database.messages, database.room_in("last_error")).execute(connection, rows)
-
-
-def give_all_tries_back(database: Database, connection: Connection, ids: Collection[int]) -> None:
-    """Set messages' tries to zero."""
-    connection.execute(_no_tries(database.messages), {"ids": list(ids)})
-
-
-def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
-    """Give a message another subject, body or recipient."""
-    connection.execute(_failed_one(database.messages, message_id).values(dict(changes)))
-
-
-def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:
-    m = messages.c
-    return update(messages).where(m.id == message_id, m.status == word(Status.FAILED))
-
-
-@lru_cache
-def _no_tries(messages: TableClause) -> Update:
-    m = messages.c
-    these_failed = (m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED))
-    return update(messages).where(*these_failed).values(retry_count=0)
-
-
-@lru_cache
-def _reject(messages: TableClause, room: int | None) -> ForEach:
-    def reject(of: Values) -> Update:
-        error = _cut(of["last_error"], room)
-        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
-
-    return ForEach(reject, id=BigInteger(), last_error=Text())
-
-
-@lru_cache
-def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> ForEach:
-    when = {} if sent_at is None else {"sent_at": sent_at}
-
-    def mark(of: Values) -> Update:
-        values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
-        return _failed_one(messages, of["id"]).values(values)
-
-    return ForEach(mark, id=BigInteger(), **when)
-
-
-@lru_cache
-def _note_failures(messages: TableClause, room: int | None) -> ForEach:
-    """A message's error and its tries; what there is nothing new of stays as it is."""
-    m = messages.c
-
-    def note(of: Values) -> Update:
-        error = func.coalesce(_cut(of["last_error"], room), m.last_error)
-        tries = func.coalesce(of["retry_count"], m.retry_count)
-        return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
-
-    return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
-
-
-def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
-    """A text that a column has room for: a server cuts what is cast to its length, and refuses what is longer."""
-    return text if room is None else cast(text, String(room))
-
-
-def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
-    if "sent_at" not in database.messages.c:
-        return None
-    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
-
-
-def _sent_at(database: Database, time: datetime | None) -> object:
-    """A time as the application's column holds its own."""
-    if time is None or "sent_at" not in database.messages.c:
-        return None
-    kind = database.type_of("sent_at")
-    naive = time.astimezone(UTC).replace(tzinfo=None)
-    if isinstance(kind, DateTime) and not database.is_sqlite:
-        return time if kind.timezone else naive
-    return naive.isoformat(sep=" ", timespec="microseconds")

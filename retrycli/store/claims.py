@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
@@ -11,24 +11,25 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exists, func, or_, select, update
 
 from retrycli.acts import no_such, not_free
-from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, Status, UnusableMessage
+from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.outcome import LAPSED
 from retrycli.policy import Recorded, Settled, Transition, as_written
-from retrycli.schema import MOST, attempts, queue
-from retrycli.store.application import queued_of, row_by_row, rows_of, standings, status_of, word, write_messages
+from retrycli.schema import queue
+from retrycli.store.application import row_by_row, rows_of, standings, status_of, word
 from retrycli.store.connecting import UNREAD
+from retrycli.store.identity import GONE, as_found, identifying, is_still, lapsed, load, unfinished, with_queue
 from retrycli.store.recording import (
+    HELD_IDS,
     HELD_OF_THESE,
-    NEXT_NUMBER,
-    START_ATTEMPTS,
-    UNDER_WAY,
-    UNSETTLED_SINCE,
+    LEAVE_THE_QUEUE,
     finish_attempts,
     held,
+    keep_outcomes,
     move,
-    note_recipients,
+    start_attempts,
     where_it_was,
 )
+from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.these import among_ids
 from retrycli.turns import Turns
 
@@ -65,6 +66,10 @@ CLAIM_THESE = (
 )
 
 
+BEFORE_ALL = -(2**63)
+"""Before the first id there can be."""
+
+
 class Claims:
     """The queue as a pass works on it.
 
@@ -75,9 +80,13 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def together(self) -> AbstractContextManager[None]:
-        """Write all that is written inside in one transaction."""
-        return self._database.together()
+    def together(self, *, wait: bool = True) -> AbstractContextManager[None]:
+        """Write all that is written inside in one transaction.
+
+        Raises:
+            DatabaseBusy: the application holds a SQLite file; at once, unless `wait` is set.
+        """
+        return self._database.together(wait=wait)
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
@@ -196,106 +205,97 @@ class Claims:
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
+        destination: str | None = None,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages and write down an attempt for each one that is fit for it.
+        """Load claimed messages, and record an attempt for each one that is fit for it.
 
-        What the application has meanwhile sent, rejected or taken back is dropped, and so is what this claim
-        has lost.
+        Messages that the application has meanwhile sent, rejected or withdrawn leave the queue, and so do those whose
+        id belongs to another message now: it is enrolled as new.
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {each.message_id for each in loaded}:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.claimant)))
-            started = [
-                {
-                    "message_id": each.message.id,
-                    "number": each.attempt_number,
-                    "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
-                }
-                for each in loaded
-                if isinstance(each, QueuedMessage) and fit(each)
-            ]
-            START_ATTEMPTS.execute(connection, started, pass_id=pass_id, made_by=made_by, started_at=now)
+            fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
+            start_attempts(connection, fit_ones, pass_id=pass_id, made_by=made_by, destination=destination, now=now)
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+        """Load the messages of a claim that are still failed, and still the ones that were claimed."""
         found = connection.execute(self._held_messages, {"ids": ids, "claimant": claim.claimant})
-        by_id = {row["id"]: row for row in rows_of(found)}
-        return [queued_of(by_id[each]) for each in ids if each in by_id]
+        return load(connection, found, ids)
 
     # The statements of the innermost loop are put together once: that takes longer than to run them.
 
     @cached_property
     def _held_messages(self) -> Select[Any]:
         """Whole messages that are still failed, of a claim."""
-        m = self._database.messages.c
-        return (
-            select(
-                *m,
-                queue.c.delivery_key.label("retrycli_delivery_key"),
-                queue.c.first_failed_at.label("retrycli_first_failed_at"),
-                queue.c.unknown_count.label("retrycli_unknown_count"),
-                queue.c.delivered_to.label("retrycli_delivered_to"),
-                NEXT_NUMBER.label("retrycli_attempt_number"),
-                UNSETTLED_SINCE.label("retrycli_unsettled_since"),
-            )
-            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
-            .where(*HELD_OF_THESE, m.status == word(Status.FAILED))
-        )
+        return with_queue(self._database).where(*HELD_OF_THESE)
 
     @cached_property
-    def _held_statuses(self) -> Select[Any]:
-        """Messages of a claim, with the application's status."""
-        m = self._database.messages.c
+    def _held_rows(self) -> Select[Any]:
+        """What identifies the messages of a claim, with the application's status."""
+        m = self._database.messages
         return (
-            select(queue.c.message_id, status_of(self._database))
-            .join_from(queue, self._database.messages, m.id == queue.c.message_id)
+            select(m.c.id, status_of(self._database), *identifying(m))
+            .join_from(queue, m, m.c.id == queue.c.message_id)
             .where(*HELD_OF_THESE)
         )
 
     @cached_property
     def _locked(self) -> Select[Any]:
-        return self._held_statuses.with_for_update()
+        return self._held_rows.with_for_update()
 
     @cached_property
     def _locked_if_free(self) -> Select[Any]:
-        return self._held_statuses.with_for_update(skip_locked=True)
+        return self._held_rows.with_for_update(skip_locked=True)
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """Write down what came of claimed messages, in one transaction."""
+        """Write the results of claimed messages, in one transaction."""
         return self._record(claim, settled, now, wait=True)
 
     def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """The same, but for messages that the application holds just now: nobody waits for these."""
+        """Write the same, but only the attempts' outcomes of messages whose rows the application holds."""
         return self._record(claim, settled, now, wait=False)
 
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+        """Record the outcomes of attempts, and touch no row of the application's.
+
+        The messages stay claimed. A later pass finds the outcomes and writes the rows.
+        """
+        with self._database.write() as connection:
+            ids = [each.message_id for each in settled]
+            ours = set(connection.execute(HELD_IDS, {"ids": ids, "claimant": claim.claimant}).scalars())
+            keep_outcomes(connection, [each for each in settled if each.message_id in ours], now)
+
     def _record(self, claim: Claim, settled: Sequence[Settled], now: datetime, *, wait: bool) -> Recorded:
-        ids = [each.message_id for each in settled]
+        by_id = {each.message_id: each for each in settled}
         with self._database.write() as connection:
             locked = self._locked if wait else self._locked_if_free
-            found = connection.execute(locked, {"ids": ids, "claimant": claim.claimant})
-            status: dict[int, Any] = dict(found.all())
+            found = connection.execute(locked, {"ids": list(by_id), "claimant": claim.claimant})
+            rows = {row["id"]: row for row in rows_of(found)}
             unlocked: set[int] = set()
-            if len(status) < len(ids):
-                others = self._others(connection, claim, set(ids) - status.keys())
+            if len(rows) < len(by_id):
+                others = self._others(connection, claim, by_id.keys() - rows.keys())
                 unlocked = {each for each, is_there in others.items() if is_there}
-                status |= dict.fromkeys(others.keys() - unlocked)
-            ours = [each for each in settled if status.get(each.message_id) == Status.FAILED]
-            taken_back = [each for each in settled if status.get(each.message_id, Status.FAILED) != Status.FAILED]
-            refused = write_messages(self._database, connection, ours)
-            if wait:  # then nobody holds these
-                hidden = [each for each in settled if each.message_id in unlocked]
-                refused |= {each.message_id: self._hidden for each in hidden if each.transition.changes_row}
-                ours += hidden
-            ours = as_written(ours, refused)
-            note_recipients(connection, claim, ours)
-            finish_attempts(connection, [*ours, *taken_back], now)
-            move(connection, claim, ours, now)
-            if taken_back:
-                theirs = [each.message_id for each in taken_back]
-                connection.execute(delete(queue).where(queue.c.message_id.in_(theirs), *held(claim.claimant)))
-        not_ours = frozenset(ids) - {each.message_id for each in ours}
-        return Recorded(not_ours - unlocked, not_ours & unlocked, refused)
+                rows |= dict.fromkeys(others.keys() - unlocked, GONE)
+            ours = {each: as_found(by_id[each], row) for each, row in rows.items() if is_still(by_id[each], row)}
+            theirs = [by_id[each] for each in rows.keys() - ours.keys()]
+            changed = {each: one for each, one in ours.items() if one is not by_id[each]}
+            # Rows that are neither locked nor free when nobody holds a lock are hidden by a row-level policy.
+            hidden = {each: by_id[each] for each in unlocked} if wait else {}
+            written = write_messages(self._database, connection, list(ours.values()))
+            refused = {**written.refused, **dict.fromkeys(hidden, self._hidden)}
+            final = as_written([*ours.values(), *hidden.values()], refused)
+            keep_outcomes(connection, [by_id[each] for each in unlocked - hidden.keys()], now)
+            finish_attempts(connection, [*(_as_made(each, by_id) for each in final), *theirs], now)
+            unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
+            move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
+            if theirs:
+                ids = [each.message_id for each in theirs]
+                connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "claimant": claim.claimant})
+        moved_on = by_id.keys() - ours.keys() - unlocked
+        return Recorded(frozenset(moved_on), frozenset(unlocked - hidden.keys()), refused, changed)
 
     @property
     def _hidden(self) -> str:
@@ -312,31 +312,52 @@ class Claims:
         )
         return {each: its_row is not None for each, its_row in connection.execute(others).all()}
 
-    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
-        """Claim messages whose claim has lapsed, with the attempt that was under way, if any; none if none is left."""
+    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int, after: int = BEFORE_ALL) -> list[Lapsed]:
+        """Claim messages whose claims have expired, in the order of their ids; none if none is left.
+
+        Messages whose rows the application holds are left for a later pass.
+
+        Args:
+            claim: the claim that takes over.
+            now: the time.
+            limit: how many to look at.
+            after: look at ids above this one.
+        """
         lapsed = (
             select(queue.c.message_id)
             .where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at <= now)
+            .order_by(queue.c.message_id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
         while True:
             with self._database.write() as connection:
-                ids = list(connection.execute(lapsed).scalars())
+                ids = list(connection.execute(lapsed.where(queue.c.message_id > after)).scalars())
                 taken = self._take_over(connection, claim, ids, now) if ids else []
             if taken or not ids:
                 return taken
+            after = ids[-1]
 
     def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[Lapsed]:
-        """Claim messages; what the application has meanwhile sent, rejected or taken back is dropped."""
-        connection.execute(update(queue).where(queue.c.message_id.in_(ids)).values(_claimed(claim)))
-        loaded = self._load(connection, claim, ids)
-        gone = set(ids) - {each.message_id for each in loaded}
+        """Claim messages; what the application has meanwhile sent, rejected or withdrawn leaves the queue."""
+        open_ones = unfinished(connection, ids)
+        free = self._without_locked(connection, ids)
+        connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(_claimed(claim)))
+        loaded = self._load(connection, claim, free)
+        gone = set(free) - {each.message_id for each in loaded}
         finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
         connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
-        under_way = select(attempts.c.message_id, attempts.c.made_by).where(attempts.c.message_id.in_(ids), UNDER_WAY)
-        made_by = dict(connection.execute(under_way).all())
-        return [Lapsed(each, made_by.get(each.message_id)) for each in loaded]
+        return [lapsed(each, open_ones.get(each.message_id)) for each in loaded]
+
+    def _without_locked(self, connection: Connection, ids: Sequence[int]) -> list[int]:
+        """Leave out the messages whose rows another transaction has locked; no row at all is not locked."""
+        if self._database.is_sqlite:
+            return list(ids)
+        m = self._database.messages.c
+        there = select(m.id).where(among_ids(m.id))
+        all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
+        free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
+        return [each for each in ids if each in free or each not in all_rows]
 
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
@@ -350,3 +371,8 @@ def _claimed(claim: Claim) -> dict[str, object]:
         "claimed_by": claim.claimant,
         "claim_expires_at": claim.expires_at,
     }
+
+
+def _as_made(settled: Settled, by_id: Mapping[int, Settled]) -> Settled:
+    """Return what is recorded of the attempt: its outcome, whatever became of the message, and why the row refused."""
+    return settled if settled.transition == Transition.unwritten() else by_id[settled.message_id]

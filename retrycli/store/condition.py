@@ -14,9 +14,10 @@ from retrycli.message import EscalationReason, Status
 from retrycli.outcome import ERROR_LENGTH
 from retrycli.policy import Settled, Transition, exhausted
 from retrycli.schema import queue
-from retrycli.store.application import row_by_row, status_of, word, write_messages
+from retrycli.store.application import row_by_row, word
 from retrycli.store.enrolment import START
 from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
+from retrycli.store.row_changes import write_messages
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,15 +125,12 @@ def _rehearse(database: Database, connection: Connection, message_id: int, now: 
         Why its row does not take that, by its id; nothing where it does.
     """
     m = database.messages.c
-    this = select(status_of(database)).where(m.id == message_id)
-    connection.execute(this.with_for_update(nowait=True))
+    connection.execute(select(m.id).where(m.id == message_id).with_for_update(nowait=True))
     error = exhausted(0, "x" * ERROR_LENGTH)
     for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        refused = write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
-        if refused:
-            return refused
-    if connection.execute(this).scalar() == Status.FAILED:
-        raise _refused(database, message_id, "it stays as it is; has the table a policy or a trigger?")
+        written = write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
+        if written.refused and message_id != START:
+            return dict(written.refused)
     return {}
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -134,8 +134,22 @@ def _decoded(text: bytes) -> str:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    writes = connection.get_execution_options().get("writes")
-    connection.exec_driver_sql("BEGIN IMMEDIATE" if writes else "BEGIN")
+    options = connection.get_execution_options()
+    with nullcontext() if options.get("wait", True) else _impatient(connection):
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
+
+
+@contextmanager
+def _impatient(connection: Connection) -> Iterator[None]:
+    """Wait for no lock."""
+    driver = connection.connection.driver_connection
+    assert driver is not None  # noqa: S101  told to the type checker
+    ((patience,),) = driver.execute("PRAGMA busy_timeout")
+    driver.execute("PRAGMA busy_timeout = 0")
+    try:
+        yield
+    finally:
+        driver.execute(f"PRAGMA busy_timeout = {patience}")
 
 
 def _wait_for_it(
@@ -175,6 +189,31 @@ def read_at_the_end(connection: Connection) -> Iterator[None]:
         raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
     finally:
         connection.execution_options(pipeline=around)
+
+
+@contextmanager
+def errors_of_a_pipeline(connection: Connection) -> Iterator[None]:
+    """Raise the errors of statements as SQLAlchemy's, and leave the pipeline in order.
+
+    The block must end with a statement that is read: before that a server may not have carried out the others.
+
+    Raises:
+        DBAPIError: a statement has failed, maybe one before that which was told of it.
+    """
+    pipeline = connection.get_execution_options().get("pipeline")
+    if pipeline is None:
+        yield
+        return
+    from psycopg import Error
+
+    try:
+        yield
+    except (Error, exc.DBAPIError) as error:
+        with suppress(Error):
+            pipeline.sync()
+        if isinstance(error, exc.DBAPIError):
+            raise
+        raise exc.DBAPIError(None, None, error, hide_parameters=True) from error
 
 
 class _Beginning:

@@ -14,7 +14,7 @@ from sqlalchemy import table as table_clause
 from sqlalchemy.types import NullType
 
 from retrycli import schema
-from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
+from retrycli.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
 from retrycli.store.connecting import (
     BUSY_SECONDS,
@@ -26,7 +26,7 @@ from retrycli.store.connecting import (
     read_at_the_end,
     require_file,
 )
-from retrycli.store.remedies import in_words, without_details
+from retrycli.store.remedies import in_words, is_busy, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -147,14 +147,18 @@ class Database:
             yield connection
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, wait: bool = True) -> Iterator[None]:
         """Make one transaction of all that is read and written inside.
 
+        Args:
+            wait: wait for the write lock of a SQLite file that the application holds.
+
         Raises:
+            DatabaseBusy: somebody holds a lock for too long.
             DatabaseUnavailable: in words, whatever the driver had to say.
         """
         before = self._kept
-        with self.write() as connection:
+        with self._transaction(writes=True, wait=wait) as connection:
             self._kept = connection
             try:
                 yield
@@ -253,6 +257,11 @@ class Database:
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
 
     @cached_property
+    def error_room(self) -> int | None:
+        """How many characters ``last_error`` takes, as far as is known; None is any number."""
+        return self.room_in("last_error")
+
+    @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
         with self.read() as connection, warnings.catch_warnings():
             # That it does not know a type, as of an extension's: nor do we need to.
@@ -306,12 +315,12 @@ class Database:
             command.upgrade(config, "head")
 
     @contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[Connection]:
+    def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
         if self._kept is not None:
             yield self._kept
             return
         with self._translated():
-            transaction = self._begun(writes=writes)
+            transaction = self._begun(writes=writes, wait=wait)
             with closing(transaction.connection) as connection, transaction:
                 if self.is_sqlite or not writes:
                     yield connection
@@ -321,23 +330,24 @@ class Database:
                         # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
                         connection.exec_driver_sql("COMMIT", execution_options=UNREAD)
 
-    def _begun(self, *, writes: bool) -> RootTransaction:
+    def _begun(self, *, writes: bool, wait: bool) -> RootTransaction:
         """A transaction that has begun; where the server was restarted since the last one, on another connection."""
-        connection = self._engine.connect().execution_options(writes=writes)
+        connection = self._engine.connect().execution_options(writes=writes, wait=wait)
         try:
             return connection.begin()
         except exc.DBAPIError as error:
             connection.close()
             if not error.connection_invalidated:
                 raise
-        return self._engine.connect().execution_options(writes=writes).begin()
+        return self._engine.connect().execution_options(writes=writes, wait=wait).begin()
 
     @contextmanager
     def _translated(self) -> Iterator[None]:
         try:
             yield
         except exc.DBAPIError as error:
-            raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
+            kind = DatabaseBusy if is_busy(error) else DatabaseUnavailable
+            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:

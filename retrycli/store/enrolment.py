@@ -4,32 +4,38 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, insert, null, or_, select
+from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, insert, or_, select, true, update
 
-from retrycli.errors import InvalidMessage
-from retrycli.fingerprint import fingerprint
+from retrycli.identity import birth_of, provisional_key
 from retrycli.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
-    TICKET_LENGTH,
+    ChangedMessage,
+    Claim,
     Message,
+    QueuedMessage,
     Span,
     State,
     Status,
     UnusableMessage,
-    utc_time,
+    ticket_text,
 )
-from retrycli.policy import Settled, as_written
+from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import queue
-from retrycli.store.application import all_but_the_body, message_of, rows_of, word, write_messages
+from retrycli.store.application import all_but_the_body, message_of, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
+from retrycli.store.recording import NOT_ESCALATED, identity_values, move, seen_values
+from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text, write_messages
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
-    from sqlalchemy import RowMapping
+    from sqlalchemy import Connection, Row
 
     from retrycli.store.database import Database
 
@@ -43,25 +49,23 @@ RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
 KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
 LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
+CLAIM_NEW = (
+    update(queue)
+    .where(among_ids(queue.c.message_id))
+    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
+)
+STILL_ESCALATED = queue.c.state == State.ESCALATED.value
+SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
+    among_ids(queue.c.message_id)
+)
 START = -(2**63)
 """Before the first id there can be."""
 
 DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 """The columns by which a message is taken in."""
 
-DELIVERY_KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
-
-
-def delivery_key(message_id: int, ticket_id: int | str, first_failed_at: datetime) -> str:
-    """The key that every request for a message carries until it is sent, the same whoever works it out."""
-    name = f"{message_id}/{ticket_id}/{first_failed_at.isoformat()}"
-    # A ticket that is no UTF-8 is one that makes its message unusable, but the queue keeps a row for it.
-    return str(uuid.uuid5(DELIVERY_KEYS, name.encode(errors="backslashreplace").decode()))
-
-
-def edited_key(key: str, at: datetime) -> str:
-    """The key of a message that was edited: to the other side it is another one, whatever became of it before."""
-    return str(uuid.uuid5(DELIVERY_KEYS, f"{key}/edited {at.isoformat()}"))
+CHANGED_AT_ONCE = 100
+"""So many escalated messages are read whole at once, because their texts may be long."""
 
 
 class Enrolment:
@@ -147,7 +151,7 @@ class Enrolment:
             now: for ``escalated_at``.
 
         Returns:
-            The ids of those whose rows took no change, and why: they are in a person's hands.
+            The ids of those whose rows took no change, and why: they are escalated.
         """
         if not entries:
             return {}
@@ -156,81 +160,145 @@ class Enrolment:
             ids = [settled.message_id for settled, _, _ in entries]
             known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
             fresh = [each for each in entries if each[0].message_id not in known]
-            settled = [each for each, _, _ in fresh]
-            refused = write_messages(self._database, connection, settled)
-            written = zip(as_written(settled, refused), fresh, strict=True)
-            rows = [_row(each, failed_at, ticket_id, now) for each, (_, failed_at, ticket_id) in written]
+            births = self._births(connection, [settled.message_id for settled, _, _ in fresh])
+            rows = [_waiting(*each, birth=births.get(each[0].message_id), now=now) for each in fresh]
             if rows:
                 connection.execute(insert(queue), rows)
-        return refused
+            return self._escalate(connection, [settled for settled, _, _ in fresh if settled.transition.reason], now)
+
+    def _births(self, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
+        births = connection.execute(self._read_births, {"ids": ids}) if ids else ()
+        return {each: encodable(birth) for each, birth in births}
+
+    @cached_property
+    def _read_births(self) -> Select[Any]:
+        m = self._database.messages
+        return select(m.c.id, birth_text(m)).where(among_ids(m.c.id))
+
+    def _escalate(self, connection: Connection, settled: Sequence[Settled], now: datetime) -> Mapping[int, str]:
+        """Escalate messages that are new to the queue, with their texts read: a change of these is to be noticed."""
+        if not settled:
+            return {}
+        claim = Claim(str(uuid.uuid4()), now)
+        ids = [each.message_id for each in settled]
+        connection.execute(CLAIM_NEW, {"ids": ids, "claimant": claim.claimant, "until": now})
+        whole = {each.message_id: each for each in self._whole(connection, ids)}
+        known = [replace(each, message=whole.get(each.message_id)) for each in settled]
+        written = write_messages(self._database, connection, known)
+        rows = {**read_rows(self._database, connection, ids), **written.rows}
+        move(connection, claim, as_written(known, written.refused), rows, now)
+        return written.refused
+
+    def _whole(self, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+        return load(connection, connection.execute(self._whole_messages, {"ids": ids}), ids)
+
+    @cached_property
+    def _whole_messages(self) -> Select[Any]:
+        return with_queue(self._database).where(among_ids(queue.c.message_id))
 
     def retire(self, span: Span) -> int:
-        """Drop messages that the application has since sent, rejected, taken back or deleted; how many.
+        """Drop messages that the application has since sent, rejected, withdrawn or deleted; return how many.
 
-        One whose id SQLite has given to another message since goes too: the other comes in anew, with its own key.
+        A message whose id belongs to another one now goes too: the other is enrolled as new.
         """
-        m = self._database.messages.c
-        over = m.status.is_distinct_from(word(Status.FAILED))  # it is null where there is no row
-        # Not every ticket reads the same as a text of the database's: `_is_another` knows.
-        may_be_another = cast(m.ticket_id, Text) != queue.c.ticket
+        m = self._database.messages
+        over = m.c.status.is_distinct_from(word(Status.FAILED))  # it is null if there is no row
+        birth = birth_text(m)
         gone = (
-            select(
-                queue.c.message_id,
-                queue.c.ticket,
-                queue.c.first_failed_at,
-                case((over, 1), else_=0).label("over"),
-                m.ticket_id,
-                m.created_at if "created_at" in m else null().label("created_at"),
-            )
-            .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(or_(over, may_be_another))
+            select(queue.c.message_id, case((over, 1), else_=0).label("over"), birth.label(BIRTH), queue.c.birth)
+            .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
+            # The database may write one time in two ways: `birth_of` knows.
+            .where(or_(over, and_(queue.c.birth.is_not(None), birth != queue.c.birth)))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )
         retired, rest = 0, span
         while True:
             with self._database.read() as connection:
-                rows = connection.execute(gone.where(*_within(queue.c.message_id, rest))).mappings().all()
+                rows = list(rows_of(connection.execute(gone.where(*_within(queue.c.message_id, rest)))))
             if not rows:
                 return retired
-            ids = [row["message_id"] for row in rows if row["over"] or _is_another(row)]
+            ids = [row["message_id"] for row in rows if row["over"] or birth_of(row["birth"]) != birth_in(row)]
             with self._database.write() as connection:
-                # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
+                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
                 retired += connection.execute(LET_GO, {"ids": ids}).rowcount
             rest = Span(rows[-1]["message_id"], span.upto)
 
+    def changed(self, span: Span, limit: int = CHANGED_AT_ONCE) -> list[ChangedMessage]:
+        """Return escalated messages whose rows the application has written since, whole, by their ids."""
+        m = self._database.messages
+        differs = [
+            m.c.retry_count.is_distinct_from(queue.c.seen_count),
+            func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
+        ]
+        if "updated_at" in m.c:
+            differs.append(updated_at_text(m).is_distinct_from(queue.c.seen_updated_at))
+        else:  # nothing but the text itself shows that it is another
+            differs.append(true())
+        # A version before 0005 did not read the text: it is taken as it is.
+        may_differ = or_(queue.c.digest.is_(None), *differs)
+        statement = (
+            select(queue.c.message_id)
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(STILL_ESCALATED, may_differ, *_within(queue.c.message_id, span))
+            .order_by(queue.c.message_id)
+            .limit(limit)
+        )
+        with self._database.read() as connection:
+            ids = list(connection.execute(statement).scalars())
+            if not ids:
+                return []
+            rows = read_rows(self._database, connection, ids)
+            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": ids})}
+            return [
+                ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id]))
+                for each in self._whole(connection, ids)
+                if each.message_id in rows
+            ]
 
-def _row(settled: Settled, first_failed_at: datetime, ticket_id: int | str, now: datetime) -> dict[str, object]:
-    reason = settled.transition.reason
+    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
+        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released)."""
+        anew = [each for each in entries if each.transition.reason]
+        others = [each for each in entries if not each.transition.reason]
+        with self._database.write() as connection:
+            self._escalate(connection, anew, now)
+            rows = read_rows(self._database, connection, [each.message_id for each in others])
+            for each in others:
+                values = {**identity_values(each), **seen_values(rows.get(each.message_id))}
+                if each.transition.kind is TransitionKind.ENROLLED:
+                    values |= {
+                        **NOT_ESCALATED,
+                        "next_attempt_at": each.transition.next_attempt_at,
+                        "unknown_count": each.transition.unknown_count or 0,
+                    }
+                connection.execute(
+                    update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
+                )
+
+
+def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
+    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+    seen = seen_values(row)
+    return known.digest is not None and bool(
+        known.digest != message.digest
+        or known.seen_count != seen["seen_count"]
+        or known.seen_error != seen["seen_error"]
+    )
+
+
+def _waiting(
+    settled: Settled, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
+) -> dict[str, object]:
     return {
         "message_id": settled.message_id,
-        "state": State.ESCALATED if reason else State.WAITING,
-        "next_attempt_at": settled.transition.next_attempt_at,
-        "delivery_key": delivery_key(settled.message_id, ticket_id, first_failed_at),
+        "state": State.WAITING,
+        "next_attempt_at": settled.transition.next_attempt_at or now,
+        "delivery_key": provisional_key(settled.message_id, birth or "", now),
         "first_failed_at": first_failed_at,
         "unknown_count": 0,
-        "escalated_at": now if reason else None,
-        "escalation_reason": reason,
-        "fingerprint": fingerprint(settled) if reason else None,
-        "ticket": _as_kept(ticket_id),
+        "ticket": ticket_text(ticket_id),
+        "birth": birth,
     }
-
-
-def _as_kept(ticket_id: object) -> str:
-    """A ticket as the queue holds it, also one that makes its message unusable."""
-    text = str(ticket_id if isinstance(ticket_id, int | str) else "")
-    return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
-
-
-def _is_another(row: RowMapping) -> bool:
-    """Whether a row is of another message than its queue row. One that was there when that failed has only moved."""
-    if _as_kept(row["ticket_id"]) == row["ticket"]:
-        return False
-    try:
-        made_at = utc_time("created_at", row["created_at"])
-    except InvalidMessage:
-        made_at = None
-    return made_at is None or made_at > row["first_failed_at"]
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import delete, exists, func, insert, or_, select, update
+from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
-from retrycli.outcome import OutcomeKind
-from retrycli.schema import acts, attempts, breakers, passes, pause, queue, rates
+from retrycli.outcome import INTERRUPTED, OutcomeKind
+from retrycli.schema import MOST, acts, attempts, breakers, escalations, passes, pause, queue, rates
 from retrycli.store import clock, totals
 from retrycli.store.application import row_by_row
 
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
 
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
+DELIVERED, UNKNOWN, TRANSIENT = (
+    each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
+)
+IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
+OF_THE_QUEUE = queue.c.delivery_key == escalations.c.delivery_key
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -239,25 +244,62 @@ class Ledger:
     def prune(self, before: datetime, limit: int) -> int:
         """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
 
+        What has not ended is kept, however old, and so are the attempts of messages that are in the queue. For as long
+        as the application keeps the row, so are those that tell whether its text may be sent: see `_is_needed`.
+
         Returns:
-            How many went; 0 when none is left. What has not ended is kept, however old, and so are the attempts of
-            messages that are in the queue.
+            How many went; 0 when none is left.
         """
         gone = 0
         with self._database.write() as connection:
-            counted_to = totals.count_leaving(connection, _oldest(attempts, before, limit))
+            old_attempts = attempts.c.id.in_(connection.execute(self._old_attempts(before, limit)).scalars().all())
+            counted_to = totals.count_leaving(connection, old_attempts)
             totals.remember_leaving(connection, _oldest(passes, before, limit))
-            for table in (attempts, acts, passes):
+            gone += connection.execute(delete(attempts).where(old_attempts)).rowcount
+            for table in (acts, passes):
                 gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
+            connection.execute(delete(escalations).where(escalations.c.at < before, ~exists().where(OF_THE_QUEUE)))
             totals.follow_the_newest(connection, counted_to)
         return gone
+
+    def _old_attempts(self, before: datetime, limit: int) -> Select[Any]:
+        needed = self._is_needed()
+        return (
+            select(attempts.c.id)
+            .where(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~needed))
+            .order_by(attempts.c.finished_at, attempts.c.id)
+            .limit(limit)
+        )
+
+    def _is_needed(self) -> ColumnElement[bool]:
+        """Whether an attempt tells if its message's text may be sent again.
+
+        It may have delivered, or reached some of the recipients, or it is the last of its text that did: that one knows
+        how many there were before.
+        """
+        m, later = self._database.messages.c, attempts.alias("later")
+        newer = (later.c.message_id == attempts.c.message_id, later.c.number > attempts.c.number)
+        same_text = (later.c.digest == attempts.c.digest, later.c.birth == attempts.c.birth)
+        is_last = ~exists().where(*newer, *same_text, later.c.outcome == DELIVERED)
+        delivered = and_(attempts.c.outcome == DELIVERED, attempts.c.digest.is_not(None), is_last)
+        interrupted = and_(attempts.c.outcome == TRANSIENT, attempts.c.status_code.in_(INTERRUPTED))
+        unsettled = or_(attempts.c.outcome == UNKNOWN, interrupted)
+        tells = or_(unsettled, attempts.c.delivered_to.is_not(None), delivered)
+        return and_(tells, exists().where(m.id == attempts.c.message_id))
 
     def count_ended(self, before: datetime) -> dict[str, int]:
         """How many attempts, acts and passes of before a time there are to forget."""
         with self._database.read() as connection:
             return {
-                name: connection.execute(select(func.count()).where(*_done_with(table, before))).scalar_one()
-                for name, table in (("attempts", attempts), ("acts", acts), ("passes", passes))
+                "attempts": connection.execute(
+                    select(func.count()).select_from(self._old_attempts(before, MOST).subquery())
+                ).scalar_one(),
+                **{
+                    table.name.removeprefix("retrycli_"): connection.execute(
+                        select(func.count()).where(_ended_at(table) < before)
+                    ).scalar_one()
+                    for table in (acts, passes)
+                },
             }
 
 
@@ -268,15 +310,8 @@ def _ended_at(table: Table) -> ColumnElement[datetime]:
 
 def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
     """Whether a row is among the so many that ended first, and before a time."""
-    ended = select(table.c.id).where(*_done_with(table, before)).order_by(_ended_at(table), table.c.id)
+    ended = select(table.c.id).where(_ended_at(table) < before).order_by(_ended_at(table), table.c.id)
     return table.c.id.in_(ended.limit(limit))
-
-
-def _done_with(table: Table, before: datetime) -> list[ColumnElement[bool]]:
-    """Whether a row ended before a time, and is needed no more: attempts tell whether a message may have arrived."""
-    ended = [_ended_at(table) < before]
-    in_the_queue = exists().where(queue.c.message_id == attempts.c.message_id)
-    return [*ended, row_by_row(~in_the_queue)] if table is attempts else ended
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, or_, select, update
+from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, func, insert, select, update
 
 from retrycli.fingerprint import fingerprint
-from retrycli.message import Claim, State
-from retrycli.outcome import OutcomeKind
+from retrycli.message import Claim, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.policy import Settled, TransitionKind
-from retrycli.schema import attempts, queue
-from retrycli.store.application import addresses, row_by_row
+from retrycli.schema import MOST, attempts, escalations, queue
+from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
+from retrycli.store.row_changes import RowState, shown_error
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
@@ -31,48 +31,57 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
 
 HELD = held(bindparam("claimant"))
 HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
+HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
 LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
-MAY_HAVE_ARRIVED = or_(
-    attempts.c.outcome == OutcomeKind.UNKNOWN.value,
-    # A server or a proxy that gives up in the middle may have stored it before; a 503 has not begun.
-    and_(attempts.c.outcome == OutcomeKind.TRANSIENT.value, attempts.c.status_code.in_((500, 502, 504))),
-)
-UNSETTLED_SINCE = (
-    # By its number and not the largest of the times: for that a planner goes through the index of all times.
-    select(attempts.c.finished_at)
-    .where(AT_IT, row_by_row(MAY_HAVE_ARRIVED))
-    .order_by(attempts.c.number.desc())
-    .limit(1)
-    .scalar_subquery()
-)
-OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at")}
+OF_ALL = {
+    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "destination")
+}
 """What attempts that begin together have in common."""
+STARTED = (
+    "message_id",
+    "number",
+    "waited_s",
+    "birth",
+    "digest",
+    "delivery_key",
+    "deliveries",
+    "ticket",
+    "message_type",
+)
+"""What each attempt begins with."""
 START_ATTEMPTS = ForEach(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
-    **{name: attempts.c[name].type for name in ("message_id", "number", "waited_s")},
+    **{name: attempts.c[name].type for name in STARTED},
 )
-FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
+FOUND_OUT = (
+    "finished_at",
+    "outcome",
+    "status_code",
+    "error",
+    "retry_after_s",
+    "duration_ms",
+    "external_id",
+    "delivered_to",
+)
 """What is known of an attempt when it has ended."""
-FINISH_ATTEMPTS = ForEach(
-    lambda of: (
-        update(attempts)
-        .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
-        .values({name: of[name] for name in FOUND_OUT})
-    ),
-    **{name: attempts.c[name].type for name in ("message_id", *FOUND_OUT)},
-)
 
 
-HAVE_IT = select(queue.c.message_id, queue.c.delivered_to).where(*HELD_OF_THESE)
-NOTE_RECIPIENTS = ForEach(
-    lambda of: (
-        update(queue).where(queue.c.message_id == of["message_id"], *HELD).values(delivered_to=of["delivered_to"])
-    ),
-    **{name: queue.c[name].type for name in ("message_id", "delivered_to")},
-)
+def _ended(*columns: str) -> ForEach:
+    return ForEach(
+        lambda of: (
+            update(attempts)
+            .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
+            .values({name: of[name] for name in columns})
+        ),
+        **{name: attempts.c[name].type for name in ("message_id", *columns)},
+    )
+
+
+FINISH_ATTEMPTS = _ended(*FOUND_OUT)
+KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
 
 
 def where_it_was() -> ColumnElement[str]:
@@ -80,9 +89,48 @@ def where_it_was() -> ColumnElement[str]:
     return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
 
 
+def start_attempts(
+    connection: Connection,
+    messages: Sequence[QueuedMessage],
+    *,
+    pass_id: str | None,
+    made_by: str,
+    destination: str | None,
+    now: datetime,
+) -> None:
+    """Record attempts that are about to be made."""
+    rows = [
+        {
+            "message_id": each.message_id,
+            "number": each.attempt_number,
+            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
+            "birth": each.birth,
+            "digest": each.digest,
+            "delivery_key": each.delivery_key,
+            "deliveries": each.deliveries,
+            "ticket": ticket_text(each.ticket_id),
+            "message_type": each.message.message_type.value,
+        }
+        for each in messages
+    ]
+    START_ATTEMPTS.execute(connection, rows, pass_id=pass_id, made_by=made_by, started_at=now, destination=destination)
+
+
 def finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
-    """Write down what came of attempts, of messages that a claim is known to hold."""
-    finished = [
+    """Record the results of attempts at messages that a claim is known to hold."""
+    FINISH_ATTEMPTS.execute(connection, _results(settled, now))
+
+
+def keep_outcomes(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
+    """Record the answers to attempts whose results can't be written into the rows yet.
+
+    Such an attempt has an outcome and no end. Whoever writes the row ends it.
+    """
+    KEEP_OUTCOMES.execute(connection, _results(settled, now))
+
+
+def _results(settled: Sequence[Settled], now: datetime) -> list[dict[str, Any]]:
+    return [
         {
             "message_id": each.message_id,
             "finished_at": each.finished_at or now,
@@ -94,36 +142,40 @@ def finish_attempts(connection: Connection, settled: Sequence[Settled], now: dat
             else round(each.outcome.retry_after.total_seconds()),
             "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
             "external_id": each.outcome.external_id,
+            "delivered_to": as_list(each.outcome.delivered_to),
         }
         for each in settled
         if each.outcome is not None
     ]
-    FINISH_ATTEMPTS.execute(connection, finished)
 
 
-def note_recipients(connection: Connection, claim: Claim, settled: Sequence[Settled]) -> None:
-    """Add who has got a message now to who had it before, of messages that this claim holds."""
-    now = {each.message_id: each.outcome.delivered_to for each in settled if each.outcome and each.outcome.delivered_to}
-    if not now:
-        return
-    before = connection.execute(HAVE_IT, {"ids": list(now), "claimant": claim.claimant})
-    have_it = {each: sorted({*addresses(had), *now[each]}) for each, had in before.all()}
-    rows = [{"message_id": each, "delivered_to": json.dumps(them)} for each, them in have_it.items()]
-    NOTE_RECIPIENTS.execute(connection, rows, claimant=claim.claimant)
+def move(
+    connection: Connection, claim: Claim, settled: Sequence[Settled], rows: Mapping[int, RowState], now: datetime
+) -> None:
+    """Move messages that this claim holds to the states that their transitions say.
 
-
-def move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
-    """Move messages that this claim holds to the state that their transition says."""
+    Args:
+        connection: of a transaction that writes.
+        claim: which holds them.
+        settled: the transitions.
+        rows: the rows of those that are escalated, as they are now.
+        now: the time.
+    """
     gone, back, escalated = [], [], []
     for each in settled:
         change = each.transition
-        row: dict[str, Any] = {"message_id": each.message_id, "unknown_count": change.unknown_count}
+        row: dict[str, Any] = {
+            "message_id": each.message_id,
+            "unknown_count": change.unknown_count,
+            **identity_values(each),
+        }
         match change.kind:
             case TransitionKind.DELIVERED:
                 gone.append(each.message_id)
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
                 back.append({**row, "next_attempt_at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
+                row |= seen_values(rows.get(each.message_id))
                 escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(each)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
@@ -132,36 +184,110 @@ def move(connection: Connection, claim: Claim, settled: Sequence[Settled], now: 
     if gone:
         connection.execute(LEAVE_THE_QUEUE, {"ids": gone, "claimant": claim.claimant})
     GO_BACK.execute(connection, back, claimant=claim.claimant)
-    ESCALATE.execute(connection, escalated, claimant=claim.claimant, now=now)
+    if escalated:
+        firsts = first_escalations(connection, escalated, now)
+        ESCALATE.execute(
+            connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], claimant=claim.claimant
+        )
+
+
+def first_escalations(
+    connection: Connection, escalated: Sequence[Mapping[str, Any]], now: datetime
+) -> Mapping[int, datetime]:
+    """Return when messages were first escalated for their reason under their key, by id.
+
+    Notifications go by that time. So an application that takes a message back and fails it again, at every tick, causes
+    one notification.
+    """
+    keys = {row["message_id"]: (row["delivery_key"] or "", str(row["escalation_reason"])) for row in escalated}
+    found = connection.execute(KNOWN_ESCALATIONS, {"ids": [key for key, _ in keys.values()]})
+    known = {(key, reason): at for key, reason, at in found}
+    fresh = {(key, reason) for key, reason in keys.values() if key} - known.keys()
+    if fresh:
+        rows = [{"delivery_key": key, "reason": reason, "at": now} for key, reason in sorted(fresh)]
+        connection.execute(insert(escalations), rows)
+    return {each: known.get(key, now) for each, key in keys.items()}
+
+
+def identity_values(settled: Settled) -> dict[str, Any]:
+    """Return what a queue row keeps of the message's text; None leaves the row's own."""
+    message = settled.message
+    if message is None or not message.digest:
+        return dict.fromkeys(IDENTITY)
+    values = {"birth": message.birth, "digest": message.digest, "delivery_key": message.delivery_key}
+    if isinstance(message, UnusableMessage):
+        return values | {"delivered_to": None}
+    now = settled.outcome.delivered_to if settled.outcome else ()
+    return values | {"delivered_to": as_list(message.delivered_to.union(now))}
+
+
+def seen_values(row: RowState | None) -> dict[str, Any]:
+    """Return what a queue row keeps of the application's row."""
+    if row is None:
+        return dict.fromkeys(SEEN)
+    count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MOST else None
+    return {"seen_count": count, "seen_error": shown_error(row.last_error), "seen_updated_at": row.updated_at}
+
+
+def as_list(addresses: Collection[str]) -> str | None:
+    """Return addresses as JSON; None for nobody."""
+    return json.dumps(sorted(addresses)) if addresses else None
 
 
 def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
-    """A message that a claim holds is free, with values of its own; its count stays where it has none."""
+    """A message that a claim holds is free, with values of its own; what is None stays as it is."""
     unknown_count = func.coalesce(of["unknown_count"], queue.c.unknown_count)
     moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
-    return moved.values(claimed_by=None, claim_expires_at=None, unknown_count=unknown_count, **values)
+    return moved.values(
+        claimed_by=None,
+        claim_expires_at=None,
+        unknown_count=unknown_count,
+        delivered_to=of["delivered_to"],
+        **values,
+    )
 
 
 def _gone_back(of: Values) -> Update:
+    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text."""
     at = func.coalesce(of["next_attempt_at"], queue.c.next_attempt_at)
-    return _moved(of, state=where_it_was(), next_attempt_at=at)
+    waits = queue.c.escalated_at.is_(None)
+    text = {name: case((waits, func.coalesce(of[name], queue.c[name])), else_=queue.c[name]) for name in KEPT}
+    return _moved(of, state=where_it_was(), next_attempt_at=at, **text)
 
 
 def _escalated(of: Values) -> Update:
-    """In a person's hands; one that was tried by hand has been there since it was escalated first."""
+    """An operator has it; one that was tried by hand has been escalated since its first time."""
     return _moved(
         of,
         state=State.ESCALATED.value,
         next_attempt_at=None,
-        escalated_at=func.coalesce(queue.c.escalated_at, bindparam("now", type_=queue.c.escalated_at.type)),
+        escalated_at=func.coalesce(queue.c.escalated_at, of["at"]),
         escalation_reason=of["escalation_reason"],
         fingerprint=of["fingerprint"],
+        **{name: func.coalesce(of[name], queue.c[name]) for name in KEPT},
+        **{name: of[name] for name in SEEN},
     )
 
 
 def _types(*names: str) -> dict[str, TypeEngine[Any]]:
-    return {name: queue.c[name].type for name in ("message_id", "unknown_count", *names)}
+    return {name: queue.c[name].type for name in ("message_id", "unknown_count", *IDENTITY, *names)}
 
 
+NOT_ESCALATED: Mapping[str, Any] = {
+    "state": State.WAITING.value,
+    "escalated_at": None,
+    "escalation_reason": None,
+    "fingerprint": None,
+    "acknowledged_by": None,
+    "acknowledged_at": None,
+    "note": None,
+}
+"""What a queue row says of a message that waits again."""
+KEPT = ("birth", "digest", "delivery_key")
+IDENTITY = (*KEPT, "delivered_to")
+"""What a queue row keeps of its message's text."""
+SEEN = ("seen_count", "seen_error", "seen_updated_at")
+"""What a queue row keeps of the application's row, to notice when the application changes it."""
+KNOWN_ESCALATIONS = select(escalations).where(among_ids(escalations.c.delivery_key))
 GO_BACK = ForEach(_gone_back, **_types("next_attempt_at"))
-ESCALATE = ForEach(_escalated, **_types("escalation_reason", "fingerprint"))
+ESCALATE = ForEach(_escalated, **_types("escalation_reason", "fingerprint", *SEEN), at=queue.c.escalated_at.type)

@@ -93,6 +93,11 @@ def _is_of_a_policy(error: DBAPIError) -> bool:
     return where == "ExecWithCheckOptions"
 
 
+def is_busy(error: DBAPIError) -> bool:
+    """Tell if another transaction holds a lock for longer than we wait."""
+    return sqlstate(error) == LOCK_NOT_AVAILABLE or str(error.orig) == "database is locked"
+
+
 def sqlstate(error: DBAPIError) -> str | None:
     """PostgreSQL's code of an error; None where it has none."""
     return getattr(error.orig, "sqlstate", None)

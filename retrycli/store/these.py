@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, any_, bindparam
+from sqlalchemy import ARRAY, BigInteger, TypeDecorator, any_, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
+from sqlalchemy.types import NullType
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
@@ -39,5 +40,7 @@ def _one_by_one(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  
 
 @compiles(among_ids, "postgresql")
 def _as_an_array(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
-    array = bindparam(IDS, type_=ARRAY(element.column.type))
+    kind = element.column.type
+    # The application's columns have no type here, or one that only reads.
+    array = bindparam(IDS, type_=ARRAY(BigInteger() if isinstance(kind, NullType | TypeDecorator) else kind))
     return compiler.process(element.column == any_(array), **how)

@@ -83,9 +83,9 @@ class _Mortal:
         return call
 
     @contextmanager
-    def together(self) -> Iterator[None]:
+    def together(self, *, wait: bool = True) -> Iterator[None]:
         """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""
-        with self._port.together():
+        with self._port.together(wait=wait):
             yield
             number = self._fate.begun()
         self._fate.done(number)

@@ -18,13 +18,14 @@ from retrycli import schema
 from retrycli.acts import Act, ActKind
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.fingerprint import fingerprint
+from retrycli.identity import delivery_key, digest_of
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.policy import Recorded, Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.enrolment import Enrolment, delivery_key
+from retrycli.store.enrolment import Enrolment
 from retrycli.store.views import Views
 from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
@@ -339,7 +340,10 @@ def test_a_begun_attempt_is_written_down_before_anything_is_sent(
     (row,) = attempt_rows(database, 1)
     unfinished = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
     begun = {"message_id": 1, "pass_id": "the-pass", "number": 1, "made_by": "pass", "started_at": NOON}
-    begun |= {"waited_s": 15 * 60}
+    begun |= {"waited_s": 15 * 60, "ticket": str(TICKET), "message_type": "supplier", "deliveries": 0}
+    begun |= {"birth": (NOON - HOUR).isoformat(timespec="microseconds"), "probe": None, "destination": None}
+    begun |= {"digest": digest_of(application.row(1)), "delivered_to": None}
+    begun["delivery_key"] = delivery_key(1, str(begun["birth"]), str(begun["digest"]), 0)
     assert {name: value for name, value in row.items() if name != "id"} == begun | dict.fromkeys(unfinished)
 
 
@@ -368,7 +372,11 @@ def test_messages_are_loaded_whole_and_in_the_order_asked_for(
     assert second.message.fields["priority"] == 1
     assert not [name for name in second.message.fields if name.startswith("retrycli_")]
     assert second.message.retry_count == 4
-    assert (second.delivery_key, second.first_failed_at) == (delivery_key(1, TICKET, FAILED_AT), FAILED_AT)
+    assert (second.birth, second.digest) == (
+        (NOON - HOUR).isoformat(timespec="microseconds"),
+        digest_of(application.row(1)),
+    )
+    assert (second.delivery_key, second.first_failed_at) == (delivery_key(1, second.birth, second.digest, 0), FAILED_AT)
     assert (second.unknown_count, second.attempt_number) == (0, 1)
 
 
@@ -514,11 +522,15 @@ def settled(message_id: int, transition: Transition, outcome: Outcome | None = D
     return Settled(message_id, transition, outcome, timedelta(milliseconds=3250), ANSWERED_AT)
 
 
-def with_fingerprint(queued: dict[str, Any] | None, transition: Transition) -> dict[str, Any] | None:
-    """What the queue then shows of an escalated message besides: what it has in common with others."""
+def with_fingerprint(
+    application: Application, message_id: int, queued: dict[str, Any] | None, transition: Transition
+) -> dict[str, Any] | None:
+    """What the queue then shows of an escalated message besides: what it has in common with others, and its row."""
     if queued is None or transition.reason is None:
         return queued
-    return queued | {"fingerprint": fingerprint(settled(1, transition))}
+    seen = "retry_count AS seen_count, last_error AS seen_error, CAST(updated_at AS TEXT) AS seen_updated_at"
+    [row] = application.asked(f"SELECT {seen} FROM pending_messages WHERE id = {message_id}")
+    return queued | {"fingerprint": fingerprint(settled(1, transition))} | row
 
 
 def as_written(application: Application, changes: dict[str, Any]) -> dict[str, Any]:
@@ -548,7 +560,7 @@ def test_a_transition_sets_its_own_fields_and_no_others(
         assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).moved_on == set()
     assert changed == ({1: expected} if expected else {})
     after = queue_rows(database)
-    queued = with_fingerprint(queued, transition)
+    queued = with_fingerprint(application, 1, queued, transition)
     assert after.get(1) == (None if queued is None else before[1] | queued)
     assert after[2] == before[2]
 
@@ -572,7 +584,7 @@ def test_a_transition_is_the_same_in_company(
     with application.watched() as changed:
         assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).moved_on == set()
     assert changed.get(last, {}) == expected
-    queued = with_fingerprint(queued, transition)
+    queued = with_fingerprint(application, last, queued, transition)
     assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
 
 
@@ -937,12 +949,11 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
         assert claims.record_free(PASS, settled, NOON) == Recorded(moved_on=frozenset({3}), held=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
-    assert [row["outcome"] for each in (1, 2, 3) for row in attempt_rows(database, each)] == [
-        "delivered",
-        None,
-        "delivered",
-    ]
+    attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]
+    assert [row["outcome"] for row in attempts] == ["delivered"] * 3
+    assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
     assert claims.record_free(PASS, settled[1:2], NOON) == Recorded()
+    assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}
 

@@ -98,7 +98,7 @@ def test_nothing_is_left_of_what_is_tried(application: Application, database: Da
 
 
 @pytest.mark.parametrize(
-    ("column", "check"), [("status", "status <> 'sent'"), ("last_error", "length(last_error) < 99")]
+    ("column", "check"), [("status", "status <> 'sent'"), ("last_error", "length(last_error) < 9")]
 )
 def test_what_a_constraint_forbids_is_told(engine: Factory, tmp_path: Path, column: str, check: str) -> None:
     with application_with(engine, tmp_path, Column(column, Text, CheckConstraint(check))) as made:
@@ -122,7 +122,7 @@ SKIPS = {
 """By whether it is SQLite."""
 
 
-@pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "it stays as it is")])
+@pytest.mark.parametrize(("trigger", "told"), [(RAISES, "never"), (SKIPS, "did not change")])
 def test_what_a_trigger_refuses_is_told(
     application: Application, database: Database, trigger: dict[bool, str], told: str
 ) -> None:
@@ -155,7 +155,7 @@ def test_rows_that_a_policy_keeps_from_being_changed_are_told(application: Appli
     application.sql("ALTER TABLE pending_messages ENABLE ROW LEVEL SECURITY")
     application.sql("CREATE POLICY look ON pending_messages FOR SELECT USING (true)")
     there = make_url(application.url).set(username=role).render_as_string(hide_password=False)
-    with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1 .*it stays as it is"):
+    with closing(Database(there)) as theirs, pytest.raises(SchemaMismatch, match=r"message 1 .*did not change"):
         check_writable(theirs, NOON)
     application.sql(f"DROP OWNED BY {role}")
     application.sql(f"DROP ROLE {role}")

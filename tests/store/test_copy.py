@@ -27,7 +27,7 @@ from retrycli.errors import ConfigurationError
 from retrycli.schema import UtcDateTime, metadata
 from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
-from retrycli.store.recording import START_ATTEMPTS
+from retrycli.store.recording import START_ATTEMPTS, STARTED
 from tests.store.application import NOON
 from tests.store.conftest import Sides, file_of, two
 from tests.store.heard import statements
@@ -222,8 +222,8 @@ def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides) 
 
 def _mark(table: Table, chance: Random) -> Row:
     """Something by which two rows of one key may differ, or not."""
-    column = next(each for each in table.c if not each.primary_key and not isinstance(each.type, Boolean))
-    return {column.name: _value(column.type, chance.randrange(2))}
+    column = next((each for each in table.c if not each.primary_key and not isinstance(each.type, Boolean)), None)
+    return {} if column is None else {column.name: _value(column.type, chance.randrange(2))}
 
 
 def test_a_copy_that_was_cut_short_goes_on_where_it_was(sides: Sides) -> None:
@@ -278,8 +278,8 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     copy(sides)
     with sides.target.write() as connection:
         for _ in range(2):
-            row = {"message_id": 1, "number": 1, "waited_s": 0}
-            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON)
+            row = dict.fromkeys(STARTED) | {"message_id": 1, "number": 1}
+            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON, destination=None)
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 

@@ -62,8 +62,10 @@ OWN_TABLES = {
     "retrycli_attempts",
     "retrycli_passes",
     "retrycli_breakers",
+    "retrycli_escalations",
     "retrycli_pause",
     "retrycli_rates",
+    "retrycli_selection",
     "retrycli_told",
     "retrycli_totals",
 }

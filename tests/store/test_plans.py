@@ -231,10 +231,11 @@ CASES = {
         f"queue by due, {KEYS}",
     ),
     "released": Case(lambda d: Claims(d).release(MINE, list(SENDING)), "queue by its key"),
-    "begun": Case(begun, f"{KEYS}, attempts by message"),
+    "begun": Case(begun, f"{KEYS}, attempts by message, acts by message"),
     "recorded": Case(recorded, f"{KEYS}, attempts by message"),
     "lapsed": Case(
-        lambda d: Claims(d).take_over_lapsed(MINE, NOON + 2 * HOUR, 9), f"queue by due, {KEYS}, attempts by message"
+        lambda d: Claims(d).take_over_lapsed(MINE, NOON + 2 * HOUR, 9),
+        f"queue by due, {KEYS}, attempts by message, acts by message",
     ),
     "newly failed": Case(lambda d: Enrolment(d).newly_failed(Span(1000, 1040), 500), KEYS),
     "enrolled": Case(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -27,8 +28,9 @@ def attempt(
     claims: Claims, *settled: Settled, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
 ) -> None:
     """Make an attempt at each of some messages."""
-    begin(claims, [each.message_id for each in settled], claim, at=at)
-    claims.record(written_by or claim, settled, at)
+    begun = {each.message_id: each for each in begin(claims, [each.message_id for each in settled], claim, at=at)}
+    known = [replace(each, message=begun.get(each.message_id)) for each in settled]
+    claims.record(written_by or claim, known, at)
 
 
 def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: datetime = NOON) -> list[QueuedMessage]:
@@ -72,7 +74,7 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
     claims.claim_one(HAND, 1, NOON)
     [queued] = begin(claims, [1], HAND)
     assert queued.delivered_to == {"bo@x.test"}
-    claims.record(HAND, [again(1, BUSY)], NOON)
+    claims.record(HAND, [replace(again(1, BUSY), message=queued)], NOON)
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
 
 

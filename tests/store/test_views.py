@@ -485,8 +485,8 @@ def test_a_message_is_shown_with_its_body_and_its_history(
         OutcomeKind.TRANSIENT, 503, "HTTP 503", timedelta(seconds=90), delivered_to=("ana@x.test",), external_id="m-7"
     )
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
-    tried = Settled(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE)
+    [message] = claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
+    tried = Settled(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE, message)
     claims.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
     claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)

@@ -12,6 +12,7 @@ from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
 from retrycli.events import MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.schema import queue
 from retrycli.store.ledger import Pause
 from tests.fakes import (
     CUT_OFF,
@@ -41,8 +42,9 @@ def escalate(stage: Stage, message_id: int = 1) -> None:
 
 
 def everything(stage: Stage) -> list[tuple[Any, ...]]:
-    """Both tables, all columns."""
-    return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql("SELECT * FROM retrycli_queue")]
+    """Both tables, all columns but those that are first known when a text is read."""
+    known = ", ".join(each.name for each in queue.c if each.name not in {"delivery_key", "digest"})
+    return [*stage.sql("SELECT * FROM pending_messages"), *stage.sql(f"SELECT {known} FROM retrycli_queue")]
 
 
 # Delivered.

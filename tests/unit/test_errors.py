@@ -9,6 +9,7 @@ import pytest
 from retrycli import errors
 from retrycli.errors import (
     ConfigurationError,
+    DatabaseBusy,
     DatabaseUnavailable,
     InvalidMessage,
     LockHeld,
@@ -29,6 +30,7 @@ EXIT_CODES = {
     NotActionable: 4,
     NotEdited: 4,
     DatabaseUnavailable: 69,
+    DatabaseBusy: 69,
     LockHeld: 75,
     ConfigurationError: 78,
     SchemaMismatch: 78,

@@ -28,6 +28,7 @@ from retrycli.events import (
     MessageRescheduled,
     PassStarted,
     PassStopped,
+    ResultKept,
     StopReason,
 )
 from retrycli.message import EscalationReason, MessageType
@@ -105,6 +106,10 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     (
         MessageMovedOn(7, OutcomeKind.DELIVERED),
         [("WARNING", "Message 7 was changed by another while it was being sent")],
+    ),
+    (
+        ResultKept(7),
+        [("WARNING", "The application holds the row of message 7; a later pass writes the result")],
     ),
     (
         BreakerOpened("https://tickets.example.com", failures=5, probe_at=NOON),

@@ -65,7 +65,7 @@ def problem(**changes: object) -> str:
         (MessageType, ["customer", "supplier", "internal"]),
         (Status, ["pending", "approved", "rejected", "sent", "failed"]),
         (State, ["waiting", "sending", "escalated"]),
-        (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired"]),
+        (EscalationReason, ["exhausted", "permanent", "unknown", "invalid", "expired", "changed"]),
     ],
 )
 def test_the_words_are_those_of_the_contract(words: type[StrEnum], expected: list[str]) -> None:

@@ -1,9 +1,11 @@
 """What tells one message from the next under the same id, and one text of a message from another.
 
-Every new column is nullable: a pass of the version before may still be running on another host, and writes none of them.
+Every new column is nullable, because a pass of the version before may still be running on another host.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import sqlalchemy as sa
 from alembic import op
@@ -11,20 +13,23 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-QUEUE = {
+BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
+QUEUE: dict[str, Any] = {
     "birth": sa.Text,
     "digest": sa.String(80),
     "seen_count": sa.Integer,
-    "seen_error": sa.String(80),
+    "seen_error": sa.Text,
     "seen_updated_at": sa.Text,
 }
-ATTEMPTS = {
+ATTEMPTS: dict[str, Any] = {
+    "birth": sa.Text,
     "delivery_key": sa.String(36),
     "digest": sa.String(80),
     "ticket": sa.Text,
     "message_type": sa.String(16),
     "destination": sa.String(255),
     "deliveries": sa.Integer,
+    "delivered_to": sa.Text,
     "probe": sa.Boolean,
 }
 
@@ -34,7 +39,9 @@ def upgrade() -> None:
     for table, columns in (("retrycli_queue", QUEUE), ("retrycli_attempts", ATTEMPTS)):
         for name, kind in columns.items():
             op.add_column(table, sa.Column(name, kind))
+    op.add_column("retrycli_acts", sa.Column("attempts", sa.Integer))
     op.add_column("retrycli_breakers", sa.Column("tickets", sa.Text))
+    op.add_column("retrycli_passes", sa.Column("pruned_to", BIG))
     op.create_table(
         "retrycli_escalations",
         sa.Column("delivery_key", sa.String(36), primary_key=True),
@@ -48,7 +55,9 @@ def downgrade() -> None:
     """Remove them."""
     op.drop_table("retrycli_selection")
     op.drop_table("retrycli_escalations")
+    op.drop_column("retrycli_passes", "pruned_to")
     op.drop_column("retrycli_breakers", "tickets")
+    op.drop_column("retrycli_acts", "attempts")
     for table, columns in (("retrycli_attempts", ATTEMPTS), ("retrycli_queue", QUEUE)):
         for name in columns:
             op.drop_column(table, name)

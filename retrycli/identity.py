@@ -1,0 +1,251 @@
+"""What tells one message from another under the same id, and one text of a message from the next.
+
+An id is not a message: SQLite gives the id of a deleted row to the next one, and applications rewrite their rows. So
+retrycli remembers three things of a row, and compares them before it sends and before it writes a result:
+
+- its **birth**: when the row was created, or its ticket if the row does not say when;
+- the **digest** of its text: everything that the other side would be sent;
+- its **delivery key**: names one text of one message, and changes once a delivery of that text is recorded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from enum import StrEnum
+
+from retrycli.errors import InvalidMessage
+from retrycli.message import LIST_COLUMNS, utc_time
+from retrycli.outcome import OutcomeKind, may_have_arrived
+
+KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
+"""The namespace of delivery keys (RFC 9562, section 5.5)."""
+BY_TICKET = "ticket "
+"""A birth begins with it if the row does not say when it was created."""
+VERSION = "1"
+"""A digest begins with it. Digests of different versions can't be compared."""
+CONTENT = ("message_type", "subject", "body", "attachments")
+RECIPIENTS = ("recipient_email", "cc_emails", "bcc_emails")
+TEXT_COLUMNS = (*CONTENT, *RECIPIENTS)
+"""The columns of the application's table that make up a message's text."""
+
+
+def birth_of(text: str) -> str:
+    """Return a birth in the one form in which two are compared, whatever form the database writes times in.
+
+    Args:
+        text: ``created_at`` as the database writes it, or `BY_TICKET` and the ticket.
+    """
+    if text.startswith(BY_TICKET):
+        return text
+    try:
+        time = utc_time("created_at", text)
+    except InvalidMessage:
+        time = None
+    return text if time is None else time.isoformat(timespec="microseconds")
+
+
+def digest_of(row: Mapping[str, object]) -> str:
+    """Return the digest of a row's text; columns that the table does not have count as null.
+
+    It has two halves, so that a change of the recipients can be told from a change of what is said to them.
+    """
+    return f"{VERSION}:{_hashed(row, CONTENT)}:{_hashed(row, RECIPIENTS)}"
+
+
+def same_content(one: str, other: str) -> bool:
+    """Tell if two digests differ in the recipients at most."""
+    return one.rpartition(":")[0] == other.rpartition(":")[0]
+
+
+def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
+    """Return the key that every request for a text of a message carries until a delivery of it is recorded.
+
+    Args:
+        message_id: the row's id.
+        birth: as `birth_of` returns it.
+        digest: as `digest_of` returns it.
+        deliveries: how many deliveries of this text of this message are recorded.
+    """
+    return str(uuid.uuid5(KEYS, f"{message_id}/{birth}/{digest}/{deliveries}"))
+
+
+def provisional_key(message_id: int, birth: str, now: datetime) -> str:
+    """Return a key for a queue row whose text has not been read; no request carries it."""
+    return str(uuid.uuid5(KEYS, f"{message_id}/{birth}/enrolled {now.isoformat()}"))
+
+
+def _hashed(row: Mapping[str, object], columns: Sequence[str]) -> str:
+    """Hash values one after the other, each with its kind and its length so that none can run into the next."""
+    hashed = hashlib.sha256()
+    for name in columns:
+        value = row.get(name)
+        if name in LIST_COLUMNS:
+            value = _list_text(value)
+        if value is None:
+            hashed.update(b"null;")
+            continue
+        kind = b"b" if isinstance(value, bytes) else b"t"
+        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
+        hashed.update(b"%b%d:%b;" % (kind, len(data), data))
+    return hashed.hexdigest()[:32]
+
+
+def _list_text(value: object) -> object:
+    """Return a list column as JSON in one form. Text that is not JSON stands for itself; nothing is an empty list."""
+    if isinstance(value, str) and value:
+        try:
+            value = json.loads(value)
+        except (ValueError, RecursionError):
+            return value
+    if not value:
+        return "[]"
+    try:
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+    except RecursionError:
+        return "nested too deeply"
+
+
+class Difference(StrEnum):
+    """What became of a row since its message was read."""
+
+    NONE = "none"
+    EDITED = "edited"
+    """It holds another text of the same message."""
+    MOVED = "moved"
+    """It belongs to another ticket, and holds the same text."""
+    ANOTHER = "another"
+    """It is another message's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What is compared of a message."""
+
+    birth: str
+    digest: str
+    ticket: str
+
+    def difference(self, now: Identity) -> Difference:
+        """Tell what became of a message that was this and is `now`."""
+        if self == now:
+            return Difference.NONE
+        if self.birth == now.birth:
+            return Difference.MOVED if self.digest == now.digest else Difference.EDITED
+        moved = self.digest == now.digest and is_of_one_message(self.birth, now.birth)
+        return Difference.MOVED if moved else Difference.ANOTHER
+
+
+# -- what the history says about a text -----------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class PastAttempt:
+    """One attempt of the history; what a version of retrycli before 0005 did not record is None."""
+
+    number: int
+    started_at: datetime
+    finished_at: datetime | None
+    outcome: str | None
+    status_code: int | None
+    by_pass: bool
+    birth: str | None = None
+    digest: str | None = None
+    delivery_key: str | None = None
+    deliveries: int | None = None
+    """How many deliveries of its text were recorded before it."""
+    ticket: str | None = None
+    delivered_to: frozenset[str] = frozenset()
+
+    @property
+    def delivered(self) -> bool:
+        """Tell if it is recorded as delivered."""
+        return self.outcome == OutcomeKind.DELIVERED
+
+    @property
+    def unsettled(self) -> bool:
+        """Tell if it may have delivered: no answer says that it has, or that it has not."""
+        return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
+
+    @property
+    def is_request(self) -> bool:
+        """Tell if the other side got a request that it judged by the message."""
+        return self.outcome not in NO_REQUEST
+
+
+NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
+"""Outcomes of attempts that never reached the other side, or that it did not look into."""
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """The attempts at one id, oldest first, and which of them was the last when an operator last requeued it."""
+
+    attempts: Sequence[PastAttempt] = ()
+    requeued_after: int = 0
+
+    def sent_by_0004(self) -> bool:
+        """Tell if a version before 0005 may have sent the message: it recorded no keys."""
+        return any(each.delivery_key is None and each.unsettled for each in self.attempts)
+
+    def tried(self, digest: str, key: str) -> bool:
+        """Tell if there was an attempt at a text under a key."""
+        return any((each.digest, each.delivery_key) == (digest, key) for each in self.attempts)
+
+    def deliveries(self, birth: str, digest: str) -> int:
+        """Count the recorded deliveries of a text; the newest one knows of those that were pruned."""
+        return max((1 + (each.deliveries or 0) for each in self._deliveries(birth, digest)), default=0)
+
+    def delivered_at(self, birth: str, digest: str) -> datetime | None:
+        """Return when a text was last delivered, unless an operator has requeued the message since."""
+        times = [each.finished_at or each.started_at for each in self._deliveries(birth, digest) if self._counts(each)]
+        return max(times, default=None)
+
+    def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
+        """Return the recipients that have a mail with this content, whoever else was to get it."""
+        mails = (each for each in self.attempts if each.birth == birth and each.digest and each.delivered_to)
+        return frozenset().union(*(each.delivered_to for each in mails if same_content(each.digest or "", digest)))
+
+    def unknowns(self, key: str) -> int:
+        """Count the attempts under a key whose outcome is unknown, since the last requeue."""
+        return sum(each.outcome == OutcomeKind.UNKNOWN for each in self.attempts if self._is_under(each, key))
+
+    def requests(self, key: str) -> int:
+        """Count the requests that passes have sent under a key since the last requeue."""
+        return sum(each.by_pass and each.is_request for each in self.attempts if self._is_under(each, key))
+
+    def unsettled_since(self, key: str) -> datetime | None:
+        """Return when the newest attempt under a key ended that may have delivered."""
+        times = [each.finished_at for each in self.attempts if each.delivery_key in {key, None} and each.unsettled]
+        return next((each for each in reversed(times) if each is not None), None)
+
+    def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
+        """Return another ticket under which this text may have arrived, unless an operator has requeued it since."""
+        moved = (
+            each.ticket
+            for each in self.attempts
+            if each.digest == digest
+            and each.ticket != ticket
+            and each.unsettled
+            and self._counts(each)
+            and is_of_one_message(each.birth, birth)
+        )
+        return next(moved, None)
+
+    def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
+        return [each for each in self.attempts if each.delivered and (each.birth, each.digest) == (birth, digest)]
+
+    def _is_under(self, attempt: PastAttempt, key: str) -> bool:
+        return attempt.delivery_key == key and self._counts(attempt)
+
+    def _counts(self, attempt: PastAttempt) -> bool:
+        return attempt.number > self.requeued_after
+
+
+def is_of_one_message(one: str | None, other: str) -> bool:
+    """Tell if two births may be of one message: the same, or both by the ticket, which an application may change."""
+    return one == other or (one is not None and one.startswith(BY_TICKET) and other.startswith(BY_TICKET))

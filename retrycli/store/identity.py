@@ -1,0 +1,261 @@
+"""What identifies a message, in SQL: its birth, the columns of its text, and the history of its id."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Select, Text, cast, func, literal, select
+
+from retrycli.acts import ActKind
+from retrycli.identity import (
+    BY_TICKET,
+    TEXT_COLUMNS,
+    Difference,
+    History,
+    Identity,
+    PastAttempt,
+    birth_of,
+    delivery_key,
+    digest_of,
+    same_content,
+)
+from retrycli.message import BY_PASS, Lapsed, QueuedMessage, Status, UnusableMessage, ticket_text
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled
+from retrycli.schema import acts, attempts, queue
+from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
+from retrycli.store.these import among_ids
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Result, RowMapping, TableClause
+
+    from retrycli.store.database import Database
+
+OWN = "retrycli_"
+"""Labels of columns that are not the application's begin with it."""
+BIRTH = OWN + "birth"
+READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
+NONE = History()
+AT_IT = attempts.c.message_id == queue.c.message_id
+NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
+OF_THE_QUEUE = (
+    queue.c.delivery_key.label(OWN + "delivery_key"),
+    queue.c.first_failed_at.label(OWN + "first_failed_at"),
+    queue.c.unknown_count.label(OWN + "unknown_count"),
+    queue.c.delivered_to.label(OWN + "delivered_to"),
+    queue.c.digest.label(OWN + "digest"),
+    queue.c.birth.label(OWN + "queue_birth"),
+    NEXT_NUMBER.label(OWN + "attempt_number"),
+)
+UNFINISHED_ATTEMPTS = select(attempts).where(
+    among_ids(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None))
+)
+
+HISTORY = (
+    select(
+        attempts.c.message_id,
+        attempts.c.number,
+        attempts.c.started_at,
+        attempts.c.finished_at,
+        attempts.c.outcome,
+        attempts.c.status_code,
+        attempts.c.made_by,
+        attempts.c.birth,
+        attempts.c.digest,
+        attempts.c.delivery_key,
+        attempts.c.deliveries,
+        attempts.c.ticket,
+        attempts.c.delivered_to,
+    )
+    .where(among_ids(attempts.c.message_id))
+    .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
+)
+REQUEUES = (
+    select(acts.c.message_id, acts.c.at, acts.c.attempts)
+    .where(among_ids(acts.c.message_id), acts.c.act == ActKind.REQUEUED.value)
+    .order_by(acts.c.id)
+)
+
+
+@lru_cache
+def birth_text(messages: TableClause) -> ColumnElement[str]:
+    """A message's birth as the database writes it: `retrycli.identity.birth_of` reads it."""
+    m = messages.c
+    by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
+    return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket
+
+
+def identifying(messages: TableClause) -> list[ColumnElement[Any]]:
+    """Return the columns that identify a message and its text."""
+    return [birth_text(messages).label(BIRTH), *(messages.c[name] for name in READ if name in messages.c)]
+
+
+def histories(connection: Connection, ids: Collection[int]) -> Mapping[int, History]:
+    """Return what was done about messages, by id; `NONE` for those without any attempt."""
+    made: defaultdict[int, list[PastAttempt]] = defaultdict(list)
+    if not ids:
+        return {}
+    for row in connection.execute(HISTORY, {"ids": list(ids)}).mappings():
+        values = dict(row)
+        message_id, made_by = values.pop("message_id"), values.pop("made_by")
+        values["birth"] = None if values["birth"] is None else birth_of(values["birth"])
+        values["delivered_to"] = frozenset(addresses(values["delivered_to"]))
+        made[message_id].append(PastAttempt(by_pass=made_by == BY_PASS, **values))
+    requeued = connection.execute(REQUEUES, {"ids": list(made)}).all() if made else []
+    after = {each: _attempts_before(made[each], at) if number is None else number for each, at, number in requeued}
+    return {each: History(tuple(attempts), after.get(each, 0)) for each, attempts in made.items()}
+
+
+def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
+    """Return the number of the last attempt before a time: a version before 0005 recorded only when it requeued."""
+    return max((each.number for each in made if each.started_at <= at), default=0)
+
+
+def identified(row: Mapping[str, Any], history: History) -> QueuedMessage | UnusableMessage:
+    """Build a message from a row joined with its queue row, whose columns have labels that begin with `OWN`."""
+    fields = dict(row)
+    own = {name.removeprefix(OWN): fields.pop(name) for name in row if name.startswith(OWN)}
+    birth, digest, as_read = birth_in(row), digest_of(fields), read_of(row)
+    message = message_of(fields)
+    deliveries = history.deliveries(birth, digest)
+    if not deliveries and _keeps_its_key(own, digest, history):
+        key = str(own["delivery_key"])
+    else:
+        key = delivery_key(fields["id"], birth, digest, deliveries)
+    if isinstance(message, UnusableMessage):
+        return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
+    # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
+    known = own["unknown_count"] if own["digest"] is None or key == own["delivery_key"] else 0
+    had = own["delivered_to"] if own["digest"] is None or same_content(own["digest"], digest) else None
+    return QueuedMessage(
+        message,
+        key,
+        own["first_failed_at"],
+        unknown_count=max(known, history.unknowns(key)),
+        attempt_number=own["attempt_number"],
+        delivered_to=history.delivered_to(birth, digest).union(addresses(had)),
+        unsettled_since=history.unsettled_since(key),
+        birth=birth,
+        digest=digest,
+        deliveries=deliveries,
+        delivered_at=history.delivered_at(birth, digest),
+        requests=history.requests(key),
+        elsewhere=history.elsewhere(birth, digest, ticket_text(fields["ticket_id"])),
+        as_read=as_read,
+    )
+
+
+def _keeps_its_key(own: Mapping[str, Any], digest: str, history: History) -> bool:
+    """Tell if the text may have been sent under the queue row's own key, as a version before 0005 chose it."""
+    if own["digest"] is None:
+        return own["queue_birth"] is None or history.sent_by_0004()
+    return history.tried(digest, own["delivery_key"])
+
+
+def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+    """Build messages of rows that `with_queue` has read, in the order of ids; other messages' rows are left out."""
+    rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
+    past = histories(connection, [each for each, row in rows.items() if row[OWN + "attempt_number"] > 1])
+    return [identified(rows[each], past.get(each, NONE)) for each in ids if each in rows]
+
+
+def with_queue(database: Database) -> Select[Any]:
+    """Read whole messages that are failed, joined with their queue rows."""
+    m = database.messages
+    return (
+        select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
+        .join_from(queue, m, m.c.id == queue.c.message_id)
+        .where(m.c.status == word(Status.FAILED))
+    )
+
+
+def is_the_queues(row: Mapping[str, Any]) -> bool:
+    """Tell if a row is of the message that the queue knows under its id."""
+    known = row[OWN + "queue_birth"]
+    return known is None or bool(birth_of(known) == birth_in(row))
+
+
+# -- what became of a row since it was read -------------------------------------------------------------------
+
+GONE: dict[str, Any] = {"status": None}
+"""A row that is not there any more."""
+
+
+def is_still(settled: Settled, row: Mapping[str, Any]) -> bool:
+    """Tell if a row is failed, and still that of the message that was decided about."""
+    return row["status"] == Status.FAILED and _difference(settled, row) is not Difference.ANOTHER
+
+
+def as_found(settled: Settled, row: Mapping[str, Any]) -> Settled:
+    """Return what is written into a row: what was decided, unless it holds another text or ticket now."""
+    message, difference = settled.message, _difference(settled, row)
+    if message is None or difference is Difference.NONE:
+        return settled
+    digest = digest_of(row)
+    had = message.delivered_to if isinstance(message, QueuedMessage) else frozenset()
+    now = replace(message, digest=digest)
+    if isinstance(now, QueuedMessage):
+        now = replace(now, delivered_to=had if same_content(message.digest, digest) else frozenset())
+    return replace(settled.superseded(difference), message=now)
+
+
+def _difference(settled: Settled, row: Mapping[str, Any]) -> Difference:
+    message = settled.message
+    if message is None or message.as_read == read_of(row):
+        return Difference.NONE
+    before = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
+    return before.difference(Identity(birth_in(row), digest_of(row), ticket_text(row["ticket_id"])))
+
+
+# -- attempts whose results the rows do not show --------------------------------------------------------------
+
+
+def unfinished(connection: Connection, ids: Collection[int]) -> Mapping[int, RowMapping]:
+    """Return the attempts that have not ended, by message; one that has an outcome awaits that its row is written."""
+    rows = connection.execute(UNFINISHED_ATTEMPTS, {"ids": list(ids)}).mappings()
+    return {row["message_id"]: row for row in rows}
+
+
+def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> Lapsed:
+    """Build what is known of a message whose claim has expired."""
+    if attempt is None:
+        return Lapsed(message, None)
+    outcome = None if attempt["outcome"] is None else _outcome(attempt)
+    if attempt["digest"] is None:  # by a version before 0005
+        return Lapsed(message, attempt["made_by"], outcome)
+    took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
+    before = Identity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
+    now = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
+    return Lapsed(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
+
+
+def _outcome(attempt: RowMapping) -> Outcome:
+    retry_after = attempt["retry_after_s"]
+    return Outcome(
+        OutcomeKind(attempt["outcome"]),
+        attempt["status_code"],
+        attempt["error"],
+        None if retry_after is None else timedelta(seconds=retry_after),
+        tuple(addresses(attempt["delivered_to"])),
+        attempt["external_id"],
+    )
+
+
+def birth_in(row: Mapping[str, Any]) -> str:
+    """Return the birth of the row's message."""
+    return birth_of(encodable(row[BIRTH]))
+
+
+def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:
+    """Return the identifying columns of a row as they were read."""
+    return tuple(row[name] for name in READ if name in row)
+
+
+def encodable(text: str) -> str:
+    """Return text in a form that every database can keep: a file may hold some that is not UTF-8."""
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()

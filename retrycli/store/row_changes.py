@@ -1,0 +1,313 @@
+"""All that changes the application's rows. Each change expects them to be failed, and each is read back.
+
+A table may refuse a change of one row: with an error (a constraint, a trigger), or silently (`RAISE(IGNORE)`, a trigger
+that returns null, a rule, a row-level policy). Such a row is named and stays as it is, and the others are written. So
+what was written is read back in the same transaction, after every trigger; a count of rows would not do, because no
+database counts those that a trigger changes in place of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from sqlalchemy import (
+    BigInteger,
+    ColumnElement,
+    DateTime,
+    Integer,
+    Select,
+    Text,
+    case,
+    cast,
+    exc,
+    func,
+    null,
+    select,
+    update,
+)
+from sqlalchemy.types import NULLTYPE
+
+from retrycli.message import QueuedMessage, Status
+from retrycli.policy import Settled, TransitionKind
+from retrycli.store.application import word
+from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
+from retrycli.store.for_each import ForEach, Values
+from retrycli.store.remedies import in_words, is_refused
+from retrycli.store.these import among_ids
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from sqlalchemy import Connection, TableClause, Update
+    from sqlalchemy.types import TypeEngine
+
+    from retrycli.store.database import Database
+
+Wanted = TypeVar("Wanted")
+"""What is to be written into one row."""
+
+IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
+LENGTHS = (255, 127, 63, 31)
+"""To so many characters an error is shortened if its column refuses it, one after the other."""
+REMEMBERED = 1_000
+"""How many characters of an error are remembered, to see whether the application writes another."""
+
+
+@dataclass(frozen=True, slots=True)
+class RowState:
+    """What retrycli last saw of a row. If the row differs, the application has written it."""
+
+    failed: bool
+    retry_count: object
+    last_error: object
+    updated_at: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What became of a change of some rows."""
+
+    rows: Mapping[int, RowState] = field(default_factory=dict)
+    """As they were read back, by id."""
+    refused: Mapping[int, str] = field(default_factory=dict)
+    """Rows that stay as they were, and why."""
+
+
+def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> Written:
+    """Write what became of messages into their rows. An error that its column refuses is shortened."""
+    changing = {each.message_id: each for each in settled if each.transition.changes_row}
+    return _Change(partial(_write, database), _took).make(database, connection, changing)
+
+
+def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
+    """Mark messages as rejected, each with its last error."""
+
+    def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> None:
+        rows = [{"id": each, "last_error": error} for each, error in errors.items()]
+        _reject(database.messages, room).execute(connection, rows)
+
+    return _Change(write, lambda _error, row, _room: not row.failed).make(database, connection, errors)
+
+
+def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> Written:
+    """Set the retry counts of messages to zero."""
+
+    def write(connection: Connection, wanted: Mapping[int, None], _room: int | None) -> None:
+        connection.execute(_no_tries(database.messages), {"ids": list(wanted)}, execution_options=UNREAD)
+
+    change = _Change(write, lambda _, row, _room: row.retry_count == 0)
+    return change.make(database, connection, dict.fromkeys(ids))
+
+
+def write_text(database: Database, connection: Connection, message_id: int, changes: Mapping[str, str]) -> Written:
+    """Give a message another subject, body or recipient."""
+    m = database.messages.c
+
+    def write(connection: Connection, wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
+        statement = _failed_one(database.messages, message_id).values(dict(wanted[message_id]))
+        connection.execute(statement, execution_options=UNREAD)
+
+    def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
+        there = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
+        return dict(there) == dict(wanted)
+
+    return _Change(write, took).make(database, connection, {message_id: changes})
+
+
+def read_rows(database: Database, connection: Connection, ids: Collection[int]) -> Mapping[int, RowState]:
+    """Read what retrycli remembers of rows, by id."""
+    found = connection.execute(_row_states(database.messages), {"ids": list(ids)}) if ids else ()
+    return {each: RowState(bool(failed), *values) for each, failed, *values in found}
+
+
+def shown_error(error: object) -> str | None:
+    """Return as much of an error as is remembered, in a form that every database can keep."""
+    if error is None:
+        return None
+    return str(error)[:REMEMBERED].replace("\0", " ").encode(errors="backslashreplace").decode()
+
+
+@lru_cache
+def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
+    """When the application says that it changed a row, as the database writes it; null in a table without it."""
+    return cast(messages.c.updated_at, Text) if "updated_at" in messages.c else cast(null(), Text)
+
+
+@lru_cache
+def _row_states(messages: TableClause) -> Select[Any]:
+    m = messages.c
+    failed = case((m.status == word(Status.FAILED), 1), else_=0)
+    return select(m.id, failed, m.retry_count, m.last_error, updated_at_text(messages)).where(among_ids(m.id))
+
+
+# -- writing, and reading back --------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Change(Generic[Wanted]):
+    """A change of rows.
+
+    Args:
+        write: writes what is wanted of rows; an error has room for that many characters.
+        took: tells from a row, as it was read back, if it took what was wanted.
+    """
+
+    write: Callable[[Connection, Mapping[int, Wanted], int | None], None]
+    took: Callable[[Wanted, RowState, int | None], bool]
+
+    def make(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
+        """Write rows: all together, or one by one if the table refuses any of them."""
+        if not wanted:
+            return Written()
+        try:
+            return self._try(database, connection, wanted, database.error_room)
+        except exc.DBAPIError as error:
+            if not is_refused(error):
+                raise
+            refusal = in_words(error)
+        if len(wanted) == 1:
+            return self._shorten(database, connection, wanted) or Written(
+                read_rows(database, connection, wanted), dict.fromkeys(wanted, refusal)
+            )
+        written = [self.make(database, connection, {each: what}) for each, what in wanted.items()]
+        return Written(
+            {each: row for one in written for each, row in one.rows.items()},
+            {each: why for one in written for each, why in one.refused.items()},
+        )
+
+    def _shorten(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written | None:
+        """Write a row with a shorter error; None if the table refuses that too."""
+        for room in LENGTHS:
+            if database.error_room is not None and room >= database.error_room:
+                continue
+            try:
+                written = self._try(database, connection, wanted, room)
+            except exc.DBAPIError as error:
+                if not is_refused(error):
+                    raise
+            else:
+                database.error_room = room
+                return written
+        return None
+
+    def _try(
+        self, database: Database, connection: Connection, wanted: Mapping[int, Wanted], room: int | None
+    ) -> Written:
+        """Write rows, and read them back.
+
+        Raises:
+            DBAPIError: the table refuses one (`is_refused`), and none was written; or the transaction has failed.
+        """
+        try:
+            with errors_of_a_pipeline(connection):
+                connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
+                self.write(connection, wanted, room)
+                if not database.is_sqlite:  # a deferred constraint would else refuse all rows, at the commit
+                    connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE", execution_options=UNREAD)
+                connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
+                rows = read_rows(database, connection, wanted)
+        except exc.DBAPIError as error:
+            if is_refused(error):
+                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+            raise
+        ignored = [each for each, what in wanted.items() if each not in rows or not self.took(what, rows[each], room)]
+        return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
+
+
+def _took(settled: Settled, row: RowState, room: int | None) -> bool:
+    """Tell if a row shows what became of its message."""
+    change = settled.transition
+    if change.kind is TransitionKind.DELIVERED:
+        return not row.failed
+    if change.retry_count is not None and row.retry_count != change.retry_count:
+        return False
+    if change.last_error is None or row.last_error == change.last_error[:room]:
+        return True
+    before = settled.message.message.last_error if isinstance(settled.message, QueuedMessage) else None
+    return row.last_error != before
+
+
+def _write(database: Database, connection: Connection, settled: Mapping[int, Settled], room: int | None) -> None:
+    delivered = [
+        {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
+        for each in settled.values()
+        if each.transition.kind is TransitionKind.DELIVERED
+    ]
+    no_error = None if database.takes_null("last_error") else ""
+    _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
+    failed = [
+        {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
+        for each in settled.values()
+        if each.transition.kind is not TransitionKind.DELIVERED
+    ]
+    _note_failures(database.messages, room).execute(connection, failed)
+
+
+def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:
+    m = messages.c
+    return update(messages).where(m.id == message_id, m.status == word(Status.FAILED))
+
+
+@lru_cache
+def _no_tries(messages: TableClause) -> Update:
+    m = messages.c
+    return update(messages).where(among_ids(m.id), m.status == word(Status.FAILED)).values(retry_count=0)
+
+
+@lru_cache
+def _reject(messages: TableClause, room: int | None) -> ForEach:
+    def reject(of: Values) -> Update:
+        error = _cut(of["last_error"], room)
+        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
+
+    return ForEach(reject, id=BigInteger(), last_error=Text())
+
+
+@lru_cache
+def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> ForEach:
+    when = {} if sent_at is None else {"sent_at": sent_at}
+
+    def mark(of: Values) -> Update:
+        values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
+        return _failed_one(messages, of["id"]).values(values)
+
+    return ForEach(mark, id=BigInteger(), **when)
+
+
+@lru_cache
+def _note_failures(messages: TableClause, room: int | None) -> ForEach:
+    """A message's error and its retry count; None leaves the row's own."""
+    m = messages.c
+
+    def note(of: Values) -> Update:
+        error = func.coalesce(_cut(of["last_error"], room), m.last_error)
+        tries = func.coalesce(of["retry_count"], m.retry_count)
+        return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
+
+    return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
+
+
+def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:
+    """As much of a text as its column takes."""
+    return text if room is None else func.substr(text, 1, room)
+
+
+def _type_of_sent_at(database: Database) -> TypeEngine[Any] | None:
+    if "sent_at" not in database.messages.c:
+        return None
+    return NULLTYPE if database.is_sqlite else database.type_of("sent_at")  # a file's columns take anything
+
+
+def _sent_at(database: Database, time: datetime | None) -> object:
+    """A time as the application's column holds its own."""
+    if time is None or "sent_at" not in database.messages.c:
+        return None
+    kind = database.type_of("sent_at")
+    naive = time.astimezone(UTC).replace(tzinfo=None)
+    if isinstance(kind, DateTime) and not database.is_sqlite:
+        return time if kind.timezone else naive
+    return naive.isoformat(sep=" ", timespec="microseconds")
