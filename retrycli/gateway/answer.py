@@ -93,7 +93,7 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
     kind = _exception(answer, preset) or kind_of_status(answer.status, retry_after=retry_after)
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
-    return Outcome(kind, answer.status, _with_words(f"HTTP {answer.status}", answer, preset.answer.errors), retry_after)
+    return Outcome(kind, answer.status, with_words(f"HTTP {answer.status}", answer, preset.answer.errors), retry_after)
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
@@ -146,7 +146,7 @@ def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) ->
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)
-    return Outcome(OutcomeKind.REFUSED, answer.status, _with_words("refused", answer, error_fields))
+    return Outcome(OutcomeKind.REFUSED, answer.status, with_words("refused", answer, error_fields))
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
@@ -163,8 +163,8 @@ def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
     )
 
 
-def _with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
-    """What is wrong, in the words of the answer's JSON where it has any."""
+def with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
+    """Say what is wrong, in the words that the answer's JSON has at one of these paths."""
     try:
         content = answer.json
         found = next((values for path in paths if any(values := find(content, path))), [])

@@ -375,8 +375,17 @@ def _run(
     """Run a command to its end; what it prints. A server that it starts outlives this process, and inherits no pipe."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
-            command, user=user, group=user, extra_groups=None if user is None else [], cwd=cwd, env=env,
-            stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True, check=False,
+            command,
+            user=user,
+            group=user,
+            extra_groups=None if user is None else [],
+            cwd=cwd,
+            env=env,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+            check=False,
         )
         output.seek(0)
         said = output.read().decode(errors="replace")
