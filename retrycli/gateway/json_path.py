@@ -11,7 +11,7 @@ from pydantic import AfterValidator
 
 from retrycli.gateway.template import Fields, check_template, fill_text, plain
 
-STEP = re.compile(r"\[([\w.]+)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
+STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 Step = str | tuple[str, str, str]
 """A name, a list's position or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains

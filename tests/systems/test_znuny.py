@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrycli.gateway.preset import preset_text
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
 from tests.systems.servers import forgetful
 from tests.systems.znuny import AGENT, READER, SERVICE, Znuny, znuny
@@ -87,13 +86,6 @@ def key_of(article: Mapping[str, Any]) -> str | None:
     assert field["Name"] == "DeliveryKey"
     found: str | None = field["Value"]
     return found
-
-
-def with_field(name: str, folder: Path) -> Path:
-    """Return a copy of the preset that puts the key into another field."""
-    copy = folder / "other-field.toml"
-    copy.write_text(preset_text("znuny").replace("DeliveryKey", name))
-    return copy
 
 
 # -- what arrives ---------------------------------------------------------------------------------------------
@@ -264,14 +256,19 @@ def test_a_merged_ticket_gets_nothing_though_znuny_would_take_it(desk: Desk, sys
     assert len(system.said(system.merged)) == before
 
 
-def test_a_key_in_a_field_of_tickets_by_which_nothing_is_found_again_is_refused_beforehand(
+def test_a_key_in_a_field_of_tickets_by_which_no_look_up_finds_a_message_is_noticed_before_a_second_copy(
     desk: Desk, system: Znuny, ticket: int, tmp_path: Path
 ) -> None:
-    numbers = fail_each_type(desk, ticket)
-    desk.having(preset=with_field("TicketKey", tmp_path)).run_once()
-    error = NOT_PROVEN[1].replace("DeliveryKey", "TicketKey")
-    assert [desk.why_escalated(each) for each in numbers] == [("invalid", error)] * 3
-    assert system.said(ticket) == []
+    message_id = fail(desk, ticket)
+    wrong = shipped("znuny", tmp_path, settle_seconds=0)
+    wrong.write_text(wrong.read_text().replace("DeliveryKey", "TicketKey"))
+    with forgetful(system.root, "PATCH") as between:
+        assert desk.having(preset=wrong, base_url=between.url + SERVICE).run_once()["unknown"] == 1
+    for _ in range(3):
+        desk.let_time_pass()
+        desk.having(preset=wrong).run_once()
+    assert desk.why_escalated(message_id) == (NOT_PROVEN[0], NOT_PROVEN[1].replace("DeliveryKey", "TicketKey"))
+    assert len(system.said(ticket)) == 1
 
 
 # -- exactly once ---------------------------------------------------------------------------------------------
