@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import base64
 import json
+from collections import Counter
+from random import Random
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
+from tests.systems.fire import Fire, deliver_all, under_fire
 from tests.systems.servers import forgetful
 from tests.systems.znuny import AGENT, READER, SERVICE, Znuny, znuny
 
@@ -323,6 +326,24 @@ def test_a_pass_that_is_killed_while_its_request_is_out_sends_nothing_twice(
     assert desk.in_short(message_id)[0] == "sent"
     assert desk.attempts(message_id)[0][0] == "unknown"
     assert [words(each) for each in system.said(ticket)] == [BODY]
+
+
+@pytest.mark.long
+def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk, system: Znuny, tmp_path: Path) -> None:
+    tickets = [system.open_ticket() for _ in range(4)]
+    hasty = under_fire(desk, "znuny", tmp_path)
+    kinds = {f"Message {number}: ü 😀": TYPES[number % 3] for number in range(60)}
+    for number, (text, kind) in enumerate(kinds.items()):
+        fail(hasty, tickets[number % 4], kind, body=text)
+    fire = Fire(len(kinds), kills=12, stalls=0)
+    happened = deliver_all(hasty, fire, Random(60), lambda _: None)
+    print(fire, dict(happened))
+    said = [each for ticket in tickets for each in system.said(ticket)]
+    assert Counter(map(words, said)) == Counter(kinds.keys())
+    visible = {words(each) for each in said if str(each["IsVisibleForCustomer"]) == "1"}
+    assert visible == {text for text, kind in kinds.items() if kind == "customer"}
+    assert happened["kill"] > 0
+    assert happened["found by look-up"] > 0
 
 
 # -- what Znuny answers ---------------------------------------------------------------------------------------

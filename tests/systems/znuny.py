@@ -23,18 +23,16 @@ import httpx
 import pytest
 from sqlalchemy import NullPool, create_engine, text
 
-from tests.systems.servers import does, free_port, running, wait_until
+from tests.systems.servers import does, free_port, wait_until
 
 if TYPE_CHECKING:
     from sqlalchemy import Engine
 
 UNPACKED = Path("/opt/znuny-for-tests")
 NEEDS = ("perl", "-MDBD::Pg", "-MStarman", "-MCGI::Emulate::PSGI", "-MREST::Client", "-e", "1")
-MODULES = ("YAML::XS", "JSON::XS", "Template", "DateTime", "Moo", "Proc::ProcessTable", "XML::LibXML", "Net::DNS")
 WORKERS = 3
 NOBODY = 65534
 SERVICE = "/otrs/nph-genericinterface.pl/Webservice/GenericTicketConnectorREST"
-WITH_A_TICKETS_FIELD = "/otrs/nph-genericinterface.pl/Webservice/Other"
 CONFIG = """
 package Kernel::Config;
 use strict;
@@ -227,17 +225,6 @@ def znuny(shared: Path) -> Iterator[Znuny]:
 
 
 @contextmanager
-def another_server(system: Znuny) -> Iterator[str]:
-    """The web service of one more server with the same database, for a test that stops it; its root URL."""
-    port = free_port()
-    command = [*_starman(port, workers=1), str(system.home / "bin/cgi-bin/app.psgi")]
-    as_nobody = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *command]
-    with running(as_nobody, Path(system.folder, f"{port}.log"), cwd=system.home, env=_environment(system.home)):
-        wait_until(lambda: _answers(port))
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
 def _at_the_door(shared: Path) -> Iterator[None]:
     """Let one worker at a time come or go."""
     with (shared / "znuny-door").open("w") as door:
@@ -314,8 +301,9 @@ def _copy(home: Path, database_port: int) -> None:
     for name in ("var", "Kernel/Config/Backups", "Kernel/Config/Files", "Kernel/Config.pm"):
         (home / name).unlink()
     shutil.copytree(UNPACKED / "var/lib/otrs", home / "var", symlinks=True)
+    for name in ("spool", "run"):
+        (home / "var" / name).unlink()
     for name in ("spool", "run", "log"):
-        (home / "var" / name).unlink(missing_ok=True) if (home / "var" / name).is_symlink() else None
         (home / "var" / name).mkdir(exist_ok=True)
     for name in ("Backups", "Files"):
         (home / "Kernel/Config" / name).symlink_to(home / "var/Config" / name)
