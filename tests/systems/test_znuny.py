@@ -42,7 +42,7 @@ LOG_IN_REFUSED = "log-in: HTTP 200, and no SessionID: SessionCreate: Authorizati
 
 @pytest.fixture(scope="session")
 def system(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Znuny]:
-    """One for all tests and all workers: each test has a ticket of its own."""
+    """Share one among all tests and workers. Each test has a ticket of its own."""
     own = tmp_path_factory.getbasetemp()
     with znuny(own if worker_id == "master" else own.parent) as found:
         yield found
@@ -55,7 +55,7 @@ def ticket(system: Znuny) -> int:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, tmp_path: Path, system: Znuny) -> Desk:
-    """The command as the agent's."""
+    """Set the command up with the agent's credentials."""
     made = Desk(cli.having(application.variables(system.url)), application, tmp_path)
     return as_user(made.having(preset="znuny", attachments_dir=tmp_path), AGENT)
 
@@ -71,7 +71,7 @@ def fail(desk: Desk, ticket: int, message_type: str = "customer", **columns: obj
 
 
 def fail_each_type(desk: Desk, ticket: int, **columns: object) -> list[int]:
-    """Add a message of each type; their ids."""
+    """Add one message of each type; their ids."""
     return [fail(desk, ticket, each, **columns) for each in TYPES]
 
 
@@ -89,6 +89,13 @@ def key_of(article: Mapping[str, Any]) -> str | None:
     assert field["Name"] == "DeliveryKey"
     found: str | None = field["Value"]
     return found
+
+
+def with_a_tickets_field(folder: Path) -> Path:
+    """Copy the preset with a dynamic field of tickets for the key."""
+    copy = shipped("znuny", folder, settle_seconds=0)
+    copy.write_text(copy.read_text().replace("DeliveryKey", "TicketKey"))
+    return copy
 
 
 # -- what arrives ---------------------------------------------------------------------------------------------
@@ -166,6 +173,14 @@ def test_deliver_test_finds_its_message_again(desk: Desk, system: Znuny, ticket:
     shown = desk.cli.json("deliver-test", "--ticket", str(ticket))
     assert (shown["outcome"], shown["found_again"]) == ("delivered", True)
     assert len(system.said(ticket)) == 1
+
+
+def test_deliver_test_tells_that_a_key_in_a_field_of_tickets_is_not_found_again(
+    desk: Desk, ticket: int, tmp_path: Path
+) -> None:
+    wrong = desk.having(preset=with_a_tickets_field(tmp_path))
+    shown = wrong.cli.json("deliver-test", "--ticket", str(ticket))
+    assert (shown["outcome"], shown["found_again"]) == ("delivered", False)
 
 
 # -- what does not --------------------------------------------------------------------------------------------
@@ -263,8 +278,7 @@ def test_a_key_in_a_field_of_tickets_by_which_no_look_up_finds_a_message_is_noti
     desk: Desk, system: Znuny, ticket: int, tmp_path: Path
 ) -> None:
     message_id = fail(desk, ticket)
-    wrong = shipped("znuny", tmp_path, settle_seconds=0)
-    wrong.write_text(wrong.read_text().replace("DeliveryKey", "TicketKey"))
+    wrong = with_a_tickets_field(tmp_path)
     with forgetful(system.root, "PATCH") as between:
         assert desk.having(preset=wrong, base_url=between.url + SERVICE).run_once()["unknown"] == 1
     for _ in range(3):

@@ -1,6 +1,7 @@
 """A real Znuny on loopback, from the folder into which ``.ci/znuny`` unpacks it, with a PostgreSQL of its own.
 
-One serves all workers of a test run: it takes 15 seconds to make. Who comes first starts it, who leaves last ends it.
+All workers of a test run share one, because it takes 15 seconds to make. The first worker starts it, the last one to
+leave stops it. It queues mails and never sends them: its daemon does not run.
 """
 
 from __future__ import annotations
@@ -123,7 +124,7 @@ class Znuny:
 
     @property
     def home(self) -> Path:
-        """Where its programs are."""
+        """The folder of its programs."""
         return Path(self.folder, "otrs")
 
     @property
@@ -137,11 +138,11 @@ class Znuny:
         return self.root + SERVICE
 
     def as_user(self, name: str = AGENT) -> Api:
-        """The API as somebody sees it."""
+        """Return the web service as this agent may use it."""
         return Api(self.url, {"UserLogin": name, "Password": f"{name}-password"})
 
     def open_ticket(self, queue: str = "Support") -> int:
-        """A ticket of the customer's, with one article: what the customer has written."""
+        """Open a ticket with one article of the customer's; its id."""
         ticket = {
             "Title": "Printer does not print",
             "Queue": queue,
@@ -161,13 +162,13 @@ class Znuny:
         return int(made["TicketID"])
 
     def said(self, ticket: int) -> list[dict[str, Any]]:
-        """What agents have said to a ticket, with files and fields."""
+        """Read the articles that agents have added to a ticket, with files and dynamic fields."""
         everything = {"AllArticles": 1, "DynamicFields": 1, "Attachments": 1}
         [found] = self.as_user().ask("GET", f"/Ticket/{ticket}", **everything)["Ticket"]
         return [each for each in found.get("Article", []) if each["SenderType"] == "agent"]
 
     def queued_for(self, ticket: int) -> set[str]:
-        """Who is to be mailed what was said to a ticket, when Znuny's daemon comes to it."""
+        """Read the recipients of the mails that are queued for these articles."""
         articles = {each["ArticleID"] for each in self.said(ticket)}
         asked = text("SELECT article_id, recipient FROM mail_queue")
         with self._database.connect() as connection:
@@ -176,7 +177,7 @@ class Znuny:
 
     @cached_property
     def _database(self) -> Engine:
-        return create_engine(_database_url(self.database_port), poolclass=NullPool)
+        return create_engine(f"postgresql+psycopg://otrs@127.0.0.1:{self.database_port}/otrs", poolclass=NullPool)
 
 
 @dataclass(frozen=True)
@@ -187,14 +188,14 @@ class Api:
     account: Mapping[str, str]
 
     def answer(self, method: str, path: str, **content: object) -> httpx.Response:
-        """What comes back."""
+        """Send a request and return its answer, whatever it says."""
         asked = {**self.account, **content}
         if method == "GET":
             return httpx.get(self.url + path, params={name: str(each) for name, each in asked.items()}, timeout=60)
         return httpx.request(method, self.url + path, json=asked, timeout=60)
 
     def ask(self, method: str, path: str, **content: object) -> dict[str, Any]:
-        """The same where nothing may go wrong."""
+        """Send a request that must succeed."""
         found: dict[str, Any] = self.answer(method, path, **content).raise_for_status().json()
         assert "Error" not in found, found
         return found
@@ -202,7 +203,7 @@ class Api:
 
 @contextmanager
 def znuny(shared: Path) -> Iterator[Znuny]:
-    """The one of this test run, for as long as the block lasts.
+    """Use this test run's Znuny for as long as the block lasts.
 
     Args:
         shared: a folder that all workers share.
@@ -233,7 +234,7 @@ def _at_the_door(shared: Path) -> Iterator[None]:
 
 
 def _is_the_last(users: IO[str]) -> bool:
-    """Whether no other worker uses it: a worker that was killed does not count."""
+    """Tell whether no other worker uses it. A worker that was killed does not count."""
     fcntl.flock(users, fcntl.LOCK_UN)
     try:
         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,7 +253,7 @@ def _skip_where_missing() -> None:
 
 
 def _postgresql() -> Path | None:
-    """The programs of the newest PostgreSQL of Debian's."""
+    """Find the programs of the newest PostgreSQL that Debian's packages installed."""
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin/initdb"), key=lambda each: float(each.parts[-3]))
     return found[-1].parent if found else None
 
@@ -266,8 +267,9 @@ def _start() -> Znuny:
     try:
         _start_database(folder, database_port)
         _copy(home, database_port)
-        seeded = _as_nobody(["perl", str(_written(folder / "seed.pl", SEED.replace("@HOME@", str(home))))], home)
-        _as_nobody([*_starman(port, WORKERS), "--daemonize", "--pid", str(home / "var/run/pid"), _program(home)], home)
+        seeded = _as_nobody(["perl", str(home / "seed.pl")], home)
+        server = ["starman", "--listen", f"127.0.0.1:{port}", "--workers", str(WORKERS)]
+        _as_nobody([*server, "--daemonize", "--pid", str(home / "var/run/pid"), "bin/cgi-bin/app.psgi"], home)
         wait_until(lambda: _answers(port))
     except BaseException:
         _stop(folder)
@@ -295,7 +297,7 @@ def _start_database(folder: Path, port: int) -> None:
 
 
 def _copy(home: Path, database_port: int) -> None:
-    """Znuny itself, with its tables, and without the links of Debian's that lead out of it."""
+    """Copy Znuny without Debian's links to other folders, and make its tables."""
     package = UNPACKED / "usr/share/otrs"
     shutil.copytree(package, home, symlinks=True)
     for name in ("var", "Kernel/Config/Backups", "Kernel/Config/Files", "Kernel/Config.pm"):
@@ -307,21 +309,13 @@ def _copy(home: Path, database_port: int) -> None:
         (home / "var" / name).mkdir(exist_ok=True)
     for name in ("Backups", "Files"):
         (home / "Kernel/Config" / name).symlink_to(home / "var/Config" / name)
-    config = CONFIG.replace("@PORT@", str(database_port)).replace("@HOME@", str(home))
-    _written(home / "Kernel/Config.pm", config)
+    for name, content in (("Kernel/Config.pm", CONFIG), ("seed.pl", SEED)):
+        (home / name).write_text(content.replace("@PORT@", str(database_port)).replace("@HOME@", str(home)))
     _run(["chown", "-R", f"{NOBODY}:{NOBODY}", str(home)])
-    owner = ["psql", "-q", "-h", "127.0.0.1", "-p", str(database_port), "-v", "ON_ERROR_STOP=1"]
-    _run([*owner, "-U", "postgres", "-c", "CREATE ROLE otrs LOGIN", "-c", "CREATE DATABASE otrs OWNER otrs"])
+    psql = ["psql", "-X", "-q", "-h", "127.0.0.1", "-p", str(database_port), "-v", "ON_ERROR_STOP=1"]
+    _as_postgres([*psql, "-c", "CREATE ROLE otrs LOGIN", "-c", "CREATE DATABASE otrs OWNER otrs"])
     for name in ("schema", "initial_insert", "schema-post"):
-        _run([*owner, "-U", "otrs", "-f", str(home / f"scripts/database/{name}.postgresql.sql"), "otrs"])
-
-
-def _starman(port: int, workers: int) -> list[str]:
-    return ["starman", "--listen", f"127.0.0.1:{port}", "--workers", str(workers)]
-
-
-def _program(home: Path) -> str:
-    return str(home / "bin/cgi-bin/app.psgi")
+        _as_postgres([*psql, "-U", "otrs", "-f", str(home / f"scripts/database/{name}.postgresql.sql"), "otrs"])
 
 
 def _answers(port: int) -> bool:
@@ -330,45 +324,26 @@ def _answers(port: int) -> bool:
     return False
 
 
-def _database_url(port: int) -> str:
-    return f"postgresql+psycopg://otrs@127.0.0.1:{port}/otrs"
-
-
-def _written(path: Path, content: str) -> Path:
-    path.write_text(content)
-    return path
-
-
-def _environment(home: Path) -> dict[str, str]:
-    return {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(home)}
-
-
 def _as_nobody(command: Sequence[str], home: Path) -> str:
-    return _run(command, user=NOBODY, cwd=home, env=_environment(home))
+    return _run(command, user=NOBODY, home=home)
 
 
 def _as_postgres(command: Sequence[str]) -> None:
     programs = _postgresql()
     assert programs is not None
-    _run([str(programs / command[0]), *command[1:]], user="postgres", cwd=Path("/"))
+    _run([str(programs / command[0]), *command[1:]], user="postgres")
 
 
-def _run(
-    command: Sequence[str],
-    *,
-    user: int | str | None = None,
-    cwd: Path | None = None,
-    env: Mapping[str, str] | None = None,
-) -> str:
-    """Run a command to its end; what it prints. A server that it starts outlives this process, and inherits no pipe."""
+def _run(command: Sequence[str], *, user: int | str | None = None, home: Path = Path("/")) -> str:
+    """Run a command and return what it prints. A server that it starts outlives this process and inherits no pipe."""
     with tempfile.TemporaryFile() as output:
         done = subprocess.run(
             command,
             user=user,
             group=user,
             extra_groups=None if user is None else [],
-            cwd=cwd,
-            env=env,
+            cwd=home,
+            env={"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(home)},
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
