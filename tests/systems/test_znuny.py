@@ -31,7 +31,10 @@ UNKNOWN_TICKET = 999_999
 SIGNATURE = "\nYour Ticket-Team\n"
 """How the signature begins that a new Znuny has in every queue."""
 NO_ACCESS = ("permanent", "HTTP 200: TicketUpdate: User does not have access to the ticket!")
-NOT_CREATED = "HTTP 500: Article could not be created, please contact the system administrator"
+NOT_CREATED = (
+    "HTTP 500: Article could not be created, please contact the system administrator; the article may be on the "
+    "ticket already, with its mail not sent: look there first"
+)
 NOT_PROVEN = (
     "invalid",
     "Can't be sent: not sent, for ticket is not proven: the ticket must not be merged into another, and Znuny's "

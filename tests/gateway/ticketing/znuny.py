@@ -244,15 +244,20 @@ class Znuny(Fake):
             raise Refused("TicketGet.WrongStructure", "Invalid ticket ID parameter(s) found!")
         if data["TicketID"] not in self.tickets:
             raise Refused("TicketGet.AccessDenied", "User does not have access to the ticket!")
-        ticket: dict[str, Any] = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer"}
-        ticket["StateType"] = "merged" if data["TicketID"] in self.merged else "open"
-        marks = self._ticket_marks.get(data["TicketID"])
-        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
-            ticket["DynamicField"] = [{"Name": name, "Value": value} for name, value in marks.items()]
+        ticket = self._ticket(data)
         of_it = [article for article in self.arrived if article.ticket == data["TicketID"]]
         if true(data.get("AllArticles")) and of_it:
             ticket["Article"] = [self._shown(article, data) for article in of_it]
         return {"Ticket": [ticket]}
+
+    def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A ticket without its articles."""
+        state = "merged" if data["TicketID"] in self.merged else "open"
+        ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
+        marks = self._ticket_marks.get(data["TicketID"])
+        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
+            return {**ticket, "DynamicField": [{"Name": name, "Value": value} for name, value in marks.items()]}
+        return ticket
 
     def _shown(self, article: Arrived, data: Mapping[str, Any]) -> dict[str, Any]:
         shown: dict[str, Any] = {
@@ -268,7 +273,7 @@ class Znuny(Fake):
             "Bcc": ", ".join(article.bcc),
             "IsVisibleForCustomer": self._number(int(not article.internal)),
         }
-        if true(data.get("DynamicFields")):
+        if true(data.get("DynamicFields")) and self.article_fields:
             of_it = ((name, article.marks.get(name)) for name in sorted(self.article_fields))
             shown["DynamicField"] = [{"Name": name, "Value": value} for name, value in of_it]
         if true(data.get("Attachments")):
