@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import deliver_in_turn, gateway_settings, queued
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
 from tests.systems.fire import Fire, deliver_all, under_fire
 from tests.systems.servers import forgetful
@@ -260,6 +262,20 @@ def test_a_wrong_password_stops_the_pass_and_is_charged_to_nobody(desk: Desk, sy
     assert LOG_IN_REFUSED in texts(desk.attempts(numbers[0]))
     assert system.said(ticket) == []
     assert desk.run_once()["sent"] == 3
+
+
+def test_a_session_that_znuny_has_deleted_is_renewed_and_the_message_exists_once(system: Znuny, ticket: int) -> None:
+    settings = gateway_settings(system.url, preset="znuny", username=AGENT, password=f"{AGENT}-password")
+    to = {"ticket_id": ticket, "recipient_email": CUSTOMER, "cc_emails": None}
+    messages = [queued(f"key-{each}", body=each, **to) for each in ("one", "two")]
+
+    def forget() -> bool:
+        system.forget_sessions()
+        return True
+
+    outcomes = deliver_in_turn(settings, *messages, until=forget)
+    assert [(each.kind, each.error) for each in outcomes] == [(OutcomeKind.DELIVERED, None)] * 2
+    assert [words(each) for each in system.said(ticket)] == ["one", "two"]
 
 
 def test_doctor_tells_good_credentials_from_bad_in_znunys_own_words(desk: Desk, system: Znuny) -> None:

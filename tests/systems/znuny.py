@@ -175,6 +175,11 @@ class Znuny:
             rows = connection.execute(asked).all()
         return {name for article, recipient in rows if article in articles for name in recipient.split(",")}
 
+    def forget_sessions(self) -> None:
+        """Delete all sessions, as Znuny does when they have expired."""
+        with self._database.begin() as connection:
+            connection.execute(text("DELETE FROM sessions"))
+
     @cached_property
     def _database(self) -> Engine:
         return create_engine(f"postgresql+psycopg://otrs@127.0.0.1:{self.database_port}/otrs", poolclass=NullPool)
