@@ -90,12 +90,12 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     """The same of the answer to a question, which no success rule is for: `DELIVERED` is that there is an answer."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    rule = _exception(answer, preset)
-    kind = kind_of_status(answer.status, retry_after=retry_after) if rule is None else rule.outcome
+    exception = _exception(answer, preset)
+    kind = kind_of_status(answer.status, retry_after=retry_after) if exception is None else exception.outcome
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
     error = with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
-    remedy = f"; {rule.remedy}" if rule is not None and rule.remedy else ""
+    remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
     return Outcome(kind, answer.status, error + remedy, retry_after)
 
 

@@ -125,6 +125,15 @@ class Znuny(Fake):
             return reason(json.dumps({"faultcode": "Server", "faultstring": str(fault)}, separators=(",", ":")))
         return Answered(200, result, {"Content-Type": "application/json; charset=UTF-8"})
 
+    def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A ticket without its articles."""
+        state = "merged" if data["TicketID"] in self.merged else "open"
+        ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
+        marks = self._ticket_marks.get(data["TicketID"])
+        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
+            return {**ticket, "DynamicField": [{"Name": name, "Value": value} for name, value in marks.items()]}
+        return ticket
+
     def _known(self, data: Mapping[str, Any]) -> bool:
         if true(data.get("SessionID")):
             return data["SessionID"] in self.sessions
@@ -249,15 +258,6 @@ class Znuny(Fake):
         if true(data.get("AllArticles")) and of_it:
             ticket["Article"] = [self._shown(article, data) for article in of_it]
         return {"Ticket": [ticket]}
-
-    def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
-        """A ticket without its articles."""
-        state = "merged" if data["TicketID"] in self.merged else "open"
-        ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
-        marks = self._ticket_marks.get(data["TicketID"])
-        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
-            return {**ticket, "DynamicField": [{"Name": name, "Value": value} for name, value in marks.items()]}
-        return ticket
 
     def _shown(self, article: Arrived, data: Mapping[str, Any]) -> dict[str, Any]:
         shown: dict[str, Any] = {
