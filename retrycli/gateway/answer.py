@@ -13,7 +13,7 @@ import httpx
 
 from retrycli.gateway.json_path import find
 from retrycli.gateway.preset import Preset
-from retrycli.gateway.rules import Condition, SuccessRule
+from retrycli.gateway.rules import Condition, Reclassification, SuccessRule
 from retrycli.gateway.template import Fields, fill_text, plain
 from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
 
@@ -90,10 +90,13 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     """The same of the answer to a question, which no success rule is for: `DELIVERED` is that there is an answer."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    kind = _exception(answer, preset) or kind_of_status(answer.status, retry_after=retry_after)
+    exception = _exception(answer, preset)
+    kind = kind_of_status(answer.status, retry_after=retry_after) if exception is None else exception.outcome
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
-    return Outcome(kind, answer.status, _with_words(f"HTTP {answer.status}", answer, preset.answer.errors), retry_after)
+    error = with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
+    remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
+    return Outcome(kind, answer.status, error + remedy, retry_after)
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
@@ -125,8 +128,8 @@ def value_at(answer: Answer, path: str) -> str | int | None:
     return next((each for each in found if isinstance(each, str | int) and not isinstance(each, bool)), None)
 
 
-def _exception(answer: Answer, preset: Preset) -> OutcomeKind | None:
-    return next((rule.outcome for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
+def _exception(answer: Answer, preset: Preset) -> Reclassification | None:
+    return next((rule for rule in preset.classify if rule.applies(answer.status, answer.text)), None)
 
 
 def _external_id(answer: Answer, preset: Preset) -> str | None:
@@ -146,7 +149,7 @@ def _judged(answer: Answer, rule: SuccessRule, error_fields: Collection[str]) ->
         return Outcome(OutcomeKind.UNKNOWN, answer.status, error)
     if succeeded:
         return Outcome(OutcomeKind.DELIVERED, answer.status)
-    return Outcome(OutcomeKind.REFUSED, answer.status, _with_words("refused", answer, error_fields))
+    return Outcome(OutcomeKind.REFUSED, answer.status, with_words("refused", answer, error_fields))
 
 
 def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
@@ -163,8 +166,8 @@ def _succeeded(answer: Answer, rule: SuccessRule) -> bool:
     )
 
 
-def _with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
-    """What is wrong, in the words of the answer's JSON where it has any."""
+def with_words(start: str, answer: Answer, paths: Collection[str]) -> str:
+    """Say what is wrong, in the words that the answer's JSON has at one of these paths."""
     try:
         content = answer.json
         found = next((values for path in paths if any(values := find(content, path))), [])

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import re
 from base64 import b64encode
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from datetime import datetime
 from typing import assert_never
 
 import httpx
 
 from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.gateway.answer import Answer, value_at
+from retrycli.gateway.answer import Answer, value_at, with_words
 from retrycli.gateway.quotation import starred
 from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
@@ -31,12 +31,13 @@ class Credentials:
     Args:
         settings: how to log in, and with what.
         by_preset: how the preset does it; ``gateway.auth`` takes its place.
+        errors: paths in an answer's JSON where the other side says why it refused the log-in.
 
     Raises:
         ConfigurationError: a credential that is missing, or can't stand in a header.
     """
 
-    def __init__(self, settings: OneGateway, by_preset: Auth | None = None) -> None:
+    def __init__(self, settings: OneGateway, by_preset: Auth | None = None, *, errors: Collection[str] = ()) -> None:
         self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
         self._values = {name: revealed(value) for name, value in given.items()}
@@ -44,6 +45,7 @@ class Credentials:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
         self._destination = settings.destination
+        self._errors = errors
         self.session: str | None = None
         """What a log-in brought; None before it, and where none is needed."""
         self._log_in_lock = asyncio.Lock()
@@ -112,10 +114,21 @@ class Credentials:
                 return Outcome(kind, error=f"log-in: {in_words(error)}")
             token = value_at(answer, rule.token)
             if not isinstance(token, str) or not VISIBLE.fullmatch(token):
-                return _no_token(answer, rule.token, now())
+                return self._no_token(answer, rule.token, now())
             self.session = token
             self._secrets.append(token)
             return None
+
+    def _no_token(self, answer: Answer, where: str, now: datetime) -> Outcome:
+        """Judge a log-in whose answer has no token."""
+        kind = kind_of_status(answer.status)
+        for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
+        return Outcome(
+            kind if for_now else OutcomeKind.UNAUTHORIZED,
+            answer.status,
+            with_words(f"log-in: HTTP {answer.status}, and no {where}", answer, self._errors),
+            parse_retry_after(answer.retry_after, now),
+        )
 
     def _log_in_request(self, rule: Session) -> httpx.Request:
         own = {name.lower(): plain(fill_text(text, self._values)) for name, text in rule.headers.items()}
@@ -128,17 +141,6 @@ class Credentials:
             data=form,
             json=body if form is None else None,
         )
-
-
-def _no_token(answer: Answer, where: str, now: datetime) -> Outcome:
-    kind = kind_of_status(answer.status)
-    for_now = kind in {OutcomeKind.TRANSIENT, OutcomeKind.THROTTLED}
-    return Outcome(
-        kind if for_now else OutcomeKind.UNAUTHORIZED,
-        answer.status,
-        f"log-in: HTTP {answer.status}, and no {where}",
-        parse_retry_after(answer.retry_after, now),
-    )
 
 
 def _by_settings(settings: OneGateway, by_preset: Auth | None) -> Auth | None:

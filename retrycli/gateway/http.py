@@ -76,7 +76,7 @@ class HttpGateway:
         self._preset = load_preset(settings.preset)
         if columns is not None:
             self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-        self._credentials = Credentials(settings, self._preset.auth)
+        self._credentials = Credentials(settings, self._preset.auth, errors=self._preset.answer.errors)
         self._transport = open_transport(settings, connections=connections)
         timeout = settings.connect_timeout_seconds
         self._line = Line(

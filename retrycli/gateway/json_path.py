@@ -11,10 +11,11 @@ from pydantic import AfterValidator
 
 from retrycli.gateway.template import Fields, check_template, fill_text, plain
 
-STEP = re.compile(r"\[([\w.]+)(=|\*=)([^\[\]]*)\]|([^.\[\]]+)")
+STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 
 Step = str | tuple[str, str, str]
-"""A name, a list's position or ``*`` for all of a list; or those of a list whose part equals, or contains, a text."""
+"""A name, a list's position or ``*`` for all of a list; or the entries of a list whose part equals (``=``), contains
+(``*=``) or differs from (``!=``) a text. An entry without the part differs from every text."""
 
 
 def check_path(path: str) -> str:
@@ -66,7 +67,13 @@ def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
 
 def _is_meant(entry: object, part: str, how: str, wanted: str) -> bool:
     values = [plain(value) for value in find(entry, part)]
-    return any(wanted in value if how == "*=" else wanted == value for value in values)
+    match how:
+        case "!=":
+            return wanted not in values
+        case "*=":
+            return any(wanted in value for value in values)
+        case _:
+            return wanted in values
 
 
 @lru_cache(maxsize=256)

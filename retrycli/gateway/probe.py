@@ -41,7 +41,7 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
     """
     check_urls(settings)
     preset = load_preset(settings.preset)
-    credentials = Credentials(settings, preset.auth)
+    credentials = Credentials(settings, preset.auth, errors=preset.answer.errors)
     transport = open_transport(settings, connections=1)
     ahead: list[float] = []
 

@@ -330,6 +330,8 @@ class Reclassification(Table):
     status: tuple[int, ...] = ()
     text: str | None = None
     outcome: OutcomeKind
+    remedy: str | None = None
+    """What an operator has to know or do; it is added to the error."""
 
     @model_validator(mode="after")
     def _has_a_condition(self) -> Self:

@@ -156,6 +156,7 @@ TREE = {
     "count": 0,
     "none": None,
     "": {"": 1},
+    "c": [{"id": 1, "of": [{"n": "x"}, {"n": "y"}]}, {"id": 2}],
 }
 
 
@@ -168,6 +169,12 @@ TREE = {
         ("a.b.[of.n=x].id", [1]),
         ("a.b.[of.n*=x].id", [1, 2]),
         ("a.b.[of.n={key}].id", [2]),
+        ("a.b.[id!=1].id", [2]),
+        ("a.b.[of.n!={key}].id", [1]),
+        ("a.b.[missing!=x].id", [1, 2]),
+        ("c.[of.*.n=y].id", [1]),
+        ("c.[of.*.n*=y].id", [1]),
+        ("c.[of.*.n!=y].id", [2]),
         ("a.b.9.id", []),
         ("a.b.id", []),
         ("a.c", []),
@@ -180,7 +187,7 @@ def test_a_path_leads_to_all_that_is_there(path: str, found: list[object]) -> No
     assert find(TREE, path, {"key": "xy"}) == found
 
 
-@pytest.mark.parametrize("path", ["", ".", "a.", "a..b", ".a", "a.[b]", "a.[b=c", "a]", "[=x]"])
+@pytest.mark.parametrize("path", ["", ".", "a.", "a..b", ".a", "a.[b]", "a.[b=c", "a]", "[=x]", "[a.=x]", "[a!x]"])
 def test_what_is_no_path_is_wrong(path: str) -> None:
     with pytest.raises(ValueError, match="no path"):
         check_path(path)

@@ -137,6 +137,53 @@ def test_znuny_needs_its_field(znuny: Znuny) -> None:
     assert outcome.error == "HTTP 200: TicketUpdate: DynamicField->Name parameter is invalid!"
 
 
+@pytest.mark.parametrize("column", ["cc_emails", "bcc_emails"])
+def test_znuny_that_stores_an_article_and_fails_to_queue_its_mail_gets_no_second_one(znuny: Znuny, column: str) -> None:
+    outcome = sent(znuny, queued(ticket_id=7, **{column: '["ben@example.com", "nobody"]'}))
+    assert outcome.kind is OutcomeKind.PERMANENT
+    assert outcome.error is not None
+    assert outcome.error.startswith("HTTP 500: Article could not be created, please contact the system administrator")
+    assert outcome.error.endswith(
+        "; the article may be on the ticket already, with its mail not sent: look there first"
+    )
+    assert [each.marks for each in znuny.arrived] == [{}]
+
+
+def test_znuny_that_fails_to_set_the_key_gets_no_second_article(znuny: Znuny) -> None:
+    znuny.fields_fail = True
+    assert sent(znuny).kind is OutcomeKind.PERMANENT
+    assert [each.marks for each in znuny.arrived] == [{}]
+
+
+@pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])
+def test_znuny_is_sent_nothing_for_a_merged_ticket(znuny: Znuny, message: object) -> None:
+    znuny.merged = {"7"}
+    outcome = sent(znuny, message)
+    assert (outcome.kind, znuny.arrived) == (OutcomeKind.INVALID, [])
+    assert "must not be merged" in (outcome.error or "")
+
+
+def test_znuny_with_the_key_in_a_field_of_tickets_gets_no_second_copy(znuny: Znuny) -> None:
+    znuny.article_fields, znuny.ticket_fields = {"Other"}, {"DeliveryKey"}
+    assert sent(znuny).kind is OutcomeKind.DELIVERED
+    again = sent(znuny, replace(MESSAGE, unsettled_since=LONG_AGO))
+    assert (again.kind, len(znuny.arrived)) == (OutcomeKind.INVALID, 1)
+    assert "of the object Article" in (again.error or "")
+
+
+def test_znuny_says_itself_why_it_refuses_a_log_in(znuny: Znuny) -> None:
+    outcome = sent(znuny, password="wrong")
+    assert (outcome.kind, outcome.status_code, znuny.arrived) == (OutcomeKind.UNAUTHORIZED, 200, [])
+    words = "log-in: HTTP 200, and no SessionID: SessionCreate: Authorization failing!"
+    assert (outcome.error or "").endswith(words)
+
+
+@pytest.mark.parametrize("column", ["subject", "body"])
+def test_znuny_takes_a_mere_0_for_nothing(znuny: Znuny, column: str) -> None:
+    outcome = sent(znuny, queued(ticket_id=7, cc_emails=None, **{column: "0"}))
+    assert (outcome.kind, znuny.arrived) == (OutcomeKind.PERMANENT, [])
+
+
 @pytest.mark.parametrize("message", [MESSAGE, NOTE], ids=["message", "note"])
 def test_znuny_may_give_out_numbers_as_texts(znuny: Znuny, message: object) -> None:
     znuny.text_numbers = True

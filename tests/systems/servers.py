@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from select import select
-from threading import Thread
+from threading import Event, Thread
 
 LONGEST = 60
 """Seconds after which a test gives up."""
@@ -73,13 +73,16 @@ def free_port() -> int:
 class Forgetful:
     """Stands before a server, and passes on all that is said but some requests, or but the answers to them.
 
-    It breaks off instead, or says a status, as a proxy does that has not waited for the answer.
+    It breaks off instead, or says a status, as a proxy does that has not waited for the answer, or keeps silent.
     """
 
-    def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None) -> None:
+    def __init__(self, url: str, method: bytes, *, also_the_request: bool, status: int | None, silent: bool) -> None:
         self._there = ("127.0.0.1", int(url.rpartition(":")[2]))
         self._method = method
         self._also_the_request = also_the_request
+        self._silent = silent
+        self.happened = Event()
+        """Set once a request or an answer was kept back."""
         self._instead = b"" if status is None else b"HTTP/1.1 %d Made up\r\nContent-Length: 0\r\n\r\n" % status
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._listener.getsockname()[1]}"
@@ -105,6 +108,7 @@ class Forgetful:
                         return
                     forgets = forgets or question.startswith(self._method)
                     if forgets and self._also_the_request:
+                        self._keep_back(client)
                         return
                     server.sendall(question)
                 if server in readable:
@@ -112,15 +116,22 @@ class Forgetful:
                         return
                     client.sendall(self._instead if forgets else answer)
                     if forgets:
+                        self._keep_back(client)
                         return
+
+    def _keep_back(self, client: socket.socket) -> None:
+        """Break off, or say nothing more until the other side goes."""
+        self.happened.set()
+        while self._silent and client.recv(65536):
+            pass
 
 
 @contextmanager
 def forgetful(
-    url: str, method: str, *, also_the_request: bool = False, status: int | None = None
+    url: str, method: str, *, also_the_request: bool = False, status: int | None = None, silent: bool = False
 ) -> Iterator[Forgetful]:
     """One for as long as the block lasts."""
-    made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status)
+    made = Forgetful(url, method.encode(), also_the_request=also_the_request, status=status, silent=silent)
     thread = Thread(target=made.serve, daemon=True)
     thread.start()
     try:

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import base64
 import html
+import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 
 BASE = "/znuny/nph-genericinterface.pl/Webservice/GenericTicketConnectorREST"
+ADDRESS = re.compile(r"[^\s@<>,]+@[^\s@<>,.]+(\.[^\s@<>,.]+)+")
 CONTENT_TYPE = re.compile(r"\w+/\w+.*charset\s*=\s*[\"']?[\w-]+", re.IGNORECASE | re.DOTALL)
 
 
@@ -21,6 +23,10 @@ class Refused(Exception):
     def __init__(self, code: str, message: str) -> None:
         self.code = code
         self.message = f"{code.partition('.')[0]}: {message}"
+
+
+class Fault(Exception):
+    """Why an operation broke off, as its fault says it. What was done before stays done."""
 
 
 def reason(message: str) -> Answered:
@@ -43,6 +49,12 @@ def addresses(value: str | None) -> tuple[str, ...]:
     return tuple(address.strip() for address in (value or "").split(",") if address.strip())
 
 
+def well_formed(them: Iterable[str]) -> bool:
+    """Whether there is an address, and all are addresses."""
+    found = [ADDRESS.fullmatch(each) for each in them]
+    return bool(found) and all(found)
+
+
 def decoded(content: str) -> bytes:
     """As Perl has it, which passes over what is no base64."""
     return base64.b64decode(re.sub(r"[^A-Za-z0-9+/=]", "", content))
@@ -55,8 +67,14 @@ class Znuny(Fake):
         super().__init__()
         self.password = "secret"
         self.tickets = {"7"}
+        self.merged: set[str] = set()
+        """Tickets that have been merged into others."""
         self.article_fields = {"DeliveryKey"}
         """Dynamic fields of articles that an administrator has made."""
+        self.ticket_fields: set[str] = set()
+        """The same of tickets."""
+        self.fields_fail = False
+        """Whether setting a dynamic field fails."""
         self.sessions: set[str] = set()
         """Clear it, and they have all expired."""
         self.signature = ""
@@ -67,6 +85,8 @@ class Znuny(Fake):
         """Their marks are the articles' own dynamic fields."""
         self.subjects: list[str] = []
         """Of what arrived."""
+        self._ticket_marks: dict[str, dict[str, Any]] = {}
+        """What each ticket has in dynamic fields of its own."""
 
     @property
     def url(self) -> str:
@@ -101,7 +121,18 @@ class Znuny(Fake):
             result = operation({**data, **asked.query, **of_path})
         except Refused as refused:
             result = {"Error": {"ErrorCode": refused.code, "ErrorMessage": refused.message}}
+        except Fault as fault:
+            return reason(json.dumps({"faultcode": "Server", "faultstring": str(fault)}, separators=(",", ":")))
         return Answered(200, result, {"Content-Type": "application/json; charset=UTF-8"})
+
+    def _ticket(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """A ticket without its articles."""
+        state = "merged" if data["TicketID"] in self.merged else "open"
+        ticket = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer", "StateType": state}
+        marks = self._ticket_marks.get(data["TicketID"])
+        if true(data.get("DynamicFields")) and marks:  # a ticket does not show a field that is empty, an article does
+            return {**ticket, "DynamicField": [{"Name": name, "Value": value} for name, value in marks.items()]}
+        return ticket
 
     def _known(self, data: Mapping[str, Any]) -> bool:
         if true(data.get("SessionID")):
@@ -131,6 +162,9 @@ class Znuny(Fake):
         ticket = str(data["TicketID"])
         if ticket not in self.tickets:  # it does not tell a missing one from one that this agent may not see
             raise Refused("TicketUpdate.AccessDenied", "User does not have access to the ticket!")
+        for name in ("DynamicField", "Attachment"):
+            if data.get(name) is not None and not data[name]:  # an empty list is not the same as none
+                raise Refused("TicketUpdate.MissingParameter", f"{name} parameter is missing or not valid!")
         done = {"TicketID": ticket, "TicketNumber": f"20260101000000{ticket}"}
         if data.get("Article") is None:  # nothing to add is no error: so it is with a misspelt name
             return done
@@ -141,7 +175,9 @@ class Znuny(Fake):
         fields = many(article.get("DynamicField")) + many(data.get("DynamicField"))
         files = many(data.get("Attachment"))
         self._check_more(fields, files)
-        self._keep(ticket, article, fields, many(article.get("Attachment")) + files)
+        marks = self._store(ticket, article, many(article.get("Attachment")) + files)
+        self._queue_mail(article)
+        self._set_fields(fields, marks, self._ticket_marks.setdefault(ticket, {}))
         return {**done, "ArticleID": len(self.arrived)}
 
     @staticmethod
@@ -152,7 +188,7 @@ class Znuny(Fake):
         if article.get("CommunicationChannel", "Internal") not in {"Internal", "Email", "Phone"}:
             message = "Article->CommunicationChannel or Article->CommunicationChannelID parameter is invalid"
             raise Refused("TicketUpdate.InvalidParameter", f"{message} or not supported!")
-        if true(article.get("ArticleSend")) and "@" not in article.get("To", ""):
+        if true(article.get("ArticleSend")) and not well_formed(addresses(article.get("To"))):
             message = "Article->To parameter must be a valid email address when Article->ArticleSend is set!"
             raise Refused("TicketCreate.InvalidParameter", message)  # it does name the other operation
         if not article.get("ContentType"):
@@ -165,18 +201,18 @@ class Znuny(Fake):
         for field in fields:
             if field.get("Value") is None:
                 raise Refused("TicketUpdate.MissingParameter", "DynamicField->Value parameter is missing!")
-            if field.get("Name") not in self.article_fields:
+            if field.get("Name") not in self.article_fields | self.ticket_fields:
                 raise Refused("TicketUpdate.InvalidParameter", "DynamicField->Name parameter is invalid!")
         for file in files:
             for name in ("Content", "ContentType", "Filename"):
-                if not file.get(name):  # so an empty file cannot be attached
+                if not file.get(name):  # so an empty file can only be attached to the article itself
                     raise Refused("TicketUpdate.MissingParameter", f"Attachment->{name} parameter is missing!")
 
-    def _keep(
-        self, ticket: str, article: Mapping[str, Any], fields: list[dict[str, Any]], files: list[dict[str, Any]]
-    ) -> None:
+    def _store(self, ticket: str, article: Mapping[str, Any], files: list[dict[str, Any]]) -> dict[str, Any]:
+        """Store an article, for everybody to see; its dynamic fields, which are all empty yet."""
         sent = true(article.get("ArticleSend"))
         visible = article.get("IsVisibleForCustomer")
+        marks: dict[str, Any] = {}
         kept = Arrived(
             id=len(self.arrived) + 1,
             ticket=ticket,
@@ -189,11 +225,26 @@ class Znuny(Fake):
             cc=addresses(article.get("Cc")),
             bcc=addresses(article.get("Bcc")),
             attachments=tuple((file["Filename"], file["ContentType"], decoded(file["Content"])) for file in files),
-            marks={field["Name"]: field["Value"] for field in fields},
+            marks=marks,
         )
         self.arrived.append(kept)
         subject = str(article["Subject"])
         self.subjects.append(f"[Ticket#20260101000000{ticket}] {subject}" if sent else subject)
+        return marks
+
+    @staticmethod
+    def _queue_mail(article: Mapping[str, Any]) -> None:
+        recipients = [each for name in ("To", "Cc", "Bcc") for each in addresses(article.get(name))]
+        if true(article.get("ArticleSend")) and not well_formed(recipients):
+            raise Fault("Article could not be created, please contact the system administrator")
+
+    def _set_fields(self, fields: list[dict[str, Any]], of_article: dict[str, Any], of_ticket: dict[str, Any]) -> None:
+        for field in fields:
+            if self.fields_fail:
+                name = field["Name"]
+                raise Fault(f"Dynamic Field {name} could not be set, please contact the system administrator")
+            into = of_article if field["Name"] in self.article_fields else of_ticket
+            into[field["Name"]] = field["Value"]
 
     def _get(self, data: dict[str, Any]) -> object:
         if not self._known(data):
@@ -202,7 +253,7 @@ class Znuny(Fake):
             raise Refused("TicketGet.WrongStructure", "Invalid ticket ID parameter(s) found!")
         if data["TicketID"] not in self.tickets:
             raise Refused("TicketGet.AccessDenied", "User does not have access to the ticket!")
-        ticket: dict[str, Any] = {"TicketID": self._number(data["TicketID"]), "Title": "Broken printer"}
+        ticket = self._ticket(data)
         of_it = [article for article in self.arrived if article.ticket == data["TicketID"]]
         if true(data.get("AllArticles")) and of_it:
             ticket["Article"] = [self._shown(article, data) for article in of_it]
@@ -222,7 +273,7 @@ class Znuny(Fake):
             "Bcc": ", ".join(article.bcc),
             "IsVisibleForCustomer": self._number(int(not article.internal)),
         }
-        if true(data.get("DynamicFields")):
+        if true(data.get("DynamicFields")) and self.article_fields:
             of_it = ((name, article.marks.get(name)) for name in sorted(self.article_fields))
             shown["DynamicField"] = [{"Name": name, "Value": value} for name, value in of_it]
         if true(data.get("Attachments")):

@@ -1,0 +1,441 @@
+"""The preset ``znuny`` as it is shipped, against a real Znuny, and what Znuny does that the preset depends on."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections import Counter
+from random import Random
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import deliver_in_turn, gateway_settings, queued
+from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
+from tests.systems.fire import Fire, deliver_all, under_fire
+from tests.systems.servers import forgetful
+from tests.systems.znuny import AGENT, READER, SERVICE, Znuny, znuny
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = pytest.mark.slow
+
+TYPES = ("customer", "supplier", "internal")
+CUSTOMER, SUPPLIER = "customer@customer.test", "stock@supplier.test"
+SECRET = "Nobody but us may read this."
+UNKNOWN_TICKET = 999_999
+SIGNATURE = "\nYour Ticket-Team\n"
+"""How the signature begins that a new Znuny has in every queue."""
+NO_ACCESS = ("permanent", "HTTP 200: TicketUpdate: User does not have access to the ticket!")
+NOT_CREATED = (
+    "HTTP 500: Article could not be created, please contact the system administrator; the article may be on the "
+    "ticket already, with its mail not sent: look there first"
+)
+NOT_PROVEN = (
+    "invalid",
+    "Can't be sent: not sent, for ticket is not proven: the ticket must not be merged into another, and Znuny's "
+    "dynamic field DeliveryKey must be of the object Article",
+)
+LOG_IN_REFUSED = "log-in: HTTP 200, and no SessionID: SessionCreate: Authorization failing!"
+
+
+@pytest.fixture(scope="session")
+def system(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Iterator[Znuny]:
+    """Share one among all tests and workers. Each test has a ticket of its own."""
+    own = tmp_path_factory.getbasetemp()
+    with znuny(own if worker_id == "master" else own.parent) as found:
+        yield found
+
+
+@pytest.fixture
+def ticket(system: Znuny) -> int:
+    return system.open_ticket()
+
+
+@pytest.fixture
+def desk(cli: Cli, application: Application, tmp_path: Path, system: Znuny) -> Desk:
+    """Set the command up with the agent's credentials."""
+    made = Desk(cli.having(application.variables(system.url)), application, tmp_path)
+    return as_user(made.having(preset="znuny", attachments_dir=tmp_path), AGENT)
+
+
+def as_user(desk: Desk, name: str) -> Desk:
+    return desk.having(username=name, password=f"{name}-password")
+
+
+def fail(desk: Desk, ticket: int, message_type: str = "customer", **columns: object) -> int:
+    """Add a message that has a recipient, as Znuny needs it."""
+    to = {"customer": CUSTOMER, "supplier": SUPPLIER, "internal": None}[message_type]
+    return desk.fail(ticket, message_type, **{"recipient_email": to, **columns})
+
+
+def fail_each_type(desk: Desk, ticket: int, **columns: object) -> list[int]:
+    """Add one message of each type; their ids."""
+    return [fail(desk, ticket, each, **columns) for each in TYPES]
+
+
+def words(article: Mapping[str, Any]) -> str:
+    """Return what an article says, without the queue's signature."""
+    return str(article["Body"]).partition(SIGNATURE)[0]
+
+
+def files_of(article: Mapping[str, Any]) -> dict[str, bytes]:
+    return {each["Filename"]: base64.b64decode(each["Content"]) for each in article.get("Attachment", [])}
+
+
+def key_of(article: Mapping[str, Any]) -> str | None:
+    [field] = article["DynamicField"]
+    assert field["Name"] == "DeliveryKey"
+    found: str | None = field["Value"]
+    return found
+
+
+def with_a_tickets_field(folder: Path) -> Path:
+    """Copy the preset with a dynamic field of tickets for the key."""
+    copy = shipped("znuny", folder, settle_seconds=0)
+    copy.write_text(copy.read_text().replace("DeliveryKey", "TicketKey"))
+    return copy
+
+
+# -- what arrives ---------------------------------------------------------------------------------------------
+
+
+def test_a_message_to_a_customer_is_an_article_that_the_customer_sees_and_is_mailed(
+    desk: Desk, system: Znuny, ticket: int
+) -> None:
+    copies = {"cc_emails": '["ben@customer.test", "cy@customer.test"]', "bcc_emails": '["dee@desk.test"]'}
+    message_id = fail(desk, ticket, subject='Größe 日本 "x"', **copies)
+    assert desk.run_once()["sent"] == 1
+    [article] = system.said(ticket)
+    assert words(article) == BODY
+    assert SIGNATURE in article["Body"]
+    assert article["Subject"].startswith("[Ticket#")
+    assert article["Subject"].endswith('] Größe 日本 "x"')
+    assert (article["To"], article["Cc"]) == (CUSTOMER, "ben@customer.test, cy@customer.test")
+    assert str(article["IsVisibleForCustomer"]) == "1"
+    assert system.queued_for(ticket) == {CUSTOMER, "ben@customer.test", "cy@customer.test", "dee@desk.test"}
+    assert desk.in_short(message_id) == ("sent", 0)
+
+
+def test_a_message_to_a_supplier_is_mailed_and_the_customer_does_not_see_it(
+    desk: Desk, system: Znuny, ticket: int
+) -> None:
+    fail(desk, ticket, "supplier", body=SECRET)
+    assert desk.run_once()["sent"] == 1
+    [article] = system.said(ticket)
+    assert (words(article), str(article["IsVisibleForCustomer"])) == (SECRET, "0")
+    assert system.queued_for(ticket) == {SUPPLIER}
+
+
+def test_an_internal_message_is_an_article_that_nobody_is_mailed_and_the_customer_does_not_see(
+    desk: Desk, system: Znuny, ticket: int
+) -> None:
+    fail(desk, ticket, "internal", body=SECRET, recipient_email=CUSTOMER, cc_emails=f'["{SUPPLIER}"]')
+    assert desk.run_once()["sent"] == 1
+    [article] = system.said(ticket)
+    assert (article["Body"], str(article["IsVisibleForCustomer"])) == (SECRET, "0")
+    assert system.queued_for(ticket) == set()
+
+
+def test_attachments_arrive_byte_for_byte_under_their_names(desk: Desk, system: Znuny, ticket: int) -> None:
+    fail_each_type(desk, ticket, attachments=desk.attach())
+    assert desk.run_once()["sent"] == 3
+    articles = system.said(ticket)
+    assert [files_of(each) for each in articles] == [FILES] * 3
+    assert [words(each) for each in articles] == [BODY] * 3
+    for each in articles:
+        assert sorted(file["ContentType"] for file in each["Attachment"]) == ["application/pdf", "text/plain"]
+
+
+@pytest.mark.xfail(strict=True, reason="a file of size 0 within JSON goes out as the 32 characters that stand for it")
+def test_an_empty_attachment_arrives_empty(desk: Desk, system: Znuny, ticket: int) -> None:
+    files = {"empty.txt": b"", "one.bin": b"\x00"}
+    fail_each_type(desk, ticket, attachments=desk.attach(files))
+    assert desk.run_once()["sent"] == 3
+    assert [files_of(each) for each in system.said(ticket)] == [files] * 3
+
+
+def test_what_arrived_is_read_back_where_that_is_asked_for(desk: Desk, ticket: int) -> None:
+    numbers = fail_each_type(desk, ticket)
+    assert desk.having(verify=True).run_once()["sent"] == 3
+    assert [desk.attempts(each) for each in numbers] == [[("delivered", None)]] * 3
+
+
+def test_znuny_trims_blanks_at_both_ends_and_keeps_those_within(desk: Desk, system: Znuny, ticket: int) -> None:
+    fail(desk, ticket, "internal", body="  indented\n    further\n\n")
+    assert desk.run_once()["sent"] == 1
+    [article] = system.said(ticket)
+    assert article["Body"] == "indented\n    further"
+
+
+def test_deliver_test_finds_its_message_again(desk: Desk, system: Znuny, ticket: int) -> None:
+    shown = desk.cli.json("deliver-test", "--ticket", str(ticket))
+    assert (shown["outcome"], shown["found_again"]) == ("delivered", True)
+    assert len(system.said(ticket)) == 1
+
+
+def test_deliver_test_tells_that_a_key_in_a_field_of_tickets_is_not_found_again(
+    desk: Desk, ticket: int, tmp_path: Path
+) -> None:
+    wrong = desk.having(preset=with_a_tickets_field(tmp_path))
+    shown = wrong.cli.json("deliver-test", "--ticket", str(ticket))
+    assert (shown["outcome"], shown["found_again"]) == ("delivered", False)
+
+
+# -- what does not --------------------------------------------------------------------------------------------
+
+
+def test_a_malformed_copy_is_final_because_the_article_is_stored_without_its_key(
+    desk: Desk, system: Znuny, ticket: int
+) -> None:
+    numbers = [
+        fail(desk, ticket, each, **{column: '["nobody"]'})
+        for each in ("customer", "supplier")
+        for column in ("cc_emails", "bcc_emails")
+    ]
+    for _ in range(3):
+        desk.run_once()
+        desk.let_time_pass()
+    assert [desk.why_escalated(each) for each in numbers] == [("permanent", NOT_CREATED)] * 4
+    assert [key_of(each) for each in system.said(ticket)] == [None] * 4
+    assert system.queued_for(ticket) == set()
+
+
+def test_a_queue_whose_own_address_is_malformed_gets_one_copy_of_a_message(desk: Desk, system: Znuny) -> None:
+    ticket = system.open_ticket("Nowhere")
+    message_id = fail(desk, ticket)
+    for _ in range(3):
+        desk.run_once()
+        desk.let_time_pass()
+    assert desk.why_escalated(message_id) == ("permanent", NOT_CREATED)
+    assert len(system.said(ticket)) == 1
+
+
+def test_a_mere_0_which_znuny_takes_for_nothing_is_escalated(desk: Desk, system: Znuny, ticket: int) -> None:
+    bodies, subjects = fail_each_type(desk, ticket, body="0"), fail_each_type(desk, ticket, subject="0")
+    assert desk.run_once()["escalated"] == 6
+    for name, numbers in (("Body", bodies), ("Subject", subjects)):
+        said = f"HTTP 200: TicketUpdate: Article->{name} parameter is missing!"
+        assert [desk.why_escalated(each) for each in numbers] == [("permanent", said)] * 3
+    assert system.said(ticket) == []
+
+
+def test_a_message_without_what_znuny_needs_is_not_sent(desk: Desk, system: Znuny, ticket: int) -> None:
+    missing = {"body": " \n\t", "subject": "", "recipient_email": None}
+    numbers = {name: fail(desk, ticket, "customer", **{name: value}) for name, value in missing.items()}
+    assert desk.run_once()["escalated"] == 3
+    for name, message_id in numbers.items():
+        why = ("invalid", f"Can't be sent: {name} is empty, and the preset znuny needs it")
+        assert desk.why_escalated(message_id) == why
+    assert system.said(ticket) == []
+
+
+def test_an_unknown_ticket_is_escalated_and_the_others_go_on(desk: Desk, system: Znuny, ticket: int) -> None:
+    numbers = [fail(desk, UNKNOWN_TICKET), fail(desk, UNKNOWN_TICKET, "internal"), fail(desk, ticket)]
+    done = desk.run_once()
+    assert (done["sent"], done["escalated"]) == (1, 2)
+    reasons, errors = zip(*(desk.why_escalated(each) for each in numbers[:2]), strict=True)
+    assert reasons == ("permanent", "permanent")
+    assert all("User does not have access to the ticket!" in each for each in errors)
+    assert len(system.said(ticket)) == 1
+
+
+def test_an_agent_who_may_only_read_sends_nothing(desk: Desk, system: Znuny, ticket: int) -> None:
+    numbers = fail_each_type(desk, ticket)
+    assert as_user(desk, READER).run_once()["escalated"] == 3
+    assert [desk.why_escalated(each) for each in numbers] == [NO_ACCESS] * 3
+    assert system.said(ticket) == []
+
+
+def test_a_wrong_password_stops_the_pass_and_is_charged_to_nobody(desk: Desk, system: Znuny, ticket: int) -> None:
+    numbers = fail_each_type(desk, ticket)
+    done = desk.having(password="wrong").run_once(code=REFUSED)
+    assert (done["result"], done["reason"]) == ("stopped", "credentials_refused")
+    assert all(desk.in_short(each) == ("failed", 0) for each in numbers)
+    assert all(desk.application.state(each) == "waiting" for each in numbers)
+    assert LOG_IN_REFUSED in texts(desk.attempts(numbers[0]))
+    assert system.said(ticket) == []
+    assert desk.run_once()["sent"] == 3
+
+
+def test_a_session_that_znuny_has_deleted_is_renewed_and_the_message_exists_once(system: Znuny, ticket: int) -> None:
+    settings = gateway_settings(system.url, preset="znuny", username=AGENT, password=f"{AGENT}-password")
+    to = {"ticket_id": ticket, "recipient_email": CUSTOMER, "cc_emails": None}
+    messages = [queued(f"key-{each}", body=each, **to) for each in ("one", "two")]
+
+    def forget() -> bool:
+        system.forget_sessions()
+        return True
+
+    outcomes = deliver_in_turn(settings, *messages, until=forget)
+    assert [(each.kind, each.error) for each in outcomes] == [(OutcomeKind.DELIVERED, None)] * 2
+    assert [words(each) for each in system.said(ticket)] == ["one", "two"]
+
+
+def test_doctor_tells_good_credentials_from_bad_in_znunys_own_words(desk: Desk, system: Znuny) -> None:
+    assert desk.cli("config", "check").returncode == 0
+    assert desk.ask_doctor("api") == ("ok", f"{system.url} is there and takes our credentials")
+    how, why = desk.having(password="wrong").ask_doctor("api")
+    assert (how, why) == ("failure", f"{system.url} refuses our credentials: {LOG_IN_REFUSED}")
+
+
+def test_a_merged_ticket_gets_nothing_though_znuny_would_take_it(desk: Desk, system: Znuny) -> None:
+    before = len(system.said(system.merged))
+    numbers = fail_each_type(desk, system.merged)
+    assert desk.run_once()["escalated"] == 3
+    assert [desk.why_escalated(each) for each in numbers] == [NOT_PROVEN] * 3
+    assert len(system.said(system.merged)) == before
+
+
+def test_a_key_in_a_field_of_tickets_by_which_no_look_up_finds_a_message_is_noticed_before_a_second_copy(
+    desk: Desk, system: Znuny, ticket: int, tmp_path: Path
+) -> None:
+    message_id = fail(desk, ticket)
+    wrong = with_a_tickets_field(tmp_path)
+    with forgetful(system.root, "PATCH") as between:
+        assert desk.having(preset=wrong, base_url=between.url + SERVICE).run_once()["unknown"] == 1
+    for _ in range(3):
+        desk.let_time_pass()
+        desk.having(preset=wrong).run_once()
+    assert desk.why_escalated(message_id) == (NOT_PROVEN[0], NOT_PROVEN[1].replace("DeliveryKey", "TicketKey"))
+    assert len(system.said(ticket)) == 1
+
+
+# -- exactly once ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [None, 502, 504])
+def test_messages_whose_answers_were_lost_are_found_again_and_exist_once(
+    status: int | None, desk: Desk, system: Znuny, ticket: int
+) -> None:
+    numbers = fail_each_type(desk, ticket, attachments=desk.attach())
+    with forgetful(system.root, "PATCH", status=status) as between:
+        assert desk.having(base_url=between.url + SERVICE).run_once()["sent"] == 0
+    desk.let_time_pass()
+    assert desk.run_once()["sent"] == 3
+    assert [desk.attempts(each)[-1] for each in numbers] == [("delivered", "found by look-up")] * 3
+    assert len(system.said(ticket)) == 3
+
+
+def test_a_message_that_never_arrived_is_sent_again_once_it_can_turn_up_no_more(
+    desk: Desk, system: Znuny, ticket: int, tmp_path: Path
+) -> None:
+    message_id = fail(desk, ticket)
+    with forgetful(system.root, "PATCH", also_the_request=True) as between:
+        assert desk.having(base_url=between.url + SERVICE).run_once()["unknown"] == 1
+    desk.let_time_pass()
+    assert desk.run_once()["sent"] == 0
+    assert "not there by now" in texts(desk.attempts(message_id)[-1:])
+    desk.let_time_pass()
+    assert desk.having(preset=shipped("znuny", tmp_path, settle_seconds=0)).run_once()["sent"] == 1
+    assert [words(each) for each in system.said(ticket)] == [BODY]
+
+
+@pytest.mark.parametrize("arrived", [True, False])
+def test_a_pass_that_is_killed_while_its_request_is_out_sends_nothing_twice(
+    arrived: bool,  # noqa: FBT001
+    desk: Desk,
+    system: Znuny,
+    ticket: int,
+    tmp_path: Path,
+) -> None:
+    message_id = fail(desk, ticket, attachments=desk.attach())
+    with forgetful(system.root, "PATCH", also_the_request=not arrived, silent=True) as between:
+        process = desk.having(base_url=between.url + SERVICE).cli.start("run-once")
+        assert between.happened.wait(60)
+        process.kill()
+        process.communicate()
+    desk.let_time_pass()
+    preset = "znuny" if arrived else shipped("znuny", tmp_path, settle_seconds=0)
+    desk.having(preset=preset).run_once()
+    desk.let_time_pass()
+    desk.having(preset=preset).run_once()
+    assert desk.in_short(message_id)[0] == "sent"
+    assert desk.attempts(message_id)[0][0] == "unknown"
+    assert [words(each) for each in system.said(ticket)] == [BODY]
+
+
+@pytest.mark.long
+def test_each_message_arrives_exactly_once_however_passes_are_killed(desk: Desk, system: Znuny, tmp_path: Path) -> None:
+    tickets = [system.open_ticket() for _ in range(4)]
+    hasty = under_fire(desk, "znuny", tmp_path)
+    kinds = {f"Message {number}: ü 😀": TYPES[number % 3] for number in range(60)}
+    for number, (text, kind) in enumerate(kinds.items()):
+        fail(hasty, tickets[number % 4], kind, body=text)
+    fire = Fire(len(kinds), kills=12, stalls=0)
+    happened = deliver_all(hasty, fire, Random(60), lambda _: None)
+    print(fire, dict(happened))
+    said = [each for ticket in tickets for each in system.said(ticket)]
+    assert Counter(map(words, said)) == Counter(kinds.keys())
+    visible = {words(each) for each in said if str(each["IsVisibleForCustomer"]) == "1"}
+    assert visible == {text for text, kind in kinds.items() if kind == "customer"}
+    assert happened["kill"] > 0
+    assert happened["found by look-up"] > 0
+
+
+# -- what Znuny answers ---------------------------------------------------------------------------------------
+
+
+def article(channel: str = "Email", **changes: object) -> dict[str, Any]:
+    """Return what a customer's message, or a note, is for Znuny."""
+    kind = {"ArticleSend": 1, "To": CUSTOMER} if channel == "Email" else {}
+    text = {"Subject": "Hello", "Body": "Hello", "ContentType": "text/plain; charset=utf-8"}
+    return {"CommunicationChannel": channel, "IsVisibleForCustomer": 1, **kind, **text, **changes}
+
+
+def write(system: Znuny, ticket: int, **content: object) -> tuple[int, dict[str, Any]]:
+    answer = system.as_user().answer("PATCH", f"/Ticket/{ticket}", **content)
+    return answer.status_code, json.loads(answer.content)
+
+
+def test_what_znuny_answers_to_what_is_wrong(system: Znuny, ticket: int) -> None:
+    """The preset's outcomes depend on these, and the fake answers so too."""
+
+    def refused(code: str, message: str) -> tuple[int, dict[str, Any]]:
+        return 200, {"Error": {"ErrorCode": code, "ErrorMessage": message}}
+
+    no_access = refused("TicketUpdate.AccessDenied", "TicketUpdate: User does not have access to the ticket!")
+    assert write(system, UNKNOWN_TICKET, Article=article()) == no_access
+    assert write(system, ticket, Article=article(), Attachment=[]) == refused(
+        "TicketUpdate.MissingParameter", "TicketUpdate: Attachment parameter is missing or not valid!"
+    )
+    assert write(system, ticket, Article=article(), DynamicField=[{"Name": "NoSuch", "Value": "x"}]) == refused(
+        "TicketUpdate.InvalidParameter", "TicketUpdate: DynamicField->Name parameter is invalid!"
+    )
+    assert write(system, ticket, Article=article(To="nobody")) == refused(
+        "TicketCreate.InvalidParameter",
+        "TicketCreate: Article->To parameter must be a valid email address when Article->ArticleSend is set!",
+    )
+    assert system.said(ticket) == []
+
+
+def test_znuny_itself_stores_an_article_it_says_it_could_not_create(system: Znuny, ticket: int) -> None:
+    fault = {
+        "faultcode": "Server",
+        "faultstring": "Article could not be created, please contact the system administrator",
+    }
+    key = [{"Name": "DeliveryKey", "Value": "k"}]
+    assert write(system, ticket, Article=article(Cc="nobody"), DynamicField=key) == (500, fault)
+    assert [key_of(each) for each in system.said(ticket)] == [None]
+
+
+def test_znuny_itself_takes_articles_for_a_merged_ticket_and_keys_that_it_never_shows(
+    system: Znuny, ticket: int
+) -> None:
+    status, answer = write(system, system.merged, Article=article())
+    assert (status, answer["TicketID"]) == (200, str(system.merged))
+    status, answer = write(system, ticket, Article=article(), DynamicField=[{"Name": "TicketKey", "Value": "k"}])
+    assert (status, "ArticleID" in answer) == (200, True)
+    assert [key_of(each) for each in system.said(ticket)] == [None]
+
+
+def test_znuny_itself_takes_the_same_message_twice_whatever_key_it_bears(system: Znuny, ticket: int) -> None:
+    for _ in range(2):
+        write(system, ticket, Article=article(), DynamicField=[{"Name": "DeliveryKey", "Value": "one"}])
+    assert [key_of(each) for each in system.said(ticket)] == ["one", "one"]
