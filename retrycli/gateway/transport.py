@@ -15,6 +15,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OutcomeKind
@@ -147,8 +148,10 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
 
 
 def in_words(error: BaseException) -> str:
-    """An exception for ``last_error``: its name and, where it says more, its text."""
+    """Describe an exception for ``last_error``: its name and its text, if it has one."""
     cause = error.__cause__ or error
+    if isinstance(cause.__cause__, FileChanged):  # aiohttp says only that the body could not be written
+        return str(cause.__cause__)
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
