@@ -40,7 +40,9 @@ HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-ag
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """aiohttp's exceptions for a connection that was never made."""
 
-BAD_REQUEST = (httpx.UnsupportedProtocol, httpx.InvalidURL)
+REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
+"""Exceptions for a URL that the transport does not accept. A message's values are escaped within it, so the settings
+are wrong, and every message would meet the same."""
 
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`, and text
@@ -142,8 +144,6 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
         return OutcomeKind.UNAUTHORIZED
     if isinstance(cause, NOT_SENT):
         return OutcomeKind.UNREACHABLE
-    if isinstance(error, BAD_REQUEST):
-        return OutcomeKind.PERMANENT
     return OutcomeKind.UNKNOWN
 
 
