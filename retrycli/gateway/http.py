@@ -54,7 +54,7 @@ class HttpGateway:
         columns: the columns of the application's table, for the templates to be checked against; None where there is
             no table.
         connections: how many requests may be in flight.
-        now: the clock, for a Retry-After that is a date.
+        now: the clock, for a Retry-After that is a date, and for how long a connection was idle.
         sleep: waits between immediate retries.
         watch: is shown each request with its answer.
         section: the settings' name, for errors.
@@ -80,7 +80,7 @@ class HttpGateway:
         if columns is not None:
             self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
         self._credentials = Credentials(settings, self._preset.auth)
-        self._transport = open_transport(settings, connections=connections)
+        self._transport = open_transport(settings, connections=connections, now=now)
         timeout = settings.connect_timeout_seconds
         self._line = Line(
             self._transport,

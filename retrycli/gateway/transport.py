@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import select
 import ssl
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
@@ -25,9 +28,14 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.tracing import Trace
 
-KEEPALIVE_SECONDS = 3.0
-"""Idle connections are dropped before a server is likely to: a server that closes one just as the next request is
-written leaves us not knowing whether it was read."""
+IDLE_SECONDS = 0.5
+"""How long a connection may be idle and still be used. If the server closes it just as the next request is written,
+nobody knows whether that was read.
+
+By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). By their
+clocks a connection has been idle for one round trip longer than by ours. So the limit is half of the shortest default:
+the other half is left for the round trip. A message that comes later pays for a new connection, which takes a fraction
+of the time that went by."""
 
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 """How long a header of an answer may be, and how many may come: with more, nobody knows what was answered. By default
@@ -72,17 +80,32 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections, of which one is used again only where the server has said nothing since its last answer.
+    """Connections. One is used again only soon, and only if the server has said nothing since its last answer.
 
     aiohttp takes whatever it has said for the answer to the next request, and so one message for delivered on the
     word for another (RFC 9112, section 9.2: that is no valid response).
+
+    Args:
+        limit: how many there may be.
+        context: for TLS.
+        now: the clock.
     """
 
+    def __init__(self, limit: int, context: ssl.SSLContext, now: Callable[[], datetime]) -> None:
+        super().__init__(limit=limit, ssl=context, keepalive_timeout=IDLE_SECONDS)
+        self._now = now
+        self._idle_since: WeakKeyDictionary[ResponseHandler, datetime] = WeakKeyDictionary()
+
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
-        while (kept := await super()._get(key, traces)) is not None and _has_spoken(kept):
+        while (kept := await super()._get(key, traces)) is not None and not self._is_usable(kept):
             _abort(kept)
             kept.close()
         return kept
+
+    def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
+        assert kept.protocol is not None  # noqa: S101  told to the type checker
+        idle = self._now() - self._idle_since[kept.protocol]
+        return idle <= timedelta(seconds=IDLE_SECONDS) and not _has_spoken(kept)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Take a connection back. One that is not used again is dropped at once, as in `_Response`, and of a request
@@ -91,6 +114,7 @@ class _Connector(aiohttp.TCPConnector):
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
             transport.abort()
+        self._idle_since[protocol] = self._now()
         super()._release(key, protocol, should_close=should_close)
 
 
@@ -108,8 +132,8 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBaseTransport:
-    """Open a transport with so many connections at most.
+def open_transport(settings: OneGateway, *, connections: int, now: Callable[[], datetime]) -> httpx.AsyncBaseTransport:
+    """Open a transport with at most ``connections`` connections; ``now`` is the clock for how long they are idle.
 
     It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
     message as much time again as its request.
@@ -120,9 +144,8 @@ def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBase
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
-        connector = _Connector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
         made = aiohttp.ClientSession(
-            connector=connector,
+            connector=_Connector(connections, context, now),
             cookie_jar=aiohttp.DummyCookieJar(),
             response_class=_Response,
             max_line_size=HEADER_LIMIT,
