@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -54,7 +55,8 @@ class HttpGateway:
         columns: the columns of the application's table, for the templates to be checked against; None where there is
             no table.
         connections: how many requests may be in flight.
-        now: the clock, for a Retry-After that is a date, and for how long a connection was idle.
+        now: the clock, for a Retry-After that is a date.
+        elapsed: seconds, from whenever, that nobody sets.
         sleep: waits between immediate retries.
         watch: is shown each request with its answer.
         section: the settings' name, for errors.
@@ -70,6 +72,7 @@ class HttpGateway:
         columns: Collection[str] | None,
         connections: int,
         now: Callable[[], datetime],
+        elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: Watch | None = None,
         section: str = "gateway",
@@ -80,7 +83,7 @@ class HttpGateway:
         if columns is not None:
             self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
         self._credentials = Credentials(settings, self._preset.auth)
-        self._transport = open_transport(settings, connections=connections, now=now)
+        self._transport = open_transport(settings, connections=connections, elapsed=elapsed)
         timeout = settings.connect_timeout_seconds
         self._line = Line(
             self._transport,

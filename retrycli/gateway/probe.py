@@ -42,7 +42,7 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
     await check_urls(settings)
     preset = load_preset(settings.preset)
     credentials = Credentials(settings, preset.auth)
-    transport = open_transport(settings, connections=1, now=now)
+    transport = open_transport(settings, connections=1)
     ahead: list[float] = []
 
     async def exchange(request: httpx.Request) -> Answer:

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import select
 import ssl
+import time
 from collections.abc import Callable
-from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Self
 from weakref import WeakKeyDictionary
 
@@ -88,13 +88,13 @@ class _Connector(aiohttp.TCPConnector):
     Args:
         limit: how many there may be.
         context: for TLS.
-        now: the clock.
+        elapsed: seconds, from whenever, that nobody sets.
     """
 
-    def __init__(self, limit: int, context: ssl.SSLContext, now: Callable[[], datetime]) -> None:
+    def __init__(self, limit: int, context: ssl.SSLContext, elapsed: Callable[[], float]) -> None:
         super().__init__(limit=limit, ssl=context, keepalive_timeout=IDLE_SECONDS)
-        self._now = now
-        self._idle_since: WeakKeyDictionary[ResponseHandler, datetime] = WeakKeyDictionary()
+        self._elapsed = elapsed
+        self._idle_since: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
 
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
         while (kept := await super()._get(key, traces)) is not None and not self._is_usable(kept):
@@ -104,8 +104,8 @@ class _Connector(aiohttp.TCPConnector):
 
     def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
         assert kept.protocol is not None  # noqa: S101  told to the type checker
-        idle = self._now() - self._idle_since[kept.protocol]
-        return idle <= timedelta(seconds=IDLE_SECONDS) and not _has_spoken(kept)
+        idle = self._elapsed() - self._idle_since[kept.protocol]
+        return idle <= IDLE_SECONDS and not _has_spoken(kept)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Take a connection back. One that is not used again is dropped at once, as in `_Response`, and of a request
@@ -114,7 +114,7 @@ class _Connector(aiohttp.TCPConnector):
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
             transport.abort()
-        self._idle_since[protocol] = self._now()
+        self._idle_since[protocol] = self._elapsed()
         super()._release(key, protocol, should_close=should_close)
 
 
@@ -132,11 +132,18 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-def open_transport(settings: OneGateway, *, connections: int, now: Callable[[], datetime]) -> httpx.AsyncBaseTransport:
-    """Open a transport with at most ``connections`` connections; ``now`` is the clock for how long they are idle.
+def open_transport(
+    settings: OneGateway, *, connections: int, elapsed: Callable[[], float] = time.monotonic
+) -> httpx.AsyncBaseTransport:
+    """Open a transport.
 
     It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
     message as much time again as its request.
+
+    Args:
+        settings: whether it is encrypted, and which certificates to trust.
+        connections: how many there may be.
+        elapsed: seconds, from whenever, that nobody sets: for how long a connection was idle.
 
     Raises:
         ConfigurationError: the CA file can't be used.
@@ -145,7 +152,7 @@ def open_transport(settings: OneGateway, *, connections: int, now: Callable[[], 
 
     def session() -> aiohttp.ClientSession:
         made = aiohttp.ClientSession(
-            connector=_Connector(connections, context, now),
+            connector=_Connector(connections, context, elapsed),
             cookie_jar=aiohttp.DummyCookieJar(),
             response_class=_Response,
             max_line_size=HEADER_LIMIT,

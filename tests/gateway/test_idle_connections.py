@@ -5,14 +5,13 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from datetime import datetime, timedelta
 
 import pytest
 
 from retrycli.gateway.http import HttpGateway
 from retrycli.gateway.transport import IDLE_SECONDS
 from retrycli.outcome import Outcome, OutcomeKind
-from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, no_wait, queued
+from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, queued
 from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, close, http, reset
 
 MESSAGES = 5
@@ -22,15 +21,12 @@ LIMITS = {"Starman": 1, "gunicorn": 2, "Apache": 5, "Jetty": 30, "nginx": 75}
 
 @dataclass
 class Clock:
-    """The time, which passes when a test says so."""
+    """Time that passes when a test says so."""
 
-    now: datetime = NOON
+    seconds: float = 1000.0
 
-    def read(self) -> datetime:
-        return self.now
-
-    def advance(self, seconds: float) -> None:
-        self.now += timedelta(seconds=seconds)
+    def read(self) -> float:
+        return self.seconds
 
 
 @dataclass
@@ -39,15 +35,15 @@ class Impatient:
 
     clock: Clock
     limit: float
-    since: dict[int, datetime] = field(default_factory=dict)
+    since: dict[int, float] = field(default_factory=dict)
 
     def __call__(self, connection: Connection) -> None:
-        since = self.since.get(connection.number, self.clock.now)
-        if self.clock.now - since >= timedelta(seconds=self.limit):
+        since = self.since.get(connection.number, self.clock.seconds)
+        if self.clock.seconds - since >= self.limit:
             connection.close()
             return
         connection.send(http(200, SUCCEEDED))
-        self.since[connection.number] = self.clock.now
+        self.since[connection.number] = self.clock.seconds
 
 
 def deliver_every(seconds: float, clock: Clock, url: str) -> list[Outcome]:
@@ -56,10 +52,11 @@ def deliver_every(seconds: float, clock: Clock, url: str) -> list[Outcome]:
     async def all_of_them() -> list[Outcome]:
         outcomes = []
         settings = gateway_settings(url)
-        async with HttpGateway(settings, columns=COLUMNS, connections=1, now=clock.read, sleep=no_wait) as gateway:
+        made = HttpGateway(settings, columns=COLUMNS, connections=1, now=lambda: NOON, elapsed=clock.read)
+        async with made as gateway:
             for _ in range(MESSAGES):
                 outcomes.append(await gateway.deliver(queued()))
-                clock.advance(seconds)
+                clock.seconds += seconds
         return outcomes
 
     return asyncio.run(all_of_them())
