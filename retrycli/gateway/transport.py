@@ -11,7 +11,7 @@ import select
 import ssl
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
 import aiohttp
@@ -86,13 +86,12 @@ class _Connector(aiohttp.TCPConnector):
     word for another (RFC 9112, section 9.2: that is no valid response).
 
     Args:
-        limit: how many there may be.
-        context: for TLS.
         elapsed: seconds, from whenever, that nobody sets.
+        options: those of aiohttp.
     """
 
-    def __init__(self, limit: int, context: ssl.SSLContext, elapsed: Callable[[], float]) -> None:
-        super().__init__(limit=limit, ssl=context, keepalive_timeout=IDLE_SECONDS)
+    def __init__(self, *, elapsed: Callable[[], float], **options: Any) -> None:  # noqa: ANN401  aiohttp's own
+        super().__init__(keepalive_timeout=IDLE_SECONDS, **options)
         self._elapsed = elapsed
         self._idle_since: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
 
@@ -151,8 +150,9 @@ def open_transport(
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
+        connector = _Connector(limit=connections, ssl=context, elapsed=elapsed)
         made = aiohttp.ClientSession(
-            connector=_Connector(connections, context, elapsed),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             response_class=_Response,
             max_line_size=HEADER_LIMIT,
