@@ -54,7 +54,8 @@ class FilePart:
                     raise FileChanged("an attachment has become shorter while it was sent")
                 if not left and file.read(1):
                     raise FileChanged("an attachment has become longer while it was sent")
-                yield b64encode(chunk) if self.as_base64 else chunk
+                if chunk:
+                    yield b64encode(chunk) if self.as_base64 else chunk
                 if not left:
                     return
 

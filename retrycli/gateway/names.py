@@ -61,8 +61,8 @@ def check_names(preset: Preset) -> None:
     has_session = (preset.auth or Auth()).session is not None
     for part in parts_of(preset):
         for name in part.empty:
-            known = ", ".join(f"{{{each}}}" for each in sorted(part.known)) or "none"
-            usual = f"has no value here; known are {known}" + (" and columns" if part.has_row else "")
+            known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
+            usual = f"has no value here (known: {', '.join(known) or 'none'})"
             said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
             raise ValueError(f"{part.where}: {{{name}}} {said}")
 
