@@ -127,9 +127,7 @@ class HttpGateway:
             return None
         try:
             async with asyncio.timeout(self._settings.request_timeout_seconds):
-                draft = self._drafts.draft(queued)
-                draft.fields["marker"] = await self._marker(draft)
-                return await self._questions.look_up(draft.fields) is Found.THERE
+                return await self._questions.look_up(self._drafts.draft(queued).fields) is Found.THERE
         except (TimeoutError, Unanswered):
             return None
 

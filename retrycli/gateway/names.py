@@ -56,15 +56,18 @@ def check_names(preset: Preset) -> None:
     """Check that each name has a value where it stands.
 
     Raises:
-        ValueError: one has none; the text says where.
+        ValueError: some have none; the text says which, and where.
     """
     has_session = (preset.auth or Auth()).session is not None
+    problems = []
     for part in parts_of(preset):
+        known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
+        usual = f"has no value here (known: {', '.join(known) or 'none'})"
         for name in part.empty:
-            known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
-            usual = f"has no value here (known: {', '.join(known) or 'none'})"
             said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
-            raise ValueError(f"{part.where}: {{{name}}} {said}")
+            problems.append(f"{part.where}: {{{name}}} {said}")
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
 
 
 def parts_of(preset: Preset) -> Iterator[Part]:
@@ -73,15 +76,13 @@ def parts_of(preset: Preset) -> Iterator[Part]:
     identity = NONE if auth.identity is None else frozenset({"identity"})
     session = NONE if auth.session is None else SESSION
     always = frozenset({KEY}) | identity
-    marked = all(rule.marker is not None for rule in preset.messages.values())
     yield from _of_auth(auth)
     if preset.check is not None:
         yield Part("check", _names(preset.check.path, preset.check.query), identity, has_row=False)
     for message_type, rule in preset.messages.items():
         yield from _of_message(f"messages.{message_type}", rule, always, session)
     for each in preset.look_up:
-        marker = frozenset({"marker"}) if marked else NONE
-        yield from _of_question("look_up", each, always | marker | {"page"}, session)
+        yield from _of_question("look_up", each, always | {"page"}, session)
     for name, preflight in preset.preflight.items():
         yield from _of_preflight(f"preflight.{name}", preflight, always, session)
     if preset.upload is not None:
@@ -101,6 +102,7 @@ def _of_auth(auth: Auth) -> Iterator[Part]:
 
 
 def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
+    """A marker may be left out, and so no condition may look for it."""
     marker = NONE if rule.marker is None else frozenset({"marker"})
     sent = always | marker
     yield Part(where, _names(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
@@ -108,9 +110,9 @@ def _of_message(where: str, rule: MessageRule, always: Names, session: Names) ->
     if rule.marker is not None:
         yield Part(f"{where}.marker", _names(rule.marker.text), always)
     if rule.confirmed is not None:
-        yield Part(f"{where}.confirmed", _names(rule.confirmed.templates), sent)
+        yield Part(f"{where}.confirmed", _names(rule.confirmed.templates), always)
     if rule.verify is not None:
-        yield from _of_question(f"{where}.verify", rule.verify, sent | {"external_id", "page"}, session)
+        yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
 
 
 def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[Part]:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import pytest
 
@@ -85,11 +87,18 @@ def test_a_connection_that_was_idle_for_longer_is_replaced(seconds: float, conne
         assert len(server.connections) == connections
 
 
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
 @pytest.mark.parametrize("behaviour", [close, reset])
-def test_a_reused_connection_that_ends_without_an_answer_leaves_its_message_unknown(behaviour: Behaviour) -> None:
+def test_a_reused_connection_that_ends_without_an_answer_leaves_its_message_unknown(
+    behaviour: Behaviour,
+    encrypted: bool,  # noqa: FBT001  pytest's
+    tls: ssl.SSLContext,
+    certificate: Path,
+) -> None:
     """The request was written: the server may have read it, and it is not sent again at once."""
-    with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED)) as server:
-        settings = gateway_settings(server.url, immediate_retries=5)
+    trust = {"ca_file": certificate} if encrypted else {}
+    with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED), tls=tls if encrypted else None) as server:
+        settings = gateway_settings(server.url, immediate_retries=5, **trust)
         outcomes = deliver_in_turn(settings, queued(), queued())
         assert [each.kind for each in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN]
         assert [each.connection for each in server.requests] == [1, 1]

@@ -459,6 +459,8 @@ PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'
         (NOTE + LOOK_UP.replace("/all", "/all/{identity}"), "look_up", "identity"),
         (NOTE + LOOK_UP.replace("/all", "/all/{external_id}"), "look_up", "external_id"),
         (NOTE + LOOK_UP.replace("/all", "/all/{marker}"), "look_up", "marker"),
+        (MARKED + LOOK_UP.replace("'x'", "'[a*={marker}].b'"), "look_up", "marker"),
+        (MARKED + "confirmed = { path = 'x', contains = '{marker}' }", "messages.customer.confirmed", "marker"),
         (NOTE + LOOK_UP.replace("/all", "/all/{each.name}"), "look_up", "each.name"),
         (NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("'x'", "'[a={session}].b'"), "look_up", "session"),
         (NOTE + PREFLIGHT.replace("/p", "/{page}"), "preflight.may", "page"),
@@ -477,12 +479,23 @@ def test_a_name_without_a_value_is_refused_and_not_sent_empty(text: str, where: 
     assert mistake(file).startswith(f"preset {file}: {where}: {{{name}}} ")
 
 
+def test_all_names_without_a_value_are_told_at_once(tmp_path: Path) -> None:
+    file = preset_file(
+        tmp_path, NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
+    )
+    assert mistake(file) == (
+        f"preset {file}: check: {{token}} has no value here (known: none); "
+        "check: {username} has no value here (known: none); "
+        "look_up: {session} is what [auth.session] brings, and there is none"
+    )
+
+
 @pytest.mark.parametrize(
     "text",
     [
         NOTE + AUTH_WITH_IDENTITY + "[check]\npath = '/users/{identity}'",
         NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("/all", "/all/{session}/{page}"),
-        MARKED + LOOK_UP.replace("'{delivery_key}'", "'{marker}{delivery_key}'"),
+        MARKED + LOOK_UP,
         NOTE + PREFLIGHT + "take = { role = 'r' }\n[[preflight.may.steps]]\neach = 'role'\npath = '/r/{role}'",
         NOTE + "[upload]\npath = '/u/{ticket_id}'\nquery = { n = '{each.name}' }\ntoken = 't'",
         NOTE + "verify = { path = '/x/{external_id}', query = { p = '{page}' }, holds = { path = '{external_id}' } }",
