@@ -16,6 +16,10 @@ from retrycli.gateway.transport import TRANSPORT_ERRORS
 from retrycli.gateways import OneGateway
 
 LOOPBACK = "127.0.0.1"
+REMEDIES = {
+    "base_url": "Write the host as a name or a complete IP address.",
+    "login_path": "Write a valid path.",
+}
 
 
 class _Accepted(Exception):
@@ -54,7 +58,7 @@ async def check_urls(settings: OneGateway, section: str = "gateway") -> None:
             except _Accepted:
                 continue
             except TRANSPORT_ERRORS as error:
-                raise ConfigurationError(f"{section}.{key}: invalid URL {url!r}: {error}. Correct it.") from None
+                raise ConfigurationError(f"{section}.{key}: invalid URL {url!r}: {error}. {REMEDIES[key]}") from None
     finally:
         await transport.aclose()
 
