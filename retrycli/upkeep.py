@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
@@ -21,6 +22,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.trust import write_private
 
 if TYPE_CHECKING:
+    from retrycli.gateway.choice import Crossing
     from retrycli.gateway.preset import Preset
 
 PRUNE_BATCH = 5_000
@@ -43,7 +45,8 @@ def check(settings: Settings) -> dict[str, str]:
     pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        crossing_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
+        crossing = crossing_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
+        asyncio.run(_open_and_close(crossing))
         gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
         lock = lock_path(settings)
         PassLock(lock).check()
@@ -58,6 +61,11 @@ def check(settings: Settings) -> dict[str, str]:
             },
             "Lock": str(lock),
         }
+
+
+async def _open_and_close(gateways: Crossing) -> None:
+    async with gateways:
+        pass
 
 
 def _name(gateway: str, what: str) -> str:

@@ -11,7 +11,7 @@ from typing import Self
 
 import httpx
 
-from retrycli.gateway.json_path import find
+from retrycli.gateway.json_path import find, first_gap
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Condition, Reclassification, SuccessRule
 from retrycli.gateway.template import Fields, fill_text, plain
@@ -117,6 +117,15 @@ def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:
     if condition.equals is not None:
         return bool(found) and all(each == condition.equals for each in found)
     return any(found)
+
+
+def lacks(condition: Condition, answer: Answer, fields: Fields) -> str | None:
+    """Return what an answer lacks for a condition to be judged by it; None if nothing.
+
+    Raises:
+        ValueError: as `holds`.
+    """
+    return None if condition.path is None else first_gap(answer.json, condition.path, fields)
 
 
 def value_at(answer: Answer, path: str) -> str | int | None:

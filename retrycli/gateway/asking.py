@@ -11,7 +11,7 @@ from datetime import datetime
 from enum import Enum
 
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, outcome_of_question
+from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
 from retrycli.gateway.json_path import find
 from retrycli.gateway.line import Line, Request
 from retrycli.gateway.preset import Preset
@@ -74,7 +74,7 @@ class Questions:
         """
         for each in self.preset.look_up:
             try:
-                if await self._ask(each, fields, "look-up"):
+                if await self._ask(each, fields, "look-up", believe_no=False):
                     return Found.THERE
             except Unanswered as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message
@@ -136,7 +136,18 @@ class Questions:
         self.answers[path] = answer
         return answer
 
-    async def _ask(self, question: Question, fields: Fields, what: str) -> bool:
+    async def _ask(self, question: Question, fields: Fields, what: str, *, believe_no: bool = True) -> bool:
+        """Ask for each page of an answer whether the condition holds.
+
+        Args:
+            question: what to ask.
+            fields: for its templates.
+            what: its name, for errors.
+            believe_no: take an answer for a no even if it lacks what the question reads.
+
+        Raises:
+            Unanswered: nobody knows.
+        """
         for page in range(1, PAGES + 1):
             with_page = {**fields, "page": page}
             try:
@@ -146,6 +157,8 @@ class Questions:
             try:
                 if holds(question.holds, answer, with_page):
                     return True
+                if not believe_no:
+                    _check_complete(question, answer, with_page, what)
                 if question.more is None or not holds(question.more, answer, with_page):
                     return False
             except ValueError as error:
@@ -173,6 +186,19 @@ def _of_a_question(outcome: Outcome, what: str) -> Outcome:
     """What a message comes to for want of an answer to a question: it has not been sent, whatever went wrong."""
     kind = OutcomeKind.TRANSIENT if outcome.kind is OutcomeKind.UNKNOWN else outcome.kind
     return replace(outcome, kind=kind, error=f"{what}: {outcome.error}")
+
+
+def _check_complete(question: Question, answer: Answer, fields: Fields, what: str) -> None:
+    """Check that an answer has all that a question reads: a message that is not shown may be there all the same.
+
+    Raises:
+        Unanswered: it lacks something.
+        ValueError: it can't be read.
+    """
+    for condition in (question.holds, question.more):
+        if condition is not None and (gap := lacks(condition, answer, fields)) is not None:
+            error = f"{what}: HTTP {answer.status}, but the answer has no {gap!r}, so it proves nothing"
+            raise Unanswered(Outcome(OutcomeKind.REFUSED, answer.status, error))
 
 
 def _unusable(what: str, answer: Answer, error: ValueError) -> Outcome:

@@ -20,6 +20,10 @@ UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u20
 """Control characters, line ends, and what turns the direction of a text, so that a name shows as another."""
 
 
+class FileChanged(OSError):
+    """Signals that an attachment's size is not what it was when its message was drawn up."""
+
+
 @dataclass(frozen=True, slots=True)
 class Attachment:
     """One file to send."""

@@ -31,8 +31,15 @@ class Crossing:
         self._until_the_end = AsyncExitStack()
 
     async def __aenter__(self) -> Self:
-        for each in set(self._gateways.values()):
-            await self._until_the_end.enter_async_context(each)
+        """Open every gateway.
+
+        Raises:
+            ConfigurationError: one of them can't be used; none stays open.
+        """
+        async with AsyncExitStack() as opened:
+            for each in set(self._gateways.values()):
+                await opened.enter_async_context(each)
+            self._until_the_end = opened.pop_all()
         return self
 
     async def __aexit__(
@@ -54,7 +61,8 @@ def crossing_of(
         ConfigurationError: one of them can't be used as it is set.
     """
     made = [
-        (each, gateway_of(each, columns=columns, connections=connections, now=now)) for each in settings.all.values()
+        (each, gateway_of(each, columns=columns, connections=connections, now=now, section=name))
+        for name, each in settings.all.items()
     ]
     return Crossing(
         {each: next(gateway for section, gateway in made if section is settings.of(each)) for each in MessageType}
@@ -68,6 +76,7 @@ def gateway_of(
     connections: int,
     now: Callable[[], datetime],
     watch: Watch | None = None,
+    section: str = "gateway",
 ) -> HttpGateway | SmtpGateway:
     """The gateway of a section of the settings, to be used as an asynchronous context manager.
 
@@ -77,6 +86,7 @@ def gateway_of(
         connections: how many messages may be under way.
         now: the clock.
         watch: is shown each HTTP request with its answer.
+        section: its name, for errors.
 
     Raises:
         ConfigurationError: it can't be used as it is set.
@@ -85,7 +95,9 @@ def gateway_of(
         case "http":
             from retrycli.gateway.http import HttpGateway
 
-            return HttpGateway(settings, columns=columns, connections=connections, now=now, watch=watch)
+            return HttpGateway(
+                settings, columns=columns, connections=connections, now=now, watch=watch, section=section
+            )
         case "smtp":
             from retrycli.gateway.smtp import SmtpGateway
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import Attachment
+from retrycli.gateway.attachments import Attachment, FileChanged
 from retrycli.gateway.template import plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
@@ -39,19 +39,25 @@ class FilePart:
         return -(-self.size // 3) * 4 if self.as_base64 else self.size
 
     def chunks(self) -> Iterator[bytes]:
-        """Its content, piece by piece.
+        """Read the content, piece by piece. A file that grew is refused before its last piece: no part of it counts.
 
         Raises:
-            OSError: it can't be read, or is shorter than it was.
+            OSError: the file can't be read.
+            FileChanged: its size changed.
         """
         left = self.size
         with self.path.open("rb") as file:
-            while left:
+            while True:
                 chunk = file.read(min(CHUNK, left))
-                if not chunk:
-                    raise OSError("an attachment has become shorter while it was sent")
                 left -= len(chunk)
-                yield b64encode(chunk) if self.as_base64 else chunk
+                if left and not chunk:
+                    raise FileChanged("an attachment has become shorter while it was sent")
+                if not left and file.read(1):
+                    raise FileChanged("an attachment has become longer while it was sent")
+                if chunk:
+                    yield b64encode(chunk) if self.as_base64 else chunk
+                if not left:
+                    return
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,8 +100,12 @@ def json_content(tree: object, files: Sequence[FilePart] = ()) -> Content:
     if not files:
         return Content("application/json", (text.encode(),))
     by_mark = {each.mark: each for each in files}
+    # Texts and marks in turn, as the pattern has one group.
     pieces = re.split(f"({'|'.join(by_mark)})", text)
-    return Content("application/json", tuple(by_mark.get(each) or each.encode() for each in pieces))
+    return Content(
+        "application/json",
+        tuple(by_mark[each] if number % 2 else each.encode() for number, each in enumerate(pieces)),
+    )
 
 
 def multipart_content(fields: Mapping[str, object], name: str | None, attachments: Sequence[Attachment]) -> Content:

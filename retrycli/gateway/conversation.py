@@ -16,7 +16,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from retrycli.address import Address
-from retrycli.gateway.mail import FileChanged, Mail
+from retrycli.gateway.attachments import FileChanged
+from retrycli.gateway.mail import Mail
 from retrycli.gateway.reply import SHUTTING_DOWN, Reply
 from retrycli.gateway.smtp_client import Client, Garbled
 from retrycli.outcome import Outcome, OutcomeKind
@@ -86,7 +87,7 @@ class Conversation:
         except _Stop as stop:
             outcome = stop.outcome
             self._say_goodbye()
-        except (*BREAKS, Garbled, FileChanged) as error:
+        except (*BREAKS, Garbled) as error:
             # Nothing more is said: in the middle of a mail it would be taken for a part of it.
             outcome = self._broken(error)
         finally:
@@ -288,4 +289,5 @@ def _of_refusals(
 
 def _in_words(error: Exception) -> str:
     text = str(error)
-    return f"{type(error).__name__}: {text}" if text and isinstance(error, OSError) else text or type(error).__name__
+    named = isinstance(error, OSError) and not isinstance(error, FileChanged)
+    return f"{type(error).__name__}: {text}" if text and named else text or type(error).__name__

@@ -7,6 +7,7 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from traceback import walk_tb
 
+from retrycli.errors import ConfigurationError
 from retrycli.outcome import Outcome, OutcomeKind
 
 logger = logging.getLogger("retrycli")
@@ -31,9 +32,14 @@ async def in_net(delivery: Awaitable[Outcome], message_id: int, flight: Flight) 
         delivery: of one message.
         message_id: which.
         flight: is told by the delivery how far the message has got.
+
+    Raises:
+        ConfigurationError: every message would meet it. It ends the pass.
     """
     try:
         return await delivery
+    except ConfigurationError:
+        raise
     except Exception as fault:  # noqa: BLE001  the net: the other messages are to go out
         said = f"a fault of retrycli's own: {_named(fault)}"
         logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message

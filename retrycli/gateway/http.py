@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.answer import (
     ANSWER_LIMIT,
@@ -30,6 +31,7 @@ from retrycli.gateway.flight import Flight, in_net
 from retrycli.gateway.line import Line, Request, Watch
 from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
+from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import HEADERS, open_transport
@@ -54,11 +56,13 @@ class HttpGateway:
             no table.
         connections: how many requests may be in flight.
         now: the clock, for a Retry-After that is a date.
+        elapsed: seconds, from whenever, that nobody sets.
         sleep: waits between immediate retries.
         watch: is shown each request with its answer.
+        section: the settings' name, for errors.
 
     Raises:
-        ConfigurationError: no usable base URL or token, or a preset that is wrong.
+        ConfigurationError: no base URL or usable token, or a preset that is wrong.
     """
 
     def __init__(
@@ -68,16 +72,18 @@ class HttpGateway:
         columns: Collection[str] | None,
         connections: int,
         now: Callable[[], datetime],
+        elapsed: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
         watch: Watch | None = None,
+        section: str = "gateway",
     ) -> None:
-        check_urls(settings)
         self._settings = settings
+        self._section = section
         self._preset = load_preset(settings.preset)
         if columns is not None:
             self._preset.check_columns({*columns, *OPTIONAL_COLUMNS})
         self._credentials = Credentials(settings, self._preset.auth, errors=self._preset.answer.errors)
-        self._transport = open_transport(settings, connections=connections)
+        self._transport = open_transport(settings, connections=connections, elapsed=elapsed)
         timeout = settings.connect_timeout_seconds
         self._line = Line(
             self._transport,
@@ -93,6 +99,12 @@ class HttpGateway:
         self._sleep = sleep
 
     async def __aenter__(self) -> Self:
+        """Check the URLs before the first message.
+
+        Raises:
+            ConfigurationError: the transport refuses one.
+        """
+        await check_urls(self._settings, self._section)
         return self
 
     async def __aexit__(
@@ -263,17 +275,3 @@ def _of_an_upload(outcome: Outcome, number: int) -> Outcome:
     return replace(
         outcome, kind=kind.get(outcome.kind, outcome.kind), error=f"upload of attachment no. {number}: {said}"
     )
-
-
-def check_urls(settings: OneGateway) -> None:
-    """Find out before the first message whether any request can go there: each would fail for it.
-
-    Raises:
-        ConfigurationError: none can.
-    """
-    base = settings.destination
-    for key, url in (("base_url", base), ("login_path", base + settings.login_path)):
-        try:
-            httpx.URL(url).host.encode("idna")
-        except (httpx.InvalidURL, UnicodeError) as error:
-            raise ConfigurationError(f"gateway.{key}: {url!r} can't be used: {error}") from None

@@ -50,6 +50,43 @@ def find(tree: object, path: str, fields: Fields = {}) -> list[object]:  # noqa:
     return found
 
 
+def first_gap(tree: object, path: str, fields: Fields = {}) -> str | None:  # noqa: B006  it is only read
+    """Return the first step of a path that has no place in a tree; None if the path can be followed to its end.
+
+    A place may be empty: a list without entries, a null at the end. Two things may be missing, because they are what
+    is looked for: the last name within brackets, and a position that ends the path.
+
+    Args:
+        tree: parsed JSON.
+        path: where to look.
+        fields: what the path's own templates are filled with.
+    """
+    found = [tree]
+    steps = _steps(path)
+    for number, step in enumerate(steps, 1):
+        for each in found:
+            if (gap := _gap(each, step, ends=number == len(steps))) is not None:
+                return gap
+        found = [value for each in found for value in _at(each, step, fields)]
+    return None
+
+
+def _gap(tree: object, step: Step, *, ends: bool) -> str | None:
+    match tree, step:
+        case list(), (str(part), str(), str()):
+            above, _, _ = part.rpartition(".")
+            gaps = (first_gap(each, above) for each in tree) if above else ()
+            return next((gap for gap in gaps if gap is not None), None)
+        case list(), "*":
+            return None
+        case list(), str() if step.isascii() and step.isdigit() and (ends or int(step[:9]) < len(tree)):
+            return None
+        case dict(), str() if step in tree:
+            return None
+        case _:
+            return step if isinstance(step, str) else step[0]
+
+
 def _at(tree: object, step: Step, fields: Fields) -> Iterator[object]:
     match tree, step:
         case list(), (str(part), str(how), str(template)):

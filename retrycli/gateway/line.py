@@ -9,11 +9,12 @@ from functools import lru_cache
 
 import httpx
 
+from retrycli.errors import ConfigurationError
 from retrycli.gateway.answer import ANSWER_LIMIT, Answer
 from retrycli.gateway.content import Content
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.flight import Flight
-from retrycli.gateway.transport import TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind
 
 parsed_url = lru_cache(maxsize=64)(httpx.URL)
@@ -132,7 +133,12 @@ class Line:
         """Send a request as it is.
 
         Raises:
+            ConfigurationError: the transport refuses the URL. Nothing was sent.
             One of `TRANSPORT_ERRORS`.
         """
         request.extensions["timeout"] = {"connect": self._connect_timeout_seconds}
-        return await Answer.read(await self._transport.handle_async_request(request), limit)
+        try:
+            return await Answer.read(await self._transport.handle_async_request(request), limit)
+        except REFUSED_URL as error:
+            where = self._destination
+            raise ConfigurationError(f"gateway.base_url: invalid URL {where!r}: {error}. Correct it.") from None

@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from retrycli.address import CONTROL, Address
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import ANY_TYPE, Attachment
+from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged
 from retrycli.gateway.recipients import recipients
 from retrycli.message import QueuedMessage
 
@@ -34,10 +34,6 @@ PLACE = re.compile(r"\{(\w+)\}")
 UNPRINTABLE = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 BLOCK = 57 * 1024
 """So much of a file is read at once: whole lines of base64."""
-
-
-class FileChanged(Exception):
-    """An attachment is no longer what it was when the mail was made."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated, Self, get_args
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from retrycli.errors import ConfigurationError
+from retrycli.gateway.names import check_names, parts_of
 from retrycli.gateway.rules import (
-    OURS,
     AnswerRule,
     Auth,
     Get,
@@ -25,7 +25,6 @@ from retrycli.gateway.rules import (
     Table,
     Upload,
 )
-from retrycli.gateway.template import EACH, places
 from retrycli.gateway.toml_lines import line_of
 from retrycli.message import MessageType
 
@@ -78,28 +77,21 @@ class Preset(Table):
 
     @model_validator(mode="after")
     def _names_what_is_there(self) -> Self:
-        auth = self.auth or Auth()
         for message_type, rule in self.messages.items():
             if rule.preflight is not None and rule.preflight not in self.preflight:
                 raise ValueError(f"messages.{message_type}.preflight: there is no preflight.{rule.preflight}")
             if rule.marker is not None and rule.marker.unless not in {None, *self.preflight}:
                 unless = rule.marker.unless
                 raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
-            named = {place.name for place in rule.places()}
-            if self.upload is None and "each.token" in named:
+            if self.upload is None and "each.token" in {place.name for place in rule.places()}:
                 raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
-            if auth.session is None and "session" in named:
-                raise ValueError(
-                    f"messages.{message_type}: {{session}} is what [auth.session] brings, and there is none"
-                )
-            if auth.identity is None and "identity" in named:
-                raise ValueError(f"messages.{message_type}: {{identity}} is what [auth] says, and it says none")
+        check_names(self)
         return self
 
     @property
     def columns(self) -> set[str]:
         """The columns that its templates name."""
-        return {name for _, named in self._named() for name in named if name.partition(".")[0] not in {*OURS, EACH}}
+        return {name for part in parts_of(self) for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that every column a template names is there.
@@ -107,24 +99,10 @@ class Preset(Table):
         Raises:
             ConfigurationError: one is not; the text names it.
         """
-        for where, named in self._named():
-            if missing := sorted(name for name in named if name.partition(".")[0] not in {*columns, *OURS, EACH}):
+        for part in parts_of(self):
+            if part.has_row and (missing := sorted(part.columns.difference(columns))):
+                where = part.where
                 raise ConfigurationError(f"the preset's {where} names the column {missing[0]}, which the table has not")
-
-    def _named(self) -> Iterator[tuple[str, set[str]]]:
-        for message_type, rule in self.messages.items():
-            yield f"messages.{message_type}", {*(place.name for place in rule.places()), *rule.required}
-        for each in self.look_up:
-            yield "look_up", _names([each.path, each.query, *each.templates])
-        for name, preflight in self.preflight.items():
-            taken: set[str] = set()
-            for step in preflight.steps:
-                yield f"preflight.{name}", _names([step.path, step.query, *step.templates]) - taken
-                taken |= step.take.keys()
-
-
-def _names(tree: object) -> set[str]:
-    return {place.name for place in places(tree)}
 
 
 def _like(name: str, messages: Mapping[str, object]) -> object:

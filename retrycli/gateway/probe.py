@@ -12,8 +12,8 @@ import httpx
 
 from retrycli.gateway.answer import Answer, outcome_of_question
 from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.http import check_urls
 from retrycli.gateway.preset import load_preset
+from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
 from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
@@ -39,7 +39,7 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
     Raises:
         ConfigurationError: no usable base URL, token, preset or CA file.
     """
-    check_urls(settings)
+    await check_urls(settings)
     preset = load_preset(settings.preset)
     credentials = Credentials(settings, preset.auth, errors=preset.answer.errors)
     transport = open_transport(settings, connections=1)

@@ -24,7 +24,7 @@ from retrycli.gateway.plain_text import plain_text
 CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 PLACE = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 NAME = re.compile(r"\w+(\.\w+)?")
-FOR_EACH, GIVE, EACH = "for_each", "give", "each"
+FOR_EACH, GIVE, OPTIONAL, EACH = "for_each", "give", "optional", "each"
 
 
 class Left(Enum):
@@ -104,6 +104,8 @@ def fill(tree: object, fields: Fields) -> object:
             return fill_text(tree, fields)
         case dict() if FOR_EACH in tree:
             values = fields.get(tree[FOR_EACH])
+            if not values and tree.get(OPTIONAL):
+                return Left.OUT
             return [fill(tree[GIVE], _one_of(fields, each)) for each in values] if isinstance(values, list) else []
         case dict():
             return {key: value for key, each in tree.items() if (value := fill(each, fields)) is not Left.OUT}
@@ -206,8 +208,10 @@ def _place(text: str) -> Place:
 
 def _check_lists(tree: object) -> None:
     if isinstance(tree, dict) and FOR_EACH in tree:
-        if tree.keys() != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
-            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}, and nothing else beside it")
+        if tree.keys() - {OPTIONAL} != {FOR_EACH, GIVE} or not isinstance(tree[FOR_EACH], str):
+            raise ValueError(f"write {{ {FOR_EACH} = COLUMN, {GIVE} = … }}, and nothing else beside it but {OPTIONAL}")
+        if not isinstance(tree.get(OPTIONAL, False), bool):
+            raise ValueError(f"{OPTIONAL} of {FOR_EACH} must be true or false")
         return
     if isinstance(tree, str) and any(part.name.partition(".")[0] == EACH for part in places(tree)):
         raise ValueError(f"{tree!r} is about one of a list: it belongs into what {FOR_EACH} gives")

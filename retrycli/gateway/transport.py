@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import select
 import ssl
-from typing import TYPE_CHECKING, Self
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakKeyDictionary
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OutcomeKind
@@ -24,9 +28,14 @@ if TYPE_CHECKING:
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.tracing import Trace
 
-KEEPALIVE_SECONDS = 3.0
-"""Idle connections are dropped before a server is likely to: a server that closes one just as the next request is
-written leaves us not knowing whether it was read."""
+IDLE_SECONDS = 0.5
+"""How long a connection may be idle and still be used. If the server closes it just as the next request is written,
+nobody knows whether that was read.
+
+By default servers close after 1 s (Starman), 2 s (gunicorn), 5 s (Apache, Node.js, uvicorn) or 75 s (nginx). By their
+clocks a connection has been idle for one round trip longer than by ours. So the limit is half of the shortest default:
+the other half is left for the round trip. A message that comes later pays for a new connection, which takes a fraction
+of the time that went by."""
 
 HEADER_LIMIT, HEADERS_LIMIT = 64 * 1024, 256
 """How long a header of an answer may be, and how many may come: with more, nobody knows what was answered. By default
@@ -39,7 +48,9 @@ HEADERS = {"accept": "application/json", "accept-encoding": "identity", "user-ag
 NOT_SENT = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 """aiohttp's exceptions for a connection that was never made."""
 
-BAD_REQUEST = (httpx.UnsupportedProtocol, httpx.InvalidURL)
+REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
+"""Exceptions for a URL that the transport does not accept. A message's values are escaped within it, so the settings
+are wrong, and every message would meet the same."""
 
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`, and text
@@ -69,17 +80,31 @@ class _Response(aiohttp.ClientResponse):
 
 
 class _Connector(aiohttp.TCPConnector):
-    """Connections, of which one is used again only where the server has said nothing since its last answer.
+    """Connections. One is used again only soon, and only if the server has said nothing since its last answer.
 
     aiohttp takes whatever it has said for the answer to the next request, and so one message for delivered on the
     word for another (RFC 9112, section 9.2: that is no valid response).
+
+    Args:
+        elapsed: seconds, from whenever, that nobody sets.
+        options: those of aiohttp.
     """
 
+    def __init__(self, *, elapsed: Callable[[], float], **options: Any) -> None:  # noqa: ANN401  aiohttp's own
+        super().__init__(keepalive_timeout=IDLE_SECONDS, **options)
+        self._elapsed = elapsed
+        self._idle_since: WeakKeyDictionary[ResponseHandler, float] = WeakKeyDictionary()
+
     async def _get(self, key: ConnectionKey, traces: list[Trace]) -> aiohttp.connector.Connection | None:
-        while (kept := await super()._get(key, traces)) is not None and _has_spoken(kept):
+        while (kept := await super()._get(key, traces)) is not None and not self._is_usable(kept):
             _abort(kept)
             kept.close()
         return kept
+
+    def _is_usable(self, kept: aiohttp.connector.Connection) -> bool:
+        assert kept.protocol is not None  # noqa: S101  told to the type checker
+        idle = self._elapsed() - self._idle_since[kept.protocol]
+        return idle <= IDLE_SECONDS and not _has_spoken(kept)
 
     def _release(self, key: ConnectionKey, protocol: ResponseHandler, *, should_close: bool = False) -> None:
         """Take a connection back. One that is not used again is dropped at once, as in `_Response`, and of a request
@@ -88,6 +113,7 @@ class _Connector(aiohttp.TCPConnector):
         transport = protocol.transport
         if transport is not None and (should_close or protocol.should_close or transport.get_write_buffer_size()):
             transport.abort()
+        self._idle_since[protocol] = self._elapsed()
         super()._release(key, protocol, should_close=should_close)
 
 
@@ -105,11 +131,18 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
-def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBaseTransport:
-    """Open a transport with so many connections at most.
+def open_transport(
+    settings: OneGateway, *, connections: int, elapsed: Callable[[], float] = time.monotonic
+) -> httpx.AsyncBaseTransport:
+    """Open a transport.
 
     It is used without httpx's client, whose redirects, cookies and hooks no delivery wants, and which would cost a
     message as much time again as its request.
+
+    Args:
+        settings: whether it is encrypted, and which certificates to trust.
+        connections: how many there may be.
+        elapsed: seconds, from whenever, that nobody sets: for how long a connection was idle.
 
     Raises:
         ConfigurationError: the CA file can't be used.
@@ -117,7 +150,7 @@ def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBase
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
-        connector = _Connector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
+        connector = _Connector(limit=connections, ssl=context, elapsed=elapsed)
         made = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -141,14 +174,14 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
         return OutcomeKind.UNAUTHORIZED
     if isinstance(cause, NOT_SENT):
         return OutcomeKind.UNREACHABLE
-    if isinstance(error, BAD_REQUEST):
-        return OutcomeKind.PERMANENT
     return OutcomeKind.UNKNOWN
 
 
 def in_words(error: BaseException) -> str:
-    """An exception for ``last_error``: its name and, where it says more, its text."""
+    """Describe an exception for ``last_error``: its name and its text, if it has one."""
     cause = error.__cause__ or error
+    if isinstance(cause.__cause__, FileChanged):  # aiohttp says only that the body could not be written
+        return str(cause.__cause__)
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 

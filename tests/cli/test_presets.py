@@ -83,6 +83,11 @@ def test_without_a_table_a_check_says_what_it_would_have_to_have(cli: Cli, tmp_p
         ('"{token}"', '"Schlüssel {token}"', "auth.headers.X-Api-Key (line 3): "),
         ("[messages.internal]", "[messages.partner]", "messages.partner (line 9)"),
         ('text = "{body}", cc', 'text = "{body", cc', "a single {"),
+        (
+            "[auth]",
+            '[check]\npath = "/users/{username}"\n\n[auth]',
+            "check: {username} has no value here (known: none)",
+        ),
         ("ignores = [", 'headers = { X-Subject = "{subject}" }\nignores = [', "write {subject|base64}"),
     ],
 )

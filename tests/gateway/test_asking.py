@@ -77,3 +77,88 @@ def test_what_has_pages_without_end_proves_nothing(tmp_path: Path) -> None:
         outcome = deliver(gateway_settings(notes.url, preset=preset), message)
         assert outcome == Outcome(OutcomeKind.REFUSED, error="look-up: there is more after 100 pages")
         assert not notes.posted
+
+
+LOOKED_FOR = """
+[messages.customer]
+path = "/notes"
+ignores = ["cc_emails"]
+
+[look_up]
+path = "/notes"
+"""
+BY_TEXT = 'holds = { path = "notes.*.text", contains = "{delivery_key}" }\n'
+BY_KEY = 'holds = { path = "notes.[meta.ours.key={delivery_key}].id" }\n'
+BY_POSITION = 'holds = { path = "0.notes.*.text", contains = "{delivery_key}" }\n'
+MORE = 'more = { path = "next" }\n'
+
+
+class Says(Fake):
+    """Answers each question in one way, and takes what it is sent."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__()
+        self._said = said
+        self.posted = 0
+
+    def answer(self, asked: Asked) -> Answered:
+        self.posted += asked.method == "POST"
+        return Answered(201, {}) if asked.method == "POST" else Answered(200, self._said)
+
+
+def looked_for(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
+    """What a message that may have arrived comes to, and how often it is sent."""
+    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    with Says(said) as system:
+        settings = gateway_settings(system.url, preset=preset_file(folder, LOOKED_FOR + rule))
+        return deliver(settings, message), system.posted
+
+
+@pytest.mark.parametrize(
+    ("rule", "said"),
+    [
+        (BY_TEXT, {"notes": []}),
+        (BY_TEXT, {"notes": [{"text": "other"}, {"text": None}]}),
+        (BY_TEXT + MORE, {"notes": [], "next": None}),
+        (BY_KEY, {"notes": []}),
+        (BY_KEY, {"notes": [{"id": 1, "meta": {"ours": {"key": "other"}}}, {"id": 2, "meta": {"ours": {}}}]}),
+        (BY_POSITION, [{"notes": []}]),
+        ('holds = { path = "[text*={delivery_key}].id" }\nmore = { path = "99" }\n', [{"id": 1}, {"id": 2}]),
+    ],
+)
+def test_absence_is_proven_by_an_answer_that_has_all_that_is_read(rule: str, said: object, tmp_path: Path) -> None:
+    outcome, posted = looked_for(tmp_path, rule, said)
+    assert (outcome.kind, posted) == (OutcomeKind.DELIVERED, 1)
+
+
+@pytest.mark.parametrize(
+    ("rule", "said", "missing"),
+    [
+        (BY_TEXT, b"", "notes"),
+        (BY_TEXT, {}, "notes"),
+        (BY_TEXT, [], "notes"),
+        (BY_TEXT, "notes", "notes"),
+        (BY_TEXT, {"notes": None}, "*"),
+        (BY_TEXT, {"notes": {"1": {"text": KEY}}}, "*"),
+        (BY_TEXT, {"notes": [{"text": "other"}, {"title": "other"}]}, "text"),
+        (BY_TEXT, {"notes": [{"text": "other"}, "other"]}, "text"),
+        (BY_TEXT + MORE, {"notes": []}, "next"),
+        (BY_KEY, {"notes": [{"id": 1, "meta": {"ours": {}}}, {"id": 2}]}, "meta"),
+        (BY_KEY, {"notes": [{"id": 2, "meta": {}}]}, "ours"),
+        (BY_KEY, {"notes": ["other"]}, "meta"),
+        (BY_POSITION, [], "0"),
+    ],
+)
+def test_absence_is_not_proven_by_an_answer_that_lacks_what_is_read(
+    rule: str, said: object, missing: str, tmp_path: Path
+) -> None:
+    """The message may be there, and not be shown: it waits, and is not sent again."""
+    outcome, posted = looked_for(tmp_path, rule, said)
+    said_so = f"look-up: HTTP 200, but the answer has no {missing!r}, so it proves nothing"
+    assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so), 0)
+
+
+@pytest.mark.parametrize("others", [[{"title": "other"}], ["other"], []])
+def test_what_is_found_is_there_whatever_the_rest_lacks(others: list[object], tmp_path: Path) -> None:
+    outcome, posted = looked_for(tmp_path, BY_TEXT + MORE, {"notes": [*others, {"text": f"Ref. {KEY}"}]})
+    assert (outcome, posted) == (Outcome(OutcomeKind.DELIVERED, error="found by look-up"), 0)

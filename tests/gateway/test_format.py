@@ -93,6 +93,22 @@ def test_a_list_of_tables_has_one_for_each_entry() -> None:
     assert filled == {"ccs": [{"mail": "a", "of": 7}, {"mail": "b", "of": 7}], "none": []}
 
 
+@pytest.mark.parametrize("empty", [None, []])
+def test_an_optional_list_leaves_its_key_out_where_it_is_empty(empty: object) -> None:
+    files = {"for_each": "files", "give": {"name": "{each}"}, "optional": True}
+    body = {"files": files, "within": {"files": files}, "listed": [files, 1]}
+    assert fill(body, {"files": empty}) == {"within": {}, "listed": [1]}
+    given = [{"name": "a"}]
+    assert fill(body, {"files": ["a"]}) == {"files": given, "within": {"files": given}, "listed": [given, 1]}
+
+
+@pytest.mark.parametrize("optional", ["yes", 1, None])
+def test_an_optional_list_is_said_to_be_so_by_true_or_false(optional: object) -> None:
+    files = {"for_each": "cc_emails", "give": "{each}", "optional": optional}
+    with pytest.raises(ValidationError, match="optional"):
+        MessageRule.model_validate({"path": "/x", "body": {"files": files}})
+
+
 @pytest.mark.parametrize(
     "entry", [{"for_each": "cc"}, {"for_each": "cc", "give": "{each}", "more": 1}, {"for_each": 7, "give": "{each}"}]
 )

@@ -483,11 +483,12 @@ def test_a_type_that_the_preset_does_not_know(tmp_path: Path) -> None:
 
 
 def test_a_port_that_cannot_be() -> None:
-    """The settings refuse it; should one get through, nothing is sent, and nothing is raised."""
+    """The settings refuse it; should one get through, no message is sent or escalated for it."""
     with pytest.raises(ValidationError, match="its port is none"):
         gateway_settings("http://127.0.0.1:65536")
     settings = gateway_settings("http://127.0.0.1:1").model_copy(update={"base_url": "http://127.0.0.1:65536"})
-    assert deliver(settings).kind is PERMANENT
+    with pytest.raises(ConfigurationError, match=r"gateway\.base_url"):
+        deliver(settings)
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def test_a_question_bears_the_session_of_a_log_in_and_of_the_next(tmp_path: Path
     answers = {
         "/log-in": [answer(200, session("s1")), answer(200, session("s2"))],
         "/notes?session=s1": [answer(401, b"{}")],
-        "/notes?session=s2": [answer(200, b"{}")],
+        "/notes?session=s2": [answer(200, b'{"there": ""}')],
         "/note?session=s2": [answer(200, b'{"there": true}')],
     }
     message = replace(queued(), unsettled_since=NOON)

@@ -435,6 +435,90 @@ def test_what_would_come_to_something_else_than_is_meant_is_refused(text: str, s
     assert mistake(file).startswith(f"preset {file}: {said}")
 
 
+AUTH = "[auth]\nheaders = { A = '{token}' }\n"
+AUTH_WITH_IDENTITY = AUTH + "identity = '{username}'\n"
+AUTH_WITH_SESSION = "[auth]\nheaders = { A = '{session}' }\n[auth.session]\npath = '/log-in'\ntoken = 't'\n"
+LOOK_UP = "[look_up]\npath = '/all'\nholds = { path = 'x', contains = '{delivery_key}' }\n"
+MARKED = NOTE.replace("{body}", "{body}{marker}") + "marker = { text = 'Ref. {delivery_key}' }\n"
+PREFLIGHT = "[preflight.may]\nremedy = 'r'\n[[preflight.may.steps]]\npath = '/p'\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "where", "name"),
+    [
+        (NOTE + "[check]\npath = '/users/{username}'", "check", "username"),
+        (NOTE + AUTH_WITH_IDENTITY + "[check]\npath = '/users/{username}'", "check", "username"),
+        (NOTE + AUTH + "[check]\npath = '/users/{identity}'", "check", "identity"),
+        (NOTE + "[check]\npath = '/users'\nquery = { of = '{subject}' }", "check", "subject"),
+        (NOTE + AUTH_WITH_SESSION + "[check]\npath = '/users'\nquery = { s = '{session}' }", "check", "session"),
+        (NOTE + AUTH_WITH_SESSION.replace("/log-in", "/{username}"), "auth.session", "username"),
+        (NOTE + AUTH_WITH_SESSION + "body = { s = '{session}' }", "auth.session", "session"),
+        (NOTE + AUTH.replace("{token}", "{session}"), "auth", "session"),
+        (NOTE + AUTH_WITH_SESSION.replace("[auth.s", "identity = '{session}'\n[auth.s"), "auth.identity", "session"),
+        (NOTE + LOOK_UP.replace("/all", "/all/{session}"), "look_up", "session"),
+        (NOTE + LOOK_UP.replace("/all", "/all/{identity}"), "look_up", "identity"),
+        (NOTE + LOOK_UP.replace("/all", "/all/{external_id}"), "look_up", "external_id"),
+        (NOTE + LOOK_UP.replace("/all", "/all/{marker}"), "look_up", "marker"),
+        (MARKED + LOOK_UP.replace("'x'", "'[a*={marker}].b'"), "look_up", "marker"),
+        (MARKED + "confirmed = { path = 'x', contains = '{marker}' }", "messages.customer.confirmed", "marker"),
+        (NOTE + LOOK_UP.replace("/all", "/all/{each.name}"), "look_up", "each.name"),
+        (NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("'x'", "'[a={session}].b'"), "look_up", "session"),
+        (NOTE + PREFLIGHT.replace("/p", "/{page}"), "preflight.may", "page"),
+        (NOTE + PREFLIGHT.replace("/p", "/{marker}"), "preflight.may", "marker"),
+        (NOTE + PREFLIGHT + "take = { x = '[a={page}].b' }", "preflight.may", "page"),
+        (MARKED.replace("Ref. ", "{session}"), "messages.customer.marker", "session"),
+        (MARKED.replace("Ref. ", "{marker}"), "messages.customer.marker", "marker"),
+        (NOTE + "confirmed = { path = 'x', contains = '{external_id}' }", "messages.customer.confirmed", "external_id"),
+        (NOTE + "query = { n = '{each.name}' }", "messages.customer", "each.name"),
+        (NOTE + "[upload]\npath = '/u/{session}'\ntoken = 't'", "upload", "session"),
+        (NOTE + "[upload]\npath = '/u/{each.token}'\ntoken = 't'", "upload", "each.token"),
+    ],
+)
+def test_a_name_without_a_value_is_refused_and_not_sent_empty(text: str, where: str, name: str, tmp_path: Path) -> None:
+    file = preset_file(tmp_path, text)
+    assert mistake(file).startswith(f"preset {file}: {where}: {{{name}}} ")
+
+
+def test_all_names_without_a_value_are_told_at_once(tmp_path: Path) -> None:
+    file = preset_file(
+        tmp_path, NOTE + "[check]\npath = '/{username}/{token}'\n" + LOOK_UP.replace("/all", "/{session}")
+    )
+    assert mistake(file) == (
+        f"preset {file}: check: {{token}} has no value here (known: none); "
+        "check: {username} has no value here (known: none); "
+        "look_up: {session} is what [auth.session] brings, and there is none"
+    )
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        NOTE + AUTH_WITH_IDENTITY + "[check]\npath = '/users/{identity}'",
+        NOTE + AUTH_WITH_SESSION + LOOK_UP.replace("/all", "/all/{session}/{page}"),
+        MARKED + LOOK_UP,
+        NOTE + PREFLIGHT + "take = { role = 'r' }\n[[preflight.may.steps]]\neach = 'role'\npath = '/r/{role}'",
+        NOTE + "[upload]\npath = '/u/{ticket_id}'\nquery = { n = '{each.name}' }\ntoken = 't'",
+        NOTE + "verify = { path = '/x/{external_id}', query = { p = '{page}' }, holds = { path = '{external_id}' } }",
+    ],
+)
+def test_a_name_with_a_value_is_accepted(text: str, tmp_path: Path) -> None:
+    open_gateway(gateway_settings("http://127.0.0.1:1", preset=preset_file(tmp_path, text), username="u", token="t"))
+
+
+@pytest.mark.parametrize(
+    ("text", "where"),
+    [
+        (NOTE + "[upload]\npath = '/u/{colour}'\ntoken = 't'", "upload"),
+        (NOTE + "[upload]\npath = '/u'\nheaders = { X = '{colour}' }\ntoken = 't'", "upload"),
+        (NOTE + PREFLIGHT + "take = { x = '[a={colour}].b' }", "preflight.may"),
+        (NOTE + PREFLIGHT + "each = 'colour'", "preflight.may"),
+    ],
+)
+def test_a_column_that_the_table_has_not_is_named_wherever_it_stands(text: str, where: str, tmp_path: Path) -> None:
+    said = f"the preset's {where} names the column colour, which the table has not"
+    assert mistake(preset_file(tmp_path, text)) == said
+
+
 def test_what_is_only_read_back_is_no_place_for_a_column(tmp_path: Path) -> None:
     """A message whose copies would be dropped is not sent."""
     verify = "verify = { path = '/last', holds = { path = 'cc', contains = '{cc_emails}' } }\n"

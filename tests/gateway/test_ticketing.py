@@ -241,6 +241,17 @@ def refused(preset: str, status: int, body: object) -> OutcomeKind:
         return deliver(settings(playing(preset), fake), message(playing(preset))).kind
 
 
+def check_waits(system: System, fake: Fake, switch: str, missing: str) -> None:
+    """While a system does not show what a message is found by, it proves nothing: the message waits."""
+    deliver(settings(system, fake), message(system))
+    setattr(fake, switch, False)
+    outcome = deliver(settings(system, fake), unsettled(system))
+    assert (outcome.kind, len(fake.arrived)) == (OutcomeKind.REFUSED, 1)
+    assert missing in (outcome.error or "")
+    setattr(fake, switch, True)
+    assert deliver(settings(system, fake), unsettled(system)).error == "found by look-up"
+
+
 # What holds for all of them.
 
 
@@ -528,6 +539,25 @@ def test_zammad_says_403_of_credentials_and_of_tickets(text: str, kind: OutcomeK
     assert refused("zammad", 403, {"error": text, "error_human": text}) is kind
 
 
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Error ID 6nSs2TCF: Please contact your administrator.", OutcomeKind.UNKNOWN),
+        ("PG::TRDeadlockDetected: ERROR:  deadlock detected\nDETAIL: Process 17 waits", OutcomeKind.UNKNOWN),
+        ("Mysql2::Error: Deadlock found when trying to get lock; try restarting transaction", OutcomeKind.UNKNOWN),
+        ("Need at least an 'article body' field.", OutcomeKind.PERMANENT),
+        ("No lookup value found for 'type': \"Error ID \"", OutcomeKind.PERMANENT),
+    ],
+)
+def test_zammad_says_422_of_its_database_and_of_messages(zammad: Zammad, said: str, kind: OutcomeKind) -> None:
+    """A deadlock is no message's fault: the next attempt looks for the message, and sends it if it is not there."""
+    zammad.broken = said
+    assert (to_zammad(zammad).kind, zammad.arrived) == (kind, [])
+    zammad.broken = ""
+    assert deliver(settings(playing("zammad"), zammad), unsettled(playing("zammad"))).kind is OutcomeKind.DELIVERED
+    assert len(zammad.arrived) == 1
+
+
 def test_zammad_keeps_the_key_where_no_customer_sees_it(zammad: Zammad) -> None:
     to_zammad(zammad)
     assert (zammad.arrived[0].text, zammad.arrived[0].marks) == (TEXT, {"retrycli": KEY})
@@ -624,6 +654,18 @@ def test_zendesk_is_asked_for_all_updates_of_a_ticket(zendesk: Zendesk, message_
     assert (outcome.error, len(zendesk.arrived)) == ("found by look-up", 301)
 
 
+def test_zendesk_that_shows_no_metadata_is_sent_nothing_again(zendesk: Zendesk) -> None:
+    check_waits(playing("zendesk"), zendesk, "shows_metadata", "metadata")
+
+
+def test_zendesk_that_does_not_count_its_pages_is_sent_nothing_again(zendesk: Zendesk) -> None:
+    """The key may be on a page that was never asked for."""
+    zendesk.by_cursor_only = True
+    outcome = deliver(settings(playing("zendesk"), zendesk), unsettled(playing("zendesk")))
+    assert (outcome.kind, zendesk.arrived) == (OutcomeKind.REFUSED, [])
+    assert "next_page" in (outcome.error or "")
+
+
 @pytest.fixture
 def freshdesk() -> Iterator[Freshdesk]:
     with Freshdesk() as played:
@@ -650,6 +692,13 @@ def test_freshdesk_is_asked_for_all_that_was_said(freshdesk: Freshdesk, message_
 def test_freshdesk_forwards_nothing_but_the_message_to_a_supplier(freshdesk: Freshdesk) -> None:
     to_freshdesk(freshdesk, "supplier")
     assert (len(freshdesk.arrived), freshdesk.quoted) == (1, set())
+
+
+def test_freshdesk_that_shows_a_forward_to_the_customer_is_noticed(freshdesk: Freshdesk) -> None:
+    freshdesk.forwards_are_private = False
+    outcome = to_freshdesk(freshdesk, "supplier")
+    assert (outcome.kind, [each.internal for each in freshdesk.arrived]) == (OutcomeKind.PERMANENT, [False])
+    assert "is not as it should be" in (outcome.error or "")
 
 
 def test_freshdesk_is_sent_nothing_for_a_supplier_without_an_address(freshdesk: Freshdesk) -> None:
@@ -699,3 +748,7 @@ def test_jira_is_told_of_each_comment_whether_it_is_public(jira: JiraServiceMana
     for message_type in TYPES:
         to_jira(jira, message_type)
     assert [each.internal for each in jira.arrived] == [False, False, True]
+
+
+def test_jira_that_shows_no_properties_is_sent_nothing_again(jira: JiraServiceManagement) -> None:
+    check_waits(playing("jira-service-management"), jira, "shows_properties", "properties")

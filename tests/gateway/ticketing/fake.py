@@ -65,6 +65,9 @@ class Fake:
                 url = urlsplit(self.path)
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 body = self.rfile.read(length)
+                if len(body) < length:  # an incomplete request (RFC 9112, section 8)
+                    self.close_connection = True
+                    return
                 asked = Asked(self.command, unquote(url.path), dict(parse_qsl(url.query)), headers, body)
                 with fake._lock:
                     fake.asked.append(asked)

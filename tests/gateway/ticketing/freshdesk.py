@@ -45,6 +45,7 @@ class Freshdesk(Fake):
         self.forbidden = {3}
         self.quoted: set[int] = set()
         """Tickets that a forward has told more of than its own text."""
+        self.forwards_are_private = True
         self.limited = False
         self.retry_after = 42
         self.arrived: list[Arrived] = []
@@ -178,7 +179,8 @@ class Freshdesk(Fake):
         quiet = given.get("include_quoted_text") is given.get("include_original_attachments") is False
         self.quoted |= set() if quiet else {ticket}
         lists = {name: given.get(name, []) for name in ("to_emails", "cc_emails", "bcc_emails")}
-        return {"source": 8, "from_email": "support@example.com", "private": True, "incoming": False, **lists}
+        common = {"source": 8, "from_email": "support@example.com", "incoming": False}
+        return {**common, "private": self.forwards_are_private, **lists}
 
     @staticmethod
     def _note(_: int, given: JSON) -> JSON:

@@ -38,6 +38,8 @@ class JiraServiceManagement(Fake):
         self.no_request = {"SUP-4"}
         self.default_public = True
         """What a comment is by the desk's API when nothing is said; it is written nowhere, so count on neither."""
+        self.shows_properties = True
+        """Whether it knows ``expand=properties``, which is not documented for a request's comments."""
         self.limited = False
         self.retry_after = 5
         self.arrived: list[Arrived] = []
@@ -197,7 +199,7 @@ class JiraServiceManagement(Fake):
         return Answered(200, {**page, "values": values})
 
     def _page(self, asked: Asked, ticket: str) -> Answered:
-        full = "properties" in asked.query.get("expand", "")
+        full = self.shows_properties and "properties" in asked.query.get("expand", "")
         found = [self._seen(one, properties=full) for one in self._comments if one["ticket"] == ticket]
         if asked.query.get("orderBy") == "-created":
             found.reverse()

@@ -39,6 +39,8 @@ class Zammad(Fake):
         self.forbidden = {3}
         self.agent = True
         """Without the permission ticket.agent a token still posts, but as the customer."""
+        self.broken = ""
+        """What its database says instead of storing an article. Whoever is no admin is given a number to ask for."""
         self.limited = False
         """Zammad limits nothing here itself, so this is what its Rack::Attack says where an admin has added a rule."""
         self.arrived: list[Arrived] = []
@@ -98,6 +100,8 @@ class Zammad(Fake):
                 return Answered(400, {"status": 400, "error": "Bad Request"})
             return Answered(400, b"<!DOCTYPE html><title>400: Bad Request</title>", {"Content-Type": "text/html"})
         given = given if isinstance(given, dict) else {}
+        if self.broken:
+            return Answered(422, {"error": self.broken})
         return self._no_ticket(given.get("ticket_id")) or self._wrong(given) or Answered(201, self._add(given))
 
     def _wrong(self, given: JSON) -> Answered | None:

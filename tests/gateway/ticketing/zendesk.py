@@ -35,6 +35,9 @@ class Zendesk(Fake):
         self.closed = {4}
         self.light = False
         """A light agent's comments are internal, whatever was asked for."""
+        self.shows_metadata = True
+        self.by_cursor_only = False
+        """Whether audits come in pages that only a cursor leads through; a page's number is not heeded."""
         self.limited: Literal["", "account", "ticket"] = ""
         """Which limit is reached: that of all requests, or that of updates to one ticket."""
         self.retry_after = 93
@@ -173,9 +176,11 @@ class Zendesk(Fake):
             found = [{**one["events"][0], **{name: one[name] for name in rest}} for one in found]
         if "-created_at" in asked.query.get("sort", "") or asked.query.get("sort_order") == "desc":
             found.reverse()
+        if not self.shows_metadata:
+            found = [{name: value for name, value in one.items() if name != "metadata"} for one in found]
         here = f"{self.url}/api/v2/tickets/{ticket}/{what}.json"
-        if "page[size]" in asked.query:
-            start, size = int(asked.query.get("page[after]", 0)), min(int(asked.query["page[size]"]), 100)
+        if self.by_cursor_only or "page[size]" in asked.query:
+            start, size = int(asked.query.get("page[after]", 0)), min(int(asked.query.get("page[size]", 100)), 100)
             more = len(found) > start + size
             after = str(start + size) if more else None
             links = {"next": f"{here}?page[size]={size}&page[after]={after}" if more else None, "prev": None}

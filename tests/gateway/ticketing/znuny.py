@@ -255,9 +255,16 @@ class Znuny(Fake):
             raise Refused("TicketGet.AccessDenied", "User does not have access to the ticket!")
         ticket = self._ticket(data)
         of_it = [article for article in self.arrived if article.ticket == data["TicketID"]]
-        if true(data.get("AllArticles")) and of_it:
-            ticket["Article"] = [self._shown(article, data) for article in of_it]
+        if true(data.get("AllArticles")):
+            ticket["Article"] = [self._from_customer(data), *(self._shown(article, data) for article in of_it)]
         return {"Ticket": [ticket]}
+
+    def _from_customer(self, data: Mapping[str, Any]) -> dict[str, Any]:
+        """The article that the ticket was opened with."""
+        shown: dict[str, Any] = {"ArticleID": self._number(900), "SenderType": "customer", "Body": "It is broken."}
+        if true(data.get("DynamicFields")):
+            shown["DynamicField"] = [{"Name": name, "Value": None} for name in sorted(self.article_fields)]
+        return {**shown, "IsVisibleForCustomer": self._number(1)}
 
     def _shown(self, article: Arrived, data: Mapping[str, Any]) -> dict[str, Any]:
         shown: dict[str, Any] = {

@@ -1,0 +1,134 @@
+"""The names that each part of a preset uses in its templates, and those that have a value there.
+
+A name without a value would be sent as an empty text, and an empty text in a condition matches anything.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from retrycli.gateway.rules import CREDENTIALS, KEY, OF_ATTACHMENTS, OURS, Auth, MessageRule, Preflight, Question
+from retrycli.gateway.template import EACH, places
+
+if TYPE_CHECKING:
+    from retrycli.gateway.preset import Preset
+
+Names = frozenset[str]
+NONE: Names = frozenset()
+SESSION: Names = frozenset({"session"})
+OF_A_FILE: Names = frozenset(f"{EACH}.{part}" for part in OF_ATTACHMENTS - {"token"})
+REMEDIES = {
+    "session": "is what [auth.session] brings, and there is none",
+    "identity": "is what [auth] says, and it says none",
+}
+"""What to say of a name that another part of the preset would give a value."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """One part of a preset that has templates."""
+
+    where: str
+    """Its key."""
+    names: Names
+    """What its templates name."""
+    known: Names
+    """Which of retrycli's own names have a value in them."""
+    has_row: bool = True
+    """Whether the columns of a message have a value in them, too."""
+
+    @property
+    def columns(self) -> Names:
+        """The columns that it names."""
+        own = {*OURS, EACH}
+        return frozenset(each for each in self.names - self.known if each.partition(".")[0] not in own)
+
+    @property
+    def empty(self) -> list[str]:
+        """The names that have no value in it."""
+        without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
+        return sorted(each for each in without if each.partition(".")[0] not in self.known)
+
+
+def check_names(preset: Preset) -> None:
+    """Check that each name has a value where it stands.
+
+    Raises:
+        ValueError: some have none; the text says which, and where.
+    """
+    has_session = (preset.auth or Auth()).session is not None
+    problems = []
+    for part in parts_of(preset):
+        known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
+        usual = f"has no value here (known: {', '.join(known) or 'none'})"
+        for name in part.empty:
+            said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
+            problems.append(f"{part.where}: {{{name}}} {said}")
+    if problems:
+        raise ValueError("; ".join(dict.fromkeys(problems)))
+
+
+def parts_of(preset: Preset) -> Iterator[Part]:
+    """All parts that have templates."""
+    auth = preset.auth or Auth()
+    identity = NONE if auth.identity is None else frozenset({"identity"})
+    session = NONE if auth.session is None else SESSION
+    always = frozenset({KEY}) | identity
+    yield from _of_auth(auth)
+    if preset.check is not None:
+        yield Part("check", _names(preset.check.path, preset.check.query), identity, has_row=False)
+    for message_type, rule in preset.messages.items():
+        yield from _of_message(f"messages.{message_type}", rule, always, session)
+    for each in preset.look_up:
+        yield from _of_question("look_up", each, always | {"page"}, session)
+    for name, preflight in preset.preflight.items():
+        yield from _of_preflight(f"preflight.{name}", preflight, always, session)
+    if preset.upload is not None:
+        ahead = preset.upload
+        yield Part("upload", _names(ahead.path, ahead.query, ahead.headers), always | OF_A_FILE)
+
+
+def _of_auth(auth: Auth) -> Iterator[Part]:
+    """Whatever a log-in brings is known after it, and only if there is one."""
+    before = CREDENTIALS - SESSION
+    after = before if auth.session is None else CREDENTIALS
+    yield Part("auth", _names(auth.headers, auth.basic or ()), after, has_row=False)
+    yield Part("auth.identity", _names(auth.identity or ""), before, has_row=False)
+    if auth.session is not None:
+        yield Part("auth.session", _names(auth.session.path), NONE, has_row=False)
+        yield Part("auth.session", _names(auth.session.headers, auth.session.body), before, has_row=False)
+
+
+def _of_message(where: str, rule: MessageRule, always: Names, session: Names) -> Iterator[Part]:
+    """A marker may be left out, and so no condition may look for it."""
+    marker = NONE if rule.marker is None else frozenset({"marker"})
+    sent = always | marker
+    yield Part(where, _names(rule.path, rule.query, rule.headers) | {*rule.required}, sent | session)
+    yield Part(where, _names(rule.body), sent | session | {EACH})
+    if rule.marker is not None:
+        yield Part(f"{where}.marker", _names(rule.marker.text), always)
+    if rule.confirmed is not None:
+        yield Part(f"{where}.confirmed", _names(rule.confirmed.templates), always)
+    if rule.verify is not None:
+        yield from _of_question(f"{where}.verify", rule.verify, always | {"external_id", "page"}, session)
+
+
+def _of_question(where: str, question: Question, known: Names, session: Names) -> Iterator[Part]:
+    yield Part(where, _names(question.path, question.query), known | session)
+    yield Part(where, _names(question.templates), known)
+
+
+def _of_preflight(where: str, preflight: Preflight, always: Names, session: Names) -> Iterator[Part]:
+    known = always
+    for step in preflight.steps:
+        each = NONE if step.each is None else frozenset({step.each})
+        yield Part(where, each, known)
+        yield Part(where, _names(step.path, step.query), known | each | session)
+        yield Part(where, _names(step.templates, list(step.take.values())), known | each)
+        known |= step.take.keys()
+
+
+def _names(*trees: object) -> Names:
+    return frozenset(place.name for tree in trees for place in places(tree))

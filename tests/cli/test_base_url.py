@@ -1,0 +1,63 @@
+"""A base URL that the transport refuses is a wrong setting: no message is charged or escalated for it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from tests.cli.application import Application
+    from tests.cli.command import Cli, Finished
+
+pytestmark = on_both
+
+REFUSED = ("http://127.1:8080", "http://10.0.0", "http://127.0.0.1.:80", "https://2130706433", "http://1.2.3.4.5/api")
+"""URLs that httpx parses, and aiohttp connects to none of."""
+MESSAGES = 3
+
+
+def check_refused(done: Finished, key: str, url: str) -> None:
+    """It ended for a wrong setting, which one line names with its value."""
+    assert done.returncode == 78
+    assert done.stdout == ""
+    [line] = done.stderr.splitlines()
+    assert key in line
+    assert url in line
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_a_pass_charges_no_message_for_it(cli: Cli, application: Application, url: str) -> None:
+    application.add_due(MESSAGES)
+    before = application.rows()
+    at_work = cli.having(application.variables(url))
+    check_refused(at_work("run-once"), "gateway.base_url", url)
+    assert application.rows() == before
+    assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
+    assert application.rows("retrycli_attempts") == {}
+    assert at_work.json("escalations")["escalations"] == []
+
+
+@pytest.mark.parametrize("url", REFUSED)
+def test_the_check_of_the_settings_finds_it(cli: Cli, application: Application, url: str) -> None:
+    check_refused(cli.having(application.variables(url))("config", "check"), "gateway.base_url", url)
+
+
+def test_an_attempt_by_hand_charges_no_message_for_it(cli: Cli, application: Application) -> None:
+    [message_id] = application.add_due(1)
+    before = application.rows()
+    done = cli.having(application.variables(REFUSED[0]))("retry", str(message_id))
+    check_refused(done, "gateway.base_url", REFUSED[0])
+    assert application.rows() == before
+    assert application.rows("retrycli_attempts") == {}
+
+
+def test_one_of_several_gateways_stops_them_all(cli: Cli, at_work: Cli, application: Application) -> None:
+    """What is right for one type must not hide what is wrong for another."""
+    application.add_due(MESSAGES)
+    own = at_work.having({"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": REFUSED[0]})
+    check_refused(own("config", "check"), "gateway.internal.base_url", REFUSED[0])
+    check_refused(own("run-once"), "gateway.internal.base_url", REFUSED[0])
+    assert application.rows("retrycli_attempts") == {}

@@ -1,0 +1,104 @@
+"""A connection that the server may be about to close is not used: nobody would know whether its message arrived."""
+
+from __future__ import annotations
+
+import asyncio
+import ssl
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from retrycli.gateway.http import HttpGateway
+from retrycli.gateway.transport import IDLE_SECONDS
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, queued
+from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, close, http, reset
+
+MESSAGES = 5
+LIMITS = {"Starman": 1, "gunicorn": 2, "Apache": 5, "Jetty": 30, "nginx": 75}
+"""How many seconds a connection may be idle at some servers, unless they are told otherwise."""
+
+
+@dataclass
+class Clock:
+    """Time that passes when a test says so."""
+
+    seconds: float = 1000.0
+
+    def read(self) -> float:
+        return self.seconds
+
+
+@dataclass
+class Impatient:
+    """Closes a connection that was idle for longer than its limit, just as the next request comes."""
+
+    clock: Clock
+    limit: float
+    since: dict[int, float] = field(default_factory=dict)
+
+    def __call__(self, connection: Connection) -> None:
+        since = self.since.get(connection.number, self.clock.seconds)
+        if self.clock.seconds - since >= self.limit:
+            connection.close()
+            return
+        connection.send(http(200, SUCCEEDED))
+        self.since[connection.number] = self.clock.seconds
+
+
+def deliver_every(seconds: float, clock: Clock, url: str) -> list[Outcome]:
+    """Deliver messages with a pause after each."""
+
+    async def all_of_them() -> list[Outcome]:
+        outcomes = []
+        settings = gateway_settings(url)
+        made = HttpGateway(settings, columns=COLUMNS, connections=1, now=lambda: NOON, elapsed=clock.read)
+        async with made as gateway:
+            for _ in range(MESSAGES):
+                outcomes.append(await gateway.deliver(queued()))
+                clock.seconds += seconds
+        return outcomes
+
+    return asyncio.run(all_of_them())
+
+
+@pytest.mark.parametrize("gap", [lambda limit: limit, lambda limit: limit + 0.43, lambda limit: limit * 0.99])
+@pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS)
+def test_a_server_that_closes_idle_connections_costs_no_message_its_outcome(
+    limit: float, gap: Callable[[float], float]
+) -> None:
+    clock = Clock()
+    with Hostile(Impatient(clock, limit)) as server:
+        assert deliver_every(gap(limit), clock, server.url) == [Outcome(OutcomeKind.DELIVERED, 200)] * MESSAGES
+        assert len(server.requests) == MESSAGES
+
+
+def test_a_connection_is_used_again_for_half_the_shortest_of_these_limits() -> None:
+    assert min(LIMITS.values()) / 2 >= IDLE_SECONDS
+
+
+@pytest.mark.parametrize(("seconds", "connections"), [(0, 1), (IDLE_SECONDS, 1), (IDLE_SECONDS + 0.001, MESSAGES)])
+def test_a_connection_that_was_idle_for_longer_is_replaced(seconds: float, connections: int) -> None:
+    clock = Clock()
+    with Hostile(answer(200, SUCCEEDED)) as server:
+        deliver_every(seconds, clock, server.url)
+        assert len(server.connections) == connections
+
+
+@pytest.mark.parametrize("encrypted", [False, True], ids=["http", "https"])
+@pytest.mark.parametrize("behaviour", [close, reset])
+def test_a_reused_connection_that_ends_without_an_answer_leaves_its_message_unknown(
+    behaviour: Behaviour,
+    encrypted: bool,  # noqa: FBT001  pytest's
+    tls: ssl.SSLContext,
+    certificate: Path,
+) -> None:
+    """The request was written: the server may have read it, and it is not sent again at once."""
+    trust = {"ca_file": certificate} if encrypted else {}
+    with Hostile(answer(200, SUCCEEDED), behaviour, answer(200, SUCCEEDED), tls=tls if encrypted else None) as server:
+        settings = gateway_settings(server.url, immediate_retries=5, **trust)
+        outcomes = deliver_in_turn(settings, queued(), queued())
+        assert [each.kind for each in outcomes] == [OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN]
+        assert [each.connection for each in server.requests] == [1, 1]

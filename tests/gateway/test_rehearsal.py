@@ -1,0 +1,106 @@
+"""URLs that the transport refuses are found before a message is sent, and are never a message's fault."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import httpx
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.credentials import Credentials
+from retrycli.gateway.flight import Flight, in_net
+from retrycli.gateway.line import Line, Request
+from retrycli.gateway.rehearsal import check_urls
+from retrycli.outcome import Outcome, OutcomeKind
+from tests.gateway.deliveries import NOON, gateway_settings
+from tests.gateway.hostile import Hostile, answer
+
+NOWHERE = "http://127.0.0.1:1"
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        NOWHERE,
+        "https://tickets.example.com/api",
+        "http://[::1]:8080",
+        "http://localhost",
+        "http://tickets.example.com.",
+        "http://xn--bcher-kva.example",
+        "http://under_score.example:8080/a%20b/c",
+        "http://10.0.0.1",
+        "http://10.example",
+    ],
+)
+def test_usable_urls_are_accepted_without_a_network(url: str) -> None:
+    asyncio.run(check_urls(gateway_settings(url)))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.1:8080",
+        "http://10.0.0",
+        "http://127.0.0.1.:80",
+        "https://2130706433",
+        "http://1.2.3.4.5",
+        "http://256.256.256.256",
+        "http://x..y",
+        f"http://{'a' * 64}.example",
+        "http://[v1.a]",
+    ],
+)
+def test_refused_urls_are_named_with_their_setting(url: str) -> None:
+    with pytest.raises(ConfigurationError, match=r"^gateway\.internal\.base_url: invalid URL '") as raised:
+        asyncio.run(check_urls(gateway_settings(url), "gateway.internal"))
+    assert url in str(raised.value)
+
+
+def test_the_path_of_a_log_in_is_checked_too() -> None:
+    settings = gateway_settings(NOWHERE, login_path=f"/{'a' * 70_000}")
+    with pytest.raises(ConfigurationError, match=r"^gateway\.login_path: "):
+        asyncio.run(check_urls(settings))
+
+
+def test_nothing_is_sent_for_it() -> None:
+    with Hostile(answer(200)) as server:
+        asyncio.run(check_urls(gateway_settings(server.url)))
+        assert server.connections == []
+
+
+class Refusing(httpx.AsyncBaseTransport):
+    """Refuses each URL as aiohttp and httpx do."""
+
+    def __init__(self, error: Exception) -> None:
+        self._error = error
+
+    async def handle_async_request(self, request: httpx.Request) -> httpx.Response:
+        raise self._error
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        aiohttp.InvalidURL(NOWHERE),
+        aiohttp.InvalidUrlClientError(NOWHERE),
+        httpx.InvalidURL("no"),
+        httpx.UnsupportedProtocol("no"),
+    ],
+    ids=lambda error: type(error).__name__,
+)
+def test_a_url_that_is_refused_all_the_same_is_a_wrong_setting(error: Exception) -> None:
+    """The transport may know more when it sends than when it was asked."""
+    settings = gateway_settings(NOWHERE)
+    line = Line(Refusing(error), NOWHERE, Credentials(settings), connect_timeout_seconds=1, now=lambda: NOON)
+
+    async def deliver() -> Outcome:
+        reply = await line.send(lambda _: Request("POST", "/", {}), lambda _: Outcome(OutcomeKind.DELIVERED))
+        return reply.outcome
+
+    async def one() -> Outcome:
+        return await in_net(deliver(), 7, Flight())
+
+    with pytest.raises(ConfigurationError, match=r"^gateway\.base_url: invalid URL "):
+        asyncio.run(one())

@@ -1,0 +1,36 @@
+"""Request Tracker, as far as a reply with files goes. Its queues have the field for our key."""
+
+from __future__ import annotations
+
+import base64
+
+from tests.gateway.ticketing.arrived import Arrived
+from tests.gateway.ticketing.fake import Answered, Asked, Fake
+
+
+class RequestTracker(Fake):
+    """An RT with any ticket that is asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.arrived: list[Arrived] = []
+
+    def answer(self, asked: Asked) -> Answered:
+        match asked.method, asked.path.removeprefix("/REST/2.0/").split("/"):
+            case "GET", ["ticket", _]:
+                return Answered(200, {"Queue": {"id": "1"}})
+            case "GET", ["transactions" | "attachments"]:
+                return Answered(200, {"count": int("Creator" in asked.query["query"])})
+            case "POST", ["ticket", ticket, "correspond" | "comment"]:
+                given = asked.json
+                for name in ("FileName", "FileType", "FileContent"):  # an empty text is none to Perl
+                    if not all(each[name] for each in given["Attachments"]):
+                        return Answered(400, {"message": f"{name} is a required field for each attachment"})
+                files = tuple(
+                    (each["FileName"], each["FileType"], base64.b64decode(each["FileContent"], validate=True))
+                    for each in given["Attachments"]
+                )
+                self.arrived.append(Arrived(len(self.arrived) + 1, ticket, given["Content"], attachments=files))
+                return Answered(201, ["Correspondence added"], {"Location": f"/transaction/{len(self.arrived)}"})
+            case _:
+                return Answered(404)
