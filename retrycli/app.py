@@ -19,8 +19,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, engine, logs, schema
+from retrycli import aftermath, descriptors, engine, logs, schema
 from retrycli.acts import LONGEST_NAME
+from retrycli.errors import EventLoopRunning
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
@@ -96,7 +97,7 @@ def run_once(
     """Make one pass: deliver what is due.
 
     It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
-    until the pass has ended; call it from a thread where an event loop is running.
+    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
@@ -112,6 +113,7 @@ def run_once(
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
@@ -132,12 +134,45 @@ def _make_pass(
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None,
 ) -> PassSummary:
-    rules = pass_rules(settings, limit=limit)
-    with open_database(settings) as database:
-        world = make_world(settings, database, surroundings, listen)
+    with ready_to_send(settings, surroundings, listen, limit=limit) as (world, rules, database):
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         aftermath.leave(settings, database, summary, world.now())
         return summary
+
+
+@contextmanager
+def ready_to_send(
+    settings: Settings,
+    surroundings: Surroundings,
+    listen: Callable[[Event], None] | None = None,
+    *,
+    limit: int | None = None,
+) -> Iterator[tuple[World, PassRules, Database]]:
+    """Check that this process can send and record, and open the database.
+
+    Raises:
+        DatabaseUnavailable: as in `open_database`.
+        ConfigurationError: that too; or a gateway has no base URL, or there are too few file descriptors.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    _refuse_a_running_loop()
+    concurrency = descriptors.affordable(settings.run.concurrency)
+    run = settings.run.model_copy(update={"concurrency": concurrency})
+    bounded = settings.model_copy(update={"run": run})
+    rules = pass_rules(bounded, limit=limit)
+    with open_database(bounded) as database:
+        yield make_world(bounded, database, surroundings, listen), rules, database
+
+
+def _refuse_a_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise EventLoopRunning(
+        "an event loop is running in this thread, and a delivery needs its own; "
+        "call the function by `await asyncio.to_thread(FUNCTION, settings, …)`"
+    )
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
@@ -158,13 +193,11 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         NoSuchMessage: there is no such row.
         NotActionable: it is not failed, or is being sent just now.
         InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
     """
     from retrycli import by_hand
 
-    rules = pass_rules(settings)
-    with open_database(settings) as database:
-        world = make_world(settings, database, surroundings)
+    with ready_to_send(settings, surroundings) as (world, rules, _):
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 

@@ -32,7 +32,7 @@ from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
-from retrycli.gateway.transport import HEADERS, open_transport
+from retrycli.gateway.transport import HEADERS, in_words, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
@@ -157,6 +157,8 @@ class HttpGateway:
             return Outcome(OutcomeKind.INVALID, error=str(error))
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
+        except OSError as error:
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {in_words(error)}")
         outcome = await until_sent(
             lambda: self._send(draft, flight),
             retries=self._settings.immediate_retries,

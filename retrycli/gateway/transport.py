@@ -8,18 +8,22 @@ That transport names some errors wrongly: a server that closes after it has read
 from __future__ import annotations
 
 import select
+import socket
 import ssl
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli import descriptors
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OutcomeKind
 
 if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.tracing import Trace
@@ -117,7 +121,12 @@ def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBase
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
-        connector = _Connector(limit=connections, ssl=context, keepalive_timeout=KEEPALIVE_SECONDS)
+        connector = _Connector(
+            limit=connections,
+            ssl=context,
+            keepalive_timeout=KEEPALIVE_SECONDS,
+            socket_factory=partial(_open_socket, requests=connections),
+        )
         made = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -132,6 +141,22 @@ def open_transport(settings: OneGateway, *, connections: int) -> httpx.AsyncBase
         return made
 
     return AiohttpTransport(client=session, verify=context)
+
+
+def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
+    """Open a socket for a connection. aiohttp may try several addresses at once, so this is the place to stop it.
+
+    Raises:
+        OSError: it can't be opened, or it would take a descriptor that is needed to record outcomes.
+    """
+    family, kind, protocol, *_ = address
+    opened = socket.socket(family, kind, protocol)
+    try:
+        descriptors.require_low(opened.fileno(), requests=requests)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def kind_of_exception(error: BaseException) -> OutcomeKind:
@@ -149,6 +174,8 @@ def kind_of_exception(error: BaseException) -> OutcomeKind:
 def in_words(error: BaseException) -> str:
     """An exception for ``last_error``: its name and, where it says more, its text."""
     cause = error.__cause__ or error
+    if lack := descriptors.shortage(cause):
+        return f"{type(cause).__name__}: {lack}"
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 

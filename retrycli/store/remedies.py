@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import IntegrityError
 
+from retrycli import descriptors
+
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
@@ -64,6 +66,10 @@ BY_TEXT = {
 """By a sign in the text of an error that has no such code."""
 
 
+NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
+"""Signs in the text of an error that may have this cause. Neither SQLite nor libpq says what it lacks."""
+
+
 def without_details(error: DBAPIError) -> DBAPIError:
     """The same error with the first line alone of what the driver has to say, for a traceback shows all of it.
 
@@ -103,8 +109,14 @@ def in_words(error: DBAPIError) -> str:
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
     if state := sqlstate(error):
-        found = (words for start, words in BY_STATE.items() if state.startswith(start))
+        remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)
     else:
-        found = (words for sign, words in BY_TEXT.items() if sign in text)
-    remedy = next(found, None)
+        remedy = _shortage(text) or next((words for sign, words in BY_TEXT.items() if sign in text), None)
     return f"{text}: {remedy}" if remedy else text
+
+
+def _shortage(text: str) -> str | None:
+    """Return that no descriptor was left, if that may be what a driver reports."""
+    if not any(sign in text for sign in NO_DESCRIPTOR):
+        return None
+    return descriptors.shortage_now()

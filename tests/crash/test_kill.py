@@ -44,7 +44,7 @@ SHARE = 1 / 3
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """How far the clock moves between two runs: claims still hold, claims have lapsed, all waits are over."""
 MOST_RUNS, MOST_DATABASES = 100, 100
-"""The maximum of runs of one database that are not killed, and of databases of one lane: an error rather than no end."""
+"""The maximum of runs of one database that are not killed, and of databases of one lane, so that a test ends."""
 
 
 @dataclass
