@@ -66,7 +66,7 @@ def test_an_attachment_without_a_descriptor_is_not_the_messages_fault(tmp_path: 
 
     async def both() -> list[Outcome]:
         async with (
-            open_gateway(gateway_settings(f"http://{NOWHERE}", preset="zammad", token="t", **here)) as http,
+            open_gateway(gateway_settings(f"http://{NOWHERE}", preset="zammad", token="zammad-1", **here)) as http,
             open_smtp(mail_settings(f"smtp://{NOWHERE}", **here)) as smtp,
         ):
             with left(0):
