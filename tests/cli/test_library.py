@@ -98,7 +98,7 @@ def test_what_sends_in_a_coroutine_is_refused_and_says_how_to_call_it(
             lambda: retrycli.retry(settings, 5),
             lambda: retrycli.requeue(settings, [5], canary=canary),
         ):
-            with pytest.raises(retrycli.RetrycliError, match="asyncio.to_thread"):
+            with pytest.raises(retrycli.RetrycliError, match=r"asyncio\.to_thread"):
                 call()
         assert retrycli.status(settings).state == "never_run"
 
