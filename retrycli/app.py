@@ -34,6 +34,7 @@ from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
+from retrycli.store.relation import check_ids
 
 
 def utc_now() -> datetime:
@@ -62,7 +63,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
         ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # looked at first, so that somebody else's database gets no tables of ours
+        check_ids(database)  # looked at first, so that somebody else's database gets no tables of ours
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
 
@@ -80,6 +81,7 @@ def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
         DatabaseUnavailable, ConfigurationError: as in `open_database`.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
+        check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready else database.nothing_kept():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)

@@ -26,7 +26,7 @@ from retrycli.store.connecting import (
     read_at_the_end,
     require_file,
 )
-from retrycli.store.remedies import in_words, without_details
+from retrycli.store.remedies import in_words, is_of_the_table, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,6 +132,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: in words, whatever the driver had to say.
+            SchemaMismatch: the same, if the application's table can't do what was asked of it.
         """
         with self._transaction(writes=True) as connection:
             yield connection
@@ -337,7 +338,8 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            raise DatabaseUnavailable(f"{self.place}: {in_words(error)}") from without_details(error)
+            kind = SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
+            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
 
 
 def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:

@@ -32,6 +32,7 @@ from retrycli.message import EscalationReason, MessageType, State, Status, utc_t
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
+from retrycli.store.relation import repeated
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -223,6 +224,7 @@ class Views:
 
         Raises:
             NoSuchMessage: there is no row with that id.
+            SchemaMismatch: there are several.
         """
         m = self._database.messages
         texts = m.c if body else all_but_the_body(self._database)
@@ -230,7 +232,10 @@ class Views:
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
         by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
-            row = connection.execute(select(*columns).where(m.c.id == message_id)).mappings().one_or_none()
+            rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
+            if len(rows) > 1:
+                raise repeated(self._database, message_id)
+            row = rows[0] if rows else None
             if row is None:
                 raise NoSuchMessage(
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
