@@ -158,12 +158,21 @@ def ready_to_send(
         EventLoopRunning: this thread runs an event loop.
     """
     _refuse_a_running_loop()
-    concurrency = descriptors.affordable(settings.run.concurrency)
-    run = settings.run.model_copy(update={"concurrency": concurrency})
-    bounded = settings.model_copy(update={"run": run})
+    bounded = _bounded(settings)
     rules = pass_rules(bounded, limit=limit)
     with open_database(bounded) as database:
         yield make_world(bounded, database, surroundings, listen), rules, database
+
+
+def _bounded(settings: Settings) -> Settings:
+    """Return the settings with as much concurrency as the file descriptors allow."""
+    wanted = settings.run.concurrency
+    concurrency = descriptors.affordable(wanted)
+    if concurrency < wanted:
+        words = "At most %d requests in flight, not run.concurrency = %d: the file descriptor limit is too low"
+        logs.logger.info(words, concurrency, wanted)
+    run = settings.run.model_copy(update={"concurrency": concurrency})
+    return settings.model_copy(update={"run": run})
 
 
 def _refuse_a_running_loop() -> None:

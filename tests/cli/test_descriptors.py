@@ -113,6 +113,8 @@ def test_a_pass_with_few_descriptors_sends_every_message_once(
         at_work = limited(cli.having({**application.variables(url), **WIDE}), soft, hard)
         done = at_work("run-once", "--json")
         assert (done.returncode, done.stderr) == (0, "")
+        told = at_work("--log-level", "INFO", "run-once").stderr
+        assert ("requests in flight, not run.concurrency = 500" in told) is (hard < 500)
         summary = json.loads(done.stdout)
         assert (summary["result"], summary["sent"], summary["unknown"]) == ("completed", messages, 0)
         assert [each["times"] for each in received(url)] == [1] * messages
