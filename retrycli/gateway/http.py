@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from retrycli import descriptors
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.answer import (
@@ -32,7 +33,7 @@ from retrycli.gateway.preset import load_preset
 from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
-from retrycli.gateway.transport import HEADERS, in_words, open_transport
+from retrycli.gateway.transport import HEADERS, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind, one_line
@@ -158,7 +159,9 @@ class HttpGateway:
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
         except OSError as error:
-            return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {in_words(error)}")
+            if lack := descriptors.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            raise
         outcome = await until_sent(
             lambda: self._send(draft, flight),
             retries=self._settings.immediate_retries,

@@ -87,8 +87,9 @@ class SmtpGateway:
         except InvalidMessage as error:
             return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
         except OSError as error:
-            said = descriptors.shortage(error) or str(error)
-            return self._cleaned(Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {said}"), queued)
+            if lack := descriptors.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            raise
         if not mail.envelope:
             return Outcome(OutcomeKind.DELIVERED)  # what is left of its recipients has it from earlier attempts
         return self._cleaned(await self._line.deliver(mail, self._sleep, flight), queued)

@@ -205,3 +205,11 @@ def test_a_lock_file_that_can_not_be_opened_for_lack_of_descriptors_is_reported_
     done = used_up(cli, application, "attempt(PassLock(Path('lock')).check)")
     assert done.stdout.startswith("LockUnusable 78 can't open the lock file lock: too few file descriptors (EMFILE)")
     assert "run.lock_file" not in done.stdout
+
+
+@pytest.mark.parametrize(("limit", "level"), [(64, "warning"), (40, "failure"), (4096, None)])
+def test_doctor_tells_if_the_limit_is_too_low(at_work: Cli, limit: int, level: str | None) -> None:
+    done = limited(at_work.having(WIDE), limit, limit)("doctor", "--json")
+    found = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "file descriptors"]
+    assert [each["level"] for each in found] == ([] if level is None else [level])
+    assert all("ulimit -n" in each["remedy"] for each in found)

@@ -10,6 +10,7 @@ from retrycli import errors
 from retrycli.errors import (
     ConfigurationError,
     DatabaseUnavailable,
+    EventLoopRunning,
     InvalidMessage,
     LockHeld,
     LockUnusable,
@@ -24,6 +25,7 @@ from retrycli.errors import (
 EXIT_CODES = {
     RetrycliError: 1,
     OutputFailed: 1,
+    EventLoopRunning: 1,
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,
