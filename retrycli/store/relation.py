@@ -44,10 +44,11 @@ class Kind(StrEnum):
 
     TABLE = "table"
     VIEW = "view"
+    FOREIGN = "foreign table"
     PARTITIONED = "partitioned table"
 
 
-KINDS = {"view": Kind.VIEW, "v": Kind.VIEW, "p": Kind.PARTITIONED}
+KINDS = {"view": Kind.VIEW, "v": Kind.VIEW, "f": Kind.FOREIGN, "p": Kind.PARTITIONED}
 """By the words of both catalogues."""
 
 
@@ -112,15 +113,15 @@ def require_indexable(database: Database, *, make: str, drop: str | None) -> Non
         SchemaMismatch: it can't.
     """
     _, table = database.quoted_table
-    match kind_of(database):
-        case Kind.VIEW:
+    match kind := kind_of(database):
+        case Kind.VIEW | Kind.FOREIGN:
             raise SchemaMismatch(
-                f"{_where(database)} is a view, which can't have an index; "
+                f"{_where(database)} is a {kind}, which can't have an index; "
                 f"make it on the table behind it: {make.format('TABLE')}"
             )
         case Kind.PARTITIONED:
             raise SchemaMismatch(
-                f"{_where(database)} is a partitioned table, whose indexes PostgreSQL does not make or drop "
+                f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
                 f"concurrently; do it while nobody writes: {drop or make.format(table)}"
             )
         case Kind.TABLE:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli.message import REQUIRED_COLUMNS
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -106,6 +107,16 @@ def test_an_index_on_a_view_is_refused_before_it_is_offered(
     done = at_work("db", "index", *more)
     check_refused(done, "is a view", f"{INDEX} TABLE (id) WHERE status = 'failed'")
     assert done.stdout == ""
+
+
+@pytest.mark.databases("postgresql")
+def test_an_index_on_a_foreign_table_is_refused(at_work: Cli, application: Application) -> None:
+    columns = ", ".join(f"{each} TEXT" for each in REQUIRED_COLUMNS if each != "id")
+    application.execute("DROP TABLE pending_messages")
+    application.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
+    application.execute("CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere")
+    application.execute(f"CREATE FOREIGN TABLE pending_messages (id INTEGER, {columns}) SERVER elsewhere")
+    check_refused(at_work("db", "index", "--yes"), "is a foreign table", f"{INDEX} TABLE (id)")
 
 
 @pytest.mark.databases("postgresql")
