@@ -19,8 +19,9 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, engine, logs, schema
+from retrycli import aftermath, descriptors, engine, logs, schema
 from retrycli.acts import LONGEST_NAME
+from retrycli.errors import EventLoopRunning
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
@@ -33,6 +34,7 @@ from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
+from retrycli.store.relation import check_ids
 
 
 def utc_now() -> datetime:
@@ -61,7 +63,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
         ConfigurationError: the settings name none, it is not the application's, or its tables are of another version.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
-        _ = database.messages  # looked at first, so that somebody else's database gets no tables of ours
+        check_ids(database)  # looked at first, so that somebody else's database gets no tables of ours
         database.ensure_tables(upgrade=settings.database.auto_upgrade)
         yield database
 
@@ -79,6 +81,7 @@ def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
         DatabaseUnavailable, ConfigurationError: as in `open_database`.
     """
     with closing(Database(settings.database.url, settings.database.table)) as database:
+        check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
         with nullcontext() if ready else database.nothing_kept():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
@@ -96,7 +99,7 @@ def run_once(
     """Make one pass: deliver what is due.
 
     It takes the same lock as the command, so that an application's own scheduler and cron can't overlap. It blocks
-    until the pass has ended; call it from a thread where an event loop is running.
+    until the pass has ended. In a coroutine, await ``asyncio.to_thread(retrycli.run_once, settings)``.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.
@@ -112,6 +115,7 @@ def run_once(
     Raises:
         DatabaseUnavailable: the database can't be opened, read or written.
         ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
+        EventLoopRunning: this thread runs an event loop.
     """
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
@@ -132,12 +136,54 @@ def _make_pass(
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None,
 ) -> PassSummary:
-    rules = pass_rules(settings, limit=limit)
-    with open_database(settings) as database:
-        world = make_world(settings, database, surroundings, listen)
+    with ready_to_send(settings, surroundings, listen, limit=limit) as (world, rules, database):
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         aftermath.leave(settings, database, summary, world.now())
         return summary
+
+
+@contextmanager
+def ready_to_send(
+    settings: Settings,
+    surroundings: Surroundings,
+    listen: Callable[[Event], None] | None = None,
+    *,
+    limit: int | None = None,
+) -> Iterator[tuple[World, PassRules, Database]]:
+    """Check that this process can send and record, and open the database.
+
+    Raises:
+        DatabaseUnavailable: as in `open_database`.
+        ConfigurationError: that too; or a gateway has no base URL, or there are too few file descriptors.
+        EventLoopRunning: this thread runs an event loop.
+    """
+    _refuse_a_running_loop()
+    bounded = _bounded(settings)
+    rules = pass_rules(bounded, limit=limit)
+    with open_database(bounded) as database:
+        yield make_world(bounded, database, surroundings, listen), rules, database
+
+
+def _bounded(settings: Settings) -> Settings:
+    """Return the settings with as much concurrency as the file descriptors allow."""
+    wanted = settings.run.concurrency
+    concurrency = descriptors.affordable(wanted)
+    if concurrency < wanted:
+        words = "At most %d requests in flight, not run.concurrency = %d: the file descriptor limit is too low"
+        logs.logger.info(words, concurrency, wanted)
+    run = settings.run.model_copy(update={"concurrency": concurrency})
+    return settings.model_copy(update={"run": run})
+
+
+def _refuse_a_running_loop() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return
+    raise EventLoopRunning(
+        "an event loop is running in this thread, and a delivery needs its own; "
+        "call the function by `await asyncio.to_thread(FUNCTION, settings, …)`"
+    )
 
 
 def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
@@ -158,13 +204,11 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         NoSuchMessage: there is no such row.
         NotActionable: it is not failed, or is being sent just now.
         InvalidMessage: its data can't be turned into a request.
-        DatabaseUnavailable, ConfigurationError: as in `run_once`.
+        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
     """
     from retrycli import by_hand
 
-    rules = pass_rules(settings)
-    with open_database(settings) as database:
-        world = make_world(settings, database, surroundings)
+    with ready_to_send(settings, surroundings) as (world, rules, _):
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 

@@ -16,7 +16,7 @@ from itertools import pairwise
 
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind, not_taken
-from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
+from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
@@ -140,9 +140,7 @@ def retry_all(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     wanted = _once(ids)
-    rules = pass_rules(settings)
-    with open_database(settings) as database:
-        world = make_world(settings, database, surroundings)
+    with ready_to_send(settings, surroundings) as (world, rules, _):
         tried, reason = asyncio.run(_try(world, rules, wanted, by or login_name(), give_up_after))
     done = sum(each.delivered for each in tried)
     refused = {each.message_id: each.error for each in tried if each.error is not None}

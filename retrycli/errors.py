@@ -4,6 +4,7 @@
 
     RetrycliError              1   a fault of retrycli's own
     ├── OutputFailed           1   what the command prints can't be written, as to a full disk
+    ├── EventLoopRunning       1   a function that blocks was called in a coroutine
     ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message is in a state in which that can't be done
@@ -34,6 +35,10 @@ class RetrycliError(Exception):
 
 class OutputFailed(RetrycliError):
     """What the command prints can't be written."""
+
+
+class EventLoopRunning(RetrycliError):
+    """A function that runs an event loop of its own was called in a thread that runs one."""
 
 
 class InvalidMessage(RetrycliError):

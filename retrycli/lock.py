@@ -18,6 +18,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
+from retrycli import descriptors
 from retrycli.errors import LockHeld, LockUnusable
 from retrycli.trust import is_planted
 
@@ -135,6 +136,8 @@ class PassLock:
         return file
 
     def _closed(self, error: OSError) -> LockUnusable:
+        if lack := descriptors.shortage(error):
+            return LockUnusable(f"can't open the lock file {self._path}: {lack}")
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
             "the user who runs retrycli can write"

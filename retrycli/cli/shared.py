@@ -76,15 +76,15 @@ def all_utf8(values: list[str] | None) -> list[str] | None:
     return values
 
 
-def looked_for(value: str | None) -> str | None:
-    """A filter's text, if any.
+def looked_for(values: list[str] | None) -> list[str] | None:
+    """Check the texts of a filter, if any.
 
     Raises:
-        typer.BadParameter: it is blank, and would let everything through, or no UTF-8.
+        typer.BadParameter: one is blank, and would let everything through, or is not valid UTF-8.
     """
-    if value is not None and not value.strip():
+    if any(not each.strip() for each in values or ()):
         raise typer.BadParameter("it is empty; say what to look for, or leave it out")
-    return utf8(value)
+    return all_utf8(values)
 
 
 def name(value: str | None) -> str | None:
@@ -142,25 +142,26 @@ MessageIds = Annotated[
 By = Annotated[str | None, typer.Option(help="Who asks, for the history.", show_default="login name", callback=name)]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 
-# The filters, which all have to be met.
+# The filters. A message has to meet each of them; one that is repeated is met by any of its values.
 
-OfState = Annotated[State | None, typer.Option("--state", help="In this state.", show_default=False)]
-OfType = Annotated[MessageType | None, typer.Option("--type", help="Of this type.", show_default=False)]
+OfState = Annotated[list[State] | None, typer.Option("--state", help="In this state.", show_default=False)]
+OfType = Annotated[list[MessageType] | None, typer.Option("--type", help="Of this type.", show_default=False)]
 OfTicket = Annotated[
-    str | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=looked_for)
+    list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=looked_for)
 ]
 WithError = Annotated[
-    str | None, typer.Option("--error", help="With this in the last error.", show_default=False, callback=looked_for)
+    list[str] | None,
+    typer.Option("--error", help="With this in the last error.", show_default=False, callback=looked_for),
 ]
 ForReason = Annotated[
-    EscalationReason | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
+    list[EscalationReason] | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
 ]
 OlderThan = Annotated[
     str | None,
     typer.Option("--older-than", help="That first failed so long ago: 30m, 2h, 7d.", show_default=False),
 ]
 OfCause = Annotated[
-    str | None,
+    list[str] | None,
     typer.Option(
         "--fingerprint",
         help="Escalated by this cause, as `escalations` shows it.",
@@ -172,13 +173,13 @@ OfCause = Annotated[
 
 def filter_of(
     *,
-    state: State | None = None,
-    message_type: MessageType | None = None,
-    ticket: str | None = None,
-    error: str | None = None,
-    reason: EscalationReason | None = None,
+    state: list[State] | None = None,
+    message_type: list[MessageType] | None = None,
+    ticket: list[str] | None = None,
+    error: list[str] | None = None,
+    reason: list[EscalationReason] | None = None,
     older_than: str | None = None,
-    fingerprint: str | None = None,
+    fingerprint: list[str] | None = None,
 ) -> Filter:
     """The filter that the options above come to.
 
@@ -188,7 +189,15 @@ def filter_of(
     from retrycli.store.views import Filter
 
     before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
-    return Filter(state, message_type, ticket, error, before, reason=reason, fingerprint=fingerprint)
+    return Filter(
+        state=state or None,
+        message_type=message_type or None,
+        ticket=ticket or None,
+        error=error or None,
+        failed_before=before,
+        reason=reason or None,
+        fingerprint=fingerprint or None,
+    )
 
 
 def load(ctx: typer.Context, config: Path | None) -> Loaded:

@@ -30,6 +30,7 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.settings,
     machine.files,
     machine.file_system,
+    machine.file_descriptors,
     machine.lock,
     machine.outputs,
     api.api,

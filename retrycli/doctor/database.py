@@ -14,6 +14,7 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.ledger import Ledger, PassRecord
+from retrycli.store.relation import check_ids
 
 LOOK_BACK = 10
 """So many passes show at what intervals they come."""
@@ -24,6 +25,7 @@ def table(case: Case, database: Database) -> Iterator[Finding]:
     from retrycli.gateway.choice import check_columns
 
     columns = database.messages.c.keys()
+    check_ids(database)
     yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
     for gateway in case.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})

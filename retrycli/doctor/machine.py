@@ -8,7 +8,7 @@ from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
 
-from retrycli import filesystem, scheduler
+from retrycli import descriptors, filesystem, scheduler
 from retrycli.app import lock_path
 from retrycli.config import SECRETS, Loaded
 from retrycli.config_text import masked_url
@@ -82,6 +82,18 @@ def file_system(case: Case) -> Iterator[Finding]:
             )
         elif path == case.database_file and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
+
+
+def file_descriptors(case: Case) -> Iterator[Finding]:
+    """Check that this process may open as many files as the concurrency needs. cron may have another limit.
+
+    Raises:
+        ConfigurationError: it may not open enough for a single request.
+    """
+    wanted = case.settings.run.concurrency
+    if (possible := descriptors.affordable(wanted)) < wanted:
+        words = f"the limit allows {possible} requests in flight, and run.concurrency is {wanted}"
+        yield warning("file descriptors", words, descriptors.RAISE)
 
 
 def lock(case: Case) -> Iterator[Finding]:

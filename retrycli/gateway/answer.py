@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Collection, Mapping
 from contextlib import aclosing
@@ -22,6 +23,8 @@ ANSWER_LIMIT = 64 * 1024
 LOOK_UP_LIMIT = 8 * 1024 * 1024
 """The same of an answer that is asked for, where a ticket's whole history may be in it, and of any at the most."""
 EXTERNAL_ID_LENGTH = 200
+UTF_8 = codecs.lookup("utf-8-sig")
+"""Found now, because nothing may be imported while requests are in flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ class Answer:
         return cls(
             status=response.status_code,
             retry_after=response.headers.get("Retry-After"),
-            text=content[:limit].decode("utf-8-sig", "replace"),
+            text=UTF_8.decode(content[:limit], "replace")[0],
             whole=len(content) <= limit,
             headers=response.headers,
         )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
+from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
+
 from retrycli.outcome import Outcome, OutcomeKind
 
 WAIT_SECONDS = (0.1, 0.5)
@@ -34,7 +36,6 @@ async def until_sent(
     first = await attempt()
     if first.kind is not OutcomeKind.UNREACHABLE or not retries:
         return first
-    from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
 
     made = [first]
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from retrycli import descriptors
 from retrycli.errors import InvalidMessage
 from retrycli.message import Message
 
@@ -48,6 +49,7 @@ def find(message: Message, folder: Path | None, limit_bytes: int) -> list[Attach
 
     Raises:
         InvalidMessage: one of them can't be sent; the text says why, and what to do.
+        OSError: no descriptor is left to look at one.
     """
     entries = message.fields["attachments"]
     assert isinstance(entries, list)  # noqa: S101  told to the type checker
@@ -132,6 +134,8 @@ def _size(path: Path) -> int:
     except FileNotFoundError:
         raise _Unusable("is not in gateway.attachments_dir; put it there, or take it off the list") from None
     except OSError as error:
+        if descriptors.shortage(error):
+            raise  # the message's file is all right
         raise _Unusable(f"can't be read: {error.strerror}") from None
     return found.st_size
 

@@ -60,14 +60,21 @@ class Conversation:
     Args:
         server: how to speak.
         connection: to it, made and not used yet.
+
+    Raises:
+        OSError: no descriptor is left for it; the connection is closed.
     """
 
     def __init__(self, server: Server, connection: socket.socket) -> None:
+        try:
+            # TLS makes another object of the connection; this one ends it whichever that is by then.
+            self._line = connection.dup()
+        except OSError:
+            connection.close()
+            raise
         connection.settimeout(server.timeout)
         self._server = server
         self._client = Client(connection)
-        # TLS makes another object of the connection; this one ends it whichever that is by then.
-        self._line = connection.dup()
         self.step = "connecting"
         """How far it has come."""
         self._begun = False

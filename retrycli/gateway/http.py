@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from retrycli import descriptors
 from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.answer import (
@@ -169,6 +170,10 @@ class HttpGateway:
             return Outcome(OutcomeKind.INVALID, error=str(error))
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
+        except OSError as error:
+            if lack := descriptors.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            raise
         outcome = await until_sent(
             lambda: self._send(draft, flight),
             retries=self._settings.immediate_retries,

@@ -12,6 +12,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Self
 from urllib.parse import urlsplit
 
+import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
+
+from retrycli import descriptors
 from retrycli.address import Address
 from retrycli.errors import ConfigurationError, InvalidMessage
 from retrycli.gateway import attachments
@@ -83,6 +86,10 @@ class SmtpGateway:
             mail = self._mail(queued)
         except InvalidMessage as error:
             return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
+        except OSError as error:
+            if lack := descriptors.shortage(error):
+                return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
+            raise
         if not mail.envelope:
             return Outcome(OutcomeKind.DELIVERED)  # what is left of its recipients has it from earlier attempts
         return self._cleaned(await self._line.deliver(mail, self._sleep, flight), queued)
@@ -136,6 +143,7 @@ class _Line:
         parts = urlsplit(settings.destination)
         self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
         self._settings = settings
+        self._connections = connections
         username, password = settings.username or "", revealed(settings.password)
         encrypted = parts.scheme == "smtps" or settings.starttls
         self._server = Server(
@@ -171,9 +179,10 @@ class _Line:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
+            talk = Conversation(self._server, connection)
         except OSError as error:
-            return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {error}".rstrip(": "))
-        talk = Conversation(self._server, connection)
+            said = descriptors.shortage(error) or str(error)
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
         thread = asyncio.get_running_loop().run_in_executor(self._threads, talk.deliver, mail)
         try:
             async with asyncio.timeout_at(deadline):
@@ -210,6 +219,7 @@ class _Line:
             connection = socket.socket(family, kind, protocol)
             connection.setblocking(False)  # noqa: FBT003  its own name says it
             try:
+                descriptors.require_low(connection.fileno(), requests=self._connections)
                 async with asyncio.timeout(self._settings.connect_timeout_seconds):
                     await loop.sock_connect(connection, address)
             except OSError as error:

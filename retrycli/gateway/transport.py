@@ -8,9 +8,11 @@ That transport names some errors wrongly: a server that closes after it has read
 from __future__ import annotations
 
 import select
+import socket
 import ssl
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
 
@@ -18,12 +20,14 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli import descriptors
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OutcomeKind
 
 if TYPE_CHECKING:
+    from aiohappyeyeballs import AddrInfoType
     from aiohttp.client_proto import ResponseHandler
     from aiohttp.client_reqrep import ConnectionKey
     from aiohttp.tracing import Trace
@@ -150,7 +154,12 @@ def open_transport(
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:
-        connector = _Connector(limit=connections, ssl=context, elapsed=elapsed)
+        connector = _Connector(
+            limit=connections,
+            ssl=context,
+            elapsed=elapsed,
+            socket_factory=partial(_open_socket, requests=connections),
+        )
         made = aiohttp.ClientSession(
             connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -165,6 +174,22 @@ def open_transport(
         return made
 
     return AiohttpTransport(client=session, verify=context)
+
+
+def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
+    """Open a socket for a connection. aiohttp may try several addresses at once, so this is the place to stop it.
+
+    Raises:
+        OSError: it can't be opened, or it would take a descriptor that is needed to record outcomes.
+    """
+    family, kind, protocol, *_ = address
+    opened = socket.socket(family, kind, protocol)
+    try:
+        descriptors.require_low(opened.fileno(), requests=requests)
+    except OSError:
+        opened.close()
+        raise
+    return opened
 
 
 def kind_of_exception(error: BaseException) -> OutcomeKind:
@@ -182,6 +207,8 @@ def in_words(error: BaseException) -> str:
     cause = error.__cause__ or error
     if isinstance(cause.__cause__, FileChanged):  # aiohttp says only that the body could not be written
         return str(cause.__cause__)
+    if lack := descriptors.shortage(cause):
+        return f"{type(cause).__name__}: {lack}"
     text = str(cause)
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 

@@ -35,6 +35,8 @@ them: also those that the calendar has in UTC alone. All for this one only: behi
 session. In one text, so that the server is waited for once."""
 ON_ITS_OWN = {"on_its_own": True}
 """The option of a connection that begins no transactions."""
+ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
+"""A pass uses one connection from its start to its end. A second one is for whatever reads within a transaction."""
 UNREAD = {"unread": True}
 """The option of a statement of which nothing is read: within a transaction that writes, nobody waits for it alone."""
 
@@ -90,7 +92,7 @@ def _postgresql(url: URL, patience: int) -> Engine:
     unsaid = {name: value for name, value in wishes.items() if name not in url.query}
     # A prepared statement would be left in its server connection, and BEGIN is in our own hands.
     own = {"prepare_threshold": None, "autocommit": True}
-    engine = create_engine(driver, pool_size=1, max_overflow=1, connect_args=unsaid | own, hide_parameters=True)
+    engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
     from retrycli.store.values import read_any, write_any  # needs the driver
 
     event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
@@ -116,7 +118,7 @@ def _sqlite(url: URL, patience: int) -> Engine:
     waits = {} if "timeout" in url.query else {"timeout": patience}
     # The application's own driver may be an asynchronous one; what only SQLCipher can read is left to it.
     driver = url if url.drivername == "sqlite+pysqlcipher" else url.set(drivername="sqlite")
-    engine = create_engine(driver, connect_args=waits, hide_parameters=True)
+    engine = create_engine(driver, connect_args=waits, hide_parameters=True, **ONE_CONNECTION)
     event.listen(engine, "connect", _prepare_sqlite)
     event.listen(engine, "begin", _begin_sqlite)
     return engine

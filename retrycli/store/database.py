@@ -14,7 +14,13 @@ from sqlalchemy import table as table_clause
 from sqlalchemy.types import NullType
 
 from retrycli import schema
-from retrycli.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, SchemaMismatch
+from retrycli.errors import (
+    ConfigurationError,
+    DatabaseBusy,
+    DatabaseUnavailable,
+    RetrycliError,
+    SchemaMismatch,
+)
 from retrycli.message import REQUIRED_COLUMNS
 from retrycli.store.connecting import (
     BUSY_SECONDS,
@@ -26,7 +32,7 @@ from retrycli.store.connecting import (
     read_at_the_end,
     require_file,
 )
-from retrycli.store.remedies import in_words, is_busy, without_details
+from retrycli.store.remedies import in_words, is_busy, is_of_the_table, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -132,6 +138,7 @@ class Database:
 
         Raises:
             DatabaseUnavailable: in words, whatever the driver had to say.
+            SchemaMismatch: the same, if the application's table can't do what was asked of it.
         """
         with self._transaction(writes=True) as connection:
             yield connection
@@ -346,8 +353,13 @@ class Database:
         try:
             yield
         except exc.DBAPIError as error:
-            kind = DatabaseBusy if is_busy(error) else DatabaseUnavailable
-            raise kind(f"{self.place}: {in_words(error)}") from without_details(error)
+            raise _kind_of(error)(f"{self.place}: {in_words(error)}") from without_details(error)
+
+
+def _kind_of(error: exc.DBAPIError) -> type[RetrycliError]:
+    if is_busy(error):
+        return DatabaseBusy
+    return SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
 
 
 def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:

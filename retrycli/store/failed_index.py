@@ -12,6 +12,7 @@ from sqlalchemy import text
 
 from retrycli.errors import DatabaseUnavailable
 from retrycli.message import Status
+from retrycli.store.relation import require_indexable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,12 +60,20 @@ class FailedIndex:
         return self._database.is_sqlite
 
     def statements(self, *, drop: bool = False) -> list[str]:
-        """What makes it, or takes it away: nothing where that is done already."""
+        """Return the statements that make or drop it; none if that is done already.
+
+        Raises:
+            SchemaMismatch: the application's table can't have one, or not while others write.
+        """
         state, name = self._find()
+        if state is (IndexState.ABSENT if drop else IndexState.THERE):
+            return []
+        make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE status = '{Status.FAILED}'"
+        require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
         taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
-        if drop or state is IndexState.THERE:
-            return taking_away if drop else []
+        if drop:
+            return taking_away
         return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE status = '{Status.FAILED}'"]
 
     def execute(self, statements: Sequence[str]) -> None:

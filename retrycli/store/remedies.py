@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import IntegrityError
 
+from retrycli import descriptors
+
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError
 
@@ -14,11 +16,18 @@ GONE = (
     "idle_in_transaction_session_timeout); try again when it is up"
 )
 """Where many statements are under way, a server's own words about why it has closed the connection are lost."""
+NO_CHANGES = (
+    "it takes no changes; retrycli must write status, retry_count, last_error and sent_at there: name a table in "
+    "database.table, or give the view an INSTEAD OF UPDATE trigger"
+)
+OF_THE_TABLE = ("0A000", "42809", "55000")
+"""PostgreSQL's codes of errors about what a table is, and not about what it holds or who asks."""
 IN_THE_WAY = "another transaction was in the way; try again"
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 BY_STATE = {
     "08": GONE,
+    "0A000": NO_CHANGES,
     "23": "a constraint of the table forbids what retrycli writes there",
     "25006": "this server takes no changes; name the primary in database.url where it is a standby, or see to "
     "default_transaction_read_only",
@@ -28,13 +37,16 @@ BY_STATE = {
     "40": IN_THE_WAY,
     INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "
     "the owner)",
+    "42809": NO_CHANGES,
     "53100": "free some space on the server",
+    "55000": NO_CHANGES,
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
     "57014": "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
     "57P": GONE,
 }
 """By PostgreSQL's code of an error, or what it begins with."""
 BY_TEXT = {
+    "because it is a view": NO_CHANGES,
     "database is locked": "the application held its write lock for too long; end its transaction, or use WAL",
     "readonly database": "the file or its folder can't be written; check their owner and mode, and their mount",
     "unable to open database file": "the file can't be opened; check its owner and mode, its folder's, and its mount",
@@ -64,6 +76,10 @@ BY_TEXT = {
 """By a sign in the text of an error that has no such code."""
 
 
+NO_DESCRIPTOR = ("unable to open database file", "disk I/O error", "Too many open files", "connection is bad")
+"""Signs in the text of an error that may have this cause. Neither SQLite nor libpq says what it lacks."""
+
+
 def without_details(error: DBAPIError) -> DBAPIError:
     """The same error with the first line alone of what the driver has to say, for a traceback shows all of it.
 
@@ -87,6 +103,11 @@ def is_refused(error: DBAPIError) -> bool:
     return state.startswith(REFUSALS) or (state == INSUFFICIENT_PRIVILEGE and _is_of_a_policy(error))
 
 
+def is_of_the_table(error: DBAPIError) -> bool:
+    """Tell whether the application's table is such that a statement can't be carried out, as for a view."""
+    return sqlstate(error) in OF_THE_TABLE or "because it is a view" in str(error.orig)
+
+
 def _is_of_a_policy(error: DBAPIError) -> bool:
     """Whether a row-level policy is against a row, which has the same code as a right that a role lacks."""
     where: str = getattr(error.orig, "diag").source_function  # noqa: B009  the driver's own
@@ -108,8 +129,14 @@ def in_words(error: DBAPIError) -> str:
     cause = error.orig
     text = " ".join(str(cause).partition("\n")[0].split())
     if state := sqlstate(error):
-        found = (words for start, words in BY_STATE.items() if state.startswith(start))
+        remedy = next((words for start, words in BY_STATE.items() if state.startswith(start)), None)
     else:
-        found = (words for sign, words in BY_TEXT.items() if sign in text)
-    remedy = next(found, None)
+        remedy = _shortage(text) or next((words for sign, words in BY_TEXT.items() if sign in text), None)
     return f"{text}: {remedy}" if remedy else text
+
+
+def _shortage(text: str) -> str | None:
+    """Return that no descriptor was left, if that may be what a driver reports."""
+    if not any(sign in text for sign in NO_DESCRIPTOR):
+        return None
+    return descriptors.shortage_now()

@@ -7,10 +7,10 @@ a short transaction: which messages there are, and in which order, is settled fi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
 
 from sqlalchemy import (
     BindParameter,
@@ -32,25 +32,31 @@ from retrycli.message import EscalationReason, MessageType, State, Status, utc_t
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
+from retrycli.store.relation import repeated
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
+Value = TypeVar("Value", bound=str)
+Either: TypeAlias = Value | Collection[Value] | None
+"""One value, or several of which either will do; none at all is any."""
+
+
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which messages to show; None is: whichever."""
+    """Which messages to show. They meet every condition that is set."""
 
-    state: State | None = None
-    message_type: MessageType | None = None
-    ticket: str | None = None
-    error: str | None = None
+    state: Either[State] = None
+    message_type: Either[MessageType] = None
+    ticket: Either[str] = None
+    error: Either[str] = None
     """A piece of ``last_error``, in any case; SQLite knows the two cases of ASCII letters alone."""
     failed_before: datetime | None = None
     due_by: datetime | None = None
     """Waiting, and due by then."""
-    reason: EscalationReason | None = None
-    fingerprint: str | None = None
+    reason: Either[EscalationReason] = None
+    fingerprint: Either[str] = None
     new: bool = False
     """Acknowledged by nobody yet."""
     escalated_after: datetime | None = None
@@ -218,6 +224,7 @@ class Views:
 
         Raises:
             NoSuchMessage: there is no row with that id.
+            SchemaMismatch: there are several.
         """
         m = self._database.messages
         texts = m.c if body else all_but_the_body(self._database)
@@ -225,7 +232,10 @@ class Views:
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
         by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
-            row = connection.execute(select(*columns).where(m.c.id == message_id)).mappings().one_or_none()
+            rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
+            if len(rows) > 1:
+                raise repeated(self._database, message_id)
+            row = rows[0] if rows else None
             if row is None:
                 raise NoSuchMessage(
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
@@ -275,16 +285,10 @@ class Views:
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
-        if wanted.state is State.WAITING:
-            yield func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
-        elif wanted.state is not None:
-            yield queue.c.state == wanted.state.value
-        if wanted.message_type is not None:
-            yield m.message_type == word(wanted.message_type)
-        if wanted.ticket is not None:
-            yield cast(m.ticket_id, String) == wanted.ticket
-        if wanted.error is not None:
-            yield m.last_error.icontains(wanted.error, autoescape=True)
+        yield from _either(wanted.state, _is_in)
+        yield from _either(wanted.message_type, lambda each: m.message_type == word(each))
+        yield from _either(wanted.ticket, lambda each: cast(m.ticket_id, String) == each)
+        yield from _either(wanted.error, lambda each: m.last_error.icontains(each, autoescape=True))
         if wanted.failed_before is not None:
             yield queue.c.first_failed_at < wanted.failed_before
         if wanted.due_by is not None:
@@ -292,12 +296,24 @@ class Views:
         yield from _of_escalation(wanted)
 
 
+def _either(wanted: Either[Value], condition: Callable[[Value], ColumnElement[bool]]) -> Iterator[ColumnElement[bool]]:
+    """Give the condition that one of the values meets; nothing if there is no value."""
+    values = [] if wanted is None else [wanted] if isinstance(wanted, str) else wanted
+    if values:
+        yield or_(*map(condition, values))
+
+
+def _is_in(state: State) -> ColumnElement[bool]:
+    """Compare the state of a message. One that the queue does not know yet is waiting."""
+    if state is State.WAITING:
+        return func.coalesce(queue.c.state, State.WAITING.value) == State.WAITING.value
+    return queue.c.state == state.value
+
+
 def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
     """What a filter says of escalated messages alone."""
-    if wanted.reason is not None:
-        yield queue.c.escalation_reason == wanted.reason.value
-    if wanted.fingerprint is not None:
-        yield queue.c.fingerprint == wanted.fingerprint
+    yield from _either(wanted.reason, lambda each: queue.c.escalation_reason == each.value)
+    yield from _either(wanted.fingerprint, lambda each: queue.c.fingerprint == each)
     if wanted.new:
         yield queue.c.acknowledged_at.is_(None)
     if wanted.escalated_after is not None:

@@ -178,6 +178,9 @@ def test_filters_choose_among_the_escalated_and_have_all_to_be_met(at_work: Cli,
         ("--fingerprint", cause): [13],
         ("--older-than", "1d"): [14],
         ("--reason", "permanent"): [15],
+        ("--type", "supplier", "--type", "internal"): [11, 12],
+        ("--fingerprint", cause, "--fingerprint", "none"): [13],
+        ("--reason", "permanent", "--reason", "exhausted", "--older-than", "1d"): [14],
     }.items():
         screen = at_work.on_terminal("requeue", *arguments, answers=["n"])
         assert [int(each) for each in re.findall(r"^(\d\d)  47", screen.text, re.MULTILINE)] == expected

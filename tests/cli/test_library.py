@@ -6,6 +6,7 @@ import asyncio
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -81,6 +82,30 @@ def test_a_pass_is_made_from_a_running_event_loop_in_a_thread(application: Appli
         return await asyncio.to_thread(retrycli.run_once, application.settings(sandbox.url))
 
     assert asyncio.run(apply()).sent == 3
+
+
+def test_what_sends_in_a_coroutine_is_refused_and_says_how_to_call_it(
+    application: Application, sandbox: Sandbox
+) -> None:
+    """Nothing is claimed or sent, and nothing is left that was never awaited."""
+    application.fill()
+    settings = application.settings(sandbox.url)
+    canary = retrycli.Canary(1)
+
+    async def apply() -> None:
+        for call in (
+            lambda: retrycli.run_once(settings),
+            lambda: retrycli.retry(settings, 5),
+            lambda: retrycli.requeue(settings, [5], canary=canary),
+        ):
+            with pytest.raises(retrycli.RetrycliError, match=r"asyncio\.to_thread"):
+                call()
+        assert retrycli.status(settings).state == "never_run"
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        asyncio.run(apply())
+    assert (sandbox.received, application.rows("retrycli_queue")) == ((), {})
 
 
 def test_a_pass_from_python_and_the_command_take_the_same_lock(cli: Cli, application: Application) -> None:

@@ -50,6 +50,12 @@ FILTERS = {
     "--type supplier --error '100% OF'": [12],
     "--error 100_": [],
     "--reason invalid": [14],
+    "--type supplier --type internal --sort id": [12, 13],
+    "--type supplier --type internal --state escalated": [13],
+    "--state waiting --state escalated --type customer --sort id": [11, 14, 15, 16],
+    "--reason invalid --reason exhausted --sort id": [13, 14],
+    "--ticket 4711 --ticket 4712 --sort id": [11, 12],
+    "--error word7 --error '100% OF' --sort id": [11, 12],
     "--sort tries --limit 2": [13, 12],
     "--sort age --limit 1": [13],
 }
@@ -100,7 +106,7 @@ def test_list_failed_has_the_keys_that_are_promised(shown: Shown) -> None:
 
 @pytest.mark.parametrize("arguments", FILTERS)
 def test_filters_and_sorts_of_list_failed(shown: Shown, arguments: str) -> None:
-    """Filters all hold at once; a piece of an error is found in any case, and % and _ are no wildcards."""
+    """All filters hold at once, a repeated one with either value; case does not matter, and % and _ are literal."""
     lines = shown.piped[f"list-failed {arguments}"].stdout.splitlines()
     assert [int(each.split("\t")[0]) for each in lines] == FILTERS[arguments]
 

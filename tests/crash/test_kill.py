@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from retrycli import app, load_settings
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
@@ -43,7 +44,7 @@ SHARE = 1 / 3
 STEPS, WEIGHTS = (timedelta(seconds=30), timedelta(minutes=15), timedelta(hours=5)), (1, 4, 4)
 """How far the clock moves between two runs: claims still hold, claims have lapsed, all waits are over."""
 MOST_RUNS, MOST_DATABASES = 100, 100
-"""So many runs of one database, or databases of one lane, end in an error rather than never."""
+"""The maximum of runs of one database that are not killed, and of databases of one lane, so that a test ends."""
 
 
 @dataclass
@@ -98,11 +99,15 @@ class Lane:
     def _run_until_nothing_is_left(
         self, stage: Scene, server: Sandbox, run: Callable[[Wanted], Ended], life: float
     ) -> dict[int, str]:
-        """Run, and kill as long as there are moments for it; the phase of each killed process."""
-        ahead = timedelta(0)
+        """Run, and kill as long as there are moments for it; the phase of each killed process.
+
+        The last run is not killed. Its clock is past the lease of every pass before it, so that it can close them.
+        """
+        ahead, lease = timedelta(0), app.pass_rules(load_settings(stage.config)).lease
         killed = {}
-        for _ in range(MOST_RUNS):
+        for _ in range(MOST_RUNS + len(self.moments)):  # each kill uses up a moment, however slow the machine is
             done = nothing_is_left(stage)
+            ahead += lease if done else timedelta(0)
             which = self.rng.randrange(len(self.moments)) if self.moments and not done else None
             moment = None if which is None else self.moments[which] * life
             ended = run(Wanted(str(stage.config), ahead.total_seconds(), after_seconds=moment))
@@ -113,10 +118,10 @@ class Lane:
                 wait_until_forgotten(stage)
                 killed[ended.pid] = self._look_at_the_dead(stage, ended.pid)
                 check_nothing_is_lost(stage, server, MESSAGES)
-            elif done:  # the last run was left in peace: it clears up after the dead
+            elif done:
                 return killed
             ahead += self.rng.choices(STEPS, WEIGHTS)[0]
-        raise AssertionError(f"still not done after {MOST_RUNS} runs")
+        raise AssertionError(f"still not done after {MOST_RUNS} runs that were not killed")
 
     def _look_at_the_dead(self, stage: Scene, pid: int) -> str:
         phase, in_flight = phase_of(stage, pid)

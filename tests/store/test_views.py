@@ -151,6 +151,12 @@ def test_what_is_no_number_or_time_is_shown_as_none(sqlite_application: Applicat
         (Filter(error="404"), [5]),
         (Filter(error="404", state=State.WAITING), []),
         (Filter(message_type=MessageType.CUSTOMER), []),
+        (Filter(message_type=[MessageType.CUSTOMER, MessageType.SUPPLIER], error="404"), [5]),
+        (Filter(state=[State.SENDING, State.ESCALATED]), [4, 5]),
+        (Filter(state={State.WAITING, State.ESCALATED}), [1, 2, 3, 5]),
+        (Filter(error=["404", "no such error"]), [5]),
+        (Filter(ticket=["none", str(TICKET)], state=State.SENDING), [4]),
+        (Filter(state=[]), [1, 2, 3, 4, 5]),
         (Filter(message_type=MessageType.SUPPLIER, ticket=str(TICKET), error="http", failed_before=NOON), [2, 3, 4, 5]),
     ],
 )

@@ -11,6 +11,7 @@ from retrycli.errors import (
     ConfigurationError,
     DatabaseBusy,
     DatabaseUnavailable,
+    EventLoopRunning,
     InvalidMessage,
     LockHeld,
     LockUnusable,
@@ -25,6 +26,7 @@ from retrycli.errors import (
 EXIT_CODES = {
     RetrycliError: 1,
     OutputFailed: 1,
+    EventLoopRunning: 1,
     InvalidMessage: 4,
     NoSuchMessage: 4,
     NotActionable: 4,

@@ -1,0 +1,108 @@
+"""File descriptors: how many requests may be in flight before the process can no longer record their outcomes."""
+
+from __future__ import annotations
+
+import errno
+import os
+import resource
+import sys
+from contextlib import suppress
+from pathlib import Path
+
+from retrycli.errors import ConfigurationError
+
+RESERVE = 24
+"""Numbers that no connection may take. They are for what a pass opens while requests are in flight: a database's
+journal, write-ahead log, shared memory, folder and temporary files, or a new connection to its server; the name lookup
+(configuration, hosts, a socket to each name server); log files; an import."""
+OVERHEAD = 16
+"""What a pass keeps open besides: the database and its log, the lock, the event loop, a ping that is under way."""
+PER_REQUEST = 3
+"""By HTTP a connection, a second one that is tried beside it (RFC 8305), and a file that is attached. By SMTP a
+connection, its duplicate by which it is cut, and a file; before it, the lookup of its name."""
+
+NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
+RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
+REMEDIES = {
+    errno.EMFILE: RAISE,
+    errno.ENFILE: "the whole system has too many open files; raise the kernel's fs.file-max",
+}
+
+
+def affordable(wanted: int) -> int:
+    """Return how many of the wanted requests may be in flight. Raise the soft limit if they need more than it allows.
+
+    Raises:
+        ConfigurationError: the limit is too low for a single request.
+    """
+    used = _in_use()
+    besides = used + OVERHEAD + RESERVE
+    limit = _raised_to(besides + PER_REQUEST * wanted)
+    found = min(wanted, (limit - besides) // PER_REQUEST)
+    if found < 1:
+        raise ConfigurationError(
+            f"too few file descriptors (EMFILE): the limit is {limit}, {used} are in use, and a delivery needs "
+            f"{besides - used + PER_REQUEST} more; raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit)"
+        )
+    return found
+
+
+def require_low(number: int, *, requests: int) -> None:
+    """Refuse a connection whose descriptor is one of the last: these are for files, and for recording outcomes.
+
+    Args:
+        number: the connection's descriptor. The kernel gives the lowest that is free.
+        requests: how many requests may be in flight; each of them may need one more, for an attached file.
+
+    Raises:
+        OSError: EMFILE.
+    """
+    limit = _limit(resource.getrlimit(resource.RLIMIT_NOFILE)[0])
+    if number >= limit - RESERVE - requests:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+
+def shortage(error: BaseException) -> str | None:
+    """Return the shortage of descriptors that an error reports, in words; None if it reports something else."""
+    number = error.errno if isinstance(error, OSError) else None
+    return None if number not in NAMES else f"too few file descriptors ({NAMES[number]}): {REMEDIES[number]}"
+
+
+def shortage_now() -> str | None:
+    """Return the same if no descriptor is left now. For libraries whose errors do not say what they lack."""
+    try:
+        os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        return shortage(error)
+    return None
+
+
+def _raised_to(needed: int) -> int:
+    """Return the soft limit, raised towards the hard one if less than needed. Never more: programs with select() fail
+    at high numbers.
+    """
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    possible = min(needed, _limit(hard))
+    if _limit(soft) < possible:
+        with suppress(OSError, ValueError):  # macOS has a lower maximum than it reports
+            resource.setrlimit(resource.RLIMIT_NOFILE, (possible, hard))
+            return possible
+    return _limit(soft)
+
+
+def _limit(value: int) -> int:
+    return sys.maxsize if value == resource.RLIM_INFINITY else value
+
+
+def _in_use() -> int:
+    """Count the descriptors that are open now.
+
+    Raises:
+        ConfigurationError: none is left to count them with.
+    """
+    try:
+        return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # less the one that lists them
+    except OSError as error:
+        if lack := shortage(error):
+            raise ConfigurationError(lack) from error
+        return OVERHEAD  # no /dev/fd, as in a bare chroot

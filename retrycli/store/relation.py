@@ -1,0 +1,141 @@
+"""What the application's table is: whether its ids identify rows, and whether it can have an index."""
+
+from __future__ import annotations
+
+from enum import StrEnum
+from typing import TYPE_CHECKING
+
+from sqlalchemy import func, literal, select, text
+
+from retrycli.errors import SchemaMismatch
+from retrycli.message import Status
+from retrycli.store.application import word
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+UNIQUE_IN_SQLITE = """
+SELECT 1 WHERE 'id' = (SELECT group_concat(name) FROM pragma_table_info(:name, :schema) WHERE pk > 0)
+UNION ALL
+SELECT 1 FROM pragma_index_list(:name, :schema) i WHERE i."unique" AND NOT i.partial
+AND 'id' = (SELECT group_concat(name) FROM pragma_index_info(i.name, :schema))
+LIMIT 1
+"""
+UNIQUE_IN_POSTGRESQL = """
+SELECT 1
+FROM pg_catalog.pg_index i
+JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
+JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
+WHERE i.indrelid = pg_catalog.to_regclass(:table) AND a.attname = 'id'
+AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
+AND (c.relkind = 'p' OR NOT c.relhassubclass)
+LIMIT 1
+"""
+"""A unique index of a table does not cover tables that inherit from it, unless they are its partitions."""
+
+KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
+KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(:table)"
+
+
+class Kind(StrEnum):
+    """What bears the name of the application's table."""
+
+    TABLE = "table"
+    VIEW = "view"
+    FOREIGN = "foreign table"
+    PARTITIONED = "partitioned table"
+
+
+KINDS = {"view": Kind.VIEW, "v": Kind.VIEW, "f": Kind.FOREIGN, "p": Kind.PARTITIONED}
+"""By the words of both catalogues."""
+
+
+def kind_of(database: Database) -> Kind:
+    """Find out what the application's table is: one look into the catalogue."""
+    schema, table = database.quoted_table
+    own = f"{schema}." if schema else ""
+    with database.read() as connection:
+        if database.is_sqlite:
+            query = text(KIND_IN_SQLITE.format(own))
+            found = connection.execute(query, {"name": database.messages.name}).scalar()
+        else:
+            found = connection.execute(text(KIND_IN_POSTGRESQL), {"table": f"{own}{table}"}).scalar()
+    return KINDS.get(str(found), Kind.TABLE)
+
+
+def check_ids(database: Database) -> None:
+    """Check that every failed message has an id, and no other row has it.
+
+    If an index holds ids unique, that is all that is looked at. Otherwise the rows are, once.
+
+    Raises:
+        SchemaMismatch: there are such rows.
+    """
+    m = database.messages.c
+    failed = m.status == word(Status.FAILED)
+    others = database.messages.alias()
+    ids = select(others.c.id).where(others.c.status == word(Status.FAILED))
+    with database.read() as connection:
+        nameless = select(literal(1)).where(failed, m.id.is_(None)).limit(1)
+        # SQLite lets a primary key be null, unless it is the row's own number: then it looks at no row.
+        if database.takes_null("id") and connection.execute(nameless).scalar():
+            raise SchemaMismatch(
+                f"{_where(database)} has a failed message whose id is null, and retrycli knows a message by its id; "
+                "give it one, and make the column NOT NULL"
+            )
+        if _is_unique(database, connection):
+            return
+        twice = select(m.id).where(m.id.in_(ids)).group_by(m.id).having(func.count() > 1).limit(1)
+        found = connection.execute(twice).scalar()
+    if found is not None:
+        raise repeated(database, found)
+
+
+def repeated(database: Database, message_id: object) -> SchemaMismatch:
+    """Make the error that several rows have one id."""
+    return SchemaMismatch(
+        f"{_where(database)} has more than one row with the id {message_id}, and retrycli knows a message by its id; "
+        "give each row its own, and make the column PRIMARY KEY"
+    )
+
+
+def require_indexable(database: Database, *, make: str, drop: str | None) -> None:
+    """Check that an index can be made or dropped here while others write.
+
+    Args:
+        database: where the application's table is.
+        make: what makes the index of a table, with a place for its name.
+        drop: what drops it; None if it is to be made.
+
+    Raises:
+        SchemaMismatch: it can't.
+    """
+    _, table = database.quoted_table
+    match kind := kind_of(database):
+        case Kind.VIEW | Kind.FOREIGN:
+            raise SchemaMismatch(
+                f"{_where(database)} is a {kind}, which can't have an index; "
+                f"make it on the table behind it: {make.format('TABLE')}"
+            )
+        case Kind.PARTITIONED:
+            raise SchemaMismatch(
+                f"{_where(database)} is a {kind}, whose indexes PostgreSQL does not make or drop "
+                f"concurrently; do it while nobody writes: {drop or make.format(table)}"
+            )
+        case Kind.TABLE:
+            return
+
+
+def _is_unique(database: Database, connection: Connection) -> bool:
+    schema, table = database.quoted_table
+    if database.is_sqlite:
+        query, known = UNIQUE_IN_SQLITE, {"name": database.messages.name, "schema": database.messages.schema}
+    else:
+        query, known = UNIQUE_IN_POSTGRESQL, {"table": f"{schema}.{table}" if schema else table}
+    return connection.execute(text(query), known).scalar() is not None
+
+
+def _where(database: Database) -> str:
+    return f"{database.messages.fullname} in {database.place}"

@@ -1,0 +1,215 @@
+"""The command with few file descriptors: it sends no more at once than it can record, and errors name the limit."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+from urllib.request import urlopen
+
+import pytest
+from sqlalchemy import Pool, event
+
+import retrycli
+from tests.cli.command import BARE, LONGEST, end, wait_until
+from tests.conftest import on_both
+from tests.store.conftest import in_every_mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli, Finished
+
+WIDE = {"RETRYCLI_RUN__CONCURRENCY": "500"}
+ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+);")
+
+IMPORTS_AFTER_THE_FIRST_REQUEST = """
+import os, random, sys
+import retrycli
+from retrycli.sandbox import Behaviour, Sandbox
+
+at_first, at_last = [], []
+
+def go_away(seen):
+    if not at_first:
+        at_first.extend(sys.modules)
+        server.shutdown()
+        server.server_close()
+
+with Sandbox(Behaviour(), rng=random.Random(0), listener=go_away) as server:
+    os.environ["TICKETING_API_BASE_URL"] = server.url
+    summary = retrycli.run_once(retrycli.load_settings(), listen=lambda _: at_last.append({*sys.modules}))
+print(summary.result, sorted(at_last[-1] - {*at_first}))
+"""
+
+USE_UP = """
+import os, resource, sys
+from pathlib import Path
+import retrycli
+from retrycli import desk
+from retrycli.lock import PassLock
+
+def attempt(call):
+    try:
+        print(call())
+    except retrycli.RetrycliError as error:
+        print(type(error).__name__, error.exit_code, error)
+
+settings = retrycli.load_settings()
+retrycli.status(settings)  # imports all that is needed
+resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))
+held = []
+try:
+    while True:
+        held.append(os.open(os.devnull, os.O_RDONLY))
+except OSError:
+    pass
+for each in range(int(sys.argv[1])):
+    os.close(held.pop())
+"""
+
+
+@contextmanager
+def api_elsewhere(cli: Cli) -> Iterator[str]:
+    """Run the sandbox as another process, whose descriptors nobody limits; it takes 100 ms for each answer."""
+    output = cli.cwd / "sandbox.out"
+    with output.open("w") as file:
+        process = cli.start("sandbox", "--port", "0", "--latency", "100ms", stdout=file.fileno())
+        try:
+            wait_until(lambda: "\n" in output.read_text(), process)
+            found = ADDRESS.search(output.read_text())
+            assert found is not None
+            yield found[1]
+        finally:
+            process.kill()
+            end(process)
+
+
+def received(url: str) -> list[dict[str, Any]]:
+    """Ask the sandbox for the messages that it has."""
+    with urlopen(f"{url}/received", timeout=LONGEST) as answer:
+        found: list[dict[str, Any]] = json.load(answer)["received"]
+        return found
+
+
+def limited(cli: Cli, soft: int, hard: int) -> Cli:
+    """Have the command start with these limits."""
+    return cli.under("/bin/sh", "-c", f'ulimit -Sn {soft}; ulimit -Hn {hard}; exec "$@"', "sh")
+
+
+@in_every_mode
+@pytest.mark.parametrize(("soft", "hard", "messages"), [(256, 256, 600), (64, 64, 60), (64, 4096, 600)])
+def test_a_pass_with_few_descriptors_sends_every_message_once(
+    cli: Cli, application: Application, soft: int, hard: int, messages: int
+) -> None:
+    """The concurrency that is set needs more descriptors than there are, or than the soft limit allows."""
+    application.add_due(messages)
+    with api_elsewhere(cli) as url:
+        at_work = limited(cli.having({**application.variables(url), **WIDE}), soft, hard)
+        done = at_work("run-once", "--json")
+        assert (done.returncode, done.stderr) == (0, "")
+        told = at_work("--log-level", "INFO", "run-once").stderr
+        assert ("requests in flight, not run.concurrency = 500" in told) is (hard < 500)
+        summary = json.loads(done.stdout)
+        assert (summary["result"], summary["sent"], summary["unknown"]) == ("completed", messages, 0)
+        assert [each["times"] for each in received(url)] == [1] * messages
+    assert {each["status"] for each in application.rows().values()} == {"sent"}
+    attempts = application.rows("retrycli_attempts").values()
+    assert [each["outcome"] for each in attempts] == ["delivered"] * messages
+
+
+@in_every_mode
+def test_a_pass_uses_one_database_connection(application: Application, sandbox: Sandbox) -> None:
+    """It needs no new descriptor to record an outcome."""
+    application.add_due(3)
+    opened: list[object] = []
+
+    def count(connection: object, _record: object) -> None:
+        opened.append(connection)
+
+    event.listen(Pool, "connect", count)
+    try:
+        assert retrycli.run_once(application.settings(sandbox.url)).sent == 3
+    finally:
+        event.remove(Pool, "connect", count)
+    assert len(opened) == 1
+
+
+def test_a_pass_imports_nothing_after_its_first_request(cli: Cli, application: Application) -> None:
+    """Also if the API goes away, so that the immediate retries are needed."""
+    application.add_due(3)
+    variables = {"RETRYCLI_DATABASE__URL": application.url}
+    done = subprocess.run(
+        [sys.executable, "-c", IMPORTS_AFTER_THE_FIRST_REQUEST],
+        env={**BARE, **variables},
+        cwd=cli.cwd,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+    assert (done.returncode, done.stdout) == (0, "completed []\n"), done.stderr
+
+
+def used_up(cli: Cli, application: Application, then: str, *, left: int = 0) -> Finished:
+    """Run code in a process that has so many descriptors left."""
+    settings = {"RETRYCLI_DATABASE__URL": application.url, "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
+    return subprocess.run(
+        [sys.executable, "-c", USE_UP + then, str(left)],
+        env={**BARE, **settings},
+        cwd=cli.cwd,
+        capture_output=True,
+        text=True,
+        timeout=LONGEST,
+        check=False,
+    )
+
+
+@on_both
+def test_a_pass_without_descriptors_is_refused_and_names_them(cli: Cli, application: Application) -> None:
+    """Nothing is claimed, and the limit and its remedy are in the error."""
+    application.add_due(3)
+    done = used_up(cli, application, "attempt(lambda: retrycli.run_once(settings))", left=20)
+    assert done.stdout.startswith("ConfigurationError 78 too few file descriptors (EMFILE): the limit is 64, "), done
+    assert "ulimit -n" in done.stdout
+    assert application.rows("retrycli_attempts") == {}
+
+
+@on_both
+def test_a_database_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+    cli: Cli, application: Application
+) -> None:
+    done = used_up(cli, application, "attempt(lambda: retrycli.status(settings))")
+    assert done.stdout.startswith("DatabaseUnavailable 69 "), done
+    assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
+    assert "owner and mode" not in done.stdout
+
+
+def test_a_journal_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+    cli: Cli, application: Application
+) -> None:
+    """The database file itself takes the last one."""
+    done = used_up(cli, application, "attempt(lambda: desk.pause(settings, by='anna'))", left=1)
+    assert done.stdout.startswith("DatabaseUnavailable 69 "), done
+    assert "too few file descriptors (EMFILE): raise the limit" in done.stdout
+
+
+def test_a_lock_file_that_can_not_be_opened_for_lack_of_descriptors_is_reported_so(
+    cli: Cli, application: Application
+) -> None:
+    done = used_up(cli, application, "attempt(PassLock(Path('lock')).check)")
+    assert done.stdout.startswith("LockUnusable 78 can't open the lock file lock: too few file descriptors (EMFILE)")
+    assert "run.lock_file" not in done.stdout
+
+
+@pytest.mark.parametrize(("limit", "level"), [(64, "warning"), (40, "failure"), (4096, None)])
+def test_doctor_tells_if_the_limit_is_too_low(at_work: Cli, limit: int, level: str | None) -> None:
+    done = limited(at_work.having(WIDE), limit, limit)("doctor", "--json")
+    found = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "file descriptors"]
+    assert [each["level"] for each in found] == ([] if level is None else [level])
+    assert all("ulimit -n" in each["remedy"] for each in found)

@@ -1,0 +1,137 @@
+"""A table that can't be used as it is: one line that names it and the remedy, exit 78, and nothing is sent."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli.message import REQUIRED_COLUMNS
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli, Finished
+
+pytestmark = on_both
+
+WRITING = ("run-once", "reject 101 --reason double")
+INDEX = "CREATE INDEX retrycli_failed ON"
+
+
+def without_a_key(application: Application, source: str = "SELECT * FROM pending_messages") -> None:
+    """Put a copy in the table's place that has no key, and lets an id be null."""
+    application.execute(f"CREATE TABLE copied AS {source}")
+    application.execute("DROP TABLE pending_messages")
+    application.execute("ALTER TABLE copied RENAME TO pending_messages")
+
+
+def view(application: Application, query: str = "SELECT * FROM stored") -> None:
+    """Put a view in the table's place."""
+    application.execute("ALTER TABLE pending_messages RENAME TO stored")
+    application.execute(f"CREATE VIEW pending_messages AS {query}")
+
+
+def check_refused(done: Finished, *words: str, code: int = 78) -> None:
+    """It is one line, and says what is wrong and what to do."""
+    assert done.returncode == code, done.stderr
+    [line] = done.stderr.splitlines()
+    for each in ("pending_messages", *words):
+        assert each in line
+
+
+@pytest.mark.parametrize("twin", ["failed", "sent"])
+def test_two_rows_with_one_id_are_refused(at_work: Cli, application: Application, sandbox: Sandbox, twin: str) -> None:
+    """Also if the other one is not failed: a result would be written to both."""
+    application.add_due(2)
+    without_a_key(application)
+    application.add(102, status=twin)
+    for each in ("run-once", "run-once --dry-run", "retry 102", "reject 101 --reason double", "status"):
+        check_refused(at_work(*each.split()), "more than one row with the id 102", "PRIMARY KEY")
+    assert sandbox.received == ()
+    assert application.rows("retrycli_attempts") == {}
+
+
+def test_two_rows_with_one_id_in_a_view_are_refused(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.add_due(2)
+    view(application, "SELECT * FROM stored UNION ALL SELECT * FROM stored WHERE id = 102")
+    check_refused(at_work("run-once"), "more than one row with the id 102")
+    assert sandbox.received == ()
+
+
+def test_two_rows_with_one_id_that_are_not_failed_concern_only_who_asks_for_them(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.add(101)
+    without_a_key(application)
+    for _ in range(2):
+        application.add(9, status="sent")
+    assert at_work.json("run-once")["sent"] == 1
+    check_refused(at_work("show", "9"), "more than one row with the id 9")
+    assert len(sandbox.received) == 1
+
+
+def test_a_failed_message_without_an_id_is_refused(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    application.add_due(2)
+    without_a_key(application)
+    application.execute("UPDATE pending_messages SET id = NULL WHERE id = 102")
+    check_refused(at_work("run-once"), "a failed message whose id is null", "NOT NULL")
+    assert sandbox.received == ()
+
+
+def test_a_table_without_a_key_whose_ids_differ_is_used(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.add_due(2)
+    without_a_key(application)
+    assert at_work.json("run-once")["sent"] == 2
+    assert len(sandbox.received) == 2
+
+
+@pytest.mark.parametrize("command", WRITING)
+def test_a_view_that_takes_no_changes_is_refused(
+    at_work: Cli, application: Application, sandbox: Sandbox, command: str
+) -> None:
+    application.add_due(2)
+    view(application, "SELECT * FROM stored LIMIT 1000")
+    check_refused(at_work(*command.split()), "takes no changes", "database.table")
+    assert sandbox.received == ()
+
+
+@pytest.mark.parametrize("more", [(), ("--yes",)])
+def test_an_index_on_a_view_is_refused_before_it_is_offered(
+    at_work: Cli, application: Application, more: tuple[str, ...]
+) -> None:
+    view(application)
+    done = at_work("db", "index", *more)
+    check_refused(done, "is a view", f"{INDEX} TABLE (id) WHERE status = 'failed'")
+    assert done.stdout == ""
+
+
+@pytest.mark.databases("postgresql")
+def test_an_index_on_a_foreign_table_is_refused(at_work: Cli, application: Application) -> None:
+    columns = ", ".join(f"{each} TEXT" for each in REQUIRED_COLUMNS if each != "id")
+    application.execute("DROP TABLE pending_messages")
+    application.execute("CREATE FOREIGN DATA WRAPPER elsewhere")
+    application.execute("CREATE SERVER elsewhere FOREIGN DATA WRAPPER elsewhere")
+    application.execute(f"CREATE FOREIGN TABLE pending_messages (id INTEGER, {columns}) SERVER elsewhere")
+    check_refused(at_work("db", "index", "--yes"), "is a foreign table", f"{INDEX} TABLE (id)")
+
+
+@pytest.mark.databases("postgresql")
+def test_an_index_on_a_partitioned_table_is_left_to_whoever_can_stop_writers(
+    at_work: Cli, application: Application
+) -> None:
+    """Made as the error says, it is found and used."""
+    application.execute("CREATE TABLE parts (LIKE pending_messages) PARTITION BY RANGE (id)")
+    application.execute("CREATE TABLE part_1 PARTITION OF parts DEFAULT")
+    application.execute("DROP TABLE pending_messages")
+    application.execute("ALTER TABLE parts RENAME TO pending_messages")
+    statement = f"{INDEX} pending_messages (id) WHERE status = 'failed'"
+    check_refused(at_work("db", "index", "--yes"), "is a partitioned table", statement)
+    application.execute(statement)
+    assert at_work.json("db", "index")["before"] == "there"
+    check_refused(
+        at_work("db", "index", "--drop", "--yes"), "is a partitioned table", "DROP INDEX public.retrycli_failed"
+    )

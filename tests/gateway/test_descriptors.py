@@ -1,0 +1,78 @@
+"""A message that can't be sent for lack of file descriptors was certainly not sent, and the error names them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import resource
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import descriptors
+from retrycli.outcome import OutcomeKind
+from tests.gateway.deliveries import gateway_settings, open_gateway, queued
+from tests.gateway.mails import mail_settings, open_smtp
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from retrycli.outcome import Outcome
+
+NOWHERE = "127.0.0.1:9"
+
+
+@contextmanager
+def left(number: int) -> Iterator[None]:
+    """Leave this process so many descriptors; all below the highest that is open are counted as used."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    fillers = []
+    highest = max(int(each.name) for each in Path("/dev/fd").iterdir())
+    while (filler := os.open(os.devnull, os.O_RDONLY)) < highest:
+        fillers.append(filler)
+    os.close(filler)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(filler, highest + 1) + number, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for each in fillers:
+            os.close(each)
+
+
+@pytest.mark.parametrize("number", [0, descriptors.RESERVE])
+def test_a_connection_without_a_descriptor_was_never_made(number: int) -> None:
+    """Nor does it take one of the last: they are for recording outcomes."""
+
+    async def both() -> list[Outcome]:
+        async with (
+            open_gateway(gateway_settings(f"http://{NOWHERE}")) as http,
+            open_smtp(mail_settings(f"smtp://{NOWHERE}")) as smtp,
+        ):
+            with left(number):
+                return [await http.deliver(queued()), await smtp.deliver(queued())]
+
+    for outcome in asyncio.run(both()):
+        assert outcome.kind is OutcomeKind.UNREACHABLE
+        assert "too few file descriptors (EMFILE)" in str(outcome.error)
+
+
+def test_an_attachment_without_a_descriptor_is_not_the_messages_fault(tmp_path: Path) -> None:
+    (tmp_path / "a.pdf").write_bytes(b"a")
+    message = queued(attachments='["a.pdf"]')
+    here = {"attachments_dir": str(tmp_path)}
+
+    async def both() -> list[Outcome]:
+        async with (
+            open_gateway(gateway_settings(f"http://{NOWHERE}", preset="zammad", token="zammad-1", **here)) as http,
+            open_smtp(mail_settings(f"smtp://{NOWHERE}", **here)) as smtp,
+        ):
+            with left(0):
+                return [await http.deliver(message), await smtp.deliver(message)]
+
+    for outcome in asyncio.run(both()):
+        assert outcome.kind is OutcomeKind.UNREACHABLE
+        assert str(outcome.error).startswith("attachments: ")
+        assert "too few file descriptors (EMFILE)" in str(outcome.error)
