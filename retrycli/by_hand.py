@@ -62,7 +62,15 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
         if isinstance(each, UnusableMessage):
             raise _unusable(each)
     was_escalated = world.claims.claim_one(claim, message_id, now)
-    loaded = world.claims.begin(claim, [message_id], made_by=by, pass_id=None, now=now, fit=lambda _: True)
+    loaded = world.claims.begin(
+        claim,
+        [message_id],
+        made_by=by,
+        pass_id=None,
+        now=now,
+        fit=lambda _: True,
+        destination_of=rules.destination_of,
+    )
     if not loaded:
         raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
     (queued,) = loaded

@@ -147,7 +147,13 @@ class Delivery:
         while ids := self._take(self._room()):
             now = self._world.now()
             loaded = self._world.claims.begin(
-                self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
+                self._liaison.claim,
+                ids,
+                made_by=BY_PASS,
+                pass_id=self._me.pass_id,
+                now=now,
+                fit=self._is_fit,
+                destination_of=self._rules.destination_of,
             )
             unfit: list[Decided] = []
             begun = 0

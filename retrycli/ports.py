@@ -75,6 +75,7 @@ class Claims(Protocol):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
+        destination_of: Callable[[str], str | None],
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and write down an attempt for each that is fit for one."""
 
@@ -114,6 +115,9 @@ class Ledger(Protocol):
 
     def swept_to(self) -> int | None:
         """Where the last sweep left off."""
+
+    def newest_attempts(self) -> Mapping[str, int]:
+        """Return the id of the newest attempt that a pass made at each destination."""
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

@@ -196,11 +196,12 @@ class Claims:
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
+        destination_of: Callable[[str], str | None] = lambda _: None,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages and write down an attempt for each one that is fit for it.
 
         What the application has meanwhile sent, rejected or taken back is dropped, and so is what this claim
-        has lost.
+        has lost. Each attempt names the destination of its message's type.
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
@@ -211,6 +212,7 @@ class Claims:
                     "message_id": each.message.id,
                     "number": each.attempt_number,
                     "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
+                    "destination": destination_of(each.message.message_type),
                 }
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
+ATTEMPTS_LOOKED_AT = 1_000
+"""How many attempts show whose turn it is. A lane that has none among them has waited longest."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -147,6 +149,22 @@ class Ledger:
         statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
         with self._database.read() as connection:
             return dict(connection.execute(statement.order_by(passes.c.host)).all())
+
+    def newest_attempts(self) -> dict[str, int]:
+        """Return the id of the newest attempt that a pass made at each destination, among the newest attempts."""
+        newest = (
+            select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
+            .order_by(attempts.c.id.desc())
+            .limit(ATTEMPTS_LOOKED_AT)
+            .subquery()
+        )
+        statement = (
+            select(newest.c.destination, func.max(newest.c.id))
+            .where(newest.c.pass_id.is_not(None), newest.c.destination.is_not(None))
+            .group_by(newest.c.destination)
+        )
+        with self._database.read() as connection:
+            return dict(connection.execute(statement).all())
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

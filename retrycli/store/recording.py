@@ -52,7 +52,7 @@ OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_
 """What attempts that begin together have in common."""
 START_ATTEMPTS = ForEach(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
-    **{name: attempts.c[name].type for name in ("message_id", "number", "waited_s")},
+    **{name: attempts.c[name].type for name in ("message_id", "number", "waited_s", "destination")},
 )
 FOUND_OUT = ("finished_at", "outcome", "status_code", "error", "retry_after_s", "duration_ms", "external_id")
 """What is known of an attempt when it has ended."""

@@ -278,7 +278,7 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     copy(sides)
     with sides.target.write() as connection:
         for _ in range(2):
-            row = {"message_id": 1, "number": 1, "waited_s": 0}
+            row = {"message_id": 1, "number": 1, "waited_s": 0, "destination": None}
             START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON)
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 

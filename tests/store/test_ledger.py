@@ -199,6 +199,32 @@ def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | Non
     assert ledger.pause(NOON + MINUTE) == later
 
 
+# Whose turn it is.
+
+
+def test_the_newest_attempt_at_each_destination_is_one_of_a_pass(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """An operator's attempt takes no lane's turn, and one of an older version names no destination."""
+    application.add_all([{}, {}, {}, {}])
+    enrol(database, [1, 2, 3, 4])
+    claims = Claims(database)
+    ids = claims.claim(PASS, NOON, 4)
+    made = (("mail", "the-pass"), ("api", "the-pass"), ("mail", None), (None, "the-pass"))
+    for each, (destination, pass_id) in zip(ids, made, strict=True):
+        claims.begin(
+            PASS,
+            [each],
+            made_by="pass",
+            pass_id=pass_id,
+            now=NOON,
+            fit=lambda _: True,
+            destination_of=lambda _, there=destination: there,
+        )
+    first, second = (attempt_rows(database, each)[0]["id"] for each in ids[:2])
+    assert ledger.newest_attempts() == {"mail": first, "api": second}
+
+
 # Forgetting.
 
 
