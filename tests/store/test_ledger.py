@@ -219,7 +219,7 @@ def test_the_newest_attempt_at_each_destination_is_one_of_a_pass(
             pass_id=pass_id,
             now=NOON,
             fit=lambda _: True,
-            destination_of=lambda _, there=destination: there,
+            destination_of={"supplier": destination}.get,
         )
     first, second = (attempt_rows(database, each)[0]["id"] for each in ids[:2])
     assert ledger.newest_attempts() == {"mail": first, "api": second}
