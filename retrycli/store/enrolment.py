@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, Text, case, cast, delete, insert, null, or_, select
+from sqlalchemy import ColumnElement, Select, Text, bindparam, case, cast, delete, insert, null, or_, select, update
 
 from retrycli.errors import InvalidMessage
 from retrycli.fingerprint import fingerprint
@@ -29,7 +29,7 @@ from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
-    from sqlalchemy import RowMapping
+    from sqlalchemy import Connection, RowMapping
 
     from retrycli.store.database import Database
 
@@ -43,6 +43,12 @@ RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
 KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
 LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
+FREE = select(queue.c.message_id).where(among_ids(queue.c.message_id)).with_for_update(skip_locked=True)
+MOVE = (
+    update(queue)
+    .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
+    .values(ticket=bindparam("now"))
+)
 START = -(2**63)
 """Before the first id there can be."""
 
@@ -197,6 +203,7 @@ class Enrolment:
             with self._database.write() as connection:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim lapses.
                 retired += connection.execute(LET_GO, {"ids": ids}).rowcount
+                _follow_tickets(connection, [row for row in rows if row["message_id"] not in ids])
             rest = Span(rows[-1]["message_id"], span.upto)
 
 
@@ -220,6 +227,21 @@ def _as_kept(ticket_id: object) -> str:
     """A ticket as the queue holds it, also one that makes its message unusable."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
+
+
+def _follow_tickets(connection: Connection, rows: Sequence[RowMapping]) -> None:
+    """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
+
+    Nothing else changes: a message that is being sent keeps its claim. A row that another pass has locked follows with
+    the next sweep, because that pass may be waiting for a row of this one.
+    """
+    moved = {row["message_id"]: row for row in rows if _as_kept(row["ticket_id"]) != row["ticket"]}
+    if not moved:
+        return
+    free = [moved[each] for each in connection.execute(FREE, {"ids": list(moved)}).scalars()]
+    tickets = [(each["message_id"], each["ticket"], _as_kept(each["ticket_id"])) for each in free]
+    if tickets:
+        connection.execute(MOVE, [{"id": each, "before": before, "now": now} for each, before, now in tickets])
 
 
 def _is_another(row: RowMapping) -> bool:
