@@ -17,6 +17,7 @@ from retrycli.app import lock_path, utc_now
 from retrycli.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.lock import Holder, PassLock
 from retrycli.settings import Settings
+from retrycli.store import selection
 from retrycli.store.condition import clock_ahead
 from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
@@ -116,7 +117,7 @@ def _spoken_of_as(option: str | None) -> Iterator[None]:
 
 
 def _check_tables(database: Database) -> None:
-    """The source needs retrycli's own tables. The application's may be gone from it already."""
+    """The source needs retrycli's own tables. The application's may be gone from it already, but must not be another."""
     found = database.revision()
     if found is None:
         raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
@@ -126,6 +127,8 @@ def _check_tables(database: Database) -> None:
             f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
             + remedy
         )
+    if database.has_messages():
+        selection.check(database)
 
 
 def _check_table(database: Database) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,7 @@ from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.lock import PassLock
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from retrycli.settings import Settings
+from retrycli.store import selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
@@ -22,6 +24,7 @@ from retrycli.trust import write_private
 
 if TYPE_CHECKING:
     from retrycli.gateway.preset import Preset
+    from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
 """So many rows go in one transaction."""
@@ -98,6 +101,19 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
+
+
+@contextmanager
+def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None]]]:
+    """Compare the queue with the application's table; and give what lets the queue belong to that one.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with closing(Database(settings.database.url, settings.database.table)) as database:
+        _ = database.messages  # as in `open_database`
+        database.ensure_version(upgrade=settings.database.auto_upgrade)
+        yield selection.compare(database), partial(selection.accept, database)
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""``init``, ``config``, ``db``, ``version``."""
+"""``init``, ``config``, ``table``, ``db``, ``version``."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ def register(app: typer.Typer) -> None:
     configuration.command("show")(config_show)
     configuration.command("check")(config_check)
     app.add_typer(configuration, name="config")
+    table = typer.Typer(help="Look after the application's table.", no_args_is_help=True, rich_markup_mode=None)
+    table.command("accept")(table_accept)
+    app.add_typer(table, name="table")
     database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
     database.command("prune")(db_prune)
@@ -90,6 +93,38 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
         console.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
     console.show_facts(facts)
+    console.say("Next: retrycli run-once --dry-run")
+
+
+def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Let the queue belong to the table that database.table names.
+
+    It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
+    """
+    from retrycli import console, upkeep
+
+    with upkeep.belonging(load_settings(ctx, config)) as (before, accept):
+        messages = console.count(before.messages, "message")
+        if not as_json:
+            console.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
+        if before.remembered != before.configured:
+            if not as_json:
+                console.say(f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped.")
+            require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
+            if not yes:
+                ask(f"Let the queue belong to {before.configured}?")
+            accept()
+    if as_json:
+        console.show_json(
+            {
+                "before": before.remembered,
+                "table": before.configured,
+                "messages": before.messages,
+                "found": before.found,
+            }
+        )
+        return
+    console.say(f"It belongs to {before.configured}.")
     console.say("Next: retrycli run-once --dry-run")
 
 

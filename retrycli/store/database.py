@@ -16,6 +16,7 @@ from sqlalchemy.types import NullType
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, SchemaMismatch
 from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store import selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,
     ON_ITS_OWN,
@@ -234,6 +235,11 @@ class Database:
             return inspect(connection).has_table(self._name, self._schema)
 
     @property
+    def table_name(self) -> str:
+        """The name of the application's table, without its schema."""
+        return self._name
+
+    @property
     def quoted_table(self) -> tuple[str, str]:
         """The schema, empty where none is named, and the name of the application's table, as SQL has them."""
         quote = self._engine.dialect.identifier_preparer.quote
@@ -268,6 +274,15 @@ class Database:
         return {each["name"]: each for each in columns}
 
     def ensure_tables(self, *, upgrade: bool) -> None:
+        """Make or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
+
+        Raises:
+            ConfigurationError: as in `ensure_version`, or the queue belongs to another table.
+        """
+        self.ensure_version(upgrade=upgrade)
+        selection.check(self)
+
+    def ensure_version(self, *, upgrade: bool) -> None:
         """Make retrycli's own tables where there are none, and upgrade old ones if asked to.
 
         Raises:
@@ -292,7 +307,10 @@ class Database:
             return connection.execute(select(schema.version.c.version_num)).scalar()
 
     def upgrade(self) -> None:
-        """Bring retrycli's own tables to the newest version, in one transaction."""
+        """Bring retrycli's own tables to the newest version, in one transaction.
+
+        A queue that belongs to no table yet belongs to the application's from then on.
+        """
         from alembic import command
         from alembic.config import Config
 
@@ -304,6 +322,7 @@ class Database:
             self.one_at_a_time(connection)
             config.attributes["connection"] = connection
             command.upgrade(config, "head")
+            selection.adopt(self, connection)
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:
