@@ -109,7 +109,9 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
             console.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
         if before.remembered != before.configured:
             if not as_json:
-                console.say(f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped.")
+                console.say(
+                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
+                )
             require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
             if not yes:
                 ask(f"Let the queue belong to {before.configured}?")

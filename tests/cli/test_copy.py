@@ -25,13 +25,14 @@ from retrycli import app, schema
 from retrycli.lock import Holder, PassLock
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Gateway, Run, Settings
+from retrycli.store.copy import COPIED
 from tests import postgresql
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli, end, wait_until
 from tests.store.application import NOON, Application
 
 NOBODY = "http://127.0.0.1:9"
-TABLES = [each.name for each in schema.metadata.sorted_tables]
+TABLES = [each.name for each in COPIED]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def all_of(application: Application) -> dict[str, list[tuple[Any, ...]]]:
         there = {name for name in TABLES if engine.dialect.has_table(connection, name)}
         found = {
             table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
-            for table in schema.metadata.sorted_tables
+            for table in COPIED
             if table.name in there
         }
     engine.dispose()

@@ -64,6 +64,7 @@ COMMANDS = {
     "init": "init --config new.toml --base-url http://127.0.0.1:9 --database-url {url}",
     "config show": "config show",
     "config check": "config check",
+    "table accept": "table accept --yes",
     "presets": "presets",
     "presets show": "presets show generic",
     "presets check": "presets check generic",

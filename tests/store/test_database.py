@@ -63,7 +63,9 @@ OWN_TABLES = {
     "retrycli_passes",
     "retrycli_breakers",
     "retrycli_pause",
+    "retrycli_escalations",
     "retrycli_rates",
+    "retrycli_selection",
     "retrycli_told",
     "retrycli_totals",
 }
