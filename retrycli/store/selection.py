@@ -1,7 +1,7 @@
 """The application's table that the queue belongs to.
 
-The queue knows messages by their ids, and another table has the same ids. A pass over that one would take all of them for
-messages that the application has deleted or sent.
+The queue knows messages by their ids, and another table has the same ids. A pass over that one would drop every message
+that has no failed row there.
 """
 
 from __future__ import annotations
