@@ -4,17 +4,19 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrycli import schema
 from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.lock import PassLock
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from retrycli.move import check_claims, keep_passes_off
 from retrycli.settings import Settings
 from retrycli.store import selection
 from retrycli.store.database import Database
@@ -101,6 +103,28 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
+
+
+def downgrade(settings: Settings) -> tuple[str, str | None]:
+    """Bring retrycli's own tables back to the version before this program's; the versions before and after.
+
+    Raises:
+        LockHeld: a pass is at work, or messages are being sent.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`; or the tables are of another version.
+    """
+    with ExitStack() as held:
+        database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
+        _ = database.messages  # as in `open_database`
+        found = database.revision()
+        if found != schema.HEAD:
+            raise ConfigurationError(
+                f"retrycli's tables in {database.place} are of version {found or 'none'}, and this program's of "
+                f"{schema.HEAD}; downgrade them with the program that upgraded them"
+            )
+        keep_passes_off(settings, settings, held)
+        check_claims(database)
+        database.downgrade()
+        return found, database.revision()
 
 
 @contextmanager

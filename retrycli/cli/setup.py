@@ -34,6 +34,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(table, name="table")
     database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
+    database.command("downgrade")(db_downgrade)
     database.command("prune")(db_prune)
     database.command("copy")(db_copy)
     database.command("index")(db_index)
@@ -137,6 +138,23 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     before, after = upkeep.upgrade(load_settings(ctx, config))
     console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
     console.say("Next: retrycli status")
+
+
+def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
+    """Bring retrycli's own tables back to the version before.
+
+    Stop cron first, on every host: the next pass of this program would upgrade them again.
+    """
+    from retrycli import console, upkeep
+
+    settings = load_settings(ctx, config)
+    require_a_person("what the older version does not know is deleted", yes=yes, as_json=False)
+    if not yes:
+        console.say("It deletes what the older version does not know. Cron must be stopped on every host.")
+        ask("Downgrade the tables?")
+    before, after = upkeep.downgrade(settings)
+    console.say(f"Tables are at version {after}, from {before}.")
+    console.say("Next: install the older version; every command of this one upgrades them again")
 
 
 def db_prune(

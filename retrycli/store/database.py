@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from decimal import Decimal
 
+    from alembic.config import Config
     from sqlalchemy import Connection, Dialect, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
@@ -312,6 +313,21 @@ class Database:
         A queue that belongs to no table yet belongs to the application's from then on.
         """
         from alembic import command
+
+        with self._migrating() as (config, connection):
+            command.upgrade(config, "head")
+            selection.adopt(self, connection)
+
+    def downgrade(self) -> None:
+        """Bring retrycli's own tables back to the version before the newest, in one transaction."""
+        from alembic import command
+
+        with self._migrating() as (config, _):
+            command.downgrade(config, "-1")
+
+    @contextmanager
+    def _migrating(self) -> Iterator[tuple[Config, Connection]]:
+        """Hold the transaction in which Alembic changes retrycli's own tables."""
         from alembic.config import Config
 
         config = Config()
@@ -321,8 +337,7 @@ class Database:
         with UPGRADING, self.write() as connection:
             self.one_at_a_time(connection)
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
-            selection.adopt(self, connection)
+            yield config, connection
 
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[Connection]:

@@ -113,8 +113,8 @@ def findings(cli: Cli, name: str, *, code: int | None) -> list[dict[str, Any]]:
 
 
 def test_one_table_has_many_spellings(waiting: list[int], at_work: Cli, application: Application) -> None:
-    spellings = ["main.pending_messages", "Pending_Messages"] if application.is_sqlite else ["public.pending_messages"]
-    for each in [*spellings, "pending_messages"]:
+    other = ["main.pending_messages", "Pending_Messages"] if application.is_sqlite else ["public.pending_messages"]
+    for each in [*other, "pending_messages"]:
         found = at_work.having({"RETRYCLI_DATABASE__TABLE": each}).json("status")
         assert found["messages"]["waiting"] == len(waiting)
     assert remembered(application) == [full(application, "pending_messages")]

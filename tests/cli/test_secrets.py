@@ -69,6 +69,7 @@ COMMANDS = {
     "presets show": "presets show generic",
     "presets check": "presets check generic",
     "deliver-test": "deliver-test --ticket 7 --type customer --to ben@example.com --yes",
+    "db downgrade": "db downgrade --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
     "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",

@@ -42,6 +42,7 @@ COMMANDS = (
     "table accept",
     "db",
     "db upgrade",
+    "db downgrade",
     "db prune",
     "db copy",
     "db index",
