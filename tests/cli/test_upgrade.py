@@ -190,6 +190,27 @@ def test_the_tables_go_back_and_forth_with_queue_and_history(
     assert len(at_work.json("show", str(waiting[0]))["attempts"]) == 2
 
 
+def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
+    waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The answer is known, and the application's row is not written yet."""
+    first, *others = waiting
+    application.execute(
+        "UPDATE retrycli_attempts SET outcome = 'delivered', delivery_key = "
+        "(SELECT delivery_key FROM retrycli_queue WHERE message_id = ?) WHERE message_id = ?",
+        first,
+        first,
+    )
+    assert at_work("db", "downgrade", "--yes").returncode == 0
+    states = {each: row["state"] for each, row in application.rows("retrycli_queue").items()}
+    assert states == {first: "escalated", **dict.fromkeys(others, "waiting")}
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'")
+    assert at_work.json("run-once")["sent"] == len(others)
+    [escalated] = at_work.json("escalations")["escalations"]
+    assert (escalated["id"], escalated["reason"]) == (first, "unknown")
+    assert len(sandbox.received) == len(others)
+
+
 @pytest.mark.usefixtures("waiting")
 def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application) -> None:
     assert at_work("db", "downgrade").returncode == 2
