@@ -122,14 +122,14 @@ class _Pass:
                 break
 
     def _lanes_with_something_due(self, due_by: datetime) -> list[Lane]:
-        """List the lanes that have something due; the one whose last attempt is the oldest comes first.
+        """List the lanes that have something due, from the one after that with which the last pass started.
 
-        So a limit that is smaller than the number of lanes reaches another lane in the next pass.
+        So each lane has its turn, also if the limit is smaller than their number.
         """
         lanes = self._rules.lanes or (Lane(self._rules.destination),)
-        due = [each for each in lanes if self._world.claims.any_due(due_by, each)]
-        newest = self._world.ledger.newest_attempts() if len(due) > 1 else {}
-        return sorted(due, key=lambda each: newest.get(each.destination, 0))
+        last = self._world.ledger.last_start() if len(lanes) > 1 else None
+        first = next((number for number, each in enumerate(lanes, 1) if each.destination == last), 0)
+        return [each for each in (*lanes[first:], *lanes[:first]) if self._world.claims.any_due(due_by, each)]
 
     def _rules_for(self, lane: Lane, number: int, *, of: int) -> PassRules:
         """A lane's rules: so much of the time and of what is left of the limit that the lanes after it have theirs."""

@@ -116,8 +116,8 @@ class Ledger(Protocol):
     def swept_to(self) -> int | None:
         """Where the last sweep left off."""
 
-    def newest_attempts(self) -> Mapping[str, int]:
-        """Return the id of the newest attempt that a pass made at each destination."""
+    def last_start(self) -> str | None:
+        """Return the destination with which the newest pass started that attempted anything."""
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

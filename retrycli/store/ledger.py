@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
 ATTEMPTS_LOOKED_AT = 1_000
-"""How many attempts show whose turn it is. A lane that has none among them has waited longest."""
+"""How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -150,21 +150,20 @@ class Ledger:
         with self._database.read() as connection:
             return dict(connection.execute(statement.order_by(passes.c.host)).all())
 
-    def newest_attempts(self) -> dict[str, int]:
-        """Return the id of the newest attempt that a pass made at each destination, among the newest attempts."""
+    def last_start(self) -> str | None:
+        """Return the destination of the first attempt of the newest pass, as far as the newest attempts show it."""
         newest = (
             select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
             .order_by(attempts.c.id.desc())
             .limit(ATTEMPTS_LOOKED_AT)
-            .subquery()
+            .cte()
         )
-        statement = (
-            select(newest.c.destination, func.max(newest.c.id))
-            .where(newest.c.pass_id.is_not(None), newest.c.destination.is_not(None))
-            .group_by(newest.c.destination)
+        of_a_pass = select(newest.c.pass_id).where(newest.c.pass_id.is_not(None)).order_by(newest.c.id.desc()).limit(1)
+        first = (
+            select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery()).order_by(newest.c.id)
         )
         with self._database.read() as connection:
-            return dict(connection.execute(statement).all())
+            return connection.execute(first.limit(1)).scalar()
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

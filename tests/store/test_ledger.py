@@ -202,15 +202,17 @@ def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | Non
 # Whose turn it is.
 
 
-def test_the_newest_attempt_at_each_destination_is_one_of_a_pass(
+def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
     application: Application, database: Database, ledger: Ledger
 ) -> None:
-    """An operator's attempt takes no lane's turn, and one of an older version names no destination."""
-    application.add_all([{}, {}, {}, {}])
-    enrol(database, [1, 2, 3, 4])
+    """An operator's attempt is no pass, and one of an older version names no destination."""
+    assert ledger.last_start() is None
+    application.add_all([{}, {}, {}, {}, {}])
+    enrol(database, [1, 2, 3, 4, 5])
     claims = Claims(database)
-    ids = claims.claim(PASS, NOON, 4)
-    made = (("mail", "the-pass"), ("api", "the-pass"), ("mail", None), (None, "the-pass"))
+    ids = claims.claim(PASS, NOON, 5)
+    made = (("mail", "first"), ("api", "second"), ("mail", "second"), ("mail", None), (None, "third"))
+    seen = []
     for each, (destination, pass_id) in zip(ids, made, strict=True):
         claims.begin(
             PASS,
@@ -221,8 +223,8 @@ def test_the_newest_attempt_at_each_destination_is_one_of_a_pass(
             fit=lambda _: True,
             destination_of={"supplier": destination}.get,
         )
-    first, second = (attempt_rows(database, each)[0]["id"] for each in ids[:2])
-    assert ledger.newest_attempts() == {"mail": first, "api": second}
+        seen.append(ledger.last_start())
+    assert seen == ["mail", "api", "api", "api", None]
 
 
 # Forgetting.

@@ -220,7 +220,7 @@ CASES = {
     "due in a lane": Case(
         lambda d: (
             Claims(d).any_due(NOON, Lane("mail", only=frozenset({MessageType.SUPPLIER}))),
-            Ledger(d).newest_attempts(),
+            Ledger(d).last_start(),
         ),
         "queue by due, messages by its key",
         # The newest alone, which SQLite calls a scan.

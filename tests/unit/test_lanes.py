@@ -90,6 +90,14 @@ def test_a_limit_below_the_number_of_lanes_reaches_each_lane_in_turn(limit: int,
     assert Counter(each // 10 for each in stage.sent()) == {0: limit, 1: limit, 2: limit}
 
 
+def test_the_lane_with_the_larger_share_of_an_odd_limit_is_another_in_each_pass(stage: Stage) -> None:
+    stage.add(*range(1, 10), message_type="supplier")
+    stage.add(*range(11, 20))
+    for _ in range(2):
+        assert stage.run(rules=replace(RULES_OF_TWO, limit=3)).sent == 3
+    assert stage.sent() == [1, 2, 3, 11, 12, 13]
+
+
 @pytest.mark.parametrize("answer", [UNAUTHORIZED, THROTTLED, DOWN])
 def test_a_lane_that_delivers_nothing_does_not_keep_the_limit_from_the_others(answer: Outcome, stage: Stage) -> None:
     """Its messages are the oldest that are due, and stay so."""
