@@ -91,6 +91,7 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
         pass_id=None,
         now=now,
         fit=lambda _: True,
+        destination_of=rules.destination_of,
     )
     if not loaded:
         raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")

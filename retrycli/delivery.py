@@ -221,7 +221,7 @@ class Delivery:
                 pass_id=self._me.pass_id,
                 now=now,
                 fit=self._is_fit,
-                destination=self._rules.destination,
+                destination_of=self._rules.destination_of,
             )
             unfit: list[Decided] = []
             begun = 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import replace
+from datetime import datetime
 from math import ceil
 
 from retrycli.breaker import BreakerState
@@ -107,9 +108,9 @@ class _Pass:
 
     async def deliver_what_is_due(self) -> None:
         """Deliver one lane after the other, each that has something due within its share of time and limit."""
-        claims, due_by = self._world.claims, self._rules.due_by(self.started_at)
-        self._tell([PassStarted(self._me.pass_id, claims.count_due(due_by))])
-        lanes = [each for each in self._rules.lanes or (Lane(self._rules.destination),) if claims.any_due(due_by, each)]
+        due_by = self._rules.due_by(self.started_at)
+        self._tell([PassStarted(self._me.pass_id, self._world.claims.count_due(due_by))])
+        lanes = self._lanes_with_something_due(due_by)
         for number, lane in enumerate(lanes):
             rules = self._rules_for(lane, number, of=len(lanes))
             if self._deliveries and rules.limit == 0:
@@ -119,6 +120,16 @@ class _Pass:
             await delivery.run()
             if delivery.reason in ENDS_THE_PASS:
                 break
+
+    def _lanes_with_something_due(self, due_by: datetime) -> list[Lane]:
+        """List the lanes that have something due, from the one after that with which the last pass started.
+
+        So each lane has its turn, also if the limit is smaller than their number.
+        """
+        lanes = self._rules.lanes or (Lane(self._rules.destination),)
+        last = self._world.ledger.last_start() if len(lanes) > 1 else None
+        first = next((number for number, each in enumerate(lanes, 1) if each.destination == last), 0)
+        return [each for each in (*lanes[first:], *lanes[:first]) if self._world.claims.any_due(due_by, each)]
 
     def _rules_for(self, lane: Lane, number: int, *, of: int) -> PassRules:
         """A lane's rules: so much of the time and of what is left of the limit that the lanes after it have theirs."""

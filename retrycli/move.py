@@ -17,6 +17,7 @@ from retrycli.app import lock_path, utc_now
 from retrycli.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.lock import Holder, PassLock
 from retrycli.settings import Settings
+from retrycli.store import selection
 from retrycli.store.condition import clock_ahead
 from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
@@ -80,11 +81,11 @@ def copy(
             _check_table(there)
         if is_same(here, there):
             raise ConfigurationError(f"{FROM} and {TO} are the same database, {there.place}; name the other one")
-        _keep_passes_off(old, new, held)
-        _check_claims(here)
+        keep_passes_off(old, new, held)
+        check_claims(here)
         _check_messages(settings, here, there)
         there.ensure_tables(upgrade=new.database.auto_upgrade)
-        _check_claims(there)
+        check_claims(there)
         if not overwrite:
             _check_order(here, there)
         tables = copy_tables(here, there, listen=listen)
@@ -116,7 +117,7 @@ def _spoken_of_as(option: str | None) -> Iterator[None]:
 
 
 def _check_tables(database: Database) -> None:
-    """The source needs retrycli's own tables. The application's may be gone from it already."""
+    """The source needs retrycli's own tables. The application's may be gone from it, but must not be another one."""
     found = database.revision()
     if found is None:
         raise ConfigurationError(f"{database.place} has no tables of retrycli's to copy; check database.url")
@@ -126,6 +127,8 @@ def _check_tables(database: Database) -> None:
             f"retrycli's tables in {database.place} are of version {found}, and this program's of {schema.HEAD}; "
             + remedy
         )
+    if database.has_messages():
+        selection.check(database)
 
 
 def _check_table(database: Database) -> None:
@@ -136,7 +139,7 @@ def _check_table(database: Database) -> None:
         raise SchemaMismatch(f"{error}. The application's data moves first") from error
 
 
-def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
+def keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
     """Take the pass locks of both sides, which may be one."""
     me = Holder(os.getpid(), socket.gethostname(), utc_now())
     for path in sorted({lock_path(old), lock_path(new)}):
@@ -145,7 +148,7 @@ def _keep_passes_off(old: Settings, new: Settings, held: ExitStack) -> None:
         held.callback(lock.release)
 
 
-def _check_claims(database: Database) -> None:
+def check_claims(database: Database) -> None:
     """A pass on another host, or an attempt by hand, has no lock of this host."""
     until = claimed_until(database, utc_now() + clock_ahead(database, utc_now))
     if until is not None:

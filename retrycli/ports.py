@@ -95,7 +95,7 @@ class Claims(Protocol):
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
-        destination: str | None = None,
+        destination_of: Callable[[str], str | None],
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record an attempt for each that is fit for one."""
 
@@ -138,6 +138,9 @@ class Ledger(Protocol):
 
     def swept_to(self) -> int | None:
         """Where the last sweep left off."""
+
+    def last_start(self) -> str | None:
+        """Return the destination with which the newest pass started that attempted anything."""
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

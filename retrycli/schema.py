@@ -147,7 +147,6 @@ passes = Table(
     Column("reason", Text),
     Column("detail", Text),
     Column("swept_to", BigId),
-    Column("pruned_to", BigId),
     Index("retrycli_passes_started", "started_at"),
 )
 

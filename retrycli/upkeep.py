@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from retrycli import schema
 from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.lock import PassLock
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from retrycli.move import check_claims, keep_passes_off
 from retrycli.settings import Settings
+from retrycli.store import selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
@@ -24,6 +28,7 @@ from retrycli.trust import write_private
 if TYPE_CHECKING:
     from retrycli.gateway.choice import Crossing
     from retrycli.gateway.preset import Preset
+    from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
 """So many rows go in one transaction."""
@@ -106,6 +111,41 @@ def upgrade(settings: Settings) -> tuple[str | None, str | None]:
         before = database.revision()
         database.ensure_tables(upgrade=True)
         return before, database.revision()
+
+
+def downgrade(settings: Settings) -> tuple[str, str | None]:
+    """Bring retrycli's own tables back to the version before this program's; the versions before and after.
+
+    Raises:
+        LockHeld: a pass is at work, or messages are being sent.
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`; or the tables are of another version.
+    """
+    with ExitStack() as held:
+        database = held.enter_context(closing(Database(settings.database.url, settings.database.table)))
+        _ = database.messages  # as in `open_database`
+        found = database.revision()
+        if found != schema.HEAD:
+            raise ConfigurationError(
+                f"retrycli's tables in {database.place} are of version {found or 'none'}, and this program's of "
+                f"{schema.HEAD}; downgrade them with the program that upgraded them"
+            )
+        keep_passes_off(settings, settings, held)
+        check_claims(database)
+        database.downgrade()
+        return found, database.revision()
+
+
+@contextmanager
+def belonging(settings: Settings) -> Iterator[tuple[Belonging, Callable[[], None]]]:
+    """Compare the queue with the application's table; and give what lets the queue belong to that one.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with closing(Database(settings.database.url, settings.database.table)) as database:
+        _ = database.messages  # as in `open_database`
+        database.ensure_version(upgrade=settings.database.auto_upgrade)
+        yield selection.compare(database), partial(selection.accept, database)
 
 
 @contextmanager

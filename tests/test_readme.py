@@ -41,6 +41,7 @@ COMMANDS = [
     "report",
     "init",
     "config",
+    "table",
     "db",
     "doctor",
     "presets",

@@ -36,6 +36,7 @@ HOMES = {
     "doctor": "checkup",
     "init": "setup",
     "config": "setup",
+    "table": "setup",
     "db": "setup",
     "presets": "presets",
     "deliver-test": "presets",

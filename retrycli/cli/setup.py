@@ -1,4 +1,4 @@
-"""``init``, ``config``, ``db``, ``version``."""
+"""``init``, ``config``, ``table``, ``db``, ``version``."""
 
 from __future__ import annotations
 
@@ -29,8 +29,12 @@ def register(app: typer.Typer) -> None:
     configuration.command("show")(config_show)
     configuration.command("check")(config_check)
     app.add_typer(configuration, name="config")
+    table = typer.Typer(help="Look after the application's table.", no_args_is_help=True, rich_markup_mode=None)
+    table.command("accept")(table_accept)
+    app.add_typer(table, name="table")
     database = typer.Typer(help="Look after the tables.", no_args_is_help=True, rich_markup_mode=None)
     database.command("upgrade")(db_upgrade)
+    database.command("downgrade")(db_downgrade)
     database.command("prune")(db_prune)
     database.command("copy")(db_copy)
     database.command("index")(db_index)
@@ -93,6 +97,40 @@ def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile =
     console.say("Next: retrycli run-once --dry-run")
 
 
+def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
+    """Let the queue belong to the table that database.table names.
+
+    It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
+    """
+    from retrycli import console, upkeep
+
+    with upkeep.belonging(load_settings(ctx, config)) as (before, accept):
+        messages = console.count(before.messages, "message")
+        if not as_json:
+            console.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
+        if before.remembered != before.configured:
+            if not as_json:
+                console.say(
+                    f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
+                )
+            require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
+            if not yes:
+                ask(f"Let the queue belong to {before.configured}?")
+            accept()
+    if as_json:
+        console.show_json(
+            {
+                "before": before.remembered,
+                "table": before.configured,
+                "messages": before.messages,
+                "found": before.found,
+            }
+        )
+        return
+    console.say(f"It belongs to {before.configured}.")
+    console.say("Next: retrycli run-once --dry-run")
+
+
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Bring retrycli's own tables to this program's version."""
     from retrycli import console, upkeep
@@ -100,6 +138,23 @@ def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     before, after = upkeep.upgrade(load_settings(ctx, config))
     console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
     console.say("Next: retrycli status")
+
+
+def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
+    """Bring retrycli's own tables back to the version before.
+
+    Stop cron first, on every host: the next pass of this program would upgrade them again.
+    """
+    from retrycli import console, upkeep
+
+    settings = load_settings(ctx, config)
+    require_a_person("what the older version does not know is deleted", yes=yes, as_json=False)
+    if not yes:
+        console.say("It deletes what the older version does not know. Cron must be stopped on every host.")
+        ask("Downgrade the tables?")
+    before, after = upkeep.downgrade(settings)
+    console.say(f"Tables are at version {after}, from {before}.")
+    console.say("Next: install the older version; every command of this one upgrades them again")
 
 
 def db_prune(

@@ -41,6 +41,7 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
 DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.table,
     database.tables,
+    database.queue,
     database.index,
     database.writing,
     database.time,

@@ -9,6 +9,7 @@ from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
+from retrycli.store import selection
 from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -47,6 +48,13 @@ def tables(case: Case, database: Database) -> Iterator[Finding]:
         words = f"retrycli's own are of version {found}, and this program of {schema.HEAD}"
         level = warning if case.settings.database.auto_upgrade else failure
         yield level("tables", words, "`retrycli db upgrade`")
+
+
+def queue(_case: Case, database: Database) -> Iterator[Finding]:
+    """The application's table that the queue belongs to."""
+    if database.revision() == schema.HEAD:
+        selection.check(database)
+        yield well("queue", "the queue belongs to this table")
 
 
 def index(case: Case, database: Database) -> Iterator[Finding]:

@@ -205,19 +205,22 @@ class Claims:
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
-        destination: str | None = None,
+        destination_of: Callable[[str], str | None] = lambda _: None,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record an attempt for each one that is fit for it.
 
         Messages that the application has meanwhile sent, rejected or withdrawn leave the queue, and so do those whose
-        id belongs to another message now: it is enrolled as new.
+        id belongs to another message now: it is enrolled as new. Each attempt names the destination of its message's
+        type.
         """
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {each.message_id for each in loaded}:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.claimant)))
             fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
-            start_attempts(connection, fit_ones, pass_id=pass_id, made_by=made_by, destination=destination, now=now)
+            start_attempts(
+                connection, fit_ones, pass_id=pass_id, made_by=made_by, destination_of=destination_of, now=now
+            )
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:

@@ -29,7 +29,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 
 from retrycli.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.escape import encodable
-from retrycli.schema import metadata
+from retrycli.schema import metadata, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -41,6 +41,8 @@ if TYPE_CHECKING:
     Row = tuple[Any, ...]
     Key = tuple[Any, ...]
 
+COPIED = [each for each in metadata.sorted_tables if each is not selection]
+"""All but the name of the application's table, which may be another in the target: it has its own."""
 BATCH = 2_000
 """So many rows of either side are looked at together, and so many are written in one transaction at most."""
 
@@ -80,7 +82,7 @@ def copy_tables(
         ConfigurationError: a row that the target can't hold, by table and key.
         DatabaseUnavailable: either side, in words.
     """
-    written = {table: _copy(source, target, table, batch, listen) for table in metadata.sorted_tables}
+    written = {table: _copy(source, target, table, batch, listen) for table in COPIED}
     return [
         CopiedTable(table.name, _count(source, table), _count(target, table), *numbers)
         for table, numbers in written.items()

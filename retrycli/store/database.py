@@ -22,6 +22,7 @@ from retrycli.errors import (
     SchemaMismatch,
 )
 from retrycli.message import REQUIRED_COLUMNS
+from retrycli.store import selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,
     ON_ITS_OWN,
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from decimal import Decimal
 
+    from alembic.config import Config
     from sqlalchemy import Connection, Dialect, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
@@ -245,6 +247,11 @@ class Database:
             return inspect(connection).has_table(self._name, self._schema)
 
     @property
+    def table_name(self) -> str:
+        """The name of the application's table, without its schema."""
+        return self._name
+
+    @property
     def quoted_table(self) -> tuple[str, str]:
         """The schema, empty where none is named, and the name of the application's table, as SQL has them."""
         quote = self._engine.dialect.identifier_preparer.quote
@@ -284,6 +291,15 @@ class Database:
         return {each["name"]: each for each in columns}
 
     def ensure_tables(self, *, upgrade: bool) -> None:
+        """Make or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
+
+        Raises:
+            ConfigurationError: as in `ensure_version`, or the queue belongs to another table.
+        """
+        self.ensure_version(upgrade=upgrade)
+        selection.check(self)
+
+    def ensure_version(self, *, upgrade: bool) -> None:
         """Make retrycli's own tables where there are none, and upgrade old ones if asked to.
 
         Raises:
@@ -308,8 +324,26 @@ class Database:
             return connection.execute(select(schema.version.c.version_num)).scalar()
 
     def upgrade(self) -> None:
-        """Bring retrycli's own tables to the newest version, in one transaction."""
+        """Bring retrycli's own tables to the newest version, in one transaction.
+
+        A queue that belongs to no table yet belongs to the application's from then on.
+        """
         from alembic import command
+
+        with self._migrating() as (config, connection):
+            command.upgrade(config, "head")
+            selection.adopt(self, connection)
+
+    def downgrade(self) -> None:
+        """Bring retrycli's own tables back to the version before the newest, in one transaction."""
+        from alembic import command
+
+        with self._migrating() as (config, _):
+            command.downgrade(config, "-1")
+
+    @contextmanager
+    def _migrating(self) -> Iterator[tuple[Config, Connection]]:
+        """Hold the transaction in which Alembic changes retrycli's own tables."""
         from alembic.config import Config
 
         config = Config()
@@ -319,7 +353,7 @@ class Database:
         with UPGRADING, self.write() as connection:
             self.one_at_a_time(connection)
             config.attributes["connection"] = connection
-            command.upgrade(config, "head")
+            yield config, connection
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:

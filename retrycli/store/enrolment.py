@@ -9,9 +9,23 @@ from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, and_, bindparam, case, delete, func, insert, or_, select, true, update
+from sqlalchemy import (
+    ColumnElement,
+    Select,
+    Text,
+    bindparam,
+    case,
+    cast,
+    delete,
+    func,
+    insert,
+    or_,
+    select,
+    true,
+    update,
+)
 
-from retrycli.identity import birth_of, provisional_key
+from retrycli.identity import BY_TICKET, birth_of, provisional_key
 from retrycli.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
@@ -49,6 +63,12 @@ RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
 KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
 LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
+FREE = select(queue.c.message_id).where(among_ids(queue.c.message_id)).with_for_update(skip_locked=True)
+MOVE = (
+    update(queue)
+    .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
+    .values(ticket=bindparam("now"))
+)
 CLAIM_NEW = (
     update(queue)
     .where(among_ids(queue.c.message_id))
@@ -205,10 +225,18 @@ class Enrolment:
         over = m.c.status.is_distinct_from(word(Status.FAILED))  # it is null if there is no row
         birth = birth_text(m)
         gone = (
-            select(queue.c.message_id, case((over, 1), else_=0).label("over"), birth.label(BIRTH), queue.c.birth)
+            select(
+                queue.c.message_id,
+                case((over, 1), else_=0).label("over"),
+                birth.label(BIRTH),
+                queue.c.birth,
+                queue.c.first_failed_at,
+                queue.c.ticket,
+                m.c.ticket_id,
+            )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The database may write one time in two ways: `birth_of` knows.
-            .where(or_(over, and_(queue.c.birth.is_not(None), birth != queue.c.birth)))
+            # The database may write one time, or one ticket, in two ways: `_is_another` knows.
+            .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )
@@ -218,10 +246,11 @@ class Enrolment:
                 rows = list(rows_of(connection.execute(gone.where(*_within(queue.c.message_id, rest)))))
             if not rows:
                 return retired
-            ids = [row["message_id"] for row in rows if row["over"] or birth_of(row["birth"]) != birth_in(row)]
+            ids = [row["message_id"] for row in rows if row["over"] or _is_another(row)]
             with self._database.write() as connection:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
                 retired += connection.execute(LET_GO, {"ids": ids}).rowcount
+                _follow_tickets(connection, [row for row in rows if row["message_id"] not in ids])
             rest = Span(rows[-1]["message_id"], span.upto)
 
     def changed(self, span: Span, limit: int = CHANGED_AT_ONCE) -> list[ChangedMessage]:
@@ -276,6 +305,17 @@ class Enrolment:
                 )
 
 
+def _is_another(row: Mapping[str, Any]) -> bool:
+    """Tell if a row is of another message than its queue row."""
+    birth = birth_in(row)
+    if row["birth"] is not None:
+        return bool(birth_of(row["birth"]) != birth)
+    # A version before 0005 knew a message by its ticket, and by when it failed.
+    if ticket_text(row["ticket_id"]) == row["ticket"]:
+        return False
+    return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
+
+
 def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
     """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
     seen = seen_values(row)
@@ -299,6 +339,21 @@ def _waiting(
         "ticket": ticket_text(ticket_id),
         "birth": birth,
     }
+
+
+def _follow_tickets(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
+
+    Nothing else changes: a message that is being sent keeps its claim. A row that another pass has locked follows with
+    the next sweep, because that pass may be waiting for a row of this one.
+    """
+    moved = {row["message_id"]: row for row in rows if ticket_text(row["ticket_id"]) != row["ticket"]}
+    if not moved:
+        return
+    free = [moved[each] for each in connection.execute(FREE, {"ids": list(moved)}).scalars()]
+    tickets = [(each["message_id"], each["ticket"], ticket_text(each["ticket_id"])) for each in free]
+    if tickets:
+        connection.execute(MOVE, [{"id": each, "before": before, "now": now} for each, before, now in tickets])
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -27,6 +27,8 @@ DELIVERED, UNKNOWN, TRANSIENT = (
 )
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 OF_THE_QUEUE = queue.c.delivery_key == escalations.c.delivery_key
+ATTEMPTS_LOOKED_AT = 1_000
+"""How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -152,6 +154,21 @@ class Ledger:
         statement = select(passes.c.host, newest).where(lately).group_by(passes.c.host)
         with self._database.read() as connection:
             return dict(connection.execute(statement.order_by(passes.c.host)).all())
+
+    def last_start(self) -> str | None:
+        """Return the destination of the first attempt of the newest pass, as far as the newest attempts show it."""
+        newest = (
+            select(attempts.c.id, attempts.c.destination, attempts.c.pass_id)
+            .order_by(attempts.c.id.desc())
+            .limit(ATTEMPTS_LOOKED_AT)
+            .cte()
+        )
+        of_a_pass = select(newest.c.pass_id).where(newest.c.pass_id.is_not(None)).order_by(newest.c.id.desc()).limit(1)
+        first = (
+            select(newest.c.destination).where(newest.c.pass_id == of_a_pass.scalar_subquery()).order_by(newest.c.id)
+        )
+        with self._database.read() as connection:
+            return connection.execute(first.limit(1)).scalar()
 
     def breaker(self, destination: str) -> Breaker:
         """What is remembered of a destination."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -36,9 +36,7 @@ LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
-OF_ALL = {
-    name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "destination")
-}
+OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at")}
 """What attempts that begin together have in common."""
 STARTED = (
     "message_id",
@@ -50,6 +48,7 @@ STARTED = (
     "deliveries",
     "ticket",
     "message_type",
+    "destination",
 )
 """What each attempt begins with."""
 START_ATTEMPTS = ForEach(
@@ -95,7 +94,7 @@ def start_attempts(
     *,
     pass_id: str | None,
     made_by: str,
-    destination: str | None,
+    destination_of: Callable[[str], str | None],
     now: datetime,
 ) -> None:
     """Record attempts that are about to be made."""
@@ -110,10 +109,11 @@ def start_attempts(
             "deliveries": each.deliveries,
             "ticket": ticket_text(each.ticket_id),
             "message_type": each.message.message_type.value,
+            "destination": destination_of(each.message.message_type),
         }
         for each in messages
     ]
-    START_ATTEMPTS.execute(connection, rows, pass_id=pass_id, made_by=made_by, started_at=now, destination=destination)
+    START_ATTEMPTS.execute(connection, rows, pass_id=pass_id, made_by=made_by, started_at=now)
 
 
 def finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:

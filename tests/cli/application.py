@@ -48,10 +48,12 @@ OWN = (
     "retrycli_acts",
     "retrycli_attempts",
     "retrycli_breakers",
+    "retrycli_escalations",
     "retrycli_passes",
     "retrycli_pause",
     "retrycli_queue",
     "retrycli_rates",
+    "retrycli_selection",
     "retrycli_told",
     "retrycli_totals",
 )

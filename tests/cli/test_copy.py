@@ -25,13 +25,14 @@ from retrycli import app, schema
 from retrycli.lock import Holder, PassLock
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Gateway, Run, Settings
+from retrycli.store.copy import COPIED
 from tests import postgresql
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli, end, wait_until
 from tests.store.application import NOON, Application
 
 NOBODY = "http://127.0.0.1:9"
-TABLES = [each.name for each in schema.metadata.sorted_tables]
+TABLES = [each.name for each in COPIED]
 
 
 @dataclass(frozen=True)
@@ -132,7 +133,7 @@ def all_of(application: Application) -> dict[str, list[tuple[Any, ...]]]:
         there = {name for name in TABLES if engine.dialect.has_table(connection, name)}
         found = {
             table.name: sorted(map(tuple, connection.execute(select(table))), key=repr)
-            for table in schema.metadata.sorted_tables
+            for table in COPIED
             if table.name in there
         }
     engine.dispose()
@@ -275,6 +276,34 @@ def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> Non
         move_data(move.old, there)
         assert known.json(*args)["verified"]
         there.close()
+
+
+def selected(application: Application) -> list[str]:
+    engine = create_engine(application.url)
+    with closing(engine.connect()) as connection:
+        found = [*connection.execute(select(schema.selection.c.table_name)).scalars()]
+    engine.dispose()
+    return found
+
+
+def test_the_queue_belongs_to_the_table_of_each_side(move: Move) -> None:
+    """It has another name there: a server's has its schema in it."""
+    fill(move.old)
+    move_data(move.old, move.new)
+    assert move.json()["verified"]
+    assert (selected(move.old), selected(move.new)) == (["pending_messages"], ["public.pending_messages"])
+
+
+@pytest.mark.parametrize("end", ["old", "new"])
+def test_a_side_whose_queue_belongs_to_another_table_is_refused(between_files: Move, end: str) -> None:
+    fill(between_files.old)
+    move_data(between_files.old, between_files.new)
+    between_files.json()
+    side = between_files.old if end == "old" else between_files.new
+    side.sql("UPDATE retrycli_selection SET table_name = 'outbox'")
+    refused = between_files.refusal(code=78)
+    assert "belongs to the table outbox, and database.table names pending_messages" in refused
+    assert side.url.removeprefix("sqlite:///") in refused
 
 
 RIGHTS = "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, body, recipient_email)"

@@ -38,8 +38,11 @@ COMMANDS = (
     "config",
     "config show",
     "config check",
+    "table",
+    "table accept",
     "db",
     "db upgrade",
+    "db downgrade",
     "db prune",
     "db copy",
     "db index",
@@ -84,7 +87,7 @@ def test_the_help_names_every_command_with_what_it_does_and_cuts_no_sentence(hel
     assert all(each.endswith(".") and not each.endswith("...") for each in told.values())
 
 
-@pytest.mark.parametrize("group", ["db", "cron", "notify", "presets", "config", "escalations"])
+@pytest.mark.parametrize("group", ["db", "table", "cron", "notify", "presets", "config", "escalations"])
 def test_the_help_of_a_group_cuts_no_sentence_either(helps: dict[str, Finished], group: str) -> None:
     listed = helps[group].stdout.partition("Commands:")[2]
     assert listed

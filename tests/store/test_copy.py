@@ -25,7 +25,7 @@ from sqlalchemy import (
 
 from retrycli.errors import ConfigurationError
 from retrycli.schema import UtcDateTime, metadata
-from retrycli.store.copy import CopiedTable, copy_tables
+from retrycli.store.copy import COPIED, CopiedTable, copy_tables
 from retrycli.store.database import Database
 from retrycli.store.recording import START_ATTEMPTS, STARTED
 from tests.store.application import NOON
@@ -62,7 +62,7 @@ def rows_of(database: Database, table: Table) -> dict[tuple[object, ...], Row]:
 
 def contents(database: Database) -> dict[str, dict[tuple[object, ...], Row]]:
     """All that retrycli keeps there."""
-    return {table.name: rows_of(database, table) for table in metadata.sorted_tables}
+    return {table.name: rows_of(database, table) for table in COPIED}
 
 
 # -- rows of every kind ------------------------------------------------------------------------------------------------
@@ -123,7 +123,7 @@ KEYS = ("b", "a", "B", "A", "a-b", "ab", "a_b", "ä", "Z", "z", "é", "e", "日"
 
 def fill(database: Database, number: int) -> None:
     with database.write() as connection:
-        for table in metadata.sorted_tables:
+        for table in COPIED:
             connection.execute(delete(table))
             connection.execute(insert(table), [sample(table, each) for each in range(number)])
 
@@ -133,14 +133,14 @@ def test_every_row_of_every_table_arrives_as_it_was(sides: Sides) -> None:
     fill(sides.source, 40)
     copied = copy(sides, batch=7)
     assert contents(sides.target) == contents(sides.source)
-    assert [each.table for each in copied] == [each.name for each in metadata.sorted_tables]
+    assert [each.table for each in copied] == [each.name for each in COPIED]
     assert {(each.source_rows, each.target_rows, each.verified) for each in copied} == {(40, 40, True)}
 
 
 def test_tables_without_a_row_are_copied_too(sides: Sides) -> None:
     fill(sides.target, 5)
     with sides.source.write() as connection:
-        for table in metadata.sorted_tables:
+        for table in COPIED:
             connection.execute(delete(table))
     assert all(each.verified and each.removed == 5 for each in copy(sides))
     assert contents(sides.target) == contents(sides.source)
@@ -208,7 +208,7 @@ def test_whatever_either_side_has_the_target_ends_like_the_source(sides: Sides) 
     for _ in range(6):
         for database in (sides.source, sides.target):
             with database.write() as connection:
-                for table in metadata.sorted_tables:
+                for table in COPIED:
                     connection.execute(delete(table))
                     first = chance.randrange(30)
                     numbers = [each for each in range(first, first + 25) if chance.random() < chance.choice((0.1, 0.9))]
@@ -279,7 +279,7 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     with sides.target.write() as connection:
         for _ in range(2):
             row = dict.fromkeys(STARTED) | {"message_id": 1, "number": 1}
-            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON, destination=None)
+            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON)
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 

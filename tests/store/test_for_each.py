@@ -41,7 +41,7 @@ def errors(database: Database) -> list[tuple[object, ...]]:
 @pytest.fixture(autouse=True)
 def _attempts(database: Database) -> None:
     with database.write() as connection:
-        rows = [{"message_id": each, "number": 1, "waited_s": 0} for each in (3, 1, 2, 4)]
+        rows = [{"message_id": each, "number": 1, "waited_s": 0, "destination": None} for each in (3, 1, 2, 4)]
         START_ATTEMPTS.execute(connection, rows, pass_id=None, made_by="pass", started_at=NOON)
 
 

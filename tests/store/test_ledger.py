@@ -199,6 +199,34 @@ def test_a_pause_takes_the_place_of_any_other(ledger: Ledger, later: Pause | Non
     assert ledger.pause(NOON + MINUTE) == later
 
 
+# Whose turn it is.
+
+
+def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """An operator's attempt is no pass, and one of an older version names no destination."""
+    assert ledger.last_start() is None
+    application.add_all([{}, {}, {}, {}, {}])
+    enrol(database, [1, 2, 3, 4, 5])
+    claims = Claims(database)
+    ids = claims.claim(PASS, NOON, 5)
+    made = (("mail", "first"), ("api", "second"), ("mail", "second"), ("mail", None), (None, "third"))
+    seen = []
+    for each, (destination, pass_id) in zip(ids, made, strict=True):
+        claims.begin(
+            PASS,
+            [each],
+            made_by="pass",
+            pass_id=pass_id,
+            now=NOON,
+            fit=lambda _: True,
+            destination_of={"supplier": destination}.get,
+        )
+        seen.append(ledger.last_start())
+    assert seen == ["mail", "api", "api", "api", None]
+
+
 # Forgetting.
 
 

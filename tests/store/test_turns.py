@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.message import Claim, Lane, MessageType
+from retrycli.message import Claim, Lane, MessageType, Span
 from retrycli.policy import Settled, Transition
 from retrycli.turns import Turns
-from tests.store.application import HOUR, MINUTE, NOON
+from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 
 if TYPE_CHECKING:
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 API = "https://tickets.example.com"
 OPEN = Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=NOON)
 SECOND = timedelta(seconds=1)
+SEVEN, EIGHT, NINE = TICKET, TICKET + 1, TICKET + 2
 IN_ORDER = Turns(16, in_order=True)
 
 
@@ -40,6 +41,62 @@ def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None
 
 
 # Turns.
+
+
+def move(application: Application, *tickets: int) -> None:
+    """Move messages 1, 2, … each to a ticket, as the application does when it merges tickets."""
+    for each, ticket in enumerate(tickets, 1):
+        application.change(each, ticket_id=ticket)
+
+
+def tickets_in_queue(database: Database) -> list[str]:
+    return [row["ticket"] for _, row in sorted(queue_rows(database).items())]
+
+
+def test_the_order_of_merged_tickets_is_that_of_the_ids(
+    application: Application, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, SEVEN, EIGHT, NINE, EIGHT)
+    move(application, SEVEN, SEVEN, NINE, SEVEN)
+    assert enrolment.retire(Span(None, None)) == 0
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 3]
+
+
+def test_a_message_that_is_being_sent_keeps_its_claim_and_holds_up_the_merged_ticket(
+    application: Application, database: Database, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, SEVEN, EIGHT)
+    assert claims.claim(PASS, NOON, 1) == [1]
+    before = queue_rows(database)[1]
+    move(application, EIGHT, EIGHT)
+    assert enrolment.retire(Span(None, None)) == 0
+    assert queue_rows(database)[1] == {**before, "ticket": str(EIGHT)}
+    assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
+
+
+def test_a_message_that_another_pass_holds_is_not_waited_for(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    """It might wait for this one in turn. The next sweep brings its ticket up to date."""
+    wait(enrolment, SEVEN, EIGHT)
+    move(application, NINE, NINE)
+    if not database.is_sqlite:
+        with database.write() as connection:
+            connection.exec_driver_sql("SELECT 1 FROM retrycli_queue WHERE message_id = 1 FOR UPDATE")
+            enrolment.retire(Span(None, None))
+        assert tickets_in_queue(database) == [str(SEVEN), str(NINE)]
+    enrolment.retire(Span(None, None))
+    assert tickets_in_queue(database) == [str(NINE), str(NINE)]
+
+
+def test_another_message_under_the_id_of_one_that_is_being_sent_does_not_give_it_its_ticket(
+    application: Application, database: Database, enrolment: Enrolment, claims: Claims
+) -> None:
+    wait(enrolment, SEVEN)
+    assert claims.claim(PASS, NOON, 1) == [1]
+    application.change(1, ticket_id=EIGHT, created_at=naive(NOON))
+    enrolment.retire(Span(None, None))
+    assert tickets_in_queue(database) == [str(SEVEN)]
 
 
 def test_tickets_that_are_passed_over_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from datetime import timedelta
 
@@ -11,7 +12,7 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, StopReason
 from retrycli.message import Lane, MessageType, QueuedMessage
 from retrycli.outcome import Outcome
-from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, TICK, UNAUTHORIZED, Answer, Stage
+from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage
 
 MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
@@ -68,6 +69,53 @@ def test_no_lane_takes_the_limit_of_those_after_it(stage: Stage) -> None:
     summary = stage.run(rules=replace(RULES_OF_TWO, limit=5))
     assert stage.sent() == [1, 2, 3, 31]
     assert (summary.result, summary.reason) == (PassResult.COMPLETED, StopReason.LIMIT)
+
+
+THREE = replace(
+    RULES,
+    lanes=(
+        MAIL,
+        Lane("https://notes.example.com", only=frozenset({MessageType.INTERNAL})),
+        Lane(REST.destination, but=frozenset({MessageType.SUPPLIER, MessageType.INTERNAL})),
+    ),
+)
+
+
+@pytest.mark.parametrize("limit", [1, 2])
+def test_a_limit_below_the_number_of_lanes_reaches_each_lane_in_turn(limit: int, stage: Stage) -> None:
+    for number, kind in enumerate(("supplier", "internal", "customer")):
+        stage.add(*range(10 * number + 1, 10 * number + 7), message_type=kind)
+    for _ in range(3):
+        assert stage.run(rules=replace(THREE, limit=limit)).sent == limit
+    assert Counter(each // 10 for each in stage.sent()) == {0: limit, 1: limit, 2: limit}
+
+
+def test_the_lane_with_the_larger_share_of_an_odd_limit_is_another_in_each_pass(stage: Stage) -> None:
+    stage.add(*range(1, 10), message_type="supplier")
+    stage.add(*range(11, 20))
+    for _ in range(2):
+        assert stage.run(rules=replace(RULES_OF_TWO, limit=3)).sent == 3
+    assert stage.sent() == [1, 2, 3, 11, 12, 13]
+
+
+@pytest.mark.parametrize("answer", [UNAUTHORIZED, THROTTLED, DOWN])
+def test_a_lane_that_delivers_nothing_does_not_keep_the_limit_from_the_others(answer: Outcome, stage: Stage) -> None:
+    """Its messages are the oldest that are due, and stay so."""
+    stage.add(*range(1, 7), message_type="supplier")
+    stage.add(11, 12)
+    for _ in range(4):
+        stage.run(at_mail(answer), replace(RULES_OF_TWO, limit=1))
+        stage.clock.now += TICK
+    assert stage.sent() == [11, 12]
+
+
+def test_a_retry_by_hand_is_not_a_lane_s_turn(stage: Stage) -> None:
+    stage.add(1, 2, 3, 4, message_type="supplier")
+    stage.add(11, 12)
+    for by_hand in (3, 4):
+        stage.run(rules=replace(RULES_OF_TWO, limit=1))
+        stage.retry(by_hand)
+    assert stage.sent() == [1, 3, 4, 11]
 
 
 def test_a_lane_for_which_no_limit_is_left_is_not_probed(stage: Stage) -> None:

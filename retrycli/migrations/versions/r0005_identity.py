@@ -13,15 +13,16 @@ from alembic import op
 revision = "0005"
 down_revision = "0004"
 
-BIG = sa.BigInteger().with_variant(sa.Integer, "sqlite")
-QUEUE: dict[str, Any] = {
+Types = dict[str, "sa.types.TypeEngine[Any] | type[sa.types.TypeEngine[Any]]"]
+
+QUEUE: Types = {
     "birth": sa.Text,
     "digest": sa.String(80),
     "seen_count": sa.Integer,
     "seen_error": sa.Text,
     "seen_updated_at": sa.Text,
 }
-ATTEMPTS: dict[str, Any] = {
+ATTEMPTS: Types = {
     "birth": sa.Text,
     "delivery_key": sa.String(36),
     "digest": sa.String(80),
@@ -41,7 +42,6 @@ def upgrade() -> None:
             op.add_column(table, sa.Column(name, kind))
     op.add_column("retrycli_acts", sa.Column("attempts", sa.Integer))
     op.add_column("retrycli_breakers", sa.Column("tickets", sa.Text))
-    op.add_column("retrycli_passes", sa.Column("pruned_to", BIG))
     op.create_table(
         "retrycli_escalations",
         sa.Column("delivery_key", sa.String(36), primary_key=True),
@@ -52,12 +52,38 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them."""
+    """Remove them; and escalate what was delivered but still waits for its row to be written, which only they tell."""
+    _escalate_the_delivered()
     op.drop_table("retrycli_selection")
     op.drop_table("retrycli_escalations")
-    op.drop_column("retrycli_passes", "pruned_to")
     op.drop_column("retrycli_breakers", "tickets")
     op.drop_column("retrycli_acts", "attempts")
     for table, columns in (("retrycli_attempts", ATTEMPTS), ("retrycli_queue", QUEUE)):
         for name in columns:
             op.drop_column(table, name)
+
+
+def _escalate_the_delivered() -> None:
+    """Escalate messages with a delivery whose row is not written yet: the version before would send them again.
+
+    Such an attempt has an outcome and no end.
+    """
+    names = ("message_id", "state", "claimed_by", "claim_expires_at", "next_attempt_at")
+    queue = sa.table("retrycli_queue", *(sa.column(name) for name in (*names, "escalated_at", "escalation_reason")))
+    attempts = sa.table(
+        "retrycli_attempts", *(sa.column(name) for name in ("message_id", "outcome", "started_at", "finished_at"))
+    )
+    kept = sa.and_(attempts.c.outcome == "delivered", attempts.c.finished_at.is_(None))
+    op.execute(
+        queue.update()
+        .where(queue.c.message_id.in_(sa.select(attempts.c.message_id).where(kept)))
+        .values(
+            state="escalated",
+            claimed_by=None,
+            claim_expires_at=None,
+            next_attempt_at=None,
+            escalated_at=sa.func.now(),
+            escalation_reason="unknown",
+        )
+    )
+    op.execute(attempts.update().where(kept).values(finished_at=attempts.c.started_at))

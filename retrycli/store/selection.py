@@ -1,0 +1,98 @@
+"""The application's table that the queue belongs to.
+
+The queue knows messages by their ids, and another table has the same ids. A pass over that one would drop every message
+that has no failed row there.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, func, insert, select, text
+
+from retrycli.errors import ConfigurationError
+from retrycli.message import Status
+from retrycli.schema import queue, selection
+from retrycli.store.application import word
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+IN_POSTGRESQL = text("""
+SELECT n.nspname || '.' || c.relname
+FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE c.oid = pg_catalog.to_regclass(:name)
+""")
+
+
+@dataclass(frozen=True, slots=True)
+class Belonging:
+    """The table that the queue belongs to, and the one that the settings name."""
+
+    remembered: str | None
+    configured: str | None
+    messages: int
+    """How many messages the queue has."""
+    found: int
+    """How many of them have a failed row in the table that the settings name."""
+
+
+def check(database: Database) -> None:
+    """Check that the queue belongs to the table that the settings name.
+
+    Raises:
+        ConfigurationError: it belongs to another one.
+    """
+    with database.read() as connection:
+        remembered = _remembered(connection)
+        configured = remembered and full_name(database, connection)
+    if configured is not None and configured != remembered:
+        raise ConfigurationError(
+            f"the queue in {database.place} belongs to the table {remembered}, and database.table names {configured}; "
+            f"set database.table to {remembered}, or, if the application has renamed it, run `retrycli table accept`"
+        )
+
+
+def adopt(database: Database, connection: Connection) -> None:
+    """Let the queue belong to the table that the settings name, if it belongs to none yet."""
+    if _remembered(connection) is None:
+        connection.execute(insert(selection).values(table_name=full_name(database, connection)))
+
+
+def compare(database: Database) -> Belonging:
+    """Compare the queue with the table that the settings name."""
+    m = database.messages.c
+    size = select(func.count()).select_from(queue)
+    failed = size.join_from(queue, database.messages, m.id == queue.c.message_id)
+    with database.read() as connection:
+        return Belonging(
+            _remembered(connection),
+            full_name(database, connection),
+            connection.execute(size).scalar_one(),
+            connection.execute(failed.where(m.status == word(Status.FAILED))).scalar_one(),
+        )
+
+
+def accept(database: Database) -> None:
+    """Let the queue belong to the table that the settings name, whichever it belonged to."""
+    with database.write() as connection:
+        database.one_at_a_time(connection)
+        connection.execute(delete(selection))
+        adopt(database, connection)
+
+
+def full_name(database: Database, connection: Connection) -> str | None:
+    """Return the name of the application's table, the same however the settings spell it; None if there is no table."""
+    schema_name, name = database.quoted_table
+    if not database.is_sqlite:
+        qualified = f"{schema_name}.{name}" if schema_name else name
+        return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
+    # A file has one schema, `main`, and knows its tables by ASCII letters of either case.
+    return connection.execute(select(func.lower(database.table_name))).scalar()
+
+
+def _remembered(connection: Connection) -> str | None:
+    return connection.execute(select(selection.c.table_name)).scalar()

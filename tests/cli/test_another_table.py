@@ -1,0 +1,176 @@
+"""The queue belongs to one of the application's tables, and every command refuses another one."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from tests.cli.api import BUSY, Scripted
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+COMMANDS = (
+    "run-once",
+    "run-once --dry-run",
+    "status",
+    "status --json",
+    "list-failed",
+    "list-failed --json",
+    "escalations",
+    "show 101",
+    "explain 101",
+    "stats",
+    "metrics",
+    "retry 101",
+    "requeue 101",
+    "reject 101 --reason no --yes",
+    "edit 101 --subject tea --yes",
+    "escalations ack 101",
+    "pause",
+    "passes",
+    "db upgrade",
+    "db prune --older-than 1d --yes",
+    "config check",
+)
+
+
+@pytest.fixture
+def waiting(cli: Cli, application: Application) -> list[int]:
+    """Three messages that a pass could not deliver."""
+    ids = application.add_due(3)
+    with Scripted(BUSY) as api:
+        assert cli.having(application.variables(api.url))("run-once").returncode == 0
+    assert len(application.rows("retrycli_queue")) == 3
+    return ids
+
+
+@pytest.fixture
+def astray(at_work: Cli, application: Application) -> Cli:
+    """The command, told of another table with the same columns and a message of its own."""
+    application.execute("CREATE TABLE archive AS SELECT * FROM pending_messages")
+    application.execute("UPDATE archive SET status = 'sent' WHERE id <> 101")
+    return at_work.having({"RETRYCLI_DATABASE__TABLE": "archive"})
+
+
+def remembered(application: Application) -> list[str]:
+    return [str(each["table_name"]) for each in application.rows("retrycli_selection").values()]
+
+
+def full(application: Application, name: str) -> str:
+    return name if application.is_sqlite else f"public.{name}"
+
+
+def rename(application: Application) -> None:
+    application.execute("ALTER TABLE pending_messages RENAME TO outbox")
+
+
+def test_a_pass_over_another_table_keeps_the_queue(
+    waiting: list[int], astray: Cli, at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    before = application.rows("retrycli_queue")
+    done = astray("run-once")
+    assert done.returncode == 78
+    assert application.rows("retrycli_queue") == before
+    assert [*sandbox.received] == []
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+    assert at_work.json("run-once")["sent"] == len(waiting)
+    keys = {each["delivery_key"] for each in before.values()}
+    assert {each.key for each in sandbox.received} == keys
+
+
+@pytest.mark.usefixtures("waiting")
+def test_every_command_names_both_tables_in_one_line(astray: Cli, application: Application) -> None:
+    before = application.rows("retrycli_queue")
+    for command, done in astray.show_all(piped=COMMANDS).piped.items():
+        assert (done.returncode, done.stdout) == (78, ""), command
+        assert done.stderr.count("\n") == 1, command
+        assert full(application, "pending_messages") in done.stderr, command
+        assert full(application, "archive") in done.stderr, command
+        assert "retrycli table accept" in done.stderr, command
+    assert application.rows("retrycli_queue") == before
+
+
+@pytest.mark.usefixtures("waiting")
+def test_the_doctor_says_which_table_the_queue_belongs_to(astray: Cli, at_work: Cli, application: Application) -> None:
+    [wrong] = findings(astray, "queue", code=3)
+    assert wrong["level"] == "failure"
+    assert f"belongs to the table {full(application, 'pending_messages')}" in wrong["found"]
+    assert "retrycli table accept" in wrong["remedy"]
+    [right] = findings(at_work, "queue", code=None)
+    assert right["level"] == "ok"
+
+
+def findings(cli: Cli, name: str, *, code: int | None) -> list[dict[str, Any]]:
+    done = cli("doctor", "--json")
+    found = cli.json("doctor", code=done.returncode if code is None else code)["findings"]
+    return [each for each in found if each["name"] == name]
+
+
+def test_one_table_has_many_spellings(waiting: list[int], at_work: Cli, application: Application) -> None:
+    other = ["main.pending_messages", "Pending_Messages"] if application.is_sqlite else ["public.pending_messages"]
+    for each in [*other, "pending_messages"]:
+        found = at_work.having({"RETRYCLI_DATABASE__TABLE": each}).json("status")
+        assert found["messages"]["waiting"] == len(waiting)
+    assert remembered(application) == [full(application, "pending_messages")]
+
+
+def test_a_renamed_table_is_accepted_and_the_queue_goes_on(
+    waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    keys = {each["delivery_key"] for each in application.rows("retrycli_queue").values()}
+    rename(application)
+    renamed = at_work.having({"RETRYCLI_DATABASE__TABLE": "outbox"})
+    assert renamed("run-once").returncode == 78
+    unasked = renamed("table", "accept")
+    assert (unasked.returncode, unasked.stdout) == (2, "")
+    assert "--yes" in unasked.stderr
+    assert renamed.json("table", "accept", "--yes") == {
+        "before": full(application, "pending_messages"),
+        "table": full(application, "outbox"),
+        "messages": len(waiting),
+        "found": len(waiting),
+    }
+    assert remembered(application) == [full(application, "outbox")]
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+    assert renamed.json("run-once")["sent"] == len(waiting)
+    assert {each.key for each in sandbox.received} == keys
+
+
+@pytest.mark.usefixtures("waiting")
+def test_on_a_terminal_it_says_what_would_be_dropped_and_asks(astray: Cli, application: Application) -> None:
+    refused = astray.on_terminal("table", "accept", answers=["n"])
+    assert f"The queue belongs to {full(application, 'pending_messages')}, and has 3 messages." in refused.words
+    assert f"1 of them have a failed row in {full(application, 'archive')}" in refused.words
+    assert refused.text.endswith("Nothing was changed.\n")
+    assert remembered(application) == [full(application, "pending_messages")]
+    accepted = astray.on_terminal("table", "accept", answers=["y"])
+    assert accepted.text.endswith("Next: retrycli run-once --dry-run\n")
+    assert remembered(application) == [full(application, "archive")]
+
+
+@pytest.mark.usefixtures("waiting")
+def test_the_table_that_it_belongs_to_needs_no_answer(at_work: Cli, application: Application) -> None:
+    done = at_work("table", "accept")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert remembered(application) == [full(application, "pending_messages")]
+
+
+def test_a_new_queue_belongs_to_the_table_for_which_it_is_made(cli: Cli, untouched: Application) -> None:
+    at_work = cli.having(untouched.variables("http://127.0.0.1:9"))
+    assert at_work.json("run-once")["result"] == "completed"
+    assert remembered(untouched) == [full(untouched, "pending_messages")]
+
+
+@pytest.mark.usefixtures("waiting")
+def test_a_renamed_table_that_the_settings_do_not_know_is_missing(at_work: Cli, application: Application) -> None:
+    rename(application)
+    done = at_work("run-once")
+    assert done.returncode == 78
+    assert "no table pending_messages" in done.stderr

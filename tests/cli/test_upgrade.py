@@ -1,0 +1,242 @@
+"""retrycli's own tables go from one version to the next and back, while a pass of the older version may be at work."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import schema
+from tests.cli.api import BUSY, Scripted, held_back
+from tests.cli.command import end
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+BEFORE = "0004"
+NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at"}
+
+
+@dataclass(frozen=True)
+class OldPass:
+    """A pass of the version before, by the statements that it runs: they name none of the new columns."""
+
+    application: Application
+    now: datetime
+
+    def start(self) -> None:
+        self.application.execute(
+            "INSERT INTO retrycli_passes (id, host, pid, started_at, heartbeat_at, sent, rescheduled, escalated, "
+            "unknown, released) VALUES ('old', 'mill', 7, ?, ?, 0, 0, 0, 0, 0)",
+            self._time(),
+            self._time(),
+        )
+
+    def enrol(self, ids: Sequence[int]) -> None:
+        for each in ids:
+            self.application.execute(
+                "INSERT INTO retrycli_queue (message_id, state, next_attempt_at, delivery_key, first_failed_at, "
+                "unknown_count, escalated_at, escalation_reason, fingerprint, ticket) "
+                "VALUES (?, 'waiting', ?, ?, ?, 0, NULL, NULL, NULL, ?)",
+                each,
+                self._time(),
+                f"key {each}",
+                self._time(hours=-3),
+                str(self.application.row(each)["ticket_id"]),
+            )
+
+    def claim(self, ids: Sequence[int], *, minutes: float = 1) -> None:
+        for each in ids:
+            self.application.execute(
+                "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'old', claim_expires_at = ? "
+                "WHERE message_id = ? AND state = 'waiting'",
+                self._time(minutes=minutes),
+                each,
+            )
+
+    def begin(self, message_id: int) -> None:
+        self.application.execute(
+            "INSERT INTO retrycli_attempts (message_id, number, waited_s, pass_id, made_by, started_at) "
+            "SELECT ?, 1, 60, 'old', 'pass', CAST(? AS TIMESTAMP)"
+            if not self.application.is_sqlite
+            else "INSERT INTO retrycli_attempts (message_id, number, waited_s, pass_id, made_by, started_at) "
+            "SELECT ?, 1, 60, 'old', 'pass', ?",
+            message_id,
+            self._time(),
+        )
+
+    def record_delivered(self, message_id: int) -> None:
+        self.application.execute(
+            "UPDATE pending_messages SET status = 'sent', last_error = NULL, sent_at = ? "
+            "WHERE id = ? AND status = 'failed'",
+            self._time(),
+            message_id,
+        )
+        self.application.execute(
+            "UPDATE retrycli_attempts SET finished_at = ?, outcome = 'delivered', status_code = 200, error = NULL, "
+            "retry_after_s = NULL, duration_ms = 5, external_id = NULL WHERE message_id = ? AND finished_at IS NULL",
+            self._time(),
+            message_id,
+        )
+        self.application.execute(
+            "DELETE FROM retrycli_queue WHERE message_id = ? AND state = 'sending' AND claimed_by = 'old'", message_id
+        )
+
+    def finish(self, sent: int) -> None:
+        self.application.execute(
+            "UPDATE retrycli_passes SET finished_at = ?, heartbeat_at = ?, result = 'completed', swept_to = NULL, "
+            "sent = ?, rescheduled = 0, escalated = 0, unknown = 0, released = 0, reason = NULL, detail = NULL "
+            "WHERE id = 'old'",
+            self._time(),
+            self._time(),
+            sent,
+        )
+
+    def _time(self, *, hours: float = 0, minutes: float = 0) -> str:
+        return str((self.now + timedelta(hours=hours, minutes=minutes)).replace(tzinfo=None))
+
+
+@pytest.fixture
+def old(at_work: Cli, application: Application) -> OldPass:
+    """A pass of the version before, over tables of that version."""
+    assert at_work("db", "downgrade", "--yes").returncode == 0
+    return OldPass(application, datetime.now(UTC))
+
+
+def version(application: Application) -> object:
+    [(found,)] = application.asked("SELECT version_num FROM retrycli_version")
+    return found
+
+
+def test_a_pass_of_the_version_before_ends_well_over_tables_that_were_upgraded_beneath_it(
+    old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """A pass of this version on another host sends nothing that the old one has claimed."""
+    ids = application.add_due(3)
+    old.start()
+    old.enrol(ids)
+    old.claim(ids)
+    old.begin(ids[0])
+    assert version(application) == BEFORE
+    assert at_work("db", "upgrade").returncode == 0
+    assert at_work.json("run-once")["sent"] == 0
+    old.record_delivered(ids[0])
+    for each in ids[1:]:
+        old.begin(each)
+        old.record_delivered(each)
+    old.finish(3)
+    assert at_work.json("run-once")["sent"] == 0
+    assert sandbox.received == ()
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
+    assert application.rows("retrycli_queue") == {}
+    assert at_work.json("stats")["attempts"] == 3
+
+
+def test_what_a_pass_of_the_version_before_was_killed_over_is_recovered_with_its_keys(
+    old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """Its claims have expired. The message whose request was out may have arrived; the others were not sent."""
+    ids = application.add_due(3)
+    old.start()
+    old.enrol(ids)
+    old.claim(ids, minutes=-1)
+    old.begin(ids[0])
+    first = at_work.json("run-once")
+    assert (first["sent"], first["unknown"]) == (2, 1)
+    assert version(application) == schema.HEAD
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+    assert at_work.json("run-once")["sent"] == 1
+    assert at_work.json("run-once")["sent"] == 0
+    assert sorted(str(each.key) for each in sandbox.received) == [f"key {each}" for each in ids]
+    assert {each.times for each in sandbox.received} == {1}
+
+
+@pytest.fixture
+def waiting(cli: Cli, application: Application) -> list[int]:
+    """Messages that a pass of this version could not deliver."""
+    ids = application.add_due(3)
+    with Scripted(BUSY) as api:
+        cli.having(application.variables(api.url))("run-once")
+    return ids
+
+
+def known_before(application: Application) -> list[dict[str, object]]:
+    """The queue, as far as the version before knows it."""
+    rows = application.rows("retrycli_queue").values()
+    return [{name: value for name, value in row.items() if name not in NEW_COLUMNS} for row in rows]
+
+
+def test_the_tables_go_back_and_forth_with_queue_and_history(
+    waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    before = known_before(application)
+    done = at_work("db", "downgrade", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    assert version(application) == BEFORE
+    assert [*application.rows("retrycli_queue").values()] == before
+    assert {"retrycli_selection", "retrycli_escalations"}.isdisjoint(application.tables())
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
+    assert at_work.json("run-once")["sent"] == len(waiting), "the next pass upgrades them"
+    assert {str(each.key) for each in sandbox.received} == {str(each["delivery_key"]) for each in before}
+    assert len(at_work.json("show", str(waiting[0]))["attempts"]) == 2
+
+
+def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
+    waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The answer is known, and the application's row is not written yet."""
+    first, *others = waiting
+    application.execute(
+        "UPDATE retrycli_attempts SET outcome = 'delivered', delivery_key = "
+        "(SELECT delivery_key FROM retrycli_queue WHERE message_id = ?) WHERE message_id = ?",
+        first,
+        first,
+    )
+    assert at_work("db", "downgrade", "--yes").returncode == 0
+    states = {each: row["state"] for each, row in application.rows("retrycli_queue").items()}
+    assert states == {first: "escalated", **dict.fromkeys(others, "waiting")}
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'")
+    assert at_work.json("run-once")["sent"] == len(others)
+    [escalated] = at_work.json("escalations")["escalations"]
+    assert (escalated["id"], escalated["reason"]) == (first, "unknown")
+    assert len(sandbox.received) == len(others)
+
+
+@pytest.mark.usefixtures("waiting")
+def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application) -> None:
+    assert at_work("db", "downgrade").returncode == 2
+    assert at_work.on_terminal("db", "downgrade", answers=["n"]).text.endswith("Nothing was changed.\n")
+    assert version(application) == schema.HEAD
+    done = at_work.on_terminal("db", "downgrade", answers=["y"])
+    assert "Cron must be stopped on every host." in done.words
+    assert f"Tables are at version {BEFORE}, from {schema.HEAD}." in done.words
+    assert "install the older version" in done.words
+    again = at_work("db", "downgrade", "--yes")
+    assert again.returncode == 78
+    assert "downgrade them with the program that upgraded them" in again.stderr
+
+
+def test_it_waits_for_a_pass(cli: Cli, application: Application) -> None:
+    """Also for one on another host, which holds another lock: what came of its messages could not be recorded."""
+    application.add_due(1)
+    with held_back() as (api, gate):
+        here = cli.having(application.variables(api.url))
+        process = here.start("run-once")
+        assert gate.reached.wait(60)
+        elsewhere = here.having({"RETRYCLI_RUN__LOCK_FILE": str(cli.cwd / "other.lock")})
+        for each in (here.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}), elsewhere):
+            refused = each("db", "downgrade", "--yes")
+            assert refused.returncode == 75, refused.stderr
+        assert version(application) == schema.HEAD
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
