@@ -89,6 +89,7 @@ def run_once(
     settings: Settings,
     *,
     limit: int | None = None,
+    probe: bool = False,
     wait_lock_seconds: float | None = None,
     listen: Callable[[Event], None] | None = None,
     surroundings: Surroundings = HERE,
@@ -101,6 +102,7 @@ def run_once(
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         limit: how many messages to try at most; by default ``run.limit``.
+        probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that makes it.
         surroundings: clock, randomness, and whether to stop early.
@@ -116,7 +118,8 @@ def run_once(
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-    make = partial(_make_pass, settings, lock, me, limit, surroundings)
+    rules = partial(pass_rules, settings, limit=limit, probe=probe)
+    make = partial(_make_pass, settings, lock, me, rules, surroundings)
     if settings.notify.ping_url is None:
         return make(listen)
     from retrycli.tell import watched
@@ -128,11 +131,11 @@ def _make_pass(
     settings: Settings,
     lock: Lock,
     me: Identity,
-    limit: int | None,
+    make_rules: Callable[[], PassRules],
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None,
 ) -> PassSummary:
-    rules = pass_rules(settings, limit=limit)
+    rules = make_rules()
     with open_database(settings) as database:
         world = make_world(settings, database, surroundings, listen)
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
@@ -168,7 +171,7 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
-def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
+def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False) -> PassRules:
     """The settings as a pass needs them.
 
     Raises:
@@ -188,6 +191,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
         rate_per_second=settings.run.rate_per_second,
         in_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
+        probe_now=probe,
         at_a_server=settings.database.file is None,
     )
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from retrycli.breaker import Breaker, BreakerState
 from retrycli.errors import InvalidMessage, NotActionable
+from retrycli.events import BreakerClosed
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome, OutcomeKind
@@ -45,7 +47,20 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
     settled = Settled(message_id, transition, outcome, finished_at - now, finished_at)
     for event in record(world, claim, [(queued, settled)]):
         world.emit(event)
+    if outcome.kind is OutcomeKind.DELIVERED:
+        _close_breaker(world, rules.destination_of(queued.message.message_type))
     return outcome
+
+
+def _close_breaker(world: World, destination: str) -> None:
+    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone."""
+    with world.claims.together():
+        breaker = world.ledger.breaker_to_judge(destination)
+        if breaker.at_ease or breaker.state is BreakerState.RESTING:
+            return
+        world.ledger.save_breaker(Breaker(destination))
+    if breaker.state is BreakerState.OPEN:
+        world.emit(BreakerClosed(destination))
 
 
 def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:

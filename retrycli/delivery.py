@@ -8,8 +8,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 
+from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker
-from retrycli.destination import Attempt, Destination
+from retrycli.destination import Destination
 from retrycli.events import Event, StopReason
 from retrycli.liaison import LOOK_EVERY, Liaison
 from retrycli.message import Lane, QueuedMessage, UnusableMessage
@@ -146,8 +147,15 @@ class Delivery:
         """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
             now = self._world.now()
+            probing = self._destination.probing
             loaded = self._world.claims.begin(
-                self._liaison.claim, ids, made_by=BY_PASS, pass_id=self._me.pass_id, now=now, fit=self._is_fit
+                self._liaison.claim,
+                ids,
+                made_by=BY_PASS,
+                pass_id=self._me.pass_id,
+                now=now,
+                fit=self._is_fit,
+                probe=probing,
             )
             unfit: list[Decided] = []
             begun = 0
@@ -157,18 +165,24 @@ class Delivery:
                 elif handed_over := self._handed_over(each):
                     unfit.append((each, Settled(each.message_id, handed_over)))
                 else:
-                    group.create_task(self._attempt(gateway, each, now))
+                    probe = self._count_probes(each.message_id) if probing else 0
+                    group.create_task(self._attempt(gateway, each, now, probe=probe, trial=self._destination.on_trial))
                     begun += 1
             self._in_flight += begun
             self._pace.begun(begun)
             self.begun += begun
             self._record(unfit)
 
-    async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
+    def _count_probes(self, message_id: int) -> int:
+        return self._world.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
+
+    async def _attempt(
+        self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime, *, probe: int, trial: bool
+    ) -> None:
         stood_still = self._world.now() >= self._liaison.claim.expires_at
         outcome = STOOD_STILL if stood_still else await gateway.deliver(queued)
         finished_at = self._world.now()
-        self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
+        self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at, probe, trial))
 
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
@@ -199,14 +213,39 @@ class Delivery:
 
     def _room(self) -> int:
         """How many attempts may begin now."""
-        width = 1 if self._stuck else self._destination.width
+        width = 1 if self._stuck or self._destination.on_trial else self._destination.width
         return self._pace.room(width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
         """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
+        if room and self._destination.tickets_in_doubt:
+            return self._take_elsewhere()
+        if room and self._destination.probing:
+            return self._take_probe()
         if room and not self._claimed:
             self._claimed.extend(self._claim_due() or self._claim_freed())
         return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+
+    def _take_probe(self) -> list[int]:
+        """Claim one message to probe with."""
+        since = self._destination.breaker.opened_at or self._since
+        claim = self._world.claims.claim_probe
+        found = claim(self._liaison.claim, self._due_by, since, self._lane, in_order=self._rules.in_order)
+        if not found:
+            self._all_claimed = True
+            self._freed.clear()
+        return found
+
+    def _take_elsewhere(self) -> list[int]:
+        """Claim one message of a ticket that is not in doubt; if there is none, decide what is in doubt."""
+        self.release()
+        self._all_claimed = False
+        tickets, claim = self._destination.tickets_in_doubt, self._world.claims.claim_elsewhere
+        found = claim(self._liaison.claim, self._due_by, tickets, self._lane, in_order=self._rules.in_order)
+        if found or self._in_flight:
+            return found
+        self._settle([], last=True)
+        return self._take(self._room())
 
     def _claim_due(self) -> list[int]:
         found: list[int] = []
@@ -236,6 +275,10 @@ class Delivery:
     def _settle(self, attempts: Sequence[Attempt], *, last: bool = False) -> None:
         """Decide what each attempt does to its message, and write it down."""
         judged = self._liaison.judge(self._destination, attempts, last=last)
+        if in_doubt := self._destination.newly_in_doubt():
+            # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
+            answers = [_settled(each, Transition.released()) for each in in_doubt]
+            self._world.claims.record_answers(self._liaison.claim, answers, self._world.now())
         self._record([(each.queued, self._decide(each)) for each in judged])
 
     def _record(self, decided: Sequence[Decided]) -> None:
@@ -257,6 +300,8 @@ class Delivery:
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued
+        if attempt.about_us:
+            return _settled(attempt, Transition.released(attempt.finished_at))
         transition = self._policy(queued).decide(
             queued,
             attempt.outcome,
@@ -266,7 +311,7 @@ class Delivery:
             charged=attempt.charged,
             looked_for=self._world.looks_up(queued.message.message_type),
         )
-        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)
+        return _settled(attempt, transition)
 
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
@@ -275,3 +320,8 @@ class Delivery:
         events = self._events.copy()
         self._events.clear()
         self._tell_all(events)
+
+
+def _settled(attempt: Attempt, transition: Transition) -> Settled:
+    message_id = attempt.queued.message_id
+    return Settled(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at)

@@ -15,7 +15,7 @@ from retrycli.gateway.json_path import find
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Condition, SuccessRule
 from retrycli.gateway.template import Fields, fill_text, plain
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
+from retrycli.outcome import Outcome, OutcomeKind, in_doubt, kind_of_status, one_line, parse_retry_after
 
 ANSWER_LIMIT = 64 * 1024
 """How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""
@@ -90,10 +90,13 @@ def outcome_of(answer: Answer, preset: Preset, now: datetime) -> Outcome:
 def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcome:
     """The same of the answer to a question, which no success rule is for: `DELIVERED` is that there is an answer."""
     retry_after = parse_retry_after(answer.retry_after, now)
-    kind = _exception(answer, preset) or kind_of_status(answer.status, retry_after=retry_after)
+    exception = _exception(answer, preset)
+    kind = exception or kind_of_status(answer.status, retry_after=retry_after)
     if kind is OutcomeKind.DELIVERED:
         return Outcome(kind, answer.status)
-    return Outcome(kind, answer.status, _with_words(f"HTTP {answer.status}", answer, preset.answer.errors), retry_after)
+    error = _with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
+    # A preset that names an outcome knows what the answer is about.
+    return Outcome(kind, answer.status, error, retry_after, in_doubt=exception is None and in_doubt(answer.status))
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:

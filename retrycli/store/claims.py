@@ -15,6 +15,7 @@ from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, St
 from retrycli.outcome import LAPSED
 from retrycli.policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import MOST, attempts, queue
+from retrycli.store import picking
 from retrycli.store.application import queued_of, row_by_row, rows_of, standings, status_of, word, write_messages
 from retrycli.store.connecting import UNREAD
 from retrycli.store.recording import (
@@ -135,6 +136,51 @@ class Claims:
             _claim(connection, claim, ids)
             return ids
 
+    def claim_probe(
+        self, claim: Claim, due_by: datetime, since: datetime, lane: Lane | None = None, *, in_order: bool = False
+    ) -> list[int]:
+        """Claim one due message to probe with; its id, if there is one.
+
+        Args:
+            claim: who claims it, and until when.
+            due_by: until when it must have come due.
+            since: when the breaker opened; no message is a second probe while another has been none.
+            lane: which messages; by default all.
+            in_order: whether a ticket's messages keep their order.
+        """
+        return self._claim_one_of(claim, *picking.to_probe(self._due(due_by, lane, in_order=in_order), since))
+
+    def claim_elsewhere(
+        self,
+        claim: Claim,
+        due_by: datetime,
+        tickets: Collection[str],
+        lane: Lane | None = None,
+        *,
+        in_order: bool = False,
+    ) -> list[int]:
+        """Claim the message that came due last, of a ticket that is not among these; its id, if there is one."""
+        return self._claim_one_of(claim, picking.elsewhere(self._due(due_by, lane, in_order=in_order), tickets))
+
+    def _due(self, due_by: datetime, lane: Lane | None, *, in_order: bool) -> Select[Any]:
+        due = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(lane))
+        return due.where(~exists().where(*BEFORE_IT)) if in_order else due
+
+    def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
+        """Claim what the first of these selections finds, or the next."""
+        with self._database.write() as connection:
+            ids: list[int] = []
+            for each in choices:
+                ids = ids or list(connection.execute(each.with_for_update(skip_locked=True, of=queue)).scalars())
+            _claim(connection, claim, ids)
+            return ids
+
+    def count_probes(self, message_id: int, since: datetime) -> int:
+        """Count the probes that a message has been since a time."""
+        probes = picking.probes_of(message_id, since).subquery()
+        with self._database.read() as connection:
+            return connection.execute(select(func.count()).select_from(probes)).scalar_one()
+
     def _in_lane(self, lane: Lane | None) -> list[ColumnElement[bool]]:
         """What keeps other lanes' messages out; nothing where there is one lane."""
         m = self._database.messages.c
@@ -196,6 +242,7 @@ class Claims:
         pass_id: str | None,
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
+        probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages and write down an attempt for each one that is fit for it.
 
@@ -215,7 +262,8 @@ class Claims:
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)
             ]
-            START_ATTEMPTS.execute(connection, started, pass_id=pass_id, made_by=made_by, started_at=now)
+            of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe}
+            START_ATTEMPTS.execute(connection, started, **of_all)
             return loaded
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
@@ -260,6 +308,17 @@ class Claims:
     @cached_property
     def _locked_if_free(self) -> Select[Any]:
         return self._held_statuses.with_for_update(skip_locked=True)
+
+    def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.
+
+        If the process dies before they are decided, the answers are known all the same.
+        """
+        held_ones = select(queue.c.message_id).where(*HELD_OF_THESE)
+        ids = {"ids": [each.message_id for each in settled], "claimant": claim.claimant}
+        with self._database.write() as connection:
+            ours = set(connection.execute(held_ones, ids).scalars())
+            finish_attempts(connection, [each for each in settled if each.message_id in ours], now)
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         """Write down what came of claimed messages, in one transaction."""

@@ -48,7 +48,7 @@ UNSETTLED_SINCE = (
     .limit(1)
     .scalar_subquery()
 )
-OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at")}
+OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
 """What attempts that begin together have in common."""
 START_ATTEMPTS = ForEach(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
