@@ -262,7 +262,7 @@ class Claims:
                 for each in loaded
                 if isinstance(each, QueuedMessage) and fit(each)
             ]
-            of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe}
+            of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
             START_ATTEMPTS.execute(connection, started, **of_all)
             return loaded
 
