@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
@@ -20,7 +19,7 @@ from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.record import Decided, record, record_free
 from retrycli.recovery import BY_PASS
-from retrycli.turns import Turns
+from retrycli.supply import Supply
 
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
@@ -60,19 +59,13 @@ class Delivery:
         self._world = world
         self._rules = rules
         self._me = me
-        self._lane = lane
         self._since = since
         self._tell_all = tell
         self._events: list[Event] = []
-        self._due_by = rules.due_by(since)
         self._pace = Pace(rules, since, world.now, world.stop_requested, self._take_turn)
         self._liaison = Liaison(world, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
-        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
-        self._claimed: deque[int] = deque()
-        self._all_claimed = False
-        self._freed: set[str] = set()
-        """Tickets of which the next message may go out, where their order is kept."""
+        self._supply = Supply(world.claims, self._liaison, rules, lane, since=since)
         self._held_up: list[Decided] = []
         """What is not written down yet, for the application holds its message."""
         self._stuck = False
@@ -113,9 +106,7 @@ class Delivery:
 
     def release(self) -> None:
         """Give back what was claimed and not begun."""
-        if self._claimed:
-            self._world.claims.release(self._liaison.claim, self._claimed)
-            self._claimed.clear()
+        self._supply.release()
 
     # -- claim and deliver ------------------------------------------------------------------------------------
 
@@ -208,58 +199,21 @@ class Delivery:
                 return
 
     def _may_begin(self) -> bool:
-        something_left = self._claimed or self._freed or not self._all_claimed
-        return bool(something_left) and self._destination.trouble is None and self._pace.may_begin()
+        return bool(self._supply) and self._destination.trouble is None and self._pace.may_begin()
 
     def _room(self) -> int:
         """How many attempts may begin now."""
-        width = 1 if self._stuck or self._destination.on_trial else self._destination.width
+        one_by_one = self._stuck or self._destination.on_trial or self._destination.probing
+        width = 1 if one_by_one else self._destination.width
         return self._pace.room(width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
-        """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
-        if room and self._destination.tickets_in_doubt:
-            return self._take_elsewhere()
-        if room and self._destination.probing:
-            return self._take_probe()
-        if room and not self._claimed:
-            self._claimed.extend(self._claim_due() or self._claim_freed())
-        return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
-
-    def _take_probe(self) -> list[int]:
-        """Claim one message to probe with."""
-        since = self._destination.breaker.opened_at or self._since
-        claim = self._world.claims.claim_probe
-        found = claim(self._liaison.claim, self._due_by, since, self._lane, in_order=self._rules.in_order)
-        if not found:
-            self._all_claimed = True
-            self._freed.clear()
+        """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
+        found = self._supply.take(room, self._destination) if room else []
+        if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
+            self._settle([], last=True)
+            return self._take(self._room())
         return found
-
-    def _take_elsewhere(self) -> list[int]:
-        """Claim one message of a ticket that is not in doubt; if there is none, decide what is in doubt."""
-        self.release()
-        self._all_claimed = False
-        tickets, claim = self._destination.tickets_in_doubt, self._world.claims.claim_elsewhere
-        found = claim(self._liaison.claim, self._due_by, tickets, self._lane, in_order=self._rules.in_order)
-        if found or self._in_flight:
-            return found
-        self._settle([], last=True)
-        return self._take(self._room())
-
-    def _claim_due(self) -> list[int]:
-        found: list[int] = []
-        while not (found or self._all_claimed):
-            at_once = self._rules.claim_at_once
-            found = self._world.claims.claim(self._liaison.claim, self._due_by, at_once, self._turns, self._lane)
-            self._all_claimed = not found and not self._turns.next_round()
-        return found
-
-    def _claim_freed(self) -> list[int]:
-        """What came behind a message of the same ticket that has now been seen to."""
-        freed, self._freed = self._freed, set()
-        claim = self._world.claims.claim_first_of
-        return claim(self._liaison.claim, self._due_by, freed, self._lane) if freed else []
 
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
@@ -296,7 +250,8 @@ class Delivery:
         self._events += events
         if self._rules.in_order:
             held_up = {each.message_id for _, each in self._held_up}
-            self._freed |= {str(message.ticket_id) for message, each in open_ones if each.message_id not in held_up}
+            decided_ones = (message for message, each in open_ones if each.message_id not in held_up)
+            self._supply.free(str(each.ticket_id) for each in decided_ones)
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued

@@ -28,7 +28,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "notice_text outage figures grouping cronline units finding acts draft turns attempt doubt",
         "settings section gateways address config config_text atomic trust extras",
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
-        "ports engine delivery liaison destination intake pace record recovery by_hand",
+        "ports engine delivery supply liaison destination intake pace record recovery by_hand",
         "logs console report",
         "app aftermath standing desk upkeep explain preview tell measure reporting casework editing move demo trial "
         "scheduler doctor cli __init__ __main__",

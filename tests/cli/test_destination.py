@@ -9,8 +9,11 @@ from datetime import datetime, timedelta
 from random import Random
 from typing import TYPE_CHECKING
 
+import pytest
+
 from retrycli import app
 from retrycli.sandbox import Answer, Behaviour, Sandbox
+from tests.channels import webhook
 from tests.cli.api import BUSY, TAKES, Gate
 from tests.conftest import on_both
 
@@ -171,6 +174,21 @@ def test_a_404_for_everything_escalates_nothing(cli: Cli, application: Applicati
 def test_a_403_for_everything_is_about_our_credentials(cli: Cli, application: Application) -> None:
     said = "refuses our credentials (HTTP 403 to everything)"
     check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
+
+
+@pytest.mark.parametrize(("answer", "said"), [(MOVED, "answers HTTP 302 to"), (CLOSED, "our credentials (HTTP 403 to")])
+def test_one_notification_says_what_everything_is_answered(
+    cli: Cli, application: Application, answer: Answer, said: str
+) -> None:
+    for each in range(1, 26):
+        application.add(each)
+    with api(answer) as server, webhook() as hook:
+        urls = {"RETRYCLI_NOTIFY__URLS": f"json://{hook.host}/x"}
+        command = cli.having(application.variables(server.url) | urls)
+        first, second = command("run-once"), command("run-once")
+    assert [f"{said} everything" in each.stderr for each in (first, second)] == [True, False]
+    [request] = hook.requests
+    assert f"{said} everything" in request.json["message"]
 
 
 def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, application: Application) -> None:
