@@ -29,8 +29,10 @@ def to_probe(due: Select[Any], since: datetime) -> tuple[Select[Any], Select[Any
     """
     probes = probes_of(queue.c.message_id, since)
     last = probes.with_only_columns(func.max(attempts.c.started_at)).scalar_subquery()
+    # As a value for each row, and not by `exists`: for that a planner may go through all attempts.
+    was_none = probes.limit(1).scalar_subquery().is_(None)
     oldest = queue.c.next_attempt_at, queue.c.message_id
-    return due.where(~probes.exists()).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
+    return due.where(was_none).order_by(*oldest).limit(1), due.order_by(last, *oldest).limit(1)
 
 
 def elsewhere(due: Select[Any], tickets: Collection[str]) -> Select[Any]:
