@@ -28,10 +28,10 @@ class Attempt:
 
     @property
     def begun_at(self) -> datetime:
-        """The time before which its request had not gone out."""
+        """Return the time before which its request had not gone out."""
         return self.finished_at - self.duration
 
     @property
     def ticket(self) -> str:
-        """The ticket of its message, as the queue keeps it."""
+        """Return the ticket of its message, as the queue keeps it."""
         return str(self.queued.ticket_id)

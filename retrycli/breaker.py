@@ -73,7 +73,7 @@ class Breaker:
 
     @property
     def counted(self) -> int:
-        """Failures in a row that say something about the destination."""
+        """Count the failures in a row that say something about the destination."""
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
 
     def blocks(self, at: datetime) -> bool:

@@ -59,17 +59,17 @@ class Destination:
 
     @property
     def probing(self) -> bool:
-        """Whether it is taken to be down, and what is sent now is its probe."""
+        """Return whether it is taken to be down, so that what is sent now is its probe."""
         return self.breaker.state is BreakerState.OPEN and self.trouble is None
 
     @property
     def on_trial(self) -> bool:
-        """Whether ten tickets in a row got the same answer, and messages of other tickets show what it is about."""
+        """Return whether ten tickets in a row got the same answer, so that other messages show what it is about."""
         return self._doubt.status is not None
 
     @property
     def tickets_in_doubt(self) -> frozenset[str]:
-        """Tickets to send nothing more to for now; empty unless there are many answers in doubt."""
+        """Return the tickets to send nothing more to for now; none unless there are many answers in doubt."""
         return self._doubt.tickets
 
     def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:

@@ -58,12 +58,12 @@ class Doubt:
 
     @property
     def is_settled(self) -> bool:
-        """Whether the trial has failed."""
+        """Return whether the trial has failed."""
         return self.status is not None and len(self._trials) >= TRIALS
 
     @property
     def tickets(self) -> frozenset[str]:
-        """The tickets to send nothing more to, until it is known what their answers are about."""
+        """Return the tickets to send nothing more to, until it is known what their answers are about."""
         if self.status is None and len(self._held) < HELD_AT_MOST:
             return frozenset()
         return frozenset(each.ticket for each in (*self._held, *self._trials))
@@ -89,7 +89,7 @@ class Doubt:
 
     @property
     def words(self) -> str:
-        """What the route answers, for an operator."""
+        """Say what the route answers, for an operator."""
         alike = self._trials and all(each.outcome.status_code == self.status for each in self._trials)
         number = len(self._tickets_with(self.status))
         return f"HTTP {self.status} to everything" if alike else f"HTTP {self.status} to {number} tickets in a row"

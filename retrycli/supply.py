@@ -38,7 +38,7 @@ class Supply:
         """Tickets of which the next message may go out, where their order is kept."""
 
     def __bool__(self) -> bool:
-        """Whether there may be more to send."""
+        """Return whether there may be more to send."""
         return bool(self._claimed or self._freed or not self._all_claimed)
 
     def take(self, room: int, destination: Destination) -> list[int]:
