@@ -92,6 +92,7 @@ def run_once(
     settings: Settings,
     *,
     limit: int | None = None,
+    probe: bool = False,
     wait_lock_seconds: float | None = None,
     listen: Callable[[Event], None] | None = None,
     surroundings: Surroundings = HERE,
@@ -104,6 +105,7 @@ def run_once(
     Args:
         settings: from `retrycli.load_settings`, or made directly.
         limit: how many messages to try at most; by default ``run.limit``.
+        probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that makes it.
         surroundings: clock, randomness, and whether to stop early.
@@ -120,7 +122,7 @@ def run_once(
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-    make = partial(_make_pass, settings, lock, me, limit, surroundings)
+    make = partial(_make_pass, settings, lock, me, limit, surroundings, probe=probe)
     if settings.notify.ping_url is None:
         return make(listen)
     from retrycli.tell import watched
@@ -135,8 +137,10 @@ def _make_pass(
     limit: int | None,
     surroundings: Surroundings,
     listen: Callable[[Event], None] | None,
+    *,
+    probe: bool,
 ) -> PassSummary:
-    with ready_to_send(settings, surroundings, listen, limit=limit) as (world, rules, database):
+    with ready_to_send(settings, surroundings, listen, limit=limit, probe=probe) as (world, rules, database):
         summary = asyncio.run(engine.run_pass(world, lock, rules, me))
         aftermath.leave(settings, database, summary, world.now())
         return summary
@@ -149,6 +153,7 @@ def ready_to_send(
     listen: Callable[[Event], None] | None = None,
     *,
     limit: int | None = None,
+    probe: bool = False,
 ) -> Iterator[tuple[World, PassRules, Database]]:
     """Check that this process can send and record, and open the database.
 
@@ -159,7 +164,7 @@ def ready_to_send(
     """
     _refuse_a_running_loop()
     bounded = _bounded(settings)
-    rules = pass_rules(bounded, limit=limit)
+    rules = pass_rules(bounded, limit=limit, probe=probe)
     with open_database(bounded) as database:
         yield make_world(bounded, database, surroundings, listen), rules, database
 
@@ -212,7 +217,7 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
-def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
+def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False) -> PassRules:
     """The settings as a pass needs them.
 
     Raises:
@@ -232,6 +237,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None) -> PassRules:
         rate_per_second=settings.run.rate_per_second,
         in_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
+        probe_now=probe,
         at_a_server=settings.database.file is None,
     )
 

@@ -4,21 +4,28 @@
 
     CLOSED ──five failures in a row──▶ OPEN ──probe_at reached──▶ (one probe)
       ▲                                 ▲                             │
-      ├──────────── delivered ──────────┼─────────────────────────────┤
+      ├──── delivered, also by hand ────┼─────────────────────────────┤
       │                                 └───────── failed ────────────┘
     RESTING ──probe_at reached──▶ CLOSED       (throttled: the destination asked for a rest)
+
+A failure counts if it says something about the destination. A connection that was never made always does. An answer, or
+one that never came, may be the fault of its ticket: these count when three tickets have had them.
 
 After Nygard, Release It!, chapter 5, "Circuit Breaker".
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 from retrycli.backoff import later
 from retrycli.outcome import ALIVE, OUTAGE, OutcomeKind
+
+TICKETS = 3
+"""How many tickets must have had a failure before it says something about the destination."""
 
 
 class BreakerState(StrEnum):
@@ -49,6 +56,8 @@ class Breaker:
     opened_at: datetime | None = None
     probe_at: datetime | None = None
     """When the destination may be spoken to again; None while it may."""
+    tickets: Mapping[str, int] = field(default_factory=dict)
+    """While closed: at most `TICKETS` tickets, each with its failures in the row that may be its own fault."""
 
     @property
     def at_ease(self) -> bool:
@@ -62,6 +71,11 @@ class Breaker:
         until = "" if at is None else f", to be tried again at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{self.destination}{until}"
 
+    @property
+    def counted(self) -> int:
+        """Count the failures in a row that say something about the destination."""
+        return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
+
     def blocks(self, at: datetime) -> bool:
         """Whether nothing may be sent yet."""
         return self.probe_at is not None and at < self.probe_at
@@ -70,14 +84,15 @@ class Breaker:
         """The breaker as a pass meets it: once the time for a probe has come, nothing bars the way."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
-    def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime) -> Breaker:
-        """The breaker after one more outcome.
+    def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> Breaker:
+        """Return the breaker after one more outcome.
 
         Args:
             kind: the outcome. Only outages count: what the destination thinks of one message, or of our
                 password, says nothing about its health.
             rules: when to open.
             since: the start of the pass; the wait for the probe counts from it.
+            ticket: the ticket of the message.
         """
         if self.blocks(since):
             return self  # what was in flight when it opened tells nothing new
@@ -85,17 +100,26 @@ class Breaker:
             return self if self.at_ease else Breaker(self.destination)
         if kind not in OUTAGE:
             return self
-        failures = self.failures + 1
-        if failures < rules.failures:
-            return Breaker(self.destination, failures=failures)
-        probes_failed = failures - rules.failures
+        row = self._with_failure(kind, ticket)
+        if self.state is not BreakerState.OPEN:
+            if row.counted < rules.failures:
+                return row
+            # From here on the number tells how many probes have failed, and so which wait is next.
+            row = replace(row, failures=rules.failures)
+        waits = rules.probe_after
         return Breaker(
             self.destination,
             BreakerState.OPEN,
-            failures,
+            row.failures,
             opened_at=self.opened_at or since,
-            probe_at=later(since, rules.probe_after[min(probes_failed, len(rules.probe_after) - 1)]),
+            probe_at=later(since, waits[min(max(row.failures - rules.failures, 0), len(waits) - 1)]),
         )
+
+    def _with_failure(self, kind: OutcomeKind, ticket: str) -> Breaker:
+        tickets = self.tickets
+        if kind is not OutcomeKind.UNREACHABLE and len(tickets) < TICKETS:
+            tickets = {**tickets, ticket: tickets.get(ticket, 0) + 1}
+        return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
     def rest(self, until: datetime) -> Breaker:
         """The breaker after the destination asked to be left alone until a time."""

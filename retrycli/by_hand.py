@@ -5,8 +5,9 @@ from __future__ import annotations
 import uuid
 from datetime import datetime
 
+from retrycli.breaker import Breaker, BreakerState
 from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable
-from retrycli.events import Event
+from retrycli.events import BreakerClosed, Event
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import Outcome, OutcomeKind
@@ -49,6 +50,8 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
     settled = Settled(message_id, transition, outcome, finished_at - now, finished_at, queued)
     for event in await _recorded(world, claim, queued, settled):
         world.emit(event)
+    if outcome.kind is OutcomeKind.DELIVERED:
+        _close_breaker(world, rules.destination_of(queued.message.message_type))
     return outcome
 
 
@@ -66,6 +69,17 @@ async def _recorded(world: World, claim: Claim, queued: QueuedMessage, settled: 
             if world.now() >= claim.expires_at:
                 raise
         await world.sleep(TRY_AGAIN_SECONDS)
+
+
+def _close_breaker(world: World, destination: str) -> None:
+    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone."""
+    with world.claims.together():
+        breaker = world.ledger.breaker_to_judge(destination)
+        if breaker.at_ease or breaker.state is BreakerState.RESTING:
+            return
+        world.ledger.save_breaker(Breaker(destination))
+    if breaker.state is BreakerState.OPEN:
+        world.emit(BreakerClosed(destination))
 
 
 def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:

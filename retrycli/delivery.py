@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from typing import NamedTuple
 
+from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker
-from retrycli.destination import Attempt, Destination
+from retrycli.destination import Destination
 from retrycli.errors import DatabaseBusy
 from retrycli.events import Event, ResultKept, StopReason
 from retrycli.liaison import LOOK_EVERY, Liaison
@@ -19,7 +20,7 @@ from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.record import Decided, record, record_free
-from retrycli.turns import Turns
+from retrycli.supply import Supply
 
 TRY_AGAIN_SECONDS = 0.05
 """How long to wait for the application before a transaction is begun again."""
@@ -32,6 +33,16 @@ of the requests in flight if it is more. If it waited for all, all requests woul
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
 """How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
 server waits for it five times."""
+
+
+class Begun(NamedTuple):
+    """An attempt that is recorded and goes out next."""
+
+    queued: QueuedMessage
+    at: datetime
+    probe: int
+    """Which of the message's probes it is; 0 if it is none."""
+    on_trial: bool
 
 
 class Delivery:
@@ -61,25 +72,19 @@ class Delivery:
         self._world = world
         self._rules = rules
         self._me = me
-        self._lane = lane
         self._since = since
         self._tell_all = tell
         self._events: list[Event] = []
-        self._due_by = rules.due_by(since)
         self._pace = Pace(rules, since, world.now, world.stop_requested, self._take_turn)
         self._liaison = Liaison(world, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
-        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
-        self._claimed: deque[int] = deque()
-        self._all_claimed = False
-        self._freed: set[str] = set()
-        """Tickets of which the next message may go out, where their order is kept."""
+        self._supply = Supply(world.claims, self._liaison, rules, lane, since=since)
         self._held_up: list[Decided] = []
         """What is not written down yet, for the application holds its message."""
         self._stuck = False
         """Whether that is all there was to be written down last. Then one more shows whether anything can be."""
         self._in_flight = 0
-        self._begun: list[tuple[QueuedMessage, datetime]] = []
+        self._begun: list[Begun] = []
         """Attempts that go out as soon as they are on the disk."""
         self._unrecorded: dict[int, Attempt] = {}
         """Answers whose outcomes are not on the disk yet, by message."""
@@ -120,9 +125,7 @@ class Delivery:
 
     def release(self) -> None:
         """Give back what was claimed and not begun."""
-        if self._claimed:
-            self._world.claims.release(self._liaison.claim, self._claimed)
-            self._claimed.clear()
+        self._supply.release()
 
     # -- claim and deliver ------------------------------------------------------------------------------------
 
@@ -166,13 +169,14 @@ class Delivery:
                         raise
                 await self._world.sleep(TRY_AGAIN_SECONDS)
             yield
-        self._unrecorded = {each: one for each, one in self._unrecorded.items() if each not in self._decided}
+        for each in self._decided:
+            self._unrecorded.pop(each, None)
         self._decided.clear()
 
     def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         """Let the attempts go out that have been recorded."""
-        for queued, begun_at in self._begun:
-            group.create_task(self._attempt(gateway, queued, begun_at))
+        for each in self._begun:
+            group.create_task(self._attempt(gateway, each))
         self._begun.clear()
 
     async def _keep_answers(self) -> None:
@@ -185,10 +189,7 @@ class Delivery:
         while self._in_flight:
             self._note(await self._answered.get())
             self._in_flight -= 1
-        kept = [
-            Settled(each.queued.message_id, Transition.released(), each.outcome, each.duration, each.finished_at)
-            for each in self._unrecorded.values()
-        ]
+        kept = [_settled(each, Transition.released()) for each in self._unrecorded.values()]
         while kept:
             try:
                 self._world.claims.keep_outcomes(self._liaison.claim, kept, self._world.now())
@@ -214,6 +215,7 @@ class Delivery:
         """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
             now = self._world.now()
+            probing = self._destination.probing
             loaded = self._world.claims.begin(
                 self._liaison.claim,
                 ids,
@@ -222,6 +224,7 @@ class Delivery:
                 now=now,
                 fit=self._is_fit,
                 destination_of=self._rules.destination_of,
+                probe=probing,
             )
             unfit: list[Decided] = []
             begun = 0
@@ -232,18 +235,22 @@ class Delivery:
                 elif escalation := self._escalation(each):
                     unfit.append((each, Settled(each.message_id, escalation, message=each)))
                 else:
-                    self._begun.append((each, now))
+                    probe = self._count_probes(each.message_id) if probing else 0
+                    self._begun.append(Begun(each, now, probe, self._destination.on_trial))
                     begun += 1
             self._in_flight += begun
             self._pace.begun(begun)
             self.begun += begun
             self._record(unfit)
 
-    async def _attempt(self, gateway: Gateway, queued: QueuedMessage, begun_at: datetime) -> None:
+    def _count_probes(self, message_id: int) -> int:
+        return self._world.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
+
+    async def _attempt(self, gateway: Gateway, begun: Begun) -> None:
         stood_still = self._world.now() >= self._liaison.claim.expires_at
-        outcome = STOOD_STILL if stood_still else await gateway.deliver(queued)
-        finished_at = self._world.now()
-        self._answered.put_nowait(Attempt(queued, outcome, finished_at - begun_at, finished_at))
+        outcome = STOOD_STILL if stood_still else await gateway.deliver(begun.queued)
+        now = self._world.now()
+        self._answered.put_nowait(Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial))
 
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
@@ -273,33 +280,21 @@ class Delivery:
                 return
 
     def _may_begin(self) -> bool:
-        something_left = self._claimed or self._freed or not self._all_claimed
-        return bool(something_left) and self._destination.trouble is None and self._pace.may_begin()
+        return bool(self._supply) and self._destination.trouble is None and self._pace.may_begin()
 
     def _room(self) -> int:
         """How many attempts may begin now."""
-        width = 1 if self._stuck else self._destination.width
+        one_by_one = self._stuck or self._destination.on_trial or self._destination.probing
+        width = 1 if one_by_one else self._destination.width
         return self._pace.room(width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
-        """So many claimed messages, the one that has waited longest first; more are claimed as they run out."""
-        if room and not self._claimed:
-            self._claimed.extend(self._claim_due() or self._claim_freed())
-        return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
-
-    def _claim_due(self) -> list[int]:
-        found: list[int] = []
-        while not (found or self._all_claimed):
-            at_once = self._rules.claim_at_once
-            found = self._world.claims.claim(self._liaison.claim, self._due_by, at_once, self._turns, self._lane)
-            self._all_claimed = not found and not self._turns.next_round()
+        """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
+        found = self._supply.take(room, self._destination) if room else []
+        if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
+            self._settle([], last=True)
+            return self._take(self._room())
         return found
-
-    def _claim_freed(self) -> list[int]:
-        """What came behind a message of the same ticket that has now been seen to."""
-        freed, self._freed = self._freed, set()
-        claim = self._world.claims.claim_first_of
-        return claim(self._liaison.claim, self._due_by, freed, self._lane) if freed else []
 
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
@@ -316,6 +311,10 @@ class Delivery:
     def _settle(self, attempts: Sequence[Attempt], *, last: bool = False) -> None:
         """Decide what each attempt does to its message, and write it down."""
         judged = self._liaison.judge(self._destination, attempts, last=last)
+        if in_doubt := self._destination.newly_in_doubt():
+            # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
+            answers = [_settled(each, Transition.released()) for each in in_doubt]
+            self._world.claims.record_answers(self._liaison.claim, answers, self._world.now())
         self._record([(each.queued, self._decide(each)) for each in judged])
 
     def _record(self, decided: Sequence[Decided]) -> None:
@@ -334,10 +333,13 @@ class Delivery:
         self._decided.update(message.message_id for message, _ in open_ones)
         if self._rules.in_order:
             held_up = {each.message_id for _, each in self._held_up}
-            self._freed |= {str(message.ticket_id) for message, each in open_ones if each.message_id not in held_up}
+            decided_ones = (message for message, each in open_ones if each.message_id not in held_up)
+            self._supply.free(str(each.ticket_id) for each in decided_ones)
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued
+        if attempt.about_us:
+            return _settled(attempt, Transition.released(attempt.finished_at))
         transition = self._policy(queued).decide(
             queued,
             attempt.outcome,
@@ -347,7 +349,7 @@ class Delivery:
             charged=attempt.charged,
             looked_for=self._world.looks_up(queued.message.message_type),
         )
-        return Settled(queued.message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, queued)
+        return _settled(attempt, transition)
 
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
@@ -356,3 +358,8 @@ class Delivery:
         events = self._events.copy()
         self._events.clear()
         self._tell_all(events)
+
+
+def _settled(attempt: Attempt, transition: Transition) -> Settled:
+    message_id = attempt.queued.message_id
+    return Settled(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)

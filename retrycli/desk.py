@@ -44,6 +44,10 @@ class Host:
     """Whether that is too long ago, so that its scheduler looks dead."""
 
 
+FAILED = frozenset({StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER, StopReason.FAULT})
+"""Reasons of a last pass for which nothing is delivered until somebody does something."""
+
+
 @dataclass(frozen=True, slots=True)
 class Status:
     """What is happening, as `status` tells it."""
@@ -84,7 +88,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         tick = None if grid is None or last is None else grid[grid.after(last.started_at + NEARLY)]
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
-        failed = last is not None and last.reason in {StopReason.CREDENTIALS_REFUSED, StopReason.FAULT}
+        failed = last is not None and last.reason in FAILED
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),

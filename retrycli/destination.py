@@ -1,35 +1,22 @@
-"""What a pass learns of the place it delivers to: how wide it may go, when it must stop, whom a 403 is about."""
+"""What a pass learns of the place it delivers to: how wide it may go, when it must stop, what an answer is about."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import datetime, timedelta
 
+from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker, BreakerState, wider
+from retrycli.doubt import Doubt
 from retrycli.events import StopReason
-from retrycli.message import QueuedMessage
 from retrycli.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.ports import PassRules
 
 FORBIDDEN = 403
-FORBIDDEN_LIMIT = 3
-"""When so many tickets in a row get a 403, it is about us and not about the messages."""
-DOUBTFUL_AT_MOST = 100
-"""So many 403 of fewer tickets are held back at most: were the pass killed before they are written down, they would all
-be unknown."""
-
-
-@dataclass(frozen=True, slots=True)
-class Attempt:
-    """An attempt that has an outcome."""
-
-    queued: QueuedMessage
-    outcome: Outcome
-    duration: timedelta
-    finished_at: datetime
-    charged: bool = True
-    """Whether a failure takes one of the message's tries; not where the destination is known to be down."""
+FREE_PROBES = 2
+"""How many of a message's probes use up no retry though they got an answer. From the next one on each does, so that a
+message that is alone in the queue is escalated in the end."""
 
 
 class Destination:
@@ -45,6 +32,8 @@ class Destination:
         resting = breaker.state is BreakerState.RESTING
         # The slack is there for cron's ticks; what the other side has asked for is kept to the second.
         due_by = since if resting else rules.due_by(since)
+        if rules.probe_now and breaker.state is BreakerState.OPEN and breaker.probe_at is not None:
+            due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
         self.width = 1
         self._at_ease = breaker.at_ease
@@ -54,8 +43,7 @@ class Destination:
         self._rules = rules.breaker
         self._since = since
         self._concurrency = rules.concurrency
-        self._doubtful: list[Attempt] = []
-        self._refused = False
+        self._doubt = Doubt()
         if self.breaker.blocks(due_by):
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
 
@@ -69,36 +57,64 @@ class Destination:
         """Whether these attempts could tell anything new of the breaker."""
         return not (self.breaker.at_ease and all(each.outcome.kind in ALIVE for each in attempts))
 
+    @property
+    def probing(self) -> bool:
+        """Return whether it is taken to be down, so that what is sent now is its probe."""
+        return self.breaker.state is BreakerState.OPEN and self.trouble is None
+
+    @property
+    def on_trial(self) -> bool:
+        """Return whether ten tickets in a row got the same answer, so that other messages show what it is about."""
+        return self._doubt.status is not None
+
+    @property
+    def tickets_in_doubt(self) -> frozenset[str]:
+        """Return the tickets to send nothing more to for now; none unless there are many answers in doubt."""
+        return self._doubt.tickets
+
     def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Learn from attempts in the order in which they ended.
 
         Returns:
-            Those that can be decided: with the outcome they come to, and whether they are charged. A 403 is held
-            back until it is clear whether it is about its message or about our credentials.
+            Those that can be decided. An answer in doubt is held back until it is clear what it is about.
         """
         judged: list[Attempt] = []
         for attempt in attempts:
-            if not _is_forbidden(attempt.outcome):
-                judged += [*self.judge_doubtful(), self._learn(attempt)]
-                continue
-            self._doubtful.append(attempt)
-            if len({str(each.queued.ticket_id) for each in self._doubtful}) == FORBIDDEN_LIMIT:
-                self._refuse(f"HTTP {FORBIDDEN} for {FORBIDDEN_LIMIT} tickets in a row")
-            if self._refused or len(self._doubtful) == DOUBTFUL_AT_MOST:
-                judged += self.judge_doubtful()
+            if self._doubt.holds(attempt):
+                self._doubt.hold(attempt)
+            else:
+                if attempt.outcome.kind is OutcomeKind.DELIVERED:
+                    judged += [self._learn(each) for each in self._doubt.let_go(attempt)]
+                judged.append(self._learn(attempt))
+            if attempt.trial and self.on_trial:
+                self._doubt.count_trial(attempt)
+            if self._doubt.is_settled:
+                judged += self._take_for_ours()
         return judged
 
-    def judge_doubtful(self) -> list[Attempt]:
-        """The 403 that were held back, now that no other answer can tell whom they are about."""
-        doubtful, self._doubtful = self._doubtful, []
-        if self._refused:
-            refused = OutcomeKind.UNAUTHORIZED
-            doubtful = [replace(each, outcome=replace(each.outcome, kind=refused)) for each in doubtful]
-        return [self._learn(each) for each in doubtful]
+    def judge_rest(self) -> list[Attempt]:
+        """Decide the attempts that are still held back, now that no other answer can tell what they are about."""
+        # Who rejects our credentials may have said so in other words before.
+        if self.on_trial or self.trouble in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
+            return self._take_for_ours()
+        return [self._learn(each) for each in self._doubt.let_go()]
+
+    def newly_in_doubt(self) -> list[Attempt]:
+        """Return the attempts that are held back since this was last asked."""
+        return self._doubt.new()
+
+    def _take_for_ours(self) -> list[Attempt]:
+        """Stop, because the answers in doubt are about us; none of them is about its message."""
+        if self._doubt.status is not None:
+            if self._doubt.status == FORBIDDEN:
+                self._refuse(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
+            else:
+                self._refuse(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
+        return [replace(each, about_us=True) for each in self._doubt.let_go()]
 
     def _learn(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
-        down = self.breaker.state is BreakerState.OPEN
+        charged = self._charges(attempt)
         self._at_ease &= kind not in OUTAGE
         self.width = wider(self.width, kind, self._concurrency, at_ease=self._at_ease)
         match kind:
@@ -106,17 +122,27 @@ class Destination:
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
                 self._stop(StopReason.THROTTLED)
             case OutcomeKind.UNAUTHORIZED:
-                self._refuse(self._refusal(attempt.outcome))
+                self._refuse(StopReason.CREDENTIALS_REFUSED, self._refusal(attempt.outcome))
             case _:
-                self.breaker = self.breaker.after(kind, self._rules, since=self._since)
+                self.breaker = self.breaker.after(kind, self._rules, since=self._since, ticket=attempt.ticket)
         if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
             self._stop(StopReason.BREAKER_OPEN)
-        return replace(attempt, charged=False) if down else attempt
+        return replace(attempt, charged=charged)
 
-    def _refuse(self, detail: str | None) -> None:
-        self._refused = True
+    def _charges(self, attempt: Attempt) -> bool:
+        """Return whether a failure uses up a retry.
+
+        While the destination is down it does not, but for a message whose probes have got an answer over and over.
+        """
+        if attempt.trial:
+            return False
+        if self.breaker.state is BreakerState.OPEN:
+            return attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
+        return True
+
+    def _refuse(self, reason: StopReason, detail: str | None) -> None:
         if self.trouble is None:
-            self.trouble, self.detail = StopReason.CREDENTIALS_REFUSED, detail
+            self.trouble, self.detail = reason, detail
 
     def _refusal(self, outcome: Outcome) -> str | None:
         """What refused us, without the answer's words, which are not for a log."""
@@ -126,7 +152,3 @@ class Destination:
     def _stop(self, reason: StopReason) -> None:
         if self.trouble is None and self.breaker.probe_at is not None:
             self.trouble, self.detail = reason, self.breaker.outlook
-
-
-def _is_forbidden(outcome: Outcome) -> bool:
-    return outcome.status_code == FORBIDDEN and outcome.kind is OutcomeKind.PERMANENT

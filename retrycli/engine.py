@@ -24,6 +24,7 @@ GRAVITY = (
     StopReason.SIGNAL,
     StopReason.PAUSED,
     StopReason.CREDENTIALS_REFUSED,
+    StopReason.SAME_ANSWER,
     StopReason.BREAKER_OPEN,
     StopReason.THROTTLED,
     StopReason.DEADLINE,

@@ -34,6 +34,8 @@ class StopReason(StrEnum):
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
+    SAME_ANSWER = "same_answer"
+    """A destination answers everything with the same status, which is about no message."""
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     LIMIT = "limit"
@@ -193,6 +195,7 @@ class PassSummary:
 
 EXIT_STATUSES: dict[str | None, int] = {
     StopReason.BREAKER_OPEN: 69,
+    StopReason.SAME_ANSWER: 69,
     StopReason.LOCK_HELD: 75,
     StopReason.CREDENTIALS_REFUSED: 77,
     StopReason.SIGNAL: 143,

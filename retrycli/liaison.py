@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
 
+from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.destination import Attempt, Destination
+from retrycli.destination import Destination
 from retrycli.events import BreakerClosed, BreakerOpened, Event
 from retrycli.message import Claim
 from retrycli.ports import Identity, PassRules, World
@@ -80,7 +81,7 @@ class Liaison:
         before = destination.breaker
         judged = destination.judge(attempts)
         if last:
-            judged += destination.judge_doubtful()
+            judged += destination.judge_rest()
         if (after := destination.breaker) != before:
             self._ledger.save_breaker(after)
             self._known = after

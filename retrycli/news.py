@@ -23,6 +23,8 @@ TROUBLE: dict[str, str] = {
     "and none loses its tries to the outage. `retrycli status` tells more",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message loses its tries. "
     "Check gateway.auth and its secrets with `retrycli config show`",
+    StopReason.SAME_ANSWER: "{detail}. No message uses up a retry or is escalated for it. "
+    "Check gateway.base_url, the preset, and the proxy before the API",
     StopReason.DEADLINE: "The pass ran out of time with messages left. Raise run.concurrency or run.deadline_minutes",
 }
 """Reasons that go on from pass to pass until somebody or something changes."""

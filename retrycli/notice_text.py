@@ -20,6 +20,8 @@ TICKETS = 5
 """So many tickets are named for each."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
+LONGEST_SAME = 320
+"""A base URL of 255 characters, and what it answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,6 +71,9 @@ HEADLINES = {
     (Topic.CREDENTIALS, Turn.BEGAN): "our credentials are refused",
     (Topic.CREDENTIALS, Turn.LASTS): "our credentials are still refused",
     (Topic.CREDENTIALS, Turn.ENDED): "our credentials are accepted again",
+    (Topic.SAME_ANSWER, Turn.BEGAN): "the ticketing API gives everything the same answer",
+    (Topic.SAME_ANSWER, Turn.LASTS): "the ticketing API still gives everything the same answer",
+    (Topic.SAME_ANSWER, Turn.ENDED): "the ticketing API works again",
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
     (Topic.DEADLINE, Turn.ENDED): "passes get done in time again",
@@ -110,17 +115,21 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         return {
             Topic.DOWN: f"{around.destination} takes messages again. It had been down {lasted}; nothing was lost.",
             Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It had refused them {lasted}.",
+            Topic.SAME_ANSWER: f"{around.destination} works again. It had given everything the same answer {lasted}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. Next: retrycli status"
     since = f"since {_utc(change.since)}"
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
+    same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
     waiting = _count(around.waiting, "message")
     return {
         Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost, and none loses its tries "
         f"to the outage; passes find out by themselves when it is back. {waiting} waiting.\nNext: retrycli status",
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message loses its "
         f"tries. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
+        Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
+        "Next: retrycli passes; check gateway.base_url, the preset, and the proxy before the API",
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         "Next: retrycli passes; raise run.concurrency or run.deadline_minutes",
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"

@@ -34,6 +34,7 @@ class Topic(StrEnum):
     ESCALATIONS = "escalations"
     DOWN = "down"
     CREDENTIALS = "credentials"
+    SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
     SKIPPED = "skipped"
     MISSED = "missed"
@@ -192,6 +193,7 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
     return skipped | {
         Topic.DOWN: here.down,
         Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),
+        Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, here),
         Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
     }
 

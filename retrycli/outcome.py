@@ -57,6 +57,8 @@ class Outcome:
     """Addresses that have it now, whatever came of the others; none of them is ever sent it again."""
     external_id: str | None = None
     """What the other side calls it."""
+    in_doubt: bool = False
+    """Whether it may be about us, or about what stands between, rather than about the message: see `in_doubt`."""
 
 
 INTERRUPTED = frozenset({500, 502, 504})
@@ -103,6 +105,15 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.TRANSIENT
         case _:
             return OutcomeKind.PERMANENT
+
+
+def in_doubt(status: int) -> bool:
+    """Return whether an HTTP status may be about us, or about what stands between, rather than about the message.
+
+    A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the
+    API both give a 404; and a maintenance page is often a redirect.
+    """
+    return 300 <= status < 400 or status in {403, 404, 405, 501}  # noqa: PLR2004  the class of redirects
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:

@@ -75,6 +75,25 @@ class Claims(Protocol):
     ) -> list[int]:
         """Claim due messages of a lane whose turn it is."""
 
+    def claim_probe(
+        self, claim: Claim, due_by: datetime, since: datetime, lane: Lane | None = None, *, in_order: bool = False
+    ) -> list[int]:
+        """Claim one due message to probe with, another one each time."""
+
+    def claim_elsewhere(
+        self,
+        claim: Claim,
+        due_by: datetime,
+        tickets: Collection[str],
+        lane: Lane | None = None,
+        *,
+        in_order: bool = False,
+    ) -> list[int]:
+        """Claim one due message of another ticket than these."""
+
+    def count_probes(self, message_id: int, since: datetime) -> int:
+        """Count the probes that a message has been since a time."""
+
     def claim_first_of(
         self, claim: Claim, due_by: datetime, tickets: Collection[str], lane: Lane | None = None
     ) -> list[int]:
@@ -96,8 +115,12 @@ class Claims(Protocol):
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
         destination_of: Callable[[str], str | None],
+        probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record an attempt for each that is fit for one."""
+
+    def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet."""
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         """Write down what came of messages."""
@@ -221,6 +244,8 @@ class PassRules:
     """Where messages go, one lane after the other; without any, all of them go to ``destination``."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
+    probe_now: bool = False
+    """Whether to probe a destination that is down now, and not only when its probe is due."""
     at_a_server: bool = False
     """Whether the messages are at a database server, for which each transaction has to wait."""
 

@@ -86,6 +86,7 @@ STATES: dict[str | None, str] = {
     StopReason.BREAKER_OPEN: "down",
     StopReason.THROTTLED: "down",
     StopReason.CREDENTIALS_REFUSED: "down",
+    StopReason.SAME_ANSWER: "down",
     StopReason.FAULT: "down",
 }
 """How things are after a pass that ended so."""

@@ -40,8 +40,10 @@ LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer within 30 s")
 CUT_OFF = Outcome(OutcomeKind.UNREACHABLE, error="connection refused")
 THROTTLED = Outcome(OutcomeKind.THROTTLED, 429, "HTTP 429")
 UNAUTHORIZED = Outcome(OutcomeKind.UNAUTHORIZED, 401, "HTTP 401")
-FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403")
+FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
+MOVED = Outcome(OutcomeKind.PERMANENT, 302, "HTTP 302", in_doubt=True)
 NOT_FOUND = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404")
+"""As a preset says that it is about the message."""
 
 RULES = PassRules(
     destination="https://tickets.example.com",

@@ -87,7 +87,7 @@ def _status_fields(found: Status) -> dict[str, object]:
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
         "hosts": [asdict(each) for each in found.hosts],
         "messages": found.messages,
-        "breaker": [asdict(each) for each in found.breakers],
+        "breaker": [{k: v for k, v in asdict(each).items() if k != "tickets"} for each in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "lock": asdict(found.lock) if found.lock else None,
     }

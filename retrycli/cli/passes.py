@@ -64,6 +64,9 @@ def run_once(
         bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
     ] = False,
     limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Try so many messages at most.")] = None,
+    probe: Annotated[
+        bool, typer.Option("--probe", help="Probe a ticketing API that is down now, not when the next probe is due.")
+    ] = False,
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
     ] = None,
@@ -81,7 +84,12 @@ def run_once(
     surroundings = replace(app.HERE, stop_requested=signals.stop_requested)
     with console.progress() as follow:
         summary = app.run_once(
-            settings, limit=limit, wait_lock_seconds=wait_lock, listen=follow, surroundings=surroundings
+            settings,
+            limit=limit,
+            probe=probe,
+            wait_lock_seconds=wait_lock,
+            listen=follow,
+            surroundings=surroundings,
         )
     if as_json:
         console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})

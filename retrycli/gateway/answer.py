@@ -16,7 +16,7 @@ from retrycli.gateway.json_path import find, first_gap
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Condition, Reclassification, SuccessRule
 from retrycli.gateway.template import Fields, fill_text, plain
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, one_line, parse_retry_after
+from retrycli.outcome import Outcome, OutcomeKind, in_doubt, kind_of_status, one_line, parse_retry_after
 
 ANSWER_LIMIT = 64 * 1024
 """How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""
@@ -99,7 +99,9 @@ def outcome_of_question(answer: Answer, preset: Preset, now: datetime) -> Outcom
         return Outcome(kind, answer.status)
     error = with_words(f"HTTP {answer.status}", answer, preset.answer.errors)
     remedy = f"; {exception.remedy}" if exception is not None and exception.remedy else ""
-    return Outcome(kind, answer.status, error + remedy, retry_after)
+    # A preset that names an outcome knows what the answer is about.
+    doubtful = exception is None and in_doubt(answer.status)
+    return Outcome(kind, answer.status, error + remedy, retry_after, in_doubt=doubtful)
 
 
 def holds(condition: Condition, answer: Answer, fields: Fields) -> bool:

@@ -15,6 +15,7 @@ LATELY = timedelta(hours=24)
 
 DOWN: dict[str | None, str] = {
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials",
+    StopReason.SAME_ANSWER: "The ticketing API gives everything the same answer",
     StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }

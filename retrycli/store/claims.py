@@ -15,6 +15,7 @@ from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, St
 from retrycli.outcome import LAPSED
 from retrycli.policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import queue
+from retrycli.store import picking
 from retrycli.store.application import row_by_row, rows_of, standings, status_of, word
 from retrycli.store.connecting import UNREAD
 from retrycli.store.identity import GONE, as_found, identifying, is_still, lapsed, load, unfinished, with_queue
@@ -144,6 +145,51 @@ class Claims:
             _claim(connection, claim, ids)
             return ids
 
+    def claim_probe(
+        self, claim: Claim, due_by: datetime, since: datetime, lane: Lane | None = None, *, in_order: bool = False
+    ) -> list[int]:
+        """Claim one due message to probe with; its id, if there is one.
+
+        Args:
+            claim: who claims it, and until when.
+            due_by: until when it must have come due.
+            since: when the breaker opened; no message is a second probe while another has been none.
+            lane: which messages; by default all.
+            in_order: whether a ticket's messages keep their order.
+        """
+        return self._claim_one_of(claim, *picking.to_probe(self._due(due_by, lane, in_order=in_order), since))
+
+    def claim_elsewhere(
+        self,
+        claim: Claim,
+        due_by: datetime,
+        tickets: Collection[str],
+        lane: Lane | None = None,
+        *,
+        in_order: bool = False,
+    ) -> list[int]:
+        """Claim the message that came due last, of a ticket that is not among these; its id, if there is one."""
+        return self._claim_one_of(claim, picking.elsewhere(self._due(due_by, lane, in_order=in_order), tickets))
+
+    def _due(self, due_by: datetime, lane: Lane | None, *, in_order: bool) -> Select[Any]:
+        due = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(lane))
+        return due.where(~exists().where(*BEFORE_IT)) if in_order else due
+
+    def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
+        """Claim what the first of these selections finds, or the next."""
+        with self._database.write() as connection:
+            ids: list[int] = []
+            for each in choices:
+                ids = ids or list(connection.execute(each.with_for_update(skip_locked=True, of=queue)).scalars())
+            _claim(connection, claim, ids)
+            return ids
+
+    def count_probes(self, message_id: int, since: datetime) -> int:
+        """Count the probes that a message has been since a time."""
+        probes = picking.probes_of(message_id, since).subquery()
+        with self._database.read() as connection:
+            return connection.execute(select(func.count()).select_from(probes)).scalar_one()
+
     def _in_lane(self, lane: Lane | None) -> list[ColumnElement[bool]]:
         """What keeps other lanes' messages out; nothing where there is one lane."""
         m = self._database.messages.c
@@ -206,6 +252,7 @@ class Claims:
         now: datetime,
         fit: Callable[[QueuedMessage], bool],
         destination_of: Callable[[str], str | None] = lambda _: None,
+        probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record an attempt for each one that is fit for it.
 
@@ -219,7 +266,13 @@ class Claims:
                 connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.claimant)))
             fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
             start_attempts(
-                connection, fit_ones, pass_id=pass_id, made_by=made_by, destination_of=destination_of, now=now
+                connection,
+                fit_ones,
+                pass_id=pass_id,
+                made_by=made_by,
+                destination_of=destination_of,
+                probe=probe,
+                now=now,
             )
             return loaded
 
@@ -253,6 +306,14 @@ class Claims:
     def _locked_if_free(self) -> Select[Any]:
         return self._held_rows.with_for_update(skip_locked=True)
 
+    def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.
+
+        If the process dies before they are decided, the answers are known all the same.
+        """
+        with self._database.write() as connection:
+            finish_attempts(connection, _held_ones(connection, claim, settled), now)
+
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         """Write the results of claimed messages, in one transaction."""
         return self._record(claim, settled, now, wait=True)
@@ -267,9 +328,7 @@ class Claims:
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
         """
         with self._database.write() as connection:
-            ids = [each.message_id for each in settled]
-            ours = set(connection.execute(HELD_IDS, {"ids": ids, "claimant": claim.claimant}).scalars())
-            keep_outcomes(connection, [each for each in settled if each.message_id in ours], now)
+            keep_outcomes(connection, _held_ones(connection, claim, settled), now)
 
     def _record(self, claim: Claim, settled: Sequence[Settled], now: datetime, *, wait: bool) -> Recorded:
         by_id = {each.message_id: each for each in settled}
@@ -361,6 +420,12 @@ class Claims:
         all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
         free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
         return [each for each in ids if each in free or each not in all_rows]
+
+
+def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Settled]) -> list[Settled]:
+    ids = [each.message_id for each in settled]
+    ours = set(connection.execute(HELD_IDS, {"ids": ids, "claimant": claim.claimant}).scalars())
+    return [each for each in settled if each.message_id in ours]
 
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
@@ -234,7 +235,8 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
             if not breaker.at_ease:
-                connection.execute(insert(breakers).values(asdict(breaker)))
+                row = asdict(breaker) | {"tickets": json.dumps(breaker.tickets) if breaker.tickets else None}
+                connection.execute(insert(breakers).values(row))
 
     def paused(self, now: datetime) -> str | None:
         """Why deliveries are held back, in words; None where they are not."""
@@ -343,5 +345,5 @@ def _record(row: Row[tuple[object, ...]]) -> PassRecord:
 
 def _breaker(row: Row[tuple[object, ...]]) -> Breaker:
     values = row._asdict()
-    del values["tickets"]
-    return Breaker(**{**values, "state": BreakerState(values["state"])})
+    tickets = json.loads(values["tickets"] or "{}")
+    return Breaker(**{**values, "state": BreakerState(values["state"]), "tickets": tickets})

@@ -36,7 +36,7 @@ LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
-OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at")}
+OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
 """What attempts that begin together have in common."""
 STARTED = (
     "message_id",
@@ -95,6 +95,7 @@ def start_attempts(
     pass_id: str | None,
     made_by: str,
     destination_of: Callable[[str], str | None],
+    probe: bool,
     now: datetime,
 ) -> None:
     """Record attempts that are about to be made."""
@@ -113,7 +114,8 @@ def start_attempts(
         }
         for each in messages
     ]
-    START_ATTEMPTS.execute(connection, rows, pass_id=pass_id, made_by=made_by, started_at=now)
+    of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
+    START_ATTEMPTS.execute(connection, rows, **of_all)
 
 
 def finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:

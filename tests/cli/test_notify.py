@@ -27,7 +27,7 @@ NOBODY = f"json://127.0.0.1:9/{TOKEN}"
 SUBJECT = "Re: <!channel> <script>alert(1)</script>\r\nBcc: eve@evil.example"
 ANSWER = "no such <!channel> *recipient* ana@example.com [x](https://evil.example)\r\nBcc: ada@evil.example\x1b[31m"
 REFUSES: Answer = (422, {"messages": [ANSWER]})
-QUICK = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+QUICK = {"RETRYCLI_BREAKER__FAILURES": "3", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
 PLAIN_422 = "HTTP 422: no such ‹!channel› ∗recipient∗ … ［x］(https:／／evil.example) Bcc: …［…m"
 
 
@@ -93,24 +93,24 @@ def test_no_word_of_a_message_and_no_recipient_is_sent(cli: Cli, application: Ap
 def test_an_outage_is_told_when_it_begins_and_when_it_ends_with_what_was_escalated_meanwhile(
     cli: Cli, application: Application, hook: Webhook
 ) -> None:
-    application.add_due(4)
-    with Scripted(BUSY, BUSY, BUSY, TAKES, REFUSES, TAKES) as api:
+    application.add_due(5)
+    with Scripted(BUSY, BUSY, BUSY, BUSY, TAKES, REFUSES, TAKES) as api:
         at_work = cli.having(application.variables(api.url) | QUICK | urls(hook.slack_shaped))
         codes = [at_work("run-once").returncode for _ in range(4)]
     assert codes == [69, 69, 0, 0]
     began, ended = hook.texts
     assert began.splitlines()[0].endswith(": the ticketing API is down")
     assert f"{api.url} can't be reached, since 20" in began
-    assert "4 messages waiting" in began
+    assert "5 messages waiting" in began
     assert ended.splitlines()[0].endswith(": the ticketing API is back; 1 message needs a person")
     assert f"\n{api.url} takes messages again" in ended
 
 
 def test_of_several_the_one_is_named_that_is_down(cli: Cli, application: Application, hook: Webhook) -> None:
-    for number in range(1, 5):
+    for number in range(1, 6):
         application.add(number, message_type="supplier")
-    application.add(5)
-    with Scripted(BUSY, BUSY, BUSY, TAKES) as api, Scripted(TAKES) as well:
+    application.add(6)
+    with Scripted(BUSY, BUSY, BUSY, BUSY, TAKES) as api, Scripted(TAKES) as well:
         own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": api.url}
         at_work = cli.having(application.variables(well.url) | own | QUICK | urls(hook.slack_shaped))
         codes = [at_work("run-once").returncode for _ in range(3)]

@@ -190,7 +190,7 @@ def test_a_rest_that_the_api_asked_for_is_over_when_its_time_is(
     """With nothing due, no request comes to show it."""
     made_a_pass(application, sandbox)
     application.execute(
-        "INSERT INTO retrycli_breakers VALUES (?, 'resting', 0, '2026-01-01', '2026-01-01 00:00:00.000000')",
+        "INSERT INTO retrycli_breakers VALUES (?, 'resting', 0, '2026-01-01', '2026-01-01 00:00:00.000000', NULL)",
         sandbox.url,
     )
     assert at_work.json("status", "--check")["state"] == "ok"

@@ -620,6 +620,17 @@ def test_a_preset_moves_answers_to_another_outcome(status: int, text: str, kind:
     assert len(server.requests) == 1
 
 
+@pytest.mark.parametrize("status", [302, 403, 404, 405, 501])
+def test_an_outcome_that_a_preset_assigns_is_not_in_doubt(status: int, tmp_path: Path) -> None:
+    """Also where it is the usual one."""
+    rule = f"[[classify]]\nstatus = [{status}]\ntext = 'closed'\noutcome = 'permanent'"
+    with Hostile(answer(status, b'{"error": "closed"}'), answer(status, b'{"error": "moved"}')) as server:
+        settings = gateway_settings(server.url, preset=preset_file(tmp_path, f"{NOTE}\n{rule}"))
+        assigned, usual = deliver(settings), deliver(settings)
+    assert (assigned.kind, assigned.in_doubt) == (OutcomeKind.PERMANENT, False)
+    assert (usual.kind, usual.in_doubt) == (OutcomeKind.PERMANENT, True)
+
+
 @pytest.mark.parametrize(
     ("rule", "body", "kind"),
     [

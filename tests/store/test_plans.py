@@ -214,6 +214,7 @@ def acted(kind: ActKind, ids: range, act: Act) -> Callable[[Database], object]:
 KEYS = "queue by its key, messages by its key"
 WEEKS_AGO = NOON - timedelta(days=95)
 YESTERDAY = NOON - timedelta(days=1)
+ANSWER = Settled(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
 CASES = {
     # a pass
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
@@ -234,6 +235,17 @@ CASES = {
     "claimed in another": Case(
         lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("api", but=frozenset({MessageType.CUSTOMER}))),
         f"queue by due, {KEYS}",
+    ),
+    # Here the second question is not asked: which message was a probe longest ago.
+    "a probe": Case(
+        lambda d: Claims(d).claim_probe(MINE, NOON, NOON - HOUR), "queue by due, queue by its key, attempts by message"
+    ),
+    "a message of another ticket": Case(
+        lambda d: Claims(d).claim_elsewhere(MINE, NOON, {"4711"}), "queue by due, queue by its key"
+    ),
+    "probes, counted": Case(lambda d: Claims(d).count_probes(SOME[0], NOON - HOUR), "attempts by message"),
+    "answers, recorded": Case(
+        lambda d: Claims(d).record_answers(MINE, [ANSWER], NOON), "queue by its key, attempts by message"
     ),
     "released": Case(lambda d: Claims(d).release(MINE, list(SENDING)), "queue by its key"),
     "begun": Case(begun, f"{KEYS}, attempts by message, acts by message"),

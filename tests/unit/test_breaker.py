@@ -21,11 +21,11 @@ ANSWERS = [OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT]
 SILENT = [OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID]
 
 
-def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES) -> Breaker:
-    """A breaker that was closed, after some outcomes of one pass."""
+def after(*kinds: OutcomeKind, since: datetime = NOON, rules: BreakerRules = RULES, tickets: int = 100) -> Breaker:
+    """A breaker that was closed, after some outcomes of one pass, for so many tickets in turn."""
     breaker = CLOSED
-    for kind in kinds:
-        breaker = breaker.after(kind, rules, since=since)
+    for number, kind in enumerate(kinds):
+        breaker = breaker.after(kind, rules, since=since, ticket=str(number % tickets))
     return breaker
 
 
@@ -62,23 +62,50 @@ def test_an_answer_in_between_begins_a_new_row(kind: OutcomeKind) -> None:
 def test_throttled_unauthorized_and_invalid_neither_count_nor_interrupt_a_row(kind: OutcomeKind) -> None:
     four = after(*[OutcomeKind.TRANSIENT] * 4)
     assert after(*[kind] * 10) == CLOSED
-    assert four.after(kind, RULES, since=NOON) == four
-    assert OPEN.after(kind, RULES, since=NOON + timedelta(hours=1)) == OPEN
+    assert four.after(kind, RULES, since=NOON, ticket="1") == four
+    assert OPEN.after(kind, RULES, since=NOON + timedelta(hours=1), ticket="1") == OPEN
 
 
 def test_a_row_goes_on_over_passes() -> None:
     breaker = CLOSED
     for tick in range(5):
-        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=NOON + tick * timedelta(minutes=15))
+        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=NOON + tick * timedelta(minutes=15), ticket="1")
     assert breaker.state is BreakerState.OPEN
     assert breaker.opened_at == NOON + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("kind", [OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN])
+def test_failures_of_two_tickets_open_it_never_and_with_a_third_ticket_all_count(kind: OutcomeKind) -> None:
+    two = after(*[kind] * 40, tickets=2)
+    assert (two.state, two.at_ease) == (BreakerState.CLOSED, False)
+    third = two.after(kind, RULES, since=NOON, ticket="third")
+    assert third.state is BreakerState.OPEN
+    assert third.probe_at == NOON + timedelta(minutes=15), "the first wait, however long the row"
+
+
+def test_connections_that_were_never_made_count_whatever_their_ticket() -> None:
+    one = after(*[OutcomeKind.TRANSIENT] * 3, *[OutcomeKind.UNREACHABLE] * 4, tickets=1)
+    assert one.state is BreakerState.CLOSED
+    assert one.after(OutcomeKind.UNREACHABLE, RULES, since=NOON, ticket="0").state is BreakerState.OPEN
+
+
+@pytest.mark.parametrize("kind", FAILURES)
+def test_a_failed_probe_counts_whatever_its_ticket(kind: OutcomeKind) -> None:
+    breaker, waits = OPEN, []
+    for _ in range(3):
+        assert breaker.probe_at is not None
+        probe_at = breaker.probe_at
+        breaker = breaker.after(kind, RULES, since=probe_at, ticket="1")
+        assert breaker.probe_at is not None
+        waits.append(breaker.probe_at - probe_at)
+    assert waits == [timedelta(minutes=each) for each in (30, 60, 60)]
 
 
 @pytest.mark.parametrize("failures", [1, 2, 7])
 def test_the_number_of_failures_can_be_set(failures: int) -> None:
     rules = BreakerRules(failures=failures)
-    assert after(*[OutcomeKind.TRANSIENT] * (failures - 1), rules=rules).state is BreakerState.CLOSED
-    assert after(*[OutcomeKind.TRANSIENT] * failures, rules=rules).state is BreakerState.OPEN
+    assert after(*[OutcomeKind.UNREACHABLE] * (failures - 1), rules=rules).state is BreakerState.CLOSED
+    assert after(*[OutcomeKind.UNREACHABLE] * failures, rules=rules).state is BreakerState.OPEN
 
 
 # Blocking.
@@ -111,7 +138,7 @@ def test_probes_come_after_15_then_30_then_every_60_minutes() -> None:
         assert breaker.probe_at is not None
         waits.append(breaker.probe_at - tick)
         tick = breaker.probe_at
-        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=tick)
+        breaker = breaker.after(OutcomeKind.UNREACHABLE, RULES, since=tick, ticket="1")
     assert waits == [timedelta(minutes=each) for each in (15, 30, 60, 60, 60)]
 
 
@@ -120,30 +147,30 @@ def test_the_wait_for_a_probe_counts_from_the_start_of_the_pass() -> None:
 
 
 def test_an_outage_keeps_its_beginning_over_its_probes() -> None:
-    later = OPEN.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15))
+    later = OPEN.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
     assert (OPEN.opened_at, later.opened_at) == (NOON, NOON)
     assert later.failures == 6
 
 
 def test_one_wait_alone_is_the_wait_before_every_probe() -> None:
     rules = BreakerRules(failures=1, probe_after=(timedelta(minutes=5),))
-    breaker = after(OutcomeKind.TRANSIENT, OutcomeKind.TRANSIENT, OutcomeKind.TRANSIENT, rules=rules)
+    breaker = after(*[OutcomeKind.UNREACHABLE] * 3, rules=rules)
     assert breaker.probe_at == NOON + timedelta(minutes=5)
 
 
 @pytest.mark.parametrize("kind", ANSWERS)
 def test_a_probe_that_is_answered_closes_it_and_forgets_the_outage(kind: OutcomeKind) -> None:
-    breaker = OPEN.after(kind, RULES, since=NOON + timedelta(minutes=15))
+    breaker = OPEN.after(kind, RULES, since=NOON + timedelta(minutes=15), ticket="1")
     assert breaker == CLOSED
-    assert breaker.after(OutcomeKind.TRANSIENT, RULES, since=NOON).state is BreakerState.CLOSED
+    assert breaker.after(OutcomeKind.TRANSIENT, RULES, since=NOON, ticket="1").state is BreakerState.CLOSED
 
 
 def test_the_next_outage_begins_with_the_first_wait_again() -> None:
     later = NOON + timedelta(days=1)
     probe = NOON + timedelta(minutes=15)
-    breaker = OPEN.after(OutcomeKind.DELIVERED, RULES, since=probe)
-    for _ in range(5):
-        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later)
+    breaker = OPEN.after(OutcomeKind.DELIVERED, RULES, since=probe, ticket="1")
+    for ticket in "12345":
+        breaker = breaker.after(OutcomeKind.TRANSIENT, RULES, since=later, ticket=ticket)
     assert (breaker.opened_at, breaker.probe_at) == (later, later + timedelta(minutes=15))
 
 
@@ -161,30 +188,35 @@ def test_a_rest_is_no_failure() -> None:
     """After it, one failure does not open the breaker; it takes a row, as ever."""
     resting = after(*[OutcomeKind.TRANSIENT] * 4).rest(NOON)
     assert resting.failures == 0
-    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15))
+    breaker = resting.after(OutcomeKind.TRANSIENT, RULES, since=NOON + timedelta(minutes=15), ticket="1")
     assert (breaker.state, breaker.failures, breaker.probe_at) == (BreakerState.CLOSED, 1, None)
 
 
 def test_an_answer_after_the_rest_closes_it() -> None:
     resting = CLOSED.rest(NOON)
-    assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15)) == CLOSED
+    assert resting.after(OutcomeKind.DELIVERED, RULES, since=NOON + timedelta(minutes=15), ticket="1") == CLOSED
 
 
 # What always holds.
 
 
 @settings(deadline=None)
-@given(st.lists(st.sampled_from(OutcomeKind), max_size=30))
-def test_it_is_open_exactly_when_the_last_five_that_count_were_failures(kinds: list[OutcomeKind]) -> None:
-    counting = [kind for kind in kinds if kind not in SILENT]
-    down = len(counting) >= 5 and all(kind in FAILURES for kind in counting[-5:])
-    breaker = CLOSED
-    for kind in kinds:
-        breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON)
+@given(st.lists(st.tuples(st.sampled_from(OutcomeKind), st.sampled_from("1234")), max_size=30))
+def test_it_is_open_exactly_while_five_failures_in_a_row_say_something_of_the_destination(
+    course: list[tuple[OutcomeKind, str]],
+) -> None:
+    row: list[tuple[OutcomeKind, str]] = []
+    breaker, down = CLOSED, False
+    for kind, ticket in course:
+        row = [] if kind in ANSWERS else [*row, (kind, ticket)] if kind in FAILURES else row
+        silent = [each for each, _ in row if each is OutcomeKind.UNREACHABLE]
+        tickets = {ticket for each, ticket in row if each is not OutcomeKind.UNREACHABLE}
+        down = bool(row) and (down or len(row if len(tickets) >= 3 else silent) >= 5)
+        breaker = breaker.admitting(NOON + timedelta(days=1)).after(kind, RULES, since=NOON, ticket=ticket)
+        assert (breaker.state is BreakerState.OPEN) is down
+        if kind not in SILENT:  # what says nothing leaves an admitted probe as it was
+            assert (breaker.probe_at is not None) is down
     assert breaker.destination == "tickets.example.com"
-    assert (breaker.state is BreakerState.OPEN) is down
-    if kinds and kinds[-1] not in SILENT:  # what says nothing leaves an admitted probe as it was
-        assert (breaker.probe_at is not None) is down
 
 
 # How wide a pass goes.

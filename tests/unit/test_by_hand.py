@@ -9,7 +9,7 @@ import pytest
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.events import MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
+from retrycli.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.schema import queue
@@ -94,8 +94,30 @@ def test_neither_a_pause_nor_an_open_breaker_keeps_a_person_from_trying(stage: S
     opened = Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER)
     stage.ledger.save_breaker(opened)
     stage.add(1, due=LATER)
-    assert stage.retry(1, DELIVERED) == DELIVERED
+    assert stage.retry(1, DOWN) == DOWN
     assert stage.ledger.breaker(RULES.destination) == opened
+    assert stage.retry(1, DELIVERED) == DELIVERED
+
+
+def test_a_delivery_by_hand_closes_the_breaker(stage: Stage) -> None:
+    stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, START, LATER))
+    stage.add(1, 2, due=START)
+    stage.retry(1, DELIVERED)
+    assert stage.ledger.breakers() == []
+    assert stage.events.of(BreakerClosed) == [BreakerClosed(RULES.destination)]
+    assert stage.run().sent == 1
+
+
+def test_a_delivery_by_hand_ends_a_row_of_failures_and_no_rest(stage: Stage) -> None:
+    resting = Breaker(RULES.destination).rest(LATER)
+    stage.add(1, 2, due=START)
+    stage.ledger.save_breaker(Breaker(RULES.destination, failures=4))
+    stage.retry(1, DELIVERED)
+    assert stage.ledger.breakers() == []
+    stage.ledger.save_breaker(resting)
+    stage.retry(2, DELIVERED)
+    assert stage.ledger.breakers() == [resting]
+    assert stage.events.of(BreakerClosed) == []
 
 
 # Not delivered.

@@ -107,32 +107,33 @@ def test_retry_after_near_9999() -> None:
 
 def test_probe_near_9999() -> None:
     b = Breaker("d")
-    for _ in range(5):
-        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=LATEST)
+    for ticket in "12345":
+        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=LATEST, ticket=ticket)
 
 
 def test_closed_breaker_has_no_opening() -> None:
-    b = Breaker("d").rest(NOON).after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1))
+    b = Breaker("d").rest(NOON)
+    b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1), ticket="1")
     assert b.opened_at is None
 
 
 def test_outage_after_rest_begins_when_it_opens() -> None:
     b = Breaker("d").rest(NOON)
-    for _ in range(5):
-        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1))
+    for ticket in "12345":
+        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON + timedelta(hours=1), ticket=ticket)
     assert b.opened_at == NOON + timedelta(hours=1)
 
 
 @pytest.mark.parametrize("kind", [OutcomeKind.DELIVERED, OutcomeKind.TRANSIENT])
 def test_rest_survives_what_was_in_flight(kind: OutcomeKind) -> None:
-    b = Breaker("d").rest(NOON + timedelta(hours=1)).after(kind, BreakerRules(), since=NOON)
+    b = Breaker("d").rest(NOON + timedelta(hours=1)).after(kind, BreakerRules(), since=NOON, ticket="1")
     assert b.blocks(NOON + timedelta(minutes=15))
 
 
 def test_in_flight_failures_are_no_probes() -> None:
     b = Breaker("d")
-    for _ in range(8):
-        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON)
+    for ticket in "12345678":
+        b = b.after(OutcomeKind.TRANSIENT, BreakerRules(), since=NOON, ticket=ticket)
     assert b.probe_at == NOON + timedelta(minutes=15)
 
 

@@ -43,7 +43,6 @@ from tests.fakes import (
     CUT_OFF,
     DELIVERED,
     DOWN,
-    FORBIDDEN,
     HELD,
     LOST,
     NOT_FOUND,
@@ -394,6 +393,133 @@ def test_a_probe_that_fails_costs_nothing_and_the_next_probe_is_another_message(
     assert set(outage.states().values()) == {"waiting"}
 
 
+def open_since(stage: Stage) -> None:
+    stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, START, START + TICK))
+
+
+def probe(stage: Stage, outcome: Outcome = DOWN) -> list[int]:
+    """Make the next probe; the messages that were sent."""
+    at = stage.ledger.breaker(RULES.destination).probe_at
+    assert at is not None
+    stage.clock.now = max(at, stage.clock.now + TICK)
+    assert stage.run(outcome).reason == "breaker_open"
+    return stage.order
+
+
+def test_one_message_that_always_fails_opens_no_breaker(stage: Stage) -> None:
+    """It is escalated after ten attempts, and the others are sent."""
+    stage.add(1)
+    for number in range(10):
+        stage.clock.now = START + number * timedelta(hours=5)
+        assert stage.run(DOWN).reason is None
+    stage.add(2)
+    assert stage.escalation(1)[:2] == ("exhausted", 10)
+    assert stage.run().sent == 1
+
+
+def test_failures_of_two_tickets_open_no_breaker_over_passes_and_a_third_one_does(stage: Stage) -> None:
+    stage.add(*range(1, 7))
+    stage.sql("UPDATE pending_messages SET ticket_id = 7 + id % 2 WHERE id < 6")
+    assert stage.run(DOWN, replace(RULES, limit=5)).reason == "limit"
+    assert ended(stage.run(DOWN)) == (PassResult.STOPPED, "breaker_open")
+    assert stage.order == [6]
+    assert stage.ledger.breaker(RULES.destination).probe_at == START + TICK
+
+
+def test_a_message_that_comes_due_later_is_the_next_probe(stage: Stage) -> None:
+    """Each probe is another message: one that was none yet, and else the one that was it longest ago."""
+    open_since(stage)
+    stage.add(1, due=START)
+    stage.add(2, due=START + timedelta(minutes=20))
+    stage.add(3, due=START + timedelta(minutes=50))
+    assert [probe(stage) for _ in range(7)] == [[1], [2], [3], [1], [2], [3], [1]]
+
+
+@pytest.mark.parametrize(("answer", "charged_from"), [(DOWN, 3), (CUT_OFF, None)])
+def test_from_its_third_probe_on_a_message_pays_for_an_answer(
+    stage: Stage, answer: Outcome, charged_from: int | None
+) -> None:
+    open_since(stage)
+    stage.add(1, due=START)
+    for number in range(1, 6):
+        stage.clock.now += timedelta(hours=5)
+        stage.run(answer)
+        assert stage.order == [1]
+        assert stage.tries() == {1: 0 if charged_from is None else max(number - charged_from + 1, 0)}
+
+
+def test_no_answer_at_all_uses_up_no_retry_in_a_probe(stage: Stage) -> None:
+    open_since(stage)
+    stage.looks_up = True  # else it is escalated as unknown
+    stage.add(1, due=START)
+    for _ in range(6):
+        stage.clock.now += timedelta(hours=5)
+        stage.run(LOST)
+    assert stage.tries() == {1: 0}
+
+
+def test_a_message_that_is_alone_in_an_outage_is_escalated_in_the_end(stage: Stage) -> None:
+    open_since(stage)
+    stage.add(1, due=START, retry_count=5)
+    tried = 0
+    while stage.states() == {1: "waiting"}:
+        stage.clock.now += timedelta(hours=5)
+        stage.run(DOWN)
+        tried += 1
+    assert tried == 2 + 5
+    assert stage.escalation(1)[:2] == ("exhausted", 10)
+
+
+def test_the_next_outage_counts_probes_anew(stage: Stage) -> None:
+    open_since(stage)
+    stage.add(1, due=START)
+    assert probe(stage) + probe(stage) == [1, 1]
+    stage.ledger.save_breaker(Breaker(RULES.destination, BreakerState.OPEN, 5, stage.clock.now + TICK, stage.clock.now))
+    stage.clock.now += 2 * TICK
+    stage.run(DOWN)
+    stage.clock.now += 4 * TICK
+    stage.run(DOWN)
+    assert stage.tries() == {1: 0}
+
+
+def test_a_probe_keeps_the_order_of_its_ticket(stage: Stage) -> None:
+    open_since(stage)
+    stage.add(1, due=START + timedelta(minutes=10))
+    stage.add(2, due=START)
+    stage.sql("UPDATE retrycli_queue SET ticket = '7'")
+    stage.clock.now = START + TICK
+    stage.run(DOWN, replace(RULES, in_order=True))
+    assert stage.order == [1]
+
+
+def test_a_probe_whose_row_is_invalid_is_followed_by_another(stage: Stage) -> None:
+    open_since(stage)
+    stage.add(1, 2, 3, due=START)
+    stage.sql("UPDATE pending_messages SET body = NULL WHERE id < 3")
+    stage.clock.now = START + TICK
+    assert stage.run(rules=replace(RULES, in_order=True)).sent == 1
+    stage.add(4, due=START)
+    open_since(stage)
+    stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 4")
+    assert ended(stage.run(rules=replace(RULES, in_order=True))) == (PassResult.COMPLETED, None)
+
+
+def test_a_pass_that_is_told_to_probes_before_its_time(outage: Stage) -> None:
+    outage.clock.now = START + timedelta(minutes=1)
+    assert ended(outage.run(DOWN, replace(RULES, probe_now=True))) == (PassResult.STOPPED, "breaker_open")
+    assert outage.order == [6]
+    assert outage.ledger.breaker(RULES.destination).probe_at == outage.clock.now + timedelta(minutes=30)
+    assert ended(outage.run()) == (PassResult.STOPPED, "breaker_open")
+    assert outage.run(rules=replace(RULES, probe_now=True)).sent == 15
+
+
+def test_a_rest_is_kept_also_by_a_pass_that_is_told_to_probe(stage: Stage) -> None:
+    """The ticketing API asked for it."""
+    stage.add(1)
+    stage.ledger.save_breaker(Breaker(RULES.destination).rest(START + TICK))
+    assert ended(stage.run(rules=replace(RULES, probe_now=True))) == (PassResult.STOPPED, "throttled")
+
+
 def test_probes_come_after_15_then_30_then_every_60_minutes(outage: Stage) -> None:
     probed_at = []
     for minutes in range(15, 240, 15):
@@ -544,119 +670,6 @@ def test_a_wrong_password_stops_the_pass_and_charges_nobody(stage: Stage) -> Non
     assert stage.ledger.breakers() == []
 
 
-def test_403_for_three_tickets_in_a_row_are_about_us_and_none_is_escalated(stage: Stage) -> None:
-    stage.add(*range(1, 10))
-    summary = stage.run(FORBIDDEN, ONE_BY_ONE)
-    assert stage.order == [1, 2, 3]
-    assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
-    assert summary.detail == "HTTP 403 for 3 tickets in a row"
-    assert (summary.escalated, summary.released) == (0, 3)
-    assert set(stage.states().values()) == {"waiting"}
-    assert [stage.attempts(each) for each in (1, 2, 3)] == [[("pass", "unauthorized")]] * 3
-
-
-def test_403_for_one_ticket_are_about_its_messages_however_many(stage: Stage) -> None:
-    stage.add(*range(1, 10))
-    stage.sql("UPDATE pending_messages SET ticket_id = 7 WHERE id <= 5")
-    stage.sql("UPDATE pending_messages SET ticket_id = 8 WHERE id = 6")
-    summary = stage.run(dict.fromkeys(range(1, 7), FORBIDDEN), ONE_BY_ONE)
-    assert ended(summary) == (PassResult.COMPLETED, None)
-    assert (summary.sent, summary.escalated) == (3, 6)
-
-
-def test_no_more_than_a_hundred_403_are_held_back(stage: Stage) -> None:
-    stage.add(*range(1, 122))
-    stage.sql("UPDATE pending_messages SET ticket_id = 7")
-    seen: list[int] = []
-
-    def answer(_: QueuedMessage) -> Outcome:
-        seen.append(len(stage.states()) - sum(each != "escalated" for each in stage.states().values()))
-        return FORBIDDEN
-
-    assert stage.run(answer, ONE_BY_ONE).escalated == 121
-    assert seen[:101] == [0] * 100 + [100]
-
-
-def test_two_403_before_an_answer_of_another_kind_are_about_their_messages(stage: Stage) -> None:
-    stage.add(*range(1, 10))
-    summary = stage.run({1: FORBIDDEN, 2: FORBIDDEN}, ONE_BY_ONE)
-    assert ended(summary) == (PassResult.COMPLETED, None)
-    assert stage.escalation(1) == stage.escalation(2) == ("permanent", 0, "HTTP 403")
-    assert (summary.sent, summary.escalated) == (7, 2)
-
-
-def test_two_403_with_nothing_after_them_are_about_their_messages(stage: Stage) -> None:
-    stage.add(1, 2)
-    assert stage.run(FORBIDDEN, ONE_BY_ONE).escalated == 2
-
-
-def test_403_that_come_in_between_never_add_up(stage: Stage) -> None:
-    stage.add(*range(1, 12))
-    forbidden = (1, 3, 4, 6, 8, 9, 11)
-    summary = stage.run(dict.fromkeys(forbidden, FORBIDDEN), ONE_BY_ONE)
-    assert ended(summary) == (PassResult.COMPLETED, None)
-    assert tuple(stage.states()) == forbidden
-    assert (summary.sent, summary.escalated) == (4, 7)
-
-
-def test_403_for_three_tickets_in_a_row_are_about_us_also_where_other_answers_come_with_them(stage: Stage) -> None:
-    """Three are delivered; of the others that are answered together with them, the last is another failure."""
-    stage.add(*range(1, 8))
-    summary = stage.run({4: FORBIDDEN, 5: FORBIDDEN, 6: FORBIDDEN, 7: DOWN})
-    assert ended(summary) == (PassResult.STOPPED, "credentials_refused")
-    assert summary.escalated == 0
-    assert stage.states() == dict.fromkeys(range(4, 8), "waiting")
-
-
-def test_403_for_three_tickets_in_a_row_are_about_us_also_where_they_come_in_after_the_breaker_opened(
-    stage: Stage,
-) -> None:
-    """The first is delivered; of the eight that are out, five fail and three are refused."""
-    stage.add(*range(1, 20))
-    answers = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
-    summary = stage.run(answers)
-    assert ended(summary) == (PassResult.STOPPED, "breaker_open")
-    assert (summary.sent, summary.rescheduled, summary.released, summary.escalated) == (1, 5, 3, 0)
-
-
-@pytest.mark.parametrize("why", [StopReason.LIMIT, StopReason.SIGNAL, StopReason.DEADLINE])
-def test_403_for_three_tickets_in_a_row_are_about_us_also_where_the_pass_was_to_end_anyway(
-    stage: Stage, why: StopReason
-) -> None:
-    """The first is delivered; eight are in flight, and the pass knows that it ends as they come in."""
-    stage.add(*range(1, 12))
-    rules = replace(RULES, limit=9 if why is StopReason.LIMIT else None)
-    summary = asyncio.run(ending(stage, FORBIDDEN, why, first=2, rules=rules))
-    assert (summary.sent, summary.escalated, summary.released) == (1, 0, 8)
-    assert set(stage.states().values()) == {"waiting"}
-    refused = ("credentials_refused", "HTTP 403 for 3 tickets in a row")
-    assert (summary.reason, summary.detail) == (refused if why is StopReason.LIMIT else (why, None))
-
-
-async def ending(
-    stage: Stage, outcome: Outcome, why: StopReason, *, first: int, rules: PassRules = RULES
-) -> PassSummary:
-    """A pass that learns that it must end while some are in flight: one of them comes in, then all the others."""
-    answers = asyncio.Semaphore(0)
-
-    async def wait(queued: QueuedMessage) -> Outcome:
-        if queued.message_id < first:
-            return DELIVERED
-        await answers.acquire()
-        return outcome
-
-    running = asyncio.create_task(stage.run_pass(wait, rules))
-    await settle()
-    stage.stop_requested = why is StopReason.SIGNAL
-    if why is StopReason.DEADLINE:
-        stage.clock.now += rules.deadline
-    answers.release()
-    await settle()
-    for _ in stage.order:
-        answers.release()
-    return await running
-
-
 # Limit, deadline, signal.
 
 
@@ -722,6 +735,30 @@ def test_a_signal_before_anything_was_begun_leaves_all_as_it_was(stage: Stage) -
     assert ended(stage.run()) == (PassResult.INTERRUPTED, "signal")
     assert stage.gateway is None
     assert stage.states() == {1: "waiting", 2: "waiting"}
+
+
+async def ending(
+    stage: Stage, outcome: Outcome, why: StopReason, *, first: int, rules: PassRules = RULES
+) -> PassSummary:
+    """A pass that learns that it must end while some are in flight: one of them comes in, then all the others."""
+    answers = asyncio.Semaphore(0)
+
+    async def wait(queued: QueuedMessage) -> Outcome:
+        if queued.message_id < first:
+            return DELIVERED
+        await answers.acquire()
+        return outcome
+
+    running = asyncio.create_task(stage.run_pass(wait, rules))
+    await settle()
+    stage.stop_requested = why is StopReason.SIGNAL
+    if why is StopReason.DEADLINE:
+        stage.clock.now += rules.deadline
+    answers.release()
+    await settle()
+    for _ in stage.order:
+        answers.release()
+    return await running
 
 
 def test_failures_that_come_in_after_a_signal_open_the_breaker_once(stage: Stage) -> None:

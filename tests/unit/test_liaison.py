@@ -15,7 +15,7 @@ from retrycli.message import Claim, QueuedMessage
 from retrycli.outcome import Outcome
 from retrycli.ports import PassRules
 from retrycli.store.ledger import Pause
-from tests.fakes import DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
+from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)
 OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, opened_at=START - TICK, probe_at=START)
@@ -132,7 +132,7 @@ def test_failures_of_all_hosts_count_together(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES, due=START)
     for failures in range(1, 4):
         stage.ledger.save_breaker(Breaker(RULES.destination, failures=failures))
-    summary = stage.run(DOWN, ONE_BY_ONE)
+    summary = stage.run(CUT_OFF, ONE_BY_ONE)
     assert (summary.reason, summary.rescheduled) == ("breaker_open", 2)
     assert stage.events.of(BreakerOpened) == [BreakerOpened(RULES.destination, 5, START + TICK)]
 
@@ -145,7 +145,7 @@ def test_failures_of_another_host_count_though_this_pass_had_none_before(stage: 
     def answer(queued: QueuedMessage) -> Outcome:
         if queued.message_id == 2:
             stage.ledger.save_breaker(failed)
-            return DOWN
+            return CUT_OFF
         return DELIVERED
 
     assert stage.run(answer, ONE_BY_ONE).reason == "breaker_open"

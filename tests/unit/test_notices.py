@@ -47,7 +47,8 @@ PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED, sent=0)
 DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, sent=0, rescheduled=5)
 REFUSED = Past(result=PassResult.STOPPED, reason=StopReason.CREDENTIALS_REFUSED, sent=0)
 LATE = Past(result=PassResult.STOPPED, reason=StopReason.DEADLINE, sent=900)
-STANDING = {Topic.DOWN: DOWN, Topic.CREDENTIALS: REFUSED, Topic.DEADLINE: LATE}
+ALIKE = Past(result=PassResult.STOPPED, reason=StopReason.SAME_ANSWER, sent=0)
+STANDING = {Topic.DOWN: DOWN, Topic.CREDENTIALS: REFUSED, Topic.SAME_ANSWER: ALIKE, Topic.DEADLINE: LATE}
 
 
 @dataclass

@@ -1,0 +1,98 @@
+"""Answers that may be about us, or about what stands between, rather than about their messages.
+
+A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a proxy that has lost its way, a redirect
+often a maintenance page. One answer does not tell. So each route holds such answers back, and lets others judge:
+
+- A delivery whose request went out after them shows that the route works: they are about their messages.
+- If ten tickets in a row get the same status, three messages of other tickets go out, one at a time: the trial. If one
+  is delivered, the ten are about their messages. If none is, all of them are about us.
+- If the pass ends before ten tickets got it, they are about their messages.
+
+The trial takes the messages that came due last. The ten came due first, and messages that are close to each other in
+the queue may have a cause in common, as when many tickets are closed at once.
+"""
+
+from __future__ import annotations
+
+from retrycli.attempt import Attempt
+from retrycli.outcome import ALIVE, OutcomeKind
+
+TICKETS = 10
+"""How many tickets in a row must get the same status before a trial is made."""
+TRIALS = 3
+"""How many messages are sent to find out."""
+HELD_AT_MOST = 100
+"""From so many answers of fewer tickets on, a pass sends messages of other tickets first, while there are any."""
+
+
+class Doubt:
+    """The answers in doubt of one route in one pass."""
+
+    def __init__(self) -> None:
+        self.status: int | None = None
+        """The status that `TICKETS` tickets in a row have got; None while none has that many."""
+        self._held: list[Attempt] = []
+        self._new: list[Attempt] = []
+        self._trials: list[Attempt] = []
+
+    def holds(self, attempt: Attempt) -> bool:
+        """Return whether an attempt is to be held back.
+
+        In a trial every answer is but a delivery: if the trial fails, it escalates nothing and uses up no retry.
+        """
+        kind = attempt.outcome.kind
+        answered = kind in ALIVE and kind is not OutcomeKind.DELIVERED
+        return attempt.outcome.in_doubt or (attempt.trial and answered)
+
+    def hold(self, attempt: Attempt) -> None:
+        """Hold an attempt back until more is known."""
+        self._held.append(attempt)
+        self._new.append(attempt)
+        if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
+            self.status = attempt.outcome.status_code
+
+    def count_trial(self, attempt: Attempt) -> None:
+        """Count an attempt of the trial. One that sent nothing, because its row is invalid, proves nothing."""
+        if attempt.outcome.kind is not OutcomeKind.INVALID:
+            self._trials.append(attempt)
+
+    @property
+    def is_settled(self) -> bool:
+        """Return whether the trial has failed."""
+        return self.status is not None and len(self._trials) >= TRIALS
+
+    @property
+    def tickets(self) -> frozenset[str]:
+        """Return the tickets to send nothing more to, until it is known what their answers are about."""
+        if self.status is None and len(self._held) < HELD_AT_MOST:
+            return frozenset()
+        return frozenset(each.ticket for each in (*self._held, *self._trials))
+
+    def new(self) -> list[Attempt]:
+        """Return the attempts that are held and were not returned before."""
+        new, self._new = self._new, []
+        return new
+
+    def let_go(self, delivery: Attempt | None = None) -> list[Attempt]:
+        """Return the held attempts and hold them no longer.
+
+        Args:
+            delivery: only those that were answered before the request of this delivery went out.
+        """
+        known = [each for each in self._held if delivery is None or each.finished_at <= delivery.begun_at]
+        done = set(map(id, known))
+        self._held = [each for each in self._held if id(each) not in done]
+        self._new = [each for each in self._new if id(each) not in done]
+        if len(self._tickets_with(self.status)) < TICKETS:
+            self.status, self._trials = None, []
+        return known
+
+    @property
+    def words(self) -> str:
+        """Say what the route answers, for an operator."""
+        alike = self._trials and all(each.outcome.status_code == self.status for each in self._trials)
+        number = len(self._tickets_with(self.status))
+        return f"HTTP {self.status} to everything" if alike else f"HTTP {self.status} to {number} tickets in a row"
+
+    def _tickets_with(self, status: int | None) -> set[str]:
+        return {each.ticket for each in self._held if each.outcome.in_doubt and each.outcome.status_code == status}

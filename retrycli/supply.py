@@ -1,0 +1,98 @@
+"""The messages of one lane that a pass has claimed and not begun yet, and which it claims next."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterable
+from datetime import datetime
+
+from retrycli.destination import Destination
+from retrycli.liaison import Liaison
+from retrycli.message import Lane
+from retrycli.ports import Claims, PassRules
+from retrycli.turns import Turns
+
+
+class Supply:
+    """What goes out next.
+
+    Args:
+        claims: the queue.
+        liaison: who claims, and until when.
+        rules: how many messages are claimed at once, and whether tickets keep their order.
+        lane: which messages.
+        since: the start of the pass.
+    """
+
+    def __init__(self, claims: Claims, liaison: Liaison, rules: PassRules, lane: Lane, *, since: datetime) -> None:
+        self._claims = claims
+        self._liaison = liaison
+        self._rules = rules
+        self._lane = lane
+        self._since = since
+        self._due_by = rules.due_by(since)
+        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
+        self._claimed: deque[int] = deque()
+        self._all_claimed = False
+        self._freed: set[str] = set()
+        """Tickets of which the next message may go out, where their order is kept."""
+
+    def __bool__(self) -> bool:
+        """Return whether there may be more to send."""
+        return bool(self._claimed or self._freed or not self._all_claimed)
+
+    def take(self, room: int, destination: Destination) -> list[int]:
+        """Return at most so many claimed messages, the one that has waited longest first, and claim more as needed.
+
+        If one message is to tell something about the destination, it is that message, and alone.
+        """
+        if destination.tickets_in_doubt:
+            return self._take_elsewhere(destination)
+        if destination.probing:
+            return self._take_probe(destination)
+        if not self._claimed:
+            self._claimed.extend(self._claim_due() or self._claim_freed())
+        return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+
+    def free(self, tickets: Iterable[str]) -> None:
+        """Let the next message of tickets go out, because the one before it is decided."""
+        self._freed.update(tickets)
+
+    def release(self) -> None:
+        """Give back what was claimed and not begun."""
+        if self._claimed:
+            self._claims.release(self._liaison.claim, self._claimed)
+            self._claimed.clear()
+            self._all_claimed = False
+
+    def _take_probe(self, destination: Destination) -> list[int]:
+        """Claim one message to probe with."""
+        self.release()
+        since = destination.breaker.opened_at or self._since
+        claim, in_order = self._claims.claim_probe, self._rules.in_order
+        found = claim(self._liaison.claim, self._due_by, since, self._lane, in_order=in_order)
+        if not found:
+            self._all_claimed = True
+            self._freed.clear()
+        return found
+
+    def _take_elsewhere(self, destination: Destination) -> list[int]:
+        """Claim one message of a ticket that is not in doubt. The others are claimed again once nothing is."""
+        self.release()
+        self._all_claimed = False
+        claim, in_order = self._claims.claim_elsewhere, self._rules.in_order
+        return claim(self._liaison.claim, self._due_by, destination.tickets_in_doubt, self._lane, in_order=in_order)
+
+    def _claim_due(self) -> list[int]:
+        found: list[int] = []
+        while not (found or self._all_claimed):
+            at_once = self._rules.claim_at_once
+            found = self._claims.claim(self._liaison.claim, self._due_by, at_once, self._turns, self._lane)
+            self._all_claimed = not found and not self._turns.next_round()
+        return found
+
+    def _claim_freed(self) -> list[int]:
+        """Claim what comes after messages of the same ticket that are decided."""
+        freed, self._freed = self._freed, set()
+        claim = self._claims.claim_first_of
+        return claim(self._liaison.claim, self._due_by, freed, self._lane) if freed else []

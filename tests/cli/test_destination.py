@@ -1,0 +1,257 @@
+"""What a pass learns of a destination from its answers, and when it says so of the messages instead."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from random import Random
+from typing import TYPE_CHECKING
+
+import pytest
+
+from retrycli import app
+from retrycli.sandbox import Answer, Behaviour, Sandbox
+from tests.channels import webhook
+from tests.cli.api import BUSY, TAKES, Gate
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from retrycli.events import PassSummary
+    from retrycli.settings import Settings
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+TICK = timedelta(minutes=15)
+BROKEN: Answer = (500, {"messages": ["NullPointerException"]})
+CLOSED: Answer = (403, {"messages": ["the ticket is closed"]})
+MOVED: Answer = (302, {})
+MISSING: Answer = (404, {})
+
+FIRST = 4701
+"""The ticket of message 1; message 2 belongs to the next one."""
+
+
+class ByTicket(Sandbox):
+    """Answers each delivery by its ticket, and remembers the tickets that were written to."""
+
+    def __init__(self, answer: Callable[[int], Answer], gate: Gate | None = None) -> None:
+        super().__init__(Behaviour(), rng=Random(0))
+        self.says = answer
+        self.tickets: list[int] = []
+        self._gate = gate
+
+    def answer(self, method: str, path: str, key: str | None, body: bytes) -> Answer:
+        """The answer for the ticket in the path."""
+        ticket = int(path.split("/")[2])
+        self.tickets.append(ticket)
+        if self._gate is not None and self.says(ticket) == TAKES:
+            self._gate.hold(0)
+        return self.says(ticket)
+
+
+@contextmanager
+def api(answer: Answer | Callable[[int], Answer], gate: Gate | None = None) -> Iterator[ByTicket]:
+    with ByTicket(answer if callable(answer) else lambda _: answer, gate) as server:
+        yield server
+
+
+@dataclass
+class Passes:
+    """Passes made from Python, by a clock that a test moves."""
+
+    settings: Settings
+    now: datetime
+
+    def run(self, *, probe: bool = False) -> PassSummary:
+        here = replace(app.HERE, now=lambda: self.now)
+        return app.run_once(self.settings, probe=probe, surroundings=here)
+
+    def wait(self, time: timedelta) -> Passes:
+        self.now += time
+        return self
+
+
+def queue(application: Application) -> dict[object, tuple[object, object]]:
+    """Each message in the queue: its state and its reason."""
+    rows = application.rows("retrycli_queue").items()
+    return {each: (row["state"], row["escalation_reason"]) for each, row in rows}
+
+
+def attempts(application: Application) -> list[tuple[object, object, object]]:
+    rows = application.rows("retrycli_attempts").values()
+    return [(row["message_id"], row["outcome"], row["status_code"]) for row in rows]
+
+
+# One message is no outage.
+
+
+def test_one_message_that_always_gets_a_500_is_escalated_in_the_end(application: Application) -> None:
+    application.add(1)
+    with api(BROKEN) as server:
+        passes = Passes(application.settings(server.url), app.utc_now())
+        while application.state(1) != "escalated" and len(server.tickets) < 25:
+            passes.wait(timedelta(hours=6)).run()
+    assert len(server.tickets) == 10
+    assert queue(application) == {1: ("escalated", "exhausted")}
+    assert {row["state"] for row in application.rows("retrycli_breakers").values()} == {"closed"}
+
+
+def test_a_message_that_is_alone_in_an_outage_is_escalated_by_its_answers(application: Application) -> None:
+    """Five connections refused open the breaker. Then something answers each probe with a 500."""
+    application.add(1)
+    with api(BROKEN) as server:
+        down = server.url
+    passes = Passes(application.settings(down), app.utc_now())
+    while not application.rows("retrycli_breakers") or len(attempts(application)) < 5:
+        passes.wait(timedelta(hours=6)).run()
+    assert application.row(1)["retry_count"] == 5
+    with api(BROKEN) as server:
+        passes.settings = application.settings(server.url)
+        application.execute("UPDATE retrycli_breakers SET destination = ?", server.url)
+        for _ in range(12):
+            passes.wait(timedelta(hours=6)).run()
+    assert queue(application) == {1: ("escalated", "exhausted")}
+    assert len(server.tickets) == 2 + 5, "two probes are free, and each one after them uses up a retry"
+
+
+# Whether an answer is about us or about its message.
+
+
+def test_three_closed_tickets_stop_no_pass(cli: Cli, application: Application) -> None:
+    for each in range(1, 13):
+        application.add(each)
+    with api(lambda ticket: CLOSED if ticket < FIRST + 3 else TAKES) as server:
+        done = cli.having(application.variables(server.url))("run-once")
+    assert done.returncode == 0, done.stderr
+    assert queue(application) == dict.fromkeys((1, 2, 3), ("escalated", "permanent"))
+
+
+def test_ten_closed_tickets_stop_no_pass_if_another_message_is_delivered(cli: Cli, application: Application) -> None:
+    for each in range(1, 26):
+        application.add(each, hours_ago=30 - each)
+    with api(lambda ticket: CLOSED if ticket < FIRST + 15 else TAKES) as server:
+        done = cli.having(application.variables(server.url))("run-once")
+    assert done.returncode == 0, done.stderr
+    assert queue(application) == dict.fromkeys(range(1, 16), ("escalated", "permanent"))
+    assert server.tickets[:11] == [*range(FIRST, FIRST + 10), FIRST + 24]
+
+
+def check_stopped(cli: Cli, application: Application, answer: Answer, *, status: int, reason: str, said: str) -> None:
+    for each in range(1, 26):
+        application.add(each, hours_ago=30 - each)
+    with api(answer) as server:
+        command = cli.having(application.variables(server.url))
+        done = command("run-once")
+        assert done.returncode == status
+        assert said in done.stderr
+        assert len(server.tickets) == 13
+        assert len(set(server.tickets)) == 13
+        assert queue(application) == dict.fromkeys(range(1, 26), ("waiting", None))
+        assert {row["retry_count"] for row in application.rows().values()} == {0}
+        assert application.last_pass()["reason"] == reason
+        assert command.json("status")["state"] == "down"
+        server.says = lambda _: TAKES
+        assert command("run-once").returncode == 0
+    assert queue(application) == {}
+
+
+def test_a_redirect_of_everything_escalates_nothing(cli: Cli, application: Application) -> None:
+    """A maintenance page."""
+    said = "answers HTTP 302 to everything"
+    check_stopped(cli, application, MOVED, status=69, reason="same_answer", said=said)
+
+
+def test_a_404_for_everything_escalates_nothing(cli: Cli, application: Application) -> None:
+    """A proxy that has lost its way to the API."""
+    said = "answers HTTP 404 to everything"
+    check_stopped(cli, application, MISSING, status=69, reason="same_answer", said=said)
+
+
+def test_a_403_for_everything_is_about_our_credentials(cli: Cli, application: Application) -> None:
+    said = "refuses our credentials (HTTP 403 to everything)"
+    check_stopped(cli, application, CLOSED, status=77, reason="credentials_refused", said=said)
+
+
+@pytest.mark.parametrize(("answer", "said"), [(MOVED, "answers HTTP 302 to"), (CLOSED, "our credentials (HTTP 403 to")])
+def test_one_notification_says_what_everything_is_answered(
+    cli: Cli, application: Application, answer: Answer, said: str
+) -> None:
+    for each in range(1, 26):
+        application.add(each)
+    with api(answer) as server, webhook() as hook:
+        urls = {"RETRYCLI_NOTIFY__URLS": f"json://{hook.host}/x"}
+        command = cli.having(application.variables(server.url) | urls)
+        first, second = command("run-once"), command("run-once")
+    assert [f"{said} everything" in each.stderr for each in (first, second)] == [True, False]
+    [request] = hook.requests
+    assert f"{said} everything" in request.json["message"]
+
+
+def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, application: Application) -> None:
+    for each in range(1, 5):
+        application.add(each, hours_ago=30 - each)
+    gate = Gate()
+    with api(lambda ticket: CLOSED if ticket < FIRST + 3 else TAKES, gate) as server:
+        try:
+            process = cli.having(application.variables(server.url)).start("run-once")
+            assert gate.reached.wait(60)
+            process.kill()
+            process.communicate()
+        finally:
+            gate.opened.set()
+        assert attempts(application) == [*((each, "permanent", 403) for each in (1, 2, 3)), (4, None, None)]
+        later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
+        summary = app.run_once(application.settings(server.url), surroundings=later)
+    assert (summary.escalated, summary.released) == (3, 3)
+    assert queue(application)[1] == ("escalated", "permanent")
+    assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]
+
+
+# Closing the breaker.
+
+
+def open_breaker(application: Application, passes: Passes) -> None:
+    for each in range(1, 8):
+        application.add(each)
+    assert passes.run().reason == "breaker_open"
+    [breaker] = application.rows("retrycli_breakers").values()
+    assert breaker["state"] == "open"
+
+
+def test_a_delivery_by_hand_closes_the_breaker(cli: Cli, application: Application) -> None:
+    with api(BUSY) as server:
+        open_breaker(application, Passes(application.settings(server.url), app.utc_now()))
+        server.says = lambda _: TAKES
+        command = cli.having(application.variables(server.url))
+        assert command("run-once").returncode == 69
+        assert command("retry", "1").returncode == 0
+        assert application.rows("retrycli_breakers") == {}
+        done = command("run-once")
+    assert done.returncode == 0, done.stderr
+    assert set(queue(application)) == {2, 3, 4, 5}, "which wait for their second retry"
+
+
+def test_run_once_probes_now_if_it_is_told_to(cli: Cli, application: Application) -> None:
+    with api(BUSY) as server:
+        open_breaker(application, Passes(application.settings(server.url), app.utc_now()))
+        command = cli.having(application.variables(server.url))
+        assert command("run-once", "--probe").returncode == 69
+        assert len(server.tickets) == 6
+        server.says = lambda _: TAKES
+        assert command("run-once").returncode == 69
+        assert command("run-once", "--probe").returncode == 0
+    assert set(queue(application)) == {1, 2, 3, 4, 5}
+    assert application.rows("retrycli_breakers") == {}
+
+
+def test_a_pass_made_from_python_probes_now_if_it_is_told_to(application: Application) -> None:
+    with api(BUSY) as server:
+        passes = Passes(application.settings(server.url), app.utc_now())
+        open_breaker(application, passes)
+        server.says = lambda _: TAKES
+        assert passes.run().reason == "breaker_open"
+        assert passes.run(probe=True).sent == 2

@@ -1,0 +1,191 @@
+"""Single messages that a pass picks to find something out, and answers that are recorded before they are decided."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from datetime import datetime, timedelta
+
+from sqlalchemy import update
+
+from retrycli.breaker import Breaker
+from retrycli.message import Claim, Lane, MessageType, State
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition
+from retrycli.schema import queue
+from retrycli.store.claims import Claims
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
+from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
+
+OPENED = NOON - HOUR
+OTHER = Claim("another-pass", NOON + 40 * MINUTE)
+FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
+SUPPLIERS = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+
+
+def waiting(application: Application, database: Database, number: int) -> None:
+    """Add messages of as many tickets; the first is due for longest."""
+    application.add_all([{}] * number)
+    for each in range(1, number + 1):
+        enrol(database, [each], at=NOON - (number - each) * MINUTE)
+        set_ticket(database, each, str(11 * each))
+
+
+def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
+    with database.write() as connection:
+        connection.execute(update(queue).where(queue.c.message_id == message_id).values(ticket=ticket))
+
+
+def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
+    """Claim the next probe, send it, and let it go again."""
+    ids = claims.claim_probe(PASS, NOON, OPENED)
+    claims.begin(PASS, ids, made_by="pass", pass_id=PASS.claimant, now=at, fit=lambda _: True, probe=True)
+    if answered:
+        outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+        claims.record(PASS, [Settled(each, Transition.released(), outcome) for each in ids], at)
+    return ids
+
+
+def settled(message_id: int) -> Settled:
+    return Settled(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
+
+
+# A probe.
+
+
+def test_each_message_is_a_probe_before_one_is_it_again(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 3)
+    probed = [probe(claims, OPENED + minutes * MINUTE) for minutes in range(1, 8)]
+    assert probed == [[1], [2], [3], [1], [2], [3], [1]]
+
+
+def test_no_message_is_due_for_a_probe(application: Application, database: Database, claims: Claims) -> None:
+    application.add()
+    enrol(database, [1], at=NOON + MINUTE)
+    assert claims.claim_probe(PASS, NOON, OPENED) == []
+
+
+def test_only_probes_since_the_breaker_opened_count(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 2)
+    probe(claims, OPENED - MINUTE)
+    assert claims.count_probes(1, OPENED) == 0
+    assert probe(claims, OPENED) == [1]
+    assert claims.count_probes(1, OPENED) == 1
+    assert claims.claim_probe(PASS, NOON, OPENED) == [2]
+
+
+def test_an_attempt_that_is_no_probe_does_not_count(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 2)
+    claims.claim(PASS, NOON, 1)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.record(PASS, [settled(1)], NOON)
+    assert claims.count_probes(1, OPENED) == 0
+    assert claims.claim_probe(PASS, NOON, OPENED) == [1]
+
+
+def test_a_probe_that_is_under_way_counts(application: Application, database: Database, claims: Claims) -> None:
+    waiting(application, database, 1)
+    assert probe(claims, NOON, answered=False) == [1]
+    assert claims.count_probes(1, OPENED) == 1
+
+
+def test_a_probe_is_claimed(application: Application, database: Database, claims: Claims) -> None:
+    waiting(application, database, 1)
+    assert claims.claim_probe(PASS, NOON, OPENED) == [1]
+    row = queue_rows(database)[1]
+    assert (row["state"], row["claimed_by"]) == (State.SENDING.value, PASS.claimant)
+    assert claims.claim_probe(OTHER, NOON, OPENED) == []
+
+
+# Elsewhere.
+
+
+def test_the_message_that_came_due_last_is_taken_and_none_of_these_tickets(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 5)
+    assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == [4]
+    assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == [2]
+    assert claims.claim_elsewhere(PASS, NOON - 4 * MINUTE, {"22"}) == [1]
+    assert claims.claim_elsewhere(PASS, NOON, {"55", "33"}) == []
+
+
+def test_a_message_whose_ticket_is_not_known_is_none_of_these(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 2)
+    set_ticket(database, 1, None)
+    assert claims.claim_elsewhere(PASS, NOON, {"11", "22"}) == [1]
+
+
+def test_both_keep_to_their_lane_and_to_the_order_of_a_ticket(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    types = ("customer", "customer", "supplier", "customer")
+    application.add_all([{"message_type": each} for each in types])
+    enrol(database, [1, 2, 3, 4])
+    set_ticket(database, 4, "22")
+    assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS, in_order=True) == []
+    assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS, in_order=True) == []
+    assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS) == [3]
+    claims.release(PASS, [3])
+    assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS) == [3]
+    assert claims.claim_elsewhere(PASS, NOON, {"22"}, in_order=True) == [1]
+
+
+# Answers whose messages are not decided yet.
+
+
+def test_an_answer_is_recorded_and_its_message_stays_claimed(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 1)
+    claims.claim(PASS, NOON, 1)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    held = queue_rows(database)
+    with application.watched() as changed:
+        claims.record_answers(PASS, [settled(1)], NOON)
+    assert changed == {}
+    assert queue_rows(database) == held
+    [row] = attempt_rows(database, 1)
+    assert (row["outcome"], row["status_code"], row["finished_at"]) == ("permanent", 403, NOON)
+    claims.record(PASS, [replace(settled(1), outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
+    assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"
+
+
+def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that_died(
+    application: Application, database: Database, claims: Claims
+) -> None:
+    waiting(application, database, 1)
+    claims.claim(PASS, NOON, 1)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.record_answers(PASS, [settled(1)], NOON)
+    [lapsed] = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    assert lapsed.attempt_by is None
+
+
+def test_a_claim_that_is_lost_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
+    waiting(application, database, 1)
+    claims.claim(PASS, NOON, 1)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    claims.record_answers(PASS, [settled(1)], NOON)
+    [row] = attempt_rows(database, 1)
+    assert row["outcome"] is None
+
+
+# The breaker's tickets.
+
+
+def test_the_tickets_of_a_row_of_failures_are_remembered(ledger: Ledger) -> None:
+    breaker = Breaker("https://tickets.example.com", failures=4, tickets={"4711": 3, "Ö/7": 1})
+    ledger.save_breaker(breaker)
+    assert ledger.breaker(breaker.destination) == breaker
+    assert ledger.breakers() == [breaker]

@@ -1,0 +1,474 @@
+"""Answers that may be about us rather than about their messages: what settles it, and what happens meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from datetime import timedelta
+
+import pytest
+
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.doubt import HELD_AT_MOST, TICKETS
+from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.message import Claim, Lane, MessageType, QueuedMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.store.ledger import Pause
+from tests.fakes import (
+    CUT_OFF,
+    DELIVERED,
+    DOWN,
+    FORBIDDEN,
+    LOST,
+    MOVED,
+    NOT_FOUND,
+    REFUSED,
+    RULES,
+    START,
+    THROTTLED,
+    TICK,
+    UNAUTHORIZED,
+    Stage,
+    in_turn,
+)
+
+ONE_BY_ONE = replace(RULES, concurrency=1)
+MISSING = Outcome(OutcomeKind.PERMANENT, 404, "HTTP 404", in_doubt=True)
+MAINTENANCE = replace(MOVED, kind=OutcomeKind.REFUSED, error="look-up: HTTP 302")
+"""What a redirect comes to if the message was looked up first."""
+SETTLED_BY_ITS_PRESET = replace(FORBIDDEN, in_doubt=False)
+
+
+def ended(summary: PassSummary) -> tuple[PassResult, str | None, str | None]:
+    return summary.result, summary.reason, summary.detail
+
+
+def stopped(status: int, *, said: str = "to everything") -> tuple[PassResult, StopReason, str]:
+    return PassResult.STOPPED, StopReason.SAME_ANSWER, f"{RULES.destination} answers HTTP {status} {said}"
+
+
+def but(messages: range, outcome: Outcome, otherwise: Outcome = DELIVERED) -> Callable[[QueuedMessage], Outcome]:
+    return lambda queued: outcome if queued.message_id in messages else otherwise
+
+
+def of_one_ticket(stage: Stage, *ids: int, ticket: int = 7) -> None:
+    stage.add(*ids)
+    stage.sql(f"UPDATE pending_messages SET ticket_id = {ticket} WHERE id IN ({', '.join(map(str, ids))})")
+
+
+def check_untouched(stage: Stage) -> None:
+    """Nothing is escalated, nothing has used up a retry, and nobody holds anything."""
+    assert set(stage.states().values()) == {"waiting"}
+    assert set(stage.tries().values()) == {0}
+    assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
+    assert stage.sql("SELECT count(*) FROM pending_messages WHERE last_error IS NOT NULL") == [(0,)]
+
+
+# About the messages.
+
+
+def test_a_delivery_after_them_makes_them_permanent(stage: Stage) -> None:
+    stage.add(*range(1, 12))
+    summary = stage.run(but(range(1, TICKETS), FORBIDDEN), ONE_BY_ONE)
+    assert (summary.result, summary.reason) == (PassResult.COMPLETED, None)
+    assert (summary.sent, summary.escalated) == (2, TICKETS - 1)
+    assert stage.escalation(1) == ("permanent", 0, "HTTP 403")
+
+
+def test_the_end_of_the_pass_makes_fewer_than_ten_permanent(stage: Stage) -> None:
+    stage.add(*range(1, TICKETS))
+    assert stage.run(MOVED).escalated == TICKETS - 1
+
+
+def test_what_comes_in_between_never_adds_up_after_a_delivery(stage: Stage) -> None:
+    stage.add(*range(1, 41))
+    summary = stage.run(lambda queued: DELIVERED if queued.message_id % 8 == 0 else FORBIDDEN, ONE_BY_ONE)
+    assert (summary.result, summary.reason) == (PassResult.COMPLETED, None)
+    assert (summary.sent, summary.escalated) == (5, 35)
+    assert stage.order == list(range(1, 41)), "no trial was made"
+
+
+def test_nine_tickets_are_no_ten_however_many_messages_they_have(stage: Stage) -> None:
+    stage.add(*range(1, 31))
+    stage.sql("UPDATE pending_messages SET ticket_id = id % 9")
+    assert stage.run(FORBIDDEN, ONE_BY_ONE).escalated == 30
+
+
+def test_different_statuses_do_not_add_up(stage: Stage) -> None:
+    stage.add(*range(1, 19))
+    summary = stage.run(but(range(1, TICKETS), FORBIDDEN, MISSING), ONE_BY_ONE)
+    assert (summary.reason, summary.escalated) == (None, 18)
+
+
+def test_what_a_preset_has_assigned_is_not_in_doubt(stage: Stage) -> None:
+    stage.add(*range(1, 21))
+    summary = stage.run(SETTLED_BY_ITS_PRESET, ONE_BY_ONE)
+    assert (summary.reason, summary.escalated) == (None, 20)
+
+
+def test_a_delivery_that_was_on_its_way_before_tells_nothing_of_them(stage: Stage) -> None:
+    """The first is delivered, and eight go out. While seven come back with a redirect, the last one still arrives."""
+    stage.add(*range(1, 40))
+    late = asyncio.Event()
+
+    async def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 1:
+            return DELIVERED
+        if queued.message_id == 9:
+            await late.wait()
+            return DELIVERED
+        stage.clock.now += timedelta(seconds=1)
+        if len(stage.order) >= 1 + 8 + 3:
+            late.set()
+        return MOVED
+
+    summary = stage.run(answer)
+    assert (summary.reason, summary.sent, summary.escalated) == ("same_answer", 2, 0)
+
+
+# The trial.
+
+
+def test_after_ten_tickets_a_message_from_the_other_end_of_the_queue_goes_out(stage: Stage) -> None:
+    for message_id in range(1, 31):
+        stage.add(message_id, due=START - timedelta(minutes=60 - message_id))
+    summary = stage.run(but(range(1, 16), FORBIDDEN), ONE_BY_ONE)
+    assert stage.order[: TICKETS + 2] == [*range(1, TICKETS + 1), 30, 11]
+    assert (summary.sent, summary.escalated, summary.reason) == (15, 15, None)
+
+
+def test_a_trial_goes_out_by_itself(stage: Stage) -> None:
+    """The first was delivered, so eight are out when a tenth ticket comes back."""
+    stage.add(*range(1, 60))
+    summary = stage.run(but(range(2, 60), MOVED))
+    assert (summary.sent, summary.reason) == (1, "same_answer")
+    assert stage.widths[-3:] == [1, 1, 1]
+    assert len(stage.order) <= 1 + TICKETS + RULES.concurrency + 3
+
+
+@pytest.mark.parametrize("outcome", [MOVED, MISSING])
+def test_where_the_trial_fails_the_pass_stops_and_nothing_is_charged_or_escalated(
+    stage: Stage, outcome: Outcome
+) -> None:
+    stage.add(*range(1, 41))
+    assert outcome.status_code is not None
+    assert ended(summary := stage.run(outcome)) == stopped(outcome.status_code)
+    assert summary.exit_status == 69
+    assert (len(stage.order), summary.released) == (TICKETS + 3, TICKETS + 3)
+    check_untouched(stage)
+    assert stage.ledger.breakers() == []
+
+
+def test_a_403_for_everything_is_about_our_credentials(stage: Stage) -> None:
+    stage.add(*range(1, 41))
+    summary = stage.run(FORBIDDEN)
+    assert ended(summary) == (PassResult.STOPPED, StopReason.CREDENTIALS_REFUSED, "HTTP 403 to everything")
+    assert summary.exit_status == 77
+    check_untouched(stage)
+
+
+@pytest.mark.parametrize("delivered", [1, 2, 3])
+def test_one_delivery_of_three_is_enough(stage: Stage, delivered: int) -> None:
+    stage.add(*range(1, 31))
+    answers = in_turn(*[MOVED] * (TICKETS + delivered - 1), DELIVERED)
+    summary = stage.run(answers, ONE_BY_ONE)
+    assert (summary.reason, summary.escalated, summary.sent) == (None, TICKETS + delivered - 1, 21 - delivered)
+
+
+@pytest.mark.parametrize("outcome", [REFUSED, NOT_FOUND, MISSING, DOWN, CUT_OFF])
+def test_whatever_else_a_trial_gets_uses_up_nothing(stage: Stage, outcome: Outcome) -> None:
+    stage.add(*range(1, 31))
+    summary = stage.run(in_turn(*[MOVED] * TICKETS, outcome), ONE_BY_ONE)
+    assert len(stage.order) == TICKETS + 3
+    assert ended(summary) == stopped(302, said=f"to {TICKETS} tickets in a row")
+    check_untouched(stage)
+
+
+def test_a_trial_that_may_have_arrived_is_remembered(stage: Stage) -> None:
+    stage.add(*range(1, 31))
+    assert stage.run(in_turn(*[MOVED] * TICKETS, LOST, MOVED), ONE_BY_ONE).reason == "same_answer"
+    assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE unknown_count = 1") == [(1,)]
+    assert set(stage.tries().values()) == {0}
+
+
+def test_a_refused_trial_counts_once_another_is_delivered(stage: Stage) -> None:
+    stage.add(*range(1, 31))
+    summary = stage.run(in_turn(*[MOVED] * TICKETS, REFUSED, DELIVERED), ONE_BY_ONE)
+    assert (summary.escalated, summary.rescheduled, summary.sent) == (TICKETS, 1, 19)
+
+
+def test_a_row_that_can_not_be_sent_is_no_trial(stage: Stage) -> None:
+    stage.add(*range(1, 31), due=START)
+    stage.sql("UPDATE pending_messages SET body = NULL WHERE id IN (29, 30)")
+    summary = stage.run(but(range(1, 11), MOVED), ONE_BY_ONE)
+    assert (summary.escalated, summary.sent) == (TICKETS + 2, 18)
+    invalid = Outcome(OutcomeKind.INVALID, error="an attachment is missing")
+    stage.add(*range(101, 131))
+    summary = stage.run(lambda queued: invalid if queued.message_id > 126 else MOVED, ONE_BY_ONE)
+    assert ended(summary) == stopped(302)
+    assert len(stage.order) == TICKETS + 4 + 3
+
+
+def test_the_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
+    """Each has a second message, which is due last."""
+    for number in range(TICKETS):
+        of_one_ticket(stage, 1 + number, 101 + number, ticket=number)
+    stage.add(51, 52, 53)
+    stage.run(FORBIDDEN, ONE_BY_ONE)
+    assert stage.order == [*range(1, TICKETS + 1), 53, 52, 51]
+
+
+def test_a_trial_keeps_the_order_of_its_ticket(stage: Stage) -> None:
+    stage.add(*range(1, TICKETS + 1))
+    of_one_ticket(stage, 51, 52, 53)
+    stage.run(but(range(1, TICKETS + 1), FORBIDDEN), replace(ONE_BY_ONE, in_order=True))
+    assert stage.order[TICKETS:] == [51, 52, 53]
+
+
+@pytest.mark.parametrize("others", [0, 1, 2])
+def test_with_fewer_than_three_other_messages_those_decide(stage: Stage, others: int) -> None:
+    stage.add(*range(1, TICKETS + others + 1))
+    said = "to everything" if others else f"to {TICKETS} tickets in a row"
+    assert ended(stage.run(MOVED)) == stopped(302, said=said)
+    assert len(stage.order) == TICKETS + others
+    check_untouched(stage)
+
+
+def test_the_next_pass_begins_with_other_messages(stage: Stage) -> None:
+    stage.add(*range(1, 31))
+    stage.run(MOVED, takes=timedelta(seconds=1))
+    tried = set(stage.order)
+    stage.clock.now = START + TICK
+    stage.run()
+    assert not tried & set(stage.order[:17])
+    assert stage.states() == {}
+
+
+def test_a_look_up_that_is_redirected_uses_up_nothing_either(stage: Stage) -> None:
+    """Its message was not sent, and would count as refused."""
+    stage.add(*range(1, 31))
+    summary = stage.run(lambda queued: MAINTENANCE if queued.message_id % 2 else MOVED, ONE_BY_ONE)
+    assert ended(summary) == stopped(302)
+    check_untouched(stage)
+
+
+def test_other_answers_in_between_end_no_row(stage: Stage) -> None:
+    """Only a delivery does."""
+    stage.add(*range(1, 41))
+    summary = stage.run(lambda queued: NOT_FOUND if queued.message_id % 3 == 0 else FORBIDDEN, ONE_BY_ONE)
+    assert summary.reason == "credentials_refused"
+    assert set(stage.states().values()) == {"waiting", "escalated"}
+    assert all(each % 3 == 0 for each, state in stage.states().items() if state == "escalated")
+
+
+# While they are held back.
+
+
+def test_their_answers_are_recorded_at_once_and_their_messages_stay_claimed(stage: Stage) -> None:
+    stage.add(1, 2, 3)
+    seen: list[object] = []
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 3:
+            seen.append([stage.attempts(each) for each in (1, 2)])
+            seen.append(stage.states())
+            return DELIVERED
+        return FORBIDDEN
+
+    assert stage.run(answer, ONE_BY_ONE).escalated == 2
+    assert seen == [[[("pass", "permanent")]] * 2, {1: "sending", 2: "sending", 3: "sending"}]
+    assert stage.attempts(1) == [("pass", "permanent")]
+
+
+def test_if_their_pass_dies_they_wait_again_as_they_were(stage: Stage) -> None:
+    stage.add(1, 2)
+
+    def die(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 2:
+            raise KeyboardInterrupt
+        return FORBIDDEN
+
+    with pytest.raises(KeyboardInterrupt):
+        stage.run(die, ONE_BY_ONE)
+    stage.clock.now += RULES.lease
+    stage.run(rules=replace(RULES, limit=0))
+    assert stage.states() == {1: "waiting", 2: "waiting"}
+    assert stage.tries() == {1: 0, 2: 1}
+    assert dict(stage.sql("SELECT message_id, unknown_count FROM retrycli_queue")) == {1: 0, 2: 1}
+
+
+def test_a_pass_that_has_lost_its_claim_records_no_answer_of_another(stage: Stage) -> None:
+    stage.add(1, 2)
+
+    def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 1:
+            stage.clock.now += RULES.lease
+            other = Claim("another", stage.clock.now + RULES.lease)
+            stage.claims.take_over_lapsed(other, stage.clock.now, 10)
+        return FORBIDDEN
+
+    stage.run(answer, ONE_BY_ONE)
+    assert stage.attempts(1) == [("pass", None)]
+
+
+def test_their_claims_are_renewed(stage: Stage) -> None:
+    stage.add(*range(1, 9))
+    lapsed: list[int] = []
+
+    def slowly(queued: QueuedMessage) -> Outcome:
+        stage.clock.now += RULES.lease / 2
+        found = stage.claims.take_over_lapsed(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
+        lapsed.extend(each.message.message_id for each in found)
+        return DELIVERED if queued.message_id == 8 else FORBIDDEN
+
+    assert stage.run(slowly, ONE_BY_ONE).escalated == 7
+    assert lapsed == []
+
+
+def test_very_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) -> None:
+    """They are not held in memory without end; and only the others can tell what they are about."""
+    of_one_ticket(stage, *range(1, 2 * HELD_AT_MOST))
+    stage.add(*range(1001, 1021))
+    rules = replace(ONE_BY_ONE, rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
+    summary = stage.run(MOVED, rules)
+    assert ended(summary) == stopped(302)
+    assert stage.order[HELD_AT_MOST:] == [*range(1020, 1020 - TICKETS + 1, -1), *range(1020 - TICKETS + 1, 1008, -1)]
+    check_untouched(stage)
+
+
+def test_very_many_answers_of_few_tickets_are_about_these_if_no_other_is_due(stage: Stage) -> None:
+    of_one_ticket(stage, *range(1, 2 * HELD_AT_MOST))
+    most: list[int] = []
+
+    def answer(_: QueuedMessage) -> Outcome:
+        most.append(sum(each == "sending" for each in stage.states().values()))
+        return FORBIDDEN
+
+    assert stage.run(answer, ONE_BY_ONE).escalated == 2 * HELD_AT_MOST - 1
+    assert max(most) <= HELD_AT_MOST + ONE_BY_ONE.claim_at_once
+
+
+# When the pass ends for another reason.
+
+
+@pytest.mark.parametrize("limit", [TICKETS, TICKETS + 1])
+def test_a_limit_ends_the_trial_and_nothing_is_escalated(stage: Stage, limit: int) -> None:
+    stage.add(*range(1, 31))
+    summary = stage.run(MOVED, replace(RULES, limit=limit))
+    assert len(stage.order) == limit
+    assert summary.reason == "same_answer"
+    check_untouched(stage)
+
+
+def test_a_limit_below_ten_leaves_no_doubt(stage: Stage) -> None:
+    stage.add(*range(1, 31))
+    summary = stage.run(MOVED, replace(RULES, limit=TICKETS - 1))
+    assert (summary.reason, summary.escalated) == ("limit", TICKETS - 1)
+
+
+def end(stage: Stage, why: str) -> None:
+    """Give a pass that is under way a reason to end."""
+    match why:
+        case "signal":
+            stage.stop_requested = True
+        case "deadline":
+            stage.clock.now = START + RULES.deadline
+        case _:
+            stage.ledger.set_pause(Pause(START, until=None, by="anna", reason=None))
+            stage.clock.now = START + timedelta(seconds=2)
+
+
+@pytest.mark.parametrize(("tried", "escalated"), [(3, 3), (TICKETS, 0), (TICKETS + 1, 0)])
+@pytest.mark.parametrize("why", ["signal", "deadline", "paused"])
+def test_a_pass_that_ends_in_between_decides_what_ten_tickets_leave_open(
+    stage: Stage, why: str, tried: int, escalated: int
+) -> None:
+    stage.add(*range(1, 31))
+
+    def answer(_: QueuedMessage) -> Outcome:
+        if len(stage.order) == tried:
+            end(stage, why)
+        return MOVED
+
+    summary = stage.run(answer, ONE_BY_ONE)
+    assert (summary.reason, summary.escalated, summary.released) == (why, escalated, tried - escalated)
+    assert len(stage.order) == tried
+    assert set(stage.tries().values()) == {0}
+    assert stage.sql("SELECT count(*) FROM retrycli_queue WHERE claimed_by IS NOT NULL") == [(0,)]
+
+
+def test_three_that_come_in_after_the_breaker_opened_are_about_their_messages(stage: Stage) -> None:
+    """The first is delivered; of the eight that are out, five fail and three are forbidden."""
+    stage.add(*range(1, 20))
+    answers: Mapping[int, Outcome] = dict.fromkeys(range(2, 7), DOWN) | dict.fromkeys(range(7, 20), FORBIDDEN)
+    summary = stage.run(answers)
+    assert summary.reason == "breaker_open"
+    assert (summary.sent, summary.rescheduled, summary.escalated) == (1, 5, 3)
+
+
+def test_a_403_before_a_401_is_taken_for_what_the_401_says(stage: Stage) -> None:
+    stage.add(*range(1, 20))
+    summary = stage.run(in_turn(FORBIDDEN, FORBIDDEN, UNAUTHORIZED), ONE_BY_ONE)
+    assert (summary.reason, summary.escalated, summary.released) == ("credentials_refused", 0, 3)
+    check_untouched(stage)
+
+
+def test_a_rest_in_between_is_the_end_of_the_pass(stage: Stage) -> None:
+    stage.add(*range(1, 20))
+    summary = stage.run(in_turn(FORBIDDEN, FORBIDDEN, THROTTLED), ONE_BY_ONE)
+    assert (summary.reason, summary.escalated, summary.released) == ("throttled", 2, 1)
+
+
+# Routes.
+
+MAIL = Lane("https://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
+RULES_OF_TWO = replace(RULES, lanes=(MAIL, REST))
+
+
+def test_each_route_is_judged_by_itself(stage: Stage) -> None:
+    stage.add(*range(1, 31), message_type="supplier")
+    stage.add(*range(101, 131))
+    summary = stage.run(but(range(1, 31), MOVED), RULES_OF_TWO)
+    detail = f"{MAIL.destination} answers HTTP 302 to everything"
+    assert ended(summary) == (PassResult.STOPPED, StopReason.SAME_ANSWER, detail)
+    assert (summary.sent, summary.escalated, summary.released) == (30, 0, TICKETS + 3)
+
+
+def test_the_tickets_of_two_routes_do_not_add_up(stage: Stage) -> None:
+    stage.add(*range(1, 8), message_type="supplier")
+    stage.add(*range(101, 108))
+    summary = stage.run(MOVED, RULES_OF_TWO)
+    assert (summary.reason, summary.escalated) == (None, 14)
+
+
+def test_a_trial_takes_no_message_of_another_route(stage: Stage) -> None:
+    stage.add(*range(1, 12), message_type="supplier")
+    stage.add(*range(101, 131))
+    summary = stage.run(but(range(1, 12), MOVED), RULES_OF_TWO)
+    assert (summary.reason, summary.sent, summary.released) == ("same_answer", 30, 11)
+
+
+# While the destination is taken to be down.
+
+OPEN = Breaker(RULES.destination, BreakerState.OPEN, 5, START - TICK, START)
+
+
+def test_a_probe_whose_answer_is_in_doubt_is_followed_by_another(stage: Stage) -> None:
+    stage.ledger.save_breaker(OPEN)
+    stage.add(1, 2, 3, due=START)
+    summary = stage.run(in_turn(FORBIDDEN, DELIVERED))
+    assert (summary.sent, summary.escalated) == (2, 1)
+    assert stage.ledger.breakers() == []
+
+
+def test_a_maintenance_page_after_an_outage_leaves_the_breaker_open(stage: Stage) -> None:
+    stage.ledger.save_breaker(OPEN)
+    stage.add(*range(1, 31), due=START)
+    assert ended(stage.run(MOVED)) == stopped(302)
+    assert stage.widths == [1] * (TICKETS + 3)
+    check_untouched(stage)
+    assert stage.ledger.breaker(RULES.destination).state is BreakerState.OPEN
+    stage.clock.now += TICK
+    assert stage.run().sent == 30
