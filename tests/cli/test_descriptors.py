@@ -16,6 +16,7 @@ from sqlalchemy import Pool, event
 import retrycli
 from tests.cli.command import BARE, LONGEST, end, wait_until
 from tests.conftest import on_both
+from tests.gateway.mail_server import MailServer
 from tests.store.conftest import in_every_mode
 
 if TYPE_CHECKING:
@@ -213,3 +214,26 @@ def test_doctor_tells_if_the_limit_is_too_low(at_work: Cli, limit: int, level: s
     found = [each for each in json.loads(done.stdout)["findings"] if each["name"] == "file descriptors"]
     assert [each["level"] for each in found] == ([] if level is None else [level])
     assert all("ulimit -n" in each["remedy"] for each in found)
+
+
+@in_every_mode
+def test_a_pass_with_few_descriptors_sends_every_mail_once(cli: Cli, application: Application) -> None:
+    """A conversation needs two, and the file that it attaches."""
+    (cli.cwd / "a.pdf").write_bytes(b"a" * 100_000)
+    for each in application.add_due(60):
+        application.execute("UPDATE pending_messages SET attachments = '[\"a.pdf\"]' WHERE id = ?", each)
+    with MailServer() as server:
+        gateway = {
+            "KIND": "smtp",
+            "BASE_URL": server.url,
+            "SENDER": "support@example.com",
+            "RECIPIENT": "team@example.com",
+            "STARTTLS": "false",
+            "ATTACHMENTS_DIR": str(cli.cwd),
+        }
+        variables = {f"RETRYCLI_GATEWAY__{name}": value for name, value in gateway.items()}
+        at_work = limited(cli.having({"RETRYCLI_DATABASE__URL": application.url, **variables, **WIDE}), 64, 64)
+        assert at_work.json("run-once")["sent"] == 60
+        assert len(server.mails) == 60
+    attempts = application.rows("retrycli_attempts").values()
+    assert [each["outcome"] for each in attempts] == ["delivered"] * 60
