@@ -83,9 +83,10 @@ class _Mortal:
         return call
 
     @contextmanager
-    def together(self, *, wait: bool = True) -> Iterator[None]:
+    def together(self, *values: object, **named: object) -> Iterator[None]:
         """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""
-        with self._port.together(wait=wait):
+        self._fate.heard()
+        with self._port.together(*values, **named):
             yield
             number = self._fate.begun()
         self._fate.done(number)

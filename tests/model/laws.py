@@ -72,7 +72,7 @@ class Laws:
         Raises:
             Broken: one does not hold.
         """
-        self.latest = max(step.put_right_at or self.latest, self.server.clock.now)
+        self.latest = max(step.latest or self.latest, self.server.clock.now)
         self.seen -= step.touched
         self.stirred |= step.touched | step.written
         self.unwritten |= step.held

@@ -190,14 +190,14 @@ class Life(Steps):
     @rule(minutes=st.sampled_from([2, 15, 60]), answers=ANSWERS, fate=st.none() | FATES)
     def tick_a_month_ahead(self, minutes: int, answers: list[Answer], fate: Fate | None) -> None:
         """The clock is ahead for one pass; by the next one it has been put right."""
-        right = self.place.clock.now
+        right, latest = self.place.clock.now, self.laws.latest
         self.place.clock.now += MONTH
         step = self.begin("tick_a_month_ahead", alone=fate is None)
         self.make_pass(step, self.place.first, Script(answers, fate and replace(fate)))
         self.end()
         self.place.clock.now = right + minutes * MINUTE
         step = self.begin("tick_put_right")
-        step.put_right_at = self.place.clock.now
+        step.put_right_at, step.latest = self.place.clock.now, latest
         self.make_pass(step, self.place.first, Script(answers))
 
     @precondition(lambda self: self.laws.before.rows)

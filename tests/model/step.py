@@ -33,6 +33,8 @@ class Step:
     killed: bool = False
     put_right_at: datetime | None = None
     """The start of a pass by the right clock, after one by a clock that was ahead."""
+    latest: datetime | None = None
+    """The latest that the right clock had shown, in such a step."""
 
 
 def is_put_right(was: Row, row: Row, step: Step) -> bool:
