@@ -18,12 +18,12 @@ from pathlib import Path
 from sqlalchemy import insert
 
 from retrycli.fingerprint import fingerprint
-from retrycli.identity import provisional_key
 from retrycli.message import EscalationReason, State
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.database import Database
+from retrycli.store.keys import provisional_key
 
 MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 """When it is Monday morning in the example."""

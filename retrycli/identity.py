@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -22,8 +21,6 @@ from retrycli.errors import InvalidMessage
 from retrycli.message import LIST_COLUMNS, utc_time
 from retrycli.outcome import OutcomeKind, may_have_arrived
 
-KEYS = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
-"""The namespace of delivery keys (RFC 9562, section 5.5)."""
 BY_TICKET = "ticket "
 """A birth begins with it if the row does not say when it was created."""
 VERSION = "1"
@@ -60,23 +57,6 @@ def digest_of(row: Mapping[str, object]) -> str:
 def same_content(one: str, other: str) -> bool:
     """Tell if two digests differ in the recipients at most."""
     return one.rpartition(":")[0] == other.rpartition(":")[0]
-
-
-def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
-    """Return the key that every request for a text of a message carries until a delivery of it is recorded.
-
-    Args:
-        message_id: the row's id.
-        birth: as `birth_of` returns it.
-        digest: as `digest_of` returns it.
-        deliveries: how many deliveries of this text of this message are recorded.
-    """
-    return str(uuid.uuid5(KEYS, f"{message_id}/{birth}/{digest}/{deliveries}"))
-
-
-def provisional_key(message_id: int, birth: str, now: datetime) -> str:
-    """Return a key for a queue row whose text has not been read; no request carries it."""
-    return str(uuid.uuid5(KEYS, f"{message_id}/{birth}/enrolled {now.isoformat()}"))
 
 
 def _hashed(row: Mapping[str, object], columns: Sequence[str]) -> str:

@@ -13,12 +13,12 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, s
 
 from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.errors import NotActionable, RetrycliError
-from retrycli.identity import provisional_key
 from retrycli.message import EscalationReason, State, Status, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.application import row_by_row, rows_of, standings, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.keys import provisional_key
 from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
 from retrycli.store.row_changes import Written, reject_messages, reset_retry_counts, write_text
 from retrycli.store.these import among_ids

@@ -25,7 +25,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.identity import BY_TICKET, birth_of, provisional_key
+from retrycli.identity import BY_TICKET, birth_of
 from retrycli.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
@@ -44,6 +44,7 @@ from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
+from retrycli.store.keys import provisional_key
 from retrycli.store.recording import NOT_ESCALATED, identity_values, move, seen_values
 from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text, write_messages
 from retrycli.store.these import among_ids

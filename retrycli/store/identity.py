@@ -20,7 +20,6 @@ from retrycli.identity import (
     Identity,
     PastAttempt,
     birth_of,
-    delivery_key,
     digest_of,
     same_content,
 )
@@ -29,6 +28,7 @@ from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
+from retrycli.store.keys import delivery_key
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

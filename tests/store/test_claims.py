@@ -18,7 +18,7 @@ from retrycli import schema
 from retrycli.acts import Act, ActKind
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.fingerprint import fingerprint
-from retrycli.identity import delivery_key, digest_of
+from retrycli.identity import digest_of
 from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.policy import Recorded, Settled, Transition
@@ -26,6 +26,7 @@ from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.keys import delivery_key
 from retrycli.store.views import Views
 from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened

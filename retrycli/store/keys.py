@@ -1,0 +1,26 @@
+"""Delivery keys: one names one text of one message, until a delivery of that text is recorded."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import datetime
+
+NAMESPACE = uuid.UUID("6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e")
+"""Of all delivery keys (RFC 9562, section 5.5)."""
+
+
+def delivery_key(message_id: int, birth: str, digest: str, deliveries: int) -> str:
+    """Return the key that every request for a text of a message carries until a delivery of it is recorded.
+
+    Args:
+        message_id: the row's id.
+        birth: as `birth_of` returns it.
+        digest: as `digest_of` returns it.
+        deliveries: how many deliveries of this text of this message are recorded.
+    """
+    return str(uuid.uuid5(NAMESPACE, f"{message_id}/{birth}/{digest}/{deliveries}"))
+
+
+def provisional_key(message_id: int, birth: str, now: datetime) -> str:
+    """Return a key for a queue row whose text has not been read; no request carries it."""
+    return str(uuid.uuid5(NAMESPACE, f"{message_id}/{birth}/enrolled {now.isoformat()}"))
