@@ -484,9 +484,9 @@ def test_the_next_outage_counts_probes_anew(stage: Stage) -> None:
 
 def test_a_probe_keeps_the_order_of_its_ticket(stage: Stage) -> None:
     open_since(stage)
-    stage.add(1, due=START + timedelta(minutes=10))
-    stage.add(2, due=START)
-    stage.sql("UPDATE retrycli_queue SET ticket = '7'")
+    stage.add(1, due=START + timedelta(minutes=10), created_at="2025-03-01")
+    stage.add(2, due=START, created_at="2025-03-01")
+    stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.clock.now = START + TICK
     stage.run(DOWN, replace(RULES, in_order=True))
     assert stage.order == [1]
@@ -1326,8 +1326,11 @@ def test_what_is_older_than_its_retention_is_forgotten_and_the_rest_is_kept(stag
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(1,), (2,)]
     stage.clock.now += timedelta(days=2)
     stage.run(rules=rules)
-    assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
+    assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(1,), (2,)], "it tells what was delivered"
     assert stage.sql("SELECT id FROM retrycli_passes ORDER BY started_at") == [("pass-2",), ("pass-3",)]
+    stage.sql("DELETE FROM pending_messages WHERE id = 1")
+    stage.run(rules=rules)
+    assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
 
 
 def test_without_a_retention_nothing_is_forgotten(stage: Stage) -> None:
