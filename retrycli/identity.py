@@ -13,9 +13,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from retrycli.errors import InvalidMessage
 from retrycli.message import LIST_COLUMNS, utc_time
@@ -51,7 +51,8 @@ def digest_of(row: Mapping[str, object]) -> str:
 
     It has two halves, so that a change of the recipients can be told from a change of what is said to them.
     """
-    return f"{VERSION}:{_hashed(row, CONTENT)}:{_hashed(row, RECIPIENTS)}"
+    texts = {**row, **{name: _list_text(row.get(name)) for name in LIST_COLUMNS}}
+    return f"{VERSION}:{_hashed(texts, CONTENT)}:{_hashed(texts, RECIPIENTS)}"
 
 
 def same_content(one: str, other: str) -> bool:
@@ -61,31 +62,30 @@ def same_content(one: str, other: str) -> bool:
 
 def _hashed(row: Mapping[str, object], columns: Sequence[str]) -> str:
     """Hash values one after the other, each with its kind and its length so that none can run into the next."""
-    hashed = hashlib.sha256()
-    for name in columns:
-        value = row.get(name)
-        if name in LIST_COLUMNS:
-            value = _list_text(value)
-        if value is None:
-            hashed.update(b"null;")
-            continue
-        kind = b"b" if isinstance(value, bytes) else b"t"
-        data = value if isinstance(value, bytes) else str(value).encode("utf-8", "surrogatepass")
-        hashed.update(b"%b%d:%b;" % (kind, len(data), data))
-    return hashed.hexdigest()[:32]
+    text = "".join(map(_marked, map(row.get, columns)))
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+
+
+def _marked(value: object) -> str:
+    if isinstance(value, str):
+        return f"t{len(value)}:{value};"
+    if value is None:
+        return "n;"
+    kind, text = ("b", value.hex()) if isinstance(value, bytes) else ("t", str(value))
+    return f"{kind}{len(text)}:{text};"
 
 
 def _list_text(value: object) -> object:
     """Return a list column as JSON in one form. Text that is not JSON stands for itself; nothing is an empty list."""
-    if isinstance(value, str) and value:
+    if not value or value == "[]":
+        return "[]"
+    if isinstance(value, str):
         try:
             value = json.loads(value)
         except (ValueError, RecursionError):
             return value
-    if not value:
-        return "[]"
     try:
-        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str)
+        return json.dumps(value, sort_keys=True, separators=(",", ":"), default=str) if value else "[]"
     except RecursionError:
         return "nested too deeply"
 
@@ -102,8 +102,7 @@ class Difference(StrEnum):
     """It is another message's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """What is compared of a message."""
 
     birth: str
@@ -123,8 +122,7 @@ class Identity:
 # -- what the history says about a text -----------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class PastAttempt:
+class PastAttempt(NamedTuple):
     """One attempt of the history; what a version of retrycli before 0005 did not record is None."""
 
     number: int
@@ -161,8 +159,7 @@ NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeK
 """Outcomes of attempts that never reached the other side, or that it did not look into."""
 
 
-@dataclass(frozen=True, slots=True)
-class History:
+class History(NamedTuple):
     """The attempts at one id, oldest first, and which of them was the last when an operator last requeued it."""
 
     attempts: Sequence[PastAttempt] = ()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from datetime import datetime
 from functools import cached_property
@@ -16,9 +16,9 @@ from retrycli.outcome import LAPSED
 from retrycli.policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import queue
 from retrycli.store import picking
-from retrycli.store.application import row_by_row, rows_of, standings, status_of, word
+from retrycli.store.application import row_by_row, standings, status_of, word
 from retrycli.store.connecting import UNREAD
-from retrycli.store.identity import GONE, as_found, identifying, is_still, lapsed, load, unfinished, with_queue
+from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, lapsed, load, unfinished, with_queue
 from retrycli.store.recording import (
     HELD_IDS,
     HELD_OF_THESE,
@@ -335,14 +335,15 @@ class Claims:
         with self._database.write() as connection:
             locked = self._locked if wait else self._locked_if_free
             found = connection.execute(locked, {"ids": list(by_id), "claimant": claim.claimant})
-            rows = {row["id"]: row for row in rows_of(found)}
+            names = [*found.keys()][FIRST_IDENTIFYING:]
+            as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
             unlocked: set[int] = set()
-            if len(rows) < len(by_id):
-                others = self._others(connection, claim, by_id.keys() - rows.keys())
+            if len(as_they_are) < len(by_id):
+                others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
                 unlocked = {each for each, is_there in others.items() if is_there}
-                rows |= dict.fromkeys(others.keys() - unlocked, GONE)
-            ours = {each: as_found(by_id[each], row) for each, row in rows.items() if is_still(by_id[each], row)}
-            theirs = [by_id[each] for each in rows.keys() - ours.keys()]
+                as_they_are |= dict.fromkeys(others.keys() - unlocked)
+            ours = {each: one for each, one in as_they_are.items() if one is not None}
+            theirs = [by_id[each] for each in as_they_are.keys() - ours.keys()]
             changed = {each: one for each, one in ours.items() if one is not by_id[each]}
             # Rows that are neither locked nor free when nobody holds a lock are hidden by a row-level policy.
             hidden = {each: by_id[each] for each in unlocked} if wait else {}
@@ -350,7 +351,9 @@ class Claims:
             refused = {**written.refused, **dict.fromkeys(hidden, self._hidden)}
             final = as_written([*ours.values(), *hidden.values()], refused)
             keep_outcomes(connection, [by_id[each] for each in unlocked - hidden.keys()], now)
-            finish_attempts(connection, [*(_as_made(each, by_id) for each in final), *theirs], now)
+            # The attempt is recorded as it was made, whatever becomes of its message, and with why its row refused.
+            made = [each if each.message_id in refused else by_id[each.message_id] for each in final]
+            finish_attempts(connection, [*made, *theirs], now)
             unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:
@@ -439,8 +442,3 @@ def _claimed(claim: Claim) -> dict[str, object]:
         "claimed_by": claim.claimant,
         "claim_expires_at": claim.expires_at,
     }
-
-
-def _as_made(settled: Settled, by_id: Mapping[int, Settled]) -> Settled:
-    """Return what is recorded of the attempt: its outcome, whatever became of the message, and why the row refused."""
-    return settled if settled.transition == Transition.unwritten() else by_id[settled.message_id]

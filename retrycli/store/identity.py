@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Text, cast, func, literal, select
 
@@ -23,7 +23,7 @@ from retrycli.identity import (
     digest_of,
     same_content,
 )
-from retrycli.message import BY_PASS, Lapsed, QueuedMessage, Status, UnusableMessage, ticket_text
+from retrycli.message import BY_PASS, Lapsed, Message, QueuedMessage, Status, UnusableMessage, ticket_text
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled
 from retrycli.schema import acts, attempts, queue
@@ -43,6 +43,20 @@ READ = (BIRTH, *TEXT_COLUMNS, "ticket_id")
 NONE = History()
 AT_IT = attempts.c.message_id == queue.c.message_id
 NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
+
+
+class _Own(NamedTuple):
+    """What is read of a queue row."""
+
+    delivery_key: str
+    first_failed_at: datetime
+    unknown_count: int
+    delivered_to: str | None
+    digest: str | None
+    birth: str | None
+    attempt_number: int
+
+
 OF_THE_QUEUE = (
     queue.c.delivery_key.label(OWN + "delivery_key"),
     queue.c.first_failed_at.label(OWN + "first_failed_at"),
@@ -52,6 +66,7 @@ OF_THE_QUEUE = (
     queue.c.birth.label(OWN + "queue_birth"),
     NEXT_NUMBER.label(OWN + "attempt_number"),
 )
+OWN_LABELS = tuple(each.key for each in OF_THE_QUEUE)
 UNFINISHED_ATTEMPTS = select(attempts).where(
     among_ids(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None))
 )
@@ -116,52 +131,69 @@ def _attempts_before(made: Sequence[PastAttempt], at: datetime) -> int:
     return max((each.number for each in made if each.started_at <= at), default=0)
 
 
-def identified(row: Mapping[str, Any], history: History) -> QueuedMessage | UnusableMessage:
-    """Build a message from a row joined with its queue row, whose columns have labels that begin with `OWN`."""
-    fields = dict(row)
-    own = {name.removeprefix(OWN): fields.pop(name) for name in row if name.startswith(OWN)}
-    birth, digest, as_read = birth_in(row), digest_of(fields), read_of(row)
-    message = message_of(fields)
+def _identified(row: dict[str, Any], history: History) -> QueuedMessage | UnusableMessage:
+    """Build a message from a row joined with its queue row."""
+    as_read, birth = read_of(row), row.pop(BIRTH)
+    own = _Own(*map(row.pop, OWN_LABELS))
+    message, digest = message_of(row), digest_of(row)
+    birth = _birth(message, birth)
     deliveries = history.deliveries(birth, digest)
     if not deliveries and _keeps_its_key(own, digest, history):
-        key = str(own["delivery_key"])
+        key = own.delivery_key
     else:
-        key = delivery_key(fields["id"], birth, digest, deliveries)
+        key = delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
     # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
-    known = own["unknown_count"] if own["digest"] is None or key == own["delivery_key"] else 0
-    had = own["delivered_to"] if own["digest"] is None or same_content(own["digest"], digest) else None
-    return QueuedMessage(
+    unknown_count = own.unknown_count if own.digest is None or key == own.delivery_key else 0
+    had = own.delivered_to if own.digest is None or same_content(own.digest, digest) else None
+    queued = QueuedMessage(
         message,
         key,
-        own["first_failed_at"],
-        unknown_count=max(known, history.unknowns(key)),
-        attempt_number=own["attempt_number"],
-        delivered_to=history.delivered_to(birth, digest).union(addresses(had)),
-        unsettled_since=history.unsettled_since(key),
+        own.first_failed_at,
+        unknown_count,
+        own.attempt_number,
+        delivered_to=frozenset(addresses(had)),
         birth=birth,
         digest=digest,
+        as_read=as_read,
+    )
+    return queued if history is NONE else _with_history(queued, history, deliveries)
+
+
+def _birth(message: Message | UnusableMessage, text: str) -> str:
+    """Return the birth of a message; one that says when it was created has that parsed already."""
+    if isinstance(message, Message) and message.created_at is not None:
+        return message.created_at.isoformat(timespec="microseconds")
+    return birth_of(encodable(text))
+
+
+def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> QueuedMessage:
+    birth, digest, key = queued.birth, queued.digest, queued.delivery_key
+    return replace(
+        queued,
+        unknown_count=max(queued.unknown_count, history.unknowns(key)),
+        delivered_to=queued.delivered_to | history.delivered_to(birth, digest),
+        unsettled_since=history.unsettled_since(key),
         deliveries=deliveries,
         delivered_at=history.delivered_at(birth, digest),
         requests=history.requests(key),
-        elsewhere=history.elsewhere(birth, digest, ticket_text(fields["ticket_id"])),
-        as_read=as_read,
+        elsewhere=history.elsewhere(birth, digest, ticket_text(queued.ticket_id)),
     )
 
 
-def _keeps_its_key(own: Mapping[str, Any], digest: str, history: History) -> bool:
+def _keeps_its_key(own: _Own, digest: str, history: History) -> bool:
     """Tell if the text may have been sent under the queue row's own key, as a version before 0005 chose it."""
-    if own["digest"] is None:
-        return own["queue_birth"] is None or history.sent_by_0004()
-    return history.tried(digest, own["delivery_key"])
+    if own.digest is None:
+        return own.birth is None or history.sent_by_0004()
+    return history.tried(digest, own.delivery_key)
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
     """Build messages of rows that `with_queue` has read, in the order of ids; other messages' rows are left out."""
     rows = {row["id"]: row for row in rows_of(found) if is_the_queues(row)}
     past = histories(connection, [each for each, row in rows.items() if row[OWN + "attempt_number"] > 1])
-    return [identified(rows[each], past.get(each, NONE)) for each in ids if each in rows]
+    return [_identified(rows[each], past.get(each, NONE)) for each in ids if each in rows]
 
 
 def with_queue(database: Database) -> Select[Any]:
@@ -176,40 +208,47 @@ def with_queue(database: Database) -> Select[Any]:
 
 def is_the_queues(row: Mapping[str, Any]) -> bool:
     """Tell if a row is of the message that the queue knows under its id."""
-    known = row[OWN + "queue_birth"]
-    return known is None or bool(birth_of(known) == birth_in(row))
+    known, birth = row[OWN + "queue_birth"], row[BIRTH]
+    return known is None or known == birth or bool(birth_of(known) == birth_in(row))
 
 
 # -- what became of a row since it was read -------------------------------------------------------------------
 
-GONE: dict[str, Any] = {"status": None}
-"""A row that is not there any more."""
+
+FIRST_IDENTIFYING = 2
+"""Before what identifies a row come its id and its status."""
 
 
-def is_still(settled: Settled, row: Mapping[str, Any]) -> bool:
-    """Tell if a row is failed, and still that of the message that was decided about."""
-    return row["status"] == Status.FAILED and _difference(settled, row) is not Difference.ANOTHER
+def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Settled | None:
+    """Return what is written into a row; None if it is not failed any more, or another message's.
 
+    It is what was decided, unless the row holds another text or ticket now.
 
-def as_found(settled: Settled, row: Mapping[str, Any]) -> Settled:
-    """Return what is written into a row: what was decided, unless it holds another text or ticket now."""
-    message, difference = settled.message, _difference(settled, row)
-    if message is None or difference is Difference.NONE:
-        return settled
-    digest = digest_of(row)
-    had = message.delivered_to if isinstance(message, QueuedMessage) else frozenset()
-    now = replace(message, digest=digest)
-    if isinstance(now, QueuedMessage):
-        now = replace(now, delivered_to=had if same_content(message.digest, digest) else frozenset())
-    return replace(settled.superseded(difference), message=now)
-
-
-def _difference(settled: Settled, row: Mapping[str, Any]) -> Difference:
+    Args:
+        settled: what was decided.
+        names: the columns of `identifying`.
+        row: the row's id, its status, and the values of those columns.
+    """
+    if row[1] != Status.FAILED:
+        return None
     message = settled.message
-    if message is None or message.as_read == read_of(row):
-        return Difference.NONE
+    if message is None or message.as_read == row[FIRST_IDENTIFYING:]:
+        return settled
+    now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
+    identity = Identity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
     before = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
-    return before.difference(Identity(birth_in(row), digest_of(row), ticket_text(row["ticket_id"])))
+    difference = before.difference(identity)
+    if difference is Difference.ANOTHER:
+        return None
+    if difference is Difference.NONE:
+        return settled
+    return replace(settled.superseded(difference), message=_with_digest(message, identity.digest))
+
+
+def _with_digest(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
+    if isinstance(message, QueuedMessage) and not same_content(message.digest, digest):
+        message = replace(message, delivered_to=frozenset())
+    return replace(message, digest=digest)
 
 
 # -- attempts whose results the rows do not show --------------------------------------------------------------

@@ -166,18 +166,13 @@ def move(
     gone, back, escalated = [], [], []
     for each in settled:
         change = each.transition
-        row: dict[str, Any] = {
-            "message_id": each.message_id,
-            "unknown_count": change.unknown_count,
-            **identity_values(each),
-        }
         match change.kind:
             case TransitionKind.DELIVERED:
                 gone.append(each.message_id)
             case TransitionKind.RESCHEDULED | TransitionKind.RELEASED:
-                back.append({**row, "next_attempt_at": change.next_attempt_at})
+                back.append({**_queue_values(each), "next_attempt_at": change.next_attempt_at})
             case TransitionKind.ESCALATED:
-                row |= seen_values(rows.get(each.message_id))
+                row = {**_queue_values(each), **seen_values(rows.get(each.message_id))}
                 escalated.append({**row, "escalation_reason": change.reason, "fingerprint": fingerprint(each)})
             case TransitionKind.ENROLLED:
                 raise AssertionError("a message is enrolled before it is claimed")
@@ -191,6 +186,11 @@ def move(
         ESCALATE.execute(
             connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], claimant=claim.claimant
         )
+
+
+def _queue_values(settled: Settled) -> dict[str, Any]:
+    unknown_count = settled.transition.unknown_count
+    return {"message_id": settled.message_id, "unknown_count": unknown_count, **identity_values(settled)}
 
 
 def first_escalations(

@@ -9,10 +9,9 @@ database counts those that a trigger changes in place of a view.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import lru_cache, partial
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, NamedTuple, TypeVar
 
 from sqlalchemy import (
     BigInteger,
@@ -57,8 +56,7 @@ REMEMBERED = 1_000
 """How many characters of an error are remembered, to see whether the application writes another."""
 
 
-@dataclass(frozen=True, slots=True)
-class RowState:
+class RowState(NamedTuple):
     """What retrycli last saw of a row. If the row differs, the application has written it."""
 
     failed: bool
@@ -67,14 +65,16 @@ class RowState:
     updated_at: str | None
 
 
-@dataclass(frozen=True, slots=True)
-class Written:
+class Written(NamedTuple):
     """What became of a change of some rows."""
 
-    rows: Mapping[int, RowState] = field(default_factory=dict)
+    rows: Mapping[int, RowState]
     """As they were read back, by id."""
-    refused: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str]
     """Rows that stay as they were, and why."""
+
+
+NOTHING_WRITTEN = Written({}, {})
 
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> Written:
@@ -147,7 +147,6 @@ def _row_states(messages: TableClause) -> Select[Any]:
 # -- writing, and reading back --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
 class _Change(Generic[Wanted]):
     """A change of rows.
 
@@ -156,13 +155,18 @@ class _Change(Generic[Wanted]):
         took: tells from a row, as it was read back, if it took what was wanted.
     """
 
-    write: Callable[[Connection, Mapping[int, Wanted], int | None], None]
-    took: Callable[[Wanted, RowState, int | None], bool]
+    def __init__(
+        self,
+        write: Callable[[Connection, Mapping[int, Wanted], int | None], None],
+        took: Callable[[Wanted, RowState, int | None], bool],
+    ) -> None:
+        self._write = write
+        self._took = took
 
     def make(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
         """Write rows: all together, or one by one if the table refuses any of them."""
         if not wanted:
-            return Written()
+            return NOTHING_WRITTEN
         try:
             return self._try(database, connection, wanted, database.error_room)
         except exc.DBAPIError as error:
@@ -205,7 +209,7 @@ class _Change(Generic[Wanted]):
         try:
             with errors_of_a_pipeline(connection):
                 connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
-                self.write(connection, wanted, room)
+                self._write(connection, wanted, room)
                 if not database.is_sqlite:  # a deferred constraint would else refuse all rows, at the commit
                     connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE", execution_options=UNREAD)
                 connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
@@ -214,7 +218,7 @@ class _Change(Generic[Wanted]):
             if is_refused(error):
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
             raise
-        ignored = [each for each, what in wanted.items() if each not in rows or not self.took(what, rows[each], room)]
+        ignored = [each for each, what in wanted.items() if each not in rows or not self._took(what, rows[each], room)]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
 
 

@@ -6,8 +6,7 @@ that has no failed row there.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, text
 
@@ -28,8 +27,7 @@ WHERE c.oid = pg_catalog.to_regclass(:name)
 """)
 
 
-@dataclass(frozen=True, slots=True)
-class Belonging:
+class Belonging(NamedTuple):
     """The table that the queue belongs to, and the one that the settings name."""
 
     remembered: str | None
