@@ -13,12 +13,12 @@ from retrycli.breaker import Breaker
 from retrycli.destination import Destination
 from retrycli.errors import DatabaseBusy
 from retrycli.events import Event, ResultKept, StopReason
-from retrycli.liaison import LOOK_EVERY, Liaison
+from retrycli.liaison import Liaison
 from retrycli.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
 from retrycli.outcome import STOOD_STILL
 from retrycli.pace import Pace
 from retrycli.policy import RetryPolicy, Settled, Transition
-from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
 from retrycli.record import Decided, record, record_free
 from retrycli.supply import Supply
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from retrycli.attempt import Attempt
@@ -110,7 +109,7 @@ class Destination:
                 self._refuse(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
             else:
                 self._refuse(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
-        return [replace(each, about_us=True) for each in self._doubt.let_go()]
+        return [each._replace(about_us=True) for each in self._doubt.let_go()]
 
     def _learn(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
@@ -127,7 +126,7 @@ class Destination:
                 self.breaker = self.breaker.after(kind, self._rules, since=self._since, ticket=attempt.ticket)
         if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
             self._stop(StopReason.BREAKER_OPEN)
-        return replace(attempt, charged=charged)
+        return attempt._replace(charged=charged)
 
     def _charges(self, attempt: Attempt) -> bool:
         """Return whether a failure uses up a retry.

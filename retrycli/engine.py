@@ -7,16 +7,18 @@ from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime
 from math import ceil
+from typing import TYPE_CHECKING
 
 from retrycli.breaker import BreakerState
-from retrycli.delivery import Delivery
 from retrycli.errors import DatabaseUnavailable, LockHeld
 from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.intake import follow_the_table
-from retrycli.liaison import LOOK_EVERY
 from retrycli.message import Claim, Lane
-from retrycli.ports import Identity, Lock, PassRules, World
+from retrycli.ports import LOOK_EVERY, Identity, Lock, PassRules, World
 from retrycli.recovery import recover
+
+if TYPE_CHECKING:
+    from retrycli.delivery import Delivery
 
 PRUNE_AT_MOST = 10_000
 """How many attempts, and how many passes, one pass forgets at most."""
@@ -116,6 +118,8 @@ class _Pass:
             rules = self._rules_for(lane, number, of=len(lanes))
             if self._deliveries and rules.limit == 0:
                 break
+            from retrycli.delivery import Delivery  # a pass with nothing due needs none of it
+
             delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
@@ -13,6 +13,8 @@ from retrycli.ports import PassRules, World
 
 BATCH = 500
 """How many messages are taken in with one transaction."""
+CHANGED_AT_ONCE = 100
+"""So many escalated messages are read whole at once, because their texts may be long."""
 
 
 def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
@@ -36,8 +38,9 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
 
 def follow(world: World, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
     """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
-    world.enrolment.retire(span)
-    review_escalations(world, rules, span, now)
+    changed = world.enrolment.retire(span).changed
+    for start in range(0, len(changed), CHANGED_AT_ONCE):
+        review_escalations(world, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
     rest = span
     while fresh := world.enrolment.newly_failed(rest, BATCH):
         for escalated in enrol(world, rules, fresh, now):
@@ -49,16 +52,20 @@ def follow(world: World, rules: PassRules, span: Span, now: datetime, *, emit: C
     return True
 
 
-def review_escalations(world: World, rules: PassRules, span: Span, now: datetime) -> None:
+def review_escalations(
+    world: World, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
+) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
     It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
     difference.
     """
-    rest = span
-    while changed := world.enrolment.changed(rest):
-        world.enrolment.update_changed([_reviewed(world, rules, each, now) for each in changed], world.now())
-        rest = Span(changed[-1].message.message_id, span.upto)
+    reviewed = [_reviewed(world, rules, each, now) for each in world.enrolment.changed(ids)]
+    if reviewed:
+        world.enrolment.update_changed(reviewed, world.now())
+    for each in reviewed:
+        if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
+            emit(event_of(each.message, each))
 
 
 def _reviewed(world: World, rules: PassRules, found: ChangedMessage, now: datetime) -> Settled:

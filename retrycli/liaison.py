@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from datetime import datetime, timedelta
+from datetime import datetime
 
 from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.destination import Destination
 from retrycli.events import BreakerClosed, BreakerOpened, Event
 from retrycli.message import Claim
-from retrycli.ports import Identity, PassRules, World
-
-LOOK_EVERY = timedelta(seconds=1)
-"""How often a pass looks what others have found out. So long one host may go on while another knows better."""
+from retrycli.ports import LOOK_EVERY, Identity, PassRules, World
 
 
 class Liaison:

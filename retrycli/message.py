@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from retrycli.errors import InvalidMessage
 
@@ -211,8 +211,7 @@ class UnusableMessage:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Lapsed:
+class Lapsed(NamedTuple):
     """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
@@ -227,8 +226,7 @@ class Lapsed:
     """How long the answer took."""
 
 
-@dataclass(frozen=True, slots=True)
-class ChangedMessage:
+class ChangedMessage(NamedTuple):
     """An escalated message whose row the application has written since."""
 
     message: QueuedMessage | UnusableMessage
@@ -236,8 +234,7 @@ class ChangedMessage:
     """Its text, count or error is another."""
 
 
-@dataclass(frozen=True, slots=True)
-class Lane:
+class Lane(NamedTuple):
     """The messages that go one way: to one destination."""
 
     destination: str
@@ -247,16 +244,14 @@ class Lane:
     """The only types that go this way; None where there is no such limit."""
 
 
-@dataclass(frozen=True, slots=True)
-class Span:
+class Span(NamedTuple):
     """A range of message ids: above ``after``, up to and including ``upto``; None is no bound."""
 
     after: int | None
     upto: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Claim:
+class Claim(NamedTuple):
     """The exclusive right to some messages: who has it, and until when it outlives a crash."""
 
     claimant: str

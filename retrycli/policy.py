@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
-from typing import assert_never
+from types import MappingProxyType
+from typing import NamedTuple, assert_never
 
 from retrycli.backoff import Backoff, later
 from retrycli.identity import Difference
@@ -154,17 +155,16 @@ def _arrival(outcome: Outcome) -> str | None:
     return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
 
 
-@dataclass(frozen=True, slots=True)
-class Recorded:
+class Recorded(NamedTuple):
     """What was not written as it was decided, by the messages' ids."""
 
     moved_on: frozenset[int] = frozenset()
     """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
     held: frozenset[int] = frozenset()
     """The application holds their rows: only the attempts' outcomes were written."""
-    refused: Mapping[int, str] = field(default_factory=dict)
+    refused: Mapping[int, str] = MappingProxyType({})
     """The application's table takes no change of their rows, and why: they were escalated."""
-    changed: Mapping[int, Settled] = field(default_factory=dict)
+    changed: Mapping[int, Settled] = MappingProxyType({})
     """Their rows hold another text now: they were escalated instead."""
 
 

@@ -31,6 +31,17 @@ ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
 CLAIM_MARGIN = timedelta(seconds=60)
 """A pass that is alive can be held up for half of it by an application that keeps a database locked."""
 
+LOOK_EVERY = timedelta(seconds=1)
+"""How often a pass looks what others have found out. So long one host may go on while another knows better."""
+
+
+class Retired(Protocol):
+    """What the queue and the application's table did not agree about."""
+
+    @property
+    def changed(self) -> Sequence[int]:
+        """Escalated messages whose rows the application may have written since, by their ids."""
+
 
 class Enrolment(Protocol):
     """Which messages the queue looks after."""
@@ -44,11 +55,11 @@ class Enrolment(Protocol):
     def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages: first transition, first failure, ticket; whose rows took no change, and why."""
 
-    def retire(self, span: Span) -> int:
-        """Drop messages that are the application's again."""
+    def retire(self, span: Span) -> Retired:
+        """Drop messages that are the application's again, and find escalated ones whose rows it may have written."""
 
-    def changed(self, span: Span) -> list[ChangedMessage]:
-        """Return some escalated messages whose rows the application has written, by their ids."""
+    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
+        """Return escalated messages whole, with whether the application has changed them."""
 
     def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
         """Let escalated messages wait again, or remember their rows as they are now."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +15,7 @@ from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessa
 from retrycli.policy import Settled
 from retrycli.ports import Enrolment
 from retrycli.settings import Settings
+from retrycli.store.enrolment import Retired
 from retrycli.store.views import PAGE, Filter, ListedMessage, Views
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -45,12 +46,12 @@ class _Foreseen:
                 self.times.append((due - EPOCH) // MICROSECOND)
         return {}
 
-    def retire(self, span: Span) -> int:
-        del span  # what has gone is not shown
-        return 0
+    def retire(self, span: Span) -> Retired:
+        del span  # what has gone is not shown, nor what waits again after its row has changed
+        return Retired(0, ())
 
-    def changed(self, span: Span) -> list[ChangedMessage]:
-        del span  # nor is what waits again after its row has changed
+    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
+        del ids
         return []
 
     def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:

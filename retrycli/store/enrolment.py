@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Mapping, Sequence
+from array import array
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import (
     ColumnElement,
     Select,
     Text,
+    and_,
     bindparam,
     case,
     cast,
@@ -85,8 +87,14 @@ START = -(2**63)
 DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 """The columns by which a message is taken in."""
 
-CHANGED_AT_ONCE = 100
-"""So many escalated messages are read whole at once, because their texts may be long."""
+
+class Retired(NamedTuple):
+    """What the queue and the application's table did not agree about."""
+
+    gone: int
+    """How many messages left the queue."""
+    changed: Sequence[int]
+    """Escalated messages whose rows the application may have written since, by their ids."""
 
 
 class Enrolment:
@@ -217,18 +225,39 @@ class Enrolment:
     def _whole_messages(self) -> Select[Any]:
         return with_queue(self._database).where(among_ids(queue.c.message_id))
 
-    def retire(self, span: Span) -> int:
-        """Drop messages that the application has since sent, rejected, withdrawn or deleted; return how many.
+    def retire(self, span: Span) -> Retired:
+        """Drop messages that the application has since sent, rejected, withdrawn or deleted.
 
-        A message whose id belongs to another one now goes too: the other is enrolled as new.
+        A message whose id belongs to another one now goes too: the other is enrolled as new. Escalated messages whose
+        rows the application may have written since are found on the way.
         """
+        gone, changed, rest = 0, array("q"), span
+        while True:
+            with self._database.read() as connection:
+                rows = list(rows_of(connection.execute(self._differing.where(*_within(queue.c.message_id, rest)))))
+            if not rows:
+                return Retired(gone, changed)
+            ids = {row["message_id"] for row in rows if row["over"] or _is_another(row)}
+            stay = [row for row in rows if row["message_id"] not in ids]
+            with self._database.write() as connection:
+                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
+                gone += connection.execute(LET_GO, {"ids": list(ids)}).rowcount
+                _follow_tickets(connection, stay)
+            changed.extend(row["message_id"] for row in stay if row["may_differ"])
+            rest = Span(rows[-1]["message_id"], span.upto)
+
+    @cached_property
+    def _differing(self) -> Select[Any]:
+        """Queue rows that do not agree with the application's."""
         m = self._database.messages
         over = m.c.status.is_distinct_from(word(Status.FAILED))  # it is null if there is no row
         birth = birth_text(m)
-        gone = (
+        may_differ = and_(STILL_ESCALATED, self._may_differ())
+        return (
             select(
                 queue.c.message_id,
                 case((over, 1), else_=0).label("over"),
+                case((may_differ, 1), else_=0).label("may_differ"),
                 birth.label(BIRTH),
                 queue.c.birth,
                 queue.c.first_failed_at,
@@ -237,52 +266,30 @@ class Enrolment:
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
             # The database may write one time, or one ticket, in two ways: `_is_another` knows.
-            .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket))
+            .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
         )
-        retired, rest = 0, span
-        while True:
-            with self._database.read() as connection:
-                rows = list(rows_of(connection.execute(gone.where(*_within(queue.c.message_id, rest)))))
-            if not rows:
-                return retired
-            ids = [row["message_id"] for row in rows if row["over"] or _is_another(row)]
-            with self._database.write() as connection:
-                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
-                retired += connection.execute(LET_GO, {"ids": ids}).rowcount
-                _follow_tickets(connection, [row for row in rows if row["message_id"] not in ids])
-            rest = Span(rows[-1]["message_id"], span.upto)
 
-    def changed(self, span: Span, limit: int = CHANGED_AT_ONCE) -> list[ChangedMessage]:
-        """Return escalated messages whose rows the application has written since, whole, by their ids."""
+    def _may_differ(self) -> ColumnElement[bool]:
         m = self._database.messages
-        differs = [
+        if "updated_at" not in m.c:  # nothing but the text itself shows that it is another
+            return true()
+        return or_(
+            queue.c.digest.is_(None),  # a version before 0005 did not read the text: it is taken as it is
             m.c.retry_count.is_distinct_from(queue.c.seen_count),
             func.substr(m.c.last_error, 1, REMEMBERED).is_distinct_from(queue.c.seen_error),
-        ]
-        if "updated_at" in m.c:
-            differs.append(updated_at_text(m).is_distinct_from(queue.c.seen_updated_at))
-        else:  # nothing but the text itself shows that it is another
-            differs.append(true())
-        # A version before 0005 did not read the text: it is taken as it is.
-        may_differ = or_(queue.c.digest.is_(None), *differs)
-        statement = (
-            select(queue.c.message_id)
-            .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(STILL_ESCALATED, may_differ, *_within(queue.c.message_id, span))
-            .order_by(queue.c.message_id)
-            .limit(limit)
+            updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
         )
+
+    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
+        """Return escalated messages whole, with whether the application has changed them since."""
         with self._database.read() as connection:
-            ids = list(connection.execute(statement).scalars())
-            if not ids:
-                return []
             rows = read_rows(self._database, connection, ids)
-            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": ids})}
+            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
             return [
                 ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id]))
-                for each in self._whole(connection, ids)
+                for each in self._whole(connection, list(ids))
                 if each.message_id in rows
             ]
 

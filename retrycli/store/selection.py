@@ -89,7 +89,7 @@ def full_name(database: Database, connection: Connection) -> str | None:
         qualified = f"{schema_name}.{name}" if schema_name else name
         return connection.execute(IN_POSTGRESQL, {"name": qualified}).scalar()
     # A file has one schema, `main`, and knows its tables by ASCII letters of either case.
-    return connection.execute(select(func.lower(database.table_name))).scalar()
+    return "".join(each.lower() if each.isascii() else each for each in database.table_name)
 
 
 def _remembered(connection: Connection) -> str | None:

@@ -45,7 +45,7 @@ class Held(Claims):
     def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
         free = [each for each in settled if each.message_id not in self.ids]
         held = frozenset(each.message_id for each in settled) & self.ids
-        return replace(super().record_free(claim, free, now), held=held)
+        return super().record_free(claim, free, now)._replace(held=held)
 
 
 def hold(stage: Stage, *ids: int) -> Held:

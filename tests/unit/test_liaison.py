@@ -10,10 +10,9 @@ from itertools import pairwise
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
-from retrycli.liaison import LOOK_EVERY
 from retrycli.message import Claim, QueuedMessage
 from retrycli.outcome import Outcome
-from retrycli.ports import PassRules
+from retrycli.ports import LOOK_EVERY, PassRules
 from retrycli.store.ledger import Pause
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
