@@ -212,7 +212,7 @@ class Acts:
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
         there = (
-            select(*(m.c[name] for name in read))
+            select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
             .where(m.c.id == message_id, m.c.status == word(Status.FAILED), *GUARDS[ActKind.EDITED])
             .with_for_update()

@@ -27,7 +27,6 @@ DELIVERED, UNKNOWN, TRANSIENT = (
     each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
 )
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
-OF_THE_QUEUE = queue.c.delivery_key == escalations.c.delivery_key
 ATTEMPTS_LOOKED_AT = 1_000
 """How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
@@ -277,7 +276,7 @@ class Ledger:
             gone += connection.execute(delete(attempts).where(old_attempts)).rowcount
             for table in (acts, passes):
                 gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
-            connection.execute(delete(escalations).where(escalations.c.at < before, ~exists().where(OF_THE_QUEUE)))
+            connection.execute(delete(escalations).where(escalations.c.at < before))
             totals.follow_the_newest(connection, counted_to)
         return gone
 

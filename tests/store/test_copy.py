@@ -279,7 +279,7 @@ def test_what_comes_next_has_an_id_of_its_own(sides: Sides, newest: int) -> None
     with sides.target.write() as connection:
         for _ in range(2):
             row = dict.fromkeys(STARTED) | {"message_id": 1, "number": 1}
-            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON)
+            START_ATTEMPTS.execute(connection, [row], pass_id=None, made_by="pass", started_at=NOON, probe=None)
     assert {*rows_of(sides.target, ATTEMPTS)} == {(newest,), (newest + 1,), (newest + 2,)}
 
 

@@ -10,7 +10,7 @@ from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.schema import attempts
 from retrycli.store.for_each import ForEach, Values
-from retrycli.store.recording import START_ATTEMPTS
+from retrycli.store.recording import START_ATTEMPTS, STARTED
 from tests.store.application import NOON
 from tests.store.heard import statements
 
@@ -41,8 +41,8 @@ def errors(database: Database) -> list[tuple[object, ...]]:
 @pytest.fixture(autouse=True)
 def _attempts(database: Database) -> None:
     with database.write() as connection:
-        rows = [{"message_id": each, "number": 1, "waited_s": 0, "destination": None} for each in (3, 1, 2, 4)]
-        START_ATTEMPTS.execute(connection, rows, pass_id=None, made_by="pass", started_at=NOON)
+        rows = [dict.fromkeys(STARTED) | {"message_id": each, "number": 1} for each in (3, 1, 2, 4)]
+        START_ATTEMPTS.execute(connection, rows, pass_id=None, made_by="pass", started_at=NOON, probe=None)
 
 
 @pytest.mark.parametrize("kind", [Text(), NullType()], ids=["known", "unknown"])

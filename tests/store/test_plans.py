@@ -285,20 +285,22 @@ CASES = {
     ),
     "passes of a day": Case(lambda d: Statistics(d).passes(YESTERDAY), "passes by started"),
     # acted on
-    "requeued": Case(acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)), KEYS),
+    "requeued": Case(
+        acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)), f"{KEYS}, attempts by message"
+    ),
     "acknowledged": Case(acted(ActKind.ACKNOWLEDGED, LATE, Act.acknowledged(by="ada", at=NOON)), KEYS),
     "noted": Case(acted(ActKind.NOTED, LATE, Act.noted("tea", by="ada", at=NOON)), KEYS),
     "rejected": Case(acted(ActKind.REJECTED, SOME, Act.rejected("no", by="ada", at=NOON)), KEYS),
     # history; the passes are few
     "pruned": Case(
         lambda d: Ledger(d).prune(WEEKS_AGO, 100),
-        "attempts by finished, acts by at, attempts by its key, acts by its key, queue by its key",
-        but="passes by its key, passes whole",
+        "attempts by finished, acts by at, attempts by its key, acts by its key, messages by its key, queue by its key",
+        but="passes by its key, passes whole, attempts by message",
     ),
     "what is to be pruned": Case(
         lambda d: Ledger(d).count_ended(WEEKS_AGO),
-        "attempts by finished, acts by at, queue by its key",
-        but="passes whole",
+        "attempts by finished, acts by at, messages by its key, queue by its key",
+        but="passes whole, attempts by message",
     ),
 }
 
