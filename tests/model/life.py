@@ -21,7 +21,7 @@ from tests.model.death import Fate
 from tests.model.picture import STUBBORN, Row
 from tests.model.place import Place, Script
 from tests.model.server import Answer
-from tests.model.steps import Meanwhile, Steps
+from tests.model.steps import BY_THE_APPLICATION, Meanwhile, Steps
 from tests.model.writes import TICKETS as NUMBER_OF_TICKETS
 from tests.model.writes import next_ticket
 from tests.store.application import HOUR, MINUTE, TICKET, naive
@@ -47,6 +47,7 @@ SOME = st.integers(0, 31)
 """One of the messages: counted round and round, for there may be fewer."""
 MINUTES = st.sampled_from([0, 2, 15, 15, 60, 480, 480, 4000, -1, -30])
 """How far the clock moves before a pass: it may be put back a little."""
+BY_OTHERS = [each for each in Meanwhile if each not in BY_THE_APPLICATION]
 CALLS = st.integers(1, 8)
 """How many calls of its ports retrycli makes while the application holds a lock."""
 TEXTS = st.sampled_from(["a", "b"])
@@ -63,10 +64,12 @@ class Life(Steps):
         in_order=st.booleans(),
         kinds=st.lists(TYPES, min_size=3, max_size=6),
         clock_goes_wrong=st.booleans(),
+        insists=st.sampled_from([False, False, False, True]),
     )
-    def begin_with(self, kinds: list[str], *, in_order: bool, clock_goes_wrong: bool) -> None:
+    def begin_with(self, kinds: list[str], *, in_order: bool, clock_goes_wrong: bool, insists: bool) -> None:
         self.in_order = in_order
         self.clock_goes_wrong = clock_goes_wrong
+        self.insists = insists
         self.backup: Mapping[int, Row] = {}
         self.begin("begin_with")
         for number, kind in enumerate(kinds):
@@ -158,7 +161,7 @@ class Life(Steps):
     def restore_backup(self) -> None:
         self.restore(self.begin("restore_backup"), self.backup)
 
-    @precondition(lambda self: self.laws.before.failed)
+    @precondition(lambda self: self.insists and self.laws.before.failed)
     @rule(answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]), how=st.booleans())
     def write_at_every_tick(self, answer: Answer, *, how: bool) -> None:
         """An application gives the count back, or writes a new error, before each of many passes."""
@@ -204,7 +207,7 @@ class Life(Steps):
     @rule(
         minutes=MINUTES,
         answers=ANSWERS,
-        what=st.sampled_from([*Meanwhile, Meanwhile.STOOD_STILL, Meanwhile.HELD]),
+        what=st.sampled_from([*BY_OTHERS, Meanwhile.STOOD_STILL, Meanwhile.HELD]),
         behind=st.booleans(),
         calls=CALLS,
     )
@@ -214,6 +217,21 @@ class Life(Steps):
         self.wait(minutes)
         step = self.begin("tick_while_others_work", alone=False)
         script = Script(answers, interfere=lambda each: self.interfere(step, each, what, behind=behind, calls=calls))
+        self.make_pass(step, self.place.first, script)
+
+    @precondition(lambda self: self.laws.before.rows)
+    @rule(
+        minutes=st.sampled_from([15, 480]),
+        answers=ANSWERS,
+        what=st.sampled_from(sorted(BY_THE_APPLICATION, key=lambda each: each.name)),
+        behind=st.booleans(),
+    )
+    def tick_while_the_application_writes(
+        self, minutes: int, answers: list[Answer], what: Meanwhile, *, behind: bool
+    ) -> None:
+        self.wait(minutes)
+        step = self.begin("tick_while_the_application_writes", alone=False)
+        script = Script(answers, interfere=lambda each: self.interfere(step, each, what, behind=behind, calls=0))
         self.make_pass(step, self.place.first, script)
 
     # -- operators --------------------------------------------------------------------------------------------

@@ -49,6 +49,17 @@ class Meanwhile(Enum):
     HELD = "the application holds its row, or the file, for a while"
 
 
+BY_THE_APPLICATION = {
+    Meanwhile.EDITED,
+    Meanwhile.EDITED_AND_BACK,
+    Meanwhile.WRITTEN,
+    Meanwhile.MOVED,
+    Meanwhile.REUSED,
+    Meanwhile.REUSED_AT_ONCE,
+}
+"""What the application writes to a row whose request is out."""
+
+
 class Steps(Writes):
     """A machine that takes steps in a place.
 
@@ -63,6 +74,8 @@ class Steps(Writes):
         self.in_order = False
         self.clock_goes_wrong = False
         """Whether it ever does: where it does often, little is left that waits for anything else."""
+        self.insists = False
+        """Whether the application ever writes at every tick: that takes many passes."""
 
     def begin(self, name: str, *, alone: bool = True) -> Step:
         """Take a step."""
