@@ -12,22 +12,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.errors import InvalidMessage
-from retrycli.message import LIST_COLUMNS, utc_time
+from retrycli.message import utc_time
 from retrycli.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "
 """A birth begins with it if the row does not say when it was created."""
 VERSION = "1"
 """A digest begins with it. Digests of different versions can't be compared."""
-CONTENT = ("message_type", "subject", "body", "attachments")
-RECIPIENTS = ("recipient_email", "cc_emails", "bcc_emails")
-TEXT_COLUMNS = (*CONTENT, *RECIPIENTS)
+TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_email", "cc_emails", "bcc_emails")
 """The columns of the application's table that make up a message's text."""
 
 
@@ -51,8 +49,10 @@ def digest_of(row: Mapping[str, object]) -> str:
 
     It has two halves, so that a change of the recipients can be told from a change of what is said to them.
     """
-    texts = {**row, **{name: _list_text(row.get(name)) for name in LIST_COLUMNS}}
-    return f"{VERSION}:{_hashed(texts, CONTENT)}:{_hashed(texts, RECIPIENTS)}"
+    get = row.get
+    content = (get("message_type"), get("subject"), get("body"), _list_text(get("attachments")))
+    recipients = (get("recipient_email"), _list_text(get("cc_emails")), _list_text(get("bcc_emails")))
+    return f"{VERSION}:{_hashed(content)}:{_hashed(recipients)}"
 
 
 def same_content(one: str, other: str) -> bool:
@@ -60,9 +60,9 @@ def same_content(one: str, other: str) -> bool:
     return one.rpartition(":")[0] == other.rpartition(":")[0]
 
 
-def _hashed(row: Mapping[str, object], columns: Sequence[str]) -> str:
+def _hashed(values: Iterable[object]) -> str:
     """Hash values one after the other, each with its kind and its length so that none can run into the next."""
-    text = "".join(map(_marked, map(row.get, columns)))
+    text = "".join(map(_marked, values))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 

@@ -296,8 +296,12 @@ def utc_time(column: str, value: object) -> datetime | None:
         if isinstance(value, datetime):
             time = value
         else:  # a leap second, which Python does not know, is the one after it, as PostgreSQL has it
-            text, leaps = LEAP_SECOND.subn(":59", str(value))
-            time = datetime.fromisoformat(text) + timedelta(seconds=leaps)
+            text, leaps = str(value), 0
+            if ":60" in text:
+                text, leaps = LEAP_SECOND.subn(":59", text)
+            time = datetime.fromisoformat(text)
+            if leaps:
+                time += timedelta(seconds=leaps)
         return time.replace(tzinfo=UTC) if time.tzinfo is None else time.astimezone(UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidMessage(f"{column} is no date: {_quoted(value)}") from error
@@ -328,7 +332,7 @@ def _message_type(value: object) -> MessageType:
 
 
 def _json_list(column: str, value: object) -> list[object]:
-    if value is None or value == "":
+    if value in (None, "", "[]"):
         return []
     if isinstance(value, str):
         try:

@@ -20,7 +20,7 @@ from retrycli.store.application import row_by_row, rows_of, standings, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
-from retrycli.store.row_changes import NOTHING_WRITTEN, Written, reject_messages, reset_retry_counts, write_text
+from retrycli.store.row_changes import AS_WANTED, Written, reject_messages, reset_retry_counts, write_text
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
@@ -131,7 +131,7 @@ class Acts:
                 raise AssertionError("a message is edited by `edit`, one at a time")
             case _:
                 assert_never(kind)
-        return NOTHING_WRITTEN
+        return AS_WANTED
 
     def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, Act]) -> None:
         """Escalate messages that an operator gave up, and whose rows take no change: a pass would send them."""

@@ -37,8 +37,8 @@ class ForEach:
         self._types = types
         self._all_are_known = not any(isinstance(each, NullType) for each in types.values())
 
-    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> None:
-        """Carry it out.
+    def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
+        """Carry it out, and return how many rows were changed; None if that is not known without asking the server.
 
         Args:
             connection: of a transaction that writes.
@@ -46,13 +46,14 @@ class ForEach:
             shared: parameters of the statement that all rows share.
         """
         if not rows:
-            return
+            return 0
         if connection.dialect.name == "sqlite" or not self._all_are_known:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            connection.execute(self._row_by_row, each, execution_options=UNREAD)
-        else:
-            all_ = {OF + name: [row[name] for row in rows] for name in self._types} | shared
-            connection.execute(self._at_once, all_, execution_options=UNREAD)
+            result = connection.execute(self._row_by_row, each, execution_options=UNREAD)
+            return result.rowcount if connection.dialect.name == "sqlite" else None
+        all_ = {OF + name: [row[name] for row in rows] for name in self._types} | shared
+        connection.execute(self._at_once, all_, execution_options=UNREAD)
+        return None
 
     @cached_property
     def _row_by_row(self) -> Executable:

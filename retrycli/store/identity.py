@@ -137,7 +137,7 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     own = _Own(*map(row.pop, OWN_LABELS))
     message, digest = message_of(row), digest_of(row)
     birth = _birth(message, birth)
-    deliveries = history.deliveries(birth, digest)
+    deliveries = 0 if history is NONE else history.deliveries(birth, digest)
     if not deliveries and _keeps_its_key(own, digest, history):
         key = own.delivery_key
     else:

@@ -2,8 +2,8 @@
 
 A table may refuse a change of one row: with an error (a constraint, a trigger), or silently (`RAISE(IGNORE)`, a trigger
 that returns null, a rule, a row-level policy). Such a row is named and stays as it is, and the others are written. So
-what was written is read back in the same transaction, after every trigger; a count of rows would not do, because no
-database counts those that a trigger changes in place of a view.
+the rows that were changed are counted, or read back in the same transaction: a server would have to be asked for the
+count, and no database counts the rows that a trigger changes in place of a view.
 """
 
 from __future__ import annotations
@@ -69,12 +69,13 @@ class Written(NamedTuple):
     """What became of a change of some rows."""
 
     rows: Mapping[int, RowState]
-    """As they were read back, by id."""
+    """As they were read back, by id; none if there was no need to."""
     refused: Mapping[int, str]
     """Rows that stay as they were, and why."""
 
 
-NOTHING_WRITTEN = Written({}, {})
+AS_WANTED = Written({}, {})
+"""All rows took what was wanted."""
 
 
 def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> Written:
@@ -86,9 +87,9 @@ def write_messages(database: Database, connection: Connection, settled: Sequence
 def reject_messages(database: Database, connection: Connection, errors: Mapping[int, str | None]) -> Written:
     """Mark messages as rejected, each with its last error."""
 
-    def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> None:
+    def write(connection: Connection, errors: Mapping[int, str | None], room: int | None) -> int | None:
         rows = [{"id": each, "last_error": error} for each, error in errors.items()]
-        _reject(database.messages, room).execute(connection, rows)
+        return _reject(database.messages, room).execute(connection, rows)
 
     return _Change(write, lambda _error, row, _room: not row.failed).make(database, connection, errors)
 
@@ -151,13 +152,14 @@ class _Change(Generic[Wanted]):
     """A change of rows.
 
     Args:
-        write: writes what is wanted of rows; an error has room for that many characters.
+        write: writes what is wanted of rows, and returns how many it changed, if that is known; an error has room for
+            that many characters.
         took: tells from a row, as it was read back, if it took what was wanted.
     """
 
     def __init__(
         self,
-        write: Callable[[Connection, Mapping[int, Wanted], int | None], None],
+        write: Callable[[Connection, Mapping[int, Wanted], int | None], int | None],
         took: Callable[[Wanted, RowState, int | None], bool],
     ) -> None:
         self._write = write
@@ -166,7 +168,7 @@ class _Change(Generic[Wanted]):
     def make(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
         """Write rows: all together, or one by one if the table refuses any of them."""
         if not wanted:
-            return NOTHING_WRITTEN
+            return AS_WANTED
         try:
             return self._try(database, connection, wanted, database.error_room)
         except exc.DBAPIError as error:
@@ -201,7 +203,7 @@ class _Change(Generic[Wanted]):
     def _try(
         self, database: Database, connection: Connection, wanted: Mapping[int, Wanted], room: int | None
     ) -> Written:
-        """Write rows, and read them back.
+        """Write rows, and read them back unless the database says that all of them were changed.
 
         Raises:
             DBAPIError: the table refuses one (`is_refused`), and none was written; or the transaction has failed.
@@ -209,15 +211,17 @@ class _Change(Generic[Wanted]):
         try:
             with errors_of_a_pipeline(connection):
                 connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
-                self._write(connection, wanted, room)
+                changed = self._write(connection, wanted, room)
                 if not database.is_sqlite:  # a deferred constraint would else refuse all rows, at the commit
                     connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE", execution_options=UNREAD)
                 connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
-                rows = read_rows(database, connection, wanted)
+                rows = {} if changed == len(wanted) else read_rows(database, connection, wanted)
         except exc.DBAPIError as error:
             if is_refused(error):
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
             raise
+        if changed == len(wanted):
+            return AS_WANTED
         ignored = [each for each, what in wanted.items() if each not in rows or not self._took(what, rows[each], room)]
         return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
 
@@ -235,20 +239,21 @@ def _took(settled: Settled, row: RowState, room: int | None) -> bool:
     return row.last_error != before
 
 
-def _write(database: Database, connection: Connection, settled: Mapping[int, Settled], room: int | None) -> None:
+def _write(database: Database, connection: Connection, settled: Mapping[int, Settled], room: int | None) -> int | None:
     delivered = [
         {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
         for each in settled.values()
         if each.transition.kind is TransitionKind.DELIVERED
     ]
     no_error = None if database.takes_null("last_error") else ""
-    _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
+    sent = _mark_sent(database.messages, _type_of_sent_at(database), no_error).execute(connection, delivered)
     failed = [
         {"id": each.message_id, "last_error": each.transition.last_error, "retry_count": each.transition.retry_count}
         for each in settled.values()
         if each.transition.kind is not TransitionKind.DELIVERED
     ]
-    _note_failures(database.messages, room).execute(connection, failed)
+    noted = _note_failures(database.messages, room).execute(connection, failed)
+    return None if sent is None or noted is None else sent + noted
 
 
 def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:

@@ -1,0 +1,188 @@
+"""What identifies a message: birth, digest and delivery key; and what the history of an id says about a text."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from retrycli.identity import Difference, History, Identity, PastAttempt, birth_of, digest_of, same_content
+from retrycli.store.keys import NAMESPACE, delivery_key
+
+NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
+ROW = {
+    "message_type": "customer",
+    "subject": "Re: tea",
+    "body": "Is it hot?",
+    "attachments": None,
+    "recipient_email": "ana@example.com",
+    "cc_emails": '["bo@example.com"]',
+    "bcc_emails": "[]",
+}
+
+
+# -- birth ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["2025-03-03 12:00:00", "2025-03-03 12:00:00.000000", "2025-03-03T13:00:00+01:00", "2025-03-03 12:00:00+00"],
+)
+def test_one_instant_is_one_birth(text: str) -> None:
+    assert birth_of(text) == "2025-03-03T12:00:00.000000+00:00"
+
+
+@pytest.mark.parametrize("text", ["infinity", "ticket 12345", "1741003200", ""])
+def test_a_birth_that_is_not_a_time_stands_for_itself(text: str) -> None:
+    assert birth_of(text) == text
+
+
+# -- digest ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("column", ROW)
+def test_each_column_of_the_text_changes_the_digest(column: str) -> None:
+    assert digest_of({**ROW, column: '["other"]'}) != digest_of(ROW)
+
+
+def test_other_columns_do_not_change_the_digest() -> None:
+    assert digest_of({**ROW, "retry_count": 4, "last_error": "HTTP 500", "status": "sent"}) == digest_of(ROW)
+
+
+@pytest.mark.parametrize("column", ["recipient_email", "cc_emails", "bcc_emails"])
+def test_other_recipients_are_the_same_content(column: str) -> None:
+    assert same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
+
+
+@pytest.mark.parametrize("column", ["message_type", "subject", "body", "attachments"])
+def test_another_text_is_not_the_same_content(column: str) -> None:
+    assert not same_content(digest_of({**ROW, column: '["other"]'}), digest_of(ROW))
+
+
+@pytest.mark.parametrize(
+    "value", ['["bo@example.com"]', ["bo@example.com"], '[ "bo@example.com" ]', '["bo\\u0040example.com"]']
+)
+def test_a_list_is_one_text_however_it_is_written(value: object) -> None:
+    """PostgreSQL's JSON columns come as lists, SQLite's as text."""
+    assert digest_of({**ROW, "cc_emails": value}) == digest_of(ROW)
+
+
+@pytest.mark.parametrize("value", [None, "", "[]", "null", []])
+def test_an_empty_list_is_one_text_however_it_is_written(value: object) -> None:
+    assert digest_of({**ROW, "attachments": value}) == digest_of(ROW)
+
+
+def test_a_column_that_the_table_does_not_have_is_null() -> None:
+    assert digest_of({name: ROW[name] for name in ROW if name != "attachments"}) == digest_of(ROW)
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"subject": None}, {"subject": ""}, {"subject": "Re: tea;t10:Is it hot?", "body": ""}, {"body": b"Is it hot?"}],
+)
+def test_values_can_not_run_into_one_another(other: dict[str, object]) -> None:
+    assert digest_of({**ROW, **other}) != digest_of(ROW)
+
+
+@pytest.mark.parametrize("value", ["\udce9", "not JSON", "[" * 100_000, "{" * 9])
+def test_a_value_that_can_not_be_sent_has_a_digest_all_the_same(value: str) -> None:
+    assert digest_of({**ROW, "cc_emails": value, "body": value}) != digest_of(ROW)
+
+
+def test_a_digest_stays_the_same_from_version_to_version() -> None:
+    """Otherwise every text would count as another after an upgrade."""
+    assert digest_of(ROW) == "1:dae31ac7dc6a5c0f4254fd1c5231a729:efa4375e3edd311ea48cc799013cd7b6"
+
+
+# -- delivery key ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("birth", ["2025-03-03T12:00:00.000000+00:00", "ticket café"])
+def test_a_delivery_key_is_the_uuid_of_what_it_names(birth: str) -> None:
+    assert delivery_key(7, birth, "1:a:b", 2) == str(uuid.uuid5(NAMESPACE, f"7/{birth}/1:a:b/2"))
+
+
+def test_a_delivery_key_differs_by_all_that_it_names() -> None:
+    keys = {delivery_key(i, b, d, n) for i in (1, 11) for b in ("x", "y") for d in ("1:a:b", "1:a:c") for n in (0, 1)}
+    assert len(keys) == 16
+
+
+# -- what became of a row -------------------------------------------------------------------------------------
+
+
+WAS = Identity("2025", "1:a:b", "7")
+
+
+@pytest.mark.parametrize(
+    ("before", "now", "difference"),
+    [
+        (WAS, WAS, Difference.NONE),
+        (WAS, WAS._replace(digest="1:c:b"), Difference.EDITED),
+        (WAS, WAS._replace(ticket="8"), Difference.MOVED),
+        (WAS, WAS._replace(birth="2026"), Difference.ANOTHER),
+        (Identity("ticket 7", "1:a:b", "7"), Identity("ticket 8", "1:a:b", "8"), Difference.MOVED),
+        (Identity("ticket 7", "1:a:b", "7"), Identity("ticket 8", "1:c:b", "8"), Difference.ANOTHER),
+        (Identity("ticket 7", "1:a:b", "7"), Identity("2025", "1:a:b", "7"), Difference.ANOTHER),
+    ],
+)
+def test_a_row_is_told_from_what_it_was(before: Identity, now: Identity, difference: Difference) -> None:
+    assert before.difference(now) is difference
+
+
+# -- the history ----------------------------------------------------------------------------------------------
+
+
+def attempt(number: int, outcome: str = "unknown", **others: object) -> PastAttempt:
+    at = NOON + timedelta(minutes=number)
+    usual: dict[str, Any] = {
+        "finished_at": at,
+        "status_code": None,
+        "by_pass": True,
+        "birth": "2025",
+        "digest": "1:a:b",
+        "delivery_key": "key",
+        "deliveries": 0,
+        "ticket": "7",
+    }
+    return PastAttempt(number, at, outcome=outcome, **{**usual, **others})
+
+
+def test_deliveries_count_those_that_were_pruned() -> None:
+    history = History([attempt(5, "delivered", deliveries=3)])
+    assert history.deliveries("2025", "1:a:b") == 4
+    assert history.deliveries("2025", "1:c:b") == history.deliveries("2026", "1:a:b") == 0
+
+
+def test_a_delivery_before_the_last_requeue_is_no_reason_to_hold_a_text_back() -> None:
+    delivered = attempt(1, "delivered")
+    assert History([delivered]).delivered_at("2025", "1:a:b") == delivered.finished_at
+    assert History([delivered], requeued_after=1).delivered_at("2025", "1:a:b") is None
+
+
+def test_unknown_attempts_and_requests_count_by_key_since_the_last_requeue() -> None:
+    attempts = [
+        attempt(1),
+        attempt(2),
+        attempt(3, delivery_key="other"),
+        attempt(4, "unreachable"),
+        attempt(5, "throttled"),
+        attempt(6, by_pass=False),
+    ]
+    assert (History(attempts).unknowns("key"), History(attempts).requests("key")) == (3, 2)
+    assert (History(attempts, 1).unknowns("key"), History(attempts, 1).requests("key")) == (2, 1)
+
+
+def test_a_text_may_have_arrived_under_another_ticket() -> None:
+    assert History([attempt(1)]).elsewhere("2025", "1:a:b", "8") == "7"
+    assert History([attempt(1)]).elsewhere("2025", "1:a:b", "7") is None
+    assert History([attempt(1, "refused")]).elsewhere("2025", "1:a:b", "8") is None
+    assert History([attempt(1)], requeued_after=1).elsewhere("2025", "1:a:b", "8") is None
+    assert History([attempt(1, birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") == "7"
+
+
+def test_recipients_have_a_mail_with_the_same_content() -> None:
+    history = History([attempt(1, "transient", delivered_to=frozenset({"ana@x.test"}))])
+    assert history.delivered_to("2025", "1:a:other") == {"ana@x.test"}
+    assert history.delivered_to("2025", "1:other:b") == history.delivered_to("2026", "1:a:b") == frozenset()
