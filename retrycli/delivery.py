@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import NamedTuple
 
 from retrycli.attempt import Attempt
@@ -216,13 +217,14 @@ class Delivery:
         while ids := self._take(self._room()):
             now = self._world.now()
             probing = self._destination.probing
+            escalations: dict[int, Transition] = {}
             loaded = self._world.claims.begin(
                 self._liaison.claim,
                 ids,
                 made_by=BY_PASS,
                 pass_id=self._me.pass_id,
                 now=now,
-                fit=self._is_fit,
+                fit=partial(self._is_fit, escalations),
                 destination_of=self._rules.destination_of,
                 probe=probing,
             )
@@ -232,7 +234,7 @@ class Delivery:
                 if isinstance(each, UnusableMessage):
                     invalid = Transition.invalid(each.problem)
                     unfit.append((each, Settled(each.message_id, invalid, message=each)))
-                elif escalation := self._escalation(each):
+                elif escalation := escalations.get(each.message_id):
                     unfit.append((each, Settled(each.message_id, escalation, message=each)))
                 else:
                     probe = self._count_probes(each.message_id) if probing else 0
@@ -299,12 +301,13 @@ class Delivery:
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
 
-    def _is_fit(self, queued: QueuedMessage) -> bool:
-        return self._escalation(queued) is None
-
-    def _escalation(self, queued: QueuedMessage) -> Transition | None:
+    def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
+        """Tell if a message may be sent; if not, note what becomes of it instead."""
         has_lookup = self._world.looks_up(queued.message.message_type)
-        return self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
+        escalation = self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
+        if escalation is not None:
+            escalations[queued.message_id] = escalation
+        return escalation is None
 
     # -- decide and record ------------------------------------------------------------------------------------
 
