@@ -123,10 +123,8 @@ def identified(row: Mapping[str, Any], history: History) -> QueuedMessage | Unus
     birth, digest, as_read = birth_in(row), digest_of(fields), read_of(row)
     message = message_of(fields)
     deliveries = history.deliveries(birth, digest)
-    if not deliveries and _keeps_its_key(own, digest, history):
-        key = str(own["delivery_key"])
-    else:
-        key = delivery_key(fields["id"], birth, digest, deliveries)
+    kept = None if deliveries else _kept_key(own, birth, digest, history)
+    key = kept or delivery_key(fields["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
     # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
@@ -150,11 +148,15 @@ def identified(row: Mapping[str, Any], history: History) -> QueuedMessage | Unus
     )
 
 
-def _keeps_its_key(own: Mapping[str, Any], digest: str, history: History) -> bool:
-    """Tell if the text may have been sent under the queue row's own key, as a version before 0005 chose it."""
+def _kept_key(own: Mapping[str, Any], birth: str, digest: str, history: History) -> str | None:
+    """Return the key under which a text without a delivery is known, which a version before 0005 may have chosen."""
+    if (tried := history.key_of(birth, digest)) is not None:
+        return tried
     if own["digest"] is None:
-        return own["queue_birth"] is None or history.sent_by_0004()
-    return history.tried(digest, own["delivery_key"])
+        is_its_own = own["queue_birth"] is None or history.sent_by_0004()
+    else:
+        is_its_own = own["digest"] == digest
+    return str(own["delivery_key"]) if is_its_own else None
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
@@ -196,12 +198,18 @@ def as_found(settled: Settled, row: Mapping[str, Any]) -> Settled:
     message, difference = settled.message, _difference(settled, row)
     if message is None or difference is Difference.NONE:
         return settled
-    digest = digest_of(row)
-    had = message.delivered_to if isinstance(message, QueuedMessage) else frozenset()
-    now = replace(message, digest=digest)
-    if isinstance(now, QueuedMessage):
-        now = replace(now, delivered_to=had if same_content(message.digest, digest) else frozenset())
-    return replace(settled.superseded(difference), message=now)
+    return replace(settled.superseded(difference), message=_with_text(message, digest_of(row)))
+
+
+def _with_text(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
+    """Return a message with another text: the key and the unknown attempts of the old one are not the new one's."""
+    if digest == message.digest:
+        return message
+    now = replace(message, digest=digest, delivery_key=delivery_key(message.message_id, message.birth, digest, 0))
+    if not isinstance(now, QueuedMessage):
+        return now
+    had = now.delivered_to if same_content(message.digest, digest) else frozenset()
+    return replace(now, delivered_to=had, unknown_count=0)
 
 
 def _difference(settled: Settled, row: Mapping[str, Any]) -> Difference:

@@ -168,9 +168,11 @@ def move(
         change = each.transition
         row: dict[str, Any] = {
             "message_id": each.message_id,
-            "unknown_count": change.unknown_count,
+            "unknown_count": None,
             **identity_values(each),
         }
+        if change.unknown_count is not None:
+            row["unknown_count"] = change.unknown_count
         match change.kind:
             case TransitionKind.DELIVERED:
                 gone.append(each.message_id)
@@ -212,7 +214,10 @@ def first_escalations(
 
 
 def identity_values(settled: Settled) -> dict[str, Any]:
-    """Return what a queue row keeps of the message's text; None leaves the row's own."""
+    """Return what a queue row keeps of the message's text; None leaves the row's own.
+
+    Its digest, its delivery key and the unknown attempts under that key always belong together.
+    """
     message = settled.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
@@ -220,7 +225,10 @@ def identity_values(settled: Settled) -> dict[str, Any]:
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
     now = settled.outcome.delivered_to if settled.outcome else ()
-    return values | {"delivered_to": as_list(message.delivered_to.union(now))}
+    return values | {
+        "delivered_to": as_list(message.delivered_to.union(now)),
+        "unknown_count": message.unknown_count,
+    }
 
 
 def seen_values(row: RowState | None) -> dict[str, Any]:
