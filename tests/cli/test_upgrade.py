@@ -358,7 +358,7 @@ def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
     """The answer is known, and the application's row is not written yet."""
     first, *others = waiting
     application.execute(
-        "UPDATE retrycli_attempts SET outcome = 'delivered', delivery_key = "
+        "UPDATE retrycli_attempts SET outcome = 'delivered', finished_at = NULL, delivery_key = "
         "(SELECT delivery_key FROM retrycli_queue WHERE message_id = ?) WHERE message_id = ?",
         first,
         first,
