@@ -169,9 +169,10 @@ class History(NamedTuple):
         """Tell if a version before 0005 may have sent the message: it recorded no keys."""
         return any(each.delivery_key is None and each.unsettled for each in self.attempts)
 
-    def tried(self, digest: str, key: str) -> bool:
-        """Tell if there was an attempt at a text under a key."""
-        return any((each.digest, each.delivery_key) == (digest, key) for each in self.attempts)
+    def key_of(self, birth: str, digest: str) -> str | None:
+        """Return the key of the newest attempt at a text; None if there was none."""
+        keys = (each.delivery_key for each in self.attempts if (each.birth, each.digest) == (birth, digest))
+        return next(reversed([*keys]), None)
 
     def deliveries(self, birth: str, digest: str) -> int:
         """Count the recorded deliveries of a text; the newest one knows of those that were pruned."""

@@ -20,7 +20,14 @@ from retrycli.store.application import row_by_row, rows_of, standings, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
-from retrycli.store.row_changes import AS_WANTED, Written, reject_messages, reset_retry_counts, write_text
+from retrycli.store.row_changes import (
+    AS_WANTED,
+    RowState,
+    Written,
+    reject_messages,
+    reset_retry_counts,
+    write_text,
+)
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
@@ -227,18 +234,23 @@ class Acts:
                     f"See `retrycli show {message_id}`, and edit it again"
                 )
             self._check_room(connection, message_id, changes)
+            # The key that a version before 0005 chose is the key of the text that is about to be replaced.
+            self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
             if message_id in written.refused:
                 raise not_taken(message_id, written.refused[message_id])
-            self._remember(connection, message_id, written)
+            # It is not the application that has changed it: an escalated message stays escalated.
+            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _write_down(connection, {message_id: act})
 
-    def _remember(self, connection: Connection, message_id: int, written: Written) -> None:
-        """Keep an escalated message escalated: it is not the application that has changed it."""
-        this = with_queue(self._database).where(queue.c.message_id == message_id, ESCALATED)
+    def _remember(
+        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
+    ) -> None:
+        """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
+        this = with_queue(self._database).where(queue.c.message_id == message_id, which)
         for message in load(connection, connection.execute(this), [message_id]):
-            edited = Settled(message_id, Transition.released(), message=message)
-            values = {**identity_values(edited), **seen_values(written.rows.get(message_id))}
+            now = Settled(message_id, Transition.released(), message=message)
+            values = {**identity_values(now), **seen_values(row)}
             connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
 
     def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:

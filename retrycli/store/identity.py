@@ -138,10 +138,8 @@ def _identified(row: dict[str, Any], history: History) -> QueuedMessage | Unusab
     message, digest = message_of(row), digest_of(row)
     birth = _birth(message, birth)
     deliveries = 0 if history is NONE else history.deliveries(birth, digest)
-    if not deliveries and _keeps_its_key(own, digest, history):
-        key = own.delivery_key
-    else:
-        key = delivery_key(row["id"], birth, digest, deliveries)
+    kept = None if deliveries else _kept_key(own, birth, digest, history)
+    key = kept or delivery_key(row["id"], birth, digest, deliveries)
     if isinstance(message, UnusableMessage):
         return replace(message, delivery_key=key, birth=birth, digest=digest, as_read=as_read)
     # A queue row without a digest has had no attempt under a key of its own, unless by a version before 0005.
@@ -182,11 +180,13 @@ def _with_history(queued: QueuedMessage, history: History, deliveries: int) -> Q
     )
 
 
-def _keeps_its_key(own: _Own, digest: str, history: History) -> bool:
-    """Tell if the text may have been sent under the queue row's own key, as a version before 0005 chose it."""
-    if own.digest is None:
-        return own.birth is None or history.sent_by_0004()
-    return history.tried(digest, own.delivery_key)
+def _kept_key(own: _Own, birth: str, digest: str, history: History) -> str | None:
+    """Return the key under which a text without a delivery is known, which a version before 0005 may have chosen."""
+    if (tried := history.key_of(birth, digest)) is not None:
+        return tried
+    if own.digest is not None:
+        return own.delivery_key if own.digest == digest else None
+    return own.delivery_key if own.birth is None or history.sent_by_0004() else None
 
 
 def load(connection: Connection, found: Result[Any], ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
@@ -242,13 +242,18 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
         return None
     if difference is Difference.NONE:
         return settled
-    return replace(settled.superseded(difference), message=_with_digest(message, identity.digest))
+    return replace(settled.superseded(difference), message=_with_text(message, identity.digest))
 
 
-def _with_digest(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
-    if isinstance(message, QueuedMessage) and not same_content(message.digest, digest):
-        message = replace(message, delivered_to=frozenset())
-    return replace(message, digest=digest)
+def _with_text(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
+    """Return a message with another text: the key and the unknown attempts of the old one are not the new one's."""
+    if digest == message.digest:
+        return message
+    now = replace(message, digest=digest, delivery_key=delivery_key(message.message_id, message.birth, digest, 0))
+    if not isinstance(now, QueuedMessage):
+        return now
+    had = now.delivered_to if same_content(message.digest, digest) else frozenset()
+    return replace(now, delivered_to=had, unknown_count=0)
 
 
 # -- attempts whose results the rows do not show --------------------------------------------------------------

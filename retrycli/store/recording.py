@@ -189,8 +189,10 @@ def move(
 
 
 def _queue_values(settled: Settled) -> dict[str, Any]:
-    unknown_count = settled.transition.unknown_count
-    return {"message_id": settled.message_id, "unknown_count": unknown_count, **identity_values(settled)}
+    row: dict[str, Any] = {"message_id": settled.message_id, "unknown_count": None, **identity_values(settled)}
+    if settled.transition.unknown_count is not None:
+        row["unknown_count"] = settled.transition.unknown_count
+    return row
 
 
 def first_escalations(
@@ -212,7 +214,10 @@ def first_escalations(
 
 
 def identity_values(settled: Settled) -> dict[str, Any]:
-    """Return what a queue row keeps of the message's text; None leaves the row's own."""
+    """Return what a queue row keeps of the message's text; None leaves the row's own.
+
+    Its digest, its delivery key and the unknown attempts under that key always belong together.
+    """
     message = settled.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
@@ -220,7 +225,10 @@ def identity_values(settled: Settled) -> dict[str, Any]:
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
     now = settled.outcome.delivered_to if settled.outcome else ()
-    return values | {"delivered_to": as_list(message.delivered_to.union(now))}
+    return values | {
+        "delivered_to": as_list(message.delivered_to.union(now)),
+        "unknown_count": message.unknown_count,
+    }
 
 
 def seen_values(row: RowState | None) -> dict[str, Any]:

@@ -25,6 +25,8 @@ OF_THE_TABLE = ("0A000", "42809", "55000")
 IN_THE_WAY = "another transaction was in the way; try again"
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
+QUERY_CANCELED = "57014"
+"""Mostly ``statement_timeout`` while the statement waits for a lock."""
 BY_STATE = {
     "08": GONE,
     "0A000": NO_CHANGES,
@@ -41,7 +43,7 @@ BY_STATE = {
     "53100": "free some space on the server",
     "55000": NO_CHANGES,
     LOCK_NOT_AVAILABLE: "another transaction held a lock for too long; end it, or raise lock_timeout for this role",
-    "57014": "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
+    QUERY_CANCELED: "the server cancels statements too soon, or somebody did it; raise statement_timeout for this role",
     "57P": GONE,
 }
 """By PostgreSQL's code of an error, or what it begins with."""
@@ -115,8 +117,8 @@ def _is_of_a_policy(error: DBAPIError) -> bool:
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Tell if another transaction holds a lock for longer than we wait."""
-    return sqlstate(error) == LOCK_NOT_AVAILABLE or str(error.orig) == "database is locked"
+    """Tell if another transaction holds a lock for longer than we wait, or than the server lets us wait."""
+    return sqlstate(error) in {LOCK_NOT_AVAILABLE, QUERY_CANCELED} or str(error.orig) == "database is locked"
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -150,7 +150,8 @@ class Story:
     def restore(self, rows: Iterable[Row]) -> None:
         """Replace the table's rows by those of a backup."""
         self.application.execute("DELETE FROM pending_messages")
-        self.application.insert("pending_messages", list(rows))
+        written = [{name: json.dumps(it) if isinstance(it, list) else it for name, it in row.items()} for row in rows]
+        self.application.insert("pending_messages", written)
 
     def set(self, section: str, **values: object) -> None:
         """Change settings of the passes to come."""

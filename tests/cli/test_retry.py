@@ -36,16 +36,18 @@ def test_a_message_that_waits_is_sent_at_once_and_the_history_says_for_whom(
 
 
 def test_a_message_that_is_not_taken_stays_where_it_was_and_keeps_its_tries(cli: Cli, application: Application) -> None:
-    """Exit 3. Row and queue are as before, and the attempt is in the history with its error."""
+    """Exit 3. Row and queue are as before, but for the text's identity; the history has the attempt."""
     application.add(8, hours_ago=0, retry_count=3)
     with Scripted(BUSY) as api:
         retrycli.run_once(application.settings(api.url))
-        before = application.rows(), application.rows("retrycli_queue")
+        rows, [queued] = application.rows(), application.rows("retrycli_queue").values()
         results = cli.having(application.variables(api.url)).json("retry", "8", "--by", "anna", code=3)["results"]
     assert results == [{"id": 8, "outcome": "transient", "status_code": 503, "error": "HTTP 503: too busy"}]
-    assert (application.rows(), application.rows("retrycli_queue")) == before
     [attempt] = application.rows("retrycli_attempts").values()
     assert (attempt["made_by"], attempt["error"]) == ("anna", "HTTP 503: too busy")
+    read = {name: attempt[name] for name in ("birth", "digest", "delivery_key")}
+    assert None not in read.values()
+    assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
 
 
 def test_an_escalated_message_is_tried_too_and_stays_escalated_until_it_is_taken(

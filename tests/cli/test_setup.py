@@ -229,7 +229,7 @@ HISTORY = ("retrycli_attempts", "retrycli_passes")
 def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, application: Application) -> None:
     """In batches, until nothing old is left; what has not ended is kept."""
     application.fill()
-    attempt = {"message_id": 1, "made_by": "pass", "started_at": "2020-01-01 00:00:00"}
+    attempt = {"message_id": 1, "made_by": "pass", "started_at": "2020-01-01 00:00:00", "outcome": "refused"}
     ended = {number: "2020-01-01 00:00:01" if number > 10 else None for number in range(1, 12_001)}
     application.insert(
         "retrycli_attempts", [{**attempt, "number": each, "finished_at": at} for each, at in ended.items()]
@@ -244,6 +244,9 @@ def test_db_prune_forgets_what_is_old_and_touches_no_message(cli: Cli, applicati
     }
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 11_990, "acts": 0, "passes": 0}
     assert {name: application.rows(name) for name in HISTORY} == kept
+    del before["retrycli_totals"]
+    counted = application.asked("SELECT label, value FROM retrycli_totals WHERE name = 'attempts'")
+    assert counted == [("refused", 11_990)]
     assert {name: application.rows(name) for name in before} == before
     assert known.json("db", "prune", "--older-than", "90d", "--yes") == {"attempts": 0, "acts": 0, "passes": 0}
 

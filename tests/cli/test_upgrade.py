@@ -11,6 +11,7 @@ import pytest
 from retrycli import schema
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import end
+from tests.cli.story import LOST, OK, REFUSED, Api
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -72,6 +73,52 @@ class OldPass:
             "SELECT ?, 1, 60, 'old', 'pass', ?",
             message_id,
             self._time(),
+        )
+
+    def have(self, message_id: int, *outcomes: str, **queue: object) -> None:
+        """Enrol a message, with attempts that have ended and with values of its queue row."""
+        self.enrol([message_id])
+        for number, outcome in enumerate(outcomes, 1):
+            self.application.execute(
+                "INSERT INTO retrycli_attempts (message_id, number, waited_s, pass_id, made_by, started_at, "
+                "finished_at, outcome, status_code, error, duration_ms) "
+                "VALUES (?, ?, 60, 'old', 'pass', ?, ?, ?, NULL, 'ReadTimeout', 5)",
+                message_id,
+                number,
+                self._time(hours=-2, minutes=number),
+                self._time(hours=-2, minutes=number),
+                outcome,
+            )
+        for name, value in queue.items():
+            self.application.execute(f"UPDATE retrycli_queue SET {name} = ? WHERE message_id = ?", value, message_id)
+
+    def escalate(self, message_id: int, reason: str, *outcomes: str, unknown_count: int = 0) -> None:
+        self.have(
+            message_id,
+            *outcomes,
+            state="escalated",
+            next_attempt_at=None,
+            unknown_count=unknown_count,
+            escalated_at=self._time(hours=-1),
+            escalation_reason=reason,
+            fingerprint=reason,
+        )
+
+    def requeue(self, message_id: int) -> None:
+        """Do what ``requeue`` does: the version before does not record how many attempts there were."""
+        self.application.execute(
+            "UPDATE retrycli_queue SET state = 'waiting', unknown_count = 0, escalated_at = NULL, "
+            "escalation_reason = NULL, fingerprint = NULL, acknowledged_by = NULL, acknowledged_at = NULL, "
+            "note = NULL, next_attempt_at = ? WHERE message_id = ? AND state = 'escalated'",
+            self._time(),
+            message_id,
+        )
+        self.application.execute("UPDATE pending_messages SET retry_count = 0 WHERE id = ?", message_id)
+        # Later than attempts that this version has made meanwhile.
+        self.application.execute(
+            "INSERT INTO retrycli_acts (message_id, at, \"by\", act, detail) VALUES (?, ?, 'anna', 'requeued', NULL)",
+            message_id,
+            str(datetime.now(UTC).replace(tzinfo=None)),
         )
 
     def record_delivered(self, message_id: int) -> None:
@@ -160,6 +207,121 @@ def test_what_a_pass_of_the_version_before_was_killed_over_is_recovered_with_its
     assert {each.times for each in sandbox.received} == {1}
 
 
+WAITING, UNKNOWN, PERMANENT, DYING, MAILED = HISTORY = range(101, 106)
+MAILED_TO = '["ana@example.com"]'
+
+
+def make_due(application: Application) -> None:
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'")
+
+
+@pytest.fixture
+def with_history(old: OldPass, application: Application) -> OldPass:
+    """A queue of the version before, with one message in each state that an upgrade must keep."""
+    application.add_due(len(HISTORY))
+    old.start()
+    old.have(WAITING, "unknown", unknown_count=1)
+    old.escalate(UNKNOWN, "unknown", *["unknown"] * 3, unknown_count=3)
+    old.escalate(PERMANENT, "permanent", "permanent")
+    old.have(DYING)
+    old.claim([DYING], minutes=-1)
+    old.begin(DYING)
+    old.have(MAILED, "transient", delivered_to=MAILED_TO)
+    assert version(application) == BEFORE
+    return old
+
+
+@pytest.mark.usefixtures("with_history")
+def test_a_queue_with_a_history_is_upgraded_and_nothing_is_sent_twice(cli: Cli, application: Application) -> None:
+    """Each message keeps its key, also after it was taken over, and what is known of it."""
+    with Api(REFUSED, REFUSED, OK) as api:
+        command = cli.having(application.variables(api.url))
+        command.json("run-once")
+        assert version(application) == schema.HEAD
+        assert sorted(api.keys) == [f"key {each}" for each in (WAITING, MAILED)]
+        queue = application.rows("retrycli_queue")
+        assert [(queue[each]["state"], queue[each]["unknown_count"]) for each in HISTORY] == [
+            ("waiting", 1),
+            ("escalated", 3),
+            ("escalated", 0),
+            ("waiting", 1),
+            ("waiting", 0),
+        ]
+        assert [queue[each]["delivery_key"] for each in HISTORY] == [f"key {each}" for each in HISTORY]
+        assert [queue[each]["delivered_to"] for each in HISTORY] == [None] * 4 + [MAILED_TO]
+        for _ in range(2):
+            make_due(application)
+            command.json("run-once")
+        assert sorted(api.keys[2:]) == [f"key {each}" for each in (WAITING, DYING, MAILED)]
+        assert {each: application.state(each) for each in (UNKNOWN, PERMANENT)} == {
+            UNKNOWN: "escalated",
+            PERMANENT: "escalated",
+        }
+        assert command("requeue", str(UNKNOWN), "--yes").returncode == 0
+        application.execute("UPDATE pending_messages SET last_error = 'HTTP 502' WHERE id = ?", PERMANENT)
+        for _ in range(2):
+            command.json("run-once")
+            make_due(application)
+        assert sorted(api.keys[5:]) == [f"key {each}" for each in (UNKNOWN, PERMANENT)]
+        assert {each.times for each in api.received} == {1}
+    assert {row["status"] for row in application.rows().values()} == {"sent"}
+
+
+def test_unknown_attempts_of_the_version_before_count_towards_the_limit(
+    old: OldPass, cli: Cli, application: Application
+) -> None:
+    application.add_due(1)
+    old.start()
+    old.have(WAITING, "unknown", unknown_count=1)
+    with Api(LOST) as api:
+        command = cli.having(application.variables(api.url))
+        for _ in range(4):
+            command.json("run-once")
+            make_due(application)
+        assert api.keys == [f"key {WAITING}"] * 2
+    queued = application.rows("retrycli_queue")[WAITING]
+    assert (queued["escalation_reason"], queued["unknown_count"]) == ("unknown", 3)
+
+
+def test_a_requeue_by_the_version_before_counts(old: OldPass, cli: Cli, application: Application) -> None:
+    """Before the upgrade, and after it from another host: the key that was delivered is not used again."""
+    application.add_due(1)
+    old.start()
+    old.escalate(WAITING, "unknown", *["unknown"] * 3, unknown_count=3)
+    old.requeue(WAITING)
+    with Api(LOST, OK) as api:
+        command = cli.having(application.variables(api.url))
+        for _ in range(2):
+            command.json("run-once")
+            make_due(application)
+        assert api.keys == [f"key {WAITING}"] * 2
+        assert application.row(WAITING)["status"] == "sent"
+        application.execute("UPDATE pending_messages SET status = 'failed', last_error = 'HTTP 502'")
+        for _ in range(2):
+            command.json("run-once")
+            make_due(application)
+        assert application.rows("retrycli_queue")[WAITING]["escalation_reason"] == "changed"
+        old.requeue(WAITING)
+        command.json("run-once")
+        assert len(api.keys) == 3
+        assert api.keys[2] != api.keys[0]
+    assert application.row(WAITING)["status"] == "sent"
+
+
+def test_a_text_that_an_operator_writes_after_the_upgrade_has_a_key_of_its_own(
+    old: OldPass, at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The text before may have arrived under the key that the version before chose."""
+    application.add_due(1)
+    old.start()
+    old.have(WAITING, "unknown", unknown_count=1)
+    assert at_work("edit", str(WAITING), "--subject", "Re: bill", "--yes").returncode == 0
+    assert at_work.json("run-once")["sent"] == 1
+    [received] = sandbox.received
+    assert received.content["subject"] == "Re: bill"
+    assert received.key != f"key {WAITING}"
+
+
 @pytest.fixture
 def waiting(cli: Cli, application: Application) -> list[int]:
     """Messages that a pass of this version could not deliver."""
@@ -196,7 +358,7 @@ def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
     """The answer is known, and the application's row is not written yet."""
     first, *others = waiting
     application.execute(
-        "UPDATE retrycli_attempts SET outcome = 'delivered', delivery_key = "
+        "UPDATE retrycli_attempts SET outcome = 'delivered', finished_at = NULL, delivery_key = "
         "(SELECT delivery_key FROM retrycli_queue WHERE message_id = ?) WHERE message_id = ?",
         first,
         first,
