@@ -12,7 +12,8 @@ import retrycli
 from retrycli.config import load_settings
 from tests.cli.command import LONGEST, end
 from tests.cli.story import LOST, TICKET
-from tests.conftest import on_both, on_sqlite
+from tests.cli.test_refused_rows import refuse
+from tests.conftest import on_both
 from tests.gateway.hostile import closed_port, mute_port
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Answered, Refusing
@@ -155,7 +156,7 @@ def test_a_message_that_does_not_show_yet_is_not_called_absent(begin: Begin) -> 
 )
 def test_an_answer_that_proves_nothing_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
     again = Refusing(200, b"")
-    again._answered = fake._answered  # noqa: SLF001  a server can be entered once, and each database needs one
+    again._answered = fake._answered  # a server can be entered once, and each database needs one
     with lost(begin, again) as desk:
         before, row = desk.story.queued(), desk.story.application.row(1)
         told = desk.command.json("look-up", "1", code=3)["results"]
@@ -249,13 +250,12 @@ def test_messages_that_can_not_be_looked_up_are_named_and_the_others_are(cli: Cl
         assert done.stdout.splitlines()[0].startswith("7\tabsent")
 
 
-@on_sqlite
 def test_a_row_that_takes_no_change_is_escalated_and_said_to_have_arrived(begin: Begin) -> None:
     with lost(begin, Redmine()) as desk:
         desk.arrive()
-        desk.story.application.execute(
-            "CREATE TRIGGER stubborn BEFORE UPDATE ON pending_messages BEGIN SELECT RAISE(IGNORE); END"
-        )
+        desk.story.insert(2)  # a table that takes no change at all is refused before anything is asked
+        desk.story.tick()
+        refuse(desk.story.application, 1)
         told = desk.command.json("look-up", "1")["results"]
         assert [(each["result"], "could not be marked" in each["error"]) for each in told] == [("arrived", True)]
         desk.story.check_escalated("invalid")
