@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.app import retry, run_once
-    from retrycli.arrival import look_up
-    from retrycli.casework import Canary, Done, Found, acknowledge, find, mark_sent, reject, requeue
+    from retrycli.arrival import look_up, mark_sent
+    from retrycli.casework import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.config import load_settings
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
@@ -79,7 +79,7 @@ _HOMES = {
     "find": "casework",
     "load_settings": "config",
     "look_up": "arrival",
-    "mark_sent": "casework",
+    "mark_sent": "arrival",
     "reject": "casework",
     "requeue": "casework",
     "retry": "app",

@@ -1,4 +1,4 @@
-"""Operators' questions whether messages have arrived."""
+"""What operators ask and state about messages that may have arrived."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from retrycli import by_hand
-from retrycli.acts import Act
+from retrycli.acts import Act, ActKind
 from retrycli.app import HERE, Surroundings, login_name, ready_to_send
-from retrycli.casework import once
+from retrycli.casework import Done, once, perform
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import LookUp
 from retrycli.ports import PassRules, World
@@ -76,3 +76,29 @@ async def _ask(world: World, rules: PassRules, acts: Acts, ids: Iterable[int], b
             acts.write_down({each: Act.looked_up(found, by=by, at=world.now())})
             asked.append(LookedUp(each, found))
     return asked
+
+
+def mark_sent(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    note: str | None = None,
+    by: str | None = None,
+    surroundings: Surroundings = HERE,
+) -> Done:
+    """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages; failed ones in any state but being sent.
+        note: how it is known, for the history.
+        by: who says so; by default the login name.
+        surroundings: the clock, and whether to stop early.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    name = by or login_name()
+    return perform(
+        settings, ActKind.MARKED_SENT, once(ids), lambda _, at: Act.marked_sent(note, by=name, at=at), surroundings
+    )

@@ -217,7 +217,7 @@ def requeue(
     def act(position: int, at: datetime) -> Act:
         return Act.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
-    after = _perform(settings, ActKind.REQUEUED, rest, act, surroundings)
+    after = perform(settings, ActKind.REQUEUED, rest, act, surroundings)
     return replace(after, matched=len(wanted), tried=tried)
 
 
@@ -250,34 +250,8 @@ def reject(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    return _perform(
+    return perform(
         settings, ActKind.REJECTED, once(ids), lambda _, at: Act.rejected(reason, by=name, at=at), surroundings
-    )
-
-
-def mark_sent(
-    settings: Settings,
-    ids: Iterable[int],
-    *,
-    note: str | None = None,
-    by: str | None = None,
-    surroundings: Surroundings = HERE,
-) -> Done:
-    """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
-
-    Args:
-        settings: from `retrycli.load_settings`, or made directly.
-        ids: the messages; failed ones in any state but being sent.
-        note: how it is known, for the history.
-        by: who says so; by default the login name.
-        surroundings: the clock, and whether to stop early.
-
-    Raises:
-        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
-    """
-    name = by or login_name()
-    return _perform(
-        settings, ActKind.MARKED_SENT, once(ids), lambda _, at: Act.marked_sent(note, by=name, at=at), surroundings
     )
 
 
@@ -290,7 +264,7 @@ def acknowledge(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    return _perform(
+    return perform(
         settings, ActKind.ACKNOWLEDGED, once(ids), lambda _, at: Act.acknowledged(by=name, at=at), surroundings
     )
 
@@ -306,7 +280,7 @@ def note(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    done = _perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
+    done = perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
     if message_id in done.refused:
         raise done.refused[message_id]
 
@@ -318,7 +292,7 @@ def once(ids: Iterable[int]) -> array[int]:
     return packed if rising else array("q", dict.fromkeys(packed))
 
 
-def _perform(
+def perform(
     settings: Settings,
     kind: ActKind,
     ids: Sequence[int],

@@ -45,7 +45,7 @@ def look_up(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Ask the ticketing system if messages have arrived, and send nothing. One that has arrived becomes sent."""
+    """Ask if messages have arrived, and send nothing. One that has arrived becomes sent."""
     from retrycli import arrival, console
 
     if not message_ids:
@@ -133,7 +133,7 @@ def mark_sent(
     config: ConfigFile = None,
 ) -> None:
     """State that messages have arrived. They become sent, and no pass sends them again. It can't be undone."""
-    from retrycli import casework, console
+    from retrycli import arrival, console
 
     found = filter_of(
         state=state,
@@ -148,7 +148,7 @@ def mark_sent(
     settings = load_settings(ctx, config)
     plan = " as sent, though retrycli has not delivered them"
     ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
-    done, received = interruptible(lambda here: casework.mark_sent(settings, ids, note=note, by=by, surroundings=here))
+    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, surroundings=here))
     report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
     if not as_json:
         console.say("Next: retrycli escalations")

@@ -387,6 +387,8 @@ REMEDIES = {
 
 def _remedy(found: Explanation) -> str:
     """The command for what stands in the way, first gate first."""
+    if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
+        return may_have_arrived(found.message_id)
     usual = "retrycli retry {id} tries it now"
     remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
     return remedy.format(id=found.message_id)

@@ -82,10 +82,10 @@ class Desk:
 
 
 @contextmanager
-def lost(begin: Begin, fake: Fake) -> Iterator[Desk]:
+def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
     """A message that was sent three times without an answer, long ago."""
     with begin(LOST) as story, fake:
-        story.insert()
+        story.insert(**columns)
         story.ticks(3)
         story.check_escalated("unknown")
         story.application.execute(f"UPDATE retrycli_attempts SET started_at = '{LONG_AGO}', finished_at = '{LONG_AGO}'")
@@ -163,6 +163,16 @@ def test_an_answer_that_proves_nothing_changes_nothing(begin: Begin, fake: Refus
         assert [(each["id"], each["result"]) for each in told] == [(1, "unknown")]
         assert said in told[0]["error"]
         desk.check_as_before(before, row)
+
+
+def test_an_error_has_neither_our_secrets_nor_a_customer_s_words_in_it(begin: Begin) -> None:
+    subject = "Re: Invoice of the second of March"
+    with lost(begin, Refusing(401, {"errors": [f"our-redmine-key is wrong for {subject}"]}), subject=subject) as desk:
+        done = desk.command("look-up", "1")
+        assert done.returncode == 3
+        assert "401" in done.stdout
+        [act] = desk.acts()
+        assert not [each for each in ("our-redmine-key", subject) if each in f"{done.stdout} {done.stderr} {act}"]
 
 
 @pytest.mark.parametrize("place", [closed_port, mute_port], ids=["closed", "mute"])

@@ -91,6 +91,16 @@ def test_an_operator_sends_a_marked_text_under_the_next_key(begin: Begin) -> Non
         assert len(set(story.api.keys)) == 2
 
 
+def test_figures_count_a_stated_delivery(at_work: Cli, application: Application) -> None:
+    """It took no time and went nowhere."""
+    application.add(5)
+    assert at_work(*MARK, "5").returncode == 0
+    shown = at_work.show_all(piped=["stats", "metrics", "status --json", "show 5", "run-once", "report --html -"])
+    assert {name: (each.returncode, each.stderr) for name, each in shown.piped.items()} == {
+        name: (0, "") for name in shown.piped
+    }
+
+
 def test_a_message_that_no_pass_has_seen_is_marked(begin: Begin) -> None:
     """Its row tells all that has to be remembered."""
     with begin() as story:
@@ -229,6 +239,7 @@ def test_the_advice_for_a_message_that_may_have_arrived_is_to_find_out(begin: Be
         story.ticks(3)
         shown = story.command.on_terminal("show", "1").words
         assert "Next: retrycli look-up 1, or look into its ticket; then retrycli mark-sent 1" in shown
+        assert "Next: retrycli look-up 1, or look into" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
         assert "Find out if they arrived: retrycli look-up 1" in listed
         assert "If they did: retrycli mark-sent --fingerprint" in listed
