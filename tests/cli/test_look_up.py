@@ -10,7 +10,7 @@ import pytest
 
 import retrycli
 from retrycli.config import load_settings
-from tests.cli.command import LONGEST, end
+from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
 from tests.cli.test_refused_rows import refuse
 from tests.conftest import on_both
@@ -243,6 +243,23 @@ def test_no_pass_sends_a_message_while_it_is_looked_up(cli: Cli, application: Ap
         assert {each.method for each in fake.asked} == {"GET"}
         assert application.state(5) == "waiting"
         assert at_work.json("run-once")["sent"] == 1
+
+
+@pytest.mark.databases("postgresql")
+def test_an_arrival_is_kept_while_the_application_holds_the_row(begin: Begin) -> None:
+    """The row is written as soon as it is free."""
+    with lost(begin, Slow()) as desk:
+        desk.arrive()
+        process = desk.command.having({"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "60"}).start("look-up", "1")
+        assert isinstance(desk.fake, Slow)
+        assert desk.fake.reached.wait(LONGEST)
+        with desk.story.application.in_transaction("SELECT * FROM pending_messages FOR UPDATE"):
+            desk.fake.opened.set()
+            wait_until(lambda: "delivered" in desk.story.outcomes(), process)
+            assert desk.story.status() == "failed"
+        assert end(process).returncode == 0
+        assert desk.story.status() == "sent"
+        assert desk.story.outcomes() == [*["unknown"] * 3, "delivered"]
 
 
 def test_messages_that_can_not_be_looked_up_are_named_and_the_others_are(cli: Cli, application: Application) -> None:
