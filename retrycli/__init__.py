@@ -6,6 +6,8 @@
     summary = retrycli.run_once(settings)     # one pass; takes the same lock as the command
     retrycli.status(settings)                 # what is happening
     retrycli.retry(settings, 17)              # one message, now
+    retrycli.look_up(settings, 17)            # has it arrived? sends nothing
+    retrycli.mark_sent(settings, [17])        # it has arrived
 
     found = retrycli.find(settings, retrycli.Filter(error="503"))
     retrycli.requeue(settings, found.ids)     # back to the passes; and `reject`, `acknowledge`
@@ -20,13 +22,14 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from retrycli.app import retry, run_once
+    from retrycli.arrival import look_up, mark_sent
     from retrycli.casework import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.config import load_settings
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
     from retrycli.events import PassSummary
     from retrycli.message import EscalationReason, MessageType, State
-    from retrycli.outcome import Outcome
+    from retrycli.outcome import LookUp, Outcome, Presence
     from retrycli.settings import Settings
     from retrycli.store.views import Filter
 
@@ -36,9 +39,11 @@ __all__ = [
     "EscalationReason",
     "Filter",
     "Found",
+    "LookUp",
     "MessageType",
     "Outcome",
     "PassSummary",
+    "Presence",
     "RetrycliError",
     "Settings",
     "State",
@@ -46,6 +51,8 @@ __all__ = [
     "acknowledge",
     "find",
     "load_settings",
+    "look_up",
+    "mark_sent",
     "reject",
     "requeue",
     "retry",
@@ -59,9 +66,11 @@ _HOMES = {
     "EscalationReason": "message",
     "Filter": "store.views",
     "Found": "casework",
+    "LookUp": "outcome",
     "MessageType": "message",
     "Outcome": "outcome",
     "PassSummary": "events",
+    "Presence": "outcome",
     "RetrycliError": "errors",
     "Settings": "settings",
     "State": "message",
@@ -69,6 +78,8 @@ _HOMES = {
     "acknowledge": "casework",
     "find": "casework",
     "load_settings": "config",
+    "look_up": "arrival",
+    "mark_sent": "arrival",
     "reject": "casework",
     "requeue": "casework",
     "retry": "app",

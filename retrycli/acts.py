@@ -8,6 +8,7 @@ from enum import StrEnum
 
 from retrycli.errors import NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import State, Status
+from retrycli.outcome import LookUp
 
 LONGEST_NAME = 255
 """A person's: what the history has room for."""
@@ -21,6 +22,8 @@ class ActKind(StrEnum):
     REQUEUED = "requeued"
     ACKNOWLEDGED = "acknowledged"
     NOTED = "noted"
+    MARKED_SENT = "marked_sent"
+    LOOKED_UP = "looked_up"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,16 @@ class Act:
         """A word to whoever looks next, in place of any earlier one."""
         return cls(ActKind.NOTED, by, at, text, note=text)
 
+    @classmethod
+    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> Act:
+        """State that the other side has it."""
+        return cls(ActKind.MARKED_SENT, by, at, note)
+
+    @classmethod
+    def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> Act:
+        """Record a question and its answer. It changes nothing by itself."""
+        return cls(ActKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -87,6 +100,8 @@ VERBS = {
     ActKind.REQUEUED: "requeue",
     ActKind.ACKNOWLEDGED: "acknowledge",
     ActKind.NOTED: "note",
+    ActKind.MARKED_SENT: "mark as sent",
+    ActKind.LOOKED_UP: "look up",
 }
 OF_ESCALATIONS = (ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED)
 """What is done only to messages in a person's hands."""
@@ -114,6 +129,16 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
 def not_taken(message_id: int, why: str) -> NotActionable:
     """Return the error that the application's table did not let a row change."""
     return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
+
+
+def not_written(kind: ActKind, message_id: int, why: str) -> NotActionable:
+    """Return the error of an act whose row the application's table did not let change."""
+    if kind is not ActKind.MARKED_SENT:
+        return not_taken(message_id, why)
+    return NotActionable(
+        f"message {message_id} is recorded as delivered, and no pass sends it, but its row can't be changed: {why}. "
+        f"Correct the table, then run `retrycli mark-sent {message_id}` again"
+    )
 
 
 def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:

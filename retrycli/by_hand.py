@@ -1,22 +1,26 @@
-"""Attempts that a person asks for, one message at a time."""
+"""Attempts and look-ups that an operator asks for, one message at a time."""
 
 from __future__ import annotations
 
 import uuid
+from collections.abc import Callable
 from datetime import datetime
+from typing import TypeVar
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable
-from retrycli.events import BreakerClosed, Event
+from retrycli.events import BreakerClosed, Event, MessageDelivered
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.policy import Settled, Transition
 from retrycli.ports import Gateway, PassRules, World
 from retrycli.record import record, record_free
 
 TRY_AGAIN_SECONDS = 0.2
 """How long to wait for the application before a result is written again."""
+
+Result = TypeVar("Result")
 
 
 async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by: str) -> Outcome:
@@ -55,16 +59,92 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
     return outcome
 
 
+async def look_up_through(gateway: Gateway, world: World, rules: PassRules, message_id: int, *, by: str) -> LookUp:
+    """Ask whether a message has arrived, and record it as delivered if it has. Nothing is sent.
+
+    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, it stays where it was.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, is being sent, can't be looked up, or is known to have been delivered.
+        InvalidMessage: its data can't be turned into a request.
+    """
+    now = world.now()
+    claim = Claim(str(uuid.uuid4()), now + rules.lease)
+    arrived = False
+    try:
+        queued = _claimed_to_ask(world, rules, claim, message_id, by, now)
+        found = await gateway.look_up(queued)
+        arrived = found.result is Presence.ARRIVED
+    finally:
+        if not arrived:
+            world.claims.release(claim, [message_id])
+    if arrived:
+        return await _arrived(world, rules, claim, queued, by, now)
+    if found.result is Presence.ABSENT and queued.elsewhere is not None:
+        return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, look there")
+    return found
+
+
+def _claimed_to_ask(
+    world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
+) -> QueuedMessage:
+    """Claim a message that can be looked up."""
+    queued, _ = _begun(world, rules, claim, message_id, by, now, "look up", sends=False)
+    if isinstance(queued, UnusableMessage):
+        raise _unusable(queued)
+    if not world.looks_up(queued.message.message_type):
+        raise NotActionable(
+            f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
+            f"for it; if it is there, run `retrycli mark-sent {message_id}`, else `retrycli retry {message_id}`"
+        )
+    if queued.delivered_at is not None:
+        raise NotActionable(
+            f"message {message_id} has arrived: its text was delivered at {queued.delivered_at:%Y-%m-%dT%H:%M:%SZ}. "
+            f"Run `retrycli mark-sent {message_id}`; `retrycli retry {message_id}` sends it once more"
+        )
+    return queued
+
+
+async def _arrived(
+    world: World, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
+) -> LookUp:
+    """Record that a look-up found a message."""
+    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    finished_at = world.now()
+    settled = Settled(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
+    destination = rules.destination_of(queued.message.message_type)
+
+    def record_arrival() -> None:
+        world.claims.record_arrival(claim, settled, made_by=by, destination=destination, started_at=began)
+
+    await _patiently(world, claim, record_arrival)
+    events = await _recorded(world, claim, queued, settled)
+    for event in events:
+        world.emit(event)
+    if any(isinstance(each, MessageDelivered) for each in events):
+        return LookUp(Presence.ARRIVED)
+    words = f"its row could not be marked as sent; see `retrycli show {queued.message_id}`"
+    return LookUp(Presence.ARRIVED, words)
+
+
 async def _recorded(world: World, claim: Claim, queued: QueuedMessage, settled: Settled) -> list[Event]:
     """Write the result, however long the application holds the row or the file while the claim lives.
 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
     """
     while True:
+        events, held = await _patiently(world, claim, lambda: record_free(world, claim, [(queued, settled)]))
+        if not held or world.now() >= claim.expires_at:
+            return events
+        await world.sleep(TRY_AGAIN_SECONDS)
+
+
+async def _patiently(world: World, claim: Claim, write: Callable[[], Result]) -> Result:
+    """Write, however long the application holds the file while the claim lives."""
+    while True:
         try:
-            events, held = record_free(world, claim, [(queued, settled)])
-            if not held or world.now() >= claim.expires_at:
-                return events
+            return write()
         except DatabaseBusy:
             if world.now() >= claim.expires_at:
                 raise
@@ -93,23 +173,8 @@ def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> l
 
 
 def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime) -> QueuedMessage:
-    """Claim the message, which the queue may not know yet, and write down an attempt."""
-    for each in take_in(world, rules, message_id, now):
-        if isinstance(each, UnusableMessage):
-            raise _unusable(each)
-    was_escalated = world.claims.claim_one(claim, message_id, now)
-    loaded = world.claims.begin(
-        claim,
-        [message_id],
-        made_by=by,
-        pass_id=None,
-        now=now,
-        fit=lambda _: True,
-        destination_of=rules.destination_of,
-    )
-    if not loaded:
-        raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
-    (queued,) = loaded
+    """Claim the message, which the queue may not know yet, and record an attempt."""
+    queued, was_escalated = _begun(world, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Settled(message_id, Transition.invalid(queued.problem), message=queued)
         for event in record(world, claim, [(queued, invalid)]):
@@ -117,6 +182,28 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
                 world.emit(event)
         raise _unusable(queued)
     return queued
+
+
+def _begun(
+    world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, verb: str, *, sends: bool
+) -> tuple[QueuedMessage | UnusableMessage, bool]:
+    """Claim and load a message, and record an attempt if a request is to be sent; tell if it was escalated."""
+    for each in take_in(world, rules, message_id, now):
+        if isinstance(each, UnusableMessage):
+            raise _unusable(each)
+    was_escalated = world.claims.claim_one(claim, message_id, now, verb)
+    loaded = world.claims.begin(
+        claim,
+        [message_id],
+        made_by=by,
+        pass_id=None,
+        now=now,
+        fit=lambda _: sends,
+        destination_of=rules.destination_of,
+    )
+    if not loaded:
+        raise NotActionable(f"message {message_id} was changed by another just now; see `retrycli show {message_id}`")
+    return loaded[0], was_escalated
 
 
 def _unusable(message: UnusableMessage) -> InvalidMessage:

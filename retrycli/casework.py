@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli import by_hand
-from retrycli.acts import Act, ActKind, not_taken
+from retrycli.acts import Act, ActKind, not_written
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
@@ -101,6 +101,17 @@ class Done:
     """Why some were left: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
+def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Found:
+    """Return messages that an operator names, and the first of them that are failed.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        wanted = once(ids)
+        return Found(wanted, list(Views(database).pages(wanted[:shown], Filter())))
+
+
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
     """Failed messages that a filter lets through.
 
@@ -139,7 +150,7 @@ def retry_all(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    wanted = _once(ids)
+    wanted = once(ids)
     with ready_to_send(settings, surroundings) as (world, rules, _):
         tried, reason = asyncio.run(_try(world, rules, wanted, by or login_name(), give_up_after))
     done = sum(each.delivered for each in tried)
@@ -196,7 +207,7 @@ def requeue(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    wanted = _once(ids)
+    wanted = once(ids)
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
@@ -206,7 +217,7 @@ def requeue(
     def act(position: int, at: datetime) -> Act:
         return Act.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
-    after = _perform(settings, ActKind.REQUEUED, rest, act, surroundings)
+    after = perform(settings, ActKind.REQUEUED, rest, act, surroundings)
     return replace(after, matched=len(wanted), tried=tried)
 
 
@@ -239,8 +250,8 @@ def reject(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    return _perform(
-        settings, ActKind.REJECTED, _once(ids), lambda _, at: Act.rejected(reason, by=name, at=at), surroundings
+    return perform(
+        settings, ActKind.REJECTED, once(ids), lambda _, at: Act.rejected(reason, by=name, at=at), surroundings
     )
 
 
@@ -253,8 +264,8 @@ def acknowledge(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    return _perform(
-        settings, ActKind.ACKNOWLEDGED, _once(ids), lambda _, at: Act.acknowledged(by=name, at=at), surroundings
+    return perform(
+        settings, ActKind.ACKNOWLEDGED, once(ids), lambda _, at: Act.acknowledged(by=name, at=at), surroundings
     )
 
 
@@ -269,19 +280,19 @@ def note(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    done = _perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
+    done = perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
     if message_id in done.refused:
         raise done.refused[message_id]
 
 
-def _once(ids: Iterable[int]) -> Sequence[int]:
+def once(ids: Iterable[int]) -> array[int]:
     """The ids in their order, each of them once."""
     packed = array("q", ids)
     rising = all(one < next_one for one, next_one in pairwise(packed))
     return packed if rising else array("q", dict.fromkeys(packed))
 
 
-def _perform(
+def perform(
     settings: Settings,
     kind: ActKind,
     ids: Sequence[int],
@@ -297,7 +308,7 @@ def _perform(
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             performed = acts.perform(kind, batch)
-            refused |= {each: not_taken(each, why) for each, why in performed.refused.items()}
+            refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
             if performed.moved_on:
                 refused |= acts.why_not(kind, performed.moved_on, now())
             came_to += len(batch)

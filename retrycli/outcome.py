@@ -61,6 +61,24 @@ class Outcome:
     """Whether it may be about us, or about what stands between, rather than about the message: see `in_doubt`."""
 
 
+class Presence(StrEnum):
+    """What a look-up finds out about a message."""
+
+    ARRIVED = "arrived"
+    ABSENT = "absent"
+    UNKNOWN = "unknown"
+    """The other side could not be asked, or its answer proves nothing."""
+
+
+@dataclass(frozen=True, slots=True)
+class LookUp:
+    """The result of asking whether a message has arrived."""
+
+    result: Presence
+    error: str | None = None
+    """Why nobody knows; or, if it arrived, what could not be written."""
+
+
 INTERRUPTED = frozenset({500, 502, 504})
 """A server or a proxy that answers so may have stored the message before it gave up. A 503 says that it did not."""
 

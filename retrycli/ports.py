@@ -22,7 +22,7 @@ from retrycli.message import (
     Span,
     UnusableMessage,
 )
-from retrycli.outcome import Outcome
+from retrycli.outcome import LookUp, Outcome
 from retrycli.policy import Recorded, RetryPolicy, Settled
 from retrycli.turns import Turns
 
@@ -113,8 +113,13 @@ class Claims(Protocol):
     def renew(self, claim: Claim) -> None:
         """Hold what is claimed for longer."""
 
-    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> bool:
-        """Claim one message, whatever its wait; whether it was in a person's hands."""
+    def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
+        """Claim one message, whatever its wait; return whether it was escalated."""
+
+    def record_arrival(
+        self, claim: Claim, settled: Settled, *, made_by: str, destination: str, started_at: datetime
+    ) -> None:
+        """Record an attempt at a claimed message that is found to have arrived, and its outcome."""
 
     def begin(
         self,
@@ -214,6 +219,9 @@ class Gateway(Protocol):
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message; never raises for what the other side did."""
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Ask whether a message has arrived, and send nothing; never raises for what the other side did."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from retrycli.app import HERE, Surroundings
 from retrycli.message import Message, MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.outcome import Outcome, OutcomeKind, Presence
 from retrycli.settings import Settings
 
 if TYPE_CHECKING:
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from retrycli.gateway.answer import Answer
     from retrycli.gateway.content import Content
+    from retrycli.gateway.http import HttpGateway
 
 SHOWN = 4000
 """So many characters of a request or an answer are shown."""
@@ -90,9 +91,14 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
         outcome = await gateway.deliver(queued)
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)
-        found_again = await gateway.arrived(queued) if outcome.kind is OutcomeKind.DELIVERED else None
+        found_again = await _found_again(gateway, queued) if outcome.kind is OutcomeKind.DELIVERED else None
         shown = tuple(Exchange(gateway.starred(asked), gateway.starred(said)) for asked, said in exchanges)
     return Trial(outcome, shown, found_again)
+
+
+async def _found_again(gateway: HttpGateway, queued: QueuedMessage) -> bool | None:
+    result = (await gateway.look_up(queued)).result
+    return None if result is Presence.UNKNOWN else result is Presence.ARRIVED
 
 
 def _message(

@@ -18,7 +18,7 @@ from retrycli.breaker import BreakerRules
 from retrycli.errors import LockHeld
 from retrycli.events import Event, PassSummary
 from retrycli.message import MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.store.claims import Claims
@@ -106,6 +106,10 @@ class FakeGateway:
             return await answer if isinstance(answer, Awaitable) else answer
         finally:
             self.in_flight -= 1
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        del queued
+        return LookUp(Presence.ABSENT)
 
     def _answer(self, queued: QueuedMessage) -> Outcome | Awaitable[Outcome]:
         if isinstance(self._script, Outcome):

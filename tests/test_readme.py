@@ -32,6 +32,8 @@ COMMANDS = [
     "retry",
     "requeue",
     "reject",
+    "look-up",
+    "mark-sent",
     "edit",
     "notify",
     "pause",

@@ -28,6 +28,8 @@ HOMES = {
     "retry": "act",
     "requeue": "act",
     "reject": "act",
+    "look-up": "arrival",
+    "mark-sent": "arrival",
     "edit": "edit",
     "notify": "notify",
     "metrics": "measure",

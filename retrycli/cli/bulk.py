@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import typer
 
@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from retrycli.casework import Done, Tried
     from retrycli.settings import Settings
     from retrycli.store.views import Filter
+
+Result = TypeVar("Result")
 
 NOT_DELIVERED = 3
 REFUSED = 4
@@ -41,9 +43,16 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
 
 
 def agreed(
-    settings: Settings, verb: str, wanted: list[int] | Filter, *, yes: bool, as_json: bool, plan: str = ""
+    settings: Settings,
+    verb: str,
+    wanted: list[int] | Filter,
+    *,
+    yes: bool,
+    as_json: bool,
+    plan: str = "",
+    for_good: bool = False,
 ) -> Sequence[int]:
-    """The ids to act on. Those that a filter finds are shown, as far as there is room, and a person is asked.
+    """Return the ids to act on. Messages that a filter finds are shown, as far as there is room, and confirmed.
 
     Args:
         settings: where to look.
@@ -52,6 +61,7 @@ def agreed(
         yes: do not ask.
         as_json: stdout is to hold one object alone.
         plan: more words for the question.
+        for_good: it can't be undone, so that named messages are confirmed too.
 
     Raises:
         NoSuchMessage: the filter finds none.
@@ -61,18 +71,22 @@ def agreed(
     from retrycli import casework, console
 
     if isinstance(wanted, list):
-        return list(dict.fromkeys(wanted))
-    require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
-    found = casework.find(settings, wanted)
+        if yes or not for_good:
+            return list(dict.fromkeys(wanted))
+        require_a_person("it can't be undone", yes=yes, as_json=as_json)
+        found = casework.named(settings, wanted)
+    else:
+        require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
+        found = casework.find(settings, wanted)
     if not yes:
         show_messages(settings, found.first)
-        if more := len(found.ids) - len(found.first):
+        if (more := len(found.ids) - len(found.first)) and found.first:
             console.say(f"… and {more:,} more")
         ask(f"{verb} {console.count(len(found.ids), 'message')}{plan}?")
     return found.ids
 
 
-def interruptible(act: Callable[[Surroundings], Done]) -> tuple[Done, int | None]:
+def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | None]:
     """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
 
     What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
@@ -114,7 +128,8 @@ def _tell(done: Done, act: str, *, named: bool) -> None:
     for each in done.tried:
         tell_of_attempt(each, "Canary: message")
     if done.done or not (named or done.left):
-        console.say(f"{act.capitalize()} {console.count(done.done, 'message')}.")
+        verb, _, what = act.partition("_")
+        console.say(f"{verb.capitalize()} {console.count(done.done, 'message')}{what and f' as {what}'}.")
     if done.refused and not named:
         console.say(f"{console.count(len(done.refused), 'message')} had moved on and were left alone.")
     if done.left:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
-from retrycli.cli.look import ON_SCREEN
+from retrycli.cli.look import ON_SCREEN, may_have_arrived
 from retrycli.cli.shared import (
     By,
     ConfigFile,
@@ -26,7 +26,7 @@ from retrycli.cli.shared import (
     load_settings,
     utf8,
 )
-from retrycli.message import State
+from retrycli.message import EscalationReason, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -85,11 +85,21 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     _show_escalated(messages)
     if more:
         console.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    if alike:
+    if alike and alike[0].example.reason == EscalationReason.UNKNOWN:
+        one, cause = alike[0].example.id, alike[0].fingerprint
+        console.say(f"Find out if they arrived: retrycli look-up {one}, or look into their tickets")
+        console.say(f"If they did: retrycli mark-sent --fingerprint {cause}")
+        console.say(f"If not: retrycli requeue --fingerprint {cause} --canary 3")
+        console.say(f"Next: retrycli list-failed --fingerprint {cause}")
+    elif alike:
         console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
         console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif messages:
-        console.say(f"Next: retrycli show {messages[0].id}; when its cause is mended, retrycli retry {messages[0].id}")
+        one = messages[0].id
+        if messages[0].reason == EscalationReason.UNKNOWN:
+            console.say(f"Next: {may_have_arrived(one)}")
+        else:
+            console.say(f"Next: retrycli show {one}; when its cause is mended, retrycli retry {one}")
     else:
         console.say("Nothing is waiting for a person. Next: retrycli status")
 
@@ -167,8 +177,9 @@ def _seen_to(message: ListedMessage) -> str | None:
 
 
 def _step(reason: str | None, message_id: int) -> str:
-    """The command for the next step: what can't simply be tried again is looked at first."""
-    return f"retrycli {'retry' if reason == 'exhausted' else 'show'} {message_id}"
+    """Return the command for the next step: a message that can't simply be tried again is shown first."""
+    commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
+    return f"retrycli {commands.get(reason or '', 'show')} {message_id}"
 
 
 def acknowledge(

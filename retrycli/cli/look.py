@@ -290,8 +290,23 @@ def _next_step(found: MessageDetails, message_id: int) -> str:
     if found.row["status"] != "failed":
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
-    invalid = found.queue is not None and found.queue["escalation_reason"] == EscalationReason.INVALID
-    return f"retrycli edit {message_id}, or mend its row; then {retry}" if invalid else retry
+    match None if found.queue is None else found.queue["escalation_reason"]:
+        case EscalationReason.INVALID:
+            return f"retrycli edit {message_id}, or mend its row; then {retry}"
+        case EscalationReason.UNKNOWN:
+            return may_have_arrived(message_id)
+        case EscalationReason.CHANGED:
+            return f"retrycli mark-sent {message_id} if it was delivered; {retry} sends it"
+        case _:
+            return retry
+
+
+def may_have_arrived(message_id: int) -> str:
+    """Return the commands for an escalated message that may have arrived."""
+    return (
+        f"retrycli look-up {message_id}, or look into its ticket; "
+        f"then retrycli mark-sent {message_id} if it arrived, else retrycli retry {message_id}"
+    )
 
 
 def _rfc_3339(column: str, value: object) -> object:
@@ -372,6 +387,8 @@ REMEDIES = {
 
 def _remedy(found: Explanation) -> str:
     """The command for what stands in the way, first gate first."""
+    if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
+        return may_have_arrived(found.message_id)
     usual = "retrycli retry {id} tries it now"
     remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
     return remedy.format(id=found.message_id)

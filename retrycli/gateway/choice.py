@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from retrycli.gateways import Gateway, OneGateway
 from retrycli.message import MessageType, QueuedMessage
-from retrycli.outcome import Outcome
+from retrycli.outcome import LookUp, Outcome
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -50,6 +50,10 @@ class Crossing:
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message."""
         return await self._gateways[queued.message.message_type].deliver(queued)
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Ask whether a message has arrived, and send nothing."""
+        return await self._gateways[queued.message.message_type].look_up(queued)
 
 
 def crossing_of(

@@ -56,11 +56,7 @@ class Drafts:
             Unfit: it has not, or the row has not what the preset needs.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
-        fields: dict[str, object] = {
-            **queued.message.fields,
-            "delivery_key": queued.delivery_key,
-            "identity": self._identity,
-        }
+        fields = self.fields(queued)
         files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
@@ -72,6 +68,10 @@ class Drafts:
             for file, part in zip(files, parts, strict=True)
         ]
         return Draft(rule, fields, files, parts)
+
+    def fields(self, queued: QueuedMessage) -> dict[str, object]:
+        """Return what the templates of a question may name."""
+        return {**queued.message.fields, "delivery_key": queued.delivery_key, "identity": self._identity}
 
     def _rule(self, message: Message) -> MessageRule:
         """The rule for a message, which has what the rule requires, and nothing that the rule has no place for."""

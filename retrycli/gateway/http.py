@@ -38,7 +38,7 @@ from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import HEADERS, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind, one_line
+from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -122,15 +122,29 @@ class HttpGateway:
         flight = Flight()
         return await in_net(self._deliver_in_time(queued, flight), queued.message_id, flight)
 
-    async def arrived(self, queued: QueuedMessage) -> bool | None:
-        """Whether a look-up finds a message; None where the preset has none, or it has no answer."""
-        if not self._preset.look_up:
-            return None
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Ask whether a message has arrived, within ``request_timeout_seconds``, and send nothing."""
+        limit = self._settings.request_timeout_seconds
         try:
-            async with asyncio.timeout(self._settings.request_timeout_seconds):
-                return await self._questions.look_up(self._drafts.draft(queued).fields) is Found.THERE
-        except (TimeoutError, Unanswered):
-            return None
+            async with asyncio.timeout(limit):
+                found = await self._look_up(queued)
+        except TimeoutError:
+            return LookUp(Presence.UNKNOWN, f"look-up: no answer within {limit:g} s")
+        return found if found.error is None else replace(found, error=self._clean(found.error, queued))
+
+    async def _look_up(self, queued: QueuedMessage) -> LookUp:
+        if not self._preset.look_up:
+            return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
+        try:
+            if await self._questions.look_up(self._drafts.fields(queued)) is Found.THERE:
+                return LookUp(Presence.ARRIVED)
+            if queued.unsettled_since is not None:
+                self._wait_until_settled(queued.unsettled_since)
+        except Unanswered as error:
+            return LookUp(Presence.UNKNOWN, error.outcome.error)
+        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
+            return LookUp(Presence.UNKNOWN, f"the question can't be built: {error}")
+        return LookUp(Presence.ABSENT)
 
     def starred(self, text: str) -> str:
         """A text without our secrets."""
@@ -255,10 +269,10 @@ class HttpGateway:
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
-        if outcome.error is None:
-            return outcome
-        error = one_line(self._credentials.starred(outcome.error))
-        return replace(outcome, error=without_quotations(error, queued.message))
+        return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, queued))
+
+    def _clean(self, error: str, queued: QueuedMessage) -> str:
+        return without_quotations(one_line(self._credentials.starred(error)), queued.message)
 
 
 def _confirmed(draft: Draft, answer: Answer, outcome: Outcome) -> Outcome:

@@ -26,7 +26,7 @@ from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind, one_line
+from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.section import revealed
 
 if TYPE_CHECKING:
@@ -80,6 +80,11 @@ class SmtpGateway:
         """Send one message, within ``request_timeout_seconds`` for everything that takes."""
         flight = Flight()
         return await in_net(self._deliver(queued, flight), queued.message_id, flight)
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Tell that nobody knows: a mail server can't be asked about a mail."""
+        del queued
+        return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:

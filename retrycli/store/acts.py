@@ -19,6 +19,7 @@ from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.application import row_by_row, rows_of, standings, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
+from retrycli.store.marking import mark_delivered
 from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
 from retrycli.store.row_changes import (
     AS_WANTED,
@@ -45,6 +46,7 @@ GUARDS: Mapping[ActKind, tuple[ColumnElement[bool], ...]] = {
     ActKind.REQUEUED: (ESCALATED,),
     ActKind.ACKNOWLEDGED: (ESCALATED, NEW),
     ActKind.NOTED: (ESCALATED,),
+    ActKind.MARKED_SENT: (FREE,),
 }
 """What the queue must say of a message for an act to be done to it."""
 
@@ -76,7 +78,9 @@ ACKNOWLEDGE = (
     .values(acknowledged_by=bindparam("name"), acknowledged_at=bindparam("at"))
 )
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
-REJECT = delete(queue).where(OF_ID, FREE)
+LEAVE = delete(queue).where(OF_ID, FREE)
+OF_ANY_FAILED = frozenset({ActKind.REJECTED, ActKind.MARKED_SENT})
+"""Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,9 +108,10 @@ class Acts:
         with self._database.write() as connection:
             able = {each: wanted[each] for each in self._lock(connection, kind, wanted)}
             refused = self._change(connection, kind, able).refused if able else {}
-            if done := {each: act for each, act in able.items() if each not in refused}:
-                _write_down(connection, done)
-            if kind is ActKind.REJECTED and refused:
+            # That a message has arrived is known, whatever its row takes.
+            done = {each: act for each, act in able.items() if each not in refused or kind is ActKind.MARKED_SENT}
+            _write_down(connection, done)
+            if kind in OF_ANY_FAILED and refused:
                 self._escalate_unwritten(connection, {each: able[each] for each in refused})
         return Performed(wanted.keys() - able.keys(), refused)
 
@@ -125,8 +130,12 @@ class Acts:
             case ActKind.REJECTED:
                 errors = {each: act.last_error for each, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
-                if gone := [{"of_id": each} for each in able if each not in written.refused]:
-                    connection.execute(REJECT, gone)
+                self._leave(connection, able.keys() - written.refused.keys())
+                return written
+            case ActKind.MARKED_SENT:
+                self._enrol_unknown(connection, able)
+                written = mark_delivered(self._database, connection, able)
+                self._leave(connection, able.keys() - written.refused.keys())
                 return written
             case ActKind.ACKNOWLEDGED:
                 connection.execute(
@@ -134,25 +143,34 @@ class Acts:
                 )
             case ActKind.NOTED:
                 connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
-            case ActKind.EDITED:
-                raise AssertionError("a message is edited by `edit`, one at a time")
+            case ActKind.EDITED | ActKind.LOOKED_UP:
+                raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
         return AS_WANTED
 
+    def _leave(self, connection: Connection, ids: Collection[int]) -> None:
+        if ids:
+            connection.execute(LEAVE, [{"of_id": each} for each in ids])
+
     def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, Act]) -> None:
-        """Escalate messages that an operator gave up, and whose rows take no change: a pass would send them."""
+        """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
+        self._enrol_unknown(connection, acts)
+        at = max(act.at for act in acts.values())
+        connection.execute(ESCALATE_UNWRITTEN, [{"of_id": each, "at": at} for each in acts])
+
+    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, Act]) -> None:
+        """Enrol those messages that the queue does not know."""
         m = self._database.messages.c
         these = {"ids": list(acts)}
         known = set(connection.execute(KNOWN, these).scalars())
         tickets = connection.execute(select(m.id, m.ticket_id).where(among_ids(m.id)), these).all()
-        at = max(act.at for act in acts.values())
         unknown = [
             {
                 "message_id": each,
                 "state": State.WAITING,
-                "delivery_key": provisional_key(each, "", at),
-                "first_failed_at": at,
+                "delivery_key": provisional_key(each, "", acts[each].at),
+                "first_failed_at": acts[each].at,
                 "unknown_count": 0,
                 "ticket": ticket_text(ticket),
             }
@@ -161,7 +179,6 @@ class Acts:
         ]
         if unknown:
             connection.execute(insert(queue), unknown)
-        connection.execute(ESCALATE_UNWRITTEN, [{"of_id": each, "at": at} for each in acts])
 
     def _lock(self, connection: Connection, kind: ActKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
@@ -171,7 +188,7 @@ class Acts:
             rows = rows_of(connection.execute(self._enrolled[kind], these))
             return [row["id"] for row in rows if is_the_queues(row)]
 
-        if kind is not ActKind.REJECTED:
+        if kind not in OF_ANY_FAILED:
             return enrolled()
         # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
         # waits for this lock, so none of them is waited for.
@@ -186,7 +203,7 @@ class Acts:
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
         ordered = joined.order_by(m.c.id)
         return {
-            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind is ActKind.REJECTED)
+            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind in OF_ANY_FAILED)
             for kind, guards in GUARDS.items()
         }
 
@@ -282,6 +299,11 @@ class Acts:
             raise reason
         return standing.state is not None
 
+    def write_down(self, done: Mapping[int, Act]) -> None:
+        """Record acts that change nothing by themselves, by the messages' ids."""
+        with self._database.write() as connection:
+            _write_down(connection, done)
+
     def why_not(self, kind: ActKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
         """Why an act was not done to messages, by id."""
         with self._database.read() as connection:
@@ -295,6 +317,8 @@ class Acts:
 
 
 def _write_down(connection: Connection, done: Mapping[int, Act]) -> None:
+    if not done:
+        return
     requeued = [each for each, act in done.items() if act.kind is ActKind.REQUEUED]
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [

@@ -210,8 +210,14 @@ class Claims:
             mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant)
             connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
 
-    def claim_one(self, claim: Claim, message_id: int, now: datetime) -> bool:
+    def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
         """Claim one message whatever its wait, also an escalated one.
+
+        Args:
+            claim: who claims it, and until when.
+            message_id: which.
+            now: the time.
+            verb: what the operator wants to do, for errors.
 
         Returns:
             Whether it was escalated.
@@ -224,7 +230,7 @@ class Claims:
             standing = standings(self._database, connection, [message_id]).get(message_id)
             if standing is None:
                 raise no_such(message_id)
-            if (reason := not_free(standing, "retry", now)) is not None:
+            if (reason := not_free(standing, verb, now)) is not None:
                 raise reason
             free = (queue.c.message_id == message_id, queue.c.state != State.SENDING.value)
             connection.execute(update(queue).where(*free).values(_claimed(claim)))
@@ -305,6 +311,26 @@ class Claims:
     @cached_property
     def _locked_if_free(self) -> Select[Any]:
         return self._held_rows.with_for_update(skip_locked=True)
+
+    def record_arrival(
+        self, claim: Claim, settled: Settled, *, made_by: str, destination: str, started_at: datetime
+    ) -> None:
+        """Record an attempt at a claimed message that is found to have arrived, and its outcome.
+
+        The message stays claimed. `record` writes its row; if the process dies before that, a later pass does.
+        """
+        with self._database.write() as connection:
+            ours = _held_ones(connection, claim, [settled])
+            start_attempts(
+                connection,
+                [each.message for each in ours if isinstance(each.message, QueuedMessage)],
+                pass_id=None,
+                made_by=made_by,
+                destination_of=lambda _: destination,
+                probe=False,
+                now=started_at,
+            )
+            keep_outcomes(connection, ours, started_at)
 
     def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.

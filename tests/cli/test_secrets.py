@@ -55,6 +55,8 @@ COMMANDS = {
     "retry": "retry 1",
     "requeue": "requeue 1 --at 2h",
     "reject": "reject 4 --reason no",
+    "mark-sent": "mark-sent 5 --note tea --yes",
+    "look-up": "look-up 3",
     "edit": "edit 3 --subject tea --yes",
     "notify test": "notify test",
     "metrics": "metrics",
@@ -86,7 +88,7 @@ LOOKING = ("status", "list-failed", "show", "explain", "escalations", "passes", 
 ELSEWHERE = {"demo"}
 """It makes an example of its own, and takes no settings."""
 AS_JSON = ("list-failed", "escalations", "config show")
-ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "deliver-test": 3}
+ENDS_WITH = {"notify test": 3, "doctor": 3, "db copy": 69, "retry": 3, "look-up": 4, "deliver-test": 3}
 """Exit codes; of the others it is 0."""
 
 ADDRESSES = {"recipient", "cc", "bcc"}

@@ -28,6 +28,8 @@ COMMANDS = (
     "retry",
     "requeue",
     "reject",
+    "look-up",
+    "mark-sent",
     "edit",
     "escalations ack",
     "escalations note",

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from retrycli.message import QueuedMessage
-    from retrycli.outcome import Outcome
+    from retrycli.outcome import LookUp, Outcome
     from retrycli.ports import Gateway, World
 
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
@@ -136,3 +136,6 @@ class _Watched:
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         return await self._points.in_turn(self._gateway, queued)
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        return await self._gateway.look_up(queued)

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
 from tests import fakes
 from tests.model.book import Book, Request, name_in
 from tests.model.picture import time_of
@@ -158,3 +158,8 @@ class ScriptedGateway:
                 interfere(queued.message_id)
         request.answered = True
         return answer.outcome
+
+    async def look_up(self, queued: QueuedMessage) -> LookUp:
+        """Tell that nobody knows: this API has no look-up."""
+        del queued
+        return LookUp(Presence.UNKNOWN, "no look-up")

@@ -291,6 +291,11 @@ CASES = {
     "acknowledged": Case(acted(ActKind.ACKNOWLEDGED, LATE, Act.acknowledged(by="ada", at=NOON)), KEYS),
     "noted": Case(acted(ActKind.NOTED, LATE, Act.noted("tea", by="ada", at=NOON)), KEYS),
     "rejected": Case(acted(ActKind.REJECTED, SOME, Act.rejected("no", by="ada", at=NOON)), KEYS),
+    "marked sent": Case(
+        acted(ActKind.MARKED_SENT, SOME, Act.marked_sent(None, by="ada", at=NOON)),
+        f"{KEYS}, attempts by message",
+        but="acts by message",
+    ),
     # history; the passes are few
     "pruned": Case(
         lambda d: Ledger(d).prune(WEEKS_AGO, 100),

@@ -1,0 +1,104 @@
+"""What operators ask and state about messages that may have arrived."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from retrycli import by_hand
+from retrycli.acts import Act, ActKind
+from retrycli.app import HERE, Surroundings, login_name, ready_to_send
+from retrycli.casework import Done, once, perform
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.outcome import LookUp
+from retrycli.ports import PassRules, World
+from retrycli.settings import Settings
+from retrycli.store.acts import Acts
+
+
+@dataclass(frozen=True, slots=True)
+class LookedUp:
+    """One message that was asked about: the answer, or why there was no question."""
+
+    message_id: int
+    found: LookUp | None = None
+    error: RetrycliError | None = None
+
+
+def look_up(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> LookUp:
+    """Ask the ticketing system whether a message has arrived. Nothing is sent.
+
+    If it has, it is recorded as delivered and its status becomes ``sent``. Else it stays where it was.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        message_id: the message's id in the application's table.
+        by: who asks, for the history; by default the login name.
+        surroundings: clock and randomness.
+
+    Raises:
+        NoSuchMessage: there is no such row.
+        NotActionable: it is not failed, is being sent, is known to have been delivered, or its gateway has no look-up.
+        InvalidMessage: its data can't be turned into a request.
+        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
+    """
+    [one] = look_up_all(settings, [message_id], by=by, surroundings=surroundings)
+    if one.found is None:
+        raise one.error or NotActionable(f"message {message_id} was not looked up")
+    return one.found
+
+
+def look_up_all(
+    settings: Settings, ids: Iterable[int], *, by: str | None = None, surroundings: Surroundings = HERE
+) -> list[LookedUp]:
+    """Ask about messages, one after the other, as `look_up` does; those that were left out were not reached.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
+    """
+    with ready_to_send(settings, surroundings) as (world, rules, database):
+        return asyncio.run(_ask(world, rules, Acts(database), once(ids), by or login_name()))
+
+
+async def _ask(world: World, rules: PassRules, acts: Acts, ids: Iterable[int], by: str) -> list[LookedUp]:
+    """Ask over one connection and with one log-in. Each answer is in the history."""
+    asked: list[LookedUp] = []
+    async with world.open_gateway() as gateway:
+        for each in ids:
+            if world.stop_requested():
+                break
+            try:
+                found = await by_hand.look_up_through(gateway, world, rules, each, by=by)
+            except (NoSuchMessage, NotActionable, InvalidMessage) as error:
+                asked.append(LookedUp(each, error=error))
+                continue
+            acts.write_down({each: Act.looked_up(found, by=by, at=world.now())})
+            asked.append(LookedUp(each, found))
+    return asked
+
+
+def mark_sent(
+    settings: Settings,
+    ids: Iterable[int],
+    *,
+    note: str | None = None,
+    by: str | None = None,
+    surroundings: Surroundings = HERE,
+) -> Done:
+    """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
+
+    Args:
+        settings: from `retrycli.load_settings`, or made directly.
+        ids: the messages; failed ones in any state but being sent.
+        note: how it is known, for the history.
+        by: who says so; by default the login name.
+        surroundings: the clock, and whether to stop early.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    name = by or login_name()
+    return perform(
+        settings, ActKind.MARKED_SENT, once(ids), lambda _, at: Act.marked_sent(note, by=name, at=at), surroundings
+    )

@@ -1,0 +1,155 @@
+"""``look-up``, ``mark-sent``: what an operator does about messages that may have arrived."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from retrycli.cli.bulk import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.shared import (
+    By,
+    ConfigFile,
+    ForReason,
+    Json,
+    MessageIds,
+    OfCause,
+    OfState,
+    OfTicket,
+    OfType,
+    OlderThan,
+    WithError,
+    Yes,
+    filter_of,
+    load_settings,
+    utf8,
+)
+from retrycli.outcome import Presence
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.arrival import LookedUp
+
+
+def register(app: typer.Typer) -> None:
+    """Add these commands."""
+    app.command("look-up")(look_up)
+    app.command("mark-sent")(mark_sent)
+
+
+def look_up(
+    ctx: typer.Context,
+    message_ids: MessageIds = None,
+    by: By = None,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Ask if messages have arrived, and send nothing. One that has arrived becomes sent."""
+    from retrycli import arrival, console
+
+    if not message_ids:
+        raise typer.BadParameter("name messages by their ids", param_hint="ID…")
+    settings = load_settings(ctx, config)
+    asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, surroundings=here))
+    for each in asked:
+        if each.error is not None:
+            console.complain(f"retrycli: {each.error}")
+    if as_json:
+        console.show_json({"results": [_fields(each) for each in asked]})
+    else:
+        _show(asked)
+    raise typer.Exit(128 + received if received else _code(asked))
+
+
+def _fields(asked: LookedUp) -> dict[str, object]:
+    found = asked.found
+    return {
+        "id": asked.message_id,
+        "result": found.result if found else None,
+        "error": found.error if found else str(asked.error),
+    }
+
+
+def _code(asked: Sequence[LookedUp]) -> int:
+    """A question without an answer weighs more than a message that could not be asked about."""
+    if any(each.found is not None and each.found.result is Presence.UNKNOWN for each in asked):
+        return NOT_DELIVERED
+    return REFUSED if any(each.error is not None for each in asked) else 0
+
+
+def _show(asked: Sequence[LookedUp]) -> None:
+    from retrycli import console
+
+    if not console.on_terminal():
+        answers = [(each.message_id, each.found.result, each.found.error) for each in asked if each.found]
+        console.show_table((), answers)
+    for each in asked:
+        if each.found is None:
+            continue
+        if console.on_terminal():
+            console.show_text(_in_words(each.message_id, each.found.result, each.found.error))
+        if (step := _next_step(each.message_id, each.found.result)) is not None:
+            console.say(f"Next: {step}")
+
+
+def _in_words(message_id: int, result: Presence, error: str | None) -> str:
+    match result:
+        case Presence.ARRIVED:
+            return f"Message {message_id} has arrived" + (f", but {error}." if error else ", and is marked as sent.")
+        case Presence.ABSENT:
+            return f"Message {message_id} has not arrived. It stays as it is."
+        case Presence.UNKNOWN:
+            return f"Nobody knows if message {message_id} has arrived: {error}. It stays as it is."
+
+
+def _next_step(message_id: int, result: Presence) -> str | None:
+    match result:
+        case Presence.ARRIVED:
+            return None
+        case Presence.ABSENT:
+            return f"retrycli retry {message_id}"
+        case Presence.UNKNOWN:
+            again = f"retrycli look-up {message_id}, or look into its ticket"
+            return f"{again}; if it is there, retrycli mark-sent {message_id}"
+
+
+def mark_sent(
+    ctx: typer.Context,
+    message_ids: MessageIds = None,
+    state: OfState = None,
+    message_type: OfType = None,
+    ticket: OfTicket = None,
+    error: WithError = None,
+    reason: ForReason = None,
+    older_than: OlderThan = None,
+    fingerprint: OfCause = None,
+    note: Annotated[
+        str | None, typer.Option(help="How it is known, for the history.", show_default=False, callback=utf8)
+    ] = None,
+    by: By = None,
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """State that messages have arrived. They become sent, and no pass sends them again. It can't be undone."""
+    from retrycli import arrival, console
+
+    found = filter_of(
+        state=state,
+        message_type=message_type,
+        ticket=ticket,
+        error=error,
+        reason=reason,
+        older_than=older_than,
+        fingerprint=fingerprint,
+    )
+    wanted = chosen(message_ids, found)
+    settings = load_settings(ctx, config)
+    plan = " as sent, though retrycli has not delivered them"
+    ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
+    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, surroundings=here))
+    report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
+    if not as_json:
+        console.say("Next: retrycli escalations")
+    raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

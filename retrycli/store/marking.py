@@ -1,0 +1,61 @@
+"""Recording what an operator states: that messages have arrived."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from itertools import groupby
+from typing import TYPE_CHECKING
+
+from retrycli.acts import Act
+from retrycli.message import QueuedMessage, UnusableMessage
+from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.policy import Settled, Transition, as_written
+from retrycli.schema import queue
+from retrycli.store.identity import load, with_queue
+from retrycli.store.recording import finish_attempts, start_attempts
+from retrycli.store.row_changes import Written, write_messages
+from retrycli.store.these import among_ids
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
+
+
+def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, Act]) -> Written:
+    """Record messages as delivered by operators' statements, and mark their rows as sent.
+
+    An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change.
+
+    Args:
+        database: where they are.
+        connection: of a transaction that has locked their rows; the queue knows them all.
+        acts: the statements, by the messages' ids.
+    """
+    found = connection.execute(with_queue(database).where(among_ids(queue.c.message_id)), {"ids": list(acts)})
+    settled = [_stated(each, acts[each.message_id]) for each in load(connection, found, list(acts))]
+    written = write_messages(database, connection, settled)
+    for (by, at), some in groupby(as_written(settled, written.refused), lambda each: _who(acts[each.message_id])):
+        theirs = list(some)
+        start_attempts(
+            connection,
+            [each.message for each in theirs if isinstance(each.message, QueuedMessage)],  # no other can be sent
+            pass_id=None,
+            made_by=by,
+            destination_of=lambda _: None,
+            probe=False,
+            now=at,
+        )
+        finish_attempts(connection, theirs, at)
+    return written
+
+
+def _stated(message: QueuedMessage | UnusableMessage, act: Act) -> Settled:
+    return Settled(message.message_id, Transition.delivered(), STATED, None, act.at, message)
+
+
+def _who(act: Act) -> tuple[str, datetime]:
+    return act.by, act.at

@@ -1,0 +1,306 @@
+"""``look-up``: an operator asks the ticketing system whether messages have arrived, and nothing is sent."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from threading import Event
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from retrycli.config import load_settings
+from tests.cli.command import LONGEST, end, wait_until
+from tests.cli.story import LOST, TICKET
+from tests.cli.test_refused_rows import refuse
+from tests.conftest import on_both
+from tests.gateway.hostile import closed_port, mute_port
+from tests.gateway.ticketing.arrived import Arrived
+from tests.gateway.ticketing.fake import Answered, Refusing
+from tests.gateway.ticketing.redmine import Redmine
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+    from contextlib import AbstractContextManager
+
+    from tests.cli.application import Application
+    from tests.cli.command import Cli, Finished
+    from tests.cli.story import Begin, Story
+    from tests.gateway.ticketing.fake import Asked, Fake
+
+pytestmark = on_both
+
+LONG_AGO = "2026-01-02 04:00:00.000000"
+
+
+def asking(url: str) -> Mapping[str, str]:
+    """Settings for a Redmine."""
+    return {
+        "TICKETING_API_BASE_URL": url,
+        "RETRYCLI_GATEWAY__PRESET": "redmine",
+        "RETRYCLI_GATEWAY__TOKEN": "our-redmine-key",
+        "RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "2",
+    }
+
+
+class Desk:
+    """A message that may have arrived, and the command with a Redmine to ask."""
+
+    def __init__(self, story: Story, fake: Fake) -> None:
+        self.story, self.fake = story, fake
+        self.command = story.command.having(asking(fake.url))
+
+    @property
+    def key(self) -> str:
+        """The key under which the message was sent."""
+        return str(self.story.queued()["delivery_key"])
+
+    def arrive(self) -> None:
+        """Have the lost request arrive in Redmine."""
+        self.fake.arrived.append(Arrived(1, str(TICKET), f"a\n\nRef. {self.key}"))
+
+    def look_up(self, *args: str, code: int = 0) -> list[tuple[object, object]]:
+        """Look up messages: the id and the result of each."""
+        told = self.command.json("look-up", *(args or ("1",)), "--by", "anna", code=code)
+        return [(each["id"], each["result"]) for each in told["results"]]
+
+    def acts(self) -> list[tuple[object, ...]]:
+        """The history of what operators did."""
+        rows = self.story.application.rows("retrycli_acts").values()
+        return [(each["message_id"], each["by"], each["act"], each["detail"]) for each in rows]
+
+    def check_sent_nothing(self) -> None:
+        """Check that only questions were asked."""
+        assert {each.method for each in self.fake.asked} <= {"GET"}
+
+    def check_as_before(self, before: Mapping[str, object], row: Mapping[str, object]) -> None:
+        """Check that neither the queue nor the application's row changed, and that there was no attempt."""
+        assert self.story.queued() == before
+        assert self.story.application.row(1) == row
+        assert self.story.outcomes() == ["unknown"] * 3
+        self.check_sent_nothing()
+
+
+@contextmanager
+def lost(begin: Begin, fake: Fake, **columns: object) -> Iterator[Desk]:
+    """A message that was sent three times without an answer, long ago."""
+    with begin(LOST) as story, fake:
+        story.insert(**columns)
+        story.ticks(3)
+        story.check_escalated("unknown")
+        story.application.execute(f"UPDATE retrycli_attempts SET started_at = '{LONG_AGO}', finished_at = '{LONG_AGO}'")
+        yield Desk(story, fake)
+
+
+def test_a_message_that_has_arrived_is_recorded_as_delivered(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        desk.arrive()
+        key = desk.key
+        assert desk.look_up() == [(1, "arrived")]
+        row = desk.story.application.row(1)
+        assert (row["status"], row["last_error"]) == ("sent", None)
+        assert row["sent_at"] is not None
+        assert desk.story.application.rows("retrycli_queue") == {}
+        *_, attempt = desk.story.application.rows("retrycli_attempts").values()
+        assert (attempt["number"], attempt["outcome"], attempt["made_by"]) == (4, "delivered", "anna")
+        assert (attempt["delivery_key"], attempt["error"]) == (key, "found by look-up")
+        assert attempt["finished_at"] is not None
+        assert desk.acts() == [(1, "anna", "looked_up", "arrived")]
+        desk.check_sent_nothing()
+
+
+def test_a_message_that_was_found_is_not_sent_when_its_row_fails_again(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        desk.arrive()
+        desk.look_up()
+        desk.story.write(status="failed", last_error="HTTP 502")
+        desk.story.ticks(2)
+        desk.story.check_already_delivered()
+        assert len(desk.story.api.requests) == 3
+        done = desk.command("look-up", "1")
+        assert done.returncode == 4
+        assert "has arrived: its text was delivered at" in done.stderr
+        assert "retrycli mark-sent 1" in done.stderr
+
+
+def test_a_message_that_is_absent_stays_as_it_is(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        before, row = desk.story.queued(), desk.story.application.row(1)
+        assert desk.look_up() == [(1, "absent")]
+        desk.check_as_before(before, row)
+        assert desk.acts() == [(1, "anna", "looked_up", "absent")]
+        screen = desk.command.on_terminal("look-up", "1")
+        assert "Message 1 has not arrived. It stays as it is." in screen.words
+        assert "Next: retrycli retry 1" in screen.words
+
+
+def test_a_message_that_does_not_show_yet_is_not_called_absent(begin: Begin) -> None:
+    """The system takes a while to list what it has stored."""
+    with begin(LOST) as story, Redmine() as fake:
+        story.insert()
+        story.ticks(1)
+        desk = Desk(story, fake)
+        assert desk.look_up(code=3) == [(1, "unknown")]
+        assert story.queued()["state"] == "waiting"
+
+
+@pytest.mark.parametrize(
+    ("fake", "said"),
+    [
+        (Refusing(401, {}), "401"),
+        (Refusing(500, {}), "500"),
+        (Refusing(200, {"issue": {}}), "proves nothing"),
+        (Refusing(200, b"<html>maintenance</html>"), "look-up"),
+    ],
+    ids=["401", "500", "incomplete", "not JSON"],
+)
+def test_an_answer_that_proves_nothing_changes_nothing(begin: Begin, fake: Refusing, said: str) -> None:
+    again = Refusing(200, b"")
+    again._answered = fake._answered  # a server can be entered once, and each database needs one
+    with lost(begin, again) as desk:
+        before, row = desk.story.queued(), desk.story.application.row(1)
+        told = desk.command.json("look-up", "1", code=3)["results"]
+        assert [(each["id"], each["result"]) for each in told] == [(1, "unknown")]
+        assert said in told[0]["error"]
+        desk.check_as_before(before, row)
+
+
+def test_an_error_has_neither_our_secrets_nor_a_customer_s_words_in_it(begin: Begin) -> None:
+    subject = "Re: Invoice of the second of March"
+    with lost(begin, Refusing(401, {"errors": [f"our-redmine-key is wrong for {subject}"]}), subject=subject) as desk:
+        done = desk.command("look-up", "1")
+        assert done.returncode == 3
+        assert "401" in done.stdout
+        [act] = desk.acts()
+        assert not [each for each in ("our-redmine-key", subject) if each in f"{done.stdout} {done.stderr} {act}"]
+
+
+@pytest.mark.parametrize("place", [closed_port, mute_port], ids=["closed", "mute"])
+def test_a_system_that_does_not_answer_changes_nothing(
+    begin: Begin, place: Callable[[], AbstractContextManager[int]]
+) -> None:
+    with lost(begin, Redmine()) as desk, place() as port:
+        before, row = desk.story.queued(), desk.story.application.row(1)
+        done = desk.command.having(asking(f"http://127.0.0.1:{port}"))("look-up", "1")
+        assert done.returncode == 3, done.stderr
+        assert done.stdout.splitlines()[0].startswith("1\tunknown\t")
+        desk.check_as_before(before, row)
+        screen = desk.command.having(asking(f"http://127.0.0.1:{port}")).on_terminal("look-up", "1")
+        assert "Nobody knows if message 1 has arrived: look-up: " in screen.words
+        assert "if it is there, retrycli mark-sent 1" in screen.words
+
+
+def check_not_possible(done: Finished) -> None:
+    """Check that the error names the manual way."""
+    assert done.returncode == 4
+    [said] = done.stderr.splitlines()
+    assert said.startswith("retrycli: message 5 can't be looked up: ")
+    assert "Search ticket 4705" in said
+    assert "retrycli mark-sent 5" in said
+
+
+def test_a_gateway_without_a_look_up_is_named_and_the_manual_way(at_work: Cli, application: Application) -> None:
+    application.add(5)
+    check_not_possible(at_work("look-up", "5"))
+    assert application.state(5) == "waiting"
+    mail = {
+        "TICKETING_API_BASE_URL": "smtp://127.0.0.1:9",
+        "RETRYCLI_GATEWAY__KIND": "smtp",
+        "RETRYCLI_GATEWAY__SENDER": "desk@example.com",
+    }
+    check_not_possible(at_work.having(mail)("look-up", "5"))
+    assert application.state(5) == "waiting"
+    assert application.rows("retrycli_attempts") == {}
+
+
+class Slow(Redmine):
+    """A Redmine that answers when it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reached, self.opened = Event(), Event()
+
+    def answer(self, asked: Asked) -> Answered:
+        self.reached.set()
+        self.opened.wait(LONGEST)
+        return super().answer(asked)
+
+
+def test_no_pass_sends_a_message_while_it_is_looked_up(cli: Cli, application: Application) -> None:
+    """Nor is it looked up while it is being looked up."""
+    application.add(5)
+    with Slow() as fake:
+        variables = {**application.variables(fake.url), **asking(fake.url)}
+        at_work = cli.having({**variables, "RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "60"})
+        process = at_work.start("look-up", "5")
+        assert fake.reached.wait(LONGEST)
+        assert at_work.json("run-once")["sent"] == 0
+        second = at_work("look-up", "5")
+        fake.opened.set()
+        assert end(process).returncode == 0
+        assert second.returncode == 4
+        assert "message 5 is being sent just now" in second.stderr
+        assert {each.method for each in fake.asked} == {"GET"}
+        assert application.state(5) == "waiting"
+        assert at_work.json("run-once")["sent"] == 1
+
+
+@pytest.mark.databases("postgresql")
+def test_an_arrival_is_kept_while_the_application_holds_the_row(begin: Begin) -> None:
+    """The row is written as soon as it is free."""
+    with lost(begin, Slow()) as desk:
+        desk.arrive()
+        process = desk.command.having({"RETRYCLI_GATEWAY__REQUEST_TIMEOUT_SECONDS": "60"}).start("look-up", "1")
+        assert isinstance(desk.fake, Slow)
+        assert desk.fake.reached.wait(LONGEST)
+        with desk.story.application.in_transaction("SELECT * FROM pending_messages FOR UPDATE"):
+            desk.fake.opened.set()
+            wait_until(lambda: "delivered" in desk.story.outcomes(), process)
+            assert desk.story.status() == "failed"
+        assert end(process).returncode == 0
+        assert desk.story.status() == "sent"
+        assert desk.story.outcomes() == [*["unknown"] * 3, "delivered"]
+
+
+def test_messages_that_can_not_be_looked_up_are_named_and_the_others_are(cli: Cli, application: Application) -> None:
+    """One that is sent, one that does not exist, one whose row can't be sent, and one that waits."""
+    application.fill()
+    application.add(9, body=None)
+    with Redmine() as fake:
+        at_work = cli.having({**application.variables(fake.url), **asking(fake.url)})
+        done = at_work("look-up", "1", "404", "9", "7")
+        assert done.returncode == 4
+        one, none, bad = (each for each in done.stderr.splitlines() if each.startswith("retrycli: "))
+        assert "message 1 is sent, not failed: there is nothing to look up" in one
+        assert "there is no message 404" in none
+        assert "message 9 can't be sent: body is missing" in bad
+        assert done.stdout.splitlines()[0].startswith("7\tabsent")
+
+
+def test_a_row_that_takes_no_change_is_escalated_and_said_to_have_arrived(begin: Begin) -> None:
+    with lost(begin, Redmine()) as desk:
+        desk.arrive()
+        desk.story.insert(2)  # a table that takes no change at all is refused before anything is asked
+        desk.story.tick()
+        refuse(desk.story.application, 1)
+        told = desk.command.json("look-up", "1")["results"]
+        assert [(each["result"], "could not be marked" in each["error"]) for each in told] == [("arrived", True)]
+        desk.story.check_escalated("invalid")
+        assert desk.story.outcomes() == [*["unknown"] * 3, "delivered"]
+
+
+def test_it_is_public_python(application: Application, monkeypatch: pytest.MonkeyPatch) -> None:
+    application.add(5)
+    with Redmine() as fake:
+        for name, value in {**application.variables(fake.url), **asking(fake.url)}.items():
+            monkeypatch.setenv(name, value)
+        settings = load_settings()
+        assert retrycli.look_up(settings, 5, by="anna") == retrycli.LookUp(retrycli.Presence.ABSENT)
+        with pytest.raises(retrycli.RetrycliError, match="there is no message 404"):
+            retrycli.look_up(settings, 404)
+
+
+def test_it_takes_ids_and_no_filter(at_work: Cli) -> None:
+    done = at_work("look-up")
+    assert done.returncode == 2
+    assert "name messages by their ids" in " ".join(done.stderr.split())

@@ -1,0 +1,247 @@
+"""``mark-sent``: an operator states that messages have arrived, and no pass sends them again."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+import retrycli
+from tests.cli.api import held_back
+from tests.cli.command import end
+from tests.cli.story import LOST, OK, REFUSED
+from tests.cli.test_act import acts, escalate, facts
+from tests.cli.test_refused_rows import refuse
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+    from tests.cli.story import Begin
+
+pytestmark = on_both
+
+MARK = ("mark-sent", "--yes", "--by", "anna")
+
+
+# -- what is recorded --------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_may_have_arrived_is_marked_as_sent_and_its_attempt_recorded(begin: Begin) -> None:
+    with begin(LOST) as story:
+        story.insert()
+        story.ticks(3)
+        story.check_escalated("unknown")
+        story.operator(*MARK, "1", "--note", "seen in ticket 4711")
+        row = story.application.row(1)
+        assert (row["status"], row["last_error"]) == ("sent", None)
+        assert row["sent_at"] is not None
+        assert story.application.rows("retrycli_queue") == {}
+        *_, third, stated = story.application.rows("retrycli_attempts").values()
+        same = ("birth", "digest", "delivery_key", "deliveries", "ticket", "message_type")
+        assert [stated[each] for each in same] == [third[each] for each in same]
+        assert (stated["number"], stated["made_by"], stated["pass_id"]) == (4, "anna", None)
+        assert (stated["outcome"], stated["error"]) == ("delivered", "stated by an operator")
+        assert stated["finished_at"] is not None
+        [act] = story.application.rows("retrycli_acts").values()
+        assert (act["by"], act["act"], act["detail"]) == ("anna", "marked_sent", "seen in ticket 4711")
+
+
+def test_a_marked_text_is_never_sent_again_by_a_pass(begin: Begin) -> None:
+    """The application fails it again, more than once; another text goes out under another key."""
+    with begin(LOST, LOST, LOST, OK) as story:
+        story.insert()
+        story.ticks(3)
+        story.operator(*MARK, "1")
+        for times in (1, 2):
+            story.write(status="failed", last_error=f"failed for the {times}. time")
+            story.ticks(2)
+            story.check_already_delivered()
+            assert len(story.api.requests) == 3
+            story.operator(*MARK, "1")
+            assert story.status() == "sent"
+        story.write(status="failed", body="b", last_error="HTTP 500")
+        story.tick()
+        assert story.status() == "sent"
+        assert story.api.bodies == ["a", "a", "a", "b"]
+        assert story.api.keys[3] not in story.api.keys[:3]
+
+
+def test_a_message_whose_text_was_already_delivered_is_closed(begin: Begin) -> None:
+    with begin() as story:
+        story.insert()
+        story.tick()
+        story.write(status="failed", last_error="HTTP 502")
+        story.tick()
+        story.check_already_delivered()
+        story.operator(*MARK, "1")
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("sent", ["a"])
+
+
+def test_an_operator_sends_a_marked_text_under_the_next_key(begin: Begin) -> None:
+    with begin(LOST, LOST, LOST, OK) as story:
+        story.insert()
+        story.ticks(3)
+        story.operator(*MARK, "1")
+        story.write(status="failed", last_error="HTTP 502")
+        story.operator("retry", "1")
+        assert story.status() == "sent"
+        assert len(set(story.api.keys)) == 2
+
+
+def test_figures_count_a_stated_delivery(at_work: Cli, application: Application) -> None:
+    """It took no time and went nowhere."""
+    application.add(5)
+    assert at_work(*MARK, "5").returncode == 0
+    shown = at_work.show_all(piped=["stats", "metrics", "status --json", "show 5", "run-once", "report --html -"])
+    assert {name: (each.returncode, each.stderr) for name, each in shown.piped.items()} == dict.fromkeys(
+        shown.piped, (0, "")
+    )
+
+
+def test_a_message_that_no_pass_has_seen_is_marked(begin: Begin) -> None:
+    """Its row tells all that has to be remembered."""
+    with begin() as story:
+        story.insert()
+        story.operator(*MARK, "1")
+        assert story.status() == "sent"
+        story.write(status="failed", last_error="HTTP 502")
+        story.ticks(2)
+        story.check_already_delivered()
+        assert story.api.requests == []
+
+
+def test_a_waiting_message_is_marked(begin: Begin) -> None:
+    with begin(REFUSED) as story:
+        story.insert()
+        story.tick()
+        assert story.queued()["state"] == "waiting"
+        story.operator(*MARK, "1")
+        story.tick()
+        assert (story.status(), len(story.api.requests)) == ("sent", 1)
+
+
+def test_a_message_that_can_not_be_sent_is_marked(at_work: Cli, application: Application) -> None:
+    application.add(9, body=None)
+    assert facts(at_work(*MARK, "9")) == {"marked_sent": 1, "refused": 0, "left": 0}
+    assert application.row(9)["status"] == "sent"
+    assert acts(application) == [(9, "anna", "marked_sent")]
+
+
+# -- what is refused ---------------------------------------------------------------------------------------------------
+
+
+def test_a_message_that_is_being_sent_is_not_marked(cli: Cli, application: Application) -> None:
+    application.add(101)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        named = at_work(*MARK, "101")
+        found = at_work(*MARK, "--type", "customer")
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert named.returncode == 4
+    assert named.stderr.startswith("retrycli: message 101 is being sent just now (")
+    assert (found.returncode, facts(found)) == (4, {"marked_sent": 0, "refused": 1, "left": 0})
+    assert acts(application) == []
+
+
+def test_messages_that_are_not_failed_or_do_not_exist_are_named(at_work: Cli, application: Application) -> None:
+    application.fill()
+    done = at_work(*MARK, "1", "2", "404", "5")
+    assert (done.returncode, facts(done)) == (4, {"marked_sent": 1, "refused": 3, "left": 0})
+    assert [each.partition(":")[2] for each in sorted(done.stderr.splitlines())] == [
+        " message 1 is sent, not failed: there is nothing to mark as sent",
+        " message 2 is pending, not failed: there is nothing to mark as sent",
+        " there is no message 404; `retrycli list-failed` shows those that wait",
+    ]
+    assert application.row(5)["status"] == "sent"
+
+
+def test_a_row_that_takes_no_change_is_named_and_no_pass_sends_it(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """The others are marked. When its table is corrected, it can be marked again."""
+    first, closed, *others = application.add_due(4)
+    refuse(application, closed)
+    done = at_work(*MARK, *map(str, (first, closed, *others)))
+    assert (done.returncode, facts(done)) == (4, {"marked_sent": 3, "refused": 1, "left": 0})
+    assert f"message {closed} is recorded as delivered, and no pass sends it" in done.stderr
+    assert "ticket 12 is closed" in done.stderr
+    assert {row["status"] for each, row in application.rows().items() if each != closed} == {"sent"}
+    assert application.state(closed) == "escalated"
+    application.execute("DROP TRIGGER closed" + ("" if application.is_sqlite else " ON pending_messages"))
+    application.execute("UPDATE pending_messages SET last_error = 'HTTP 502', retry_count = 1 WHERE status = 'failed'")
+    assert at_work.json("run-once")["sent"] == 0
+    assert sandbox.received == ()
+    assert at_work(*MARK, str(closed)).returncode == 0
+    assert application.row(closed)["status"] == "sent"
+
+
+# -- choosing and confirming -------------------------------------------------------------------------------------------
+
+
+def test_filters_choose_messages(at_work: Cli, application: Application) -> None:
+    escalate(application, 11)
+    application.add(12, message_type="supplier", last_error="HTTP 502")
+    application.add(13, message_type="supplier", last_error="HTTP 504")
+    chosen = ("--type", "supplier", "--error", "502")
+    assert facts(at_work(*MARK, *chosen)) == {"marked_sent": 1, "refused": 0, "left": 0}
+    assert facts(at_work(*MARK, "--reason", "exhausted"))["marked_sent"] == 1
+    assert at_work(*MARK, "--ticket", "4713", "--older-than", "1d").returncode == 4
+    assert {each: row["status"] for each, row in application.rows().items()} == {11: "sent", 12: "sent", 13: "failed"}
+    assert at_work(*MARK, "--type", "internal").returncode == 4
+
+
+def test_it_asks_for_one_message_too(at_work: Cli, application: Application) -> None:
+    """It can't be undone. Off a terminal it wants to be told."""
+    application.add(5)
+    off = at_work("mark-sent", "5")
+    assert off.returncode == 2
+    assert "--yes" in off.stderr
+    assert "it can't be undone" in " ".join(off.stderr.split())
+    no = at_work.on_terminal("mark-sent", "5", answers=["n"])
+    assert (no.returncode, application.row(5)["status"]) == (0, "failed")
+    assert "Mark 1 message as sent, though retrycli has not delivered them? [y/N]" in no.words
+    assert "4705" in no.words
+    yes = at_work.on_terminal("mark-sent", "5", answers=["y"])
+    assert (yes.returncode, application.row(5)["status"]) == (0, "sent")
+    assert "Marked 1 message as sent." in yes.words
+
+
+def test_it_tells_a_program_what_it_did(at_work: Cli, application: Application) -> None:
+    application.add(5)
+    told = at_work.json(*MARK, "5")
+    assert (told["act"], told["matched"], told["done"], told["refused"]) == ("marked_sent", 1, 1, [])
+
+
+def test_it_is_public_python(application: Application) -> None:
+    application.add_due(2)
+    settings = application.settings("http://127.0.0.1:9")
+    done = retrycli.mark_sent(settings, [101, 404], note="by telephone", by="anna")
+    assert (done.done, [*done.refused]) == (1, [404])
+    assert application.row(101)["status"] == "sent"
+    with pytest.raises(retrycli.RetrycliError):
+        raise done.refused[404]
+
+
+# -- what operators are advised ----------------------------------------------------------------------------------------
+
+
+def test_the_advice_for_a_message_that_may_have_arrived_is_to_find_out(begin: Begin) -> None:
+    """A second send is the last thing that is named."""
+    with begin(LOST) as story:
+        for each in (1, 2):
+            story.insert(each)
+        story.ticks(3)
+        shown = story.command.on_terminal("show", "1").words
+        assert "Next: retrycli look-up 1, or look into its ticket; then retrycli mark-sent 1" in shown
+        assert "Next: retrycli look-up 1, or look into" in story.command.on_terminal("explain", "1").words
+        listed = story.command.on_terminal("escalations").words
+        assert "Find out if they arrived: retrycli look-up 1" in listed
+        assert "If they did: retrycli mark-sent --fingerprint" in listed
+        story.operator(*MARK, "2")
+        assert "Next: retrycli look-up 1, or look into" in story.command.on_terminal("escalations").words
