@@ -112,8 +112,9 @@ class _Pass:
     async def deliver_what_is_due(self) -> None:
         """Deliver one lane after the other, each that has something due within its share of time and limit."""
         due_by = self._rules.due_by(self.started_at)
-        self._tell([PassStarted(self._me.pass_id, self._world.claims.count_due(due_by))])
-        lanes = self._lanes_with_something_due(due_by)
+        due = self._world.claims.count_due(due_by)
+        self._tell([PassStarted(self._me.pass_id, due)])
+        lanes = self._lanes_with_something_due(due_by) if due else []
         for number, lane in enumerate(lanes):
             rules = self._rules_for(lane, number, of=len(lanes))
             if self._deliveries and rules.limit == 0:

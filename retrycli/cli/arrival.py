@@ -146,7 +146,7 @@ def mark_sent(
     )
     wanted = chosen(message_ids, found)
     settings = load_settings(ctx, config)
-    plan = " as sent, though retrycli has not delivered them"
+    plan = " as sent, and send nothing"
     ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
     done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, surroundings=here))
     report(done, "marked_sent", named=bool(message_ids), as_json=as_json)

@@ -18,7 +18,16 @@ from retrycli.schema import queue
 from retrycli.store import picking
 from retrycli.store.application import row_by_row, standings, status_of, word
 from retrycli.store.connecting import UNREAD
-from retrycli.store.identity import FIRST_IDENTIFYING, as_found, identifying, lapsed, load, unfinished, with_queue
+from retrycli.store.identity import (
+    FIRST_IDENTIFYING,
+    as_found,
+    identifying,
+    lapsed,
+    load,
+    outcome_of,
+    unfinished,
+    with_queue,
+)
 from retrycli.store.recording import (
     HELD_IDS,
     HELD_OF_THESE,
@@ -436,7 +445,10 @@ class Claims:
         connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(_claimed(claim)))
         loaded = self._load(connection, claim, free)
         gone = set(free) - {each.message_id for each in loaded}
-        finish_attempts(connection, [Settled(each, Transition.released(), LAPSED) for each in gone], now)
+        answers = {each: outcome_of(open_ones.get(each)) or LAPSED for each in gone}
+        finish_attempts(
+            connection, [Settled(each, Transition.released(), answer) for each, answer in answers.items()], now
+        )
         connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
         return [lapsed(each, open_ones.get(each.message_id)) for each in loaded]
 

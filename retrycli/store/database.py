@@ -9,7 +9,20 @@ from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import CHAR, Float, Integer, Numeric, String, TypeDecorator, Uuid, column, exc, func, inspect, select
+from sqlalchemy import (
+    CHAR,
+    Float,
+    Integer,
+    Numeric,
+    String,
+    TypeDecorator,
+    Uuid,
+    column,
+    exc,
+    func,
+    inspect,
+    select,
+)
 from sqlalchemy import table as table_clause
 from sqlalchemy.types import NullType
 

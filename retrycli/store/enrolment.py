@@ -77,6 +77,7 @@ CLAIM_NEW = (
     .where(among_ids(queue.c.message_id))
     .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
+ANY_QUEUED = "SELECT 1 FROM retrycli_queue LIMIT 1"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
     among_ids(queue.c.message_id)
@@ -232,6 +233,9 @@ class Enrolment:
         rows the application may have written since are found on the way.
         """
         gone, changed, rest = 0, array("q"), span
+        with self._database.read() as connection:
+            if connection.exec_driver_sql(ANY_QUEUED).scalar() is None:  # as most often, and soon known
+                return Retired(gone, changed)
         while True:
             with self._database.read() as connection:
                 rows = list(rows_of(connection.execute(self._differing.where(*_within(queue.c.message_id, rest)))))
@@ -318,8 +322,8 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     birth = birth_in(row)
     if row["birth"] is not None:
         return bool(birth_of(row["birth"]) != birth)
-    # A version before 0005 knew a message by its ticket, and by when it failed.
-    if ticket_text(row["ticket_id"]) == row["ticket"]:
+    # A version before 0005 knew a message by its ticket, and by when it failed; one before 0003 did not know tickets.
+    if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 

@@ -269,7 +269,7 @@ def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None)
     """Build what is known of a message whose claim has expired."""
     if attempt is None:
         return Lapsed(message, None)
-    outcome = None if attempt["outcome"] is None else _outcome(attempt)
+    outcome = outcome_of(attempt)
     if attempt["digest"] is None:  # by a version before 0005
         return Lapsed(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
@@ -278,7 +278,10 @@ def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None)
     return Lapsed(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
 
 
-def _outcome(attempt: RowMapping) -> Outcome:
+def outcome_of(attempt: RowMapping | None) -> Outcome | None:
+    """Return the outcome of an attempt that has not ended; None if its answer is not known."""
+    if attempt is None or attempt["outcome"] is None:
+        return None
     retry_after = attempt["retry_after_s"]
     return Outcome(
         OutcomeKind(attempt["outcome"]),

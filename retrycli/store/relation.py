@@ -16,6 +16,10 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
+ROW_NUMBERS = """
+SELECT 1
+WHERE 'id INTEGER' = (SELECT group_concat(name || ' ' || upper(type)) FROM pragma_table_info(?, ?) WHERE pk > 0)
+"""
 UNIQUE_IN_SQLITE = """
 SELECT 1 WHERE 'id' = (SELECT group_concat(name) FROM pragma_table_info(:name, :schema) WHERE pk > 0)
 UNION ALL
@@ -73,6 +77,8 @@ def check_ids(database: Database) -> None:
     Raises:
         SchemaMismatch: there are such rows.
     """
+    if database.is_sqlite and _has_row_numbers(database):
+        return
     m = database.messages.c
     failed = m.status == word(Status.FAILED)
     others = database.messages.alias()
@@ -91,6 +97,13 @@ def check_ids(database: Database) -> None:
         found = connection.execute(twice).scalar()
     if found is not None:
         raise repeated(database, found)
+
+
+def _has_row_numbers(database: Database) -> bool:
+    """Tell if the ids are a file's own row numbers, which are neither null nor there twice."""
+    m = database.messages
+    with database.read() as connection:
+        return connection.exec_driver_sql(ROW_NUMBERS, (m.name, m.schema or "main")).scalar() is not None
 
 
 def repeated(database: Database, message_id: object) -> SchemaMismatch:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
+REMEMBERED = "SELECT table_name FROM retrycli_selection"
 IN_POSTGRESQL = text("""
 SELECT n.nspname || '.' || c.relname
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
@@ -93,4 +94,4 @@ def full_name(database: Database, connection: Connection) -> str | None:
 
 
 def _remembered(connection: Connection) -> str | None:
-    return connection.execute(select(selection.c.table_name)).scalar()
+    return connection.exec_driver_sql(REMEMBERED).scalar()

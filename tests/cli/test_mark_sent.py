@@ -205,7 +205,7 @@ def test_it_asks_for_one_message_too(at_work: Cli, application: Application) -> 
     assert "it can't be undone" in " ".join(off.stderr.split())
     no = at_work.on_terminal("mark-sent", "5", answers=["n"])
     assert (no.returncode, application.row(5)["status"]) == (0, "failed")
-    assert "Mark 1 message as sent, though retrycli has not delivered them? [y/N]" in no.words
+    assert "Mark 1 message as sent, and send nothing? [y/N]" in no.words
     assert "4705" in no.words
     yes = at_work.on_terminal("mark-sent", "5", answers=["y"])
     assert (yes.returncode, application.row(5)["status"]) == (0, "sent")
