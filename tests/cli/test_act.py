@@ -46,7 +46,13 @@ def escalate_many(application: Application, number: int) -> None:
     failed = {"status": "failed", "retry_count": 10, "last_error": "HTTP 503"}
     application.insert("pending_messages", [{"id": each, **text, **failed} for each in ids])
     since = {"first_failed_at": "2026-01-02 03:04:05.000000", "escalated_at": "2026-01-03 03:04:05.000000"}
-    cause = {"state": "escalated", "unknown_count": 0, "escalation_reason": "exhausted", "fingerprint": "c0ffee"}
+    cause = {
+        "ticket": "4711",
+        "state": "escalated",
+        "unknown_count": 0,
+        "escalation_reason": "exhausted",
+        "fingerprint": "c0ffee",
+    }
     queue = [{"message_id": each, "delivery_key": f"key-{each}", **since, **cause} for each in ids]
     application.insert("retrycli_queue", queue)
 
