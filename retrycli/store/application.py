@@ -1,4 +1,4 @@
-"""The application's table: how its rows are read, and the one place that writes them."""
+"""The application's table: how its rows are read. `row_changes` writes them."""
 
 from __future__ import annotations
 
@@ -19,16 +19,13 @@ from sqlalchemy import (
 
 from retrycli.acts import Standing
 from retrycli.errors import InvalidMessage, SchemaMismatch
-from retrycli.message import Message, MessageType, QueuedMessage, State, Status, UnusableMessage
+from retrycli.message import Message, MessageType, State, Status, UnusableMessage
 from retrycli.schema import queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result
 
     from retrycli.store.database import Database
-
-
-OF_THE_QUEUE = ("delivery_key", "first_failed_at", "unknown_count", "attempt_number", "unsettled_since")
 
 
 def rows_of(result: Result[Any]) -> Iterator[dict[str, Any]]:
@@ -45,17 +42,6 @@ def message_of(row: Mapping[str, Any]) -> Message | UnusableMessage:
         return Message.from_row(row)
     except InvalidMessage as error:
         return UnusableMessage.from_row(row, str(error))
-
-
-def queued_of(row: Mapping[str, Any]) -> QueuedMessage | UnusableMessage:
-    """A row joined with its queue row, whose columns bear the prefix ``retrycli_``."""
-    fields = dict(row)
-    own = {name: fields.pop(f"retrycli_{name}") for name in OF_THE_QUEUE}
-    delivered_to = frozenset(addresses(fields.pop("retrycli_delivered_to")))
-    message = message_of(fields)
-    if isinstance(message, UnusableMessage):
-        return message
-    return QueuedMessage(message, delivered_to=delivered_to, **own)
 
 
 def addresses(value: str | None) -> list[str]:

@@ -34,8 +34,6 @@ HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
 LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
-AT_IT = attempts.c.message_id == queue.c.message_id
-NEXT_NUMBER = select(func.coalesce(func.max(attempts.c.number), 0) + 1).where(AT_IT).scalar_subquery()
 OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
 """What attempts that begin together have in common."""
 STARTED = (
