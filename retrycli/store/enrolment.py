@@ -77,7 +77,7 @@ CLAIM_NEW = (
     .where(among_ids(queue.c.message_id))
     .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
-ANY_QUEUED = "SELECT 1 FROM retrycli_queue LIMIT 1"
+FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
     among_ids(queue.c.message_id)
@@ -234,7 +234,7 @@ class Enrolment:
         """
         gone, changed, rest = 0, array("q"), span
         with self._database.read() as connection:
-            if connection.exec_driver_sql(ANY_QUEUED).scalar() is None:  # as most often, and soon known
+            if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # as most often, and soon known
                 return Retired(gone, changed)
         while True:
             with self._database.read() as connection:
