@@ -159,13 +159,17 @@ def _mended_waits(rows: Sequence[RowMapping], now: datetime) -> Iterator[dict[st
 
 
 def _since(row: RowMapping) -> datetime | None:
-    """What a message's wait counts from; None where a person has named the time."""
+    """What a message's wait counts from; None where a person has named the time.
+
+    Whatever was before it failed was done about an earlier failure, or about the message that had its id then.
+    """
     tried_at: datetime | None = row["tried_at"]
     requeued_at: datetime | None = row["requeued_at"]
     first_failed_at: datetime = row["first_failed_at"]
-    if requeued_at is not None and (tried_at is None or tried_at <= requeued_at):
+    since = first_failed_at if tried_at is None else max(tried_at, first_failed_at)
+    if requeued_at is not None and since <= requeued_at:
         return requeued_at if row["next_attempt_at"] == requeued_at else None
-    return tried_at or first_failed_at
+    return since
 
 
 def _mend_claims(connection: Connection, now: datetime, lease: timedelta) -> int:

@@ -216,7 +216,8 @@ class Laws:
         unwritable = {
             each
             for each, rows in after.finished_since(self.before).items()
-            if each in after.stubborn - step.touched and any(row["outcome"] in WRITES for row in rows)
+            if each in after.stubborn - step.touched
+            and any(row["outcome"] in WRITES and not after.is_taken_for_ours(row) for row in rows)
         }
         if repeated := unwritable - after.in_state("escalated"):
             yield f"the rows of {repeated} take no change, and a pass did not escalate them"

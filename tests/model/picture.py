@@ -58,6 +58,15 @@ class Picture:
         """Whether the destination is remembered as being down."""
         return any(row["state"] == "open" for row in self.breakers.values())
 
+    def is_taken_for_ours(self, attempt: Row) -> bool:
+        """Whether an attempt's answer is one of those for which its pass stopped: none is about its message."""
+        the_pass = self.passes.get(attempt["pass_id"])
+        return (
+            the_pass is not None
+            and the_pass["reason"] in {"credentials_refused", "same_answer"}
+            and attempt["status_code"] in {403, 404}
+        )
+
     def in_state(self, *states: str) -> set[int]:
         """What the queue has in some states."""
         return {each for each, row in self.queue.items() if row["state"] in states}

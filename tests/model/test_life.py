@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 FEW = {"sqlite": 12, "postgresql": 8}
 FEW_STEPS = 300
-MANY_STEPS = {"sqlite": 100_000, "postgresql": 20_000}
+MANY_STEPS = {"sqlite": 50_000, "postgresql": 10_000}
 AT_ONCE = 200
 """So many lives, and then others until the steps are enough: some lives are short."""
 FIND_AND_SHORTEN = (Phase.generate, Phase.shrink)

@@ -9,7 +9,7 @@ import pytest
 from retrycli.acts import Act, ActKind
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary
-from retrycli.message import Claim, EscalationReason
+from retrycli.message import Claim, EscalationReason, Span
 from retrycli.notices import Told, Topic
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
@@ -32,6 +32,7 @@ NOW = NOON + 15 * MINUTE
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"
+EVERYTHING = Span(None, None)
 
 
 def began(ledger: Ledger, pass_id: str = "ahead", *, at: datetime = AHEAD) -> None:
@@ -226,6 +227,24 @@ def test_a_time_that_a_person_has_named_stays(wrong: Database, application: Appl
         Acts(wrong).perform(ActKind.REQUEUED, {each: Act.requeued(due, by="anna", at=requeued_at)})
     mend_times(wrong, NOW, LEASE)
     assert due_of(wrong) == {at_once: min(NOW, requeued_at), later: named}
+
+
+@pytest.mark.parametrize("requeued", [True, False])
+def test_a_message_that_has_failed_anew_waits_from_then(
+    wrong: Database, application: Application, *, requeued: bool
+) -> None:
+    """Whatever was done when it failed before, or with the message that had its id."""
+    message = application.add()
+    enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
+    try_it(wrong, message, at=NOON - MINUTE, due=None)
+    if requeued:
+        Acts(wrong).perform(ActKind.REQUEUED, {message: Act.requeued(NOON, by="anna", at=NOON)})
+    application.change(message, status="approved")
+    assert Enrolment(wrong).retire(EVERYTHING).gone == 1
+    application.change(message, status="failed")
+    enrol(wrong, message, failed_at=AHEAD, due=AHEAD + MINUTE)
+    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
+    assert due_of(wrong) == {message: NOW + MINUTE}
 
 
 def test_a_message_that_is_held_by_a_dead_pass_gets_both_put_right(wrong: Database, application: Application) -> None:
