@@ -79,6 +79,8 @@ class Doubt:
         Args:
             delivery: only those that were answered before the request of this delivery went out.
         """
+        if not self._held:  # as most often
+            return []
         known = [each for each in self._held if delivery is None or each.finished_at <= delivery.begun_at]
         done = set(map(id, known))
         self._held = [each for each in self._held if id(each) not in done]

@@ -8,7 +8,7 @@ from pathlib import PurePath
 from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.content import FilePart, json_content, multipart_content
-from retrycli.gateway.line import Request, parsed_url
+from retrycli.gateway.line import Request, url_below
 from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
@@ -111,7 +111,7 @@ class Drafts:
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
         path = fill_path(rule.path, fields, rule.query)
-        parsed_url(self._settings.destination + path)  # raises for what is no URL
+        url_below(self._settings.destination, path)  # raises for what is no URL
         body = fill(rule.body, fields)
         if rule.encoding == "multipart":
             assert isinstance(body, dict)  # noqa: S101  told to the type checker

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -17,12 +18,37 @@ from retrycli.gateway.flight import Flight
 from retrycli.gateway.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.outcome import Outcome, OutcomeKind
 
-parsed_url = lru_cache(maxsize=64)(httpx.URL)
-"""Parses a URL. That takes longer than to fill a request's body, and each is asked for again when it is sent.
+PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
+"""A path, with its query, that a URL's parser leaves as it is (RFC 3986, sections 2 and 5.2.4)."""
 
-Raises:
-    httpx.InvalidURL: it is none.
-"""
+
+class _Below(httpx.URL):
+    """The URL of a plain path below a base URL. To parse it takes longer than all else that is done about a request."""
+
+    def __init__(self, base: httpx.URL, path: str) -> None:
+        super().__init__(base)
+        self._whole = str(base) + path
+        self._raw_path = base.raw_path.rstrip(b"/") + path.encode()
+
+    def __str__(self) -> str:
+        return self._whole
+
+    @property
+    def raw_path(self) -> bytes:
+        return self._raw_path
+
+
+@lru_cache(maxsize=64)
+def url_below(base: str, path: str) -> httpx.URL:
+    """Return the URL of a path below a base URL. It is asked for when a request is drawn up, and when it is sent.
+
+    Raises:
+        httpx.InvalidURL: it is none.
+    """
+    return _Below(_parsed(base), path) if PLAIN.fullmatch(path) else httpx.URL(base + path)
+
+
+_parsed = lru_cache(maxsize=8)(httpx.URL)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,13 +147,16 @@ class Line:
         return reply
 
     def _addressed(self, request: Request) -> httpx.Request:
-        url = parsed_url(self._destination + request.path)
+        url = url_below(self._destination, request.path)
         headers = {**request.headers, **self._credentials.headers()}
         if request.content is None:
-            return httpx.Request(request.method, url, headers=headers)
-        headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
-        # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
-        return httpx.Request(request.method, url, headers=headers, stream=request.content)
+            sent = httpx.Request(request.method, url, headers=headers)
+        else:
+            headers |= {"content-type": request.content.content_type, "content-length": str(len(request.content))}
+            # As a stream: for bytes httpx works out headers that aiohttp works out again, and of many aiohttp warns.
+            sent = httpx.Request(request.method, url, headers=headers, stream=request.content)
+        sent.url = url  # httpx has made a copy without the path
+        return sent
 
     async def exchange(self, request: httpx.Request, limit: int = ANSWER_LIMIT) -> Answer:
         """Send a request as it is.

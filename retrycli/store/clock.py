@@ -84,9 +84,11 @@ SET_WAITS = ForEach(
         .where(queue.c.message_id == of["message_id"], queue.c.next_attempt_at == of["was"])
         .values(next_attempt_at=of["next_attempt_at"])
     ),
-    message_id=queue.c.message_id.type,
-    was=queue.c.next_attempt_at.type,
-    next_attempt_at=queue.c.next_attempt_at.type,
+    {
+        "message_id": queue.c.message_id.type,
+        "was": queue.c.next_attempt_at.type,
+        "next_attempt_at": queue.c.next_attempt_at.type,
+    },
 )
 HAPPENED = (
     passes.c.started_at,

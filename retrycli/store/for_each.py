@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
@@ -30,10 +30,14 @@ class ForEach:
     Args:
         make: puts the statement together, of a row's values.
         types: what type each of them has. Where one is of a type that is not known, a server goes row by row too.
+        alike: which of them are mostly the same for all rows. Where they are, a server is given each of them once.
     """
 
-    def __init__(self, make: Callable[[Values], Executable], **types: TypeEngine[Any]) -> None:
+    def __init__(
+        self, make: Callable[[Values], Executable], types: Mapping[str, TypeEngine[Any]], *, alike: Collection[str] = ()
+    ) -> None:
         self._make = make
+        self._alike = frozenset(alike)
         self._types = types
         self._all_are_known = not any(isinstance(each, NullType) for each in types.values())
 
@@ -51,17 +55,32 @@ class ForEach:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
             result = connection.execute(self._row_by_row, each, execution_options=UNREAD)
             return result.rowcount if connection.dialect.name == "sqlite" else None
-        all_ = {OF + name: [row[name] for row in rows] for name in self._types} | shared
-        connection.execute(self._at_once, all_, execution_options=UNREAD)
+        values: dict[str, Any] = {OF + name: [row[name] for row in rows] for name in self._types}
+        if all(values[OF + name].count(rows[0][name]) == len(rows) for name in self._alike):
+            once = {OF + name: rows[0][name] for name in self._alike}
+            connection.execute(self._at_once_if_alike, values | once | shared, execution_options=UNREAD)
+        else:
+            connection.execute(self._at_once, values | shared, execution_options=UNREAD)
         return None
 
     @cached_property
     def _row_by_row(self) -> Executable:
-        return self._make({name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()})
+        return self._make(self._values)
 
     @cached_property
     def _at_once(self) -> Executable:
-        arrays = [bindparam(OF + name, type_=ARRAY(kind)) for name, kind in self._types.items()]
-        columns = [column(name, kind) for name, kind in self._types.items()]
+        return self._for_rows(self._types)
+
+    @cached_property
+    def _at_once_if_alike(self) -> Executable:
+        return self._for_rows([name for name in self._types if name not in self._alike])
+
+    def _for_rows(self, differing: Collection[str]) -> Executable:
+        arrays = [bindparam(OF + name, type_=ARRAY(self._types[name])) for name in differing]
+        columns = [column(name, self._types[name]) for name in differing]
         rows = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
-        return self._make(dict(rows.c.items()))
+        return self._make({**self._values, **dict(rows.c.items())})
+
+    @property
+    def _values(self) -> Values:
+        return {name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()}

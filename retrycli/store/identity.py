@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import lru_cache
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Text, cast, func, literal, select
@@ -300,7 +301,12 @@ def birth_in(row: Mapping[str, Any]) -> str:
 
 def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:
     """Return the identifying columns of a row as they were read."""
-    return tuple(row[name] for name in READ if name in row)
+    return _identifying_in(tuple(row))(row)
+
+
+@lru_cache
+def _identifying_in(names: tuple[str, ...]) -> Callable[[Mapping[str, Any]], tuple[object, ...]]:
+    return itemgetter(*(name for name in READ if name in names))
 
 
 def encodable(text: str) -> str:

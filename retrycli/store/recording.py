@@ -51,7 +51,8 @@ STARTED = (
 """What each attempt begins with."""
 START_ATTEMPTS = ForEach(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
-    **{name: attempts.c[name].type for name in STARTED},
+    {name: attempts.c[name].type for name in STARTED},
+    alike=("number", "deliveries", "destination"),
 )
 FOUND_OUT = (
     "finished_at",
@@ -73,7 +74,8 @@ def _ended(*columns: str) -> ForEach:
             .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
             .values({name: of[name] for name in columns})
         ),
-        **{name: attempts.c[name].type for name in ("message_id", *columns)},
+        {name: attempts.c[name].type for name in ("message_id", *columns)},
+        alike=("outcome", "status_code", "error", "retry_after_s", "delivered_to"),
     )
 
 
@@ -107,7 +109,7 @@ def start_attempts(
             "delivery_key": each.delivery_key,
             "deliveries": each.deliveries,
             "ticket": ticket_text(each.ticket_id),
-            "message_type": each.message.message_type.value,
+            "message_type": str(each.message.message_type),
             "destination": destination_of(each.message.message_type),
         }
         for each in messages
@@ -297,5 +299,5 @@ IDENTITY = (*KEPT, "delivered_to")
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
 """What a queue row keeps of the application's row, to notice when the application changes it."""
 KNOWN_ESCALATIONS = select(escalations).where(among_ids(escalations.c.delivery_key))
-GO_BACK = ForEach(_gone_back, **_types("next_attempt_at"))
-ESCALATE = ForEach(_escalated, **_types("escalation_reason", "fingerprint", *SEEN), at=queue.c.escalated_at.type)
+GO_BACK = ForEach(_gone_back, _types("next_attempt_at"))
+ESCALATE = ForEach(_escalated, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type})

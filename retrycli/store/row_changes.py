@@ -121,7 +121,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
 def read_rows(database: Database, connection: Connection, ids: Collection[int]) -> Mapping[int, RowState]:
     """Read what retrycli remembers of rows, by id."""
-    found = connection.execute(_row_states(database.messages), {"ids": list(ids)}) if ids else ()
+    found = connection.execute(_row_states(database.messages), {"ids": list(ids)}).all() if ids else ()
     return {each: RowState(bool(failed), *values) for each, failed, *values in found}
 
 
@@ -273,7 +273,7 @@ def _reject(messages: TableClause, room: int | None) -> ForEach:
         error = _cut(of["last_error"], room)
         return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
 
-    return ForEach(reject, id=BigInteger(), last_error=Text())
+    return ForEach(reject, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache
@@ -284,7 +284,7 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
         values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
         return _failed_one(messages, of["id"]).values(values)
 
-    return ForEach(mark, id=BigInteger(), **when)
+    return ForEach(mark, {"id": BigInteger(), **when})
 
 
 @lru_cache
@@ -297,7 +297,7 @@ def _note_failures(messages: TableClause, room: int | None) -> ForEach:
         tries = func.coalesce(of["retry_count"], m.retry_count)
         return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
 
-    return ForEach(note, id=BigInteger(), last_error=Text(), retry_count=Integer())
+    return ForEach(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
 
 
 def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:

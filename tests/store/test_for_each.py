@@ -28,7 +28,7 @@ def note_errors(kind: TypeEngine[str]) -> ForEach:
         mine = update(attempts).where(attempts.c.message_id == of["message_id"])
         return mine.values(error=error, outcome=bindparam("result"))
 
-    return ForEach(make, message_id=BigInteger(), error=kind)
+    return ForEach(make, {"message_id": BigInteger(), "error": kind}, alike=["error"])
 
 
 def errors(database: Database) -> list[tuple[object, ...]]:
@@ -64,6 +64,18 @@ def test_a_server_is_asked_once_for_all_rows(database: Database) -> None:
         note_errors(Text()).execute(connection, rows, result="refused")
     [values] = [values for sql, values in heard if sql.startswith("UPDATE")]
     assert isinstance(values, list) == database.is_sqlite
+
+
+def test_a_server_is_given_once_what_rows_have_in_common(database: Database) -> None:
+    rows: list[dict[str, object]] = [{"message_id": each, "error": "x"} for each in (1, 2, 3)]
+    note = note_errors(Text())
+    with statements(database) as heard, database.write() as connection:
+        note.execute(connection, rows, result="refused")
+        note.execute(connection, [{"message_id": 4, "error": None}, {"message_id": 3, "error": "y"}], result="unknown")
+    if not database.is_sqlite:
+        alike, unlike = [values for sql, values in heard if sql.startswith("UPDATE")]
+        assert (alike["of_error"], unlike["of_error"]) == ("x", [None, "y"])
+    assert errors(database) == [(3, "y", "unknown"), (1, "x", "refused"), (2, "x", "refused"), (4, "none", "unknown")]
 
 
 def test_where_there_are_no_rows_nothing_is_asked(database: Database) -> None:
