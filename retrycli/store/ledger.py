@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -255,18 +256,31 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
+        """Forget attempts, acts and passes that ended before a time: a step of the round that passes make together.
 
         What has not ended is kept, however old, and so are the attempts of messages that are in the queue. For as long
         as the application keeps the row, so are those that tell whether its text may be sent.
 
+        Args:
+            before: what ended earlier is old.
+            limit: how many attempts to look at, after the last one that the call before this one has looked at; and how
+                many acts and passes to forget at most.
+
         Returns:
-            How many went; 0 when none is left.
+            How many went. That there were none does not mean that none is left.
         """
         return pruning.prune(self._database, before, limit)
 
+    def prune_all(self, before: datetime, limit: int) -> Iterator[int]:
+        """Forget the same, but all of it, in one walk with a short transaction for every so many attempts.
+
+        Returns:
+            How many went in each transaction, as it ends.
+        """
+        return pruning.prune_all(self._database, before, limit)
+
     def count_ended(self, before: datetime) -> dict[str, int]:
-        """How many attempts, acts and passes of before a time there are to forget."""
+        """How many attempts, acts and passes of before a time there are to forget. It looks at all that ended."""
         return pruning.count_ended(self._database, before)
 
 
