@@ -173,7 +173,7 @@ class Ledger(Protocol):
         """Passes that have not ended, and have given no sign of life since a time, are dead."""
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget old attempts and passes."""
+        """Look at the next so many attempts, and forget the old ones; and old acts and passes."""
 
     def swept_to(self) -> int | None:
         """Where the last sweep left off."""

@@ -179,8 +179,7 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        ledger = Ledger(database)
-        while ledger.prune(before, PRUNE_BATCH):
+        for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
             sleep(BREATH_SECONDS)
 
 

@@ -22,12 +22,22 @@ LOOK_BACK = 10
 
 
 def table(case: Case, database: Database) -> Iterator[Finding]:
-    """The application's table, and whether the preset fits it."""
+    """The application's table, what it shows of changes, and whether the preset fits it."""
     from retrycli.gateway.choice import check_columns
 
     columns = database.messages.c.keys()
     check_ids(database)
     yield well("table", f"{case.settings.database.table} in {database.place} has what is needed")
+    if "updated_at" not in columns:
+        yield warning(
+            "table",
+            f"{case.settings.database.table} has no updated_at: each pass reads the texts of all escalated messages, "
+            "and one that fails again between two passes with the same text, retry_count and last_error stays "
+            "escalated",
+            # The second part also holds with updated_at: a later time alone does not send a message again.
+            "add updated_at, set with every change; let the application change retry_count or last_error when it fails "
+            "a message again",
+        )
     for gateway in case.settings.gateway.all.values():
         check_columns(gateway, {*columns, *OPTIONAL_COLUMNS})
         fits = ("subject", gateway.subject) if gateway.kind == "smtp" else ("preset", gateway.preset)

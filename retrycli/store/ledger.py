@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sqlalchemy import Select, and_, delete, exists, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
-from retrycli.outcome import INTERRUPTED, OutcomeKind
-from retrycli.schema import MOST, acts, attempts, breakers, escalations, passes, pause, queue, rates
-from retrycli.store import clock, totals
-from retrycli.store.application import row_by_row
+from retrycli.outcome import OutcomeKind
+from retrycli.schema import attempts, breakers, passes, pause, rates
+from retrycli.store import clock, pruning, totals
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement, Row, Table
+    from sqlalchemy import Row
 
     from retrycli.store.database import Database
 
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
-DELIVERED, UNKNOWN, TRANSIENT = (
-    each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
-)
-IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 ATTEMPTS_LOOKED_AT = 1_000
 """How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
@@ -260,76 +256,32 @@ class Ledger:
                 connection.execute(insert(pause).values(asdict(wanted)))
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Forget attempts, acts and passes that ended before a time, the oldest first, at most so many of each.
+        """Forget attempts, acts and passes that ended before a time: a step of the round that passes make together.
 
         What has not ended is kept, however old, and so are the attempts of messages that are in the queue. For as long
-        as the application keeps the row, so are those that tell whether its text may be sent: see `_is_needed`.
+        as the application keeps the row, so are those that tell whether its text may be sent.
+
+        Args:
+            before: what ended earlier is old.
+            limit: how many attempts to look at, after the last one that the call before this one has looked at; and how
+                many acts and passes to forget at most.
 
         Returns:
-            How many went; 0 when none is left.
+            How many went. That there were none does not mean that none is left.
         """
-        gone = 0
-        with self._database.write() as connection:
-            old_attempts = attempts.c.id.in_(connection.execute(self._old_attempts(before, limit)).scalars().all())
-            counted_to = totals.count_leaving(connection, old_attempts)
-            totals.remember_leaving(connection, _oldest(passes, before, limit))
-            gone += connection.execute(delete(attempts).where(old_attempts)).rowcount
-            for table in (acts, passes):
-                gone += connection.execute(delete(table).where(_oldest(table, before, limit))).rowcount
-            connection.execute(delete(escalations).where(escalations.c.at < before))
-            totals.follow_the_newest(connection, counted_to)
-        return gone
+        return pruning.prune(self._database, before, limit)
 
-    def _old_attempts(self, before: datetime, limit: int) -> Select[Any]:
-        needed = self._is_needed()
-        return (
-            select(attempts.c.id)
-            .where(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~needed))
-            .order_by(attempts.c.finished_at, attempts.c.id)
-            .limit(limit)
-        )
+    def prune_all(self, before: datetime, limit: int) -> Iterator[int]:
+        """Forget the same, but all of it, in one walk with a short transaction for every so many attempts.
 
-    def _is_needed(self) -> ColumnElement[bool]:
-        """Whether an attempt tells if its message's text may be sent again.
-
-        It may have delivered, or reached some of the recipients, or it is the last of its text that did: that one knows
-        how many there were before.
+        Returns:
+            How many went in each transaction, as it ends.
         """
-        m, later = self._database.messages.c, attempts.alias("later")
-        newer = (later.c.message_id == attempts.c.message_id, later.c.number > attempts.c.number)
-        same_text = (later.c.digest == attempts.c.digest, later.c.birth == attempts.c.birth)
-        is_last = ~exists().where(*newer, *same_text, later.c.outcome == DELIVERED)
-        delivered = and_(attempts.c.outcome == DELIVERED, attempts.c.digest.is_not(None), is_last)
-        interrupted = and_(attempts.c.outcome == TRANSIENT, attempts.c.status_code.in_(INTERRUPTED))
-        unsettled = or_(attempts.c.outcome == UNKNOWN, interrupted)
-        tells = or_(unsettled, attempts.c.delivered_to.is_not(None), delivered)
-        return and_(tells, exists().where(m.id == attempts.c.message_id))
+        return pruning.prune_all(self._database, before, limit)
 
     def count_ended(self, before: datetime) -> dict[str, int]:
-        """How many attempts, acts and passes of before a time there are to forget."""
-        with self._database.read() as connection:
-            return {
-                "attempts": connection.execute(
-                    select(func.count()).select_from(self._old_attempts(before, MOST).subquery())
-                ).scalar_one(),
-                **{
-                    table.name.removeprefix("retrycli_"): connection.execute(
-                        select(func.count()).where(_ended_at(table) < before)
-                    ).scalar_one()
-                    for table in (acts, passes)
-                },
-            }
-
-
-def _ended_at(table: Table) -> ColumnElement[datetime]:
-    """When a row ended; an act has ended as it began."""
-    return acts.c.at if table is acts else table.c.finished_at
-
-
-def _oldest(table: Table, before: datetime, limit: int) -> ColumnElement[bool]:
-    """Whether a row is among the so many that ended first, and before a time."""
-    ended = select(table.c.id).where(_ended_at(table) < before).order_by(_ended_at(table), table.c.id)
-    return table.c.id.in_(ended.limit(limit))
+        """How many attempts, acts and passes of before a time there are to forget. It looks at all that ended."""
+        return pruning.count_ended(self._database, before)
 
 
 def _record(row: Row[tuple[object, ...]]) -> PassRecord:

@@ -26,6 +26,10 @@ ATTEMPTS, PASSES, COUNTED_TO, WARNED, FORGOTTEN = "attempts", "passes", "attempt
 """The names in the table. The third is the mark; the last two hold times, in seconds: of last warnings,
 and of forgotten passes."""
 FIRST_START, LAST_SUCCESS = "first_start", "last_success"
+PRUNED_TO = "attempts_pruned_to"
+"""The name of another mark: how far the round of `retrycli.store.pruning` has come."""
+START = 0
+"""Comes before the id of every attempt."""
 
 SETTLING = timedelta(minutes=10)
 """How long after its end an attempt is left alone: another host's transaction may yet add one with a lower id."""
@@ -133,6 +137,18 @@ def remember_leaving(connection: Connection, leaving: ColumnElement[bool]) -> No
 def follow_the_newest(connection: Connection, mark: int) -> None:
     """Take the mark back to the newest attempt there is: after that one SQLite goes on with its ids."""
     _set_mark(connection, mark, min(mark, _newest(connection)))
+
+
+def pruned_to(connection: Connection) -> int:
+    """Return the id of the last attempt that the round of pruning has looked at."""
+    known = select(totals.c.value).where(totals.c.name == PRUNED_TO)
+    return int(connection.execute(known).scalar() or START)
+
+
+def set_pruned_to(connection: Connection, attempt_id: int) -> None:
+    """Remember how far the round of pruning has come."""
+    connection.execute(delete(totals).where(totals.c.name == PRUNED_TO))
+    add(connection, PRUNED_TO, "", attempt_id)
 
 
 def count_pass(connection: Connection, pass_id: str, result: PassResult) -> None:

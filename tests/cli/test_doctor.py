@@ -57,6 +57,14 @@ def test_where_all_is_well_it_says_so_sends_nothing_and_writes_nothing(
     assert [each for each in sorted(desk.cwd.rglob("*")) if each not in files] == []
 
 
+def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Application) -> None:
+    application.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
+    found = levels(desk, code=0)
+    assert found.pop("table") == "warning"
+    assert set(found.values()) == {"ok"}
+    assert "pending_messages has no updated_at" in desk("doctor").stdout
+
+
 def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cli) -> None:
     screen = desk.on_terminal("doctor")
     assert screen.returncode == 0

@@ -385,6 +385,21 @@ def test_an_escalated_message_waits_again_if_a_pass_saw_that_it_was_not_failed(b
         assert (story.status(), len(story.api.requests)) == ("sent", 2)
 
 
+@pytest.mark.parametrize("without", [(), ("updated_at",)], ids=["dated", "undated"])
+def test_an_escalated_message_stays_escalated_if_it_fails_again_unchanged_between_two_passes(
+    begin: Begin, without: tuple[str, ...]
+) -> None:
+    """An ``updated_at`` that is later is not enough: applications set it for many reasons."""
+    with begin(PERMANENT, OK, without=without) as story:
+        story.insert()
+        story.tick()
+        story.write(status="approved")
+        story.write(status="failed")
+        story.ticks(2)
+        story.check_escalated("permanent")
+        assert len(story.api.requests) == 1
+
+
 @pytest.mark.parametrize(
     "unchanged", [{"updated_at": LATER}, {"confidence_score": 0.1}, {"sent_at": LATER}, {"ticket_id": OTHER_TICKET}]
 )

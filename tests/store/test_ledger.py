@@ -15,8 +15,12 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, Application
+from tests.store.conftest import in_every_mode
+from tests.store.heard import statements
 from tests.store.own_tables import PASS, attempt_rows, enrol, pass_rows
+from tests.store.test_claims import side_by_side, two_sides
 
 ENDED_AT = NOON + 3 * MINUTE
 UNFINISHED = PassRecord("p1", "box", 4711, NOON, None, None, None, None, 0, 0, 0, 0, 0)
@@ -230,13 +234,19 @@ def test_the_last_pass_started_with_the_destination_of_its_first_attempt(
 # Forgetting.
 
 
-def attempt(database: Database, message_id: int, *, finished_at: datetime | None) -> None:
+REFUSED = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
+LOST = Outcome(OutcomeKind.UNKNOWN, error="no answer")
+"""An attempt that ends so is kept for as long as the application keeps the row."""
+
+
+def attempt(
+    database: Database, message_id: int, *, finished_at: datetime | None = NOON - HOUR, outcome: Outcome = REFUSED
+) -> None:
     """Make an attempt at a message that is in the queue, and finish it or let it run."""
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
     claims.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     if finished_at is not None:
-        outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
         claims.record(PASS, [Settled(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
 
 
@@ -301,7 +311,7 @@ def test_what_is_not_to_be_forgotten_stands_in_nobodys_way(
         finish(ledger, f"p{number}", at=NOON - HOUR)
     take_back(application, database, 3, 4, 5)
     assert ledger.count_ended(NOON) == {"attempts": 3, "acts": 0, "passes": 3}
-    assert [ledger.prune(NOON, 2) for _ in range(3)] == [4, 2, 0]
+    assert [ledger.prune(NOON, 2) for _ in range(5)] == [2, 1, 2, 1, 0]
     assert set(ledger.count_ended(NOON).values()) == {0}
     assert [len(attempt_rows(database, each)) for each in (1, 2, 3, 4, 5)] == [1, 1, 1, 1, 0]
     assert pass_rows(database).keys() == {"running", "running-too"}
@@ -330,7 +340,76 @@ def test_what_is_known_of_a_message_in_the_queue_is_kept(
         attempt(database, message_id, finished_at=NOON - HOUR)
     take_back(application, database, 2)
     assert ledger.count_ended(NOON)["attempts"] == 1
-    assert [ledger.prune(NOON, 2) for _ in range(2)] == [1, 0]
+    assert [ledger.prune(NOON, 9) for _ in range(2)] == [1, 0]
     assert [len(attempt_rows(database, each)) for each in (1, 2)] == [3, 0]
     take_back(application, database, 1)
     assert ledger.prune(NOON, 9) == 3
+
+
+def test_each_call_looks_at_so_many_attempts_and_goes_on_where_the_last_one_left_off(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    """However many of them are kept."""
+    application.add_all([{}, {}])
+    enrol(database, [1, 2])
+    for message_id in (1, 1, 1, 1, 1, 2):
+        attempt(database, message_id)
+    take_back(application, database, 2)
+    assert [ledger.prune(NOON, 2) for _ in range(4)] == [0, 0, 1, 0]
+    assert [len(attempt_rows(database, each)) for each in (1, 2)] == [5, 0]
+
+
+def test_an_attempt_that_is_kept_is_forgotten_in_a_later_round_once_its_row_is_gone(
+    application: Application, database: Database, ledger: Ledger
+) -> None:
+    ids = application.add_all([{}] * 5)
+    enrol(database, ids)
+    for each in ids:
+        attempt(database, each, outcome=LOST)
+    take_back(application, database, *ids)
+    a_round = range(len(ids))
+    assert [ledger.prune(NOON, 2) for _ in a_round] == [0] * 5
+    for gone in (1, 4, 2):
+        application.delete(gone)
+        assert sum(ledger.prune(NOON, 2) for _ in a_round) == 1
+        assert attempt_rows(database, gone) == []
+    assert [len(attempt_rows(database, each)) for each in (3, 5)] == [1, 1]
+
+
+def test_everything_is_forgotten_in_one_walk(application: Application, database: Database, ledger: Ledger) -> None:
+    """Whatever is kept, has not ended or is not old stands between; a pass goes on where its own round was."""
+    application.add_all([{}] * 3)
+    enrol(database, [1, 2, 3])
+    for message_id, finished_at in ((1, NOON), (1, NOON), (1, None), (2, NOON), (3, NOON), (3, NOON), (3, NOON + HOUR)):
+        at = finished_at and finished_at - MINUTE
+        attempt(database, message_id, finished_at=at, outcome=LOST if message_id == 2 else REFUSED)
+    attempt(database, 2)
+    take_back(application, database, 2, 3)
+    for number in range(9):
+        start(ledger, f"p{number}", at=NOON - HOUR)
+        finish(ledger, f"p{number}", at=NOON - HOUR)
+    with statements(database) as seen:
+        gone = list(ledger.prune_all(NOON, 2))
+    assert gone == [2, 2, 4, 3, 1, 0]
+    assert [len(attempt_rows(database, each)) for each in (1, 2, 3)] == [3, 1, 1]
+    assert pass_rows(database) == {}
+    assert sum(sql.startswith("BEGIN") for sql, _ in seen) == len(gone)
+
+
+@in_every_mode
+def test_hosts_that_forget_at_once_do_not_get_into_each_others_way(application: Application) -> None:
+    """And what they forget is counted once."""
+    with two_sides(application) as sides:
+        application.add_all([{}, {}])
+        enrol(sides[0], [1, 2])
+        for number in range(20):
+            attempt(sides[0], 1, outcome=LOST if number % 2 else REFUSED)
+        take_back(application, sides[0], 1)
+
+        def forget(side: int) -> None:
+            for _ in range(12):
+                Ledger(sides[side]).prune(NOON, 2)
+
+        side_by_side(forget)
+        assert [row["outcome"] for row in attempt_rows(sides[0], 1)] == ["unknown"] * 10
+        assert Totals(sides[0]).read().attempts == {"transient": 10, "unknown": 10}

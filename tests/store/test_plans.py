@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import count
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -103,12 +104,12 @@ def _fill(database: Database) -> None:
     ).where(m.c.status == "failed")
     names = [*(each.name for each in queue.c)][: len(queued.selected_columns)]
     tried = select(
-        m.c.id, literal("the-pass"), literal(1), literal("pass"), *[_spread(m.c.id)] * 2, literal("delivered")
+        m.c.id, literal("the-pass"), literal(1), literal("pass"), *[_spread(m.c.id)] * 2, *_delivered(m.c.id)
     )
     done = select(m.c.id, _spread(m.c.id), literal("ada"), literal("noted"))
     with database.write() as connection:
         connection.execute(insert(queue).from_select(names, queued))
-        told = ["message_id", "pass_id", "number", "made_by", "started_at", "finished_at", "outcome"]
+        told = ["message_id", "pass_id", "number", "made_by", "started_at", "finished_at", "outcome", "digest"]
         connection.execute(insert(attempts).from_select(told, tried.order_by(m.c.id)))
         connection.execute(insert(acts).from_select(["message_id", "at", "by", "act"], done))
         connection.execute(insert(passes), [_pass(number) for number in range(2000)])
@@ -118,6 +119,14 @@ def _spread(number: ColumnElement[int]) -> ColumnElement[Any]:
     """A time on one of a hundred days, the higher the number the later."""
     days = [(number <= MESSAGES * day // 100, NOON - timedelta(days=100 - day)) for day in range(1, 101)]
     return case(*((each, literal(time, queue.c.next_attempt_at.type)) for each, time in days))
+
+
+def _delivered(number: ColumnElement[int]) -> tuple[ColumnElement[Any], ...]:
+    """The outcome and the digest of an attempt: one with a digest is kept while the application keeps the row.
+
+    An older version recorded none.
+    """
+    return literal("delivered"), case((number <= MESSAGES // 2, "digest"))
 
 
 def _pass(number: int) -> dict[str, object]:
@@ -299,7 +308,7 @@ CASES = {
     # history; the passes are few
     "pruned": Case(
         lambda d: Ledger(d).prune(WEEKS_AGO, 100),
-        "attempts by finished, acts by at, attempts by its key, acts by its key, messages by its key, queue by its key",
+        "acts by at, attempts by its key, acts by its key, messages by its key, queue by its key",
         but="passes by its key, passes whole, attempts by message",
     ),
     "what is to be pruned": Case(
@@ -325,6 +334,43 @@ def test_a_message_that_is_tried_beforehand_is_found_by_an_index(big: Database) 
         check_writable(big, NOON)
     found = {sql: ways(big, sql, values) for sql, values in seen if "pending_messages" in sql}
     assert set().union(*found.values()) == {"queue by due", "messages by its key"}, found
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_a_pass_looks_at_as_many_attempts_however_many_old_ones_are_kept(big: Database, *, goes_on: bool) -> None:
+    """When it begins a round, and when it goes on with one."""
+    taken = []
+    for days_ago in (90, 60):
+        with big.nothing_kept():
+            before = NOON - timedelta(days=days_ago)
+            if goes_on:
+                Ledger(big).prune(before, 1000)
+            with statements(big) as seen:
+                Ledger(big).prune(before, 100)
+            taken.append(sum(effort(big, *each) for each in seen if "FROM retrycli_attempts" in each[0]))
+    few, many = taken
+    assert 100 <= many < 1.5 * few
+
+
+def effort(database: Database, sql: str, values: Any) -> int:  # noqa: ANN401  as drivers take them
+    """The rows that a SELECT reads; of a file, which does not tell them, the steps it takes to read them."""
+    if not sql.startswith("SELECT"):
+        return 0
+    with database.read() as connection:
+        if database.is_sqlite:
+            steps = count()
+            driver: Any = connection.connection.driver_connection
+            driver.set_progress_handler(lambda: next(steps) < 0, 1)
+            connection.exec_driver_sql(sql, values).all()
+            driver.set_progress_handler(None, 1)
+            return next(steps)
+        [[plan]] = connection.exec_driver_sql(f"EXPLAIN (ANALYZE, FORMAT JSON) {sql}", values)
+        return round(_rows_read((json.loads(plan) if isinstance(plan, str) else plan)[0]["Plan"]))
+
+
+def _rows_read(node: Mapping[str, Any]) -> float:
+    own = node["Actual Rows"] + node.get("Rows Removed by Filter", 0) if "Relation Name" in node else 0
+    return float(own * node["Actual Loops"]) + sum(map(_rows_read, node.get("Plans", ())))
 
 
 def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:

@@ -195,6 +195,25 @@ def test_totals_stay_when_attempts_and_passes_are_forgotten(database: Database, 
     assert totals.read() == before
 
 
+@pytest.mark.parametrize("rolled_up", [{}, {1}, {0, 3}])
+def test_totals_stay_while_a_long_history_is_gone_through(
+    database: Database, ledger: Ledger, totals: Totals, rolled_up: set[int]
+) -> None:
+    """Step by step, past attempts that are kept."""
+    for number in range(12):
+        attempt(database, "delivered" if number % 3 else "refused", at=NOON - HOUR if number % 2 else NOON + DAY)
+    before = totals.read()
+    gone = []
+    for step in range(8):
+        if step in rolled_up:
+            totals.roll_up(NOON)
+        gone.append(ledger.prune(NOON, 2))
+        assert totals.read() == before
+    assert gone == [1, 1, 1, 1, 1, 1, 0, 0]
+    totals.roll_up(NOON + 2 * DAY)
+    assert totals.read() == before
+
+
 def test_what_is_not_counted_yet_is_counted_as_it_is_forgotten(
     database: Database, ledger: Ledger, totals: Totals
 ) -> None:
@@ -252,6 +271,17 @@ def test_ids_that_are_given_out_again_are_counted(database: Database, ledger: Le
     assert totals.read().attempts == {"delivered": 3, "refused": 4}
     totals.roll_up(NOON)
     assert totals.read().attempts == {"delivered": 3, "refused": 4}
+
+
+def test_ids_that_are_given_out_again_are_forgotten(database: Database, ledger: Ledger, totals: Totals) -> None:
+    """Also if the round has come past them."""
+    for _ in range(6):
+        attempt(database, "delivered", at=NOON - 2 * DAY)
+    assert [ledger.prune(NOON - DAY, 2) for _ in range(3)] == [2, 2, 2]
+    for _ in range(4):
+        attempt(database, "refused")
+    assert sum(ledger.prune(NOON, 2) for _ in range(3)) == 4
+    assert totals.read().attempts == {"delivered": 6, "refused": 4}
 
 
 # Passes.

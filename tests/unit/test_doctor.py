@@ -20,7 +20,7 @@ from retrycli.crontab import Finished, Host
 from retrycli.doctor import calling, database, examine, machine, people
 from retrycli.doctor.case import Case
 from retrycli.events import PassResult, PassSummary
-from retrycli.finding import Finding, Level
+from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -83,7 +83,7 @@ def desk(tmp_path: Path) -> Desk:
     made = Desk(tmp_path)
     made.execute(
         "CREATE TABLE pending_messages (id INTEGER PRIMARY KEY, ticket_id TEXT, message_type TEXT, "
-        "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT)"
+        "subject TEXT, body TEXT, status TEXT, retry_count INTEGER, last_error TEXT, updated_at TEXT)"
     )
     (tmp_path / "agent.db").chmod(0o600)
     made.config.touch(0o600)
@@ -293,6 +293,22 @@ def test_a_database_in_order(desk: Desk) -> None:
     desk.execute("PRAGMA journal_mode = WAL")
     for check in (database.table, database.tables, database.writing, database.time):
         assert {each.level for each in desk.in_database(check)} <= {Level.OK}
+
+
+def test_a_table_without_update_times_shows_less_of_what_the_application_does(desk: Desk) -> None:
+    """That is no failure: the application may have a reason."""
+    desk.execute("ALTER TABLE pending_messages DROP COLUMN updated_at")
+    findings = desk.in_database(database.table)
+    found = only([each for each in findings if each.level is not Level.OK], Level.WARNING, "table")
+    assert found.found == (
+        "pending_messages has no updated_at: each pass reads the texts of all escalated messages, and one that fails "
+        "again between two passes with the same text, retry_count and last_error stays escalated"
+    )
+    assert found.remedy == (
+        "add updated_at, set with every change; let the application change retry_count or last_error when it fails a "
+        "message again"
+    )
+    assert not failed(findings)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ from sqlalchemy import Connection, event
 
 from retrycli.backoff import Backoff, BackoffKind
 from retrycli.breaker import Breaker, BreakerState
+from retrycli.engine import PRUNE_AT_MOST
 from retrycli.errors import DatabaseUnavailable, LockUnusable
 from retrycli.events import (
     BreakerClosed,
@@ -1331,6 +1332,30 @@ def test_what_is_older_than_its_retention_is_forgotten_and_the_rest_is_kept(stag
     stage.sql("DELETE FROM pending_messages WHERE id = 1")
     stage.run(rules=rules)
     assert stage.sql("SELECT message_id FROM retrycli_attempts") == [(2,)]
+
+
+def test_passes_go_round_a_history_that_is_too_long_for_one(stage: Stage) -> None:
+    """Each looks at so many attempts. What was kept and need not be any more is forgotten in a later round."""
+    rules = replace(RULES, retention=timedelta(days=90))
+    stage.add(1, 2)
+    stage.run({1: LOST, 2: LOST})
+    stage.sql("UPDATE pending_messages SET status = 'rejected'")
+    copied = "pass_id, number, made_by, started_at, finished_at, outcome"
+    stage.sql(
+        f"WITH RECURSIVE n(n) AS (SELECT 1 UNION ALL SELECT n + 1 FROM n WHERE n < {PRUNE_AT_MOST}) "
+        f"INSERT INTO retrycli_attempts (message_id, {copied}) "
+        f"SELECT 1, {copied} FROM retrycli_attempts, n WHERE message_id = 1 ORDER BY n"
+    )
+    stage.sql("DELETE FROM pending_messages WHERE id = 1")
+    stage.clock.now += timedelta(days=91)
+    left = []
+    for _ in range(3):
+        stage.run(rules=rules)
+        left.append(stage.sql("SELECT message_id, count(*) FROM retrycli_attempts GROUP BY 1"))
+    assert left == [[(1, 2), (2, 1)], [(2, 1)], [(2, 1)]]
+    stage.sql("DELETE FROM pending_messages WHERE id = 2")
+    stage.run(rules=rules)
+    assert stage.sql("SELECT message_id FROM retrycli_attempts") == []
 
 
 def test_without_a_retention_nothing_is_forgotten(stage: Stage) -> None:

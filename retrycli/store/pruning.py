@@ -1,0 +1,120 @@
+"""Forget the old history: attempts, acts and passes.
+
+Many old attempts are kept for as long as the application keeps their rows, and only a look at an attempt tells if it
+may go by now. So a pass looks at the next so many attempts by their ids, and begins again after the last one: it costs
+the same however long the history is, and each attempt has its turn in every round.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING, NamedTuple
+
+from sqlalchemy import and_, delete, exists, func, or_, select
+
+from retrycli.outcome import INTERRUPTED, OutcomeKind
+from retrycli.schema import acts, attempts, escalations, passes, queue
+from retrycli.store import totals
+from retrycli.store.application import row_by_row
+
+if TYPE_CHECKING:
+    from sqlalchemy import ColumnElement, Connection, Table
+
+    from retrycli.store.database import Database
+
+DELIVERED, UNKNOWN, TRANSIENT = (
+    each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
+)
+IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
+
+
+class _Step(NamedTuple):
+    """The result of one transaction."""
+
+    gone: int
+    """How many attempts, acts and passes were deleted."""
+    upto: int
+    """The id of the last attempt that was looked at."""
+    is_last: bool
+    """Whether no attempt comes after it."""
+
+
+def prune(database: Database, before: datetime, limit: int) -> int:
+    """Go on with the round that all passes make together. See `retrycli.store.ledger.Ledger.prune`."""
+    with database.write() as connection:
+        step = _step(database, connection, before, limit, after=totals.pruned_to(connection))
+        totals.set_pruned_to(connection, totals.START if step.is_last else step.upto)
+    return step.gone
+
+
+def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
+    """Go through all attempts once. See `retrycli.store.ledger.Ledger.prune_all`."""
+    upto, done = totals.START, False
+    while not done:
+        with database.write() as connection:
+            step = _step(database, connection, before, limit, after=upto)
+        yield step.gone
+        upto, done = step.upto, step.is_last and not step.gone
+
+
+def count_ended(database: Database, before: datetime) -> dict[str, int]:
+    """Count what there is to forget. See `retrycli.store.ledger.Ledger.count_ended`."""
+    old = {
+        attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
+        acts: acts.c.at < before,
+        passes: passes.c.finished_at < before,
+    }
+    with database.read() as connection:
+        return {
+            table.name.removeprefix("retrycli_"): connection.execute(
+                select(func.count()).select_from(table).where(condition)
+            ).scalar_one()
+            for table, condition in old.items()
+        }
+
+
+def _step(database: Database, connection: Connection, before: datetime, limit: int, *, after: int) -> _Step:
+    """Look at the next attempts after an id, and delete those that may go; and the oldest acts and passes.
+
+    Nothing needs old acts and passes, so the first that are found may go.
+    """
+    a = attempts.c
+    looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
+    number, last = connection.execute(select(func.count(), func.max(looked_at.c.id))).one()
+    upto = after if last is None else last
+    may_go = row_by_row(a.finished_at < before, ~IN_THE_QUEUE, ~_is_needed(database))
+    ids = connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all()
+    leaving = a.id.in_(ids)
+    # From here on the pass of another host waits: it may have found the same, and deletes and counts nothing twice.
+    counted_to = totals.count_leaving(connection, leaving)
+    gone = connection.execute(delete(attempts).where(leaving)).rowcount
+    totals.follow_the_newest(connection, counted_to)
+    totals.remember_leaving(connection, _oldest(passes, passes.c.finished_at, before, limit))
+    for table, ended_at in ((acts, acts.c.at), (passes, passes.c.finished_at)):
+        gone += connection.execute(delete(table).where(_oldest(table, ended_at, before, limit))).rowcount
+    connection.execute(delete(escalations).where(escalations.c.at < before))
+    return _Step(gone, upto, is_last=number < limit)
+
+
+def _is_needed(database: Database) -> ColumnElement[bool]:
+    """Whether an attempt tells if its message's text may be sent again.
+
+    It may have delivered, or reached some of the recipients, or it is the last of its text that did: that one knows
+    how many there were before.
+    """
+    m, later = database.messages.c, attempts.alias("later")
+    newer = (later.c.message_id == attempts.c.message_id, later.c.number > attempts.c.number)
+    same_text = (later.c.digest == attempts.c.digest, later.c.birth == attempts.c.birth)
+    is_last = ~exists().where(*newer, *same_text, later.c.outcome == DELIVERED)
+    delivered = and_(attempts.c.outcome == DELIVERED, attempts.c.digest.is_not(None), is_last)
+    interrupted = and_(attempts.c.outcome == TRANSIENT, attempts.c.status_code.in_(INTERRUPTED))
+    unsettled = or_(attempts.c.outcome == UNKNOWN, interrupted)
+    tells = or_(unsettled, attempts.c.delivered_to.is_not(None), delivered)
+    return and_(tells, exists().where(m.id == attempts.c.message_id))
+
+
+def _oldest(table: Table, ended_at: ColumnElement[datetime], before: datetime, limit: int) -> ColumnElement[bool]:
+    """Whether a row is among the so many that ended first, and before a time."""
+    ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
+    return table.c.id.in_(ended.limit(limit))
