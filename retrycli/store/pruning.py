@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, delete, exists, func, or_, select
 
+from retrycli.acts import ActKind
 from retrycli.outcome import INTERRUPTED, OutcomeKind
 from retrycli.schema import acts, attempts, escalations, passes, queue
 from retrycli.store import totals
@@ -27,6 +28,10 @@ DELIVERED, UNKNOWN, TRANSIENT = (
     each.value for each in (OutcomeKind.DELIVERED, OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT)
 )
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
+# As a value for each row, and not by `exists`: for that a planner may go through the whole queue.
+ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
+DECIDES = row_by_row(acts.c.act == ActKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
+"""Whether an act is an operator's decision to send a message that is in the queue: see `identity.History`."""
 
 
 class _Step(NamedTuple):
@@ -62,7 +67,7 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
     """Count what there is to forget. See `retrycli.store.ledger.Ledger.count_ended`."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
-        acts: acts.c.at < before,
+        acts: and_(acts.c.at < before, ~DECIDES),
         passes: passes.c.finished_at < before,
     }
     with database.read() as connection:
@@ -77,7 +82,7 @@ def count_ended(database: Database, before: datetime) -> dict[str, int]:
 def _step(database: Database, connection: Connection, before: datetime, limit: int, *, after: int) -> _Step:
     """Look at the next attempts after an id, and delete those that may go; and the oldest acts and passes.
 
-    Nothing needs old acts and passes, so the first that are found may go.
+    Nothing needs old passes, and few old acts are needed, so the first that are found may go.
     """
     a = attempts.c
     looked_at = select(a.id).where(a.id > after).order_by(a.id).limit(limit).subquery()
@@ -90,9 +95,11 @@ def _step(database: Database, connection: Connection, before: datetime, limit: i
     counted_to = totals.count_leaving(connection, leaving)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
     totals.follow_the_newest(connection, counted_to)
-    totals.remember_leaving(connection, _oldest(passes, passes.c.finished_at, before, limit))
-    for table, ended_at in ((acts, acts.c.at), (passes, passes.c.finished_at)):
-        gone += connection.execute(delete(table).where(_oldest(table, ended_at, before, limit))).rowcount
+    old_acts = _oldest(acts, acts.c.at, before, limit, ~DECIDES)
+    old_passes = _oldest(passes, passes.c.finished_at, before, limit)
+    totals.remember_leaving(connection, old_passes)
+    gone += connection.execute(delete(acts).where(old_acts)).rowcount
+    gone += connection.execute(delete(passes).where(old_passes)).rowcount
     connection.execute(delete(escalations).where(escalations.c.at < before))
     return _Step(gone, upto, is_last=number < limit)
 
@@ -114,7 +121,9 @@ def _is_needed(database: Database) -> ColumnElement[bool]:
     return and_(tells, exists().where(m.id == attempts.c.message_id))
 
 
-def _oldest(table: Table, ended_at: ColumnElement[datetime], before: datetime, limit: int) -> ColumnElement[bool]:
+def _oldest(
+    table: Table, ended_at: ColumnElement[datetime], before: datetime, limit: int, *conditions: ColumnElement[bool]
+) -> ColumnElement[bool]:
     """Whether a row is among the so many that ended first, and before a time."""
-    ended = select(table.c.id).where(ended_at < before).order_by(ended_at, table.c.id)
+    ended = select(table.c.id).where(ended_at < before, *conditions).order_by(ended_at, table.c.id)
     return table.c.id.in_(ended.limit(limit))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,11 +11,14 @@ from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, T
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from retrycli.sandbox import Answer
     from tests.cli.story import Begin
 
 pytestmark = on_both
 
 NO_DATE = ("created_at",)
+BUSY: Answer = (503, {})
+DAY = timedelta(days=1)
 SEEN = pytest.mark.parametrize("seen", [False, True], ids=["between two passes", "seen by a pass"])
 """Whether a pass runs between two actions of the application: its result must not depend on it."""
 
@@ -64,6 +68,20 @@ def test_an_operator_sends_a_delivered_text_again_under_the_next_key(begin: Begi
             story.tick()
             assert story.status() == "sent"
             assert len(story.api.requests) == times
+        story.check_keys()
+
+
+def test_an_operators_decision_outlives_its_history_while_the_message_waits(begin: Begin) -> None:
+    with begin(OK, BUSY, BUSY, OK) as story:
+        story.set("run", retention_days=1)
+        story.insert()
+        story.tick()
+        story.write(status="failed", last_error="HTTP 502")
+        story.tick()
+        story.operator("requeue", "1")
+        for _ in range(3):
+            story.tick(2 * DAY)
+        assert story.status() == "sent"
         story.check_keys()
 
 
