@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -11,17 +13,20 @@ from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, fu
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, QueuedMessage, State, UnusableMessage, ticket_text
-from retrycli.policy import Settled, TransitionKind
+from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
-from retrycli.store.row_changes import RowState, shown_error
+from retrycli.store.identity import load, with_queue
+from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
     from sqlalchemy.types import TypeEngine
+
+    from retrycli.store.database import Database
 
 
 def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
@@ -29,6 +34,11 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
     return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant),)
 
 
+CLAIM_FREE = (
+    update(queue)
+    .where(among_ids(queue.c.message_id))
+    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
+)
 HELD = held(bindparam("claimant"))
 HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
@@ -184,6 +194,30 @@ def move(
         ESCALATE.execute(
             connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], claimant=claim.claimant
         )
+
+
+def escalate(
+    database: Database, connection: Connection, settled: Sequence[Settled], now: datetime
+) -> Mapping[int, str]:
+    """Escalate messages that nobody has claimed, and remember their texts and rows as they are now.
+
+    So a later change by the application is noticed, and nothing else is taken for one.
+
+    Returns:
+        The ids of those whose rows took no change, and why.
+    """
+    if not settled:
+        return {}
+    claim = Claim(str(uuid.uuid4()), now)
+    ids = [each.message_id for each in settled]
+    connection.execute(CLAIM_FREE, {"ids": ids, "claimant": claim.claimant, "until": now})
+    found = connection.execute(with_queue(database).where(among_ids(queue.c.message_id)), {"ids": ids})
+    whole = {each.message_id: each for each in load(connection, found, ids)}
+    known = [replace(each, message=whole.get(each.message_id)) for each in settled]
+    written = write_messages(database, connection, known)
+    rows = {**read_rows(database, connection, ids), **written.rows}
+    move(connection, claim, as_written(known, written.refused), rows, now)
+    return written.refused
 
 
 def _queue_values(settled: Settled) -> dict[str, Any]:
