@@ -271,20 +271,22 @@ class Enrolment:
             rows = read_rows(self._database, connection, ids)
             known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
             return [
-                ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id]))
+                _compared(known[each.message_id], each, rows[each.message_id])
                 for each in self._whole(connection, list(ids))
                 if each.message_id in rows
             ]
 
-    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released)."""
-        anew = [each for each in entries if each.transition.reason]
-        others = [each for each in entries if not each.transition.reason]
+    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
+        """Let escalated messages wait again, escalate them anew, or remember their rows as they were read (released).
+
+        An operator may have claimed one of them meanwhile; it stays as it is.
+        """
+        anew = [each for _, each in entries if each.transition.reason]
+        others = [(found, each) for found, each in entries if not each.transition.reason]
         with self._database.write() as connection:
             escalate(self._database, connection, anew, now)
-            rows = read_rows(self._database, connection, [each.message_id for each in others])
-            for each in others:
-                values = {**identity_values(each), **seen_values(rows.get(each.message_id))}
+            for found, each in others:
+                values = {**identity_values(each), **found.seen}
                 if each.transition.kind is TransitionKind.ENROLLED:
                     values |= {
                         **NOT_ESCALATED,
@@ -307,14 +309,17 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 
 
-def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+def _compared(
+    known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState
+) -> ChangedMessage:
+    """Compare a message's text, count and error with what was last seen. A later ``updated_at`` is not enough."""
     seen = seen_values(row)
-    return known.digest is not None and bool(
+    changed = known.digest is not None and bool(
         known.digest != message.digest
         or known.seen_count != seen["seen_count"]
         or known.seen_error != seen["seen_error"]
     )
+    return ChangedMessage(message, changed, seen)
 
 
 def _waiting(

@@ -36,7 +36,7 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
 
 CLAIM_FREE = (
     update(queue)
-    .where(among_ids(queue.c.message_id))
+    .where(among_ids(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
     .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
 HELD = held(bindparam("claimant"))
@@ -211,12 +211,15 @@ def escalate(
     claim = Claim(str(uuid.uuid4()), now)
     ids = [each.message_id for each in settled]
     connection.execute(CLAIM_FREE, {"ids": ids, "claimant": claim.claimant, "until": now})
-    found = connection.execute(with_queue(database).where(among_ids(queue.c.message_id)), {"ids": ids})
+    theirs = {"ids": ids, "claimant": claim.claimant}
+    found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
     whole = {each.message_id: each for each in load(connection, found, ids)}
-    known = [replace(each, message=whole.get(each.message_id)) for each in settled]
+    known = [replace(each, message=whole[each.message_id]) for each in settled if each.message_id in whole]
+    # What is not failed any more, or another message now, leaves the queue with the next pass.
+    gone = [each for each in settled if each.message_id not in whole]
     written = write_messages(database, connection, known)
     rows = {**read_rows(database, connection, ids), **written.rows}
-    move(connection, claim, as_written(known, written.refused), rows, now)
+    move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
     return written.refused
 
 
