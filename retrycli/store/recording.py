@@ -9,7 +9,7 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, QueuedMessage, State, UnusableMessage, ticket_text
@@ -280,24 +280,31 @@ def as_list(addresses: Collection[str]) -> str | None:
 
 
 def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
-    """A message that a claim holds is free, with values of its own; what is None stays as it is."""
-    unknown_count = func.coalesce(of["unknown_count"], queue.c.unknown_count)
+    """A message that a claim holds is free, with values of its own."""
     moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
-    return moved.values(
-        claimed_by=None,
-        claim_expires_at=None,
-        unknown_count=unknown_count,
-        delivered_to=of["delivered_to"],
-        **values,
-    )
+    return moved.values(claimed_by=None, claim_expires_at=None, **values)
+
+
+def _known(of: Values, name: str) -> ColumnElement[Any]:
+    """A value, if there is one; else the queue's own stays."""
+    return func.coalesce(of[name], queue.c[name])
 
 
 def _gone_back(of: Values) -> Update:
-    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text."""
-    at = func.coalesce(of["next_attempt_at"], queue.c.next_attempt_at)
+    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text.
+
+    If another text was tried, all that is known of the old one stays with it; the history has what was tried.
+    """
     waits = queue.c.escalated_at.is_(None)
-    text = {name: case((waits, func.coalesce(of[name], queue.c[name])), else_=queue.c[name]) for name in KEPT}
-    return _moved(of, state=where_it_was(), next_attempt_at=at, **text)
+    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
+    return _moved(
+        of,
+        state=where_it_was(),
+        next_attempt_at=_known(of, "next_attempt_at"),
+        unknown_count=case((another, queue.c.unknown_count), else_=_known(of, "unknown_count")),
+        delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),
+        **{name: case((waits, _known(of, name)), else_=queue.c[name]) for name in KEPT},
+    )
 
 
 def _escalated(of: Values) -> Update:
@@ -306,10 +313,12 @@ def _escalated(of: Values) -> Update:
         of,
         state=State.ESCALATED.value,
         next_attempt_at=None,
+        unknown_count=_known(of, "unknown_count"),
+        delivered_to=of["delivered_to"],
         escalated_at=func.coalesce(queue.c.escalated_at, of["at"]),
         escalation_reason=of["escalation_reason"],
         fingerprint=of["fingerprint"],
-        **{name: func.coalesce(of[name], queue.c[name]) for name in KEPT},
+        **{name: _known(of, name) for name in KEPT},
         **{name: of[name] for name in SEEN},
     )
 
