@@ -232,6 +232,8 @@ class ChangedMessage(NamedTuple):
     message: QueuedMessage | UnusableMessage
     changed: bool
     """Its text, count or error is another."""
+    seen: Mapping[str, object]
+    """What the queue is to remember of the row, as it was read."""
 
 
 class Lane(NamedTuple):

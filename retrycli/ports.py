@@ -61,8 +61,8 @@ class Enrolment(Protocol):
     def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
         """Return escalated messages whole, with whether the application has changed them."""
 
-    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
-        """Let escalated messages wait again, or remember their rows as they are now."""
+    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
+        """Let escalated messages wait again, or remember their rows as they were read."""
 
 
 class Claims(Protocol):

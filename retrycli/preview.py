@@ -54,7 +54,7 @@ class _Foreseen:
         del ids
         return []
 
-    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
+    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
         del entries, now
 
     def in_order(self) -> Iterator[tuple[datetime, int]]:

@@ -13,14 +13,14 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, s
 
 from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.errors import NotActionable, RetrycliError
-from retrycli.message import EscalationReason, State, Status, ticket_text
+from retrycli.message import State, Status, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.application import row_by_row, rows_of, standings, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
-from retrycli.store.recording import NOT_ESCALATED, identity_values, seen_values
+from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.row_changes import (
     AS_WANTED,
     RowState,
@@ -57,15 +57,8 @@ FORGET_ESCALATIONS = delete(escalations).where(
     escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(among_ids(queue.c.message_id)))
 )
 KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
-ESCALATE_UNWRITTEN = (
-    update(queue)
-    .where(OF_ID, queue.c.state == State.WAITING.value)
-    .values(
-        state=State.ESCALATED.value,
-        next_attempt_at=None,
-        escalated_at=bindparam("at", type_=queue.c.escalated_at.type),
-        escalation_reason=EscalationReason.INVALID.value,
-    )
+WAITING = select(queue.c.message_id).where(
+    among_ids(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value)
 )
 LAST_ATTEMPTS = (
     select(attempts.c.message_id, func.max(attempts.c.number))
@@ -157,7 +150,8 @@ class Acts:
         """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
         self._enrol_unknown(connection, acts)
         at = max(act.at for act in acts.values())
-        connection.execute(ESCALATE_UNWRITTEN, [{"of_id": each, "at": at} for each in acts])
+        waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
+        escalate(self._database, connection, [Settled(each, Transition.unwritten()) for each in waiting], at)
 
     def _enrol_unknown(self, connection: Connection, acts: Mapping[int, Act]) -> None:
         """Enrol those messages that the queue does not know."""

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import uuid
 from array import array
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -32,7 +30,6 @@ from retrycli.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
     ChangedMessage,
-    Claim,
     Message,
     QueuedMessage,
     Span,
@@ -41,14 +38,14 @@ from retrycli.message import (
     UnusableMessage,
     ticket_text,
 )
-from retrycli.policy import Settled, TransitionKind, as_written
+from retrycli.policy import Settled, TransitionKind
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
-from retrycli.store.recording import NOT_ESCALATED, identity_values, move, seen_values
-from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text, write_messages
+from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
@@ -71,11 +68,6 @@ MOVE = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
     .values(ticket=bindparam("now"))
-)
-CLAIM_NEW = (
-    update(queue)
-    .where(among_ids(queue.c.message_id))
-    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
@@ -194,7 +186,8 @@ class Enrolment:
             rows = [_waiting(*each, birth=births.get(each[0].message_id), now=now) for each in fresh]
             if rows:
                 connection.execute(insert(queue), rows)
-            return self._escalate(connection, [settled for settled, _, _ in fresh if settled.transition.reason], now)
+            escalated = [settled for settled, _, _ in fresh if settled.transition.reason]
+            return escalate(self._database, connection, escalated, now)
 
     def _births(self, connection: Connection, ids: Sequence[int]) -> Mapping[int, str]:
         births = connection.execute(self._read_births, {"ids": ids}) if ids else ()
@@ -204,20 +197,6 @@ class Enrolment:
     def _read_births(self) -> Select[Any]:
         m = self._database.messages
         return select(m.c.id, birth_text(m)).where(among_ids(m.c.id))
-
-    def _escalate(self, connection: Connection, settled: Sequence[Settled], now: datetime) -> Mapping[int, str]:
-        """Escalate messages that are new to the queue, with their texts read: a change of these is to be noticed."""
-        if not settled:
-            return {}
-        claim = Claim(str(uuid.uuid4()), now)
-        ids = [each.message_id for each in settled]
-        connection.execute(CLAIM_NEW, {"ids": ids, "claimant": claim.claimant, "until": now})
-        whole = {each.message_id: each for each in self._whole(connection, ids)}
-        known = [replace(each, message=whole.get(each.message_id)) for each in settled]
-        written = write_messages(self._database, connection, known)
-        rows = {**read_rows(self._database, connection, ids), **written.rows}
-        move(connection, claim, as_written(known, written.refused), rows, now)
-        return written.refused
 
     def _whole(self, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
         return load(connection, connection.execute(self._whole_messages, {"ids": ids}), ids)
@@ -292,20 +271,22 @@ class Enrolment:
             rows = read_rows(self._database, connection, ids)
             known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
             return [
-                ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id]))
+                _compared(known[each.message_id], each, rows[each.message_id])
                 for each in self._whole(connection, list(ids))
                 if each.message_id in rows
             ]
 
-    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released)."""
-        anew = [each for each in entries if each.transition.reason]
-        others = [each for each in entries if not each.transition.reason]
+    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
+        """Let escalated messages wait again, escalate them anew, or remember their rows as they were read (released).
+
+        An operator may have claimed one of them meanwhile; it stays as it is.
+        """
+        anew = [each for _, each in entries if each.transition.reason]
+        others = [(found, each) for found, each in entries if not each.transition.reason]
         with self._database.write() as connection:
-            self._escalate(connection, anew, now)
-            rows = read_rows(self._database, connection, [each.message_id for each in others])
-            for each in others:
-                values = {**identity_values(each), **seen_values(rows.get(each.message_id))}
+            escalate(self._database, connection, anew, now)
+            for found, each in others:
+                values = {**identity_values(each), **found.seen}
                 if each.transition.kind is TransitionKind.ENROLLED:
                     values |= {
                         **NOT_ESCALATED,
@@ -328,14 +309,17 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 
 
-def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+def _compared(
+    known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState
+) -> ChangedMessage:
+    """Compare a message's text, count and error with what was last seen. A later ``updated_at`` is not enough."""
     seen = seen_values(row)
-    return known.digest is not None and bool(
+    changed = known.digest is not None and bool(
         known.digest != message.digest
         or known.seen_count != seen["seen_count"]
         or known.seen_error != seen["seen_error"]
     )
+    return ChangedMessage(message, changed, seen)
 
 
 def _waiting(

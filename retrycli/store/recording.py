@@ -3,25 +3,30 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
-from sqlalchemy import BindParameter, ColumnElement, bindparam, case, delete, func, insert, select, update
+from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
 from retrycli.fingerprint import fingerprint
 from retrycli.message import Claim, QueuedMessage, State, UnusableMessage, ticket_text
-from retrycli.policy import Settled, TransitionKind
+from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
-from retrycli.store.row_changes import RowState, shown_error
+from retrycli.store.identity import load, with_queue
+from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
     from sqlalchemy.types import TypeEngine
+
+    from retrycli.store.database import Database
 
 
 def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
@@ -29,6 +34,11 @@ def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
     return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant),)
 
 
+CLAIM_FREE = (
+    update(queue)
+    .where(among_ids(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
+    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
+)
 HELD = held(bindparam("claimant"))
 HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
@@ -188,6 +198,33 @@ def move(
         )
 
 
+def escalate(
+    database: Database, connection: Connection, settled: Sequence[Settled], now: datetime
+) -> Mapping[int, str]:
+    """Escalate messages that nobody has claimed, and remember their texts and rows as they are now.
+
+    So a later change by the application is noticed, and nothing else is taken for one.
+
+    Returns:
+        The ids of those whose rows took no change, and why.
+    """
+    if not settled:
+        return {}
+    claim = Claim(str(uuid.uuid4()), now)
+    ids = [each.message_id for each in settled]
+    connection.execute(CLAIM_FREE, {"ids": ids, "claimant": claim.claimant, "until": now})
+    theirs = {"ids": ids, "claimant": claim.claimant}
+    found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
+    whole = {each.message_id: each for each in load(connection, found, ids)}
+    known = [replace(each, message=whole[each.message_id]) for each in settled if each.message_id in whole]
+    # What is not failed any more, or another message now, leaves the queue with the next pass.
+    gone = [each for each in settled if each.message_id not in whole]
+    written = write_messages(database, connection, known)
+    rows = {**read_rows(database, connection, ids), **written.rows}
+    move(connection, claim, [*as_written(known, written.refused), *gone], rows, now)
+    return written.refused
+
+
 def _queue_values(settled: Settled) -> dict[str, Any]:
     row: dict[str, Any] = {"message_id": settled.message_id, "unknown_count": None, **identity_values(settled)}
     if settled.transition.unknown_count is not None:
@@ -245,24 +282,31 @@ def as_list(addresses: Collection[str]) -> str | None:
 
 
 def _moved(of: Values, **values: Any) -> Update:  # noqa: ANN401  whatever a column takes
-    """A message that a claim holds is free, with values of its own; what is None stays as it is."""
-    unknown_count = func.coalesce(of["unknown_count"], queue.c.unknown_count)
+    """A message that a claim holds is free, with values of its own."""
     moved = update(queue).where(queue.c.message_id == of["message_id"], *HELD)
-    return moved.values(
-        claimed_by=None,
-        claim_expires_at=None,
-        unknown_count=unknown_count,
-        delivered_to=of["delivered_to"],
-        **values,
-    )
+    return moved.values(claimed_by=None, claim_expires_at=None, **values)
+
+
+def _known(of: Values, name: str) -> ColumnElement[Any]:
+    """A value, if there is one; else the queue's own stays."""
+    return func.coalesce(of[name], queue.c[name])
 
 
 def _gone_back(of: Values) -> Update:
-    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text."""
-    at = func.coalesce(of["next_attempt_at"], queue.c.next_attempt_at)
+    """Waiting again. An escalated message that was tried by hand keeps what was last seen of its text.
+
+    If another text was tried, all that is known of the old one stays with it; the history has what was tried.
+    """
     waits = queue.c.escalated_at.is_(None)
-    text = {name: case((waits, func.coalesce(of[name], queue.c[name])), else_=queue.c[name]) for name in KEPT}
-    return _moved(of, state=where_it_was(), next_attempt_at=at, **text)
+    another = and_(~waits, queue.c.digest != of["digest"])  # a version before 0005 did not keep the digest
+    return _moved(
+        of,
+        state=where_it_was(),
+        next_attempt_at=_known(of, "next_attempt_at"),
+        unknown_count=case((another, queue.c.unknown_count), else_=_known(of, "unknown_count")),
+        delivered_to=case((another, queue.c.delivered_to), else_=of["delivered_to"]),
+        **{name: case((waits, _known(of, name)), else_=queue.c[name]) for name in KEPT},
+    )
 
 
 def _escalated(of: Values) -> Update:
@@ -271,10 +315,12 @@ def _escalated(of: Values) -> Update:
         of,
         state=State.ESCALATED.value,
         next_attempt_at=None,
+        unknown_count=_known(of, "unknown_count"),
+        delivered_to=of["delivered_to"],
         escalated_at=func.coalesce(queue.c.escalated_at, of["at"]),
         escalation_reason=of["escalation_reason"],
         fingerprint=of["fingerprint"],
-        **{name: func.coalesce(of[name], queue.c[name]) for name in KEPT},
+        **{name: _known(of, name) for name in KEPT},
         **{name: of[name] for name in SEEN},
     )
 

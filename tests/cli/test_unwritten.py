@@ -303,6 +303,33 @@ def test_a_row_that_skips_updates_is_not_reported_as_rejected_and_is_not_sent(be
         story.check_escalated("invalid", ONE)
 
 
+@pytest.mark.parametrize("command", [REJECT, ("mark-sent", "--yes")], ids=["reject", "mark-sent"])
+def test_a_row_that_was_tried_and_skips_an_operators_change_stays_escalated(
+    begin: Begin, command: tuple[str, ...]
+) -> None:
+    """It waits again only if the application changes it: also if that is before the next pass."""
+    with begin(REFUSED, OK) as story:
+        story.insert()
+        story.tick()
+        skip_by_trigger(story.application, "= 1 AND NEW.body = OLD.body")
+        story.operator(*command, "1", code=4)
+        story.insert(2, ticket_id=4720)
+        story.ticks(2)
+        story.check_escalated("invalid")
+        assert [each.ticket for each in story.api.requests] == ["4711", "4720"]
+
+
+def test_a_row_that_skips_an_operators_change_waits_again_if_the_application_changes_it(begin: Begin) -> None:
+    """Also if no pass has run between the two, and none before them."""
+    with begin() as story:
+        story.insert()
+        skip_by_trigger(story.application, "= 1 AND NEW.status = 'rejected'")
+        story.operator(*REJECT, "1", code=4)
+        story.write(body="b")
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("sent", ["b"])
+
+
 # -- a row that refuses a change --------------------------------------------------------------------------------------
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from hypothesis.stateful import RuleBasedStateMachine
 
+from tests.model.book import name_of
 from tests.model.laws import Laws
 from tests.model.picture import take
 from tests.model.step import Step
@@ -83,10 +84,12 @@ class Writes(RuleBasedStateMachine):
             self._touch(step, each)
 
     def _know(self, message_id: int) -> None:
-        rows = {**self.laws.before.rows, message_id: self.place.application.row(message_id)}
-        self.laws.before = replace(self.laws.before, rows=rows)
+        was, row = self.laws.before.rows.get(message_id), self.place.application.row(message_id)
+        self.laws.before = replace(self.laws.before, rows={**self.laws.before.rows, message_id: row})
         if self.step is not None:
             self.step.written.add(message_id)
+            if was is not None and name_of(was).birth != name_of(row).birth:  # it is another message now
+                self._touch(self.step, message_id)
 
     def _touch(self, step: Step, message_id: int) -> None:
         step.touched.add(message_id)

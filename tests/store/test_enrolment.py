@@ -418,6 +418,42 @@ def test_more_are_retired_than_leave_in_one_transaction(
     assert len(queue_rows(database)) == RETIRED_AT_ONCE
 
 
+# Who waits again.
+
+
+@pytest.mark.parametrize("change", [{"body": "b"}, {"last_error": "HTTP 502"}, {"retry_count": 3}])
+def test_a_change_while_an_escalated_message_is_reviewed_is_found_by_the_next_pass(
+    application: Application, database: Database, enrolment: Enrolment, change: dict[str, object]
+) -> None:
+    """The pass has read the row, and remembers it as it was read."""
+    application.add()
+    put(database, 1, State.ESCALATED)
+    application.change(1, updated_at=naive(NOON))
+    [found] = enrolment.changed(enrolment.retire(ALL).changed)
+    assert not found.changed
+    application.change(1, updated_at=naive(NOON + MINUTE), **change)
+    stays = Settled(1, Transition.released(), message=found.message)
+    enrolment.update_changed([(found, stays)], NOON + HOUR)
+    [found] = enrolment.changed(enrolment.retire(ALL).changed)
+    assert found.changed
+
+
+@pytest.mark.parametrize("transition", [Transition.changed("already delivered"), Transition.enrolled(NOON)])
+def test_an_operator_who_retries_an_escalated_message_keeps_it_while_it_is_reviewed(
+    application: Application, database: Database, enrolment: Enrolment, transition: Transition
+) -> None:
+    application.add()
+    put(database, 1, State.ESCALATED)
+    application.change(1, updated_at=naive(NOON), body="b")
+    [found] = enrolment.changed(enrolment.retire(ALL).changed)
+    assert found.changed
+    Claims(database).claim_one(PASS, 1, NOON)
+    before = queue_rows(database)
+    with application.watched() as changed:
+        enrolment.update_changed([(found, Settled(1, transition, message=found.message))], NOON + HOUR)
+    assert (changed, queue_rows(database)) == ({}, before)
+
+
 # The sweep: all of the newest rows in each pass, and a slice of the older ones.
 
 

@@ -78,6 +78,32 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
 
 
+@pytest.mark.parametrize("unknown_count", [0, 2])
+def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalated_one(
+    application: Application, database: Database, claims: Claims, unknown_count: int
+) -> None:
+    """The application changed the text, and no pass has seen it. If the old one comes back, nobody is left out."""
+    application.add(body="a")
+    enrol(database, [1])
+    escalated = Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived")
+    unknown = Outcome(OutcomeKind.UNKNOWN, error="no answer", delivered_to=("bo@x.test",))
+    attempt(claims, Settled(1, replace(escalated, unknown_count=2), unknown))
+    before = queue_rows(database)
+    application.change(1, body="b")
+    claims.claim_one(HAND, 1, NOON)
+    [queued] = begin(claims, [1], HAND)
+    assert queued.unknown_count == 0
+    assert queued.delivered_to == frozenset()
+    released = Transition.released(unknown_count=unknown_count)
+    claims.record(HAND, [Settled(1, released, BUSY, message=queued)], NOON)
+    assert queue_rows(database) == before
+    application.change(1, body="a")
+    claims.claim_one(HAND, 1, NOON)
+    [queued] = begin(claims, [1], HAND)
+    assert queued.unknown_count == 2
+    assert queued.delivered_to == {"bo@x.test"}
+
+
 def test_whoever_has_lost_the_claim_adds_nothing(application: Application, database: Database, claims: Claims) -> None:
     application.add()
     enrol(database, [1])
