@@ -123,6 +123,11 @@ class Settled:
     message: QueuedMessage | UnusableMessage | None = None
     """The message as it was read; its row is written only if it is still the same. None: whatever it is."""
 
+    @property
+    def was_delivered(self) -> bool:
+        """Tell if the attempt delivered, whatever becomes of the message's row."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+
     def refused(self, why: str) -> Settled:
         """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
         outcome = self.outcome
@@ -145,7 +150,7 @@ class Settled:
         what = "ticket" if difference is Difference.MOVED else "text"
         result = arrived or "was not delivered"
         why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
-        return replace(self, transition=Transition.changed(why), outcome=replace(outcome, delivered_to=()))
+        return replace(self, transition=Transition.changed(why))
 
 
 def _arrival(outcome: Outcome) -> str | None:

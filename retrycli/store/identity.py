@@ -242,14 +242,21 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
         return None
     if difference is Difference.NONE:
         return settled
-    return replace(settled.superseded(difference), message=_with_text(message, identity.digest))
+    return replace(settled.superseded(difference), message=_as_it_is(settled, message, identity))
 
 
-def _with_text(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
-    """Return a message with another text: the key and the unknown attempts of the old one are not the new one's."""
-    if digest == message.digest:
+def _as_it_is(
+    settled: Settled, message: QueuedMessage | UnusableMessage, identity: Identity
+) -> QueuedMessage | UnusableMessage:
+    """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
+    birth, digest = identity.birth, identity.digest
+    if (birth, digest) == (message.birth, message.digest):
         return message
-    now = replace(message, digest=digest, delivery_key=delivery_key(message.message_id, message.birth, digest, 0))
+    deliveries = 0
+    if digest == message.digest and isinstance(message, QueuedMessage):
+        deliveries = message.deliveries + settled.was_delivered
+    key = delivery_key(message.message_id, birth, digest, deliveries)
+    now = replace(message, birth=birth, digest=digest, delivery_key=key)
     if not isinstance(now, QueuedMessage):
         return now
     had = now.delivered_to if same_content(message.digest, digest) else frozenset()
