@@ -110,7 +110,7 @@ async def _arrived(
     world: World, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
     """Record that a look-up found a message."""
-    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = world.now()
     settled = Settled(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
@@ -152,12 +152,18 @@ async def _patiently(world: World, claim: Claim, write: Callable[[], Result]) ->
 
 
 def _close_breaker(world: World, destination: str) -> None:
-    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone."""
-    with world.claims.together():
-        breaker = world.ledger.breaker_to_judge(destination)
-        if breaker.at_ease or breaker.state is BreakerState.RESTING:
-            return
-        world.ledger.save_breaker(Breaker(destination))
+    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone.
+
+    The delivery is recorded. If another holds the breaker for too long, the next probe finds out that it works.
+    """
+    try:
+        with world.claims.together():
+            breaker = world.ledger.breaker_to_judge(destination)
+            if breaker.at_ease or breaker.state is BreakerState.RESTING:
+                return
+            world.ledger.save_breaker(Breaker(destination))
+    except DatabaseBusy:
+        return
     if breaker.state is BreakerState.OPEN:
         world.emit(BreakerClosed(destination))
 

@@ -162,6 +162,18 @@ def test_an_answer_that_is_no_delivery_is_kept_too_while_the_row_is_held(begin: 
 
 
 @on_postgresql
+def test_attempts_by_hand_have_their_results_though_the_breaker_can_not_be_closed(begin: Begin) -> None:
+    """The next probe finds out that the destination works."""
+    with begin() as story:
+        insert_all(story)
+        command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
+        with story.application.in_transaction("LOCK TABLE retrycli_breakers"):
+            done = command("retry", *IDS, "--yes")
+        assert done.returncode == 0, done.stderr
+        check_each_was_sent_once(story)
+
+
+@on_postgresql
 def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
