@@ -70,11 +70,11 @@ FREE = select(queue.c.message_id).where(among_ids(queue.c.message_id)).with_for_
 MOVE = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
-    .values(ticket=bindparam("now"))
+    .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
 CLAIM_NEW = (
     update(queue)
-    .where(among_ids(queue.c.message_id))
+    .where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
     .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
 )
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
@@ -246,7 +246,7 @@ class Enrolment:
             with self._database.write() as connection:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
                 gone += connection.execute(LET_GO, {"ids": list(ids)}).rowcount
-                _follow_tickets(connection, stay)
+                _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
             rest = Span(rows[-1]["message_id"], span.upto)
 
@@ -269,7 +269,7 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The database may write one time, or one ticket, in two ways: `_is_another` knows.
+            # The database may write one time, or one ticket, in two ways: `_is_another` knows, `_follow` takes it over.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -353,19 +353,21 @@ def _waiting(
     }
 
 
-def _follow_tickets(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
 
-    Nothing else changes: a message that is being sent keeps its claim. A row that another pass has locked follows with
-    the next sweep, because that pass may be waiting for a row of this one.
+    And their births in the form that they have now, so that the next pass need not compare them again. Nothing else
+    changes: a message that is being sent keeps its claim. A row that another pass has locked follows with the next
+    sweep, because that pass may be waiting for a row of this one.
     """
-    moved = {row["message_id"]: row for row in rows if ticket_text(row["ticket_id"]) != row["ticket"]}
-    if not moved:
-        return
-    free = [moved[each] for each in connection.execute(FREE, {"ids": list(moved)}).scalars()]
-    tickets = [(each["message_id"], each["ticket"], ticket_text(each["ticket_id"])) for each in free]
-    if tickets:
-        connection.execute(MOVE, [{"id": each, "before": before, "now": now} for each, before, now in tickets])
+    moved = {}
+    for row in rows:
+        ticket, birth = ticket_text(row["ticket_id"]), row["birth"] and encodable(row[BIRTH])
+        if (ticket, birth) != (row["ticket"], row["birth"]):
+            moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
+    free = list(connection.execute(FREE, {"ids": list(moved)}).scalars()) if moved else []
+    if free:
+        connection.execute(MOVE, [moved[each] for each in free])
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

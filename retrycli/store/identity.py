@@ -242,7 +242,8 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
         return None
     if difference is Difference.NONE:
         return settled
-    return replace(settled.superseded(difference), message=_as_it_is(settled, message, identity))
+    there = replace(_as_it_is(settled, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
+    return replace(settled.superseded(difference), message=there)
 
 
 def _as_it_is(
@@ -303,6 +304,14 @@ def outcome_of(attempt: RowMapping | None) -> Outcome | None:
 def birth_in(row: Mapping[str, Any]) -> str:
     """Return the birth of the row's message."""
     return birth_of(encodable(row[BIRTH]))
+
+
+def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
+    """Return a message's birth in the form in which the queue keeps it: as the database writes it.
+
+    So a pass compares the births of all messages in SQL.
+    """
+    return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 
 def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:

@@ -17,6 +17,7 @@ from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
+from retrycli.store.identity import birth_as_read
 from retrycli.store.row_changes import RowState, shown_error
 from retrycli.store.these import among_ids
 
@@ -237,7 +238,7 @@ def identity_values(settled: Settled) -> dict[str, Any]:
     message = settled.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
-    values = {"birth": message.birth, "digest": message.digest, "delivery_key": message.delivery_key}
+    values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
     # If the row has changed meanwhile, what they got is not what it holds.
