@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
@@ -43,7 +43,7 @@ from retrycli.message import (
 )
 from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import queue
-from retrycli.store.application import all_but_the_body, message_of, rows_of, word
+from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -286,26 +286,33 @@ class Enrolment:
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
         )
 
-    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
-        """Return escalated messages whole, with whether the application has changed them since."""
-        with self._database.read() as connection:
-            rows = read_rows(self._database, connection, ids)
-            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
-            return [
-                ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id]))
-                for each in self._whole(connection, list(ids))
-                if each.message_id in rows
-            ]
+    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
 
-    def update_changed(self, entries: Sequence[Settled], now: datetime) -> None:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released)."""
-        anew = [each for each in entries if each.transition.reason]
-        others = [each for each in entries if not each.transition.reason]
+        Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
+        pass.
+
+        Args:
+            ids: which messages.
+            decide: is given each of them whole, with whether the application has changed it since.
+            now: for ``escalated_at``.
+
+        Returns:
+            What was decided and written.
+        """
         with self._database.write() as connection:
-            self._escalate(connection, anew, now)
-            rows = read_rows(self._database, connection, [each.message_id for each in others])
-            for each in others:
-                values = {**identity_values(each), **seen_values(rows.get(each.message_id))}
+            free = list(connection.execute(self._free_escalated, {"ids": list(ids)}).scalars())
+            rows = read_rows(self._database, connection, free)
+            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": free})}
+            reviewed = [
+                decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
+                for each in self._whole(connection, free)
+            ]
+            refused = self._escalate(connection, [each for each in reviewed if each.transition.reason], now)
+            for each in reviewed:
+                if each.transition.reason:
+                    continue
+                values = {**identity_values(each), **seen_values(rows[each.message_id])}
                 if each.transition.kind is TransitionKind.ENROLLED:
                     values |= {
                         **NOT_ESCALATED,
@@ -315,6 +322,19 @@ class Enrolment:
                 connection.execute(
                     update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
                 )
+            return as_written(reviewed, refused)
+
+    @cached_property
+    def _free_escalated(self) -> Select[Any]:
+        """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
+        m = self._database.messages
+        return (
+            select(queue.c.message_id)
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(among_ids(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == word(Status.FAILED)))
+            .order_by(queue.c.message_id)
+            .with_for_update(skip_locked=True)
+        )
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
