@@ -47,10 +47,7 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
     queued = _claimed(world, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
     finished_at = world.now()
-    if outcome.kind is OutcomeKind.DELIVERED:
-        transition = Transition.delivered()
-    else:
-        transition = Transition.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
+    transition = Transition.after_attempt_by_hand(queued, outcome)
     settled = Settled(message_id, transition, outcome, finished_at - now, finished_at, queued)
     for event in await _recorded(world, claim, queued, settled):
         world.emit(event)

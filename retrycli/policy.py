@@ -105,6 +105,13 @@ class Transition:
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
+    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
+        """Delivered, or back to where it was: an operator's attempt uses up no retry."""
+        if outcome.kind is OutcomeKind.DELIVERED:
+            return cls.delivered()
+        return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
+
+    @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
         """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)

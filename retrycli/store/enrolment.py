@@ -83,7 +83,7 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
     among_ids(queue.c.message_id)
 )
 START = -(2**63)
-"""Before the first id there can be."""
+"""Below the lowest id that a database can hold."""
 
 DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 """The columns by which a message is taken in."""

@@ -330,9 +330,8 @@ def test_many_rows_that_take_no_change_keep_no_other_from_being_sent(
         refuses(story.application, "> 100")
         story.tick(timedelta(0))
         assert {story.status(each) for each in ALL} == {"sent"}
-        story.insert(
-            MESSAGES + 1, body="text 10"
-        )  # a queue of nothing but them looks like a table that takes no change
+        # A queue of nothing but them would look like a table that takes no change at all.
+        story.insert(MESSAGES + 1, body="text 10")
         story.ticks(2)
         assert sorted(story.api.bodies) == sorted(f"text {each}" for each in (*ALL, 10, *MANY))
         assert {story.queued(each)["escalation_reason"] for each in MANY} == {"invalid"}
