@@ -19,7 +19,7 @@ from retrycli.store.acts import Acts
 
 @dataclass(frozen=True, slots=True)
 class LookedUp:
-    """One message that was asked about: the answer, or why there was no question."""
+    """One message that was asked about: the answer, or why it was not asked."""
 
     message_id: int
     found: LookUp | None = None
@@ -39,14 +39,17 @@ def look_up(settings: Settings, message_id: int, *, by: str | None = None, surro
 
     Raises:
         NoSuchMessage: there is no such row.
-        NotActionable: it is not failed, is being sent, is known to have been delivered, or its gateway has no look-up.
+        NotActionable: it is not failed, is being sent, is known to have been delivered, or its gateway has no look-up;
+            or a stop was requested before it was asked about.
         InvalidMessage: its data can't be turned into a request.
         DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
     """
-    [one] = look_up_all(settings, [message_id], by=by, surroundings=surroundings)
-    if one.found is None:
-        raise one.error or NotActionable(f"message {message_id} was not looked up")
-    return one.found
+    for one in look_up_all(settings, [message_id], by=by, surroundings=surroundings):
+        if one.error is not None:
+            raise one.error
+        if one.found is not None:
+            return one.found
+    raise NotActionable(f"message {message_id} was not looked up: a stop was requested. Ask again")
 
 
 def look_up_all(

@@ -47,10 +47,7 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
     queued = _claimed(world, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
     finished_at = world.now()
-    if outcome.kind is OutcomeKind.DELIVERED:
-        transition = Transition.delivered()
-    else:
-        transition = Transition.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
+    transition = Transition.after_attempt_by_hand(queued, outcome)
     settled = Settled(message_id, transition, outcome, finished_at - now, finished_at, queued)
     for event in await _recorded(world, claim, queued, settled):
         world.emit(event)
@@ -110,7 +107,7 @@ async def _arrived(
     world: World, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
     """Record that a look-up found a message."""
-    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = world.now()
     settled = Settled(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
@@ -152,12 +149,18 @@ async def _patiently(world: World, claim: Claim, write: Callable[[], Result]) ->
 
 
 def _close_breaker(world: World, destination: str) -> None:
-    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone."""
-    with world.claims.together():
-        breaker = world.ledger.breaker_to_judge(destination)
-        if breaker.at_ease or breaker.state is BreakerState.RESTING:
-            return
-        world.ledger.save_breaker(Breaker(destination))
+    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone.
+
+    The delivery is recorded. If another holds the breaker for too long, the next probe finds out that it works.
+    """
+    try:
+        with world.claims.together():
+            breaker = world.ledger.breaker_to_judge(destination)
+            if breaker.at_ease or breaker.state is BreakerState.RESTING:
+                return
+            world.ledger.save_breaker(Breaker(destination))
+    except DatabaseBusy:
+        return
     if breaker.state is BreakerState.OPEN:
         world.emit(BreakerClosed(destination))
 

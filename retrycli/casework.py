@@ -189,7 +189,9 @@ def requeue(
     by: str | None = None,
     surroundings: Surroundings = HERE,
 ) -> Done:
-    """Hand escalated messages back to the passes: all their tries before them, waiting, with the same delivery key.
+    """Hand escalated messages back to the passes: waiting, with all their retries.
+
+    The delivery key stays, unless a delivery of the text is recorded: then it is sent under the next key.
 
     Args:
         settings: from `retrycli.load_settings`, or made directly.

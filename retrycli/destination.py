@@ -82,7 +82,7 @@ class Destination:
             if self._doubt.holds(attempt):
                 self._doubt.hold(attempt)
             else:
-                if attempt.outcome.kind is OutcomeKind.DELIVERED:
+                if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
                     judged += [self._learn(each) for each in self._doubt.let_go(attempt)]
                 judged.append(self._learn(attempt))
             if attempt.trial and self.on_trial:

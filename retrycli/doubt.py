@@ -3,7 +3,8 @@
 A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a proxy that has lost its way, a redirect
 often a maintenance page. One answer does not tell. So each route holds such answers back, and lets others judge:
 
-- A delivery whose request went out after them shows that the route works: they are about their messages.
+- A delivery whose request went out after them shows that the route works: they are about their messages. A message that
+  a look-up found was not sent: it shows nothing.
 - If ten tickets in a row get the same status, three messages of other tickets go out, one at a time: the trial. If one
   is delivered, the ten are about their messages. If none is, all of them are about us.
 - If the pass ends before ten tickets got it, they are about their messages.
@@ -52,8 +53,8 @@ class Doubt:
             self.status = attempt.outcome.status_code
 
     def count_trial(self, attempt: Attempt) -> None:
-        """Count an attempt of the trial. One that sent nothing, because its row is invalid, proves nothing."""
-        if attempt.outcome.kind is not OutcomeKind.INVALID:
+        """Count an attempt of the trial. One that sent nothing proves nothing: its row is invalid, or it was there."""
+        if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
             self._trials.append(attempt)
 
     @property

@@ -246,14 +246,6 @@ class Tally:
         )
 
 
-def summarise(events: list[Event], pass_id: str, result: PassResult, duration: timedelta) -> PassSummary:
-    """What a list of events comes to."""
-    tally = Tally()
-    for event in events:
-        tally.count(event)
-    return tally.summary(pass_id, result, duration)
-
-
 def event_of(
     message: Message | QueuedMessage | UnusableMessage, settled: Settled, *, refusal: str | None = None
 ) -> Event:

@@ -23,6 +23,8 @@ from retrycli.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "
 """A birth begins with it if the row does not say when it was created."""
+OF_ANY_TICKET = BY_TICKET
+"""The birth of a delivered attempt by ticket whose row was not marked as sent: the row may be on any ticket since."""
 VERSION = "1"
 """A digest begins with it. Digests of different versions can't be compared."""
 TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_email", "cc_emails", "bcc_emails")
@@ -132,6 +134,7 @@ class PastAttempt(NamedTuple):
     status_code: int | None
     by_pass: bool
     birth: str | None = None
+    """`OF_ANY_TICKET` for a delivery that the row does not show."""
     digest: str | None = None
     delivery_key: str | None = None
     deliveries: int | None = None
@@ -148,6 +151,15 @@ class PastAttempt(NamedTuple):
     def unsettled(self) -> bool:
         """Tell if it may have delivered: no answer says that it has, or that it has not."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
+
+    @property
+    def unwritten(self) -> bool:
+        """Tell if it is known to have delivered, and the row is still to be marked as sent."""
+        return self.delivered and self.finished_at is None
+
+    def is_of(self, birth: str) -> bool:
+        """Tell if it was made for the message with a birth, as far as is known."""
+        return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
     @property
     def is_request(self) -> bool:
@@ -180,12 +192,12 @@ class History(NamedTuple):
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
         """Return when a text was last delivered, unless an operator has requeued the message since."""
-        times = [each.finished_at or each.started_at for each in self._deliveries(birth, digest) if self._counts(each)]
-        return max(times, default=None)
+        made = [each for each in self._deliveries(birth, digest) if self._counts(each)]
+        return max((each.finished_at or each.started_at for each in made if not self._is_closed(each)), default=None)
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
         """Return the recipients that have a mail with this content, whoever else was to get it."""
-        mails = (each for each in self.attempts if each.birth == birth and each.digest and each.delivered_to)
+        mails = (each for each in self.attempts if each.is_of(birth) and each.digest and each.delivered_to)
         return frozenset().union(*(each.delivered_to for each in mails if same_content(each.digest or "", digest)))
 
     def unknowns(self, key: str) -> int:
@@ -208,14 +220,25 @@ class History(NamedTuple):
             for each in self.attempts
             if each.digest == digest
             and each.ticket != ticket
-            and each.unsettled
+            and (each.unsettled or each.unwritten)
             and self._counts(each)
             and is_of_one_message(each.birth, birth)
         )
         return next(moved, None)
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
-        return [each for each in self.attempts if each.delivered and (each.birth, each.digest) == (birth, digest)]
+        return [each for each in self.attempts if each.delivered and each.digest == digest and each.is_of(birth)]
+
+    def _is_closed(self, delivery: PastAttempt) -> bool:
+        """Tell if a later delivery of a text was written into the row, where the row did not show this one.
+
+        Then the message is done, and the row with its id on another ticket is another message.
+        """
+        return delivery.birth == OF_ANY_TICKET and any(
+            each.delivered and each.number > delivery.number and each.digest == delivery.digest
+            for each in self.attempts
+            if each.birth != OF_ANY_TICKET
+        )
 
     def _is_under(self, attempt: PastAttempt, key: str) -> bool:
         return attempt.delivery_key == key and self._counts(attempt)

@@ -60,10 +60,7 @@ def review_escalations(
     It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
     difference.
     """
-    reviewed = [(each, _reviewed(world, rules, each, now)) for each in world.enrolment.changed(ids)]
-    if reviewed:
-        world.enrolment.update_changed(reviewed, world.now())
-    for _, each in reviewed:
+    for each in world.enrolment.review(ids, lambda found: _reviewed(world, rules, found, now), world.now()):
         if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
             emit(event_of(each.message, each))
 

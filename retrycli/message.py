@@ -47,7 +47,8 @@ class State(StrEnum):
                              ├──released────────┤
                              └──lapsed──────────┤
                              │                  └──escalated──▶ ESCALATED ──retry by hand──▶ SENDING
-                             └──requeued────────────────────────────┘
+                             ├──requeued────────────────────────────┤
+                             └──changed by the application──────────┘
 
     A row also leaves the queue, from any state, when the application sends, rejects or takes back its
     message, and from any but SENDING when an operator rejects it.
@@ -58,22 +59,22 @@ class State(StrEnum):
     SENDING = "sending"
     """A pass or an operator holds a claim on it until ``claim_expires_at``."""
     ESCALATED = "escalated"
-    """In a person's hands; no pass touches it again."""
+    """An operator has it. No pass sends it, unless the application changes its text, count or error."""
 
 
 class EscalationReason(StrEnum):
-    """Why a message is in a person's hands."""
+    """Why a message was escalated."""
 
     EXHAUSTED = "exhausted"
-    """It has had all its tries."""
+    """It has used up its retries."""
     PERMANENT = "permanent"
     """The ticketing API says that it will never take it."""
     UNKNOWN = "unknown"
     """It may have arrived, and sending it again would be a guess."""
     INVALID = "invalid"
-    """Its row can't be turned into a request."""
+    """Its row can't be turned into a request, or takes no change."""
     EXPIRED = "expired"
-    """Nobody wants it any more."""
+    """It is too old to be sent."""
     CHANGED = "changed"
     """Its row is not what was sent, or was delivered already: to send it again would be a guess."""
 
@@ -232,8 +233,6 @@ class ChangedMessage(NamedTuple):
     message: QueuedMessage | UnusableMessage
     changed: bool
     """Its text, count or error is another."""
-    seen: Mapping[str, object]
-    """What the queue is to remember of the row, as it was read."""
 
 
 class Lane(NamedTuple):

@@ -59,6 +59,8 @@ class Outcome:
     """What the other side calls it."""
     in_doubt: bool = False
     """Whether it may be about us, or about what stands between, rather than about the message: see `in_doubt`."""
+    found: bool = False
+    """Whether the message was delivered before this attempt: nothing was sent, so it proves nothing of the route."""
 
 
 class Presence(StrEnum):

@@ -105,6 +105,13 @@ class Transition:
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
+    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
+        """Delivered, or back to where it was: an operator's attempt uses up no retry."""
+        if outcome.kind is OutcomeKind.DELIVERED:
+            return cls.delivered()
+        return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
+
+    @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
         """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
@@ -122,6 +129,11 @@ class Settled:
     finished_at: datetime | None = None
     message: QueuedMessage | UnusableMessage | None = None
     """The message as it was read; its row is written only if it is still the same. None: whatever it is."""
+
+    @property
+    def was_delivered(self) -> bool:
+        """Tell if the attempt delivered, whatever becomes of the message's row."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     def refused(self, why: str) -> Settled:
         """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
@@ -145,7 +157,7 @@ class Settled:
         what = "ticket" if difference is Difference.MOVED else "text"
         result = arrived or "was not delivered"
         why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
-        return replace(self, transition=Transition.changed(why), outcome=replace(outcome, delivered_to=()))
+        return replace(self, transition=Transition.changed(why))
 
 
 def _arrival(outcome: Outcome) -> str | None:

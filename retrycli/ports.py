@@ -58,11 +58,8 @@ class Enrolment(Protocol):
     def retire(self, span: Span) -> Retired:
         """Drop messages that are the application's again, and find escalated ones whose rows it may have written."""
 
-    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
-        """Return escalated messages whole, with whether the application has changed them."""
-
-    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
-        """Let escalated messages wait again, or remember their rows as they were read."""
+    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+        """Let escalated messages wait again, or remember their rows as they are now; return what was decided."""
 
 
 class Claims(Protocol):

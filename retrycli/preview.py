@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -50,12 +50,9 @@ class _Foreseen:
         del span  # what has gone is not shown, nor what waits again after its row has changed
         return Retired(0, ())
 
-    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
-        del ids
+    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+        del ids, decide, now
         return []
-
-    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
-        del entries, now
 
     def in_order(self) -> Iterator[tuple[datetime, int]]:
         for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first

@@ -1,4 +1,4 @@
-"""Recovery: the messages of passes that died, which may have been sending them."""
+"""Recovery: the messages of dead passes, which may have been sending them, or could not write their results."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from datetime import datetime
 from retrycli.events import ClaimsLapsed, Event
 from retrycli.identity import Difference
 from retrycli.message import BY_PASS, Claim, Lapsed, UnusableMessage
-from retrycli.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.outcome import LAPSED, Outcome
 from retrycli.policy import Settled, Transition
 from retrycli.ports import PassRules, World
 from retrycli.record import record_free
@@ -17,7 +17,10 @@ BATCH = 500
 
 
 def recover(world: World, rules: PassRules, claim: Claim, now: datetime) -> list[Event]:
-    """Take back messages whose claims have lapsed; an attempt that was under way has an unknown outcome."""
+    """Take back messages whose claims have expired, and write the results of their attempts.
+
+    An attempt whose answer was recorded has that outcome. One without an answer has an unknown outcome.
+    """
     events: list[Event] = []
     while lapsed := world.claims.take_over_lapsed(claim, now, BATCH):
         unknown = sum(each.attempt_by is not None and each.outcome is None for each in lapsed)
@@ -48,12 +51,9 @@ def _transition(world: World, rules: PassRules, lapsed: Lapsed, outcome: Outcome
         return Transition.invalid(message.problem, retry_count=retry_count)
     if outcome is None:
         return Transition.released()
-    if outcome.kind is OutcomeKind.DELIVERED:
-        return Transition.delivered()
     if by_pass:
         kind = message.message.message_type
         has_lookup, jitter = world.looks_up(kind), world.jitter()
         policy = rules.policies[kind]
         return policy.decide(message, outcome, since=now, now=now, jitter=jitter, looked_for=has_lookup)
-    unknowns = message.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN)
-    return Transition.released(unknown_count=unknowns)
+    return Transition.after_attempt_by_hand(message, outcome)

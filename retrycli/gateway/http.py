@@ -171,7 +171,7 @@ class HttpGateway:
             draft.request = self._drafts.draw(draft, None)
             if queued.unsettled_since is not None and self._preset.look_up:
                 if await self._questions.look_up(draft.fields) is Found.THERE:
-                    return Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+                    return Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
                 self._wait_until_settled(queued.unsettled_since)
             if draft.rule.preflight is not None and (
                 objection := await self._questions.preflight(draft.rule.preflight, draft.fields)

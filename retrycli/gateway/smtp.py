@@ -96,7 +96,8 @@ class SmtpGateway:
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
         if not mail.envelope:
-            return Outcome(OutcomeKind.DELIVERED)  # what is left of its recipients has it from earlier attempts
+            # All of its recipients have it from earlier attempts.
+            return Outcome(OutcomeKind.DELIVERED, found=True)
         return self._cleaned(await self._line.deliver(mail, self._sleep, flight), queued)
 
     def _mail(self, queued: QueuedMessage) -> Mail:

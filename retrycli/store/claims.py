@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -386,9 +387,9 @@ class Claims:
             refused = {**written.refused, **dict.fromkeys(hidden, self._hidden)}
             final = as_written([*ours.values(), *hidden.values()], refused)
             keep_outcomes(connection, [by_id[each] for each in unlocked - hidden.keys()], now)
-            # The attempt is recorded as it was made, whatever becomes of its message, and with why its row refused.
-            made = [each if each.message_id in refused else by_id[each.message_id] for each in final]
-            finish_attempts(connection, [*made, *theirs], now)
+            # Nothing is written into their rows, whatever was decided.
+            left_alone = [replace(each, transition=Transition.released()) for each in theirs]
+            finish_attempts(connection, [*final, *left_alone], now)
             unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:

@@ -18,7 +18,7 @@ from retrycli.breaker import BreakerState
 from retrycli.events import ClockWasAhead
 from retrycli.message import State
 from retrycli.outcome import RETRY_AFTER_CAP
-from retrycli.schema import acts, attempts, breakers, passes, pause, queue, told, totals
+from retrycli.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 from retrycli.store.claims import UNFINISHED
 from retrycli.store.for_each import ForEach
 from retrycli.store.totals import WARNED
@@ -100,6 +100,7 @@ HAPPENED = (
     queue.c.first_failed_at,
     queue.c.escalated_at,
     queue.c.acknowledged_at,
+    escalations.c.at,
     breakers.c.opened_at,
     pause.c.since,
     told.c.since,

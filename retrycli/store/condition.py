@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from sqlalchemy import exc, select
 
 from retrycli.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.message import EscalationReason, Status
+from retrycli.message import EscalationReason, State, Status
 from retrycli.outcome import ERROR_LENGTH
 from retrycli.policy import Settled, Transition, exhausted
 from retrycli.schema import queue
@@ -64,23 +65,23 @@ the file. With less, an attempt might still be written down before its request g
 
 
 def check_writable(database: Database, now: datetime) -> None:
-    """Write into a message what a pass writes, and take it back: what came of one that was sent must be written down.
+    """Write into a message what a pass writes, and take it back: a result that can't be written is sent again.
 
-    What is taken back is written nowhere, so whether there is room for changes is asked apart.
+    What is taken back is written nowhere, so the room for changes is checked separately.
 
     Raises:
-        DatabaseUnavailable: there is no getting the right to write or, of a file, its write lock.
-        SchemaMismatch: the application's table is not as needed, or refuses what is written.
+        DatabaseUnavailable: no right to write or, of a file, no write lock.
+        SchemaMismatch: the application's table is not as needed, or takes no change of any message that was tried.
     """
     with database.nothing_kept(), database.write() as connection:
-        there = database.revision() is not None
-        ids = _some_messages(database, connection) if there else []
+        samples = _samples(database, connection, now) if database.revision() is not None else iter(())
+        first = next(samples, [])
         try:
-            _rehearse_one(database, connection, ids or [START], now)
+            _rehearse_some(database, connection, chain([first[:1] or [START], first[1:]], samples), now)
         except exc.DBAPIError as error:
             state = sqlstate(error) or ""
-            if ids and state.startswith(WRONG) and state != INSUFFICIENT_PRIVILEGE:
-                raise _refused(database, ids[0], in_words(error)) from without_details(error)
+            if first and state.startswith(WRONG) and state != INSUFFICIENT_PRIVILEGE:
+                raise _refused(database, first[0], in_words(error)) from without_details(error)
             if state != LOCK_NOT_AVAILABLE:
                 raise
     if database.file is not None:
@@ -90,48 +91,69 @@ def check_writable(database: Database, now: datetime) -> None:
 WRONG = "42"
 """What the codes of errors begin with that are about a statement, as one of a trigger's."""
 SOME = 20
-"""So many messages are tried until there is one whose row takes it: a single row may well be refused by itself."""
+"""How many messages are tried at first: one row may refuse by itself, or a few."""
+SCATTERED = 200
+"""How many are tried after that. A table of which all of them refuse takes no change at all, as far as is known."""
+PRIME, FACTOR = 10_007, 7_919
+"""They scatter ids: rows that refuse may be next to each other."""
 
 
-def _some_messages(database: Database, connection: Connection) -> Sequence[int]:
-    """Failed messages of the queue: the last that are to be sent, then those in a person's hands.
+def _samples(database: Database, connection: Connection, now: datetime) -> Iterator[Sequence[int]]:
+    """Failed messages of the queue: those that are sent last, those that are sent first, and others from everywhere.
 
-    Nobody has locked them, and no policy hides them from changes, where there are any such.
+    Each pass takes others from everywhere. Nobody has locked them, and no policy hides them from changes, if there are
+    such ones.
     """
     m = database.messages.c
-    by_their_index = [queue.c[name].desc() for name in ("state", "next_attempt_at", "message_id")]
-    some = select(queue.c.message_id).order_by(*by_their_index).limit(SOME).subquery()
+    scattered = ((queue.c.message_id % PRIME) * FACTOR + int(now.timestamp()) % PRIME) % PRIME
+    waiting = queue.c.state == State.WAITING.value
+    by_their_index = [queue.c[name] for name in ("state", "next_attempt_at", "message_id")]
+    ids = select(queue.c.message_id)
+    choices = (
+        ids.order_by(*(each.desc() for each in by_their_index)).limit(SOME),
+        ids.where(waiting).order_by(*by_their_index).limit(SOME),
+        ids.order_by(scattered).limit(SCATTERED),
+    )
     failed = row_by_row(m.status == word(Status.FAILED))
-    these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
-    free = these.with_for_update(skip_locked=True, of=database.messages)
-    return connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
+    for each in choices:
+        some = each.subquery()
+        these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)
+        free = these.with_for_update(skip_locked=True, of=database.messages)
+        yield connection.execute(free).scalars().all() or connection.execute(these).scalars().all()
 
 
-def _rehearse_one(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> None:
-    """Try it with one message after the other until a row takes it."""
+def _rehearse_some(database: Database, connection: Connection, samples: Iterable[Sequence[int]], now: datetime) -> None:
+    """Try it with some messages after others, until a row takes it.
+
+    Raises:
+        SchemaMismatch: no row does.
+    """
     refusals: dict[int, str] = {}
-    for each in ids:
-        refused = _rehearse(database, connection, each, now)
-        if not refused:
+    for sample in samples:
+        ids = [each for each in sample if each not in refusals]
+        refused = _rehearse(database, connection, ids, now)
+        if len(refused) < len(ids):
             return
         refusals |= refused
-    raise _refused(database, *refusals.popitem())
+    if refusals:
+        raise _refused(database, *next(iter(refusals.items())))
 
 
-def _rehearse(database: Database, connection: Connection, message_id: int, now: datetime) -> dict[int, str]:
-    """Write that a message has failed, and that it was sent; one that somebody has locked is not waited for.
+def _rehearse(database: Database, connection: Connection, ids: Sequence[int], now: datetime) -> dict[int, str]:
+    """Write that messages have failed, and that they were sent; one that somebody has locked is not waited for.
 
     Returns:
-        Why its row does not take that, by its id; nothing where it does.
+        Why rows do not take that, by id.
     """
     m = database.messages.c
-    connection.execute(select(m.id).where(m.id == message_id).with_for_update(nowait=True))
+    connection.execute(select(m.id).where(m.id.in_(ids)).with_for_update(nowait=True))
+    refused: dict[int, str] = {}
     error = exhausted(0, "x" * ERROR_LENGTH)
     for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        written = write_messages(database, connection, [Settled(message_id, each, finished_at=now)])
-        if written.refused and message_id != START:
-            return dict(written.refused)
-    return {}
+        settled = [Settled(message_id, each, finished_at=now) for message_id in ids if message_id not in refused]
+        refused |= write_messages(database, connection, settled).refused
+    refused.pop(START, None)  # there is no such row
+    return refused
 
 
 def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -38,9 +38,9 @@ from retrycli.message import (
     UnusableMessage,
     ticket_text,
 )
-from retrycli.policy import Settled, TransitionKind
+from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import queue
-from retrycli.store.application import all_but_the_body, message_of, rows_of, word
+from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -67,7 +67,7 @@ FREE = select(queue.c.message_id).where(among_ids(queue.c.message_id)).with_for_
 MOVE = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
-    .values(ticket=bindparam("now"))
+    .values(ticket=bindparam("now"), birth=bindparam("birth"))
 )
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
@@ -75,7 +75,7 @@ SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c
     among_ids(queue.c.message_id)
 )
 START = -(2**63)
-"""Before the first id there can be."""
+"""Below the lowest id that a database can hold."""
 
 DECIDES = frozenset({*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS})
 """The columns by which a message is taken in."""
@@ -225,7 +225,7 @@ class Enrolment:
             with self._database.write() as connection:
                 # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
                 gone += connection.execute(LET_GO, {"ids": list(ids)}).rowcount
-                _follow_tickets(connection, stay)
+                _follow(connection, stay)
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
             rest = Span(rows[-1]["message_id"], span.upto)
 
@@ -248,7 +248,7 @@ class Enrolment:
                 m.c.ticket_id,
             )
             .join_from(queue, m, m.c.id == queue.c.message_id, isouter=True)
-            # The database may write one time, or one ticket, in two ways: `_is_another` knows.
+            # The database may write one time, or one ticket, in two ways: `_is_another` knows, `_follow` takes it over.
             .where(or_(over, birth != queue.c.birth, cast(m.c.ticket_id, Text) != queue.c.ticket, may_differ))
             .order_by(queue.c.message_id)
             .limit(RETIRED_AT_ONCE)
@@ -265,28 +265,34 @@ class Enrolment:
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
         )
 
-    def changed(self, ids: Collection[int]) -> list[ChangedMessage]:
-        """Return escalated messages whole, with whether the application has changed them since."""
-        with self._database.read() as connection:
-            rows = read_rows(self._database, connection, ids)
-            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
-            return [
-                _compared(known[each.message_id], each, rows[each.message_id])
-                for each in self._whole(connection, list(ids))
-                if each.message_id in rows
-            ]
+    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
 
-    def update_changed(self, entries: Sequence[tuple[ChangedMessage, Settled]], now: datetime) -> None:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they were read (released).
+        Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
+        pass.
 
-        An operator may have claimed one of them meanwhile; it stays as it is.
+        Args:
+            ids: which messages.
+            decide: is given each of them whole, with whether the application has changed it since.
+            now: for ``escalated_at``.
+
+        Returns:
+            What was decided and written.
         """
-        anew = [each for _, each in entries if each.transition.reason]
-        others = [(found, each) for found, each in entries if not each.transition.reason]
         with self._database.write() as connection:
-            escalate(self._database, connection, anew, now)
-            for found, each in others:
-                values = {**identity_values(each), **found.seen}
+            free = list(connection.execute(self._free_escalated, {"ids": list(ids)}).scalars())
+            rows = read_rows(self._database, connection, free)
+            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": free})}
+            reviewed = [
+                decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
+                for each in self._whole(connection, free)
+            ]
+            anew = [each for each in reviewed if each.transition.reason]
+            refused = escalate(self._database, connection, anew, now)
+            for each in reviewed:
+                if each.transition.reason:
+                    continue
+                values = {**identity_values(each), **seen_values(rows[each.message_id])}
                 if each.transition.kind is TransitionKind.ENROLLED:
                     values |= {
                         **NOT_ESCALATED,
@@ -296,6 +302,19 @@ class Enrolment:
                 connection.execute(
                     update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
                 )
+            return as_written(reviewed, refused)
+
+    @cached_property
+    def _free_escalated(self) -> Select[Any]:
+        """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
+        m = self._database.messages
+        return (
+            select(queue.c.message_id)
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(among_ids(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == word(Status.FAILED)))
+            .order_by(queue.c.message_id)
+            .with_for_update(skip_locked=True)
+        )
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
@@ -309,17 +328,14 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
 
 
-def _compared(
-    known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState
-) -> ChangedMessage:
-    """Compare a message's text, count and error with what was last seen. A later ``updated_at`` is not enough."""
+def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
+    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
     seen = seen_values(row)
-    changed = known.digest is not None and bool(
+    return known.digest is not None and bool(
         known.digest != message.digest
         or known.seen_count != seen["seen_count"]
         or known.seen_error != seen["seen_error"]
     )
-    return ChangedMessage(message, changed, seen)
 
 
 def _waiting(
@@ -337,19 +353,21 @@ def _waiting(
     }
 
 
-def _follow_tickets(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
+def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
     """Give queue rows the tickets that the application has moved their messages to, as when it merges tickets.
 
-    Nothing else changes: a message that is being sent keeps its claim. A row that another pass has locked follows with
-    the next sweep, because that pass may be waiting for a row of this one.
+    And their births in the form that they have now, so that the next pass need not compare them again. Nothing else
+    changes: a message that is being sent keeps its claim. A row that another pass has locked follows with the next
+    sweep, because that pass may be waiting for a row of this one.
     """
-    moved = {row["message_id"]: row for row in rows if ticket_text(row["ticket_id"]) != row["ticket"]}
-    if not moved:
-        return
-    free = [moved[each] for each in connection.execute(FREE, {"ids": list(moved)}).scalars()]
-    tickets = [(each["message_id"], each["ticket"], ticket_text(each["ticket_id"])) for each in free]
-    if tickets:
-        connection.execute(MOVE, [{"id": each, "before": before, "now": now} for each, before, now in tickets])
+    moved = {}
+    for row in rows:
+        ticket, birth = ticket_text(row["ticket_id"]), row["birth"] and encodable(row[BIRTH])
+        if (ticket, birth) != (row["ticket"], row["birth"]):
+            moved[row["message_id"]] = {"id": row["message_id"], "before": row["ticket"], "now": ticket, "birth": birth}
+    free = list(connection.execute(FREE, {"ids": list(moved)}).scalars()) if moved else []
+    if free:
+        connection.execute(MOVE, [moved[each] for each in free])
 
 
 def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:

@@ -243,14 +243,22 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
         return None
     if difference is Difference.NONE:
         return settled
-    return replace(settled.superseded(difference), message=_with_text(message, identity.digest))
+    there = replace(_as_it_is(settled, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
+    return replace(settled.superseded(difference), message=there)
 
 
-def _with_text(message: QueuedMessage | UnusableMessage, digest: str) -> QueuedMessage | UnusableMessage:
-    """Return a message with another text: the key and the unknown attempts of the old one are not the new one's."""
-    if digest == message.digest:
+def _as_it_is(
+    settled: Settled, message: QueuedMessage | UnusableMessage, identity: Identity
+) -> QueuedMessage | UnusableMessage:
+    """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
+    birth, digest = identity.birth, identity.digest
+    if (birth, digest) == (message.birth, message.digest):
         return message
-    now = replace(message, digest=digest, delivery_key=delivery_key(message.message_id, message.birth, digest, 0))
+    deliveries = 0
+    if digest == message.digest and isinstance(message, QueuedMessage):
+        deliveries = message.deliveries + settled.was_delivered
+    key = delivery_key(message.message_id, birth, digest, deliveries)
+    now = replace(message, birth=birth, digest=digest, delivery_key=key)
     if not isinstance(now, QueuedMessage):
         return now
     had = now.delivered_to if same_content(message.digest, digest) else frozenset()
@@ -297,6 +305,14 @@ def outcome_of(attempt: RowMapping | None) -> Outcome | None:
 def birth_in(row: Mapping[str, Any]) -> str:
     """Return the birth of the row's message."""
     return birth_of(encodable(row[BIRTH]))
+
+
+def birth_as_read(message: QueuedMessage | UnusableMessage) -> str:
+    """Return a message's birth in the form in which the queue keeps it: as the database writes it.
+
+    So a pass compares the births of all messages in SQL.
+    """
+    return encodable(str(message.as_read[0])) if message.as_read else message.birth
 
 
 def read_of(row: Mapping[str, Any]) -> tuple[object, ...]:

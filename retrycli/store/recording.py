@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, assert_never
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
 from retrycli.fingerprint import fingerprint
-from retrycli.message import Claim, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.identity import BY_TICKET, OF_ANY_TICKET
+from retrycli.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.policy import Settled, TransitionKind, as_written
 from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
-from retrycli.store.identity import load, with_queue
+from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
 from retrycli.store.these import among_ids
 
@@ -92,6 +93,12 @@ def _ended(*columns: str) -> ForEach:
 FINISH_ATTEMPTS = _ended(*FOUND_OUT)
 KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
 
+LET_GO_OF_TICKETS = (
+    update(attempts)
+    .where(among_ids(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
+    .values(birth=OF_ANY_TICKET)
+)
+
 
 def where_it_was() -> ColumnElement[str]:
     """An escalated message that an operator tried by hand is escalated again, any other waits."""
@@ -129,7 +136,18 @@ def start_attempts(
 
 
 def finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
-    """Record the results of attempts at messages that a claim is known to hold."""
+    """Record the results of attempts at messages that a claim is known to hold.
+
+    A message that was delivered, and whose row is not marked as sent, may come back on another ticket. In a table that
+    does not say when a row was created it is known all the same (`OF_ANY_TICKET`).
+    """
+    unmarked = [
+        each.message_id
+        for each in settled
+        if each.was_delivered and each.transition.kind is not TransitionKind.DELIVERED
+    ]
+    if unmarked:
+        connection.execute(LET_GO_OF_TICKETS, {"ids": unmarked})
     FINISH_ATTEMPTS.execute(connection, _results(settled, now))
 
 
@@ -258,10 +276,12 @@ def identity_values(settled: Settled) -> dict[str, Any]:
     message = settled.message
     if message is None or not message.digest:
         return dict.fromkeys(IDENTITY)
-    values = {"birth": message.birth, "digest": message.digest, "delivery_key": message.delivery_key}
+    values = {"birth": birth_as_read(message), "digest": message.digest, "delivery_key": message.delivery_key}
     if isinstance(message, UnusableMessage):
         return values | {"delivered_to": None}
-    now = settled.outcome.delivered_to if settled.outcome else ()
+    # If the row has changed meanwhile, what they got is not what it holds.
+    changed = settled.transition.reason is EscalationReason.CHANGED
+    now = settled.outcome.delivered_to if settled.outcome and not changed else ()
     return values | {
         "delivered_to": as_list(message.delivered_to.union(now)),
         "unknown_count": message.unknown_count,

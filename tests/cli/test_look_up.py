@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import replace
 from threading import Event
 from typing import TYPE_CHECKING
 
 import pytest
 
 import retrycli
+from retrycli.app import HERE
 from retrycli.config import load_settings
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
@@ -298,6 +300,9 @@ def test_it_is_public_python(application: Application, monkeypatch: pytest.Monke
         assert retrycli.look_up(settings, 5, by="anna") == retrycli.LookUp(retrycli.Presence.ABSENT)
         with pytest.raises(retrycli.RetrycliError, match="there is no message 404"):
             retrycli.look_up(settings, 404)
+        stopping = replace(HERE, stop_requested=lambda: True)
+        with pytest.raises(retrycli.RetrycliError, match="message 5 was not looked up: a stop was requested"):
+            retrycli.look_up(settings, 5, surroundings=stopping)
 
 
 def test_it_takes_ids_and_no_filter(at_work: Cli) -> None:

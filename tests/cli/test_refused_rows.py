@@ -42,6 +42,11 @@ def refuse(application: Application, message_id: object) -> None:
     )
 
 
+def allow(application: Application) -> None:
+    """Have the trigger refuse no change any more."""
+    application.execute("DROP TRIGGER closed" + ("" if application.is_sqlite else " ON pending_messages"))
+
+
 def check_handed_over(application: Application, sandbox: Sandbox, message_id: object, others: Sequence[object]) -> None:
     """It is in a person's hands and as it was; each other was sent, once."""
     rows = application.rows()

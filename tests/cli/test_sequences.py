@@ -6,6 +6,7 @@ here, because it does not keep any yet.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import contextmanager
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -14,8 +15,8 @@ import pytest
 from pydantic import SecretStr
 
 from tests.channels import webhook
-from tests.cli.story import LOST, OK, OTHER_TICKET, PERMANENT, REFUSED
-from tests.cli.test_refused_rows import refuse
+from tests.cli.story import LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, TICKET
+from tests.cli.test_refused_rows import allow, refuse
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 P = pytest.mark.parametrize("p", [False, True], ids=["without P", "with P"])
+NO_DATE = ("created_at",)
+DATED = pytest.mark.parametrize("without", [(), NO_DATE], ids=["dated", "undated"])
 DAYS = timedelta(days=10)
 RETENTION_DAYS = 1
 UNKNOWN_LIMIT = 2
@@ -39,7 +42,7 @@ def row_held(story: Story) -> Iterator[None]:
     if story.application.is_sqlite:
         refuse(story.application, 1)
         yield
-        story.application.execute("DROP TRIGGER closed")
+        allow(story.application)
     else:
         with story.application.in_transaction("SELECT * FROM pending_messages WHERE id = 1 FOR UPDATE"):
             yield
@@ -77,9 +80,10 @@ def test_insert_out_edit_ok_edit_back(begin: Begin, *, p: bool) -> None:
 
 
 @P
-def test_insert_hold_ok_release_move(begin: Begin, *, p: bool) -> None:
+@DATED
+def test_insert_hold_ok_release_move(begin: Begin, without: tuple[str, ...], *, p: bool) -> None:
     """The answer is kept though the row can't be written, and the message is the same on another ticket."""
-    with begin(OK) as story:
+    with begin(OK, without=without) as story:
         story.insert()
         story.be_impatient()
         story.insert(2, body="another")
@@ -176,9 +180,10 @@ def test_lost_attempts_are_known_after_the_application_withdrew_the_message_and_
 # -- another ticket --------------------------------------------------------------------------------------------------
 
 
-def test_insert_out_delete_insert_the_same_for_another_ticket_ok(begin: Begin) -> None:
+@DATED
+def test_insert_out_delete_insert_the_same_for_another_ticket_ok(begin: Begin, without: tuple[str, ...]) -> None:
     """Nothing but the ticket tells the two apart: the second one is neither marked nor sent."""
-    with begin(OK) as story:
+    with begin(OK, without=without) as story:
         story.insert()
         story.api.meanwhile[1] = lambda: story.replace(ticket_id=OTHER_TICKET)
         story.tick()
@@ -208,6 +213,136 @@ def test_lost_move_in_a_table_with_creation_times(begin: Begin) -> None:
         story.write(ticket_id=OTHER_TICKET)
         story.ticks(3)
         assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+
+
+AGAIN: dict[str, Callable[[Story], None]] = {
+    "a new error": lambda story: story.write(last_error="HTTP 502"),
+    "a new count": lambda story: story.write(retry_count=3),
+    "fails again": lambda story: fail_again(story, p=False),
+    "fails again, with P": lambda story: fail_again(story, p=True),
+    "moves back": lambda story: story.write(ticket_id=TICKET),
+    "moves on": lambda story: story.write(ticket_id=THIRD_TICKET),
+    "fails again on a third ticket": lambda story: fail_again(story, p=True, ticket_id=THIRD_TICKET),
+}
+"""What the application does to a message that was delivered for another ticket. None of it changes the text."""
+THIRD_TICKET = 4713
+
+
+def fail_again(story: Story, *, p: bool, **columns: object) -> None:
+    """Have the application take the message back and fail it again."""
+    story.write(status="approved", **columns)
+    story.ticks(p)
+    story.write(status="failed", last_error="HTTP 502")
+
+
+@DATED
+@pytest.mark.parametrize("again", AGAIN.values(), ids=AGAIN)
+def test_insert_out_move_ok_stays_escalated_whatever_the_application_does(
+    begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
+) -> None:
+    """Only an operator, or another text, ends it."""
+    with begin(OK, without=without) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+        story.tick()
+        story.check_escalated("changed")
+        story.ticks(2)
+        story.check_escalated("changed")
+        again(story)
+        story.ticks(3)
+        assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+        story.operator("requeue", "1")
+        story.tick()
+        assert story.status() == "sent"
+        story.check_keys()
+
+
+@DATED
+@pytest.mark.parametrize("again", [AGAIN["a new error"], AGAIN["moves on"]], ids=["a new error", "moves on"])
+def test_insert_out_move_lost_stays_escalated(
+    begin: Begin, without: tuple[str, ...], again: Callable[[Story], None]
+) -> None:
+    with begin(LOST, OK, without=without) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+        story.ticks(2)
+        story.check_escalated("changed")
+        again(story)
+        story.ticks(3)
+        assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+
+
+@DATED
+def test_insert_out_move_ok_edit(begin: Begin, without: tuple[str, ...]) -> None:
+    """Another text is another message for the other ticket."""
+    with begin(OK, without=without) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+        story.tick()
+        story.write(body="b")
+        story.ticks(2)
+        assert [(each.ticket, each.body) for each in story.api.requests] == [("4711", "a"), ("4712", "b")]
+        assert story.status() == "sent"
+
+
+def test_one_notification_of_a_message_that_moved_while_it_was_out(begin: Begin) -> None:
+    with begin(OK, without=NO_DATE) as story, webhook() as hook:
+        story.set("notify", urls=(SecretStr(hook.slack_shaped),))
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+        story.tick()
+        for number in range(4):
+            story.tick()
+            story.write(last_error=f"failed for the {number}. time")
+        fail_again(story, p=True)
+        story.ticks(2)
+        assert len([each for each in hook.texts if "1 × Changed" in each or "1 × Not sent" in each]) == 1
+
+
+@P
+def test_an_id_is_reused_for_the_same_text_after_a_move_and_an_operator_closed_it(begin: Begin, *, p: bool) -> None:
+    """What was delivered is marked, so that the next row is another message: of any ticket, under a key of its own."""
+    with begin(OK, without=NO_DATE) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(ticket_id=OTHER_TICKET)
+        story.tick()
+        story.operator("mark-sent", "1", "--yes")
+        for ticket in (THIRD_TICKET, TICKET):
+            story.ticks(p)
+            story.replace(ticket_id=ticket)
+            story.tick()
+            assert story.status() == "sent"
+        assert [each.ticket for each in story.api.requests] == ["4711", "4713", "4711"]
+        story.check_keys()
+
+
+def test_insert_out_approve_ok_move_fail_in_a_table_without_creation_times(begin: Begin) -> None:
+    """The row never said `sent`, so that the one on the other ticket may be the same message."""
+    with begin(OK, without=NO_DATE) as story:
+        story.insert()
+        story.api.meanwhile[1] = lambda: story.write(status="approved")
+        story.tick()
+        story.write(ticket_id=OTHER_TICKET)
+        story.write(status="failed", last_error="HTTP 502")
+        story.ticks(3)
+        assert len(story.api.requests) == 1
+        story.check_escalated("changed")
+
+
+def test_a_delivery_that_its_row_refused_is_known_when_the_row_moves(begin: Begin) -> None:
+    with begin(OK, without=NO_DATE) as story:
+        story.insert()
+        story.insert(2, ticket_id=THIRD_TICKET)
+        refuse(story.application, 1)
+        story.tick()
+        story.check_escalated("invalid")
+        allow(story.application)
+        story.write(ticket_id=OTHER_TICKET)
+        story.ticks(3)
+        assert len(story.api.requests) == 2
         story.check_escalated("changed")
 
 

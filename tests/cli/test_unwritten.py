@@ -5,12 +5,14 @@ from __future__ import annotations
 import sqlite3
 from collections.abc import Callable
 from contextlib import closing, contextmanager, nullcontext
+from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import make_url
 
+from retrycli.app import utc_now
 from retrycli.errors import DatabaseBusy
 from tests.cli.story import LOST, OK, PERMANENT, REFUSED, impatient
 from tests.cli.test_refused_rows import CLOSED, refuse
@@ -162,6 +164,18 @@ def test_an_answer_that_is_no_delivery_is_kept_too_while_the_row_is_held(begin: 
 
 
 @on_postgresql
+def test_attempts_by_hand_have_their_results_though_the_breaker_can_not_be_closed(begin: Begin) -> None:
+    """The next probe finds out that the destination works."""
+    with begin() as story:
+        insert_all(story)
+        command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
+        with story.application.in_transaction("LOCK TABLE retrycli_breakers"):
+            done = command("retry", *IDS, "--yes")
+        assert done.returncode == 0, done.stderr
+        check_each_was_sent_once(story)
+
+
+@on_postgresql
 def test_a_held_row_does_not_keep_other_rows_from_being_rejected(begin: Begin) -> None:
     with begin() as story:
         insert_all(story)
@@ -278,6 +292,49 @@ def test_a_message_that_can_not_be_sent_and_skips_updates_keeps_no_other_from_be
         story.ticks(3)
         assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
         story.check_escalated("invalid", ONE)
+
+
+def raise_by_trigger(application: Application, which: str) -> None:
+    """Have a trigger refuse every update of some rows with an error."""
+    if application.is_sqlite:
+        application.execute(
+            f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
+            f"BEGIN SELECT RAISE(ABORT, '{CLOSED}'); END"
+        )
+        return
+    application.execute(
+        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{CLOSED}'; END $$"
+    )
+    application.execute(
+        "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
+        f"WHEN (OLD.id {which}) EXECUTE FUNCTION refuse()"
+    )
+
+
+MANY = range(101, 131)
+"""More than the messages that a pass tries out one after the other before it looks elsewhere."""
+
+
+@pytest.mark.parametrize("refuses", [skip_by_trigger, raise_by_trigger], ids=["in silence", "with an error"])
+@pytest.mark.parametrize("due", ["later", "at once"])
+def test_many_rows_that_take_no_change_keep_no_other_from_being_sent(
+    begin: Begin, refuses: Callable[[Application, str], None], due: str
+) -> None:
+    """Each of them is sent once at most, and escalated alone."""
+    with begin() as story:
+        insert_all(story)
+        now = str(utc_now().replace(tzinfo=None))
+        failed_at = {"created_at": now, "updated_at": now} if due == "later" else {}
+        for each in MANY:
+            story.insert(each, ticket_id=4720 + each % 8, body=f"text {each}", **failed_at)
+        refuses(story.application, "> 100")
+        story.tick(timedelta(0))
+        assert {story.status(each) for each in ALL} == {"sent"}
+        # A queue of nothing but them would look like a table that takes no change at all.
+        story.insert(MESSAGES + 1, body="text 10")
+        story.ticks(2)
+        assert sorted(story.api.bodies) == sorted(f"text {each}" for each in (*ALL, 10, *MANY))
+        assert {story.queued(each)["escalation_reason"] for each in MANY} == {"invalid"}
 
 
 def test_a_table_that_skips_all_updates_is_a_wrong_configuration_and_nothing_is_sent(begin: Begin) -> None:

@@ -161,4 +161,4 @@ def test_absence_is_not_proven_by_an_answer_that_lacks_what_is_read(
 @pytest.mark.parametrize("others", [[{"title": "other"}], ["other"], []])
 def test_what_is_found_is_there_whatever_the_rest_lacks(others: list[object], tmp_path: Path) -> None:
     outcome, posted = looked_for(tmp_path, BY_TEXT + MORE, {"notes": [*others, {"text": f"Ref. {KEY}"}]})
-    assert (outcome, posted) == (Outcome(OutcomeKind.DELIVERED, error="found by look-up"), 0)
+    assert (outcome, posted) == (Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True), 0)

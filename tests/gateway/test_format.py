@@ -425,7 +425,7 @@ LOOKING = ASKING.replace('preflight = "right"\n', "")
 def test_what_is_there_is_delivered_and_not_sent(tmp_path: Path) -> None:
     with Hostile(answer(201), at={FOUND: [answer(200, body({"count": 1}))]}) as server:
         outcome = deliver(gateway_settings(server.url, preset=preset_file(tmp_path, LOOKING)), unsettled())
-    assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up")
+    assert outcome == Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     assert server.paths == [FOUND]
 
 

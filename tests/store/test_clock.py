@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 import pytest
+from sqlalchemy import select
 
 from retrycli.acts import Act, ActKind
 from retrycli.breaker import Breaker, BreakerState
@@ -13,6 +14,7 @@ from retrycli.message import Claim, EscalationReason, Span
 from retrycli.notices import Told, Topic
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
+from retrycli.schema import escalations
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, mend_times
@@ -56,14 +58,14 @@ def try_it(
     """Try a message that is in the queue, with what came of it: it waits until it is due, or for a person."""
     claims, claim = Claims(database), Claim("somebody", at + LEASE)
     claims.claim_one(claim, message_id, at)
-    claims.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
+    begun = claims.begin(claim, [message_id], made_by="somebody", pass_id=pass_id, now=at, fit=lambda _: True)
     if throttled or pass_id is None:
         transition = Transition.released()
     elif due is None:
         transition = Transition.escalated(EscalationReason.EXHAUSTED, last_error="HTTP 503")
     else:
         transition = Transition.rescheduled(due, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(claim, [Settled(message_id, transition, BUSY, finished_at=at)], at)
+    claims.record(claim, [Settled(message_id, transition, BUSY, finished_at=at, message=begun[0])], at)
 
 
 def due_of(database: Database) -> dict[int, datetime | None]:
@@ -296,6 +298,17 @@ def test_reminders_come_and_nobody_is_taken_to_be_telling(wrong: Database) -> No
     assert targets.begin_telling(NOW, NOW + MINUTE)
     assert targets.memory("anna") == {Topic.DOWN: Told(JUST_BEFORE, JUST_BEFORE)}
     assert totals.warned("The report was renewed") == NOW
+
+
+def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application: Application) -> None:
+    """Notifications go by that time, and a second escalation for the reason under the key has it too."""
+    application.add()
+    enrol(wrong, 1, failed_at=AHEAD, due=AHEAD)
+    try_it(wrong, 1, at=AHEAD, pass_id="ahead", due=None)
+    mend_times(wrong, NOW, LEASE)
+    with wrong.read() as connection:
+        assert connection.execute(select(escalations.c.at)).scalars().all() == [JUST_BEFORE]
+    assert queue_rows(wrong)[1]["escalated_at"] == JUST_BEFORE
 
 
 def test_a_pause_ends_when_it_was_to(wrong: Database, ledger: Ledger) -> None:

@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from sqlalchemy import Column, Text
+from sqlalchemy import Column, Text, update
 
+from retrycli.errors import DatabaseBusy
 from retrycli.fingerprint import fingerprint
-from retrycli.message import EscalationReason, Message, MessageType, Span, State, UnusableMessage
+from retrycli.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
 from retrycli.policy import Settled, Transition
+from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment
+from tests.cli.story import impatient
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.conftest import Factory, application_with
 from tests.store.heard import statements
@@ -418,42 +422,6 @@ def test_more_are_retired_than_leave_in_one_transaction(
     assert len(queue_rows(database)) == RETIRED_AT_ONCE
 
 
-# Who waits again.
-
-
-@pytest.mark.parametrize("change", [{"body": "b"}, {"last_error": "HTTP 502"}, {"retry_count": 3}])
-def test_a_change_while_an_escalated_message_is_reviewed_is_found_by_the_next_pass(
-    application: Application, database: Database, enrolment: Enrolment, change: dict[str, object]
-) -> None:
-    """The pass has read the row, and remembers it as it was read."""
-    application.add()
-    put(database, 1, State.ESCALATED)
-    application.change(1, updated_at=naive(NOON))
-    [found] = enrolment.changed(enrolment.retire(ALL).changed)
-    assert not found.changed
-    application.change(1, updated_at=naive(NOON + MINUTE), **change)
-    stays = Settled(1, Transition.released(), message=found.message)
-    enrolment.update_changed([(found, stays)], NOON + HOUR)
-    [found] = enrolment.changed(enrolment.retire(ALL).changed)
-    assert found.changed
-
-
-@pytest.mark.parametrize("transition", [Transition.changed("already delivered"), Transition.enrolled(NOON)])
-def test_an_operator_who_retries_an_escalated_message_keeps_it_while_it_is_reviewed(
-    application: Application, database: Database, enrolment: Enrolment, transition: Transition
-) -> None:
-    application.add()
-    put(database, 1, State.ESCALATED)
-    application.change(1, updated_at=naive(NOON), body="b")
-    [found] = enrolment.changed(enrolment.retire(ALL).changed)
-    assert found.changed
-    Claims(database).claim_one(PASS, 1, NOON)
-    before = queue_rows(database)
-    with application.watched() as changed:
-        enrolment.update_changed([(found, Settled(1, transition, message=found.message))], NOON + HOUR)
-    assert (changed, queue_rows(database)) == ({}, before)
-
-
 # The sweep: all of the newest rows in each pass, and a slice of the older ones.
 
 
@@ -554,3 +522,80 @@ def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, da
         found.append([each for span in spans for each in fresh_ids(enrolment, span)])
     assert found == [[], [7], [], []]
     assert retired == [0, 0, 1, 0]
+
+
+# Escalated messages whose rows the application may have written.
+
+
+def stays(found: ChangedMessage) -> Settled:
+    """Decide that a message stays escalated."""
+    return Settled(found.message.message_id, Transition.released(), message=found.message)
+
+
+def test_a_message_that_an_operator_is_sending_is_not_reviewed(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add()
+    put(database, 1, State.ESCALATED)
+    application.change(1, last_error="another one")
+    Claims(database).claim_one(PASS, 1, NOON)
+    before = queue_rows(database)
+    anew = Transition.changed("Not sent: this text was already delivered")
+    assert enrolment.review([1], lambda found: replace(stays(found), transition=anew), NOON) == []
+    assert queue_rows(database) == before
+
+
+def test_a_message_that_has_left_the_queue_is_not_reviewed(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add_all([{}, {}])
+    put(database, 1, State.ESCALATED)
+    assert [each.message_id for each in enrolment.review([1, 2, 3], stays, NOON)] == [1]
+
+
+def write(database: Database, statement: str) -> None:
+    with database.write() as connection:
+        connection.exec_driver_sql(statement)
+
+
+def test_the_application_changes_no_row_while_it_is_reviewed(application: Application, database: Database) -> None:
+    """What it writes then would be taken for what was last seen, and noticed by no pass."""
+    application.add()
+    put(database, 1, State.ESCALATED)
+    found = []
+
+    def meanwhile(each: ChangedMessage) -> Settled:
+        with opened(application, url=impatient(application.url), patience=0) as other, pytest.raises(DatabaseBusy):
+            write(other, "UPDATE pending_messages SET last_error = 'another one'")
+        found.append(each.changed)
+        return stays(each)
+
+    Enrolment(database).review([1], meanwhile, NOON)
+    application.change(1, last_error="another one")
+    Enrolment(database).review([1], meanwhile, NOON)
+    assert found == [False, True]
+
+
+def test_a_message_that_was_tried_is_compared_in_sql(application: Application, database: Database) -> None:
+    """Its birth stays as the database writes it. Else every pass would read all messages that were ever tried."""
+    application.add(created_at=naive(NOON))
+    enrol(database, [1])
+    born = queue_rows(database)[1]["birth"]
+    claims = Claims(database)
+    assert claims.claim(PASS, NOON, 1) == [1]
+    [message] = claims.begin(PASS, [1], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
+    due = Transition.rescheduled(NOON, retry_count=1, unknown_count=0, last_error="HTTP 503")
+    claims.record(PASS, [Settled(1, due, message=message)], NOON)
+    assert queue_rows(database)[1]["birth"] == born
+
+
+def test_a_birth_that_is_written_in_another_way_is_taken_over(
+    application: Application, database: Database, enrolment: Enrolment
+) -> None:
+    application.add(created_at=naive(NOON))
+    enrol(database, [1])
+    born = queue_rows(database)[1]["birth"]
+    with database.write() as connection:
+        connection.execute(update(queue).values(birth=NOON.isoformat()))
+    assert enrolment.retire(ALL).gone == 0
+    assert queue_rows(database)[1]["birth"] == born

@@ -127,6 +127,18 @@ def test_a_delivery_that_was_on_its_way_before_tells_nothing_of_them(stage: Stag
     assert (summary.reason, summary.sent, summary.escalated) == ("same_answer", 2, 0)
 
 
+FOUND = replace(DELIVERED, found=True)
+"""A look-up found that the message had arrived before: nothing was sent."""
+
+
+def test_what_was_not_sent_because_it_was_there_already_tells_nothing_of_them(stage: Stage) -> None:
+    """A route that takes nothing any more may still answer questions."""
+    stage.add(*range(1, 40))
+    summary = stage.run(but(range(37, 40), FOUND, FORBIDDEN), ONE_BY_ONE)
+    assert (summary.reason, summary.sent, summary.escalated) == ("credentials_refused", 3, 0)
+    assert set(stage.tries().values()) == {0}
+
+
 # The trial.
 
 

@@ -32,7 +32,7 @@ from retrycli.events import (
     PassStopped,
     PassSummary,
     StopReason,
-    summarise,
+    Tally,
 )
 from retrycli.intake import BATCH
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
@@ -1291,7 +1291,10 @@ def test_a_summary_says_what_the_database_says(stage: Stage) -> None:
         "permanent": 1,
         "throttled": counts["released"],
     }
-    told = summarise(stage.events.all, "pass-1", summary.result, timedelta(0))
+    tally = Tally()
+    for each in stage.events.all:
+        tally.count(each)
+    told = tally.summary("pass-1", summary.result, timedelta(0))
     assert told == replace(summary, reason=None, detail=None)
 
 

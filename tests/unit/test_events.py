@@ -25,7 +25,6 @@ from retrycli.events import (
     PassSummary,
     StopReason,
     Tally,
-    summarise,
 )
 from retrycli.message import EscalationReason, MessageType
 from retrycli.outcome import OutcomeKind
@@ -53,7 +52,10 @@ def escalated(reason: EscalationReason = EscalationReason.EXHAUSTED) -> MessageE
 
 def counts(*events: Event) -> dict[str, int]:
     """What some events are counted as, without the noughts."""
-    summary = asdict(summarise(list(events), PASS, PassResult.COMPLETED, timedelta(seconds=1)))
+    tally = Tally()
+    for each in events:
+        tally.count(each)
+    summary = asdict(tally.summary(PASS, PassResult.COMPLETED, timedelta(seconds=1)))
     return {name: summary[name] for name in COUNTS if summary[name]}
 
 
@@ -101,7 +103,7 @@ def test_events_add_up() -> None:
 
 
 def test_a_pass_with_nothing_to_do_counts_noughts() -> None:
-    assert summarise([], PASS, PassResult.COMPLETED, timedelta(0)) == PassSummary(
+    assert Tally().summary(PASS, PassResult.COMPLETED, timedelta(0)) == PassSummary(
         pass_id=PASS,
         result=PassResult.COMPLETED,
         sent=0,
@@ -145,7 +147,7 @@ def test_a_tally_says_how_the_pass_ended_and_why() -> None:
     ],
 )
 def test_the_duration_is_in_seconds_to_the_millisecond(duration: timedelta, seconds: float) -> None:
-    assert summarise([], PASS, PassResult.COMPLETED, duration).duration_seconds == seconds
+    assert Tally().summary(PASS, PassResult.COMPLETED, duration).duration_seconds == seconds
 
 
 # The contract with those who listen.

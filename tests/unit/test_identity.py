@@ -8,7 +8,16 @@ from typing import Any
 
 import pytest
 
-from retrycli.identity import Difference, History, Identity, PastAttempt, birth_of, digest_of, same_content
+from retrycli.identity import (
+    OF_ANY_TICKET,
+    Difference,
+    History,
+    Identity,
+    PastAttempt,
+    birth_of,
+    digest_of,
+    same_content,
+)
 from retrycli.store.keys import NAMESPACE, delivery_key
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -180,6 +189,22 @@ def test_a_text_may_have_arrived_under_another_ticket() -> None:
     assert History([attempt(1, "refused")]).elsewhere("2025", "1:a:b", "8") is None
     assert History([attempt(1)], requeued_after=1).elsewhere("2025", "1:a:b", "8") is None
     assert History([attempt(1, birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") == "7"
+
+
+def test_an_answer_that_is_not_written_into_the_row_yet_counts_under_another_ticket() -> None:
+    kept = attempt(1, "delivered", birth="ticket 7", finished_at=None)
+    assert History([kept]).elsewhere("ticket 8", "1:a:b", "8") == "7"
+    assert History([attempt(1, "delivered", birth="ticket 7")]).elsewhere("ticket 8", "1:a:b", "8") is None
+
+
+def test_a_delivery_that_the_row_does_not_show_is_known_on_any_ticket_until_a_later_one_is_shown() -> None:
+    unmarked = attempt(1, "delivered", birth=OF_ANY_TICKET)
+    assert History([unmarked]).delivered_at("ticket 8", "1:a:b") == unmarked.finished_at
+    assert History([unmarked]).delivered_at("2025", "1:a:b") is None
+    both = History([unmarked, attempt(2, "delivered", birth="ticket 8", ticket="8", deliveries=1)])
+    assert both.delivered_at("ticket 8", "1:a:b") == both.attempts[1].finished_at
+    assert both.delivered_at("ticket 9", "1:a:b") is None
+    assert [both.deliveries(f"ticket {each}", "1:a:b") for each in (7, 8, 9)] == [1, 2, 1], "no key is used twice"
 
 
 def test_recipients_have_a_mail_with_the_same_content() -> None:
