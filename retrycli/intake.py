@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+from retrycli.errors import again_if_lost
 from retrycli.events import Event, event_of
 from retrycli.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition, TransitionKind, first_failure
@@ -62,7 +63,7 @@ def review_escalations(
     """
     reviewed = [_reviewed(world, rules, each, now) for each in world.enrolment.changed(ids)]
     if reviewed:
-        world.enrolment.update_changed(reviewed, world.now())
+        again_if_lost(lambda: world.enrolment.update_changed(reviewed, world.now()))
     for each in reviewed:
         if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
             emit(event_of(each.message, each))
@@ -97,7 +98,7 @@ def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMess
             settled = Settled(each.id, transition)
         entries.append((settled, failed_at, each.ticket_id))
     # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
-    refused = world.enrolment.enrol(entries, world.now())
+    refused = again_if_lost(lambda: world.enrolment.enrol(entries, world.now()))
     return [
         event_of(each, settled, refusal=refused.get(settled.message_id))
         for each, (settled, _, _) in zip(fresh, entries, strict=True)
