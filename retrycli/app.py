@@ -21,7 +21,7 @@ from pathlib import Path
 
 from retrycli import aftermath, descriptors, engine, logs, schema
 from retrycli.acts import LONGEST_NAME
-from retrycli.errors import EventLoopRunning
+from retrycli.errors import EventLoopRunning, again_if_lost
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary
 from retrycli.lock import Holder, PassLock
@@ -304,7 +304,7 @@ def make_world(
         from retrycli.gateway.choice import crossing_of
 
         # Or what came of a message could not be written down, and it would go out again.
-        check_writable(database, now())
+        again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
         chosen = crossing_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with chosen as gateway:

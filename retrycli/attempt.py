@@ -6,7 +6,7 @@ from datetime import datetime, timedelta
 from typing import NamedTuple
 
 from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome
+from retrycli.outcome import Outcome, OutcomeKind
 
 
 class Attempt(NamedTuple):
@@ -29,6 +29,11 @@ class Attempt(NamedTuple):
     def begun_at(self) -> datetime:
         """Return the time before which its request had not gone out."""
         return self.finished_at - self.duration
+
+    @property
+    def is_spared(self) -> bool:
+        """Return whether nothing can be charged to the message before the answer is judged."""
+        return self.outcome.in_doubt or (bool(self.probe) and self.outcome.kind is not OutcomeKind.DELIVERED)
 
     @property
     def ticket(self) -> str:

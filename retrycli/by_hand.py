@@ -8,14 +8,14 @@ from datetime import datetime
 from typing import TypeVar
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable
+from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
 from retrycli.events import BreakerClosed, Event, MessageDelivered
 from retrycli.intake import enrol
 from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.policy import Settled, Transition
 from retrycli.ports import Gateway, PassRules, World
-from retrycli.record import record, record_free
+from retrycli.record import record
 
 TRY_AGAIN_SECONDS = 0.2
 """How long to wait for the application before a result is written again."""
@@ -131,7 +131,7 @@ async def _recorded(world: World, claim: Claim, queued: QueuedMessage, settled: 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
     """
     while True:
-        events, held = await _patiently(world, claim, lambda: record_free(world, claim, [(queued, settled)]))
+        events, held = await _patiently(world, claim, lambda: record(world, claim, [(queued, settled)]))
         if not held or world.now() >= claim.expires_at:
             return events
         await world.sleep(TRY_AGAIN_SECONDS)
@@ -180,7 +180,8 @@ def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: 
     queued, was_escalated = _begun(world, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Settled(message_id, Transition.invalid(queued.problem), message=queued)
-        for event in record(world, claim, [(queued, invalid)]):
+        events, _ = again_if_lost(lambda: record(world, claim, [(queued, invalid)]))
+        for event in events:
             if not was_escalated:  # else it has been told
                 world.emit(event)
         raise _unusable(queued)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import ExitStack, asynccontextmanager, suppress
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
@@ -12,19 +12,21 @@ from typing import NamedTuple
 from retrycli.attempt import Attempt
 from retrycli.breaker import Breaker
 from retrycli.destination import Destination
-from retrycli.errors import DatabaseBusy
+from retrycli.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
 from retrycli.events import Event, ResultKept, StopReason
 from retrycli.liaison import Liaison
 from retrycli.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
-from retrycli.outcome import STOOD_STILL
+from retrycli.outcome import STOOD_STILL, Outcome, OutcomeKind
 from retrycli.pace import Pace
-from retrycli.policy import RetryPolicy, Settled, Transition
+from retrycli.policy import RetryPolicy, Settled, Transition, TransitionKind
 from retrycli.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
-from retrycli.record import Decided, record, record_free
+from retrycli.record import Decided, Results
 from retrycli.supply import Supply
 
 TRY_AGAIN_SECONDS = 0.05
-"""How long to wait for the application before a transaction is begun again."""
+"""How long to wait for the application before a transaction is begun, or committed, again."""
+COMMIT_TIMES = 100
+"""How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 ENOUGH, SHARE = 8, 1 / 4
@@ -80,18 +82,18 @@ class Delivery:
         self._liaison = Liaison(world, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
         self._supply = Supply(world.claims, self._liaison, rules, lane, since=since)
-        self._held_up: list[Decided] = []
-        """What is not written down yet, for the application holds its message."""
-        self._stuck = False
-        """Whether that is all there was to be written down last. Then one more shows whether anything can be."""
         self._in_flight = 0
         self._begun: list[Begun] = []
         """Attempts that go out as soon as they are on the disk."""
-        self._unrecorded: dict[int, Attempt] = {}
-        """Answers whose outcomes are not on the disk yet, by message."""
-        self._decided: set[int] = set()
-        """Messages whose outcomes the present transaction writes."""
         self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
+        self._fault: ConfigurationError | None = None
+        """Why no request can be made."""
+        # An answer is in one of these three until its result is committed.
+        self._new: list[Attempt] = []
+        """Answers that are not judged yet."""
+        self._in_doubt: list[Settled] = []
+        """Answers that are held back until it is clear what they are about, and are not recorded yet."""
+        self._results = Results(world, tell=self._events.extend, written=self._free_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
@@ -131,48 +133,84 @@ class Delivery:
     # -- claim and deliver ------------------------------------------------------------------------------------
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        answers: list[Attempt] = []
         try:
-            while answers or self._in_flight or self._may_begin():
-                # One transaction records the results of some attempts and begins the next ones. No request goes out
-                # before it is committed.
-                async with self._transaction():
-                    self._look_around()
-                    self._settle(answers)
-                    self._begin_attempts()
+            while self._new or self._in_flight or self._may_begin() or await self._wait_for_rows():
+                await self._write(self._settle_and_begin)
                 self._send(gateway, group)
-                self._tell()
-                answers = await self._answers()
-            async with self._transaction():
-                self._settle([], last=True)
-                self.release()
-        except DatabaseBusy:
-            await self._keep_answers()
-            raise
+                self._new += await self._answers()
+            await self._write(self._end)
+        except DatabaseUnavailable as error:
+            is_kept = await self._save_answers()
+            if not (is_kept and isinstance(error, DatabaseBusy) and self._world.stop_requested()):
+                raise
+            self._pace.stop(StopReason.SIGNAL)
+            self.release()
+        unjudged = [each.queued.message_id for each in self._new]
+        undone = [each.message_id for each in self._results.waiting]
+        self._events += map(ResultKept, [*self._results.held_up, *undone, *unjudged])
         self._tell()
-        self._write_held()
-        self._tell()
+        if self._fault is not None:
+            raise self._fault
+        if self._is_held_up and self._supply.any_left():
+            raise DatabaseBusy(
+                f"the application holds the rows of {len(self._results.held_up)} messages that were sent; end its "
+                "transaction. A later pass writes these rows, and sends the other messages"
+            )
 
-    @asynccontextmanager
-    async def _transaction(self) -> AsyncIterator[None]:
-        """Write in one transaction. Answers go on coming in while the application holds a SQLite file.
+    async def _write(self, work: Callable[[], None]) -> None:
+        """Write in one transaction; begin it again for as long as the application holds what is to be written.
+
+        Nobody waits within a transaction: answers could not come in meanwhile, and their requests would time out.
 
         Raises:
             DatabaseBusy: it is held until the claims have expired and the pass should have ended.
         """
-        with ExitStack() as stack:
-            while True:
-                try:
-                    stack.enter_context(self._world.claims.together(wait=False))
-                    break
-                except DatabaseBusy:
-                    if self._world.now() >= max(self._liaison.claim.expires_at, self._since + self._rules.deadline):
-                        raise
-                await self._world.sleep(TRY_AGAIN_SECONDS)
-            yield
-        for each in self._decided:
-            self._unrecorded.pop(each, None)
-        self._decided.clear()
+        while True:
+            try:
+                with self._world.claims.together(wait=False) as commit:
+                    work()
+                    await self._commit(commit)
+                break
+            except DatabaseBusy:
+                self._roll_back()
+                if self._keep_answers() and self._world.stop_requested() and not self._in_flight:
+                    raise
+                if self._world.now() >= self._give_up_at:
+                    raise
+            await self._world.sleep(TRY_AGAIN_SECONDS)
+        self._committed()
+        self._tell()
+
+    async def _commit(self, commit: Callable[[], bool]) -> None:
+        """Commit as soon as no reader of a SQLite file is in the way."""
+        for _ in range(COMMIT_TIMES):
+            if commit():
+                return
+            await self._world.sleep(TRY_AGAIN_SECONDS)
+        raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
+
+    @property
+    def _give_up_at(self) -> datetime:
+        expires_at = self._liaison.claim.expires_at
+        return expires_at if self._world.stop_requested() else max(expires_at, self._since + self._rules.deadline)
+
+    def _committed(self) -> None:
+        self._liaison.committed()
+        self._supply.committed()
+        self._results.committed()
+        self._in_doubt.clear()
+
+    def _roll_back(self) -> None:
+        """Have everything to do again that the failed transaction has done."""
+        self._liaison.rolled_back()
+        self._supply.rolled_back()
+        self._results.rolled_back()
+        self._events.clear()
+        not_begun = len(self._begun)
+        self._begun.clear()
+        self._in_flight -= not_begun
+        self.begun -= not_begun
+        self._pace.not_begun(not_begun)
 
     def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         """Let the attempts go out that have been recorded."""
@@ -180,32 +218,64 @@ class Delivery:
             group.create_task(self._attempt(gateway, each))
         self._begun.clear()
 
-    async def _keep_answers(self) -> None:
-        """Record the outcomes of all answers, and nothing else, because the application holds what else is written.
+    def _keep_answers(self) -> bool:
+        """Record the outcomes of all answers in retrycli's own tables, because the application holds something else.
 
-        A later pass writes their rows. This one waits for the answers that are still to come.
+        So they are known even if this process dies. Return False if the application holds these too.
         """
-        self._in_flight -= len(self._begun)
-        self._begun.clear()
-        while self._in_flight:
-            self._note(await self._answered.get())
-            self._in_flight -= 1
-        kept = [_settled(each, Transition.released()) for each in self._unrecorded.values()]
-        while kept:
-            try:
-                self._world.claims.keep_outcomes(self._liaison.claim, kept, self._world.now())
-                break
-            except DatabaseBusy:
-                if self._world.now() >= self._liaison.claim.expires_at:
-                    raise
-            await self._world.sleep(TRY_AGAIN_SECONDS)
-
-    def _write_held(self) -> None:
-        """Write the results of messages whose rows the application held, or leave them to a later pass."""
+        self._new += self._arrived()
+        # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
+        ended, kept = [*self._in_doubt], list[Settled]()
+        for each in self._results.waiting:
+            (ended if each.transition.kind is TransitionKind.RELEASED else kept).append(each)
+        for answer in self._new:
+            (ended if answer.is_spared else kept).append(_settled(answer, Transition.released()))
         try:
-            self._events += record(self._world, self._liaison.claim, self._held_up)
-        except DatabaseBusy:  # their attempts' outcomes are recorded
-            self._events += [ResultKept(each.message_id) for each, _ in self._held_up]
+            with self._world.claims.together(wait=False) as commit:
+                self._look_around()
+                now, claim = self._world.now(), self._liaison.claim
+                self._world.claims.record_answers(claim, ended, now)
+                self._world.claims.keep_outcomes(claim, kept, now)
+                is_kept = commit()
+        except DatabaseBusy:
+            is_kept = False
+        if is_kept:
+            self._liaison.committed()
+        else:
+            self._liaison.rolled_back()
+        return is_kept
+
+    async def _save_answers(self) -> bool:
+        """Wait for the answers that are still to come, and record the outcomes of all; tell if that was possible."""
+        self._roll_back()
+        while self._in_flight:
+            self._new.append(await self._answered.get())
+            self._in_flight -= 1
+        with suppress(DatabaseUnavailable):
+            while not (is_kept := self._keep_answers()) and self._world.now() < self._liaison.claim.expires_at:
+                await self._world.sleep(TRY_AGAIN_SECONDS)
+            return is_kept
+        return False
+
+    async def _wait_for_rows(self) -> bool:
+        """Wait until the application lets go of rows, now that nothing is in flight.
+
+        Return:
+            Whether more may begin because it has let go of some.
+        """
+        if not self._results.held_up:
+            return False
+        until = self._world.now() + self._world.claims.patience()
+        while self._results.held_up and self._world.now() < until and not self._world.stop_requested():
+            await self._world.sleep(TRY_AGAIN_SECONDS)
+            await self._write(self._try_held)
+            if self._may_begin():
+                return True
+        return False
+
+    def _try_held(self) -> None:
+        self._look_around()
+        self._results.write_held(self._liaison.claim)
 
     def _look_around(self) -> None:
         self._liaison.look_around(self._destination)
@@ -243,16 +313,24 @@ class Delivery:
             self._in_flight += begun
             self._pace.begun(begun)
             self.begun += begun
-            self._record(unfit)
+            self._results.write(self._liaison.claim, unfit)
 
     def _count_probes(self, message_id: int) -> int:
         return self._world.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
 
     async def _attempt(self, gateway: Gateway, begun: Begun) -> None:
         stood_still = self._world.now() >= self._liaison.claim.expires_at
-        outcome = STOOD_STILL if stood_still else await gateway.deliver(begun.queued)
+        about_us = False
+        try:
+            outcome = STOOD_STILL if stood_still else await gateway.deliver(begun.queued)
+        except ConfigurationError as fault:  # the others' answers still come in
+            self._fault = self._fault or fault
+            outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
+            about_us = True
         now = self._world.now()
-        self._answered.put_nowait(Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial))
+        self._answered.put_nowait(
+            Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial, about_us=about_us)
+        )
 
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
@@ -262,16 +340,16 @@ class Delivery:
         elif self._in_flight:
             with suppress(TimeoutError):
                 async with asyncio.timeout(LOOK_EVERY.total_seconds()):
-                    answers.append(self._note(await self._answered.get()))
+                    answers.append(await self._answered.get())
             await self._gather()
-        while not self._answered.empty():
-            answers.append(self._note(self._answered.get_nowait()))
+            self._in_flight -= len(answers)
+        return answers + self._arrived()
+
+    def _arrived(self) -> list[Attempt]:
+        """Take the answers that have come."""
+        answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
         self._in_flight -= len(answers)
         return answers
-
-    def _note(self, answer: Attempt) -> Attempt:
-        self._unrecorded[answer.queued.message_id] = answer
-        return answer
 
     async def _gather(self) -> None:
         """Let other answers come in that are there already, but for being read."""
@@ -282,11 +360,18 @@ class Delivery:
                 return
 
     def _may_begin(self) -> bool:
+        if self._is_held_up or self._fault is not None:
+            return False
         return bool(self._supply) and self._destination.trouble is None and self._pace.may_begin()
+
+    @property
+    def _is_held_up(self) -> bool:
+        """Whether the application holds one row after the other: then no more is to go out."""
+        return self._results.barren >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:
         """How many attempts may begin now."""
-        one_by_one = self._stuck or self._destination.on_trial or self._destination.probing
+        one_by_one = self._destination.on_trial or self._destination.probing
         width = 1 if one_by_one else self._destination.width
         return self._pace.room(width - self._in_flight) if self._may_begin() else 0
 
@@ -294,7 +379,7 @@ class Delivery:
         """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
         found = self._supply.take(room, self._destination) if room else []
         if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
-            self._settle([], last=True)
+            self._settle(last=True)
             return self._take(self._room())
         return found
 
@@ -311,33 +396,34 @@ class Delivery:
 
     # -- decide and record ------------------------------------------------------------------------------------
 
-    def _settle(self, attempts: Sequence[Attempt], *, last: bool = False) -> None:
-        """Decide what each attempt does to its message, and write it down."""
-        judged = self._liaison.judge(self._destination, attempts, last=last)
-        if in_doubt := self._destination.newly_in_doubt():
+    def _settle_and_begin(self) -> None:
+        """Record the results of some attempts, and begin the next ones. No request goes out before it is committed."""
+        self._look_around()
+        self._settle()
+        self._begin_attempts()
+
+    def _end(self) -> None:
+        self._settle(last=True)
+        self._supply.release()
+
+    def _settle(self, *, last: bool = False) -> None:
+        """Decide what each new attempt does to its message, and write it down."""
+        if self._fault is not None:  # nothing can be learnt of a request that could not be made
+            self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
+            self._new = [each for each in self._new if not each.about_us]
+        judged = self._liaison.judge(self._destination, self._new, last=last)
+        self._new = []
+        self._results.add((each.queued, self._decide(each)) for each in judged)
+        self._in_doubt += [_settled(each, Transition.released()) for each in self._destination.newly_in_doubt()]
+        self._liaison.save(self._destination)
+        if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
-            answers = [_settled(each, Transition.released()) for each in in_doubt]
-            self._world.claims.record_answers(self._liaison.claim, answers, self._world.now())
-        self._record([(each.queued, self._decide(each)) for each in judged])
+            self._world.claims.record_answers(self._liaison.claim, self._in_doubt, self._world.now())
+        self._results.write(self._liaison.claim)
 
-    def _record(self, decided: Sequence[Decided]) -> None:
-        """Write down what was decided, but for messages that the application holds: they come with the next ones.
-
-        Where it holds one after the other it may hold the table, and is waited for: no more is to go out than can be
-        written down.
-        """
-        open_ones = [*self._held_up, *decided]
-        events, self._held_up = record_free(self._world, self._liaison.claim, open_ones)
-        self._stuck = 0 < len(self._held_up) == len(open_ones)
-        if self._stuck and decided and len(open_ones) > 1:
-            events, self._held_up = record(self._world, self._liaison.claim, open_ones), []
-            self._stuck = False
-        self._events += events
-        self._decided.update(message.message_id for message, _ in open_ones)
+    def _free_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
         if self._rules.in_order:
-            held_up = {each.message_id for _, each in self._held_up}
-            decided_ones = (message for message, each in open_ones if each.message_id not in held_up)
-            self._supply.free(str(each.ticket_id) for each in decided_ones)
+            self._supply.free(str(each.ticket_id) for each in messages)
 
     def _decide(self, attempt: Attempt) -> Settled:
         queued = attempt.queued

@@ -11,6 +11,7 @@
     ├── NotEdited              4   an edit was given up, or its text can't be taken
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
+    │       └── TransactionLost   69   a row's trigger rolled the whole transaction back
     ├── LockHeld              75   another pass holds the lock
     └── ConfigurationError    78   a setting, or what a setting names, is wrong
         ├── SchemaMismatch    78   the application's table is not what retrycli needs
@@ -21,7 +22,10 @@ The codes from 64 up are those of sysexits.h, which cron, systemd and monitoring
 
 from __future__ import annotations
 
-from typing import ClassVar
+from collections.abc import Callable
+from typing import ClassVar, TypeVar
+
+Result = TypeVar("Result")
 
 
 class RetrycliError(Exception):
@@ -73,6 +77,22 @@ class DatabaseUnavailable(RetrycliError):
 
 class DatabaseBusy(DatabaseUnavailable):
     """Another transaction holds a lock for longer than retrycli waits."""
+
+
+class TransactionLost(DatabaseBusy):
+    """The change of a row rolled back all that its transaction had written (SQLite's ``RAISE(ROLLBACK)``).
+
+    The store remembers the row and leaves it out from then on, so that whoever writes all of it again gets on.
+    """
+
+
+def again_if_lost(write: Callable[[], Result]) -> Result:
+    """Write what has its transaction to itself, and again without each row that rolls that back."""
+    while True:
+        try:
+            return write()
+        except TransactionLost:
+            continue
 
 
 class LockHeld(RetrycliError):

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import partial
 
+from retrycli.errors import again_if_lost
 from retrycli.events import Event, event_of
 from retrycli.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition, TransitionKind, first_failure
@@ -60,7 +62,8 @@ def review_escalations(
     It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
     difference.
     """
-    for each in world.enrolment.review(ids, lambda found: _reviewed(world, rules, found, now), world.now()):
+    decide = partial(_reviewed, world, rules, now=now)
+    for each in again_if_lost(lambda: world.enrolment.review(ids, decide, world.now())):
         if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
             emit(event_of(each.message, each))
 
@@ -94,7 +97,7 @@ def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMess
             settled = Settled(each.id, transition)
         entries.append((settled, failed_at, each.ticket_id))
     # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
-    refused = world.enrolment.enrol(entries, world.now())
+    refused = again_if_lost(lambda: world.enrolment.enrol(entries, world.now()))
     return [
         event_of(each, settled, refusal=refused.get(settled.message_id))
         for each, (settled, _, _) in zip(fresh, entries, strict=True)

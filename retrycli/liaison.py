@@ -39,6 +39,12 @@ class Liaison:
         self._looked_at = since
         self._known = Breaker(rules.destination)
         """The breaker as it is remembered, as far as this pass knows."""
+        self._kept = self.claim
+        """The claim as the database has it."""
+        self._unsaved: Breaker | None = None
+        """The breaker before what this pass has learnt and not saved yet; None if all is saved."""
+        self._undone: tuple[Breaker, Breaker] | None = None
+        """What both are again if the present transaction fails, in which the breaker was saved."""
 
     def meet(self) -> Destination:
         """The destination as this pass finds it, with the one probe taken where it is down and a probe is due."""
@@ -65,28 +71,49 @@ class Liaison:
         self.paused = self._ledger.paused(now)
         self._compare(destination, self._ledger.breaker(self._rules.destination))
 
+    def committed(self) -> None:
+        """Take note that the transaction is committed in which claims were renewed and the breaker saved."""
+        self._kept, self._undone = self.claim, None
+
+    def rolled_back(self) -> None:
+        """Take note that the transaction has failed: the claims end when they did, and the breaker is not saved."""
+        self.claim = self._kept
+        if self._undone is not None:
+            self._known, self._unsaved = self._undone
+            self._undone = None
+
     def judge(self, destination: Destination, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
         """Have the destination learn from attempts, with what others have learnt of it taken in before.
+
+        `save` then has others know.
 
         Args:
             destination: where they went.
             attempts: those that have an outcome, in the order in which they ended.
             last: that no more will come, which might tell what those in doubt are about.
         """
-        if destination.may_change(attempts):
+        if self._unsaved is not None or destination.may_change(attempts):
             self._compare(destination, self._ledger.breaker_to_judge(self._rules.destination))
         before = destination.breaker
         judged = destination.judge(attempts)
         if last:
             judged += destination.judge_rest()
-        if (after := destination.breaker) != before:
-            self._ledger.save_breaker(after)
-            self._known = after
-            if after.state is BreakerState.OPEN and after.probe_at is not None:
-                self._tell(BreakerOpened(after.destination, after.failures, after.probe_at))
-            elif before.state is BreakerState.OPEN:
-                self._tell(BreakerClosed(after.destination))
+        if destination.breaker != before and self._unsaved is None:
+            self._unsaved = before
         return judged
+
+    def save(self, destination: Destination) -> None:
+        """Save what was learnt of the breaker, if anything."""
+        if self._unsaved is None:
+            return
+        before, after = self._unsaved, destination.breaker
+        self._undone = self._undone or (self._known, before)
+        self._ledger.save_breaker(after)
+        self._known, self._unsaved = after, None
+        if after.state is BreakerState.OPEN and after.probe_at is not None:
+            self._tell(BreakerOpened(after.destination, after.failures, after.probe_at))
+        elif before.state is BreakerState.OPEN:
+            self._tell(BreakerClosed(after.destination))
 
     def _compare(self, destination: Destination, found: Breaker) -> None:
         if found != self._known:

@@ -89,6 +89,12 @@ class Pace:
         if count:
             self._turn = None
 
+    def not_begun(self, count: int) -> None:
+        """Take back that so many have begun, and the time that was reserved: neither was recorded."""
+        if self._left is not None:
+            self._left += count
+        self._turn = None
+
     def pause(self) -> float:
         """How many seconds to wait until the next may begin; 0 where nothing waits for the rate."""
         return 0.0 if self._turn is None else max((self._turn - self._now()).total_seconds(), 0.0)

@@ -65,12 +65,18 @@ class Enrolment(Protocol):
 class Claims(Protocol):
     """The queue as a pass works on it."""
 
-    def together(self, *, wait: bool = True) -> AbstractContextManager[None]:
+    def together(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Write all that is written inside in one transaction.
 
+        It is committed at the end, or before by the function that is given: it returns False if readers of a SQLite
+        file are in the way, and may be called again.
+
         Raises:
-            DatabaseBusy: the application holds a SQLite file; at once, unless `wait` is set.
+            DatabaseBusy: the application holds a lock; soon, unless `wait` is set.
         """
+
+    def patience(self) -> timedelta:
+        """Return how long to wait for a lock that the application holds."""
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
@@ -136,10 +142,7 @@ class Claims(Protocol):
         """Record the outcomes of attempts whose messages are not decided yet."""
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """Write down what came of messages."""
-
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """The same but for messages that somebody holds."""
+        """Write down what came of messages, but only the attempts' outcomes if the application holds their rows."""
 
     def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
         """Record the outcomes of attempts, and touch no row of the application's."""

@@ -2,30 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 
 from retrycli.events import Event, MessageMovedOn, event_of
 from retrycli.message import Claim, QueuedMessage, UnusableMessage
 from retrycli.policy import Recorded, Settled
-from retrycli.ports import World
+from retrycli.ports import LOOK_EVERY, World
 
 Decided = tuple[QueuedMessage | UnusableMessage, Settled]
 """A claimed message, and what was decided of it."""
+WAITED_FOR = 8
+"""A transaction waits for so many rows at most that the application holds."""
 
 
-def record(world: World, claim: Claim, decided: Sequence[Decided]) -> list[Event]:
-    """Write down what was decided of claimed messages, in one transaction; an event for each."""
-    if not decided:
-        return []
-    return _events(decided, world.claims.record(claim, [each for _, each in decided], world.now()))
+def record(world: World, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
+    """Write down what was decided of claimed messages, in one transaction.
 
-
-def record_free(world: World, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
-    """The same, but for messages that the application holds just now: these are left, to be written down later."""
+    Returns:
+        An event for each message, but for those whose rows the application holds; and these, to be written later.
+    """
     if not decided:
         return [], []
-    recorded = world.claims.record_free(claim, [each for _, each in decided], world.now())
-    return _events(decided, recorded), [each for each in decided if each[1].message_id in recorded.held]
+    recorded = world.claims.record(claim, [each for _, each in decided], world.now())
+    held = [each for each in decided if each[1].message_id in recorded.held] if recorded.held else []
+    return _events(decided, recorded), held
 
 
 def _events(decided: Sequence[Decided], recorded: Recorded) -> list[Event]:
@@ -38,3 +39,96 @@ def _events(decided: Sequence[Decided], recorded: Recorded) -> list[Event]:
         for message, each in decided
         if each.message_id not in recorded.held
     ]
+
+
+class Results:
+    """What a pass has decided of messages, until that is committed. A transaction may fail at any time.
+
+    Args:
+        world: where it is written down.
+        tell: is given what happened to messages.
+        written: is given the messages whose results are written.
+    """
+
+    def __init__(
+        self,
+        world: World,
+        *,
+        tell: Callable[[Iterable[Event]], object],
+        written: Callable[[Iterable[QueuedMessage | UnusableMessage]], object],
+    ) -> None:
+        self._world = world
+        self._tell = tell
+        self._tell_written = written
+        self._waiting: list[Decided] = []
+        """What the next transaction writes."""
+        self._held_up: list[Decided] = []
+        """What is not written because the application holds its row. The outcome of its attempt is on the disk."""
+        self._now: list[Decided] = []
+        """What the present transaction writes, with what it finds held."""
+        self._now_held: list[Decided] = []
+        self._still_held: list[Decided] | None = None
+        """What the present transaction finds held of what was held up; None if it does not look."""
+        self._looked_at: datetime | None = None
+        self.barren = 0
+        """How many results the application has held up since one was last written."""
+
+    @property
+    def waiting(self) -> Sequence[Settled]:
+        """Return what the next transaction writes."""
+        return [each for _, each in self._waiting]
+
+    @property
+    def held_up(self) -> list[int]:
+        """Return the messages whose results are not written because the application holds their rows."""
+        return [each.message_id for _, each in self._held_up]
+
+    def add(self, decided: Iterable[Decided]) -> None:
+        """Take in what was decided."""
+        self._waiting += decided
+
+    def write(self, claim: Claim, others: Sequence[Decided] = ()) -> None:
+        """Write all, but for messages whose rows the application holds: those are tried every now and then.
+
+        Args:
+            claim: which holds them.
+            others: what was decided in the present transaction without an attempt. It is forgotten if that fails.
+        """
+        if self._held_up and self._still_held is None and self._is_time():
+            self.write_held(claim)
+        decided, self._waiting = [*self._waiting, *others], []
+        self._now += decided
+        self._now_held += self._write(claim, decided)
+
+    def _is_time(self) -> bool:
+        return self._looked_at is None or self._world.now() - self._looked_at >= LOOK_EVERY
+
+    def write_held(self, claim: Claim) -> None:
+        """Write what the application held the last time."""
+        self._looked_at = self._world.now()
+        self._still_held = self._write(claim, self._held_up)
+
+    def _write(self, claim: Claim, decided: Sequence[Decided]) -> list[Decided]:
+        events, held = record(self._world, claim, decided)
+        self._tell(events)
+        held_up = {each.message_id for _, each in held}
+        self._tell_written(message for message, each in decided if each.message_id not in held_up)
+        return held
+
+    def committed(self) -> None:
+        """Take note that the transaction is committed."""
+        if self._still_held is not None:
+            if len(self._still_held) < len(self._held_up):
+                self.barren = 0
+            # The next time it is the turn of others to be waited for.
+            self._held_up = self._still_held[WAITED_FOR:] + self._still_held[:WAITED_FOR]
+            self._still_held = None
+        if self._now:
+            self.barren = 0 if len(self._now_held) < len(self._now) else self.barren + len(self._now_held)
+            self._held_up += self._now_held
+            self._now, self._now_held = [], []
+
+    def rolled_back(self) -> None:
+        """Take note that the transaction has failed: its results are to be written again."""
+        self._waiting[:0] = [each for each in self._now if each[1].outcome is not None]
+        self._now, self._now_held, self._still_held = [], [], None

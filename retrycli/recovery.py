@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from datetime import datetime
+from functools import partial
 
+from retrycli.errors import again_if_lost
 from retrycli.events import ClaimsLapsed, Event
 from retrycli.identity import Difference
 from retrycli.message import BY_PASS, Claim, Lapsed, UnusableMessage
 from retrycli.outcome import LAPSED, Outcome
 from retrycli.policy import Settled, Transition
 from retrycli.ports import PassRules, World
-from retrycli.record import record_free
+from retrycli.record import record
 
 BATCH = 500
 """How many messages are taken over with one transaction."""
@@ -25,7 +27,8 @@ def recover(world: World, rules: PassRules, claim: Claim, now: datetime) -> list
     while lapsed := world.claims.take_over_lapsed(claim, now, BATCH):
         unknown = sum(each.attempt_by is not None and each.outcome is None for each in lapsed)
         events.append(ClaimsLapsed(released=len(lapsed) - unknown, unknown=unknown))
-        recorded, _ = record_free(world, claim, [(each.message, _settled(world, rules, each, now)) for each in lapsed])
+        decided = [(each.message, _settled(world, rules, each, now)) for each in lapsed]
+        recorded, _ = again_if_lost(partial(record, world, claim, decided))
         events += recorded
     return events
 

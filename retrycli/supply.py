@@ -36,6 +36,10 @@ class Supply:
         self._all_claimed = False
         self._freed: set[str] = set()
         """Tickets of which the next message may go out, where their order is kept."""
+        self._taken: list[int] = []
+        """Claimed messages that went out or were given back in the present transaction."""
+        self._is_unsure = False
+        """Whether a transaction has failed that may have claimed some of the messages."""
 
     def __bool__(self) -> bool:
         """Return whether there may be more to send."""
@@ -50,9 +54,13 @@ class Supply:
             return self._take_elsewhere(destination)
         if destination.probing:
             return self._take_probe(destination)
+        if self._is_unsure:
+            self._start_again()
         if not self._claimed:
             self._claimed.extend(self._claim_due() or self._claim_freed())
-        return [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+        taken = [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
+        self._taken += taken
+        return taken
 
     def free(self, tickets: Iterable[str]) -> None:
         """Let the next message of tickets go out, because the one before it is decided."""
@@ -62,8 +70,30 @@ class Supply:
         """Give back what was claimed and not begun."""
         if self._claimed:
             self._claims.release(self._liaison.claim, self._claimed)
+            self._taken += self._claimed
             self._claimed.clear()
             self._all_claimed = False
+
+    def any_left(self) -> bool:
+        """Return whether anything else of the lane is due."""
+        return self._claims.any_due(self._due_by, self._lane)
+
+    def committed(self) -> None:
+        """Take note that the transaction is committed in which messages were claimed, taken or given back."""
+        self._taken.clear()
+
+    def rolled_back(self) -> None:
+        """Take back what left in a transaction that has failed. Nothing is sure to be claimed."""
+        self._claimed.extendleft(reversed(self._taken))
+        self._taken.clear()
+        self._is_unsure = True
+        self._all_claimed = False
+
+    def _start_again(self) -> None:
+        """Give back whatever is claimed, and claim from the beginning."""
+        self.release()
+        self._turns = Turns(self._rules.claim_at_once, in_order=self._rules.in_order)
+        self._is_unsure = False
 
     def _take_probe(self, destination: Destination) -> list[int]:
         """Claim one message to probe with."""
@@ -74,6 +104,7 @@ class Supply:
         if not found:
             self._all_claimed = True
             self._freed.clear()
+        self._taken += found
         return found
 
     def _take_elsewhere(self, destination: Destination) -> list[int]:
@@ -81,7 +112,9 @@ class Supply:
         self.release()
         self._all_claimed = False
         claim, in_order = self._claims.claim_elsewhere, self._rules.in_order
-        return claim(self._liaison.claim, self._due_by, destination.tickets_in_doubt, self._lane, in_order=in_order)
+        found = claim(self._liaison.claim, self._due_by, destination.tickets_in_doubt, self._lane, in_order=in_order)
+        self._taken += found
+        return found
 
     def _claim_due(self) -> list[int]:
         found: list[int] = []

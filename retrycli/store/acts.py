@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, assert_never
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
-from retrycli.errors import NotActionable, RetrycliError
+from retrycli.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.message import State, Status, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
@@ -21,6 +21,7 @@ from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load,
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.remedies import IN_THE_WAY
 from retrycli.store.row_changes import (
     AS_WANTED,
     RowState,
@@ -74,6 +75,8 @@ NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
 LEAVE = delete(queue).where(OF_ID, FREE)
 OF_ANY_FAILED = frozenset({ActKind.REJECTED, ActKind.MARKED_SENT})
 """Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
+CHANGE_ROWS = OF_ANY_FAILED | {ActKind.REQUEUED}
+"""Acts that change rows of the application's. They leave out those that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,9 +101,14 @@ class Acts:
 
     def perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
         """Do one kind of act to messages, each its own, and record who did it, in one transaction."""
+        return again_if_lost(lambda: self._perform(kind, wanted))
+
+    def _perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
         with self._database.write() as connection:
             able = {each: wanted[each] for each in self._lock(connection, kind, wanted)}
-            refused = self._change(connection, kind, able).refused if able else {}
+            written = self._change(connection, kind, able) if able else AS_WANTED
+            able = {each: act for each, act in able.items() if each not in written.held}
+            refused = written.refused
             # That a message has arrived is known, whatever its row takes.
             done = {each: act for each, act in able.items() if each not in refused or kind is ActKind.MARKED_SENT}
             _write_down(connection, done)
@@ -113,7 +121,7 @@ class Acts:
             case ActKind.REQUEUED:
                 written = reset_retry_counts(self._database, connection, able)
                 rows: list[dict[str, Any]] = [
-                    {"of_id": each, "due": act.due} for each, act in able.items() if each not in written.refused
+                    {"of_id": each, "due": able[each].due} for each in able.keys() - written.unchanged
                 ]
                 if rows:
                     # Its next escalation is news, whatever there was before.
@@ -123,12 +131,13 @@ class Acts:
             case ActKind.REJECTED:
                 errors = {each: act.last_error for each, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
-                self._leave(connection, able.keys() - written.refused.keys())
+                self._leave(connection, able.keys() - written.unchanged)
                 return written
             case ActKind.MARKED_SENT:
-                self._enrol_unknown(connection, able)
+                enrolled = self._enrol_unknown(connection, able)
                 written = mark_delivered(self._database, connection, able)
-                self._leave(connection, able.keys() - written.refused.keys())
+                # One whose row is held goes back to where it was.
+                self._leave(connection, (able.keys() - written.unchanged) | (enrolled & set(written.held)))
                 return written
             case ActKind.ACKNOWLEDGED:
                 connection.execute(
@@ -153,13 +162,13 @@ class Acts:
         waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
         escalate(self._database, connection, [Settled(each, Transition.unwritten()) for each in waiting], at)
 
-    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, Act]) -> None:
-        """Enrol those messages that the queue does not know."""
+    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, Act]) -> set[int]:
+        """Enrol those messages that the queue does not know, and return which ones."""
         m = self._database.messages.c
         these = {"ids": list(acts)}
         known = set(connection.execute(KNOWN, these).scalars())
         tickets = connection.execute(select(m.id, m.ticket_id).where(among_ids(m.id)), these).all()
-        unknown = [
+        unknown: list[dict[str, Any]] = [
             {
                 "message_id": each,
                 "state": State.WAITING,
@@ -173,6 +182,7 @@ class Acts:
         ]
         if unknown:
             connection.execute(insert(queue), unknown)
+        return {each["message_id"] for each in unknown}
 
     def _lock(self, connection: Connection, kind: ActKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
@@ -197,7 +207,7 @@ class Acts:
         joined = select(m.c.id, *births).join_from(m, queue, queue.c.message_id == m.c.id).where(*self._these_failed)
         ordered = joined.order_by(m.c.id)
         return {
-            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind in OF_ANY_FAILED)
+            kind: ordered.where(row_by_row(*guards)).with_for_update(skip_locked=kind in CHANGE_ROWS)
             for kind, guards in GUARDS.items()
         }
 
@@ -227,6 +237,9 @@ class Acts:
             NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
                 for its new text, or the database's encoding lacks a letter of that.
         """
+        again_if_lost(lambda: self._edit(message_id, act, read, changes))
+
+    def _edit(self, message_id: int, act: Act, read: Mapping[str, object], changes: Mapping[str, str]) -> None:
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
         there = (
@@ -248,8 +261,8 @@ class Acts:
             # The key that a version before 0005 chose is the key of the text that is about to be replaced.
             self._remember(connection, message_id, queue.c.digest.is_(None))
             written = write_text(self._database, connection, message_id, changes)
-            if message_id in written.refused:
-                raise not_taken(message_id, written.refused[message_id])
+            if message_id in written.unchanged:
+                raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
             # It is not the application that has changed it: an escalated message stays escalated.
             self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
             _write_down(connection, {message_id: act})

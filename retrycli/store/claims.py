@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exists, func, or_, select, update
+from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
 from retrycli.acts import no_such, not_free
 from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, UnusableMessage
@@ -18,7 +18,7 @@ from retrycli.policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import queue
 from retrycli.store import picking
 from retrycli.store.application import row_by_row, standings, status_of, word
-from retrycli.store.connecting import UNREAD
+from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
 from retrycli.store.identity import (
     FIRST_IDENTIFYING,
     as_found,
@@ -40,6 +40,7 @@ from retrycli.store.recording import (
     start_attempts,
     where_it_was,
 )
+from retrycli.store.remedies import is_busy
 from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.these import among_ids
 from retrycli.turns import Turns
@@ -91,13 +92,13 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def together(self, *, wait: bool = True) -> AbstractContextManager[None]:
-        """Write all that is written inside in one transaction.
-
-        Raises:
-            DatabaseBusy: the application holds a SQLite file; at once, unless `wait` is set.
-        """
+    def together(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
+        """Write all that is written inside in one transaction, as `Database.together` does."""
         return self._database.together(wait=wait)
+
+    def patience(self) -> timedelta:
+        """Return how long a transaction waits for a lock that the application holds."""
+        return self._database.patience()
 
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
@@ -316,10 +317,7 @@ class Claims:
 
     @cached_property
     def _locked(self) -> Select[Any]:
-        return self._held_rows.with_for_update()
-
-    @cached_property
-    def _locked_if_free(self) -> Select[Any]:
+        """The same, of rows that nobody else has locked."""
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
@@ -350,14 +348,6 @@ class Claims:
         with self._database.write() as connection:
             finish_attempts(connection, _held_ones(connection, claim, settled), now)
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """Write the results of claimed messages, in one transaction."""
-        return self._record(claim, settled, now, wait=True)
-
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        """Write the same, but only the attempts' outcomes of messages whose rows the application holds."""
-        return self._record(claim, settled, now, wait=False)
-
     def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
         """Record the outcomes of attempts, and touch no row of the application's.
 
@@ -366,27 +356,37 @@ class Claims:
         with self._database.write() as connection:
             keep_outcomes(connection, _held_ones(connection, claim, settled), now)
 
-    def _record(self, claim: Claim, settled: Sequence[Settled], now: datetime, *, wait: bool) -> Recorded:
+    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        """Write the results of claimed messages, in one transaction.
+
+        Of a message whose row the application holds, or something that a trigger of its table writes, only the
+        attempt's outcome is written. The message stays claimed.
+
+        Raises:
+            TransactionLost: a row has rolled back all. It is left out the next time.
+        """
         by_id = {each.message_id: each for each in settled}
         with self._database.write() as connection:
-            locked = self._locked if wait else self._locked_if_free
-            found = connection.execute(locked, {"ids": list(by_id), "claimant": claim.claimant})
+            found = connection.execute(self._locked, {"ids": list(by_id), "claimant": claim.claimant})
             names = [*found.keys()][FIRST_IDENTIFYING:]
             as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
             unlocked: set[int] = set()
+            hidden: dict[int, str] = {}
             if len(as_they_are) < len(by_id):
                 others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
                 unlocked = {each for each, is_there in others.items() if is_there}
                 as_they_are |= dict.fromkeys(others.keys() - unlocked)
+                hidden = dict.fromkeys(self._hidden(connection, claim, unlocked), self._why_hidden)
             ours = {each: one for each, one in as_they_are.items() if one is not None}
             theirs = [by_id[each] for each in as_they_are.keys() - ours.keys()]
             changed = {each: one for each, one in ours.items() if one is not by_id[each]}
-            # Rows that are neither locked nor free when nobody holds a lock are hidden by a row-level policy.
-            hidden = {each: by_id[each] for each in unlocked} if wait else {}
             written = write_messages(self._database, connection, list(ours.values()))
-            refused = {**written.refused, **dict.fromkeys(hidden, self._hidden)}
-            final = as_written([*ours.values(), *hidden.values()], refused)
-            keep_outcomes(connection, [by_id[each] for each in unlocked - hidden.keys()], now)
+            refused = {**written.refused, **hidden}
+            kept = unlocked.difference(hidden).union(written.held)
+            if kept:
+                keep_outcomes(connection, [by_id[each] for each in kept], now)
+            writable = [one for each, one in ours.items() if each not in kept] if kept else ours.values()
+            final = as_written([*writable, *(by_id[each] for each in hidden)], refused)
             # Nothing is written into their rows, whatever was decided.
             left_alone = [replace(each, transition=Transition.released()) for each in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
@@ -396,10 +396,29 @@ class Claims:
                 ids = [each.message_id for each in theirs]
                 connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "claimant": claim.claimant})
         moved_on = by_id.keys() - ours.keys() - unlocked
-        return Recorded(frozenset(moved_on), frozenset(unlocked - hidden.keys()), refused, changed)
+        return Recorded(frozenset(moved_on), frozenset(kept), refused, changed)
+
+    def _hidden(self, connection: Connection, claim: Claim, unlocked: Collection[int]) -> set[int]:
+        """Return which of the rows that could not be locked a row-level policy hides from changes: nobody holds them.
+
+        If one of them is held, nothing is known of the others until it is free.
+        """
+        if not unlocked:
+            return set()
+        try:
+            with errors_of_a_pipeline(connection):
+                connection.exec_driver_sql("SAVEPOINT hidden", execution_options=UNREAD)
+                statement = self._held_rows.with_for_update(nowait=True)
+                free = connection.execute(statement, {"ids": list(unlocked), "claimant": claim.claimant}).all()
+        except exc.DBAPIError as error:
+            if not is_busy(error):
+                raise
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
+            return set()
+        return set(unlocked) - {row[0] for row in free}
 
     @property
-    def _hidden(self) -> str:
+    def _why_hidden(self) -> str:
         table = self._database.messages.fullname
         return f"its row can be read and not changed; see to the row-level policies of {table}"
 
@@ -413,7 +432,7 @@ class Claims:
         )
         return {each: its_row is not None for each, its_row in connection.execute(others).all()}
 
-    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int, after: int = BEFORE_ALL) -> list[Lapsed]:
+    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
         """Claim messages whose claims have expired, in the order of their ids; none if none is left.
 
         Messages whose rows the application holds are left for a later pass.
@@ -422,18 +441,18 @@ class Claims:
             claim: the claim that takes over.
             now: the time.
             limit: how many to look at.
-            after: look at ids above this one.
         """
-        lapsed = (
+        expired = (
             select(queue.c.message_id)
             .where(queue.c.state == State.SENDING.value, queue.c.claim_expires_at <= now)
             .order_by(queue.c.message_id)
             .limit(limit)
             .with_for_update(skip_locked=True)
         )
+        after = BEFORE_ALL
         while True:
             with self._database.write() as connection:
-                ids = list(connection.execute(lapsed.where(queue.c.message_id > after)).scalars())
+                ids = list(connection.execute(expired.where(queue.c.message_id > after)).scalars())
                 taken = self._take_over(connection, claim, ids, now) if ids else []
             if taken or not ids:
                 return taken

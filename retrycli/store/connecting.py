@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from contextlib import contextmanager, nullcontext, suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlsplit
@@ -19,14 +19,20 @@ if TYPE_CHECKING:
     from psycopg import Connection as PsycopgConnection
     from sqlalchemy import URL, Connection, Engine
     from sqlalchemy.engine.interfaces import DBAPIConnection, DBAPICursor, ExecutionContext
+    from sqlalchemy.pool import ConnectionPoolEntry
 
 BUSY_SECONDS = 30
 """How long to wait for a lock that the application holds, which a claim outlives. A SQLite file's URL may have another
 ``timeout``, and a server's role another ``lock_timeout``."""
 
-AS_IT_IS = "SELECT current_setting('lock_timeout'), current_setting('synchronous_commit')"
+IMPATIENT_MS = 100
+"""How long a transaction waits for a server's lock while requests are out: their answers can't come in meanwhile."""
+
+AS_IT_IS = (
+    "SELECT (SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'), current_setting('synchronous_commit')"
+)
 BEGINNING = (
-    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = '{}'; SET LOCAL synchronous_commit = '{}'; "
+    "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
     "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
 )
 """What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
@@ -51,6 +57,8 @@ GIVE_UP = {
 logging.getLogger("psycopg").addHandler(logging.NullHandler())
 """It warns of errors beside the one that it raises, and quotes rows. Whoever wants its log still gets it."""
 
+PATIENCE, WAITS = "patience", "waits"
+"""What is known of a connection to a file: for how many milliseconds to wait for a lock, and for how many it does."""
 SYNC_ALL = "PRAGMA synchronous = EXTRA"
 """A commit to a file is on the disk when it returns, whatever its journal is and however SQLite was built. By default a
 rollback journal may still be in its folder after a power cut, and then the commit is undone."""
@@ -124,11 +132,14 @@ def _sqlite(url: URL, patience: int) -> Engine:
     return engine
 
 
-def _prepare_sqlite(connection: DBAPIConnection, _record: object) -> None:
+def _prepare_sqlite(connection: DBAPIConnection, record: ConnectionPoolEntry) -> None:
     """Take BEGIN into our own hands, have commits last, and let a row that is no UTF-8 be read: so it can be named."""
     connection.isolation_level = None
     connection.text_factory = _decoded
-    connection.cursor().execute(SYNC_ALL)
+    cursor = connection.cursor()
+    cursor.execute(SYNC_ALL)
+    ((patience,),) = cursor.execute("PRAGMA busy_timeout")
+    record.info[PATIENCE] = record.info[WAITS] = patience
 
 
 def _decoded(text: bytes) -> str:
@@ -136,22 +147,12 @@ def _decoded(text: bytes) -> str:
 
 
 def _begin_sqlite(connection: Connection) -> None:
-    options = connection.get_execution_options()
-    with nullcontext() if options.get("wait", True) else _impatient(connection):
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
-
-
-@contextmanager
-def _impatient(connection: Connection) -> Iterator[None]:
-    """Wait for no lock."""
-    driver = connection.connection.driver_connection
-    assert driver is not None  # noqa: S101  told to the type checker
-    ((patience,),) = driver.execute("PRAGMA busy_timeout")
-    driver.execute("PRAGMA busy_timeout = 0")
-    try:
-        yield
-    finally:
-        driver.execute(f"PRAGMA busy_timeout = {patience}")
+    options, info = connection.get_execution_options(), connection.info
+    waits = info[PATIENCE] if options.get("wait", True) else 0
+    if waits != info[WAITS]:
+        connection.exec_driver_sql(f"PRAGMA busy_timeout = {waits}")
+        info[WAITS] = waits
+    connection.exec_driver_sql("BEGIN IMMEDIATE" if options.get("writes") else "BEGIN")
 
 
 def _wait_for_it(
@@ -223,16 +224,19 @@ class _Beginning:
 
     def __init__(self, patience: int) -> None:
         self._patience = patience
-        self._statement = ""
+        self._patient = self._impatient = ""
 
     def __call__(self, connection: Connection) -> None:
-        if "on_its_own" in connection.get_execution_options():
+        options = connection.get_execution_options()
+        if "on_its_own" in options:
             return
-        if not self._statement:
-            waits, commits = connection.exec_driver_sql(AS_IT_IS).one()
-            waits = f"{self._patience}s" if waits == "0" else waits
-            self._statement = BEGINNING.format(waits, "local" if commits == "off" else commits)
-        connection.exec_driver_sql(self._statement)
+        if not self._patient:
+            own_ms, commits = connection.exec_driver_sql(AS_IT_IS).one()
+            waits_ms = own_ms or self._patience * 1000
+            commits = "local" if commits == "off" else commits
+            self._patient = BEGINNING.format(waits_ms, commits)
+            self._impatient = BEGINNING.format(min(waits_ms, IMPATIENT_MS), commits)
+        connection.exec_driver_sql(self._patient if options.get("wait", True) else self._impatient)
 
 
 def require_file(url: URL) -> None:

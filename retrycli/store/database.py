@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import warnings
 from contextlib import closing, contextmanager
-from functools import cached_property
+from datetime import timedelta
+from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from retrycli.store import selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,
     ON_ITS_OWN,
+    PATIENCE,
     UNREAD,
     make_engine,
     parsed,
@@ -49,7 +51,7 @@ from retrycli.store.connecting import (
 from retrycli.store.remedies import in_words, is_busy, is_of_the_table, without_details
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
     from decimal import Decimal
 
     from alembic.config import Config
@@ -117,6 +119,10 @@ class Database:
         schema_name, _, self._name = table.rpartition(".")
         self._schema = schema_name or None
         self._kept: Connection | None = None
+        self.ends_transactions: dict[int, str] = {}
+        """Rows of which a change has rolled back its whole transaction, and why: they are left out from then on."""
+        self.row_by_row = False
+        """Whether some row does so; which one shows when each is written by itself."""
         if self._url.get_backend_name() == "sqlite":
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
@@ -169,11 +175,15 @@ class Database:
             yield connection
 
     @contextmanager
-    def together(self, *, wait: bool = True) -> Iterator[None]:
+    def together(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
         """Make one transaction of all that is read and written inside.
 
+        It is committed at the end. The application's readers may keep a SQLite file from being written then. So there
+        is a function that commits before the end, and returns False if it can't just now: it may be called again.
+
         Args:
-            wait: wait for the write lock of a SQLite file that the application holds.
+            wait: wait for a lock that the application holds; without, not at all for one of a file, and
+                `IMPATIENT_MS` for one of a server.
 
         Raises:
             DatabaseBusy: somebody holds a lock for too long.
@@ -183,9 +193,17 @@ class Database:
         with self._transaction(writes=True, wait=wait) as connection:
             self._kept = connection
             try:
-                yield
+                yield partial(_commit, connection) if self.is_sqlite and before is None else lambda: True
             finally:
                 self._kept = before
+
+    def patience(self) -> timedelta:
+        """Return how long a transaction waits for a lock."""
+        with self.read() as connection:
+            if self.is_sqlite:
+                return timedelta(milliseconds=connection.info[PATIENCE])
+            waits_ms = connection.exec_driver_sql("SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'")
+            return timedelta(milliseconds=waits_ms.scalar_one())
 
     def one_at_a_time(self, connection: Connection) -> None:
         """Wait for every other transaction that has called this; on SQLite one that writes waits for all others."""
@@ -401,6 +419,17 @@ class Database:
             yield
         except exc.DBAPIError as error:
             raise _kind_of(error)(f"{self.place}: {in_words(error)}") from without_details(error)
+
+
+def _commit(connection: Connection) -> bool:
+    """Commit to a file, unless its readers are in the way; its lock keeps new ones out until it is tried again."""
+    try:
+        connection.exec_driver_sql("COMMIT")
+    except exc.DBAPIError as error:
+        if is_busy(error):
+            return False
+        raise
+    return True
 
 
 def _kind_of(error: exc.DBAPIError) -> type[RetrycliError]:

@@ -28,7 +28,8 @@ STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, Act]) -> Written:
     """Record messages as delivered by operators' statements, and mark their rows as sent.
 
-    An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change.
+    An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change. Nothing is
+    recorded of a message whose row another transaction holds.
 
     Args:
         database: where they are.
@@ -38,7 +39,8 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
     found = connection.execute(with_queue(database).where(among_ids(queue.c.message_id)), {"ids": list(acts)})
     settled = [_stated(each, acts[each.message_id]) for each in load(connection, found, list(acts))]
     written = write_messages(database, connection, settled)
-    for (by, at), some in groupby(as_written(settled, written.refused), lambda each: _who(acts[each.message_id])):
+    stated = [each for each in settled if each.message_id not in written.held]
+    for (by, at), some in groupby(as_written(stated, written.refused), lambda each: _who(acts[each.message_id])):
         theirs = list(some)
         start_attempts(
             connection,

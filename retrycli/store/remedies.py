@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sqlite3
+from enum import Enum
 from typing import TYPE_CHECKING
 
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import DataError, IntegrityError
 
 from retrycli import descriptors
 
@@ -23,6 +25,8 @@ NO_CHANGES = (
 OF_THE_TABLE = ("0A000", "42809", "55000")
 """PostgreSQL's codes of errors about what a table is, and not about what it holds or who asks."""
 IN_THE_WAY = "another transaction was in the way; try again"
+ROLLED_BACK = "40"
+"""What the codes of a deadlock and of a transaction that can't be serialised begin with."""
 INSUFFICIENT_PRIVILEGE = "42501"
 LOCK_NOT_AVAILABLE = "55P03"
 QUERY_CANCELED = "57014"
@@ -36,7 +40,7 @@ BY_STATE = {
     "25P0": "the server ends transactions too soon; raise transaction_timeout and idle_in_transaction_session_timeout "
     "for this role",
     "3F": "retrycli's own tables need a schema that is there in its role's search_path (ALTER ROLE … SET search_path)",
-    "40": IN_THE_WAY,
+    ROLLED_BACK: IN_THE_WAY,
     INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "
     "the owner)",
     "42809": NO_CHANGES,
@@ -93,16 +97,53 @@ def without_details(error: DBAPIError) -> DBAPIError:
     return error
 
 
-REFUSALS = ("22", "23", "44", "P0")
-"""What the codes of errors begin with that are about what is written, and not about who writes it."""
+class Trouble(Enum):
+    """What an error says that the change of a row has met."""
+
+    REFUSED = "refused"
+    """The table does not take what was written into the row, as by a constraint or a trigger."""
+    HELD = "held"
+    """Another transaction holds the row, or what a trigger of the table writes."""
+    OF_ALL = "of all"
+    """Every row would meet it: the table, the role, the server or the disk is not as needed."""
 
 
-def is_refused(error: DBAPIError) -> bool:
-    """Whether a table does not take what was written, as by a constraint or a trigger."""
+OF_THE_SERVER = ("25", "53", "57", "58")
+"""What codes of errors begin with that a server in trouble gives, whatever it was doing."""
+OF_THE_STATEMENT = ("08", "0A", "28", "3D", "3F", "42", "55", "F0")
+"""What codes of errors begin with that are about a statement or who runs it, unless it is one of a trigger's."""
+SQLITE_REFUSALS = (sqlite3.SQLITE_ERROR, sqlite3.SQLITE_TOOBIG, sqlite3.SQLITE_CONSTRAINT, sqlite3.SQLITE_MISMATCH)
+SQLITE_NOT_PREPARED = ("no such ", "because it is a view")
+"""Signs in the text of a SQLITE_ERROR that is about a statement."""
+RAISED = "exec_stmt_raise"
+"""The function of the server from which comes what a trigger in PL/pgSQL raises."""
+
+
+def trouble_of(error: DBAPIError) -> Trouble:
+    """Tell what the change of a row has met.
+
+    A trigger may raise any code that it likes. So a server's code decides only for errors that are not raised by one.
+    """
+    if isinstance(error.orig, sqlite3.Error):
+        return _trouble_of_a_file(error.orig)
     state = sqlstate(error)
     if state is None:
-        return isinstance(error, IntegrityError)
-    return state.startswith(REFUSALS) or (state == INSUFFICIENT_PRIVILEGE and _is_of_a_policy(error))
+        return Trouble.REFUSED if isinstance(error, IntegrityError | DataError) else Trouble.OF_ALL
+    if _said_of(error, "source_function") == RAISED:
+        return Trouble.REFUSED
+    if is_busy(error):
+        return Trouble.HELD
+    of_all = state.startswith(OF_THE_STATEMENT) and not (_said_of(error, "context") or _is_of_a_policy(error))
+    return Trouble.OF_ALL if of_all or state.startswith(OF_THE_SERVER) else Trouble.REFUSED
+
+
+def _trouble_of_a_file(error: sqlite3.Error) -> Trouble:
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # what is above tells more of it
+    if code == sqlite3.SQLITE_BUSY:
+        return Trouble.HELD
+    if code not in SQLITE_REFUSALS or any(sign in str(error) for sign in SQLITE_NOT_PREPARED):
+        return Trouble.OF_ALL
+    return Trouble.REFUSED
 
 
 def is_of_the_table(error: DBAPIError) -> bool:
@@ -112,13 +153,21 @@ def is_of_the_table(error: DBAPIError) -> bool:
 
 def _is_of_a_policy(error: DBAPIError) -> bool:
     """Whether a row-level policy is against a row, which has the same code as a right that a role lacks."""
-    where: str = getattr(error.orig, "diag").source_function  # noqa: B009  the driver's own
-    return where == "ExecWithCheckOptions"
+    return _said_of(error, "source_function") == "ExecWithCheckOptions"
+
+
+def _said_of(error: DBAPIError, what: str) -> str | None:
+    """Return one of the fields that a server tells of an error."""
+    said: str | None = getattr(getattr(error.orig, "diag", None), what, None)
+    return said
 
 
 def is_busy(error: DBAPIError) -> bool:
-    """Tell if another transaction holds a lock for longer than we wait, or than the server lets us wait."""
-    return sqlstate(error) in {LOCK_NOT_AVAILABLE, QUERY_CANCELED} or str(error.orig) == "database is locked"
+    """Tell if another transaction is in the way: for longer than we or the server wait, or in a deadlock."""
+    state = sqlstate(error)
+    if state is None:
+        return str(error.orig) == "database is locked"
+    return state in {LOCK_NOT_AVAILABLE, QUERY_CANCELED} or state.startswith(ROLLED_BACK)
 
 
 def sqlstate(error: DBAPIError) -> str | None:

@@ -57,7 +57,7 @@ class Points:
 
     def listen(self) -> None:
         """Hear, from now on, what this process does."""
-        event.listen(Engine, "before_cursor_execute", self._on_commit_to_a_server)
+        event.listen(Engine, "before_cursor_execute", self._on_commit)
         event.listen(Engine, "after_cursor_execute", self._on_statement)
         event.listen(Engine, "commit", self._on_commit_to_a_file)
         event.listen(Engine, "rollback", self._on_rollback)
@@ -78,11 +78,12 @@ class Points:
                 self._written.append(words)
 
     def _on_commit_to_a_file(self, connection: Connection) -> None:
-        if connection.dialect.name == "sqlite":
+        driver = connection.connection.driver_connection
+        if connection.dialect.name == "sqlite" and driver is not None and driver.in_transaction:
             self._before_commit()
 
-    def _on_commit_to_a_server(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
-        """COMMIT is one of our own statements there, and SQLAlchemy tells of a commit when that is done."""
+    def _on_commit(self, _connection: Connection, _cursor: object, statement: str, *_: object) -> None:
+        """COMMIT is often a statement of our own, and SQLAlchemy tells of a commit when that is done."""
         if statement == "COMMIT":
             self._before_commit()
 

@@ -83,10 +83,17 @@ class _Mortal:
         return call
 
     @contextmanager
-    def together(self, *values: object, **named: object) -> Iterator[None]:
+    def together(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
         """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""
         self._fate.heard()
-        with self._port.together(*values, **named):
-            yield
-            number = self._fate.begun()
+        number = 0
+        with self._port.together(*values, **named) as commit:
+
+            def commits() -> bool:
+                nonlocal number
+                number = self._fate.begun()
+                return bool(commit())
+
+            yield commits
+            number = number or self._fate.begun()
         self._fate.done(number)

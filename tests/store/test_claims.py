@@ -947,13 +947,13 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     settled = [Settled(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
-        assert claims.record_free(PASS, settled, NOON) == Recorded(moved_on=frozenset({3}), held=frozenset({2}))
+        assert claims.record(PASS, settled, NOON) == Recorded(moved_on=frozenset({3}), held=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
     attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]
     assert [row["outcome"] for row in attempts] == ["delivered"] * 3
     assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
-    assert claims.record_free(PASS, settled[1:2], NOON) == Recorded()
+    assert claims.record(PASS, settled[1:2], NOON) == Recorded()
     assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}

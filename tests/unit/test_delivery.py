@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
-from datetime import datetime
+from datetime import datetime, timedelta
+from typing import Any
 
-from retrycli.message import Claim, Lane, QueuedMessage
+import pytest
+
+from retrycli.errors import ConfigurationError, DatabaseBusy
+from retrycli.events import BreakerOpened, ResultKept
+from retrycli.message import Claim, Lane, QueuedMessage, UnusableMessage
 from retrycli.outcome import Outcome
 from retrycli.policy import Recorded, Settled
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.turns import Turns
-from tests.fakes import DELIVERED, RULES, Stage
+from tests.fakes import DELIVERED, DOWN, RULES, Stage
 
 
 class Held(Claims):
-    """A store in which the application holds some messages until they are waited for or it lets them go."""
+    """A store in which the application holds some messages, or all of the file."""
 
     def __init__(self, database: Database, *ids: int) -> None:
         super().__init__(database)
         self.ids = set(ids)
-        self.waited_for: list[set[int]] = []
-        """What was held when it was waited for."""
+        self.found_held: list[set[int]] = []
+        """What was held each time when results were written."""
         self.nothing_due = asyncio.Event()
         """Whether a pass has looked for more and found nothing."""
+        self.busy: Callable[[str], bool] = lambda _: False
+        """Whether a step of a transaction meets a lock: `begin`, `record`, `send`, `commit`."""
+
+    def patience(self) -> timedelta:
+        return timedelta(seconds=1)
 
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
@@ -36,16 +47,30 @@ class Held(Claims):
         return found
 
     def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
-        held = {each.message_id for each in settled} & self.ids
-        if held:
-            self.waited_for.append(held)
-            self.ids -= held
-        return super().record(claim, settled, now)
-
-    def record_free(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+        self._meet("record")
         free = [each for each in settled if each.message_id not in self.ids]
         held = frozenset(each.message_id for each in settled) & self.ids
-        return super().record_free(claim, free, now)._replace(held=held)
+        self.found_held.append(set(held))
+        return super().record(claim, free, now)._replace(held=held)
+
+    def begin(
+        self,
+        *args: Any,  # noqa: ANN401
+        **named: Any,  # noqa: ANN401
+    ) -> list[QueuedMessage | UnusableMessage]:
+        begun = super().begin(*args, **named)
+        self._meet("send")
+        return begun
+
+    @contextmanager
+    def together(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
+        self._meet("begin")
+        with super().together(wait=wait) as commit:
+            yield lambda: not self.busy("commit") and commit()
+
+    def _meet(self, step: str) -> None:
+        if self.busy(step):
+            raise DatabaseBusy(f"held at {step}")
 
 
 def hold(stage: Stage, *ids: int) -> Held:
@@ -54,15 +79,35 @@ def hold(stage: Stage, *ids: int) -> Held:
     return held
 
 
-def test_a_message_that_is_held_to_the_end_is_waited_for_by_itself(stage: Stage) -> None:
+def times(number: int, *steps: str) -> Callable[[str], bool]:
+    """Meet a lock so many times at some steps."""
+    left = number
+
+    def meets(step: str) -> bool:
+        nonlocal left
+        left -= step in steps
+        return step in steps and left >= 0
+
+    return meets
+
+
+def test_a_message_that_is_held_to_the_end_is_left_to_a_later_pass(stage: Stage) -> None:
     stage.add(*range(1, 7))
-    held = hold(stage, 2)
+    hold(stage, 2)
     summary = stage.run()
-    assert (summary.sent, stage.sent()) == (6, [1, 2, 3, 4, 5, 6])
-    assert held.waited_for == [{2}]
+    assert (summary.result, summary.sent, stage.sent()) == ("completed", 5, [1, 3, 4, 5, 6])
+    assert stage.events.of(ResultKept) == [ResultKept(2)]
+    assert stage.states() == {2: "sending"}
 
 
-def test_a_message_that_is_free_again_comes_with_the_next_ones(stage: Stage) -> None:
+def test_a_message_that_is_held_is_not_tried_with_each_transaction(stage: Stage) -> None:
+    stage.add(*range(1, 60))
+    held = hold(stage, 2)
+    assert stage.run().sent == 58
+    assert sum(2 in each for each in held.found_held[:-25]) <= 2
+
+
+def test_a_message_that_is_free_again_before_the_end_is_written(stage: Stage) -> None:
     stage.add(*range(1, 7))
     held = hold(stage, 2)
 
@@ -71,17 +116,39 @@ def test_a_message_that_is_free_again_comes_with_the_next_ones(stage: Stage) -> 
         return DELIVERED
 
     assert stage.run(lets_go).sent == 6
-    assert held.waited_for == []
+    assert not stage.events.of(ResultKept)
 
 
-def test_where_all_is_held_one_more_goes_out_before_that_is_waited_for(stage: Stage) -> None:
-    """No more is sent than can be written down."""
-    stage.add(*range(1, 11))
-    held = hold(stage, *range(1, 11))
-    assert stage.run().sent == 10
-    assert stage.widths[:2] == [1, 1]
-    assert held.waited_for[0] == {1, 2}
-    assert all(len(each) <= RULES.concurrency for each in held.waited_for)
+def test_rows_that_are_held_keep_no_others_from_being_sent(stage: Stage) -> None:
+    """Not even if they are the first ones."""
+    stage.add(*range(1, 40))
+    hold(stage, 1, 2, 3)
+    assert stage.run().sent == 36
+    assert sorted(stage.order) == [*range(1, 40)]
+    assert max(stage.widths) == RULES.concurrency
+
+
+def test_no_more_goes_out_while_all_rows_are_held(stage: Stage) -> None:
+    """What is sent could all be recorded, but its rows may well be others when they are free."""
+    stage.add(*range(1, 100))
+    hold(stage, *range(1, 100))
+    with pytest.raises(DatabaseBusy, match="the application holds the rows of"):
+        stage.run()
+    assert RULES.concurrency <= len(stage.order) <= 3 * RULES.concurrency
+    assert set(stage.states().values()) == {"waiting", "sending"}
+
+
+def test_a_pass_goes_on_when_all_rows_are_free_again(stage: Stage) -> None:
+    stage.add(*range(1, 100))
+    held = hold(stage, *range(1, 100))
+
+    def let_go(step: str) -> bool:
+        if len(held.found_held) > 20:
+            held.ids.clear()
+        return step == "never"
+
+    held.busy = let_go
+    assert stage.run().sent == 99
 
 
 def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage) -> None:
@@ -98,4 +165,94 @@ def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage)
     stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, replace(RULES, in_order=True))
     assert stage.order == [1, 3, 4, 5, 2]
     assert stage.sent() == [1, 2, 3, 4, 5]
-    assert held.waited_for == []
+
+
+# -- a transaction that fails at any of its steps ---------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["begin", "record", "send", "commit"])
+@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("number", [1, 2, 5, 300])
+def test_a_transaction_that_meets_a_lock_is_made_again(stage: Stage, step: str, number: int, *, in_order: bool) -> None:
+    """Nothing is lost, sent twice, or counted twice, whatever the transaction had done before."""
+    stage.add(*range(1, 40))
+    stage.sql("UPDATE pending_messages SET ticket_id = id % 7")
+    stage.add(40, body=None)
+    held = hold(stage)
+    held.busy = times(number, step)
+    summary = stage.run({7: DOWN}, replace(RULES, in_order=in_order))
+    skipped = {7, 14, 21, 28, 35} if in_order else {7}
+    expected = sorted(set(range(1, 40)) - skipped)
+    assert sorted(stage.order) == sorted({*expected, 7})
+    assert stage.sent() == expected
+    assert (summary.sent, summary.rescheduled, summary.escalated) == (len(expected), 1, 1)
+    assert [stage.attempts(each) for each in expected] == [[("pass", "delivered")]] * len(expected)
+    assert "sending" not in stage.states().values()
+
+
+@pytest.mark.parametrize("step", ["record", "commit"])
+def test_what_was_learnt_of_a_destination_is_saved_and_told_once_if_a_transaction_fails(
+    stage: Stage, step: str
+) -> None:
+    stage.add(*range(1, 20))
+    hold(stage).busy = times(3, step)
+    assert stage.run(DOWN).reason == "breaker_open"
+    [opened] = stage.events.of(BreakerOpened)
+    assert stage.ledger.breaker(RULES.destination).failures == opened.failures == 5
+
+
+def test_an_answer_is_on_the_disk_while_the_application_holds_its_table(stage: Stage) -> None:
+    """Only retrycli's own tables can be written. A kill would lose nothing."""
+    stage.add(1)
+    held = hold(stage)
+    found = []
+
+    def all_held(step: str) -> bool:
+        if step == "begin":
+            found.append(stage.attempts(1))
+        return step == "record"
+
+    held.busy = all_held
+    with pytest.raises(DatabaseBusy):
+        stage.run()
+    assert found[-1] == [("pass", "delivered")]
+    stage.claims = Claims(stage.database)
+    stage.clock.now += timedelta(hours=1)
+    stage.run()
+    assert (stage.sent(), stage.order) == ([1], [])
+
+
+def test_a_signal_ends_a_pass_whose_answers_are_on_the_disk_though_a_table_is_held(stage: Stage) -> None:
+    stage.add(1, 2)
+    held = hold(stage)
+
+    def answers(_: QueuedMessage) -> Outcome:
+        held.busy = lambda step: step == "record"
+        stage.stop_requested = True
+        return DELIVERED
+
+    began = stage.clock.now
+    summary = stage.run(answers)
+    assert (summary.result, summary.exit_status) == ("interrupted", 143)
+    assert stage.clock.now - began < timedelta(seconds=5)
+    assert stage.events.of(ResultKept) == [ResultKept(1)]
+    assert stage.states() == {1: "sending", 2: "waiting"}
+
+
+def test_a_configuration_that_turns_out_wrong_ends_the_pass_and_loses_no_answer(stage: Stage) -> None:
+    """The requests that are out are waited for, and nothing is charged to the message that met it."""
+    stage.add(*range(1, 10))
+
+    async def answer(queued: QueuedMessage) -> Outcome:
+        if queued.message_id == 3:
+            raise ConfigurationError("gateway.base_url: invalid URL")
+        for _ in range(50):
+            await asyncio.sleep(0)
+        return DELIVERED
+
+    with pytest.raises(ConfigurationError, match="invalid URL"):
+        stage.run(answer)
+    others = [each for each in stage.order if each != 3]
+    assert stage.sent() == sorted(others)
+    assert stage.tries()[3] == 0
+    assert stage.states()[3] == "waiting"

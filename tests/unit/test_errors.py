@@ -21,6 +21,7 @@ from retrycli.errors import (
     OutputFailed,
     RetrycliError,
     SchemaMismatch,
+    TransactionLost,
 )
 
 EXIT_CODES = {
@@ -33,6 +34,7 @@ EXIT_CODES = {
     NotEdited: 4,
     DatabaseUnavailable: 69,
     DatabaseBusy: 69,
+    TransactionLost: 69,
     LockHeld: 75,
     ConfigurationError: 78,
     SchemaMismatch: 78,

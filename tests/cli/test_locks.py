@@ -1,0 +1,396 @@
+"""The application holds locks while requests are out: no answer is lost, and what is free goes on."""
+
+from __future__ import annotations
+
+import json
+import sqlite3
+import time
+from contextlib import closing
+from dataclasses import replace
+from datetime import timedelta
+from threading import Event, Thread
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import NullPool, create_engine
+
+from retrycli import app
+from tests.cli.api import held_back
+from tests.cli.story import impatient
+from tests.cli.test_refused_rows import check_handed_over
+from tests.cli.test_unwritten import (
+    ALL,
+    BY_TYPE,
+    IDS,
+    MESSAGES,
+    ONE,
+    OTHERS,
+    REJECT,
+    check_each_was_sent_once,
+    check_escalated_alone,
+    check_rejected_but_one,
+    check_requeued_but_one,
+    insert_all,
+    locked,
+)
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from retrycli.sandbox import Answer
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+    from tests.cli.story import Begin, Story
+
+pytestmark = on_both
+
+on_postgresql = pytest.mark.databases("postgresql")
+on_sqlite = pytest.mark.databases("sqlite")
+
+REQUEST_TIMEOUT, HELD_SECONDS = 2.0, 4.0
+"""A pass that waited for the application's lock would take the answers that come meanwhile for too late."""
+MANY = range(1, 25)
+
+
+class Holder(Thread):
+    """The application: it holds a lock for a while."""
+
+    def __init__(self, application: Application, statement: str) -> None:
+        super().__init__()
+        self._application = application
+        self._statement = statement
+        self._held = Event()
+
+    def take(self) -> None:
+        """Take the lock; it is given back after a while."""
+        self.start()
+        assert self._held.wait(60)
+
+    def run(self) -> None:
+        """Hold it."""
+        with self._application.in_transaction(self._statement):
+            self._held.set()
+            time.sleep(HELD_SECONDS)
+
+
+class Reader(Holder):
+    """The application reads a file in one transaction. With a rollback journal nobody can commit meanwhile."""
+
+    def run(self) -> None:
+        """Read."""
+        with closing(sqlite3.connect(self._application.path, timeout=60, isolation_level=None)) as connection:
+            connection.execute("BEGIN")
+            connection.execute(self._statement).fetchone()
+            self._held.set()
+            time.sleep(HELD_SECONDS)
+            connection.execute("COMMIT")
+
+
+def answer_slowly(story: Story) -> None:
+    """Have the API answer each message but the first after its own time, shorter than any request may take."""
+    at_once = story.api.answer
+
+    def slowly(method: str, path: str, key: str | None, body: bytes) -> Answer:
+        number = int(json.loads(body)["body"].split()[1])
+        if number > 1:
+            time.sleep(0.2 + number % 8 * 0.15)
+        return at_once(method, path, key, body)
+
+    story.api.answer = slowly  # type: ignore[method-assign]
+    story.set("gateway", request_timeout_seconds=REQUEST_TIMEOUT)
+
+
+def insert_many(story: Story) -> None:
+    for each in MANY:
+        story.insert(each, ticket_id=4700 + each, body=f"text {each}")
+
+
+def write_tickets_too(application: Application) -> None:
+    """Have a trigger write a row of another table for each message that changes."""
+    application.execute(
+        "CREATE FUNCTION touch() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        "UPDATE ticket_states SET state = 'x' WHERE ticket_id = NEW.ticket_id; RETURN NEW; END $$"
+    )
+    application.execute("CREATE TRIGGER touch AFTER UPDATE ON pending_messages FOR EACH ROW EXECUTE FUNCTION touch()")
+
+
+LOCKS = {
+    "table": "LOCK TABLE pending_messages IN ACCESS EXCLUSIVE MODE",
+    "table for writers": "LOCK TABLE pending_messages IN SHARE MODE",
+    "all rows": "SELECT * FROM pending_messages FOR UPDATE",
+    "two rows": "SELECT * FROM pending_messages WHERE id IN (5, 10) FOR UPDATE",
+    "all of a trigger": "LOCK TABLE ticket_states IN ACCESS EXCLUSIVE MODE",
+    "rows of a trigger": "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4705, 4710)",
+}
+
+
+def check_no_answer_is_lost(story: Story, holder: Holder) -> None:
+    story.api.meanwhile[4] = holder.take
+    story.tick()
+    holder.join()
+    story.ticks(2)
+    assert sorted(story.api.bodies) == sorted(f"text {each}" for each in MANY)
+    assert {each: story.status(each) for each in MANY} == dict.fromkeys(MANY, "sent")
+    assert {each: story.outcomes(each) for each in MANY} == {each: ["delivered"] for each in MANY}
+
+
+@on_postgresql
+@pytest.mark.parametrize("lock", LOCKS)
+def test_no_answer_is_lost_while_the_application_holds_a_lock_for_longer_than_a_request_may_take(
+    begin: Begin, lock: str
+) -> None:
+    with begin() as story:
+        insert_many(story)
+        write_tickets_too(story.application)
+        answer_slowly(story)
+        check_no_answer_is_lost(story, Holder(story.application, LOCKS[lock]))
+
+
+@on_sqlite
+@pytest.mark.parametrize("journal", ["delete", "wal"])
+@pytest.mark.parametrize("reads", [True, False])
+def test_no_answer_is_lost_while_the_application_reads_or_writes_a_file(
+    begin: Begin, journal: str, *, reads: bool
+) -> None:
+    with begin() as story:
+        story.application.asked(f"PRAGMA journal_mode = {journal}")
+        insert_many(story)
+        answer_slowly(story)
+        application = story.application
+        holder = (
+            Reader(application, "SELECT * FROM pending_messages")
+            if reads
+            else Holder(application, "UPDATE ticket_states SET state = 'busy'")
+        )
+        check_no_answer_is_lost(story, holder)
+
+
+@on_postgresql
+@pytest.mark.parametrize("lock", ["rows", "rows of a trigger"])
+def test_rows_that_are_held_keep_no_others_from_being_sent_and_written(begin: Begin, lock: str) -> None:
+    """Though they are the first ones."""
+    held, free = [1, 2, 3], [4, 5, 6, 7, 8, 9]
+    tickets = "UPDATE ticket_states SET state = 'held' WHERE ticket_id IN (4701, 4702, 4703)"
+    with begin() as story:
+        insert_all(story)
+        write_tickets_too(story.application)
+        story.be_impatient()
+        with locked(story, held) if lock == "rows" else story.application.in_transaction(tickets):
+            assert (story.tick().result, len(story.api.requests)) == ("completed", MESSAGES)
+            assert {story.status(each) for each in free} == {"sent"}
+            assert {story.status(each) for each in held} == {"failed"}
+            assert {each: story.outcomes(each) for each in ALL} == {each: ["delivered"] for each in ALL}
+            assert story.tick().result == "completed"
+        story.ticks(2)
+        check_each_was_sent_once(story)
+
+
+@on_postgresql
+def test_a_deadlock_with_the_application_loses_no_answer(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        write_tickets_too(story.application)
+        held = Event()
+
+        def deadlock() -> None:
+            with closing(create_engine(story.application.url, poolclass=NullPool).connect()) as connection:
+                connection.exec_driver_sql("UPDATE ticket_states SET state = 'app' WHERE ticket_id = 4709")
+                held.set()
+                for ticket in range(4708, 4701, -1):
+                    time.sleep(0.1)
+                    connection.exec_driver_sql(f"UPDATE ticket_states SET state = 'app' WHERE ticket_id = {ticket}")
+                connection.commit()
+
+        thread = Thread(target=deadlock)
+
+        def begin_deadlock() -> None:
+            thread.start()
+            assert held.wait(60)
+
+        story.api.meanwhile[1] = begin_deadlock
+        story.tick()
+        thread.join()
+        story.ticks(2)
+        check_each_was_sent_once(story)
+
+
+@on_postgresql
+def test_a_row_that_is_deleted_and_inserted_in_one_transaction_is_not_taken_for_a_hidden_one(begin: Begin) -> None:
+    with begin() as story:
+        story.insert(body="a")
+        story.be_impatient()
+        with closing(create_engine(story.application.url, poolclass=NullPool).connect()) as connection:
+            connection.exec_driver_sql("CREATE TEMPORARY TABLE kept AS SELECT * FROM pending_messages")
+            connection.exec_driver_sql("DELETE FROM pending_messages")
+            connection.exec_driver_sql("INSERT INTO pending_messages SELECT * FROM kept")
+            story.tick()
+            connection.commit()
+        story.ticks(2)
+        assert (story.status(), story.api.bodies) == ("sent", ["a"])
+
+
+@on_postgresql
+@pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by filter"])
+@pytest.mark.parametrize("lock", ["row", "row of a trigger"])
+def test_a_held_row_does_not_keep_others_from_being_requeued(begin: Begin, which: Sequence[str], lock: str) -> None:
+    with begin() as story:
+        insert_all(story)
+        write_tickets_too(story.application)
+        story.application.execute("UPDATE pending_messages SET retry_count = 10")
+        story.tick()
+        command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
+        ticket = "UPDATE ticket_states SET state = 'held' WHERE ticket_id = 4705"
+        with locked(story, [ONE]) if lock == "row" else story.application.in_transaction(ticket):
+            done = command("requeue", *which, "--yes")
+        named = which == IDS
+        assert done.returncode == (4 if named else 0), done.stderr
+        assert f"message {ONE} " in done.stderr or not named
+        assert {story.queued(each)["state"] for each in OTHERS} == {"waiting"}
+        assert story.queued(ONE)["state"] == "escalated"
+
+
+@on_postgresql
+@pytest.mark.parametrize("act", [REJECT, ("mark-sent", "--yes")], ids=["reject", "mark-sent"])
+def test_a_row_of_which_a_trigger_is_held_is_named_and_nothing_is_done_to_it(begin: Begin, act: Sequence[str]) -> None:
+    with begin() as story:
+        insert_all(story)
+        write_tickets_too(story.application)
+        command = story.command.having({"RETRYCLI_DATABASE__URL": impatient(story.application.url)})
+        with story.application.in_transaction("UPDATE ticket_states SET state = 'held' WHERE ticket_id = 4705"):
+            done = command(*act, *IDS)
+        assert done.returncode == 4, done.stderr
+        assert f"message {ONE} " in done.stderr
+        assert {story.status(each) for each in OTHERS} == {"rejected" if act == REJECT else "sent"}
+        story.tick()
+        assert (story.status(ONE), story.api.bodies) == ("sent", [f"text {ONE}"])
+
+
+# -- a row that refuses a change in its own way ------------------------------------------------------------------------
+
+
+CODES = (
+    *("08001", "09000", "0A000", "21000", "27000", "38000", "40P01", "42501", "42703", "45000", "53100", "55000"),
+    *("55P03", "57014", "HV000", "P0001", "U0001", "XX000"),
+)
+
+
+def refuse_with(application: Application, code: str) -> None:
+    """Have a trigger refuse every change of one row with a code of its own."""
+    application.execute(
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+        f"RAISE EXCEPTION 'closed' USING ERRCODE = '{code}'; END $$"
+    )
+    application.execute(
+        "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
+        f"WHEN (OLD.id = {ONE}) EXECUTE FUNCTION refuse()"
+    )
+
+
+@on_postgresql
+@pytest.mark.parametrize("code", CODES)
+def test_a_row_that_refuses_with_any_code_is_escalated_alone(begin: Begin, code: str) -> None:
+    with begin() as story:
+        insert_all(story)
+        refuse_with(story.application, code)
+        check_escalated_alone(story)
+
+
+@on_postgresql
+def test_a_row_of_which_a_trigger_fails_by_itself_is_escalated_alone(begin: Begin) -> None:
+    """It raises nothing: what it refers to is not there."""
+    with begin() as story:
+        insert_all(story)
+        story.application.execute(
+            "CREATE FUNCTION broken() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN "
+            "INSERT INTO no_such_table VALUES (1); RETURN NEW; END $$"
+        )
+        story.application.execute(
+            "CREATE TRIGGER broken BEFORE UPDATE ON pending_messages FOR EACH ROW "
+            f"WHEN (OLD.id = {ONE}) EXECUTE FUNCTION broken()"
+        )
+        check_escalated_alone(story)
+
+
+def roll_back(application: Application, which: str = f"= {ONE}") -> None:
+    """Have a trigger roll back every transaction that changes some rows."""
+    application.execute(
+        f"CREATE TRIGGER rolls_back BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
+        "BEGIN SELECT RAISE(ROLLBACK, 'closed'); END"
+    )
+
+
+@on_sqlite
+@pytest.mark.parametrize("one", [1, ONE, MESSAGES])
+def test_a_row_that_rolls_back_its_transaction_is_escalated_alone(begin: Begin, one: int) -> None:
+    with begin() as story:
+        insert_all(story)
+        roll_back(story.application, f"= {one}")
+        check_escalated_alone(story, one)
+
+
+@on_sqlite
+def test_a_row_with_a_constraint_that_rolls_back_is_escalated_alone(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        story.application.execute("CREATE TABLE once (id INTEGER UNIQUE ON CONFLICT ROLLBACK)")
+        story.application.execute(f"INSERT INTO once VALUES ({ONE})")
+        story.application.execute(
+            f"CREATE TRIGGER again AFTER UPDATE ON pending_messages WHEN NEW.id = {ONE} "
+            "BEGIN INSERT INTO once VALUES (NEW.id); END"
+        )
+        check_escalated_alone(story)
+
+
+@on_sqlite
+def test_many_rows_that_roll_back_their_transactions_are_escalated_and_no_others(begin: Begin) -> None:
+    with begin() as story:
+        insert_many(story)
+        roll_back(story.application, "% 3 = 0")
+        story.ticks(3)
+        assert sorted(story.api.bodies) == sorted(f"text {each}" for each in MANY)
+        for each in MANY:
+            if each % 3:
+                assert (story.status(each), story.outcomes(each)) == ("sent", ["delivered"])
+            else:
+                story.check_escalated("invalid", each)
+
+
+@on_sqlite
+def test_a_message_that_can_not_be_sent_and_rolls_back_keeps_no_other_from_being_sent(begin: Begin) -> None:
+    with begin() as story:
+        insert_all(story)
+        story.application.execute(f"UPDATE pending_messages SET body = NULL WHERE id = {ONE}")
+        roll_back(story.application)
+        story.ticks(3)
+        assert sorted(story.api.bodies) == [f"text {each}" for each in OTHERS]
+        story.check_escalated("invalid", ONE)
+
+
+@on_sqlite
+@pytest.mark.parametrize("which", [IDS, BY_TYPE], ids=["by id", "by filter"])
+def test_a_row_that_rolls_back_keeps_no_others_from_an_operator(begin: Begin, which: tuple[str, ...]) -> None:
+    with begin() as story:
+        roll_back(story.application)
+        check_rejected_but_one(story, *which)
+    with begin() as story:
+        check_requeued_but_one(story, roll_back, *which)
+
+
+@on_sqlite
+def test_a_row_that_rolls_back_and_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
+    cli: Cli, application: Application
+) -> None:
+    [closed] = application.add_due(1)
+    with held_back() as (api, gate):
+        process = cli.having(application.variables(api.url)).start("run-once")
+        assert gate.reached.wait(60)
+        process.kill()
+        process.communicate()
+        roll_back(application, f"= {closed}")
+        others = application.add_due(MESSAGES, first=201)
+        gate.opened.set()
+        later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
+        summary = app.run_once(application.settings(api.url), surroundings=later)
+        assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
+        check_handed_over(application, api, closed, others)
