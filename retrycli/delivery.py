@@ -140,6 +140,8 @@ class Delivery:
                 self._new += await self._answers()
             await self._write(self._end)
         except DatabaseUnavailable as error:
+            if not isinstance(error, DatabaseBusy):
+                self._supply.forget()
             is_kept = await self._save_answers()
             if not (is_kept and isinstance(error, DatabaseBusy) and self._world.stop_requested()):
                 raise

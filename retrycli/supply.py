@@ -82,6 +82,10 @@ class Supply:
         """Take note that the transaction is committed in which messages were claimed, taken or given back."""
         self._taken.clear()
 
+    def forget(self) -> None:
+        """Leave what the present transaction has taken, because nobody knows if that was committed."""
+        self._taken.clear()
+
     def rolled_back(self) -> None:
         """Take back what left in a transaction that has failed. Nothing is sure to be claimed."""
         self._claimed.extendleft(reversed(self._taken))

@@ -201,13 +201,15 @@ def test_a_server_that_restarts_between_two_transactions_is_greeted_anew(desk: D
 
 @pytest.mark.parametrize("mode", ["fast", "immediate"])
 def test_a_server_that_is_stopped_in_the_middle_of_a_transaction_is_told(desk: Desk, mode: str) -> None:
-    with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM retrycli_queue FOR UPDATE"):
+    """Nothing can be recorded of the answer, because the application holds one of retrycli's own tables too."""
+    with in_flight(desk) as (done, gate), holding(desk, "LOCK TABLE retrycli_queue IN ACCESS EXCLUSIVE MODE"):
         gate.opened.set()
         wait_until(lambda: waits_for_a_lock(desk.application))
         desk.server.stop(mode)
     desk.server.start()
-    assert line(done[0]).endswith(f": {GONE}")
-    check_that_all_arrive(desk, unknown=1, known=1)
+    # It may have ended in a transaction, or before the next one.
+    assert line(done[0]).endswith((f": {GONE}", BY_TEXT["Connection refused"]))
+    check_that_all_arrive(desk, unknown=1)
 
 
 @contextmanager
@@ -247,13 +249,13 @@ IN_DOUBT = {
     "the attempt is written down, and nobody hears of it": InDoubt(BEGINS, Loses.ITS_ANSWER, "failed", 1, 1),
     "the attempt is not written down": InDoubt(BEGINS, Loses.THE_COMMIT, "failed", 0, 1),
     "the outcome is written down, and nobody hears of it": InDoubt(ENDS, Loses.ITS_ANSWER, "sent", 0, 1),
-    "the outcome is not written down": InDoubt(ENDS, Loses.THE_COMMIT, "failed", 1, 2),
+    "the outcome is not written down": InDoubt(ENDS, Loses.THE_COMMIT, "failed", 0, 1),
 }
 
 
 @pytest.mark.parametrize("case", IN_DOUBT)
 def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Desk, case: str) -> None:
-    """A message is sent once more only where it may not have been written down that it was sent."""
+    """A message whose answer is known is not sent once more: its outcome is recorded over another connection."""
     doubt = IN_DOUBT[case]
     desk.application.add(101)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
@@ -382,28 +384,35 @@ def test_a_server_that_is_full_is_told(desk: Desk) -> None:
 # -- statements that are cancelled, and locks of the application's ---------------------------------------------------
 
 
-@pytest.mark.parametrize(("setting", "code"), [("statement_timeout", "57014"), ("lock_timeout", "55P03")])
-def test_a_statement_that_is_cancelled_in_mid_pass_loses_nothing(desk: Desk, setting: str, code: str) -> None:
-    """The application holds all rows for longer than the server lets anybody wait: one more shows that it does."""
+def check_all_sent_once(desk: Desk, done: Finished) -> None:
+    """Check that a pass went on as if nothing had been."""
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
+    assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
+
+
+@pytest.mark.parametrize(("setting", "milliseconds"), [("statement_timeout", 300), ("lock_timeout", 50)])
+def test_a_statement_that_is_cancelled_in_mid_pass_loses_nothing(desk: Desk, setting: str, milliseconds: int) -> None:
+    """The application holds the table for longer than the server lets anybody wait. The pass goes on after that."""
     with (
-        in_flight(desk, desk.url(options=f"-c {setting}=200")) as (done, gate),
-        holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"),
+        in_flight(desk, desk.url(options=f"-c {setting}={milliseconds}")) as (done, gate),
+        holding(desk, "LOCK TABLE pending_messages IN ACCESS EXCLUSIVE MODE"),
     ):
         gate.opened.set()
-        wait_until(lambda: waits_for_a_lock(desk.application))
-        wait_until(lambda: not waits_for_a_lock(desk.application))
-    assert line(done[0]) == f"canceling statement due to {setting.replace('_', ' ')}: {BY_STATE[code]}"
-    check_that_all_arrive(desk, unknown=0, known=2)
+        for _ in range(3):
+            wait_until(lambda: waits_for_a_lock(desk.application))
+            wait_until(lambda: not waits_for_a_lock(desk.application))
+        assert [each["outcome"] for each in desk.application.rows("retrycli_attempts").values()] == ["delivered"]
+    check_all_sent_once(desk, done[0])
 
 
 def test_a_pass_waits_for_an_application_that_holds_its_rows_for_a_while(desk: Desk) -> None:
     """And goes on as if nothing had been."""
+    attempts = "SELECT 1 FROM retrycli_attempts WHERE outcome = 'delivered' AND finished_at IS NULL"
     with in_flight(desk) as (done, gate), holding(desk, "SELECT 1 FROM pending_messages FOR UPDATE"):
         gate.opened.set()
-        wait_until(lambda: waits_for_a_lock(desk.application))
-    assert (done[0].returncode, done[0].stdout, done[0].stderr) == (0, "", "")
-    assert {row["status"] for row in desk.application.rows().values()} == {"sent"}
-    assert len(desk.application.rows("retrycli_attempts")) == MESSAGES
+        wait_until(lambda: bool(desk.application.execute(attempts)))
+    check_all_sent_once(desk, done[0])
 
 
 # -- what the role may not do ----------------------------------------------------------------------------------------
