@@ -45,7 +45,7 @@ def test_a_message_that_is_not_taken_stays_where_it_was_and_keeps_its_tries(cli:
     assert results == [{"id": 8, "outcome": "transient", "status_code": 503, "error": "HTTP 503: too busy"}]
     [attempt] = application.rows("retrycli_attempts").values()
     assert (attempt["made_by"], attempt["error"]) == ("anna", "HTTP 503: too busy")
-    read = {name: attempt[name] for name in ("birth", "digest", "delivery_key")}
+    read = {name: attempt[name] for name in ("digest", "delivery_key")}
     assert None not in read.values()
     assert (application.rows(), application.rows("retrycli_queue")) == (rows, {8: queued | read})
 

@@ -388,7 +388,7 @@ def test_who_has_it_is_never_sent_it_again_though_the_mail_names_all() -> None:
 def test_where_everybody_has_it_nobody_is_called() -> None:
     with MailServer() as server:
         outcome = mail(mail_settings(server.url), three(ANNA, BEN, CY))
-    assert outcome == Outcome(OutcomeKind.DELIVERED)
+    assert outcome == Outcome(OutcomeKind.DELIVERED, found=True)
     assert server.peers == []
 
 
