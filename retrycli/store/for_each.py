@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import cached_property
+from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, ColumnElement, bindparam, column, func
+from sqlalchemy import ARRAY, ColumnElement, UpdateBase, bindparam, column, func
+from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.store.connecting import UNREAD
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Executable
+    from sqlalchemy import Connection, Dialect, Executable
 
 OF = "of_"
 """A parameter's name begins so, for those that are columns' names are SQLAlchemy's own."""
@@ -39,6 +41,7 @@ class ForEach:
         self._make = make
         self._alike = frozenset(alike)
         self._types = types
+        self._prepared: _Prepared | None = None
         self._all_are_known = not any(isinstance(each, NullType) for each in types.values())
 
     def execute(self, connection: Connection, rows: Sequence[Mapping[str, Any]], **shared: object) -> int | None:
@@ -51,10 +54,12 @@ class ForEach:
         """
         if not rows:
             return 0
-        if connection.dialect.name == "sqlite" or not self._all_are_known:
+        if connection.dialect.name == "sqlite":
+            return self._execute_prepared(connection, rows, shared)
+        if not self._all_are_known:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            result = connection.execute(self._row_by_row, each, execution_options=UNREAD)
-            return result.rowcount if connection.dialect.name == "sqlite" else None
+            connection.execute(self._row_by_row, each, execution_options=UNREAD)
+            return None
         values: dict[str, Any] = {OF + name: [row[name] for row in rows] for name in self._types}
         if all(values[OF + name].count(rows[0][name]) == len(rows) for name in self._alike):
             once = {OF + name: rows[0][name] for name in self._alike}
@@ -62,6 +67,18 @@ class ForEach:
         else:
             connection.execute(self._at_once, values | shared, execution_options=UNREAD)
         return None
+
+    def _execute_prepared(
+        self, connection: Connection, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]
+    ) -> int:
+        """Have the driver carry out the statement for each row.
+
+        SQLAlchemy would put the parameters of each row together by name, which takes longer than to write the row.
+        """
+        if self._prepared is None:
+            self._prepared = _Prepared(self._row_by_row, connection.dialect)
+        values = self._prepared.values_of(rows, shared)
+        return connection.exec_driver_sql(self._prepared.sql, values, execution_options=UNREAD).rowcount
 
     @cached_property
     def _row_by_row(self) -> Executable:
@@ -84,3 +101,35 @@ class ForEach:
     @property
     def _values(self) -> Values:
         return {name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()}
+
+
+class _Prepared:
+    """A statement as a driver takes it, with its parameters by their places.
+
+    Args:
+        statement: what to carry out.
+        dialect: of a database whose driver takes parameters by their places.
+    """
+
+    def __init__(self, statement: Executable, dialect: Dialect) -> None:
+        assert isinstance(statement, UpdateBase)  # noqa: S101  told to the type checker
+        compiled = statement.compile(dialect=dialect)
+        assert isinstance(compiled, SQLCompiler)  # noqa: S101
+        self.sql = str(compiled)
+        self._names = tuple(compiled.positiontup or ())
+        self._constants = compiled.params
+        types = {name: compiled.binds[name].type.dialect_impl(dialect) for name in self._names}
+        self._write = {name: kind.bind_processor(dialect) for name, kind in types.items()}
+
+    def values_of(self, rows: Sequence[Mapping[str, Any]], shared: Mapping[str, object]) -> list[tuple[object, ...]]:
+        """Return the values of each row, in the order of their places, as the driver takes them."""
+        columns: list[Iterable[object]] = []
+        for name in self._names:
+            write = self._write[name]
+            if name.startswith(OF):
+                key = name.removeprefix(OF)
+                columns.append([row[key] if write is None else write(row[key]) for row in rows])
+            else:
+                value = shared[name] if name in shared else self._constants[name]
+                columns.append(repeat(value if write is None else write(value), len(rows)))
+        return list(zip(*columns, strict=True))
