@@ -11,7 +11,7 @@ from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from tests.fakes import START
-from tests.model.book import MAX_RETRIES
+from tests.model.book import MAX_RETRIES, name_of
 from tests.model.picture import Picture, time_of
 from tests.model.step import Step, has_been, is_put_right, is_the_same, told_truly
 
@@ -63,6 +63,8 @@ class Laws:
     """Messages whose rows were held: their results may be written by a later step."""
     dead: set[str] = field(default_factory=set)
     """Whose claims nobody gives back."""
+    births: dict[str, str] = field(default_factory=dict)
+    """Of the messages to which delivery keys belong."""
     latest: datetime = START
     """The latest that the clock has shown."""
 
@@ -208,6 +210,10 @@ class Laws:
             return
         if missed := after.failed - step.touched - after.queue.keys():
             yield f"a pass did not take in {missed}"
+        for each in (after.failed - step.touched - step.written) & after.in_state("waiting", "escalated"):
+            birth, key = name_of(after.rows[each]).birth, after.queue[each]["delivery_key"]
+            if self.births.setdefault(key, birth) != birth:
+                yield f"message {each} has the delivery key of the message that had its id before"
         lapsed = {
             each for each in after.in_state("sending") if time_of(after.queue[each]["claim_expires_at"]) <= step.seen_at
         }
