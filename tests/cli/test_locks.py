@@ -6,18 +6,14 @@ import json
 import sqlite3
 import time
 from contextlib import closing
-from dataclasses import replace
-from datetime import timedelta
 from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import NullPool, create_engine
 
-from retrycli import app
-from tests.cli.api import held_back
 from tests.cli.story import impatient
-from tests.cli.test_refused_rows import check_handed_over
+from tests.cli.test_refused_rows import check_a_later_pass_sends_others
 from tests.cli.test_unwritten import (
     ALL,
     BY_TYPE,
@@ -381,16 +377,4 @@ def test_a_row_that_rolls_back_keeps_no_others_from_an_operator(begin: Begin, wh
 def test_a_row_that_rolls_back_and_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
     cli: Cli, application: Application
 ) -> None:
-    [closed] = application.add_due(1)
-    with held_back() as (api, gate):
-        process = cli.having(application.variables(api.url)).start("run-once")
-        assert gate.reached.wait(60)
-        process.kill()
-        process.communicate()
-        roll_back(application, f"= {closed}")
-        others = application.add_due(MESSAGES, first=201)
-        gate.opened.set()
-        later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
-        summary = app.run_once(application.settings(api.url), surroundings=later)
-        assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
-        check_handed_over(application, api, closed, others)
+    check_a_later_pass_sends_others(cli, application, lambda here, closed: roll_back(here, f"= {closed}"))

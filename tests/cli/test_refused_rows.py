@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from datetime import timedelta
 from typing import TYPE_CHECKING
@@ -27,9 +28,14 @@ CLOSED = "ticket 12 is closed"
 
 def refuse(application: Application, message_id: object) -> None:
     """Have a trigger of the application's refuse every change of a message."""
+    refuse_rows(application, f"= {message_id}")
+
+
+def refuse_rows(application: Application, which: str) -> None:
+    """Have a trigger of the application's refuse every change of some rows, by their ids."""
     if application.is_sqlite:
         application.execute(
-            f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id = {message_id} "
+            f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
             f"BEGIN SELECT RAISE(ABORT, '{CLOSED}'); END"
         )
         return
@@ -38,7 +44,7 @@ def refuse(application: Application, message_id: object) -> None:
     )
     application.execute(
         "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
-        f"WHEN (OLD.id = {message_id}) EXECUTE FUNCTION refuse()"
+        f"WHEN (OLD.id {which}) EXECUTE FUNCTION refuse()"
     )
 
 
@@ -104,22 +110,29 @@ def test_what_can_not_be_sent_keeps_no_other_from_being_taken_in(
     check_handed_over(application, sandbox, closed, others)
 
 
-def test_one_that_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
-    cli: Cli, application: Application
+def check_a_later_pass_sends_others(
+    cli: Cli, application: Application, close: Callable[[Application, int], None]
 ) -> None:
+    """Kill a pass that sends a message, close its row, and check that a later pass escalates it and sends others."""
     [closed] = application.add_due(1)
     with held_back() as (api, gate):
         process = cli.having(application.variables(api.url)).start("run-once")
         assert gate.reached.wait(60)
         process.kill()
         process.communicate()
-        refuse(application, closed)
+        close(application, closed)
         others = application.add_due(MESSAGES, first=201)
         gate.opened.set()
         later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
         summary = app.run_once(application.settings(api.url), surroundings=later)
         assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
         check_handed_over(application, api, closed, others)
+
+
+def test_one_that_was_being_sent_when_its_pass_died_keeps_no_later_pass_from_its_work(
+    cli: Cli, application: Application
+) -> None:
+    check_a_later_pass_sends_others(cli, application, refuse)
 
 
 def test_the_pass_before_it_that_finds_the_row_sends_all_the_same(

@@ -14,7 +14,7 @@ from sqlalchemy import make_url
 
 from retrycli.app import utc_now
 from tests.cli.story import LOST, OK, PERMANENT, REFUSED, impatient
-from tests.cli.test_refused_rows import CLOSED, refuse
+from tests.cli.test_refused_rows import CLOSED, refuse, refuse_rows
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
@@ -291,28 +291,11 @@ def test_a_message_that_can_not_be_sent_and_skips_updates_keeps_no_other_from_be
         story.check_escalated("invalid", ONE)
 
 
-def raise_by_trigger(application: Application, which: str) -> None:
-    """Have a trigger refuse every update of some rows with an error."""
-    if application.is_sqlite:
-        application.execute(
-            f"CREATE TRIGGER closed BEFORE UPDATE ON pending_messages WHEN OLD.id {which} "
-            f"BEGIN SELECT RAISE(ABORT, '{CLOSED}'); END"
-        )
-        return
-    application.execute(
-        f"CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION '{CLOSED}'; END $$"
-    )
-    application.execute(
-        "CREATE TRIGGER closed BEFORE UPDATE ON pending_messages FOR EACH ROW "
-        f"WHEN (OLD.id {which}) EXECUTE FUNCTION refuse()"
-    )
-
-
 MANY = range(101, 131)
 """More than the messages that a pass tries out one after the other before it looks elsewhere."""
 
 
-@pytest.mark.parametrize("refuses", [skip_by_trigger, raise_by_trigger], ids=["in silence", "with an error"])
+@pytest.mark.parametrize("refuses", [skip_by_trigger, refuse_rows], ids=["in silence", "with an error"])
 @pytest.mark.parametrize("due", ["later", "at once"])
 def test_many_rows_that_take_no_change_keep_no_other_from_being_sent(
     begin: Begin, refuses: Callable[[Application, str], None], due: str
