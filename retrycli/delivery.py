@@ -262,8 +262,8 @@ class Delivery:
     async def _wait_for_rows(self) -> bool:
         """Wait until the application lets go of rows, now that nothing is in flight.
 
-        Return:
-            Whether more may begin because it has let go of some.
+        Returns:
+            Whether more attempts may begin, because some rows are free again.
         """
         if not self._results.held_up:
             return False
@@ -368,7 +368,7 @@ class Delivery:
 
     @property
     def _is_held_up(self) -> bool:
-        """Whether the application holds one row after the other: then no more is to go out."""
+        """Tell if the application holds so many rows one after the other that nothing more may go out."""
         return self._results.barren >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:
