@@ -34,6 +34,8 @@ END_OF_ATTEMPT = {
 }
 LONGEST_WAIT = timedelta(hours=6)
 """No wait is longer, nor a Retry-After that is heeded."""
+A_WHILE = timedelta(minutes=5)
+"""No wait that a pass sets is shorter."""
 WRITES = {"delivered", "refused", "permanent"}
 """Outcomes of which something is written to the row."""
 CHARGED = {"refused", "transient", "unreachable", "unknown"}
@@ -198,11 +200,20 @@ class Laws:
             if was["escalated_at"] is not None and row["escalated_at"] is None:
                 yield f"message {each} was escalated, and is not any more"
             tried = any(one["made_by"] == "pass" for one in finished.get(each, []))
+            if tried and step.put_right_at is not None and self._waits_since_then(each, step.put_right_at):
+                yield f"message {each} was to wait for a while, and was tried as soon as the clock was put right"
             same = row["next_attempt_at"] == was["next_attempt_at"] or is_put_right(was, row, step)
             if not tried and row["escalated_at"] is None and not same:
                 yield f"message {each} was not tried, and waits until {row['next_attempt_at']}"
             if row["unknown_count"] < was["unknown_count"] and row["delivery_key"] == was["delivery_key"]:
                 yield f"message {each} has fewer unknown outcomes than before"
+
+    def _waits_since_then(self, message_id: int, now: datetime) -> bool:
+        """Whether a pass of a time that is still to come has tried a message, and has it wait."""
+        due = self.before.queue[message_id]["next_attempt_at"]
+        by_passes = [row["finished_at"] for row in self.before.attempts_of(message_id) if row["made_by"] == "pass"]
+        ended = max((time_of(each) for each in by_passes if each is not None), default=now)
+        return due is not None and ended > now and time_of(due) - ended > A_WHILE
 
     def _after_a_pass(self, after: Picture, step: Step) -> Iterator[str]:
         """A pass has seen all messages, and taken back what the dead had."""

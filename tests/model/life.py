@@ -162,16 +162,28 @@ class Life(Steps):
         self.restore(self.begin("restore_backup"), self.backup)
 
     @precondition(lambda self: self.insists and self.laws.before.failed)
-    @rule(answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]), how=st.booleans())
-    def write_at_every_tick(self, answer: Answer, *, how: bool) -> None:
-        """An application gives the count back, or writes a new error, before each of many passes."""
+    @rule(
+        answer=st.sampled_from([Answer.REFUSED, Answer.NOT_FOUND, Answer.TAKEN_AND_LOST]),
+        how=st.sampled_from(["gives the count back", "writes a new error", "withdraws it and fails it again"]),
+    )
+    def write_at_every_tick(self, answer: Answer, how: str) -> None:
+        """An application writes to every failed message, before each of many passes."""
         for number in range(TICKS):
-            self.begin("write_at_every_tick")
+            step, failed = self.begin("write_at_every_tick"), list(self.laws.before.failed)
             self.wait(300)
-            for each in self.laws.before.failed:
-                self.change(each, **({"retry_count": 0} if how else {"last_error": f"HTTP 500, no. {number}"}))
-            assert self.step is not None
-            self.make_pass(self.step, self.place.first, Script([answer]))
+            if how.startswith("withdraws"):
+                for each in failed:
+                    self.have_back(step, each, "approved")
+                self.make_pass(step, self.place.first, Script([answer]))
+                self.end()
+                step = self.begin("write_at_every_tick")
+                for each in failed:
+                    self.have_back(step, each, "failed")
+            else:
+                changes = {"retry_count": 0} if "count" in how else {"last_error": f"HTTP 500, {number}"}
+                for each in failed:
+                    self.change(each, **changes)
+            self.make_pass(step, self.place.first, Script([answer]))
             self.end()
 
     # -- passes -----------------------------------------------------------------------------------------------
