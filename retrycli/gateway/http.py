@@ -35,6 +35,7 @@ from retrycli.gateway.quotation import without_quotations
 from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
+from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
@@ -126,7 +127,7 @@ class HttpGateway:
         """Ask whether a message has arrived, within ``request_timeout_seconds``, and send nothing."""
         limit = self._settings.request_timeout_seconds
         try:
-            async with asyncio.timeout(limit):
+            async with TimeLimit(limit):
                 found = await self._look_up(queued)
         except TimeoutError:
             return LookUp(Presence.UNKNOWN, f"look-up: no answer within {limit:g} s")
@@ -153,7 +154,7 @@ class HttpGateway:
     async def _deliver_in_time(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         limit = self._settings.request_timeout_seconds
         try:
-            async with asyncio.timeout(limit):
+            async with TimeLimit(limit):
                 outcome = await self._deliver(queued, flight)
         except TimeoutError:
             if flight.landed is not None:

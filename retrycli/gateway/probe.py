@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -16,6 +15,7 @@ from retrycli.gateway.preset import load_preset
 from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
+from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.gateways import OneGateway
 from retrycli.outcome import Outcome, OutcomeKind, one_line
@@ -52,7 +52,7 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
         return await Answer.read(response)
 
     try:
-        async with asyncio.timeout(settings.request_timeout_seconds):
+        async with TimeLimit(settings.request_timeout_seconds):
             refusal = await credentials.log_in(None, exchange, now) if credentials.by_log_in else None
             if refusal is not None or (credentials.by_log_in and preset.check is None):
                 outcome = refusal or Outcome(OutcomeKind.DELIVERED)

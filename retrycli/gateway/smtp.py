@@ -23,6 +23,7 @@ from retrycli.gateway.conversation import Conversation, Server
 from retrycli.gateway.flight import Flight, in_net
 from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
+from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
@@ -191,7 +192,7 @@ class _Line:
             return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
         thread = asyncio.get_running_loop().run_in_executor(self._threads, talk.deliver, mail)
         try:
-            async with asyncio.timeout_at(deadline):
+            async with TimeLimit(deadline - asyncio.get_running_loop().time()):
                 return await asyncio.shield(thread)
         except TimeoutError:
             talk.cut()

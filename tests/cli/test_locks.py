@@ -44,7 +44,7 @@ pytestmark = on_both
 on_postgresql = pytest.mark.databases("postgresql")
 on_sqlite = pytest.mark.databases("sqlite")
 
-REQUEST_TIMEOUT, HELD_SECONDS = 2.0, 4.0
+REQUEST_TIMEOUT, HELD_SECONDS = 4.0, 6.0
 """A pass that waited for the application's lock would take the answers that come meanwhile for too late."""
 MANY = range(1, 25)
 

@@ -88,6 +88,23 @@ def test_what_is_not_answered_in_time_is_recorded_as_unknown(
     assert stage.count("retrycli_queue WHERE unknown_count = 1") == CONCURRENCY
 
 
+def test_answers_that_came_while_a_pass_was_suspended_are_recorded(
+    gate: Gate, server: Sandbox, tmp_path: Path, url: str
+) -> None:
+    """A virtual machine that is moved, or a disk that is slow: the time is over before the answers can be read."""
+    stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
+    timeout = {"gateway.request_timeout_seconds": 1}
+    with stage.start("-m", "retrycli", "run-once", settings=timeout) as process:
+        gate.wait_until_held(CONCURRENCY)
+        process.send_signal(signal.SIGSTOP)
+        gate.let_through()
+        time.sleep(2)  # the timeout, and as long again
+        process.send_signal(signal.SIGCONT)
+        _, errors = process.communicate(timeout=LONGEST_SECONDS)
+    assert process.returncode == 0, errors
+    assert _outcomes(stage) == {"delivered": MESSAGES}
+
+
 def test_a_second_signal_leaves_claims_that_lapse(gate: Gate, server: Sandbox, tmp_path: Path, url: str) -> None:
     stage = scene.set_up(tmp_path, server.url, failed=MESSAGES, url=url, concurrency=CONCURRENCY)
     with stage.start("-m", "retrycli", "run-once") as process:

@@ -1,0 +1,55 @@
+"""A time limit for a request, which does not count answers as late because this process read them late."""
+
+from __future__ import annotations
+
+import asyncio
+from types import TracebackType
+from typing import Self
+
+LATE_SECONDS = 0.05
+"""How much later than due a timer fires if the process was suspended or its event loop blocked."""
+GRACE_SECONDS = 1.0
+"""How long a process that was suspended or blocked has to read the answers that arrived meanwhile."""
+
+
+class TimeLimit:
+    """Cancel a block when its time is up, as `asyncio.timeout` does.
+
+    `asyncio` runs the timers that are due before it hands over what a socket has received. After a suspended virtual
+    machine, a SIGSTOP or a slow fsync it would therefore drop an answer that arrived in time, and the message would be
+    sent twice. If the timer itself fires late, the block gets `GRACE_SECONDS` more, or as much as the delay if that is
+    less.
+
+    Args:
+        seconds: the limit.
+
+    Raises:
+        TimeoutError: the time is up.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._timeout = asyncio.timeout(None)
+
+    async def __aenter__(self) -> Self:
+        await self._timeout.__aenter__()
+        self._wait(self._seconds)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._timer.cancel()
+        await self._timeout.__aexit__(kind, error, trace)
+
+    def _wait(self, seconds: float) -> None:
+        due = self._loop.time() + seconds
+        self._timer = self._loop.call_at(due, self._fire, due)
+
+    def _fire(self, due: float) -> None:
+        now = self._loop.time()
+        if now - due > LATE_SECONDS:
+            self._wait(min(now - due, GRACE_SECONDS))
+        else:
+            self._timeout.reschedule(now)

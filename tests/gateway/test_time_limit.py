@@ -1,0 +1,50 @@
+"""A time limit counts no answer as late that arrived in time and was read late."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+
+import pytest
+
+from retrycli.gateway.time_limit import LATE_SECONDS, TimeLimit
+
+SHORT = 0.1
+STALL = SHORT + 4 * LATE_SECONDS
+
+
+async def read_within(seconds: float, *, stall: float, send_after: float | None) -> bytes:
+    """Read from a socket within a limit while the event loop is blocked for a time."""
+    loop = asyncio.get_running_loop()
+    here, there = socket.socketpair()
+    with here, there:
+        here.setblocking(False)  # noqa: FBT003  its own name says it
+        if send_after is not None:
+            loop.call_later(send_after, there.send, b"answer")
+        loop.call_later(0.01, time.sleep, stall)
+        async with TimeLimit(seconds):
+            return await loop.sock_recv(here, 100)
+
+
+def test_an_answer_that_arrived_while_the_loop_was_blocked_is_read() -> None:
+    assert asyncio.run(read_within(SHORT, stall=STALL, send_after=0)) == b"answer"
+    assert asyncio.run(read_within(SHORT, stall=STALL, send_after=STALL)) == b"answer"
+
+
+@pytest.mark.parametrize("stall", [0, STALL])
+def test_no_answer_is_waited_for_without_end(stall: float) -> None:
+    began = time.monotonic()
+    with pytest.raises(TimeoutError):
+        asyncio.run(read_within(SHORT, stall=stall, send_after=None))
+    assert time.monotonic() - began >= SHORT
+
+
+def test_who_cancels_the_block_is_heard() -> None:
+    async def cancelled() -> None:
+        async with TimeLimit(10):
+            asyncio.current_task().cancel()  # type: ignore[union-attr]
+            await asyncio.sleep(0)
+
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(cancelled())
