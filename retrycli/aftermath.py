@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from retrycli import news
+from retrycli import logs, news
 from retrycli.events import PassSummary, StopReason
-from retrycli.logs import logger
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -22,6 +21,10 @@ other hosts."""
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Tell whoever wants to know how the pass went."""
     _tell_the_news(Ledger(database), summary)
+    if settings.logging.file is not None:
+        from retrycli import standing
+
+        standing.warn(database, "The log file was", "written", logs.file_problem(), now)
     if settings.notify.urls:
         from retrycli.tell import notify
 
@@ -39,8 +42,8 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
-        logger.warning("Message retry pass skipped: %s", summary.detail)
+        logs.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
     line = news.news(summary.detail, ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW))
     if line is not None:
-        logger.warning(line)
+        logs.logger.warning(line)

@@ -165,8 +165,14 @@ def ready_to_send(
     _refuse_a_running_loop()
     bounded = _bounded(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
-    with open_database(bounded) as database:
-        yield make_world(bounded, database, surroundings, listen), rules, database
+    with open_database(bounded) as database, closing(logs.EventLog()) as log:
+
+        def emit(event: Event) -> None:
+            log(event)
+            if listen is not None:
+                listen(event)
+
+        yield make_world(bounded, database, surroundings, emit), rules, database
 
 
 def _bounded(settings: Settings) -> Settings:
@@ -289,15 +295,10 @@ def make_world(
     settings: Settings,
     database: Database,
     surroundings: Surroundings,
-    listen: Callable[[Event], None] | None = None,
+    emit: Callable[[Event], None] = logs.log_event,
 ) -> World:
     """What a pass over this database is given."""
     now = clock(database, surroundings.now)
-
-    def emit(event: Event) -> None:
-        logs.log_event(event)
-        if listen is not None:
-            listen(event)
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from retrycli.fingerprint import fingerprint
 from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
@@ -114,6 +115,8 @@ class MessageEscalated(MessageEvent):
     reason: EscalationReason
     problem: str | None = None
     """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
+    fingerprint: str = ""
+    """Of its cause; see `retrycli.fingerprint`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -267,7 +270,8 @@ def event_of(
         case TransitionKind.ESCALATED:
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, refusal))) or None
-            return MessageEscalated(*about, reason=change.reason or EscalationReason.INVALID, problem=problem)
+            reason = change.reason or EscalationReason.INVALID
+            return MessageEscalated(*about, reason=reason, problem=problem, fingerprint=fingerprint(settled))
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
         case _ if outcome is not None:

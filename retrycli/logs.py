@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from collections import Counter
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal, assert_never
 
 from retrycli.escape import printable
@@ -25,15 +27,64 @@ from retrycli.events import (
     PassStopped,
     ResultKept,
 )
+from retrycli.log_file import LogFile
 from retrycli.message import EscalationReason
 
 logger = logging.getLogger("retrycli")
+
+
+PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
+"""How many escalated messages of one cause are warned of one by one, and how many in all. Each has two lines."""
+COUNTED_CAUSES = 30
+"""How many causes have a line that counts their messages, the most frequent first."""
 
 
 def log_event(event: Event) -> None:
     """Write one event to the log."""
     for level, text in _lines(event):
         logger.log(level, text, extra={"event": event})
+
+
+class EventLog:
+    """Write events to the log, and warn of a few escalated messages of each cause only.
+
+    cron mails each warning, and an outage of the application can escalate thousands of messages at once. The lines of
+    the others have the level INFO. `close` warns how many messages each cause has escalated.
+    """
+
+    def __init__(self) -> None:
+        self._escalated: Counter[tuple[EscalationReason, str]] = Counter()
+        self._warned: Counter[tuple[EscalationReason, str]] = Counter()
+
+    def __call__(self, event: Event) -> None:
+        """Write one event to the log."""
+        if isinstance(event, MessageEscalated) and not self._is_warned_of(event):
+            for _, text in _lines(event):
+                logger.info(text, extra={"event": event})
+        else:
+            log_event(event)
+
+    def _is_warned_of(self, event: MessageEscalated) -> bool:
+        cause = event.reason, event.fingerprint
+        self._escalated[cause] += 1
+        if self._warned[cause] == PER_CAUSE or self._warned.total() == SINGLE_ESCALATIONS:
+            return False
+        self._warned[cause] += 1
+        return True
+
+    def close(self) -> None:
+        """Warn how many messages were escalated, for each cause of which not all were warned of one by one."""
+        in_part = [each for each in self._escalated.most_common() if each[1] > self._warned[each[0]]]
+        for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
+            logger.warning(
+                "%s messages with the same cause need a person (%s); see `retrycli list-failed --fingerprint %s`",
+                f"{count:,}",
+                reason,
+                fingerprint,
+            )
+        if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
+            words = "%s messages with %s other causes need a person; see `retrycli escalations`"
+            logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
 
 
 def _lines(event: Event) -> list[tuple[int, str]]:
@@ -92,9 +143,18 @@ def _escalation(event: MessageEscalated) -> str:
 
 def _metric(event: MessageEscalated) -> str:
     return (
-        f"METRIC: message_escalated ticket_id={printable(str(event.ticket_id))} "
-        f"message_type={printable(str(event.message_type))} retry_count={event.retry_count}"
+        f"METRIC: message_escalated ticket_id={_value(event.ticket_id)} "
+        f"message_type={_value(event.message_type)} retry_count={event.retry_count}"
     )
+
+
+def _value(given: object) -> str:
+    """Write a value as logfmt does: in quotes if it could else be taken for more than one field."""
+    text = str(given)
+    shown = printable(text)
+    if '"' not in shown and not any(map(str.isspace, shown)):
+        return shown
+    return '"' + printable(text.replace("\\", r"\\").replace('"', r"\"")) + '"'
 
 
 def _answer(outcome: str, status_code: int | None) -> str:
@@ -105,18 +165,28 @@ def _utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def configure(level: str, style: Literal["text", "json"]) -> None:
-    """Send retrycli's log to stderr.
+def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
+    """Send retrycli's log to stderr, and to a file.
 
     Args:
         level: the least level to show.
         style: ``text``, or ``json`` for one object a line.
+        file: also gets every line at INFO or above.
     """
-    handler = _Stderr()
-    handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
-    logger.handlers = [handler]
-    logger.setLevel(level)
+    handlers: list[logging.Handler] = [_Stderr(level)]
+    if file is not None:
+        handlers.append(LogFile(file))
+        handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
+    for each in handlers:
+        each.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = handlers
+    logger.setLevel(min(each.level for each in handlers))
     logger.propagate = False
+
+
+def file_problem() -> str | None:
+    """Return why the log file could not be written, if so."""
+    return next((each.problem for each in logger.handlers if isinstance(each, LogFile)), None)
 
 
 class _Stderr(logging.Handler):

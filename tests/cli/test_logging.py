@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import re
+import stat
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -14,6 +16,8 @@ from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import side_by_side
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.sandbox import Answer, Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
@@ -49,6 +53,102 @@ def test_as_json_the_log_is_one_object_a_line_with_the_events_own_fields(cli: Cl
     assert by_event["MessageRescheduled"]["status_code"] == 503
     assert re.fullmatch(r"[-0-9]{10}T[0-9:]{8}Z", by_event["MessageRescheduled"]["next_attempt_at"])
     assert {each["reason"] for each in lines if each["event"] == "MessageEscalated"} == {"permanent"}
+
+
+LETTERS = "abcdefghijklmnopqrstuvwxyz"
+METRIC = "METRIC: message_escalated "
+
+
+def escalate_at_the_next_pass(application: Application, messages: int, causes: int) -> None:
+    """Have messages whose retries are used up, for so many different errors."""
+    errors = [f"HTTP 503: {LETTERS[each // 26]}{LETTERS[each % 26]}" for each in range(causes)]
+    application.add_due(messages)
+    for number, error in enumerate(errors):
+        change = "UPDATE pending_messages SET retry_count = 10, last_error = ? WHERE id % ? = ?"
+        application.execute(change, error, causes, number)
+
+
+def counted(stderr: str) -> list[int]:
+    """The counts of messages in the lines that count those of a cause."""
+    return [int(each.replace(",", "")) for each in re.findall(r"WARNING ([\d,]+) messages with", stderr)]
+
+
+def test_cron_mails_three_messages_of_a_cause_and_how_many_there_are(
+    at_work: Cli, application: Application, tmp_path: Path
+) -> None:
+    escalate_at_the_next_pass(application, 400, causes=1)
+    file = tmp_path / "retrycli.log"
+    done = at_work("run-once", env={"RETRYCLI_LOGGING__FILE": str(file)})
+    assert done.returncode == 0
+    assert len(done.stderr.splitlines()) == 7
+    assert done.stderr.count(METRIC) == 3
+    last = done.stderr.splitlines()[-1]
+    found = re.search(r"400 messages with the same cause .* `retrycli (list-failed --fingerprint \w+)`$", last)
+    assert found is not None, last
+    assert len(at_work(*found[1].split()).stdout.splitlines()) == 400
+    assert file.read_text().count(METRIC) == 400
+
+
+def test_cron_mails_at_most_130_lines_and_the_count_of_each_cause(
+    at_work: Cli, application: Application, tmp_path: Path
+) -> None:
+    escalate_at_the_next_pass(application, 1200, causes=30)
+    file = tmp_path / "retrycli.log"
+    done = at_work("run-once", env={"RETRYCLI_LOGGING__FILE": str(file)})
+    assert len(done.stderr.splitlines()) <= 130
+    assert counted(done.stderr) == [40] * 30
+    assert file.read_text().count(METRIC) == 1200
+
+
+def test_of_very_many_causes_the_rest_is_counted_together(at_work: Cli, application: Application) -> None:
+    escalate_at_the_next_pass(application, 400, causes=100)
+    done = at_work("run-once")
+    assert len(done.stderr.splitlines()) <= 130
+    assert sum(counted(done.stderr)) == 400
+
+
+def test_a_terminal_shows_each_escalation(at_work: Cli, application: Application) -> None:
+    escalate_at_the_next_pass(application, 20, causes=1)
+    assert at_work.on_terminal("run-once").text.count(METRIC) == 20
+
+
+def test_the_log_file_has_every_line_of_every_pass(at_work: Cli, application: Application, tmp_path: Path) -> None:
+    file = tmp_path / "retrycli.log"
+    logging = at_work.having({"RETRYCLI_LOGGING__FILE": str(file)})
+    assert logging("status").returncode == 0
+    assert not file.exists(), "it has logged nothing"
+    application.fill()
+    first, second = logging("run-once"), logging("run-once")
+    assert (first.stderr, second.stderr) == ("", "")
+    lines = file.read_text().splitlines()
+    assert sum("Message retry pass started" in each for each in lines) == 2
+    assert sum("sent successfully" in each for each in lines) == 3
+    assert stat.S_IMODE(file.stat().st_mode) & 0o137 == 0, "what is logged is not for everybody"
+
+
+@pytest.mark.parametrize("made", ["folder", "link", "fifo", "missing folder"])
+def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_sent(
+    at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path, made: str
+) -> None:
+    file, target = tmp_path / "retrycli.log", tmp_path / "target"
+    if made == "folder":
+        file.mkdir()
+    elif made == "link":
+        file.symlink_to(target)
+    elif made == "fifo":
+        os.mkfifo(file)
+    else:
+        file = tmp_path / "missing" / "retrycli.log"
+    logging = at_work.having({"RETRYCLI_LOGGING__FILE": str(file)})
+    application.fill()
+    first, second = logging("run-once"), logging("run-once")
+    assert (first.returncode, second.returncode, second.stderr) == (0, 0, "")
+    [line] = first.stderr.splitlines()
+    assert f"WARNING The log file was not written: {file}: " in line
+    assert "Correct logging.file" in line
+    assert len(sandbox.received) == 3
+    assert not target.exists()
+    assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
 
 
 def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None:

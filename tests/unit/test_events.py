@@ -198,6 +198,7 @@ def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEvent) -> Non
     held = {each.name for each in fields(event)}
     assert held <= {
         "message_id",
+        "fingerprint",
         "ticket_id",
         "message_type",
         "retry_count",

@@ -260,6 +260,25 @@ def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(
+    ("ticket", "shown"),
+    [
+        ("12345", "12345"),
+        ("ABC-12/é", "ABC-12/é"),
+        ("1 retry_count=0", '"1 retry_count=0"'),
+        ('a"b', r'"a\"b"'),
+        ("a\\ b", r'"a\\ b"'),
+        ("a\u00a0b", r"a\xa0b"),
+    ],
+)
+def test_a_ticket_id_adds_no_field_to_a_metric(capsys: pytest.CaptureFixture[str], ticket: str, shown: str) -> None:
+    logs.configure("INFO", "text")
+    logs.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
+    assert (
+        text_lines(capsys)[1][1] == f"METRIC: message_escalated ticket_id={shown} message_type=customer retry_count=3"
+    )
+
+
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
     logs.configure("INFO", "text")
     try:

@@ -1,0 +1,58 @@
+"""The log file: every line at INFO or above, whatever is printed."""
+
+from __future__ import annotations
+
+import logging
+import os
+import stat
+from pathlib import Path
+
+NEW_FILE_MODE = 0o640
+"""Readable for the group, as cron/logrotate makes the next file."""
+
+
+class LogFile(logging.Handler):
+    """Append lines to a file, which is opened for the first line: a command that logs nothing makes no file.
+
+    A file that can't be written ends no pass. `problem` says why, for whoever warns of it.
+
+    Args:
+        path: the file. Its folder must exist.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self.problem: str | None = None
+        self._path = path
+        self._file: int | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Append a line in one write, so that another process's line can't get into it."""
+        try:
+            if self._file is None:
+                self._file = _open(self._path)
+            os.write(self._file, f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except (OSError, ValueError) as error:
+            why = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+            self.problem = f"{self._path}: {why}. Correct logging.file, or let this user write there"
+
+    def close(self) -> None:
+        """Close the file."""
+        if self._file is not None:
+            os.close(self._file)
+            self._file = None
+        super().close()
+
+
+def _open(path: Path) -> int:
+    """Open a file to append to it, and follow no link, which another user may have put there.
+
+    Raises:
+        OSError: it can't be opened, or is not a regular file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    file = os.open(path, flags, NEW_FILE_MODE)
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise OSError(None, "not a regular file")
+    return file
