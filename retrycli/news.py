@@ -19,9 +19,9 @@ LOOKBACK = 1000
 """How many passes back a trouble is followed to its beginning: ten days of them."""
 
 TROUBLE: dict[str, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost, "
-    "and none loses its tries to the outage. `retrycli status` tells more",
-    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message loses its tries. "
+    StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost. The failures that "
+    "showed it used up one retry each; the other messages keep theirs. Next: `retrycli status`",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message uses up a retry. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.SAME_ANSWER: "{detail}. No message uses up a retry or is escalated for it. "
     "Check gateway.base_url, the preset, and the proxy before the API",

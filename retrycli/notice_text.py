@@ -124,10 +124,10 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
     waiting = _count(around.waiting, "message")
     return {
-        Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost, and none loses its tries "
-        f"to the outage; passes find out by themselves when it is back. {waiting} waiting.\nNext: retrycli status",
-        Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message loses its "
-        f"tries. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
+        Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost. The failures that showed "
+        f"it used up one retry each; the other messages keep theirs. Passes notice when it is back. {waiting} waiting.\nNext: retrycli status",
+        Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
+        f"retry. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
         "Next: retrycli passes; check gateway.base_url, the preset, and the proxy before the API",
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"

@@ -3,7 +3,7 @@
 No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
 that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
 
-A standing trouble is told when it begins, every ``remind_hours`` while it lasts, and when it has ended. One that comes
+A standing trouble is told when it begins, every ``remind_hours`` while passes meet it, and when it has ended. One that comes
 and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
 """
 
@@ -40,6 +40,15 @@ class Topic(StrEnum):
     MISSED = "missed"
     UNHEARD = "unheard"
     """That notifications themselves fail; the log is told."""
+
+
+MET_BY = {
+    Topic.CREDENTIALS: StopReason.CREDENTIALS_REFUSED,
+    Topic.SAME_ANSWER: StopReason.SAME_ANSWER,
+    Topic.DOWN: StopReason.BREAKER_OPEN,
+    Topic.DEADLINE: StopReason.DEADLINE,
+}
+"""The reason of a pass that meets a trouble; the gravest first, for which a pass ends if it meets several."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +152,10 @@ def to_tell(
     items: list[Item] = []
     known, unheard = dict(memory), dict(memory)
     for topic, trouble in _troubles(here).items():
-        turn, told = follow(trouble, memory.get(topic), here.at, here.remind)
+        before = memory.get(topic)
+        if trouble is not None and not _was_met(topic, here.passes[0]) and (before is None or before.times):
+            continue  # the trouble may be over by now: this pass had nothing to find it out by
+        turn, told = follow(trouble, before, here.at, here.remind)
         if told is None:
             continue
         known[topic] = told
@@ -196,6 +208,13 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
         Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, here),
         Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
     }
+
+
+def _was_met(topic: Topic, newest: PastPass) -> bool:
+    """Return whether the newest pass may have met a trouble itself: a graver one hides it."""
+    gravity = [*MET_BY]
+    reasons = [MET_BY[each] for each in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
+    return newest.reason in reasons
 
 
 def _lasting(reason: StopReason, here: Situation) -> Trouble | None:

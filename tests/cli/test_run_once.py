@@ -320,6 +320,7 @@ def test_an_api_that_is_down_ends_the_pass_with_69_and_costs_five_messages_one_t
     assert done.returncode == 69
     assert f"The ticketing API can't be reached ({sandbox.url}, to be tried again at " in done.stderr
     assert len(done.stderr.splitlines()) == 1
+    assert "The failures that showed it used up one retry each; the other messages keep theirs." in done.stderr
     assert [each["retry_count"] for each in application.rows().values()] == [1] * 5 + [0] * 3
     assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
 
@@ -388,7 +389,7 @@ def test_refused_credentials_end_the_pass_with_77_and_cost_no_message_a_try(cli:
         assert len(api.paths) == 1
     assert done.returncode == 77
     [line] = done.stderr.splitlines()
-    assert "The ticketing API refuses our credentials (HTTP 401). No message loses its tries." in line
+    assert "The ticketing API refuses our credentials (HTTP 401). No message uses up a retry." in line
     assert application.rows() == before
     assert {each["state"] for each in application.rows("retrycli_queue").values()} == {"waiting"}
 

@@ -185,6 +185,28 @@ def test_refused_credentials_are_not_accepted_because_nothing_was_to_be_sent_or_
     assert told(world, [REFUSED, idle, DOWN, REFUSED]) == [(0, "credentials began"), (2, "down began")]
 
 
+@pytest.mark.parametrize("topic", [Topic.DOWN, Topic.CREDENTIALS, Topic.SAME_ANSWER])
+def test_a_pass_with_nothing_to_send_reminds_of_no_trouble(world: World, topic: Topic) -> None:
+    """It has not found out whether the trouble lasts."""
+    idle = replace(BUSY, sent=0)
+    world.tick(STANDING[topic])
+    assert told(world, [idle] * 60) == []
+    assert world.tick(STANDING[topic]) == [f"{topic} lasts"]
+
+
+def test_a_target_that_is_new_hears_of_a_trouble_from_a_pass_that_meets_it(world: World) -> None:
+    world.tick(REFUSED)
+    world.target = Target()
+    assert world.tick(replace(BUSY, sent=0)) == []
+    assert world.tick(REFUSED) == ["credentials began"]
+
+
+def test_a_graver_trouble_hides_no_other(world: World) -> None:
+    """A pass ends for the gravest reason, and may have met others."""
+    world.tick(DOWN)
+    assert (23, "down lasts") in told(world, [REFUSED] * 30)
+
+
 def test_two_troubles_that_end_together_are_one_notification(world: World) -> None:
     world.tick(REFUSED)
     world.tick(DOWN)
