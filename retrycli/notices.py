@@ -3,8 +3,8 @@
 No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
 that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
 
-A standing trouble is told when it begins, every ``remind_hours`` while passes meet it, and when it has ended. One that comes
-and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
+A standing trouble is told when it begins, every ``remind_hours`` while passes meet it, and when it has ended. One that
+comes and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
 """
 
 from __future__ import annotations
