@@ -125,7 +125,7 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
     waiting = _count(around.waiting, "message")
     return {
         Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost. The failures that showed "
-        f"it used up one retry each; the other messages keep theirs. Passes notice when it is back. {waiting} waiting.\n"
+        f"it used up one retry each; the others keep theirs. Passes notice when it is back. {waiting} waiting.\n"
         "Next: retrycli status",
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
         f"retry. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
