@@ -13,13 +13,15 @@ LENGTH = 12
 
 VARIABLE = re.compile(
     r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
-    |[^\s<>"'()\[\]{}:;,=@]{1,64}@[^\s<>"'()\[\]{}:;,=]+         # an address (local part: RFC 5321, 4.5.3.1.1)
+    |(?:[^\s<>"'()\[\]{}:;,=@]|(?<=\w)'(?=\w)){1,64}@[^\s<>"'()\[\]{}:;,=]+    # an address (RFC 5321, 4.5.3.1.1)
     |\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b             # a UUID
     |\b(?=[a-z_-]*\d)[0-9a-z][0-9a-z_-]{7,}\b                    # an id of letters and digits
     |\d+(?:[.,:]\d+)*                                            # a number, a time, an IP address
     """,
     re.VERBOSE | re.IGNORECASE,
 )
+LOOKED_AT = 1000
+"""How many characters of an error tell its cause. What `VARIABLE` costs may grow with their square."""
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
 
@@ -29,7 +31,7 @@ def cause(error: str) -> str:
     Args:
         error: a ``last_error``, with or without the words that an exhausted message's begins with.
     """
-    last_error = LAST_ERROR.sub("", error, count=1).strip() or error
+    last_error = (LAST_ERROR.sub("", error[: 2 * LOOKED_AT], count=1).strip() or error)[:LOOKED_AT]
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 

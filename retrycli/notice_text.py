@@ -16,8 +16,10 @@ from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
 
 CAUSES = 10
 """So many causes are told of, the most frequent first."""
-TICKETS = 5
-"""So many tickets are named for each."""
+TICKETS = TYPES = 5
+"""How many tickets and message types are named for each."""
+GAPS = 3
+"""How many times without a pass are told of one by one, the last ones."""
 LONGEST_CAUSE = 120
 LONGEST_NAME = 40
 LONGEST_SAME = 320
@@ -49,8 +51,13 @@ class Notice:
 
 def worded(items: Sequence[Item], around: Surroundings) -> Notice:
     """What there is to tell, as one notification."""
+    gaps = [each for each in items if isinstance(each, Missed)]
+    earlier = gaps[:-GAPS]
+    items = [each for each in items if each not in earlier]
     title = f"retrycli on {inert(around.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
     body = "\n\n".join(_paragraph(each, around) for each in items)
+    if earlier:
+        body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. Next: retrycli passes"
     good = all(isinstance(each, Change) and each.turn is Turn.ENDED for each in items)
     return Notice(title, body, good)
 
@@ -149,7 +156,8 @@ def _of_escalations(escalated: Escalated, around: Surroundings) -> str:
 
 
 def _of_cause(group: Cause) -> str:
-    types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in group.types.items())
+    types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
+    types += ", …" if len(group.types) > TYPES else ""
     tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])
     more = ", …" if len(group.tickets) > TICKETS else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"

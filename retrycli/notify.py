@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -42,7 +43,7 @@ def send(notices: Mapping[str, Notice]) -> dict[str, str | None]:
         For each target None where it took the text, else why not, in words without the URL.
     """
     attempts = {url: _Attempt(url, notice) for url, notice in notices.items()}
-    with SENDING, _silence(attempts.values()):
+    with SENDING, _silence(attempts.values()), _no_proxy():
         for each in attempts.values():
             each.start()
         give_up_at = monotonic() + WAIT_SECONDS
@@ -147,6 +148,20 @@ def _why(lines: Sequence[str]) -> str:
             if found := re.search(pattern, line):
                 return "not accepted: " + words.format(found[1])
     return "not accepted, or not reached"
+
+
+@contextmanager
+def _no_proxy() -> Iterator[None]:
+    """Keep apprise from a proxy that the environment names, which is not the same in cron's as in a person's."""
+    names = ("no_proxy", "NO_PROXY")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "*"))
+    try:
+        yield
+    finally:
+        for name in names:
+            os.environ.pop(name, None)
+        os.environ.update(before)
 
 
 @contextmanager

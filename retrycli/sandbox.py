@@ -21,6 +21,7 @@ from urllib.parse import unquote
 
 KEPT = 10_000  # messages; the oldest goes first
 LARGEST_BODY = 1024 * 1024
+HOST = r"(127\.0\.0\.1|localhost)(:[0-9]+)?"
 BURST, BURST_WINDOW = 10, timedelta(seconds=1)
 """A throttling sandbox takes so many deliveries in any such time, and answers the others with 429."""
 
@@ -241,7 +242,10 @@ class _Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = _respond  # noqa: N815  the library's own names
 
     def _refusal(self) -> Answer | None:
-        """What is wrong with the length of the body; such a body is not read."""
+        """What is wrong with the host or the length of the body; such a body is not read."""
+        # A page in a browser could reach it under a name of its own, which leads here (DNS rebinding).
+        if not re.fullmatch(HOST, self.headers.get("Host", "localhost")):
+            return _no(421, "Call the sandbox by 127.0.0.1 or localhost")
         length = self.headers.get("Content-Length", "0" if self.command == "GET" else "")
         if "Transfer-Encoding" in self.headers or not re.fullmatch(r"[0-9]{1,19}", length):
             return _no(411, "Send a Content-Length")

@@ -269,7 +269,9 @@ class HttpGateway:
         return replace(outcome, kind=OutcomeKind.PERMANENT, error=f"it arrived, but read back it {AMISS}")
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
-        """The outcome with its error as it may be stored: one line, without our secrets and the customer's words."""
+        """The outcome as it may be stored: its error in one line, and without our secrets and the customer's words."""
+        if outcome.external_id is not None and self.starred(outcome.external_id) != outcome.external_id:
+            outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, queued))
 
     def _clean(self, error: str, queued: QueuedMessage) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from retrycli.gateway.answer import LOOK_UP_LIMIT
 from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
@@ -68,6 +69,15 @@ def test_a_look_up_goes_through_all_pages(others: int, pages: int, there: bool, 
         outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
         assert (outcome.kind, notes.posted) == (OutcomeKind.DELIVERED, not there)
         assert len([each for each in notes.asked if each.method == "GET"]) == pages
+
+
+def test_an_answer_that_is_too_long_to_be_parsed_beside_requests_proves_nothing(tmp_path: Path) -> None:
+    message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
+    with Notes({"internal": True}, ["x" * LOOK_UP_LIMIT, KEY]) as notes:
+        outcome = deliver(gateway_settings(notes.url, preset=preset_file(tmp_path, PRESET)), message)
+        assert (outcome.kind, notes.posted) == (OutcomeKind.REFUSED, 0)
+        assert "the answer is too long" in str(outcome.error)
+    assert LOOK_UP_LIMIT <= 2 * 1024 * 1024
 
 
 def test_what_has_pages_without_end_proves_nothing(tmp_path: Path) -> None:

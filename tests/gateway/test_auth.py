@@ -6,6 +6,7 @@ import asyncio
 import base64
 import json
 from datetime import timedelta
+from pathlib import Path
 
 import httpx
 import pytest
@@ -19,10 +20,12 @@ from retrycli.settings import Gateway
 from tests.gateway.deliveries import (
     NOON,
     PATH,
+    PUT_PRESET,
     deliver,
     deliver_in_turn,
     deliver_together,
     gateway_settings,
+    preset_file,
     queued,
 )
 from tests.gateway.hostile import (
@@ -178,6 +181,15 @@ def test_one_log_in_serves_messages_sent_at_once() -> None:
         outcomes = deliver_together(gateway_settings(server.url, **ACCOUNT), *[queued()] * 12)
     assert {each.kind for each in outcomes} == {OutcomeKind.DELIVERED}
     assert server.paths == [LOG_IN, *[PATH] * 12]
+
+
+@pytest.mark.parametrize(("said", "kept"), [("geheim-1", None), ("Bearer geheim-1", None), ("4711", "4711")])
+def test_a_secret_that_the_answer_gives_for_an_id_is_not_kept(said: str, kept: str | None, tmp_path: Path) -> None:
+    preset = preset_file(tmp_path, PUT_PRESET + '[answer]\nid = "id"\n')
+    with Hostile(answer(200, json.dumps({"id": said}).encode())) as server:
+        settings = gateway_settings(server.url, preset=preset, auth="bearer", token="geheim-1")
+        outcome = deliver(settings)
+    assert (outcome.kind, outcome.external_id) == (OutcomeKind.DELIVERED, kept)
 
 
 def test_a_token_that_has_run_out_is_renewed_once() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import subprocess
 import sys
@@ -113,6 +114,16 @@ def test_a_redirect_is_not_followed(hook: Webhook) -> None:
     hook.status, hook.headers = 302, {"Location": f"http://{hook.host}/elsewhere"}
     assert send(f"json://{hook.host}/x") == ["not accepted: HTTP 302"]
     assert hook.paths == ["/x"]
+
+
+def test_an_environments_proxy_is_not_asked(hook: Webhook, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would read what is told over plain HTTP, and cron's environment has another one than a person's."""
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.setenv("NO_PROXY", "example.com")
+    before = dict(os.environ)
+    assert send(f"json://{hook.host}/x") == [None]
+    assert dict(os.environ) == before
 
 
 def test_nothing_of_it_is_logged_and_the_loggers_are_as_before(

@@ -18,7 +18,8 @@ from tests.cpu import cpu_seconds
     [
         ("HTTP 422: recipient unknown", "HTTP 422: recipient unknown"),
         ("HTTP 422: ticket 8812 is closed", "HTTP 422: ticket … is closed"),
-        ("HTTP 422: bob.o'neil+x@example.com is unknown", "HTTP 422: bob.o'… is unknown"),
+        ("HTTP 422: bob.o'neil+x@example.com is unknown", "HTTP 422: … is unknown"),
+        ("no user 'bob.o'neil@example.com'", "no user '…'"),
         ("HTTP 422: <eve@example.com> is unknown", "HTTP 422: <…> is unknown"),
         ("HTTP 400: no object 6f1ab6ea-36a0-5c3e-9a43-2d1f6f0c8f0e", "HTTP 400: no object …"),
         ("HTTP 400: no object a81bc81bdead4e5dabff90865d1e13b1", "HTTP 400: no object …"),
@@ -70,5 +71,5 @@ def test_half_a_surrogate_pair_has_a_fingerprint_too() -> None:
 @pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "@", "HTTP 4", "0-"])
 def test_no_error_text_takes_long_to_strip(piece: str) -> None:
     """Against the CPU time for as many plain words: a pattern that backtracks takes thousands of times as long."""
-    text, words = piece * (4000 // len(piece)), "plain words " * 333
+    text, words = piece * (100_000 // len(piece)), "plain words " * 333
     assert cpu_seconds(partial(cause, text)) < 100 * max(cpu_seconds(partial(cause, words)), 1e-4)

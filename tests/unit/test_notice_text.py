@@ -68,6 +68,17 @@ def test_many_causes_and_many_tickets_are_cut() -> None:
     assert len(lines) < 30
 
 
+def test_many_gaps_and_many_types_are_cut() -> None:
+    gaps = [
+        Missed(NOON - timedelta(hours=2 * each), NOON - timedelta(hours=2 * each - 1)) for each in range(1000, 0, -1)
+    ]
+    types = Cause(5000, {f"{'t' * 80}{each}": 1 for each in range(5000)}, "HTTP 422", 17, ["4711"])
+    notice = worded([*gaps, Escalated([types] * 1000)], HERE)
+    assert notice.body.count("No pass began") == 3
+    assert "Before that passes stayed away 997 more times. Next: retrycli passes" in notice.body
+    assert len(notice.title) + len(notice.body) < 8000
+
+
 def test_a_gap_is_told_with_both_its_ends() -> None:
     notice = worded([Missed(NOON - timedelta(minutes=90), NOON)], HERE)
     assert notice.title.endswith(": no pass was made for 1 h 30 min")

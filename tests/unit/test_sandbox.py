@@ -301,13 +301,21 @@ def test_a_body_that_is_no_json_object_is_400(body: bytes) -> None:
 )
 def test_a_body_of_no_known_length_is_411(header: bytes) -> None:
     with sandbox_with() as sandbox:
-        reply = say(sandbox, b"POST /tickets/1/messages HTTP/1.1\r\nHost: x\r\n" + header + b"\r\n")
+        reply = say(sandbox, b"POST /tickets/1/messages HTTP/1.1\r\nHost: localhost\r\n" + header + b"\r\n")
     assert_refused(reply, 411)
     assert reply.headers["Connection"] == "close"
 
 
+@pytest.mark.parametrize("host", [b"evil.example.com", b"127.0.0.1.evil.example.com", b"localhost:80@evil", b"["])
+def test_a_name_that_is_not_this_host_is_421(host: bytes) -> None:
+    """A page in a browser may have a name that leads to 127.0.0.1, and would read the customers' messages here."""
+    with sandbox_with() as sandbox:
+        assert_refused(say(sandbox, b"GET /received HTTP/1.1\r\nHost: " + host + b"\r\n\r\n"), 421)
+        assert say(sandbox, b"GET /received HTTP/1.1\r\nHost: localhost:8080\r\n\r\n").status == 200
+
+
 def test_a_body_that_is_too_large_is_413_before_it_is_sent() -> None:
-    start = f"POST /tickets/1/messages HTTP/1.1\r\nHost: x\r\nContent-Length: {LARGEST_BODY + 1}\r\n\r\n"
+    start = f"POST /tickets/1/messages HTTP/1.1\r\nHost: localhost\r\nContent-Length: {LARGEST_BODY + 1}\r\n\r\n"
     with sandbox_with() as sandbox:
         assert_refused(say(sandbox, start.encode()), 413)
 
@@ -436,7 +444,7 @@ def test_it_is_quiet_even_when_a_client_goes_away(capfd: pytest.CaptureFixture[s
     ):
         client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # close with a reset
         client.connect(("127.0.0.1", port_of(sandbox)))
-        client.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        client.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
         assert gone.wait(NEVER)
         assert ask(sandbox, "GET", "/nowhere").status == 404
         assert say(sandbox, b"GARBAGE\r\n\r\n").status == 400
