@@ -25,10 +25,16 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         from retrycli import standing
 
         standing.warn(database, "The log file was", "written", logs.file_problem(), now)
+    about_to_expire = None
+    if any(each.expires_after for each in settings.policies.values()):
+        from retrycli import expiry
+
+        about_to_expire = expiry.expiring(settings, database, summary, now)
+        expiry.warn(database, about_to_expire, now)
     if settings.notify.urls:
         from retrycli.tell import notify
 
-        notify(settings, database, summary, now)
+        notify(settings, database, summary, now, about_to_expire)
     if settings.metrics.path is not None:
         from retrycli.measure import write_metrics
 

@@ -84,6 +84,9 @@ HEADLINES = {
     (Topic.DEADLINE, Turn.BEGAN): "a pass ran out of time",
     (Topic.DEADLINE, Turn.LASTS): "passes still run out of time",
     (Topic.DEADLINE, Turn.ENDED): "passes get done in time again",
+    (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
+    (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
+    (Topic.EXPIRY, Turn.ENDED): "no message is about to expire any more",
     (Topic.SKIPPED, Turn.BEGAN): "passes are skipped",
     (Topic.SKIPPED, Turn.LASTS): "passes are still skipped",
     (Topic.SKIPPED, Turn.ENDED): "passes are no longer skipped",
@@ -124,6 +127,7 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
             Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It had refused them {lasted}.",
             Topic.SAME_ANSWER: f"{around.destination} works again. It had given everything the same answer {lasted}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
+            Topic.EXPIRY: f"No message is about to expire any more. Some had been {lasted}.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. Next: retrycli status"
     since = f"since {_utc(change.since)}"
@@ -140,6 +144,8 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         "Next: retrycli passes; check gateway.base_url, the preset, and the proxy before the API",
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         "Next: retrycli passes; raise run.concurrency or run.deadline_minutes",
+        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_CAUSE)}. Nothing is delivered, "
+        f"and an expired message is escalated; {since}.\nNext: retrycli status",
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
         "Next: retrycli status; if that pass hangs, end it",
     }[change.topic]

@@ -36,6 +36,7 @@ class Topic(StrEnum):
     CREDENTIALS = "credentials"
     SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
+    EXPIRY = "expiry"
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
@@ -129,6 +130,8 @@ class Situation:
     """The last ones, newest first; this one is the first."""
     down: Trouble | None
     """An open breaker."""
+    expiring: Trouble | None
+    """Messages that expire soon, because nothing is delivered."""
     interval: timedelta
     remind: timedelta
 
@@ -200,8 +203,11 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
     """What this pass knows of each trouble: None where it does not stand."""
     newest = here.passes[0]
     skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
-    if newest.result in {PassResult.SKIPPED, PassResult.PAUSED}:
-        return skipped  # the pass that holds the lock, or comes after the pause, tells of the rest
+    if newest.result is PassResult.SKIPPED:
+        return skipped  # the pass that holds the lock tells of the rest
+    skipped[Topic.EXPIRY] = here.expiring
+    if newest.result is PassResult.PAUSED:
+        return skipped  # the pass that comes after the pause tells of the rest
     return skipped | {
         Topic.DOWN: here.down,
         Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),

@@ -87,7 +87,9 @@ class Schedule(Section):
     due_slack_seconds: float = Field(
         60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
     )
-    expires_after_hours: Hours | None = Field(None, description="older messages go to a person")
+    expires_after_hours: Hours | None = Field(
+        None, description="older messages go to a person, announced before if deliveries are held back"
+    )
     types: dict[MessageType, TypeSchedule] = Field({}, description="other rules for a message type")
 
     def as_backoff(self) -> Backoff:

@@ -19,6 +19,7 @@ from retrycli import notify as adapter
 from retrycli.breaker import BreakerState
 from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.events import Event, PassResult, PassStarted, PassSummary
+from retrycli.expiry import Expiring
 from retrycli.logs import logger
 from retrycli.news import LOOKBACK, Trouble
 from retrycli.notice_text import Surroundings, trial, worded
@@ -42,10 +43,12 @@ PING = "ping"
 # -- notifications --------------------------------------------------------------------------------------------
 
 
-def notify(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+def notify(
+    settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
+) -> None:
     """Send each target what it does not know yet, as one notification. It never raises."""
     try:
-        _Round(settings, database, summary, now).make()
+        _Round(settings, database, summary, now, expiring).make()
     except Exception as error:  # noqa: BLE001  whatever it is, the pass has been made
         words = str(error) if isinstance(error, RetrycliError) else type(error).__name__
         logger.warning("Could not notify anybody: %s. It is tried again after the next pass", words)
@@ -54,8 +57,11 @@ def notify(settings: Settings, database: Database, summary: PassSummary, now: da
 class _Round:
     """One pass's notifications."""
 
-    def __init__(self, settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
+    def __init__(
+        self, settings: Settings, database: Database, summary: PassSummary, now: datetime, expiring: Expiring | None
+    ) -> None:
         self._settings = settings
+        self._expiring = expiring
         self._now = now
         self._remind = timedelta(hours=settings.notify.remind_hours)
         self._database, self._targets = database, Targets(database)
@@ -120,6 +126,7 @@ class _Round:
             detail=summary.detail,
             passes=passes,
             down=Trouble(min(each.opened_at or self._now for each in self._open)) if self._open else None,
+            expiring=Trouble(passes[0].started_at, str(self._expiring)) if self._expiring else None,
             interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),
             remind=self._remind,
         )

@@ -77,6 +77,7 @@ class ListedMessage:
     next_attempt_at: datetime | None
     last_error: str | None
     created_at: datetime | None
+    first_failed_at: datetime | None
     reason: str | None
     escalated_at: datetime | None
     claimed_by: str | None
@@ -161,6 +162,7 @@ class Views:
             m.retry_count,
             m.last_error,
             created.label("made_at"),
+            queue.c.first_failed_at,
             queue.c.state,
             queue.c.next_attempt_at,
             queue.c.escalation_reason,
@@ -338,6 +340,7 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         next_attempt_at=row["next_attempt_at"],
         last_error=None if row["last_error"] is None else str(row["last_error"]),
         created_at=_time(row["made_at"]),
+        first_failed_at=row["first_failed_at"],
         reason=row["escalation_reason"],
         escalated_at=row["escalated_at"],
         claimed_by=row["claimed_by"],

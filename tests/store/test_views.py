@@ -77,6 +77,7 @@ def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Applicatio
         next_attempt_at=None,
         last_error="HTTP 503",
         created_at=NOON - HOUR,
+        first_failed_at=None,
         reason=None,
         escalated_at=None,
         claimed_by=None,

@@ -69,6 +69,7 @@ class World:
     """Newest first."""
     at: datetime = NOON
     down_since: datetime | None = None
+    expiring: bool = False
     escalated: list[datetime] = field(default_factory=list)
     others: Sequence[Target] = ()
 
@@ -92,6 +93,7 @@ class World:
             detail=None,
             passes=self.passes,
             down=Trouble(self.down_since) if self.down_since else None,
+            expiring=Trouble(self.at, "3 messages expire") if self.expiring else None,
             interval=TICK,
             remind=REMIND,
         )
@@ -172,6 +174,15 @@ def test_nobody_is_reminded_of_a_trouble_while_deliveries_are_paused(world: Worl
     world.tick(STANDING[topic])
     assert told(world, [PAUSED] * 40) == []
     assert world.tick(STANDING[topic]) == [f"{topic} lasts"]
+
+
+def test_messages_that_are_about_to_expire_are_told_of_also_while_deliveries_are_paused(world: World) -> None:
+    world.expiring = True
+    heard = told(world, [PAUSED] * 30)
+    assert heard == [(0, "expiry began"), (24, "expiry lasts")]
+    assert told(world, [SKIPPED]) == []
+    world.expiring = False
+    assert world.tick() == ["expiry ended"]
 
 
 @pytest.mark.parametrize("topic", STANDING)

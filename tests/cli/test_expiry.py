@@ -1,0 +1,60 @@
+"""Messages that a pause or an outage lets expire are announced before they do."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.conftest import on_both
+
+if TYPE_CHECKING:
+    from tests.cli.application import Application
+    from tests.cli.command import Cli
+
+pytestmark = on_both
+
+NOWHERE = "http://127.0.0.1:9"
+"""Nobody listens on this port."""
+EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
+ANNOUNCED = (
+    r"WARNING 2 messages expire by .* UTC, the first at .* UTC, unless deliveries go on before\. Next: `retrycli "
+)
+
+
+def fill(application: Application) -> None:
+    """Have one message that has expired, two that are about to, and one that has long to go."""
+    application.add(1, hours_ago=9)
+    application.add(2, hours_ago=7.5)
+    application.add(3, hours_ago=3)
+    application.add(4, hours_ago=-1)
+
+
+def test_a_pause_announces_what_it_would_let_expire(at_work: Cli, application: Application) -> None:
+    fill(application)
+    expiring = at_work.having(EXPIRY)
+    assert expiring("pause").returncode == 0
+    first, second = expiring("run-once"), expiring("run-once")
+    assert re.search(ANNOUNCED, first.stderr), first.stderr
+    assert (first.returncode, second.stderr) == (0, "")
+
+
+def test_an_outage_announces_what_it_would_let_expire(cli: Cli, application: Application) -> None:
+    fill(application)
+    expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
+    assert re.search(ANNOUNCED, expiring("run-once").stderr)
+
+
+@pytest.mark.parametrize("env", [{}, {"RETRYCLI_SCHEDULE__TYPES__SUPPLIER__EXPIRES_AFTER_HOURS": "8"}])
+def test_messages_that_do_not_expire_are_not_announced(
+    at_work: Cli, application: Application, env: dict[str, str]
+) -> None:
+    fill(application)
+    assert at_work("pause", env=env).returncode == 0
+    assert at_work("run-once", env=env).stderr == ""
+
+
+def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
+    fill(application)
+    assert "expire by" not in at_work("run-once", env=EXPIRY).stderr
