@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.environment import forget_settings
 from tests.store.conftest import ENGINES, FACTORIES, Factory
 
 on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sqlite")
@@ -18,7 +19,11 @@ on_both, on_sqlite = pytest.mark.databases(*ENGINES), pytest.mark.databases("sql
 
 
 def pytest_configure() -> None:
-    """Heed Ctrl-C: a shell has what it starts in the background ignore it, and so all that this starts would."""
+    """Take no settings from the environment, and heed Ctrl-C.
+
+    A shell has what it starts in the background ignore SIGINT, and so all that this starts would.
+    """
+    forget_settings()
     if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
         signal.signal(signal.SIGINT, signal.default_int_handler)
 

@@ -29,7 +29,7 @@ from retrycli.engine import run_pass
 from retrycli.lock import PassLock
 from retrycli.ports import Identity
 from tests.crash.points import Points
-from tests.crash.scene import ROOT, calm
+from tests.crash.scene import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -77,7 +77,7 @@ def forking(folder: Path) -> Iterator[Callable[[Wanted], Ended]]:
     with (
         errors.open("w") as file,
         subprocess.Popen(
-            command, cwd=ROOT, env=calm(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
+            command, cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=file, text=True
         ) as process,
     ):
 

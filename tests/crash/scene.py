@@ -31,7 +31,6 @@ CREATE TABLE pending_messages (
 """
 TYPES = ("customer", "supplier", "internal")
 FAILED_AT = "2025-01-02 03:04:05.678901"
-OURS_TO_SET = ("RETRYCLI_", "TICKETING_")
 FIRST_TICKET = 7_000
 """Tickets are numbered from here, so that no ticket's number is a message's id."""
 
@@ -99,16 +98,11 @@ def start(
     return subprocess.Popen(
         [*under, sys.executable, *arguments],
         cwd=ROOT,
-        env={**calm(), "RETRYCLI_CONFIG": str(config), **ours},
+        env={**os.environ, "RETRYCLI_CONFIG": str(config), **ours},
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     )
-
-
-def calm() -> dict[str, str]:
-    """This process's environment, in which no setting is."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(OURS_TO_SET)}
 
 
 def set_up(

@@ -84,8 +84,9 @@ class Machine:
         (root / "etc/cron.d").mkdir()
         for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
             (root / "etc" / mine).unlink(missing_ok=True)
-        with (root / "etc/passwd").open("a") as passwd:  # root by another name, to read a Python in /root
-            passwd.write("ticketing:*:0:0::/opt:/bin/sh\n")
+        shutil.rmtree(root / "etc/retrycli", ignore_errors=True)
+        passwd = root / "etc/passwd"  # root by another name, to read a Python in /root
+        passwd.write_text("ticketing:*:0:0::/opt:/bin/sh\n" + passwd.read_text())
         shutil.copy(cron, root / "usr/sbin/cron")
         self.program(root / "usr/sbin/sendmail", SENDMAIL)
         for folder in ("calls", "mails", "retrycli/bin"):
