@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import atexit
 import os
+import shutil
+import tempfile
 from pathlib import Path
 
-NO_SETTINGS = {"XDG_CONFIG_HOME": str(Path(__file__).with_name("no_settings"))}
-"""Leads to a configuration file without settings, which is found before one in /etc."""
 SETTINGS = ("RETRYCLI_", "TICKETING_")
+
+
+def _no_settings() -> dict[str, str]:
+    """Make a configuration file without settings, which is found before one in /etc.
+
+    It is not part of the project, which may belong to another user than the one who runs the tests.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="retrycli-no-settings-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    (folder / "retrycli").mkdir()
+    (folder / "retrycli" / "retrycli.toml").touch()
+    return {"XDG_CONFIG_HOME": str(folder)}
+
+
+NO_SETTINGS = _no_settings()
 
 
 def forget_settings() -> None:
