@@ -8,6 +8,8 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import pytest
+
 SETTINGS = ("RETRYCLI_", "TICKETING_")
 
 
@@ -24,6 +26,13 @@ def _no_settings() -> dict[str, str]:
 
 
 NO_SETTINGS = _no_settings()
+
+NO_FILE = {"XDG_CONFIG_HOME": ""}
+"""Leads to no configuration file, unless there is one in /etc."""
+needs_no_file = pytest.mark.skipif(
+    Path("/etc/retrycli/retrycli.toml").exists(),
+    reason="this machine has an /etc/retrycli/retrycli.toml, which is found",
+)
 
 
 def forget_settings() -> None:

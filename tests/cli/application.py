@@ -17,7 +17,6 @@ from retrycli.lock import Holder, PassLock
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
 from retrycli.settings import Settings
-from tests.environment import NO_SETTINGS
 
 TABLES = """
 CREATE TABLE ticket_states (
@@ -109,8 +108,8 @@ class Application:
             lock.release()
 
     def variables(self, api: str) -> dict[str, str]:
-        """The two environment variables that a pass can't do without, and no settings of this machine."""
-        return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api, **NO_SETTINGS}
+        """The two environment variables that a pass can't do without."""
+        return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api}
 
     def settings(self, api: str) -> Settings:
         """The same as settings, for calls from Python."""

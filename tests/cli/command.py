@@ -19,10 +19,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from tests.environment import NO_SETTINGS
+
 SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
 MODULE = (sys.executable, "-m", "retrycli")
-BARE = {"PATH": "/usr/bin:/bin"}
-"""All that cron's environment is sure to hold, and a little less."""
+BARE = {"PATH": "/usr/bin:/bin", **NO_SETTINGS}
+"""All that cron's environment is sure to hold, and a little less; and no settings of this machine."""
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
 """Runs a command with a umask that takes nothing away from what it makes."""
 LONGEST = 60

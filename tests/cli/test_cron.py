@@ -9,6 +9,7 @@ import pytest
 from retrycli.scheduler import this_python
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab
+from tests.environment import NO_FILE, needs_no_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -136,11 +137,12 @@ WRONG = {
 }
 
 
+@needs_no_file
 @pytest.mark.parametrize("said", WRONG)
 def test_what_cron_could_not_do_is_refused(cli: Cli, crontab: Crontab, said: str) -> None:
     for name, text in WRONG[said].items():
         (cli.cwd / name).write_text(text)
-    done = cli.having(crontab.variables)("cron", "install", "--user", "--yes")
+    done = cli.having({**NO_FILE, **crontab.variables})("cron", "install", "--user", "--yes")
     assert done.returncode == 78
     assert said in done.stderr
     assert crontab.file.read_bytes() == OTHERS

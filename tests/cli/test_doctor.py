@@ -11,6 +11,7 @@ import pytest
 from tests.cli.api import FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab
+from tests.environment import NO_FILE, needs_no_file
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -104,8 +105,10 @@ def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> 
         assert set(api.paths) == {"/auth/login"}
 
 
+@needs_no_file
 def test_as_cron_finds_what_only_cron_would_trip_over(desk: Cli, application: Application, sandbox: Sandbox) -> None:
     """Settings in the environment, or in the folder that one happens to stand in, are not there for cron."""
+    desk = desk.having(NO_FILE)
     from_environment = desk.having(application.variables(sandbox.url), cwd=desk.cwd / "bin")
     assert levels(from_environment, code=0)["api"] == "ok"
     assert levels(from_environment, "--as-cron", code=3)["api"] == "failure"
