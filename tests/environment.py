@@ -31,7 +31,7 @@ NO_FILE = {"XDG_CONFIG_HOME": ""}
 """Leads to no configuration file, unless there is one in /etc."""
 needs_no_file = pytest.mark.skipif(
     Path("/etc/retrycli/retrycli.toml").exists(),
-    reason="this machine has an /etc/retrycli/retrycli.toml, which is found",
+    reason="there is an /etc/retrycli/retrycli.toml here, which is found",
 )
 
 
