@@ -48,6 +48,14 @@ def trusted_users() -> frozenset[int]:
     return frozenset({ROOT, os.geteuid()})
 
 
+def user_number(name: str) -> int | None:
+    """Return a user's number; None if there is no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
 def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     """Find where users other than these may change what a path leads to.
 
@@ -73,8 +81,12 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     return None
 
 
-def group_readers(found: os.stat_result, users: Collection[int]) -> str | None:
-    """Return the name of the group through which users other than these may read a file; None if there is none."""
+def group_readers(path: Path, users: Collection[int]) -> str | None:
+    """Return the name of the group by which users other than these may read a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
     if not found.st_mode & stat.S_IRGRP or _is_private(found.st_gid, users):
         return None
     return _group_name(found.st_gid)
@@ -83,6 +95,19 @@ def group_readers(found: os.stat_result, users: Collection[int]) -> str | None:
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
     """Whether a file is another user's, in a folder that anybody may write to. Root and its owner could do worse."""
     return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
+
+
+def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool:
+    """Whether a file has a second name, and users other than its owner may make names in its folder.
+
+    Such a name may be another's for a file that they may not read themselves (Linux's fs.protected_hardlinks forbids
+    that unless it is turned off).
+    """
+    users = {ROOT, file.st_uid}
+    is_closed = folder.st_uid in users and not folder.st_mode & stat.S_IWOTH
+    return file.st_nlink > 1 and not (
+        is_closed and (not folder.st_mode & stat.S_IWGRP or _is_private(folder.st_gid, users))
+    )
 
 
 def write_private(path: Path, text: str) -> None:
@@ -175,16 +200,9 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
     if _group_name(gid) not in {_user_name(uid) for uid in users}:
         return False
     with suppress(KeyError):
-        if any(_user_number(name) not in users for name in grp.getgrgid(gid).gr_mem):
+        if any(user_number(name) not in users for name in grp.getgrgid(gid).gr_mem):
             return False
     return all(each.pw_uid in users for each in pwd.getpwall() if each.pw_gid == gid)
-
-
-def _user_number(name: str) -> int | None:
-    try:
-        return pwd.getpwnam(name).pw_uid
-    except KeyError:
-        return None
 
 
 def _user_name(uid: int) -> str:
