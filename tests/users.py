@@ -9,6 +9,7 @@ import encodings.utf_8_sig  # noqa: F401  a user who may not read the interprete
 import os
 import pickle
 import shutil
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -16,6 +17,9 @@ from pathlib import Path
 from typing import TypeVar
 
 import pytest
+
+import retrycli
+from retrycli.trust import find_weakness, trusted_users
 
 Result = TypeVar("Result")
 
@@ -29,6 +33,13 @@ def need_root() -> None:
     """Skip a test that needs two users if there can't be any."""
     if os.geteuid() != 0:
         pytest.skip("only root can become two users")
+
+
+def need_own_program() -> None:
+    """Skip a test of what `doctor` finds in order if the program under test itself can be changed by other users."""
+    for each in (sys.executable, retrycli.__file__):
+        if (weakness := find_weakness(Path(each), trusted_users())) is not None:
+            pytest.skip(f"what these tests run can be changed by another user: {weakness}")
 
 
 @contextmanager

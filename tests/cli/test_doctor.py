@@ -11,6 +11,7 @@ import pytest
 from tests.cli.api import FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab
+from tests.users import need_own_program
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 @pytest.fixture
 def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Cli:
     """The command, set up as the README says, and a first pass made."""
+    need_own_program()
     with closing(sqlite3.connect(application.path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")
     file = cli.cwd / "retrycli.toml"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.cli.api import TAKES, Scripted
+from tests.cli.application import Application
 from tests.cli.command import Cli
-from tests.users import THEIRS, need_root
+from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, wrapper
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
 
 SECRET = "for root alone"
 
@@ -53,3 +58,27 @@ def test_root_in_another_users_folder_does_not_replace_a_file_of_its_own(cli: Cl
         passed = cli.having(cwd=trap)("run-once")
     assert (done.returncode, passed.returncode) == (78, 78)
     assert precious.read_text() == SECRET
+
+
+def test_a_config_of_roots_that_one_user_may_read_is_how_it_should_be(cli: Cli, sandbox: Sandbox) -> None:
+    """``root:svc 0640``, with a database of that user's, who makes the passes."""
+    need_own_program()
+    with open_place() as place:
+        config, data = place / "retrycli.toml", place / "data"
+        data.mkdir(0o700)
+        application = Application(f"sqlite:///{data}/agent.db")
+        config.touch(0o640)
+        config.write_text(
+            f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\ntoken = "s"\n'
+        )
+        os.chown(config, 0, OURS)
+        for each in (data, *data.iterdir()):
+            os.chown(each, OURS, OURS)
+        ours = cli.having(cwd=place).under(*wrapper(OURS))
+        assert ours("run-once").returncode == 0
+        levels = {each["name"]: each for each in ours.json("doctor", code=3)["findings"]}
+        assert levels["files"]["level"] == "ok", levels["files"]
+        os.chown(config, THEIRS, OURS)
+        assert ours("run-once").returncode == 78
+        found = ours.json("doctor", "--config", "retrycli.toml", code=3)["findings"]
+        assert any(each["name"] == "files" and each["found"] == f"{config} belongs to {THEIRS}" for each in found)
