@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
@@ -12,7 +13,7 @@ from pydantic import ValidationError
 
 from retrycli.errors import ConfigurationError
 from retrycli.settings import Database, Settings
-from retrycli.trust import is_planted
+from retrycli.trust import find_weakness, trusted_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -23,6 +24,7 @@ GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". README.md lists every setting"
 """No command can list them while they are wrong."""
 NO_FILE = "is no file that can be read, but a folder, or a link to none"
+SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
 SECRETS = (
     *(f"gateway{of}.{name}" for of in ("", ".customer", ".supplier", ".internal") for name in GATEWAY_SECRETS),
@@ -51,7 +53,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
         environment: by default the process's own.
 
     Raises:
-        ConfigurationError: a named file is missing, one that was not named may be somebody's trap, a file is no TOML,
+        ConfigurationError: a named file is missing, another user may change one that was not named, a file is no TOML,
             or a key or value is unknown or wrong.
     """
     env = os.environ if environment is None else environment
@@ -91,7 +93,7 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
     home = environment.get("HOME", "")
     if folder := environment.get("XDG_CONFIG_HOME") or (f"{home}/.config" if home else ""):
         yield Path(folder, "retrycli", "retrycli.toml")
-    yield Path("/etc/retrycli/retrycli.toml")
+    yield SYSTEM_FILE
 
 
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
@@ -101,15 +103,24 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         found = next((each for each in candidates(env) if os.path.lexists(each)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
-        if found is not None and is_planted(found.stat(), found.absolute().parent.stat()):
-            raise ConfigurationError(
-                f"{found.absolute()} is another user's, in a folder that anybody may write to; "
-                "name it with --config if it is the one"
-            )
+        if found is not None and found != SYSTEM_FILE:
+            _check_nobody_else_may_write(found)
         return found
     if not _is_file(named):
         _refuse(named, "--config" if path else f"${CONFIG_VARIABLE}")
     return named
+
+
+def _check_nobody_else_may_write(found: Path) -> None:
+    """Check a file that only the current folder or the environment led us to: it may be another user's trap.
+
+    Raises:
+        ConfigurationError: another user may change it.
+    """
+    if (weakness := find_weakness(found, trusted_users())) is not None:
+        named = f"./{found}" if not found.is_absolute() else found
+        whose = "" if weakness.place == found.absolute() else f"{found.absolute()} is not read, because "
+        raise ConfigurationError(f"{whose}{weakness}; pass --config {shlex.quote(str(named))} if it is yours")
 
 
 def _refuse(named: Path, origin: str) -> NoReturn:

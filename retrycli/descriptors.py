@@ -17,9 +17,9 @@ journal, write-ahead log, shared memory, folder and temporary files, or a new co
 (configuration, hosts, a socket to each name server); log files; an import."""
 OVERHEAD = 16
 """What a pass keeps open besides: the database and its log, the lock, the event loop, a ping that is under way."""
-PER_REQUEST = 3
-"""By HTTP a connection, a second one that is tried beside it (RFC 8305), and a file that is attached. By SMTP a
-connection, its duplicate by which it is cut, and a file; before it, the lookup of its name."""
+PER_REQUEST = 4
+"""By HTTP a connection, a second one that is tried beside it (RFC 8305), an attached file and its folder. By SMTP a
+connection, its duplicate by which it is cut, and a file with its folder; before it, the lookup of its name."""
 
 NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"

@@ -18,13 +18,6 @@ def others_may_read(path: Path) -> bool:
     return bool(_mode(path) & stat.S_IROTH)
 
 
-def others_may_write(path: Path) -> bool:
-    """Whether such users may write a file, or put another in its place."""
-    folder = _mode(path.parent)
-    replaceable = folder & stat.S_IWOTH and not folder & stat.S_ISVTX
-    return bool(_mode(path) & stat.S_IWOTH or (replaceable and path.exists()))
-
-
 def owner(path: Path) -> str | None:
     """Who owns a file, by name where there is one; None where there is no file."""
     try:

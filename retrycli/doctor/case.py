@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
+import retrycli
 from retrycli.app import utc_now
 from retrycli.config import Loaded
 from retrycli.crontab import Host
@@ -24,6 +26,8 @@ class Case:
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
+    program: tuple[Path, ...] = (Path(sys.executable), Path(retrycli.__file__))
+    """What runs: the interpreter and the package."""
 
     @property
     def settings(self) -> Settings:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
+from shlex import quote
 
 from retrycli import descriptors, filesystem, scheduler
 from retrycli.app import lock_path
@@ -16,6 +17,7 @@ from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
+from retrycli.trust import find_weakness, group_readers, trusted_users, user_number
 
 
 def settings(case: Case) -> Iterator[Finding]:
@@ -41,24 +43,70 @@ def settings(case: Case) -> Iterator[Finding]:
 
 def files(case: Case) -> Iterator[Finding]:
     """Who else may read our secrets, or change what we rely on."""
-    problems = list(_open_files(case))
+    problems = [*_readable_secrets(case), *_weak_files(case)]
     yield from problems
     if not problems:
         yield well("files", "no other user may read a secret of ours, or change what we rely on")
 
 
-def _open_files(case: Case) -> Iterator[Finding]:
-    secrets = {Path(source.removeprefix("file ")).absolute() for source in _secret_sources(case.loaded)}
-    config = {case.loaded.file.absolute()} if case.loaded.file is not None else set()
-    own = {each for each in (case.database_file, lock_path(case.settings)) if each is not None}
-    for path in sorted(secrets):
+def _readable_secrets(case: Case) -> Iterator[Finding]:
+    users = _users(case)
+    for path in sorted(_secret_files(case.loaded)):
         if filesystem.others_may_read(path):
-            yield failure("files", f"{path} holds a secret, and every user may read it", f"chmod o-rwx {path}")
-    for path in sorted(secrets | config | own):
-        if filesystem.others_may_write(path):
             yield failure(
-                "files", f"every user may change {path}, or put another in its place", f"chmod o-w {path} {path.parent}"
+                "files", f"{path} holds a secret, and every user may read it", f"chmod o-rwx {quote(str(path))}"
             )
+        elif group := group_readers(path, users):
+            words = f"{path} holds a secret, and the group {group} may read it"
+            yield warning("files", words, f"chmod g-rwx {quote(str(path))}, unless the group is to read it")
+
+
+def _weak_files(case: Case) -> Iterator[Finding]:
+    """Places by which others change what we rely on, each once: a folder may hold several of our files."""
+    users, seen = _users(case), set[Path]()
+    for path, is_shared in _relied_on(case):
+        weakness = find_weakness(path, users)
+        if weakness is None or weakness.place in seen:
+            continue
+        seen.add(weakness.place)
+        words = str(weakness) if weakness.place == path else f"{weakness}, and so {path}"
+        is_warning = is_shared and not weakness.is_open_to_all
+        yield (warning if is_warning else failure)("files", words, weakness.remedy)
+
+
+def _relied_on(case: Case) -> Iterator[tuple[Path, bool]]:
+    """The files and folders that a pass relies on, and whether another program rightly writes there as well.
+
+    The application writes its database and its attachments, and may be another user: then an operator is to know it.
+    """
+    config = case.loaded.file
+    yield from (
+        (each, False) for each in sorted(_secret_files(case.loaded) | ({config.absolute()} if config else set()))
+    )
+    for gateway in case.settings.gateway.all.values():
+        yield from ((each, False) for each in (gateway.preset_file, gateway.ca_file) if each is not None)
+        if gateway.attachments_dir is not None:
+            yield gateway.attachments_dir, True
+    yield from ((each, False) for each in case.program)
+    yield from ((each, True) for each in (case.database_file, lock_path(case.settings)) if each is not None)
+
+
+def _users(case: Case) -> frozenset[int]:
+    """Who may write what we rely on: root, who looks, and, if root looks, whom root's own schedule names."""
+    users = trusted_users()
+    if case.host.uid != 0:
+        return users
+    config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
+    named = {
+        each.user
+        for each in scheduler.callers_for(config, case.host)
+        if each.title.startswith(f"{case.host.root / 'etc'}/")
+    }
+    return users | {number for each in named if each and (number := user_number(each)) is not None}
+
+
+def _secret_files(loaded: Loaded) -> set[Path]:
+    return {Path(source.removeprefix("file ")).absolute() for source in _secret_sources(loaded)}
 
 
 def _secret_sources(loaded: Loaded) -> Iterator[str]:

@@ -13,7 +13,8 @@ from pathlib import Path
 import httpx
 
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import Attachment, FileChanged
+from retrycli.gateway.attachments import Attachment, FileChanged, reopen
+from retrycli.gateway.in_thread import in_thread
 from retrycli.gateway.template import plain
 
 TO_JSON = json.JSONEncoder(default=str, ensure_ascii=False, allow_nan=False)
@@ -43,10 +44,10 @@ class FilePart:
 
         Raises:
             OSError: the file can't be read.
-            FileChanged: its size changed.
+            FileChanged: its size changed, or it is no regular file any more.
         """
         left = self.size
-        with self.path.open("rb") as file:
+        with reopen(self.path) as file:
             while True:
                 chunk = file.read(min(CHUNK, left))
                 left -= len(chunk)
@@ -75,7 +76,8 @@ class Content(httpx.AsyncByteStream):
             if isinstance(part, bytes):
                 yield part
             else:
-                for chunk in part.chunks():
+                chunks = part.chunks()
+                while (chunk := await in_thread(next, chunks, None)) is not None:
                     yield chunk
 
     def shown(self) -> str:

@@ -7,6 +7,7 @@ from pathlib import PurePath
 
 from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
+from retrycli.gateway.attachments import Folder
 from retrycli.gateway.content import FilePart, json_content, multipart_content
 from retrycli.gateway.line import Request, url_below
 from retrycli.gateway.preset import Preset
@@ -48,16 +49,19 @@ class Drafts:
         self._settings = settings
         self._preset = preset
         self._identity = identity
+        self._folder = Folder.of(settings.attachments_dir)
 
-    def draft(self, queued: QueuedMessage) -> Draft:
+    async def draft(self, queued: QueuedMessage) -> Draft:
         """Find out whether the preset has what a message needs.
 
         Raises:
             Unfit: it has not, or the row has not what the preset needs.
+            OSError: an attachment can't be looked at just now; see `attachments.shortage`.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
         fields = self.fields(queued)
-        files, parts = self._attached(queued) if "attachments" in rule.capabilities else ([], [])
+        files = await self._attached(queued) if "attachments" in rule.capabilities else []
+        parts = [FilePart(each.path, each.size, as_base64=True) for each in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
                 raise Unfit(
@@ -93,13 +97,11 @@ class Drafts:
                 raise Unfit(f"{column} is empty, and the preset {preset} needs it")
         return rule
 
-    def _attached(self, queued: QueuedMessage) -> tuple[list[attachments.Attachment], list[FilePart]]:
-        settings = self._settings
+    async def _attached(self, queued: QueuedMessage) -> list[attachments.Attachment]:
         try:
-            files = attachments.find(queued.message, settings.attachments_dir, settings.attachments_limit_bytes)
+            return await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
         except InvalidMessage as error:
             raise Unfit(str(error)) from error
-        return files, [FilePart(each.path, each.size, as_base64=True) for each in files]
 
     def draw(self, draft: Draft, session: str | None) -> Request:
         """Draw up the request of a message.

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from retrycli import descriptors
 from retrycli.errors import InvalidMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.answer import (
@@ -166,7 +165,7 @@ class HttpGateway:
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
         try:
-            draft = self._drafts.draft(queued)
+            draft = await self._drafts.draft(queued)
             draft.fields["marker"] = await self._marker(draft)
             # What can't be is found out before anything is asked or sent.
             draft.request = self._drafts.draw(draft, None)
@@ -186,7 +185,7 @@ class HttpGateway:
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
         except OSError as error:
-            if lack := descriptors.shortage(error):
+            if lack := attachments.shortage(error):
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
         outcome = await until_sent(

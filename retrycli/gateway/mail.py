@@ -19,7 +19,7 @@ from urllib.parse import quote
 
 from retrycli.address import CONTROL, Address
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged
+from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged, reopen
 from retrycli.gateway.recipients import recipients
 from retrycli.message import QueuedMessage
 
@@ -246,7 +246,7 @@ def _filename(name: str) -> str:
 def _base64(attachment: Attachment) -> Iterator[bytes]:
     """A file as lines of base64, none of which begins with a dot; exactly as much as was announced."""
     left = attachment.size
-    with attachment.path.open("rb") as file:
+    with reopen(attachment.path) as file:
         while left:
             block = file.read(min(BLOCK, left))
             if not block:

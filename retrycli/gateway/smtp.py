@@ -6,7 +6,6 @@ import asyncio
 import base64
 import socket
 from collections.abc import Awaitable, Callable, Collection
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
@@ -21,6 +20,7 @@ from retrycli.gateway import attachments
 from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.conversation import Conversation, Server
 from retrycli.gateway.flight import Flight, in_net
+from retrycli.gateway.in_thread import in_thread
 from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.time_limit import TimeLimit
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 PORTS = {"smtp": 587, "smtps": 465}
+CUT_SECONDS = 2.0
+"""How long to wait for a conversation that was cut. One that reads a file on a dead network share may never end; what
+is left of its mail has nowhere to go."""
 
 
 class SmtpGateway:
@@ -63,6 +66,7 @@ class SmtpGateway:
         if columns is not None:
             check_subject(settings, columns)
         self._settings = settings
+        self._folder = attachments.Folder.of(settings.attachments_dir)
         self._line = _Line(settings, connections)
         self._sender = Address.parse(settings.sender or "")
         self._fixed = None if settings.recipient is None else Address.parse(settings.recipient)
@@ -75,7 +79,7 @@ class SmtpGateway:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._line.close()
+        del kind, error, trace
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes."""
@@ -88,22 +92,27 @@ class SmtpGateway:
         return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
 
     async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+        limit = self._settings.request_timeout_seconds
+        deadline = asyncio.get_running_loop().time() + limit
         try:
-            mail = self._mail(queued)
+            async with asyncio.timeout_at(deadline):
+                mail = await self._mail(queued)
+        except TimeoutError:
+            return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: not found within {limit:g} s")
         except InvalidMessage as error:
             return self._cleaned(Outcome(OutcomeKind.INVALID, error=str(error)), queued)
         except OSError as error:
-            if lack := descriptors.shortage(error):
+            if lack := attachments.shortage(error):
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
         if not mail.envelope:
             # All of its recipients have it from earlier attempts.
             return Outcome(OutcomeKind.DELIVERED, found=True)
-        return self._cleaned(await self._line.deliver(mail, self._sleep, flight), queued)
+        return self._cleaned(await self._line.deliver(mail, self._sleep, flight, deadline), queued)
 
-    def _mail(self, queued: QueuedMessage) -> Mail:
+    async def _mail(self, queued: QueuedMessage) -> Mail:
         settings = self._settings
-        files = attachments.find(queued.message, settings.attachments_dir, settings.attachments_limit_bytes)
+        files = await attachments.find(queued.message, self._folder, settings.attachments_limit_bytes)
         return compose(queued, files, sender=self._sender, fixed=self._fixed, subject=settings.subject, now=self._now())
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
@@ -119,11 +128,8 @@ async def ask(settings: OneGateway) -> Outcome:
     Raises:
         ConfigurationError: no usable base URL or CA file.
     """
-    line = _Line(settings, connections=1)
-    try:
-        outcome = await line.deliver(None, asyncio.sleep, Flight())
-    finally:
-        line.close()
+    deadline = asyncio.get_running_loop().time() + settings.request_timeout_seconds
+    outcome = await _Line(settings, connections=1).deliver(None, asyncio.sleep, Flight(), deadline)
     return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
 
 
@@ -164,20 +170,15 @@ class _Line:
         )
         as_sent = (f"\0{username}\0{password}", password)
         self._secrets = [password, *(base64.b64encode(each.encode()).decode() for each in as_sent if password)]
-        self._threads = ThreadPoolExecutor(connections, thread_name_prefix="smtp")
 
-    def close(self) -> None:
-        """Let go of the threads, none of which is at work any more."""
-        self._threads.shutdown()
-
-    async def deliver(self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: Flight) -> Outcome:
+    async def deliver(
+        self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: Flight, deadline: float
+    ) -> Outcome:
         """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
-        limit = self._settings.request_timeout_seconds
-        deadline = asyncio.get_running_loop().time() + limit
         outcome = await until_sent(
             lambda: self._attempt(mail, deadline, flight),
             retries=self._settings.immediate_retries,
-            within=limit,
+            within=self._settings.request_timeout_seconds,
             sleep=sleep,
         )
         return outcome if outcome.error is None else replace(outcome, error=starred(outcome.error, self._secrets))
@@ -190,23 +191,24 @@ class _Line:
         except OSError as error:
             said = descriptors.shortage(error) or str(error)
             return Outcome(OutcomeKind.UNREACHABLE, error=f"connecting: {type(error).__name__}: {said}".rstrip(": "))
-        thread = asyncio.get_running_loop().run_in_executor(self._threads, talk.deliver, mail)
+        thread = asyncio.ensure_future(in_thread(talk.deliver, mail))
         try:
             async with TimeLimit(deadline - asyncio.get_running_loop().time()):
                 return await asyncio.shield(thread)
         except TimeoutError:
             talk.cut()
-            return self._too_late(talk, await thread)
+            await asyncio.wait([thread], timeout=CUT_SECONDS)
+            return self._too_late(talk, thread.result() if thread.done() else None)
         except asyncio.CancelledError:
             talk.cut()
-            await asyncio.wait([thread])
+            await asyncio.wait([thread], timeout=CUT_SECONDS)
             raise
         finally:
             flight.in_flight = talk.in_doubt
 
-    def _too_late(self, talk: Conversation, outcome: Outcome) -> Outcome:
+    def _too_late(self, talk: Conversation, outcome: Outcome | None) -> Outcome:
         """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""
-        if outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED:
+        if outcome is not None and (outcome.status_code is not None or outcome.kind is OutcomeKind.DELIVERED):
             return outcome
         limit = f"{self._settings.request_timeout_seconds:g} s"
         if talk.in_doubt:

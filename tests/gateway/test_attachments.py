@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import Attachment, find
+from retrycli.gateway.attachments import Attachment, Folder, find
 from tests.gateway.deliveries import queued
 
 LIMIT = 1000
@@ -28,7 +29,7 @@ def folder(tmp_path: Path) -> Path:
 
 
 def found(folder: Path | None, *entries: object, limit: int = LIMIT) -> list[Attachment]:
-    return find(queued(attachments=json.dumps(entries)).message, folder, limit)
+    return asyncio.run(find(queued(attachments=json.dumps(entries)).message, Folder.of(folder), limit))
 
 
 def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
@@ -39,7 +40,7 @@ def refused(folder: Path | None, *entries: object, limit: int = LIMIT) -> str:
 
 @pytest.mark.parametrize("nothing", [None, "", "[]", "null"])
 def test_a_message_without_attachments_needs_no_folder(nothing: str | None) -> None:
-    assert find(queued(attachments=nothing).message, None, LIMIT) == []
+    assert asyncio.run(find(queued(attachments=nothing).message, None, LIMIT)) == []
 
 
 @pytest.mark.parametrize(
@@ -64,17 +65,39 @@ def test_an_entry_is_a_path_or_an_object_with_one(
     assert found(folder, entry) == [Attachment(name, content_type, folder / path, size)]
 
 
-def test_a_path_may_be_absolute_and_lead_over_links_that_stay_beneath_the_folder(folder: Path, tmp_path: Path) -> None:
-    (folder / "link.pdf").symlink_to(folder / "invoice.pdf")
+def test_a_path_may_be_absolute_as_the_folder_is_named_or_as_it_is(folder: Path, tmp_path: Path) -> None:
+    """The folder's own links are the settings' business, and are followed."""
     (tmp_path / "way").symlink_to(folder)
-    entries = (str(folder / "invoice.pdf"), "link.pdf")
+    entries = (str(folder / "invoice.pdf"), str(tmp_path / "way" / "invoice.pdf"))
     assert [each.path for each in found(tmp_path / "way", *entries)] == [folder / "invoice.pdf"] * 2
 
 
-@pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing", "link"])
+@pytest.mark.parametrize("entry", ["../secret.txt", "/etc/passwd", "2026/../../secret.txt", "../missing"])
 def test_what_is_outside_the_folder_is_refused_whether_it_is_there_or_not(entry: str, folder: Path) -> None:
-    (folder / "link").symlink_to(folder.parent / "secret.txt")
     assert refused(folder, entry) == "attachments: no. 1 is outside gateway.attachments_dir; put the file beneath it"
+
+
+@pytest.mark.parametrize(
+    "entry", ["link", "inner", "away/secret.txt", "year/photo.jpeg", "2026/up/invoice.pdf", "loop"]
+)
+def test_no_link_is_followed_wherever_it_leads(entry: str, folder: Path) -> None:
+    """Whoever may write to the folder could point it elsewhere once it was looked at."""
+    (folder / "link").symlink_to(folder.parent / "secret.txt")
+    (folder / "inner").symlink_to("invoice.pdf")
+    (folder / "away").symlink_to(folder.parent)
+    (folder / "year").symlink_to("2026")
+    (folder / "2026" / "up").symlink_to("..")
+    (folder / "loop").symlink_to("loop")
+    said = "attachments: no. 1 is reached over a link; put the file itself there"
+    assert refused(folder, entry) == said
+
+
+def test_a_second_name_that_only_the_files_owner_can_have_made_is_no_danger(folder: Path) -> None:
+    """As where a backup is made of hard links."""
+    (folder.parent / "backup").hardlink_to(folder / "invoice.pdf")
+    assert found(folder, "invoice.pdf")
+    folder.chmod(0o777)
+    assert "has a second name (a hard link)" in refused(folder, "invoice.pdf")
 
 
 NAME, MEDIA_TYPE = "has what can't be a file's name", "has a content_type that is not of the form type/subtype"
@@ -83,7 +106,6 @@ UNUSABLE: list[tuple[object, str]] = [
     ("2026", "is no regular file"),
     ("pipe", "is no regular file"),
     ("invoice.pdf/x", "can't be read: Not a directory"),
-    ("loop", "can't be"),
     ("a\0b", f"{NAME}; rename it, or give it a filename"),
     ({"path": "a\0b", "filename": "a"}, "has what can't be a file's path"),
     ("n" * 300, "can't be read: File name too long"),
@@ -105,7 +127,6 @@ UNUSABLE: list[tuple[object, str]] = [
 
 @pytest.mark.parametrize(("entry", "problem"), UNUSABLE)
 def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, folder: Path) -> None:  # noqa: ANN401
-    (folder / "loop").symlink_to(folder / "loop")
     os.mkfifo(folder / "pipe")
     said = refused(folder, "invoice.pdf", entry)
     assert said.startswith("attachments: no. 2 ")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import pwd
 import socket
 import sqlite3
 import subprocess
@@ -24,6 +25,7 @@ from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from tests.users import SHARED, THEIRS, need_root
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -49,7 +51,7 @@ class Desk:
 
     def case(self, *, more: str = "", environment: dict[str, str] | None = None) -> Case:
         self.config.write_text(CONFIG + more)
-        return Case(load(self.config, environment or {}), self.host, lambda: NOON)
+        return Case(load(self.config, environment or {}), self.host, lambda: NOON, program=(self.root / "program",))
 
     def loaded(self) -> Loaded:
         return self.case().loaded
@@ -152,9 +154,9 @@ def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, p
     ],
 )
 def test_a_password_in_a_databases_url_is_a_secret(desk: Desk, url: str, level: Level) -> None:
-    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", url))
+    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", url) + '[run]\nlock_file = "lock"\n')
     desk.config.chmod(0o644)
-    only(machine.files(Case(load(desk.config, {}), desk.host, lambda: NOON)), level, "files")
+    only(machine.files(Case(load(desk.config, {}), desk.host, lambda: NOON, program=())), level, "files")
 
 
 def test_a_config_without_a_secret_may_be_read(desk: Desk) -> None:
@@ -162,13 +164,82 @@ def test_a_config_without_a_secret_may_be_read(desk: Desk) -> None:
     only(machine.files(desk.case(more='username = "agent"\n')), Level.OK, "files")
 
 
-@pytest.mark.parametrize("path", ["retrycli.toml", "agent.db", "agent.db.retrycli.lock"])
-def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, path: str) -> None:
-    case = desk.case()
-    (desk.root / path).touch()
-    (desk.root / path).chmod(0o602)
+OURS_ALONE = ("retrycli.toml", "token", "own.toml", "ca.pem", "program")
+SHARED_WITH_THE_APPLICATION = ("agent.db", "agent.db.retrycli.lock", "attachments")
+RELIES_ON_ALL = (
+    'auth = "bearer"\ntoken_file = "token"\npreset = "own.toml"\nca_file = "ca.pem"\nattachments_dir = "attachments"\n'
+)
+
+
+def relying_on_all(desk: Desk) -> Case:
+    """A case that relies on each kind of file, all of them root's."""
+    for name in ("token", "own.toml", "ca.pem", "program", "agent.db.retrycli.lock"):
+        (desk.root / name).touch(0o600)
+    (desk.root / "token").write_text("s3cret")
+    (desk.root / "attachments").mkdir()
+    return desk.case(more=RELIES_ON_ALL)
+
+
+@pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
+def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -> None:
+    case, path = relying_on_all(desk), desk.root / name
+    only(machine.files(case), Level.OK, "files")
+    path.chmod(path.stat().st_mode | 0o002)
     found = only(machine.files(case), Level.FAILURE, "files")
-    assert str(desk.root / path) in found.found
+    assert (found.found, found.remedy) == (f"{path} may be changed by every user", f"chmod o-w {path}")
+
+
+@pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
+def test_another_users_file_is_told(desk: Desk, name: str) -> None:
+    """Of what the application writes too it is a warning: it may well be that user."""
+    need_root()
+    case, path = relying_on_all(desk), desk.root / name
+    os.chown(path, THEIRS, 0)
+    found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
+    assert (found.found, found.remedy) == (f"{path} belongs to {THEIRS}", f"chown root {path}")
+
+
+@pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
+def test_a_file_that_a_group_may_change_is_told(desk: Desk, name: str) -> None:
+    need_root()
+    case, path = relying_on_all(desk), desk.root / name
+    os.chown(path, 0, SHARED)
+    path.chmod(0o770 if path.is_dir() else 0o620)
+    found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
+    assert (found.found, found.remedy) == (f"{path} may be changed by the group {SHARED}", f"chmod g-w {path}")
+
+
+def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Desk) -> None:
+    need_root()
+    case = relying_on_all(desk)
+    os.chown(desk.root, THEIRS, 0)
+    found = only(machine.files(case), Level.FAILURE, "files")
+    assert found.found == f"{desk.root} belongs to {THEIRS}, and so {desk.config}"
+
+
+def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
+    """Operators may share a group on purpose. One of a single user's own is no group that is shared."""
+    need_root()
+    case = relying_on_all(desk)
+    os.chown(desk.root / "token", 0, SHARED)
+    (desk.root / "token").chmod(0o640)
+    found = only(machine.files(case), Level.WARNING, "files")
+    assert found.found == f"{desk.root}/token holds a secret, and the group {SHARED} may read it"
+    os.chown(desk.root / "token", 0, 0)
+    only(machine.files(case), Level.OK, "files")
+
+
+def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
+    """A config of root's that one user may read, with a database of that user's, is how it should be."""
+    need_root()
+    nobody = pwd.getpwuid(65534)
+    (desk.root / "program").touch(0o600)
+    os.chown(desk.root / "agent.db", nobody.pw_uid, 0)
+    only(machine.files(desk.case()), Level.WARNING, "files")
+    desk.crontab = LINE.replace("desk ", "")  # a line of a user's own proves nothing
+    only(machine.files(desk.case()), Level.WARNING, "files")
+    (desk.root / "etc/cron.d/retrycli").write_text(LINE.replace("desk", nobody.pw_name))
+    only(machine.files(desk.case()), Level.OK, "files")
 
 
 def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:

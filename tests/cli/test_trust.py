@@ -1,0 +1,84 @@
+"""Another user of the host can't have us obey a file of theirs."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.cli.api import TAKES, Scripted
+from tests.cli.application import Application
+from tests.cli.command import Cli
+from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, wrapper
+
+if TYPE_CHECKING:
+    from retrycli.sandbox import Sandbox
+
+SECRET = "for root alone"
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Path:
+    """Another user's folder, in which root may well stand."""
+    need_root()
+    made = tmp_path / "trap"
+    made.mkdir(0o755)
+    os.chown(made, THEIRS, THEIRS)
+    (tmp_path / "secret").touch(0o600)
+    (tmp_path / "secret").write_text(SECRET)
+    return made
+
+
+def test_root_in_another_users_folder_does_not_send_a_secret_to_their_server(cli: Cli, trap: Path) -> None:
+    with Scripted((200, {"access_token": "t1", **TAKES[1]})) as api:
+        file = trap / "retrycli.toml"
+        file.write_text(
+            f'[gateway]\nbase_url = "{api.url}"\nauth = "login"\nusername = "eve"\npassword_file = "../secret"\n'
+        )
+        os.chown(file, THEIRS, THEIRS)
+        root = cli.having(cwd=trap)
+        doctor, status = root("doctor"), root("status")
+        named = root("doctor", "--config", "./retrycli.toml")
+        assert api.paths == ["/auth/login"], "only the one that was named is obeyed"
+    assert (doctor.returncode, status.returncode) == (3, 78)
+    assert f"belongs to {THEIRS}; pass --config ./retrycli.toml if it is yours" in status.stderr
+    assert f"belongs to {THEIRS}; pass --config ./retrycli.toml if it is yours" in doctor.stdout
+    assert "\tapi\t" in named.stdout
+
+
+def test_root_in_another_users_folder_does_not_replace_a_file_of_its_own(cli: Cli, trap: Path, tmp_path: Path) -> None:
+    precious = tmp_path / "secret"
+    with Scripted(TAKES) as api:
+        file = trap / "retrycli.toml"
+        file.write_text(f'[gateway]\nbase_url = "{api.url}"\n[report]\npath = "{precious}"\n')
+        os.chown(file, THEIRS, THEIRS)
+        done = cli.having(cwd=trap)("report", "--html", "page.html")
+        passed = cli.having(cwd=trap)("run-once")
+    assert (done.returncode, passed.returncode) == (78, 78)
+    assert precious.read_text() == SECRET
+
+
+def test_a_config_of_roots_that_one_user_may_read_is_how_it_should_be(cli: Cli, sandbox: Sandbox) -> None:
+    """``root:svc 0640``, with a database of that user's, who makes the passes."""
+    need_own_program()
+    with open_place() as place:
+        config, data = place / "retrycli.toml", place / "data"
+        data.mkdir(0o700)
+        application = Application(f"sqlite:///{data}/agent.db")
+        config.touch(0o640)
+        config.write_text(
+            f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\ntoken = "s"\n'
+        )
+        os.chown(config, 0, OURS)
+        for each in (data, *data.iterdir()):
+            os.chown(each, OURS, OURS)
+        ours = cli.having(cwd=place).under(*wrapper(OURS))
+        assert ours("run-once").returncode == 0
+        levels = {each["name"]: each for each in ours.json("doctor", code=3)["findings"]}
+        assert levels["files"]["level"] == "ok", levels["files"]
+        os.chown(config, THEIRS, OURS)
+        assert ours("run-once").returncode == 78
+        found = ours.json("doctor", "--config", "retrycli.toml", code=3)["findings"]
+        assert any(each["name"] == "files" and each["found"] == f"{config} belongs to {THEIRS}" for each in found)
