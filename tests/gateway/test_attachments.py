@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from retrycli.errors import InvalidMessage
-from retrycli.gateway.attachments import Attachment, Folder, find
+from retrycli.gateway.attachments import MOST, Attachment, Folder, find
 from tests.gateway.deliveries import queued
 
 LIMIT = 1000
@@ -131,6 +131,12 @@ def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, 
     said = refused(folder, "invoice.pdf", entry)
     assert said.startswith("attachments: no. 2 ")
     assert problem in said
+
+
+def test_so_many_files_are_refused_that_looking_for_them_would_hold_up_the_pass(folder: Path) -> None:
+    assert len(found(folder, *["invoice.pdf"] * MOST)) == MOST
+    said = "attachments: 50,000 are listed, and 100 may be; send an archive instead"
+    assert refused(folder, *["invoice.pdf"] * 50_000) == said
 
 
 def test_without_a_folder_nothing_can_be_attached() -> None:
