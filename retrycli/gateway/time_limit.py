@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
@@ -18,7 +19,7 @@ class TimeLimit:
     `asyncio` runs the timers that are due before it hands over what a socket has received. After a suspended virtual
     machine, a SIGSTOP or a slow fsync it would therefore drop an answer that arrived in time, and the message would be
     sent twice. If the timer itself fires late, the block gets `GRACE_SECONDS` more, or as much as the delay if that is
-    less.
+    less. It gets them once: a server that keeps the loop busy would else be waited for without end.
 
     Args:
         seconds: the limit.
@@ -34,7 +35,7 @@ class TimeLimit:
 
     async def __aenter__(self) -> Self:
         await self._timeout.__aenter__()
-        self._wait(self._seconds)
+        self._wait(self._seconds, self._fire)
         return self
 
     async def __aexit__(
@@ -43,13 +44,16 @@ class TimeLimit:
         self._timer.cancel()
         await self._timeout.__aexit__(kind, error, trace)
 
-    def _wait(self, seconds: float) -> None:
+    def _wait(self, seconds: float, fire: Callable[[float], None]) -> None:
         due = self._loop.time() + seconds
-        self._timer = self._loop.call_at(due, self._fire, due)
+        self._timer = self._loop.call_at(due, fire, due)
 
     def _fire(self, due: float) -> None:
-        now = self._loop.time()
-        if now - due > LATE_SECONDS:
-            self._wait(min(now - due, GRACE_SECONDS))
+        late = self._loop.time() - due
+        if late > LATE_SECONDS:
+            self._wait(min(late, GRACE_SECONDS), self._end)
         else:
-            self._timeout.reschedule(now)
+            self._end(due)
+
+    def _end(self, _due: float) -> None:
+        self._timeout.reschedule(self._loop.time())

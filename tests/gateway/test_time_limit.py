@@ -40,6 +40,22 @@ def test_no_answer_is_waited_for_without_end(stall: float) -> None:
     assert time.monotonic() - began >= SHORT
 
 
+def test_a_loop_that_is_kept_busy_puts_the_end_off_once() -> None:
+    async def busy() -> None:
+        loop = asyncio.get_running_loop()
+
+        def keep() -> None:
+            time.sleep(2 * LATE_SECONDS)
+            loop.call_soon(keep)
+
+        loop.call_soon(keep)
+        async with TimeLimit(SHORT):
+            await asyncio.Event().wait()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(busy())
+
+
 def test_who_cancels_the_block_is_heard() -> None:
     async def cancelled() -> None:
         async with TimeLimit(10):
