@@ -14,6 +14,7 @@ from itertools import islice
 from math import isfinite
 from typing import TYPE_CHECKING
 
+from retrycli import suggested
 from retrycli.escape import printable
 from retrycli.events import (
     Event,
@@ -146,9 +147,9 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
 
 
 def say(text: str) -> None:
-    """Print a line for a person; nothing where the output is piped."""
+    """Print a line of our own words for a person; nothing where the output is piped."""
     if on_terminal():
-        print(text)  # noqa: T201
+        print(suggested.own(text))  # noqa: T201
 
 
 def show_text(text: str) -> None:
@@ -171,7 +172,7 @@ def show_difference(lines: Iterable[str]) -> None:
 
 def complain(text: str) -> None:
     """Print a line to stderr."""
-    print(printable(text), file=sys.stderr)  # noqa: T201
+    print(printable(suggested.quoted(text)), file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

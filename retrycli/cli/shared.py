@@ -207,14 +207,19 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
         ConfigurationError: they are wrong.
     """
     from retrycli import config as configuration
-    from retrycli import logs
+    from retrycli import logs, suggested
 
     given: Globals = ctx.obj
+    suggested.with_config(_as_text(config or given.config))
     loaded = configuration.load(config or given.config)
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
     logs.configure(level, (given.log_format or LogFormat(chosen.format)).value)
     return loaded
+
+
+def _as_text(file: Path | None) -> str | None:
+    return None if file is None else str(file)
 
 
 def load_settings(ctx: typer.Context, config: Path | None) -> Settings:

@@ -21,8 +21,8 @@ from typing import Any, TypeVar
 
 SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
 MODULE = (sys.executable, "-m", "retrycli")
-BARE = {"PATH": "/usr/bin:/bin"}
-"""All that cron's environment is sure to hold, and a little less."""
+BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}"}
+"""All that cron's environment is sure to hold, and where the command is: what it suggests names it as `retrycli`."""
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
 """Runs a command with a umask that takes nothing away from what it makes."""
 LONGEST = 60
