@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
 from math import isfinite
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
 from retrycli import suggested
@@ -136,14 +137,26 @@ def _show_stacked(
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
-    """Print names and values, one a line."""
+    """Print names and values, one a line. On a terminal a long value continues under its beginning."""
     if not on_terminal():
         for name, value in facts.items():
             print(f"{printable(name)}\t{_plain(value)}")  # noqa: T201
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{printable(name):<{width}}  {_local(value)}")  # noqa: T201
+        print(f"{printable(name):<{width}}  {_folded(_local(value), width + GAP)}")  # noqa: T201
+
+
+def _folded(text: str, indent: int) -> str:
+    """Break a text between words, so that it fits on the screen beside what stands left of it."""
+    room = get_terminal_size().columns - indent
+    if len(text) <= room // 2 or room < TEXT_ROOM:  # half of it, because a character may be two columns wide
+        return text
+    from rich.console import Console
+    from rich.text import Text
+
+    lines = Text(text).wrap(Console(width=room), room, overflow="fold")
+    return ("\n" + " " * indent).join(line.plain.rstrip() for line in lines)
 
 
 def say(text: str) -> None:

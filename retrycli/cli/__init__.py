@@ -110,7 +110,7 @@ def run() -> None:
     """Run the command that the arguments name; every error ends here, in words and with its exit code."""
     from retrycli import suggested
     from retrycli.cli import streams
-    from retrycli.errors import RetrycliError
+    from retrycli.errors import RetrycliError, cause_of
 
     streams.prepare()
     suggested.called_as(_program(sys.orig_argv, sys.argv[0], os.environ), HOMES)
@@ -127,7 +127,7 @@ def run() -> None:
         # typer has seen it first, and calls it 1.
         sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
-        _fail(error, f"internal error: {_chain(error)}. Run it again with --debug before the command", 1)
+        _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
 
 
 def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
@@ -175,11 +175,3 @@ def _fail(error: BaseException, text: str, code: int) -> None:
         traceback.print_exception(error)
     print(f"retrycli: {printable(suggested.quoted(text))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
-
-
-def _chain(error: BaseException) -> str:
-    """An unforeseen error and its causes, without their texts, which may quote anything."""
-    if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_chain(each) for each in error.exceptions)
-    cause = error.__cause__
-    return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
-NOT_IN_JSON = ("detail",)
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -92,7 +91,7 @@ def run_once(
             surroundings=surroundings,
         )
     if as_json:
-        console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})
+        console.show_json(asdict(summary))
     else:
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
@@ -101,7 +100,7 @@ def run_once(
 def _show(summary: PassSummary) -> None:
     from retrycli import console
 
-    why = _why(summary.reason, summary.detail)
+    why = why_it_ended(summary.reason, summary.detail)
     console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     console.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
@@ -111,8 +110,12 @@ def _show(summary: PassSummary) -> None:
     console.say(f"Next: {step or 'retrycli status'}")
 
 
-def _why(reason: str | None, detail: str | None) -> str | None:
-    """Why a pass ended as it did; the details of two reasons say all of it."""
+def why_it_ended(reason: str | None, detail: str | None) -> str | None:
+    """Return why a pass ended as it did. The details of two reasons say all of it."""
+    from retrycli import suggested
+
+    if detail is not None:
+        detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):
         return detail
     return reason.replace("_", " ") + (f": {detail}" if detail else "")
@@ -150,9 +153,7 @@ def passes(
 
     found = desk.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        console.show_json(
-            {"passes": [{k: v for k, v in asdict(each).items() if k not in NOT_IN_JSON} for each in found]}
-        )
+        console.show_json({"passes": [asdict(each) for each in found]})
         return
     if console.on_terminal():
         console.show_table(
@@ -169,7 +170,7 @@ def passes(
                 each.finished_at,
                 each.result or "running",
                 *(getattr(each, name) for name in COUNTS),
-                _why(each.reason, each.detail),
+                why_it_ended(each.reason, each.detail),
             )
             for each in found
         ],
@@ -179,7 +180,7 @@ def passes(
 def _came_of(found: PassRecord) -> str | None:
     """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
     counts = [f"{number:,} {name}" for name in COUNTS if (number := getattr(found, name))]
-    why = _why(found.reason, found.detail)
+    why = why_it_ended(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
     return "; ".join(filter(None, (", ".join(counts), why))) or quiet
 

@@ -25,6 +25,8 @@ MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
 ATTEMPTS_LOOKED_AT = 1_000
 """How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
+UNRECORDED = "the process was killed, or the database could not be written when it ended"
+"""Why nothing is known of the end of a pass."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -103,7 +105,12 @@ class Ledger:
             .where(attempts.c.pass_id == passes.c.id, attempts.c.outcome == OutcomeKind.DELIVERED.value)
             .scalar_subquery()
         )
-        ended = {"finished_at": passes.c.heartbeat_at, "result": PassResult.INTERRUPTED, "reason": StopReason.DIED}
+        ended = {
+            "finished_at": passes.c.heartbeat_at,
+            "result": PassResult.INTERRUPTED,
+            "reason": StopReason.DIED,
+            "detail": UNRECORDED,
+        }
         with self._database.write() as connection:
             dead = connection.execute(
                 update(passes)

@@ -33,6 +33,7 @@ PASS_KEYS = [
     "finished_at",
     "result",
     "reason",
+    "detail",
     "sent",
     "rescheduled",
     "escalated",

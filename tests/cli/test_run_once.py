@@ -34,6 +34,7 @@ JSON_KEYS = [
     "unknown",
     "released",
     "reason",
+    "detail",
     "duration_seconds",
 ]
 

@@ -180,8 +180,6 @@ def test_every_suggestion_is_one_that_is_rewritten(file: Path) -> None:
     if file.parent.name == "cli" or file.name in TOLD_ELSEWHERE:
         return
     loose = [
-        f"line {each.lineno}: {text}"
-        for each, text in strings(tree)
-        if id(each) not in said and SUGGESTED.search(text)
+        f"line {each.lineno}: {text}" for each, text in strings(tree) if id(each) not in said and SUGGESTED.search(text)
     ]
     assert not loose
