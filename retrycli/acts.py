@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from retrycli.errors import NoSuchMessage, NotActionable, RetrycliError
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import State, Status
 from retrycli.outcome import LookUp
 
@@ -126,6 +126,11 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
     return None
 
 
+def unfit(message_id: int, problem: str) -> InvalidMessage:
+    """Return the error that a row can't be turned into a request."""
+    return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
+
+
 def not_taken(message_id: int, why: str) -> NotActionable:
     """Return the error that the application's table did not let a row change."""
     return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
@@ -145,6 +150,11 @@ def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: date
     """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
     if standing is None:
         return no_such(message_id)
+    if kind is ActKind.REQUEUED and standing.status == Status.REJECTED:
+        return NotActionable(
+            f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
+            "or changed its row after `retrycli reject`; set its status to failed there"
+        )
     if (reason := not_free(standing, VERBS[kind], now)) is not None:
         return reason
     if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:

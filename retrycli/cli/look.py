@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.acts import ActKind
 from retrycli.cli.shared import (
     MOST,
     ConfigFile,
@@ -26,6 +27,7 @@ from retrycli.cli.shared import (
 )
 from retrycli.events import PassResult
 from retrycli.message import EscalationReason, MessageType
+from retrycli.message import Status as RowStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -312,7 +314,9 @@ def show(
 
 def _next_step(found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
-    if found.row["status"] != "failed":
+    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActKind.REJECTED:
+        return f"retrycli requeue {message_id} takes it back"
+    if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:

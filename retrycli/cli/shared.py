@@ -282,15 +282,20 @@ def _local(time: datetime) -> datetime:
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
+def a_person_is_there(*, as_json: bool) -> bool:
+    """Return if somebody can be asked: not if the output is piped, or is to hold JSON alone."""
+    from retrycli import console
+
+    return console.on_terminal() and sys.stdin.isatty() and not as_json
+
+
 def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
     """Refuse to go on where nobody can be asked, or stdout is to hold JSON alone.
 
     Raises:
         typer.BadParameter: it is so, and ``--yes`` was not given.
     """
-    from retrycli import console
-
-    if not (yes or (console.on_terminal() and sys.stdin.isatty() and not as_json)):
+    if not (yes or a_person_is_there(as_json=as_json)):
         raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
 
 
