@@ -113,17 +113,14 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Foun
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
-    """Failed messages that a filter lets through.
+    """Return the failed messages that a filter lets through, which may be none.
 
     Raises:
-        NoSuchMessage: there is none.
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
         views = Views(database)
         ids = views.ids(wanted)
-        if not ids:
-            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
         return Found(ids, list(views.pages(ids[:shown], wanted)))
 
 

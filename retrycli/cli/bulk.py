@@ -71,6 +71,7 @@ def agreed(
         typer.Exit: the person would rather not.
     """
     from retrycli import casework, console
+    from retrycli.errors import NoSuchMessage
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
@@ -80,6 +81,8 @@ def agreed(
     else:
         require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
         found = casework.find(settings, wanted)
+        if not found.ids:
+            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
     if not yes:
         show_messages(settings, found.first)
         if (more := len(found.ids) - len(found.first)) and found.first:
