@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.acts import ActKind
+from retrycli.cli.edit import show_edits
 from retrycli.cli.shared import (
     MOST,
     ConfigFile,
@@ -306,6 +307,7 @@ def show(
     console.say("")
     console.show_text("" if found.row["body"] is None else str(found.row["body"]))
     console.say("")
+    show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
         console.say("No attempt was made at it yet.")

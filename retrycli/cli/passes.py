@@ -6,17 +6,21 @@ import os
 import signal
 from dataclasses import asdict, replace
 from itertools import islice
+from operator import itemgetter
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings, utf8
+from retrycli.cli.shared import MOST, By, ConfigFile, Json, length_of_time, load_settings, utf8
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
+
     from retrycli.events import PassSummary
     from retrycli.settings import Settings
-    from retrycli.store.ledger import PassRecord
+    from retrycli.store.ledger import PassRecord, PauseRecord
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
@@ -151,15 +155,17 @@ def passes(
     """Show the last passes, skipped ones too."""
     from retrycli import console, desk
 
-    found = desk.last_passes(load_settings(ctx, config), limit=limit)
+    found, pauses = desk.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        console.show_json({"passes": [asdict(each) for each in found]})
+        console.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
     if console.on_terminal():
-        console.show_table(
-            ("Started", "Result", "What came of it"),
-            [(each.started_at, each.result or "running", _came_of(each)) for each in found],
-        )
+        rows: list[tuple[datetime, str, str | None]]
+        rows = [(each.started_at, each.result or "running", _came_of(each)) for each in found]
+        since = min((at for at, *_ in rows), default=None)
+        rows += [(each.at, each.act, f"by {each.by}: {each.detail}") for each in _shown(pauses, since)]
+        rows.sort(key=itemgetter(0), reverse=True)
+        console.show_table(("Started", "Result", "What came of it"), rows)
         console.say("Next: retrycli status")
         return
     console.show_table(
@@ -175,6 +181,14 @@ def passes(
             for each in found
         ],
     )
+
+
+def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
+    """Give the pauses that stand between passes: since the oldest that is shown, and the one that was in force then."""
+    for each in pauses:
+        yield each
+        if since is not None and each.at < since:
+            return
 
 
 def _came_of(found: PassRecord) -> str | None:
@@ -193,6 +207,7 @@ def pause(
     reason: Annotated[
         str | None, typer.Option(help="Why, for whoever looks next.", show_default=False, callback=utf8)
     ] = None,
+    by: By = None,
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
@@ -203,16 +218,18 @@ def pause(
         raise typer.BadParameter(
             "it would be over at once; leave --for out to pause until `resume`", param_hint="--for"
         )
-    begun = desk.pause(load_settings(ctx, config), length=span, reason=reason)
+    begun, replaced = desk.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
+    if replaced is not None:
+        console.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     console.say(f"Paused {until}. Passes record themselves and send nothing.")
     console.say("Next: retrycli resume, when deliveries may go on")
 
 
-def resume(ctx: typer.Context, config: ConfigFile = None) -> None:
+def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
     from retrycli import console, desk
 
-    ended = desk.resume(load_settings(ctx, config))
+    ended = desk.resume(load_settings(ctx, config), by=by)
     console.say("Resumed; the next pass sends again." if ended else "Nothing was paused.")
     console.say("Next: retrycli status")

@@ -91,11 +91,12 @@ def name(value: str | None) -> str | None:
     """A person's name, if any, that fits into the history.
 
     Raises:
-        typer.BadParameter: it is empty or too long, or no UTF-8.
+        typer.BadParameter: it is empty or too long, has control characters, or is no UTF-8.
     """
-    if value is not None and not 0 < len(value.strip()) <= len(value) <= LONGEST_NAME:
-        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
-    return utf8(value)
+    utf8(value)
+    if value is not None and not (0 < len(value.strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
+        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} printable characters")
+    return value
 
 
 ERROR_ROOM = 60

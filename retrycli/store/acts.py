@@ -16,6 +16,7 @@ from retrycli.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.message import State, Status, UnusableMessage, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
+from retrycli.store.act_rows import act_values
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word
 from retrycli.store.enrolment import DECIDES
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
@@ -172,7 +173,7 @@ class Acts:
                 )
             case ActKind.NOTED:
                 connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
-            case ActKind.EDITED | ActKind.LOOKED_UP:
+            case ActKind.EDITED | ActKind.LOOKED_UP | ActKind.PAUSED | ActKind.RESUMED:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
@@ -357,11 +358,8 @@ def _write_down(connection: Connection, done: Mapping[int, Act]) -> None:
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
         {
+            **act_values(act),
             "message_id": each,
-            "at": act.at,
-            "by": act.by,
-            "act": act.kind,
-            "detail": act.detail,
             # By their number and not by the time: hosts' clocks differ.
             "attempts": made.get(each, 0) if act.kind is ActKind.REQUEUED else None,
         }

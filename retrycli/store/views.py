@@ -30,6 +30,7 @@ from sqlalchemy import (
 from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
+from retrycli.store.act_rows import texts
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
@@ -111,6 +112,10 @@ class ActRecord:
     by: str
     act: str
     detail: str | None
+    before: Mapping[str, Any] | None = None
+    """What an edit replaced, by column, if bodies are read."""
+    after: Mapping[str, Any] | None = None
+    """What it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +128,6 @@ class MessageDetails:
     acts: list[ActRecord]
 
 
-Record = TypeVar("Record", AttemptRecord, ActRecord)
 PAGE = 500
 """How many messages are read in one transaction."""
 KEPT_READY = 10_000
@@ -230,7 +234,9 @@ class Views:
         texts = m.c if body else all_but_the_body(self._database)
         columns = [status_of(self._database) if each.name == "status" else each for each in texts]
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-        by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
+        words = (acts.c.before, acts.c.after) if body else ()
+        by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
+        by_people = by_people.where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
             if len(rows) > 1:
@@ -241,8 +247,8 @@ class Views:
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
                 )
             found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
-            done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
+            made = [_attempt(each) for each in connection.execute(history).mappings()]
+            done = [_act(each, body=body) for each in connection.execute(by_people).mappings()]
         ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
         return MessageDetails(dict(row), ours, made, done)
 
@@ -324,8 +330,13 @@ def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
 
 
-def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:
-    return kind(**{each.name: row[each.name] for each in fields(kind)})
+def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
+    return AttemptRecord(**{each.name: row[each.name] for each in fields(AttemptRecord)})
+
+
+def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:
+    words = {name: texts(row, name) for name in ("before", "after")} if body else {}
+    return ActRecord(row["at"], row["by"], row["act"], row["detail"], **words)
 
 
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:

@@ -635,16 +635,16 @@ def test_hostile_texts_do_nothing_in_any_of_it(at_work: Cli, application: Applic
     """In the list that is shown before the question, in refusals, reasons, names and notes."""
     escalate(application, 11, 12, subject=EVIL, ticket_id=EVIL, last_error=EVIL)
     screens = [
-        at_work.on_terminal("escalations", "note", "11", EVIL.replace("\0", ""), "--by", EVIL),
-        at_work.on_terminal("escalations", "ack", "11", "--by", EVIL),
+        at_work.on_terminal("escalations", "note", "11", EVIL.replace("\0", "")),
+        at_work.on_terminal("escalations", "ack", "11"),
         at_work.on_terminal("escalations", "ack", "11"),
         at_work.on_terminal("escalations"),
-        at_work.on_terminal("reject", "--error", EVIL, "--reason", EVIL, "--by", EVIL, answers=["y"]),
+        at_work.on_terminal("reject", "--error", EVIL, "--reason", EVIL, answers=["y"]),
         at_work.on_terminal("show", "11"),
     ]
     for each in screens:
         assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", each.raw)), each.text
-    assert application.row(11)["last_error"] == f"Rejected by {EVIL}: {EVIL}"
+    assert application.row(11)["last_error"] == f"Rejected by {USER}: {EVIL}"
     piped = at_work("show", "11").stdout
     assert all(char.isprintable() or char in "\t\n" for char in piped)
     assert f"\tnoted\t\t\t{SHOWN}\n" in piped
