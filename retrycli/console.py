@@ -53,11 +53,13 @@ def on_terminal() -> bool:
 def show_json(values: Mapping[str, object]) -> None:
     """Print one object, with the version of its fields in front; what comes one by one is printed as it comes.
 
+    A value that is a function is called when its turn has come: it may tell of what came before.
+
     In ASCII, so that no locale can spoil it and no control character of any kind reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
-        for piece in _pieces(value):
+        for piece in _pieces(value() if callable(value) else value):
             print(piece, end="")  # noqa: T201
     print("}")  # noqa: T201
 
@@ -150,7 +152,9 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
 def _folded(text: str, indent: int) -> str:
     """Break a text between words, so that it fits on the screen beside what stands left of it."""
     room = get_terminal_size().columns - indent
-    if len(text) <= room // 2 or room < TEXT_ROOM:  # half of it, because a character may be two columns wide
+    if (
+        " " not in text or len(text) <= room // 2 or room < TEXT_ROOM
+    ):  # half of it, because a character may be two columns wide
         return text
     from rich.console import Console
     from rich.text import Text

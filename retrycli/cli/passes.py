@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import islice
 from operator import itemgetter
 from types import FrameType
@@ -18,10 +20,15 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from retrycli.console import Cell, Row
     from retrycli.events import PassSummary
+    from retrycli.preview import Sum
     from retrycli.settings import Settings
     from retrycli.store.ledger import PassRecord, PauseRecord
+    from retrycli.store.views import ListedMessage
 
+LONG_AGO = timedelta(days=7)
+"""A message that is older may be nobody's wish any more."""
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
@@ -127,23 +134,70 @@ def why_it_ended(reason: str | None, detail: str | None) -> str | None:
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     from retrycli import console
-    from retrycli.preview import preview
+    from retrycli.app import utc_now
+    from retrycli.preview import preview, sum_of
 
-    with preview(settings, limit=limit) as (number, messages):
+    found = sum_of(settings)
+    with preview(settings, limit=limit) as (number, each_one):
+        messages = found.count(each_one)
         if as_json:
-            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at")
-            console.show_json({"would_send": ({name: getattr(each, name) for name in fields} for each in messages)})
+            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
+            console.show_json(
+                {
+                    "would_send": (
+                        {name: getattr(each, name) for name in fields}
+                        | {"destination": found.destination_of(each.message_type)}
+                        for each in messages
+                    ),
+                    "count": lambda: found.number,
+                    "oldest": lambda: found.oldest,
+                    "destinations": lambda: found.destinations,
+                }
+            )
             return
-        rows = ((each.id, str(each.ticket_id), each.message_type, each.retry_count) for each in messages)
-        headers = ("ID", "Ticket", "Type", "Tries")
         if not console.on_terminal():
-            console.show_table(headers, rows)
+            console.show_table((), (_would_send(each, each.created_at, found) for each in messages))
             return
-        console.show_table(headers, islice(rows, ON_SCREEN))
+        now = utc_now()
+        rows = [
+            _would_send(each, each.created_at and console.ago(each.created_at, now), found)
+            for each in islice(messages, ON_SCREEN)
+        ]
+        deque(messages, maxlen=0)
+    console.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
     if number > ON_SCREEN:
         console.say(f"… and {number - ON_SCREEN:,} more")
-    console.say(f"A pass would send {console.count(number, 'message')}; nothing was sent or written.")
+    _sum_up(settings, found, now)
     console.say("Next: retrycli run-once")
+
+
+def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
+    to = found.destination_of(message.message_type)
+    return (
+        *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
+        *(message.recipient, made, to),
+    )
+
+
+def _sum_up(settings: Settings, found: Sum, now: datetime) -> None:
+    """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
+    from retrycli import console
+
+    number = console.count(found.number, "message")
+    places = [to if len(found.destinations) == 1 else f"{count:,} to {to}" for to, count in found.destinations.items()]
+    to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
+    console.say(f"A pass would send {number}{to}.")
+    if found.oldest is not None:
+        _say_how_old(settings, found.oldest, now)
+    console.say("Nothing was sent or written.")
+
+
+def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
+    from retrycli import console
+
+    console.say(f"The oldest is of {console.local_time(oldest)}, {console.ago(oldest, now)}.")
+    if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
+        console.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
 
 
 def passes(

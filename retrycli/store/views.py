@@ -85,6 +85,7 @@ class ListedMessage:
     acknowledged_by: str | None = None
     acknowledged_at: datetime | None = None
     note: str | None = None
+    recipient: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -158,6 +159,7 @@ class Views:
         """Messages by their ids, as far as a filter still lets them through; each page is a transaction."""
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
+        recipient = m.recipient_email if "recipient_email" in m else literal(None)
         statement = self._joined(
             m.id,
             m.ticket_id,
@@ -165,6 +167,7 @@ class Views:
             m.retry_count,
             m.last_error,
             created.label("made_at"),
+            recipient.label("recipient"),
             queue.c.state,
             queue.c.next_attempt_at,
             queue.c.escalation_reason,
@@ -213,6 +216,26 @@ class Views:
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
                 yield row.next_attempt_at, row.message_id
+
+    def oldest(self) -> datetime | None:
+        """Return when the oldest message was made that is failed and not escalated; in a table that does not say, when
+        it first failed. None if there is none, or before the tables are there.
+        """
+        m = self._database.messages.c
+        known = self._database.revision() is not None
+        if "created_at" not in m:
+            if not known:
+                return None
+            first = func.min(queue.c.first_failed_at, type_=queue.c.first_failed_at.type)
+            statement = select(first).where(queue.c.state != State.ESCALATED.value)
+        else:
+            failed = select(func.min(m.created_at)).where(m.status == word(Status.FAILED))
+            escalated = select(queue.c.message_id).where(
+                queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value)
+            )
+            statement = failed.where(~escalated.exists()) if known else failed
+        with self._database.read() as connection:
+            return _time(connection.execute(statement).scalar())
 
     def count(self, wanted: Filter) -> int:
         """How many messages a filter lets through."""
@@ -356,6 +379,7 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         acknowledged_by=row["acknowledged_by"],
         acknowledged_at=row["acknowledged_at"],
         note=row["note"],
+        recipient=None if row["recipient"] is None else str(row["recipient"]),
     )
 
 
