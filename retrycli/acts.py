@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from retrycli.errors import NoSuchMessage, NotActionable, RetrycliError
+from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import State, Status
 from retrycli.outcome import LookUp
 
@@ -24,11 +25,13 @@ class ActKind(StrEnum):
     NOTED = "noted"
     MARKED_SENT = "marked_sent"
     LOOKED_UP = "looked_up"
+    PAUSED = "paused"
+    RESUMED = "resumed"
 
 
 @dataclass(frozen=True, slots=True)
 class Act:
-    """One thing that a person does to one message. Made by the constructors below, each of which fixes its own fields.
+    """One thing that an operator does, mostly to one message. Each constructor below fixes its own fields.
 
     None means: this field stays as it is.
     """
@@ -38,14 +41,22 @@ class Act:
     at: datetime
     detail: str | None = None
     """What the history says besides; never a word of the message's."""
+    ticket: str | None = None
+    """The ticket whose words `before` and `after` are."""
+    before: Mapping[str, object] | None = None
+    """The values that an edit replaced, by column: customers' words."""
+    after: Mapping[str, object] | None = None
+    """The values that it wrote."""
     due: datetime | None = None
     last_error: str | None = None
     note: str | None = None
 
     @classmethod
-    def edited(cls, columns: list[str], *, by: str, at: datetime) -> Act:
+    def edited(
+        cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
+    ) -> Act:
         """Another text, and so another message to the other side: it gets a new delivery key."""
-        return cls(ActKind.EDITED, by, at, ", ".join(columns))
+        return cls(ActKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
     def rejected(cls, reason: str, *, by: str, at: datetime) -> Act:
@@ -81,6 +92,16 @@ class Act:
         """Record a question and its answer. It changes nothing by itself."""
         return cls(ActKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
 
+    @classmethod
+    def paused(cls, end: str, *, by: str, at: datetime) -> Act:
+        """Hold deliveries back; ``end`` says until when, and why."""
+        return cls(ActKind.PAUSED, by, at, end)
+
+    @classmethod
+    def resumed(cls, pause: str, *, by: str, at: datetime) -> Act:
+        """End a pause, which ``pause`` describes."""
+        return cls(ActKind.RESUMED, by, at, pause)
+
 
 @dataclass(frozen=True, slots=True)
 class Standing:
@@ -103,6 +124,7 @@ VERBS = {
     ActKind.MARKED_SENT: "mark as sent",
     ActKind.LOOKED_UP: "look up",
 }
+"""What is done to messages, for errors."""
 OF_ESCALATIONS = (ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED)
 """What is done only to messages in a person's hands."""
 
@@ -126,6 +148,11 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
     return None
 
 
+def unfit(message_id: int, problem: str) -> InvalidMessage:
+    """Return the error that a row can't be turned into a request."""
+    return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
+
+
 def not_taken(message_id: int, why: str) -> NotActionable:
     """Return the error that the application's table did not let a row change."""
     return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
@@ -145,6 +172,11 @@ def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: date
     """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
     if standing is None:
         return no_such(message_id)
+    if kind is ActKind.REQUEUED and standing.status == Status.REJECTED:
+        return NotActionable(
+            f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
+            "or changed its row after `retrycli reject`; set its status to failed there"
+        )
     if (reason := not_free(standing, VERBS[kind], now)) is not None:
         return reason
     if kind in OF_ESCALATIONS and standing.state is not State.ESCALATED:

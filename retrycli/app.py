@@ -13,7 +13,7 @@ import socket
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, closing, contextmanager, nullcontext
+from contextlib import asynccontextmanager, closing, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
@@ -262,14 +262,14 @@ def lock_path(settings: Settings) -> Path:
 
 
 def login_name() -> str:
-    """Who is at the keyboard, as far as the system knows, in a form that any database takes."""
+    """Return who is at the keyboard, in a form that any database takes: the user behind sudo, or the login name."""
     import getpass
 
-    try:
-        name = getpass.getuser()
-    except (KeyError, OSError):
-        name = ""
-    return name if 0 < len(name) <= LONGEST_NAME and encodable(name) else f"uid {os.getuid()}"
+    names = [os.environ.get("SUDO_USER", "")]
+    with suppress(KeyError, OSError):
+        names.append(getpass.getuser())
+    usable = (each for each in names if 0 < len(each) <= LONGEST_NAME and encodable(each) and each.isprintable())
+    return next(usable, f"uid {os.getuid()}")
 
 
 @dataclass(frozen=True, slots=True)

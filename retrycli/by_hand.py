@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
+from retrycli.acts import unfit
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
 from retrycli.events import BreakerClosed, Event, MessageDelivered
@@ -211,4 +212,4 @@ def _begun(
 
 
 def _unusable(message: UnusableMessage) -> InvalidMessage:
-    return InvalidMessage(f"message {message.message_id} can't be sent: {message.problem}; mend its row first")
+    return unfit(message.message_id, message.problem)

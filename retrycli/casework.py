@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli import by_hand
-from retrycli.acts import Act, ActKind, not_written
+from retrycli.acts import Act, ActKind, not_written, unfit
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.outcome import Outcome, OutcomeKind
@@ -113,17 +113,14 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Foun
 
 
 def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
-    """Failed messages that a filter lets through.
+    """Return the failed messages that a filter lets through, which may be none.
 
     Raises:
-        NoSuchMessage: there is none.
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
         views = Views(database)
         ids = views.ids(wanted)
-        if not ids:
-            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
         return Found(ids, list(views.pages(ids[:shown], wanted)))
 
 
@@ -189,7 +186,8 @@ def requeue(
     by: str | None = None,
     surroundings: Surroundings = HERE,
 ) -> Done:
-    """Hand escalated messages back to the passes: waiting, with all their retries.
+    """Hand escalated messages back to the passes: waiting, with all their retries. So are messages that `reject`
+    rejected, if they are named, and if their rows have not changed since.
 
     The delivery key stays, unless a delivery of the text is recorded: then it is sent under the next key.
 
@@ -311,6 +309,7 @@ def perform(
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             performed = acts.perform(kind, batch)
             refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
+            refused |= {each: unfit(each, why) for each, why in performed.unfit.items()}
             if performed.moved_on:
                 refused |= acts.why_not(kind, performed.moved_on, now())
             came_to += len(batch)

@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta, tzinfo
 from itertools import islice
 from math import isfinite
+from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
+from retrycli import suggested
 from retrycli.escape import printable
 from retrycli.events import (
     Event,
@@ -51,11 +53,13 @@ def on_terminal() -> bool:
 def show_json(values: Mapping[str, object]) -> None:
     """Print one object, with the version of its fields in front; what comes one by one is printed as it comes.
 
+    A value that is a function is called when its turn has come: it may tell of what came before.
+
     In ASCII, so that no locale can spoil it and no control character of any kind reaches a terminal.
     """
     for number, (name, value) in enumerate({"schema_version": 1, **values}.items()):
         print(", " if number else "{", json.dumps(name), ": ", sep="", end="")  # noqa: T201
-        for piece in _pieces(value):
+        for piece in _pieces(value() if callable(value) else value):
             print(piece, end="")  # noqa: T201
     print("}")  # noqa: T201
 
@@ -135,20 +139,34 @@ def _show_stacked(
 
 
 def show_facts(facts: Mapping[str, Cell]) -> None:
-    """Print names and values, one a line."""
+    """Print names and values, one a line. On a terminal a long value continues under its beginning."""
     if not on_terminal():
         for name, value in facts.items():
             print(f"{printable(name)}\t{_plain(value)}")  # noqa: T201
         return
     width = max(map(len, facts))
     for name, value in facts.items():
-        print(f"{printable(name):<{width}}  {_local(value)}")  # noqa: T201
+        print(f"{printable(name):<{width}}  {_folded(_local(value), width + GAP)}")  # noqa: T201
+
+
+def _folded(text: str, indent: int) -> str:
+    """Break a text between words, so that it fits on the screen beside what stands left of it."""
+    room = get_terminal_size().columns - indent
+    if (
+        " " not in text or len(text) <= room // 2 or room < TEXT_ROOM
+    ):  # half of it, because a character may be two columns wide
+        return text
+    from rich.console import Console
+    from rich.text import Text
+
+    lines = Text(text).wrap(Console(width=room), room, overflow="fold")
+    return ("\n" + " " * indent).join(line.plain.rstrip() for line in lines)
 
 
 def say(text: str) -> None:
-    """Print a line for a person; nothing where the output is piped."""
+    """Print a line of our own words for a person; nothing where the output is piped."""
     if on_terminal():
-        print(text)  # noqa: T201
+        print(suggested.own(text))  # noqa: T201
 
 
 def show_text(text: str) -> None:
@@ -171,7 +189,7 @@ def show_difference(lines: Iterable[str]) -> None:
 
 def complain(text: str) -> None:
     """Print a line to stderr."""
-    print(printable(text), file=sys.stderr)  # noqa: T201
+    print(printable(suggested.quoted(text)), file=sys.stderr)  # noqa: T201
 
 
 @contextmanager

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from retrycli import measure, ticks
+from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import StopReason
@@ -19,7 +20,7 @@ from retrycli.settings import Settings
 from retrycli.store import completion
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
-from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.ledger import Ledger, PassRecord, Pause, PauseRecord
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
@@ -199,10 +200,11 @@ def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
         return measure.measured(settings, database, now())
 
 
-def last_passes(settings: Settings, *, limit: int) -> list[PassRecord]:
-    """The newest passes, newest first."""
+def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord]]:
+    """Return the newest passes, newest first, and as many of the times that deliveries were paused or resumed."""
     with open_database(settings) as database:
-        return Ledger(database).last_passes(limit)
+        ledger = Ledger(database)
+        return ledger.last_passes(limit), ledger.pauses(limit)
 
 
 def stats(
@@ -244,19 +246,25 @@ def pause(
     reason: str | None = None,
     by: str | None = None,
     now: Callable[[], datetime] = utc_now,
-) -> Pause:
-    """Hold deliveries back, for a time or until `resume`."""
+) -> tuple[Pause, Pause | None]:
+    """Hold deliveries back, for a time or until `resume`; return the pause, and the one in force that it replaces."""
     with open_database(settings) as database:
         at = clock(database, now)()
         wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
-        Ledger(database).set_pause(wanted)
-    return wanted
-
-
-def resume(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> bool:
-    """End a pause; whether there was one."""
-    with open_database(settings) as database:
         ledger = Ledger(database)
-        was_paused = ledger.pause(clock(database, now)()) is not None
-        ledger.set_pause(None)
-        return was_paused
+        with database.together():
+            replaced = ledger.pause(at)
+            end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
+            ledger.set_pause(wanted, Act.paused(end, by=wanted.by, at=at))
+    return wanted, replaced
+
+
+def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datetime] = utc_now) -> Pause | None:
+    """End the pause that is in force, if any, and return it."""
+    with open_database(settings) as database:
+        ledger, at = Ledger(database), clock(database, now)()
+        with database.together():
+            ended = ledger.pause(at)
+            act = None if ended is None else Act.resumed(ended.in_words, by=by or login_name(), at=at)
+            ledger.set_pause(None, act)
+    return ended

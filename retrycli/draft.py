@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from difflib import unified_diff
+from difflib import SequenceMatcher, unified_diff
 
 from retrycli.errors import NotEdited
 from retrycli.escape import encodable
 
 HEAD = "Subject:"
+LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +89,25 @@ class Draft:
 def difference(before: Draft, after: Draft) -> Iterator[str]:
     """A unified diff of two drafts, a line at a time and without line breaks."""
     yield from unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
+
+
+def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
+    """Return what an edit changed, a line at a time: the lines that went and those that came, by column.
+
+    Args:
+        before: the values that it replaced, by column.
+        after: the values that it wrote.
+    """
+    for name, new in after.items():
+        label = LABELS.get(name, "")
+        old = before.get(name)
+        olds, news = (
+            [] if each is None else [f"{label}{line}" for line in str(each).split("\n")] for each in (old, new)
+        )
+        for tag, start, end, first, last in SequenceMatcher(None, olds, news, autojunk=False).get_opcodes():
+            if tag != "equal":
+                yield from (f"-{line}" for line in olds[start:end])
+                yield from (f"+{line}" for line in news[first:last])
 
 
 def _lines(draft: Draft) -> list[str]:

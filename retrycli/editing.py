@@ -7,6 +7,7 @@ from retrycli.acts import Act
 from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.draft import Draft
 from retrycli.errors import NotEdited
+from retrycli.message import ticket_text
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts
 from retrycli.store.views import MessageDetails, Views
@@ -66,7 +67,9 @@ def write_draft(
     message_id = int(row["id"])
     with open_database(settings) as database:
         at = clock(database, surroundings.now)()
-        act, acts = Act.edited(list(changes), by=by or login_name(), at=at), Acts(database)
+        before = {name: row[name] for name in changes}
+        ticket, name = ticket_text(row["ticket_id"]), by or login_name()
+        act, acts = Act.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
         if not acts.check(message_id, at):
             by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
         columns = ("subject", "body", "recipient_email")

@@ -10,7 +10,7 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from retrycli.breaker import BreakerState
-from retrycli.errors import DatabaseUnavailable, LockHeld
+from retrycli.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.intake import follow_the_table
 from retrycli.message import Claim, Lane
@@ -65,11 +65,11 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
         return the_pass.report()
     except LockHeld as error:
         return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
+    except BaseException as error:
+        the_pass.finish_failed(error)
+        raise
     finally:
-        try:
-            the_pass.finish_if_it_failed()
-        finally:
-            lock.release()
+        lock.release()
 
 
 class _Pass:
@@ -181,13 +181,14 @@ class _Pass:
             self._world.emit(PassStopped(reason))
         return summary
 
-    def finish_if_it_failed(self) -> None:
-        """Write down that a fault ended the pass, where the database can still be written."""
+    def finish_failed(self, error: BaseException) -> None:
+        """Record the error that ended the pass, if the database can still be written."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
                 for each in self._deliveries:
                     each.release()
-                self.finish(PassResult.FAILED, StopReason.FAULT)
+            with suppress(DatabaseUnavailable):
+                self.finish(PassResult.FAILED, StopReason.FAULT, cause_of(error))
 
     def _tell(self, events: Sequence[Event]) -> None:
         """Tell the world what is committed, and only then."""

@@ -95,6 +95,22 @@ def again_if_lost(write: Callable[[], Result]) -> Result:
             continue
 
 
+def cause_of(error: BaseException) -> str:
+    """Return why something failed, in one line for an operator.
+
+    An unforeseen error is named without its text, which may quote anything.
+    """
+    return " ".join(str(error).split()) if isinstance(error, RetrycliError) else f"internal error: {_chain(error)}"
+
+
+def _chain(error: BaseException) -> str:
+    """Name an error and its causes."""
+    if isinstance(error, BaseExceptionGroup):
+        return ", ".join(_chain(each) for each in error.exceptions)
+    cause = error.__cause__
+    return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")
+
+
 class LockHeld(RetrycliError):
     """Another process holds the pass lock."""
 

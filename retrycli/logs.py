@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, assert_never
 
+from retrycli import suggested
 from retrycli.escape import printable
 from retrycli.events import (
     BreakerClosed,
@@ -202,7 +203,7 @@ class _Text(logging.Formatter):
         return _utc(datetime.fromtimestamp(record.created, UTC))
 
     def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record))
+        return printable(suggested.quoted(super().format(record)))
 
 
 class _Json(logging.Formatter):
@@ -214,7 +215,7 @@ class _Json(logging.Formatter):
             "level": record.levelname,
             "event": type(event).__name__ if event is not None else None,
             **fields,
-            "message": record.getMessage(),
+            "message": suggested.quoted(record.getMessage()),
         }
         return json.dumps(line, default=_json_value)
 

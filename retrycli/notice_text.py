@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
+from retrycli import suggested
 from retrycli.escape import inert
 from retrycli.fingerprint import cause
 from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
@@ -112,7 +113,8 @@ def _paragraph(item: Item, around: Surroundings) -> str:
         case Missed():
             return (
                 f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
-                "or the database could not be written.\nNext: retrycli passes; then see to cron, or whatever calls it"
+                "or the database could not be written.\n"
+                + _next("retrycli passes; then see to cron, or whatever calls it")
             )
         case Escalated():
             return _of_escalations(item, around)
@@ -129,7 +131,7 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.EXPIRY: f"No message is about to expire any more. Some had been {lasted}.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
-        }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. Next: retrycli status"
+        }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {_utc(change.since)}"
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
@@ -137,17 +139,17 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
     return {
         Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost. The failures that showed "
         f"it used up one retry each; the others keep theirs. Passes notice when it is back. {waiting} waiting.\n"
-        "Next: retrycli status",
+        + _next("retrycli status"),
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
-        f"retry. {waiting} waiting.\nNext: retrycli config show; check gateway.auth and its secrets",
+        f"retry. {waiting} waiting.\n{_next('retrycli config show; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
-        "Next: retrycli passes; check gateway.base_url, the preset, and the proxy before the API",
+        + _next("retrycli passes; check gateway.base_url, the preset, and the proxy before the API"),
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
-        "Next: retrycli passes; raise run.concurrency or run.deadline_minutes",
+        + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_CAUSE)}. Nothing is delivered, "
-        f"and an expired message is escalated; {since}.\nNext: retrycli status",
+        f"and an expired message is escalated; {since}.\n{_next('retrycli status')}",
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
-        "Next: retrycli status; if that pass hangs, end it",
+        + _next("retrycli status; if that pass hangs, end it"),
     }[change.topic]
 
 
@@ -158,7 +160,7 @@ def _of_escalations(escalated: Escalated, around: Surroundings) -> str:
         lines.append(f"and {_count(more, 'other cause')}")
     number = sum(each.count for each in causes)
     total = f"\n{around.escalated:,} are open in all." if around.escalated > number else ""
-    return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\nNext: retrycli escalations"
+    return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
 
 def _of_cause(group: Cause) -> str:
@@ -168,7 +170,12 @@ def _of_cause(group: Cause) -> str:
     more = ", …" if len(group.tickets) > TICKETS else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
     noun = "ticket" if len(group.tickets) == 1 else "tickets"
-    return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; retrycli show {group.example}"
+    step = suggested.own(f"retrycli show {group.example}")
+    return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; {step}"
+
+
+def _next(steps: str) -> str:
+    return f"Next: {suggested.own(steps)}"
 
 
 def _utc(time: datetime) -> str:

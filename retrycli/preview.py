@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -59,6 +59,29 @@ class _Foreseen:
             yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
 
 
+@dataclass(slots=True)
+class Sum:
+    """What is known of the messages that were gone through."""
+
+    destination_of: Callable[[str], str]
+    """Where messages of a type go."""
+    number: int = 0
+    oldest: datetime | None = None
+    """When the oldest of them was made, as far as their table says."""
+    destinations: dict[str, int] = field(default_factory=dict)
+    """How many go where."""
+
+    def count(self, messages: Iterable[ListedMessage]) -> Iterator[ListedMessage]:
+        """Give messages on, and remember what they come to."""
+        for each in messages:
+            self.number += 1
+            to = self.destination_of(each.message_type)
+            self.destinations[to] = self.destinations.get(to, 0) + 1
+            made = [at for at in (self.oldest, each.created_at) if at is not None]
+            self.oldest = min(made, default=None)
+            yield each
+
+
 @contextmanager
 def preview(
     settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE
@@ -84,6 +107,15 @@ def preview(
         if rules.limit is not None:
             del ids[rules.limit :], times[rules.limit :]
         yield len(ids), _messages(views, ids, times)
+
+
+def sum_of(settings: Settings) -> Sum:
+    """Return the sum of no message yet.
+
+    Raises:
+        ConfigurationError: a gateway has no base URL.
+    """
+    return Sum(pass_rules(settings).destination_of)
 
 
 def _messages(views: Views, ids: array[int], times: array[int]) -> Iterator[ListedMessage]:

@@ -25,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -119,12 +119,15 @@ acts = Table(
     "retrycli_acts",
     metadata,
     Column("id", BigId, primary_key=True),
-    Column("message_id", BigId, nullable=False),
+    Column("message_id", BigId),
     Column("at", UtcDateTime, nullable=False),
     Column("by", String(255), nullable=False),
     Column("act", String(16), nullable=False),
     Column("detail", Text),
     Column("attempts", Integer),
+    Column("ticket", Text),
+    Column("before", Text),
+    Column("after", Text),
     Index("retrycli_acts_message", "message_id", "id"),
     Index("retrycli_acts_at", "at"),
 )

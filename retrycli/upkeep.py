@@ -19,7 +19,7 @@ from retrycli.lock import PassLock
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from retrycli.move import check_claims, keep_passes_off
 from retrycli.settings import Settings
-from retrycli.store import selection
+from retrycli.store import act_rows, selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
@@ -181,6 +181,26 @@ def prune(settings: Settings, *, before: datetime, sleep: Callable[[float], None
     with open_database(settings) as database:
         for _ in Ledger(database).prune_all(before, PRUNE_BATCH):
             sleep(BREATH_SECONDS)
+
+
+def count_texts(settings: Settings, ticket: str) -> int:
+    """Count the edits of a ticket's messages whose texts are kept.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return act_rows.count_texts(database, ticket)
+
+
+def erase_texts(settings: Settings, ticket: str) -> int:
+    """Erase the texts that edits of a ticket's messages replaced and wrote, and return how many edits there were.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with open_database(settings) as database:
+        return act_rows.erase_texts(database, ticket)
 
 
 def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Mapping, Sequence
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -105,10 +108,12 @@ def options(
 
 def run() -> None:
     """Run the command that the arguments name; every error ends here, in words and with its exit code."""
+    from retrycli import suggested
     from retrycli.cli import streams
-    from retrycli.errors import RetrycliError
+    from retrycli.errors import RetrycliError, cause_of
 
     streams.prepare()
+    suggested.called_as(_program(sys.orig_argv, sys.argv[0], os.environ), HOMES)
     try:
         try:
             app()
@@ -122,23 +127,51 @@ def run() -> None:
         # typer has seen it first, and calls it 1.
         sys.exit(READER_GONE if isinstance(end.__context__, BrokenPipeError) else end.code)
     except Exception as error:  # noqa: BLE001  the funnel: whatever a command did not foresee
-        _fail(error, f"a fault of retrycli's own: {_chain(error)}; `retrycli --debug …` tells more", 1)
+        _fail(error, f"{cause_of(error)}. Run it again with --debug before the command", 1)
+
+
+def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) -> list[str]:
+    """Return the words before the command, so that a shell would find the same program again.
+
+    Args:
+        started: how Python was called.
+        script: what it runs: the installed script, by the path that a shell or the kernel found it by, or a module.
+        environ: the environment. sudo tells there what it was asked to run, and by whom.
+    """
+    import shutil
+    from contextlib import suppress
+
+    if "-m" in started[1:-1] and Path(script).name == "__main__.py":
+        program = [*started[: started.index("-m") + 2]]
+    else:
+        program = [script]
+        with suppress(OSError):
+            found = shutil.which(Path(script).name, path=environ.get("PATH"))
+            if found is not None and Path(found).samefile(script):
+                program = [Path(script).name]
+    if Path(environ.get("SUDO_COMMAND", "").split(" ")[0]).name != Path(program[0]).name:
+        return program
+    return [*_sudo(), *program]
+
+
+def _sudo() -> list[str]:
+    """Return how to become the user that this process runs as."""
+    import pwd
+
+    user = os.geteuid()
+    try:
+        return ["sudo"] if user == 0 else ["sudo", "-u", pwd.getpwuid(user).pw_name]
+    except KeyError:
+        return ["sudo", "-u", f"#{user}"]
 
 
 def _fail(error: BaseException, text: str, code: int) -> None:
+    from retrycli import suggested
     from retrycli.escape import printable
 
     if "--debug" in sys.argv:
         import traceback
 
         traceback.print_exception(error)
-    print(f"retrycli: {printable(text)}", file=sys.stderr)  # noqa: T201
+    print(f"retrycli: {printable(suggested.quoted(text))}", file=sys.stderr)  # noqa: T201
     sys.exit(code)
-
-
-def _chain(error: BaseException) -> str:
-    """An unforeseen error and its causes, without their texts, which may quote anything."""
-    if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_chain(each) for each in error.exceptions)
-    cause = error.__cause__
-    return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")

@@ -150,7 +150,10 @@ def requeue(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Hand escalated messages back to the passes. They are due now, with all their tries before them."""
+    """Hand escalated messages back to the passes. They are due now, with all their tries before them.
+
+    By its ID, a message that `reject` rejected can be requeued too.
+    """
     from retrycli import casework, console
 
     found = filter_of(
@@ -225,7 +228,7 @@ def reject(
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
-    """Give messages up for good. Their status becomes rejected, and no pass touches them again."""
+    """Give messages up. Their status becomes rejected, and no pass touches them; `requeue ID` takes one back."""
     from retrycli import casework, console
 
     found = filter_of(
@@ -240,7 +243,7 @@ def reject(
     if not reason.strip():
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
-    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json)
+    ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
     done, received = interruptible(lambda here: casework.reject(settings, ids, reason, by=by, surroundings=here))
     report(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:

@@ -9,7 +9,7 @@ import typer
 
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
-from retrycli.cli.shared import ask, require_a_person
+from retrycli.cli.shared import a_person_is_there, ask, require_a_person
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,6 +51,7 @@ def agreed(
     as_json: bool,
     plan: str = "",
     for_good: bool = False,
+    asks_a_person: bool = False,
 ) -> Sequence[int]:
     """Return the ids to act on. Messages that a filter finds are shown, as far as there is room, and confirmed.
 
@@ -62,6 +63,7 @@ def agreed(
         as_json: stdout is to hold one object alone.
         plan: more words for the question.
         for_good: it can't be undone, so that named messages are confirmed too.
+        asks_a_person: named messages are confirmed if there is somebody to be asked.
 
     Raises:
         NoSuchMessage: the filter finds none.
@@ -69,15 +71,18 @@ def agreed(
         typer.Exit: the person would rather not.
     """
     from retrycli import casework, console
+    from retrycli.errors import NoSuchMessage
 
     if isinstance(wanted, list):
-        if yes or not for_good:
+        if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
             return list(dict.fromkeys(wanted))
         require_a_person("it can't be undone", yes=yes, as_json=as_json)
         found = casework.named(settings, wanted)
     else:
         require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
         found = casework.find(settings, wanted)
+        if not found.ids:
+            raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
     if not yes:
         show_messages(settings, found.first)
         if (more := len(found.ids) - len(found.first)) and found.first:
@@ -130,10 +135,23 @@ def _tell(done: Done, act: str, *, named: bool) -> None:
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
         console.say(f"{verb.capitalize()} {console.count(done.done, 'message')}{what and f' as {what}'}.")
-    if done.refused and not named:
-        console.say(f"{console.count(len(done.refused), 'message')} had moved on and were left alone.")
+    if not named:
+        _tell_of_refused(done)
     if done.left:
         console.say(left_in_words(done))
+
+
+def _tell_of_refused(done: Done) -> None:
+    """Say how many of the messages that a filter found were left alone; named ones have a line each."""
+    from retrycli import console
+    from retrycli.errors import InvalidMessage
+
+    unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
+    if unfit:
+        words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
+        console.say(f"{console.count(unfit, 'message')} {words} left alone.")
+    if moved_on := len(done.refused) - unfit:
+        console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
 
 
 def left_in_words(done: Done) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -28,13 +28,15 @@ def doctor(
     config: ConfigFile = None,
 ) -> None:
     """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
-    from retrycli import console
+    from retrycli import console, suggested
     from retrycli import doctor as checks
     from retrycli.finding import failed
 
     given: Globals = ctx.obj
     file = config or given.config
-    findings = checks.examine_as_cron(file) if as_cron else checks.examine(file)
+    suggested.with_config(None if file is None else str(file))
+    found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
+    findings = [_to_paste(each) for each in found]
     bad = failed(findings)
     if as_json:
         console.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
@@ -44,6 +46,14 @@ def doctor(
     else:
         console.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
     raise typer.Exit(FAILED if bad else 0)
+
+
+def _to_paste(finding: Finding) -> Finding:
+    """Complete the commands that a finding suggests."""
+    from retrycli import suggested
+
+    remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
+    return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)
 
 
 def _rows(finding: Finding) -> list[tuple[str, str, str]]:

@@ -11,9 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
+from retrycli.escape import printable
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from retrycli.draft import Draft
+    from retrycli.store.views import ActRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -62,6 +66,18 @@ def edit(
     console.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
     escalated = read.queue is not None and read.queue["escalated_at"] is not None
     console.say(f"Next: retrycli retry {message_id}" + (f", or retrycli requeue {message_id}" if escalated else ""))
+
+
+def show_edits(acts: Sequence[ActRecord]) -> None:
+    """Show what edits changed, as bodies are shown."""
+    from retrycli import console
+    from retrycli.draft import edit_in_lines
+
+    for act in acts:
+        if act.before is not None and act.after is not None:
+            print(f"Edited by {printable(act.by)}, {console.time_in_words(act.at)}:")  # noqa: T201
+            console.show_text("\n".join(edit_in_lines(act.before, act.after)))
+            print()  # noqa: T201
 
 
 def _in_editor(message_id: int, before: Draft) -> Draft:

@@ -178,8 +178,10 @@ def _seen_to(message: ListedMessage) -> str | None:
 
 def _step(reason: str | None, message_id: int) -> str:
     """Return the command for the next step: a message that can't simply be tried again is shown first."""
+    from retrycli import suggested
+
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
-    return f"retrycli {commands.get(reason or '', 'show')} {message_id}"
+    return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")
 
 
 def acknowledge(

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from retrycli.acts import ActKind
+from retrycli.cli.edit import show_edits
 from retrycli.cli.shared import (
     MOST,
     ConfigFile,
@@ -24,7 +26,9 @@ from retrycli.cli.shared import (
     filter_of,
     load_settings,
 )
+from retrycli.events import PassResult
 from retrycli.message import EscalationReason, MessageType
+from retrycli.message import Status as RowStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -63,18 +67,31 @@ def register(app: typer.Typer) -> None:
 def status(
     ctx: typer.Context,
     check: Annotated[bool, typer.Option("--check", help="Exit with 3 unless the state is ok.")] = False,
+    max_escalated: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=MOST, help="With --check: and at most N are escalated.", metavar="N", show_default=False
+        ),
+    ] = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
     from retrycli import console, desk
 
+    if max_escalated is not None and not check:
+        raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     found = desk.status(load_settings(ctx, config))
     if as_json:
         console.show_json(_status_fields(found))
     else:
         _show_status(found)
-    raise typer.Exit(UNHEALTHY if check and found.state != "ok" else 0)
+    escalated = found.messages["escalated"]
+    too_many = max_escalated is not None and escalated > max_escalated
+    if too_many:
+        words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
+        console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
+    raise typer.Exit(UNHEALTHY if check and (found.state != "ok" or too_many) else 0)
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -100,6 +117,7 @@ def _show_status(found: Status) -> None:
         {
             "State": found.state,
             "Passes": _passes_in_words(found),
+            **_cause_in_words(found),
             **_hosts_in_words(found),
             "Next run": found.next_run,
             "Waiting": found.messages["waiting"],
@@ -138,6 +156,16 @@ def _passes_in_words(found: Status) -> str:
     counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
     return f"{words}; cron looks dead" if found.state == "late" else words
+
+
+def _cause_in_words(found: Status) -> dict[str, str]:
+    """Return why the last pass ended early, if it has more to say than its result."""
+    from retrycli import suggested
+
+    last = found.last_pass
+    if last is None or last.detail is None or last.result == PassResult.PAUSED:
+        return {}
+    return {"Cause": suggested.quoted(last.detail)}
 
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
@@ -279,6 +307,7 @@ def show(
     console.say("")
     console.show_text("" if found.row["body"] is None else str(found.row["body"]))
     console.say("")
+    show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
@@ -287,7 +316,9 @@ def show(
 
 def _next_step(found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
-    if found.row["status"] != "failed":
+    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActKind.REJECTED:
+        return f"retrycli requeue {message_id} takes it back"
+    if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:

@@ -4,23 +4,33 @@ from __future__ import annotations
 
 import os
 import signal
+from collections import deque
 from dataclasses import asdict, replace
+from datetime import timedelta
 from itertools import islice
+from operator import itemgetter
 from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings, utf8
+from retrycli.cli.shared import MOST, By, ConfigFile, Json, length_of_time, load_settings, utf8
 
 if TYPE_CHECKING:
-    from retrycli.events import PassSummary
-    from retrycli.settings import Settings
-    from retrycli.store.ledger import PassRecord
+    from collections.abc import Iterator, Sequence
+    from datetime import datetime
 
+    from retrycli.console import Cell, Row
+    from retrycli.events import PassSummary
+    from retrycli.preview import Sum
+    from retrycli.settings import Settings
+    from retrycli.store.ledger import PassRecord, PauseRecord
+    from retrycli.store.views import ListedMessage
+
+LONG_AGO = timedelta(days=7)
+"""A message that is older may be nobody's wish any more."""
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
-NOT_IN_JSON = ("detail",)
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -92,7 +102,7 @@ def run_once(
             surroundings=surroundings,
         )
     if as_json:
-        console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})
+        console.show_json(asdict(summary))
     else:
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
@@ -101,7 +111,7 @@ def run_once(
 def _show(summary: PassSummary) -> None:
     from retrycli import console
 
-    why = _why(summary.reason, summary.detail)
+    why = why_it_ended(summary.reason, summary.detail)
     console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     console.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
@@ -111,8 +121,12 @@ def _show(summary: PassSummary) -> None:
     console.say(f"Next: {step or 'retrycli status'}")
 
 
-def _why(reason: str | None, detail: str | None) -> str | None:
-    """Why a pass ended as it did; the details of two reasons say all of it."""
+def why_it_ended(reason: str | None, detail: str | None) -> str | None:
+    """Return why a pass ended as it did. The details of two reasons say all of it."""
+    from retrycli import suggested
+
+    if detail is not None:
+        detail = suggested.quoted(detail)
     if reason is None or (detail and reason in {"lock_held", "paused"}):
         return detail
     return reason.replace("_", " ") + (f": {detail}" if detail else "")
@@ -120,23 +134,70 @@ def _why(reason: str | None, detail: str | None) -> str | None:
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     from retrycli import console
-    from retrycli.preview import preview
+    from retrycli.app import utc_now
+    from retrycli.preview import preview, sum_of
 
-    with preview(settings, limit=limit) as (number, messages):
+    found = sum_of(settings)
+    with preview(settings, limit=limit) as (number, each_one):
+        messages = found.count(each_one)
         if as_json:
-            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at")
-            console.show_json({"would_send": ({name: getattr(each, name) for name in fields} for each in messages)})
+            fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
+            console.show_json(
+                {
+                    "would_send": (
+                        {name: getattr(each, name) for name in fields}
+                        | {"destination": found.destination_of(each.message_type)}
+                        for each in messages
+                    ),
+                    "count": lambda: found.number,
+                    "oldest": lambda: found.oldest,
+                    "destinations": lambda: found.destinations,
+                }
+            )
             return
-        rows = ((each.id, str(each.ticket_id), each.message_type, each.retry_count) for each in messages)
-        headers = ("ID", "Ticket", "Type", "Tries")
         if not console.on_terminal():
-            console.show_table(headers, rows)
+            console.show_table((), (_would_send(each, each.created_at, found) for each in messages))
             return
-        console.show_table(headers, islice(rows, ON_SCREEN))
+        now = utc_now()
+        rows = [
+            _would_send(each, each.created_at and console.ago(each.created_at, now), found)
+            for each in islice(messages, ON_SCREEN)
+        ]
+        deque(messages, maxlen=0)
+    console.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
     if number > ON_SCREEN:
         console.say(f"… and {number - ON_SCREEN:,} more")
-    console.say(f"A pass would send {console.count(number, 'message')}; nothing was sent or written.")
+    _sum_up(settings, found, now)
     console.say("Next: retrycli run-once")
+
+
+def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
+    to = found.destination_of(message.message_type)
+    return (
+        *(message.id, str(message.ticket_id), message.message_type, message.retry_count),
+        *(message.recipient, made, to),
+    )
+
+
+def _sum_up(settings: Settings, found: Sum, now: datetime) -> None:
+    """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
+    from retrycli import console
+
+    number = console.count(found.number, "message")
+    places = [to if len(found.destinations) == 1 else f"{count:,} to {to}" for to, count in found.destinations.items()]
+    to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
+    console.say(f"A pass would send {number}{to}.")
+    if found.oldest is not None:
+        _say_how_old(settings, found.oldest, now)
+    console.say("Nothing was sent or written.")
+
+
+def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
+    from retrycli import console
+
+    console.say(f"The oldest is of {console.local_time(oldest)}, {console.ago(oldest, now)}.")
+    if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
+        console.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
 
 
 def passes(
@@ -148,17 +209,17 @@ def passes(
     """Show the last passes, skipped ones too."""
     from retrycli import console, desk
 
-    found = desk.last_passes(load_settings(ctx, config), limit=limit)
+    found, pauses = desk.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        console.show_json(
-            {"passes": [{k: v for k, v in asdict(each).items() if k not in NOT_IN_JSON} for each in found]}
-        )
+        console.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
     if console.on_terminal():
-        console.show_table(
-            ("Started", "Result", "What came of it"),
-            [(each.started_at, each.result or "running", _came_of(each)) for each in found],
-        )
+        rows: list[tuple[datetime, str, str | None]]
+        rows = [(each.started_at, each.result or "running", _came_of(each)) for each in found]
+        since = min((at for at, *_ in rows), default=None)
+        rows += [(each.at, each.act, f"by {each.by}: {each.detail}") for each in _shown(pauses, since)]
+        rows.sort(key=itemgetter(0), reverse=True)
+        console.show_table(("Started", "Result", "What came of it"), rows)
         console.say("Next: retrycli status")
         return
     console.show_table(
@@ -169,17 +230,25 @@ def passes(
                 each.finished_at,
                 each.result or "running",
                 *(getattr(each, name) for name in COUNTS),
-                _why(each.reason, each.detail),
+                why_it_ended(each.reason, each.detail),
             )
             for each in found
         ],
     )
 
 
+def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[PauseRecord]:
+    """Give the pauses that stand between passes: since the oldest that is shown, and the one that was in force then."""
+    for each in pauses:
+        yield each
+        if since is not None and each.at < since:
+            return
+
+
 def _came_of(found: PassRecord) -> str | None:
     """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
     counts = [f"{number:,} {name}" for name in COUNTS if (number := getattr(found, name))]
-    why = _why(found.reason, found.detail)
+    why = why_it_ended(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
     return "; ".join(filter(None, (", ".join(counts), why))) or quiet
 
@@ -192,6 +261,7 @@ def pause(
     reason: Annotated[
         str | None, typer.Option(help="Why, for whoever looks next.", show_default=False, callback=utf8)
     ] = None,
+    by: By = None,
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
@@ -202,16 +272,18 @@ def pause(
         raise typer.BadParameter(
             "it would be over at once; leave --for out to pause until `resume`", param_hint="--for"
         )
-    begun = desk.pause(load_settings(ctx, config), length=span, reason=reason)
+    begun, replaced = desk.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
+    if replaced is not None:
+        console.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     console.say(f"Paused {until}. Passes record themselves and send nothing.")
     console.say("Next: retrycli resume, when deliveries may go on")
 
 
-def resume(ctx: typer.Context, config: ConfigFile = None) -> None:
+def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
     from retrycli import console, desk
 
-    ended = desk.resume(load_settings(ctx, config))
+    ended = desk.resume(load_settings(ctx, config), by=by)
     console.say("Resumed; the next pass sends again." if ended else "Nothing was paused.")
     console.say("Next: retrycli status")

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person, utf8
+from retrycli.escape import printable
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
@@ -36,6 +37,7 @@ def register(app: typer.Typer) -> None:
     database.command("upgrade")(db_upgrade)
     database.command("downgrade")(db_downgrade)
     database.command("prune")(db_prune)
+    database.command("erase")(db_erase)
     database.command("copy")(db_copy)
     database.command("index")(db_index)
     app.add_typer(database, name="db")
@@ -182,6 +184,37 @@ def db_prune(
         console.show_json(old)
         return
     console.say(f"Forgot {found}.")
+    console.say("Next: retrycli status")
+
+
+def db_erase(
+    ctx: typer.Context,
+    ticket: Annotated[
+        str, typer.Option(help="The ticket that the texts belong to.", show_default=False, callback=utf8)
+    ],
+    yes: Yes = False,
+    as_json: Json = False,
+    config: ConfigFile = None,
+) -> None:
+    """Erase the texts that edits of a ticket's messages changed.
+
+    The history still has that there was an edit, by whom, and of which columns. The application's table is not touched.
+    """
+    from retrycli import console, upkeep
+
+    require_a_person("what is erased is gone", yes=yes, as_json=as_json)
+    settings = load_settings(ctx, config)
+    found = upkeep.count_texts(settings, ticket)
+    edits = console.count(found, "edit")
+    if not as_json:
+        console.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
+    if found and not yes:
+        ask("Erase them for good?")
+    erased = upkeep.erase_texts(settings, ticket)
+    if as_json:
+        console.show_json({"ticket": ticket, "edits": erased})
+        return
+    console.say(f"Erased the texts of {console.count(erased, 'edit')}.")
     console.say("Next: retrycli status")
 
 

@@ -91,11 +91,12 @@ def name(value: str | None) -> str | None:
     """A person's name, if any, that fits into the history.
 
     Raises:
-        typer.BadParameter: it is empty or too long, or no UTF-8.
+        typer.BadParameter: it is empty or too long, has control characters, or is no UTF-8.
     """
-    if value is not None and not 0 < len(value.strip()) <= len(value) <= LONGEST_NAME:
-        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} characters")
-    return utf8(value)
+    utf8(value)
+    if value is not None and not (0 < len(value.strip()) <= len(value) <= LONGEST_NAME and value.isprintable()):
+        raise typer.BadParameter(f"a name has 1 to {LONGEST_NAME} printable characters")
+    return value
 
 
 ERROR_ROOM = 60
@@ -207,14 +208,19 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
         ConfigurationError: they are wrong.
     """
     from retrycli import config as configuration
-    from retrycli import logs
+    from retrycli import logs, suggested
 
     given: Globals = ctx.obj
+    suggested.with_config(_as_text(config or given.config))
     loaded = configuration.load(config or given.config)
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
     logs.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
     return loaded
+
+
+def _as_text(file: Path | None) -> str | None:
+    return None if file is None else str(file)
 
 
 def load_settings(ctx: typer.Context, config: Path | None) -> Settings:
@@ -277,15 +283,20 @@ def _local(time: datetime) -> datetime:
         return time if time.tzinfo is not None else time.replace(tzinfo=UTC)
 
 
+def a_person_is_there(*, as_json: bool) -> bool:
+    """Return if somebody can be asked: not if the output is piped, or is to hold JSON alone."""
+    from retrycli import console
+
+    return console.on_terminal() and sys.stdin.isatty() and not as_json
+
+
 def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:
     """Refuse to go on where nobody can be asked, or stdout is to hold JSON alone.
 
     Raises:
         typer.BadParameter: it is so, and ``--yes`` was not given.
     """
-    from retrycli import console
-
-    if not (yes or (console.on_terminal() and sys.stdin.isatty() and not as_json)):
+    if not (yes or a_person_is_there(as_json=as_json)):
         raise typer.BadParameter(f"{what}, and nobody is there to be asked; add --yes", param_hint="--yes")
 
 

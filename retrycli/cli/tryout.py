@@ -30,7 +30,7 @@ def sandbox(
     throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
 ) -> None:
     """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
-    from retrycli import console
+    from retrycli import console, suggested
     from retrycli.sandbox import Behaviour, Sandbox, share
 
     try:
@@ -44,7 +44,7 @@ def sandbox(
     signal.signal(signal.SIGTERM, _stop)
     with server:
         typer.echo(f"A ticketing API for trying things out, at {server.url}; Ctrl-C ends it.")
-        typer.echo(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once")
+        typer.echo(suggested.own(f"Next: TICKETING_API_BASE_URL={server.url} retrycli run-once"))
         try:
             server.wait()
         except KeyboardInterrupt:

@@ -42,6 +42,7 @@ DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.table,
     database.tables,
     database.queue,
+    database.age,
     database.index,
     database.writing,
     database.time,

@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
-from retrycli import scheduler
+from retrycli import scheduler, suggested
 from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
@@ -40,7 +40,7 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
             yield _one(case, one)
             if one.user not in {None, case.host.login}:
                 words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
-                yield warning("user", words, f"sudo -u {one.user} retrycli doctor")
+                yield warning("user", words, suggested.own(f"sudo -u {one.user} retrycli doctor"))
         case several:
             kinds = {each.kind for each in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
@@ -16,7 +16,10 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.ledger import Ledger, PassRecord
 from retrycli.store.relation import check_ids
+from retrycli.store.views import Views
 
+LONG_AGO = timedelta(days=7)
+"""A message that is older may be nobody's wish any more."""
 LOOK_BACK = 10
 """So many passes show at what intervals they come."""
 
@@ -65,6 +68,20 @@ def queue(_case: Case, database: Database) -> Iterator[Finding]:
     if database.revision() == schema.HEAD:
         selection.check(database)
         yield well("queue", "the queue belongs to this table")
+
+
+def age(case: Case, database: Database) -> Iterator[Finding]:
+    """The oldest message that a pass would send."""
+    oldest = Views(database).oldest()
+    if oldest is None:
+        return
+    days = max((case.now() - oldest).days, 0)
+    words = f"the oldest failed message is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
+    if timedelta(days=days) <= LONG_AGO or all(each.expires_after for each in case.settings.policies.values()):
+        yield well("age", words)
+    else:
+        remedy = "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent"
+        yield warning("age", f"{words}, and passes send it", remedy)
 
 
 def index(case: Case, database: Database) -> Iterator[Finding]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
+from retrycli import suggested
 from retrycli.duration import in_words
 from retrycli.events import StopReason
 from retrycli.figures import Figures
@@ -75,7 +76,7 @@ def _trouble(
         wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
-        return DOWN.get(reason, "The ticketing API takes nothing from us just now"), "bad"
+        return suggested.quoted(DOWN.get(reason, "The ticketing API takes nothing from us just now")), "bad"
     if state == "paused":
         return "Deliveries are paused by an operator", "mind"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:

@@ -13,14 +13,17 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, s
 
 from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.message import State, Status, ticket_text
+from retrycli.message import State, Status, UnusableMessage, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
-from retrycli.store.application import row_by_row, rows_of, standings, word
+from retrycli.store.act_rows import act_values
+from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word
+from retrycli.store.enrolment import DECIDES
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.rejected import rejected_by_us, take_back
 from retrycli.store.remedies import IN_THE_WAY
 from retrycli.store.row_changes import (
     AS_WANTED,
@@ -87,6 +90,8 @@ class Performed:
     """The messages that the act could not be done to; nothing of these was changed. `Acts.why_not` says more."""
     refused: Mapping[int, str]
     """The messages whose rows the application's table did not let change, and why."""
+    unfit: Mapping[int, str]
+    """The messages that can't be sent as they are, and why; nothing of these was changed."""
 
 
 class Acts:
@@ -105,16 +110,39 @@ class Acts:
 
     def _perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
         with self._database.write() as connection:
-            able = {each: wanted[each] for each in self._lock(connection, kind, wanted)}
-            written = self._change(connection, kind, able) if able else AS_WANTED
-            able = {each: act for each, act in able.items() if each not in written.held}
-            refused = written.refused
+            rejected = self._rejected(connection, wanted) if kind is ActKind.REQUEUED else {}
+            able = {each: wanted[each] for each in (*self._lock(connection, kind, wanted), *rejected)}
+            unfit = self._unfit(connection, able) if kind is ActKind.REQUEUED else {}
+            able = {each: act for each, act in able.items() if each not in unfit}
+            back = {each: act for each, act in able.items() if each in rejected}
+            there = {each: act for each, act in able.items() if each not in rejected}
+            written = self._change(connection, kind, there) if there else AS_WANTED
+            taken = take_back(self._database, connection, rejected, back) if back else AS_WANTED
+            held = {*written.held, *taken.held}
+            able = {each: act for each, act in able.items() if each not in held}
+            refused = {**written.refused, **taken.refused}
             # That a message has arrived is known, whatever its row takes.
             done = {each: act for each, act in able.items() if each not in refused or kind is ActKind.MARKED_SENT}
             _write_down(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 self._escalate_unwritten(connection, {each: able[each] for each in refused})
-        return Performed(wanted.keys() - able.keys(), refused)
+        return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
+
+    def _rejected(self, connection: Connection, wanted: Mapping[int, Act]) -> dict[int, Mapping[str, Any]]:
+        """Read those messages that retrycli rejected. No pass enrols them until the transaction ends."""
+        if not rejected_by_us(self._database, connection, wanted):
+            return {}
+        self._database.one_at_a_time(connection)
+        return rejected_by_us(self._database, connection, wanted)
+
+    def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
+        """Return which rows can't be turned into a request, and why. Their bodies are not read."""
+        columns = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
+        rows = rows_of(
+            connection.execute(select(*columns).where(among_ids(self._database.messages.c.id)), {"ids": list(ids)})
+        )
+        checked = map(message_of, rows if ids else ())
+        return {each.message_id: each.problem for each in checked if isinstance(each, UnusableMessage)}
 
     def _change(self, connection: Connection, kind: ActKind, able: Mapping[int, Act]) -> Written:
         match kind:
@@ -145,7 +173,7 @@ class Acts:
                 )
             case ActKind.NOTED:
                 connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
-            case ActKind.EDITED | ActKind.LOOKED_UP:
+            case ActKind.EDITED | ActKind.LOOKED_UP | ActKind.PAUSED | ActKind.RESUMED:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
@@ -330,11 +358,8 @@ def _write_down(connection: Connection, done: Mapping[int, Act]) -> None:
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
         {
+            **act_values(act),
             "message_id": each,
-            "at": act.at,
-            "by": act.by,
-            "act": act.kind,
-            "detail": act.detail,
             # By their number and not by the time: hosts' clocks differ.
             "attempts": made.get(each, 0) if act.kind is ActKind.REQUEUED else None,
         }

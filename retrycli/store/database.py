@@ -236,6 +236,18 @@ class Database:
         with self._translated(), self._engine.connect() as connection:
             yield connection.execution_options(**ON_ITS_OWN)
 
+    def empty_log(self) -> None:
+        """Move all that a SQLite file's log holds into the file, and empty the log.
+
+        Raises:
+            DatabaseBusy: a reader needs it for too long.
+        """
+        with self._translated(), closing(self._engine.raw_connection()) as connection:
+            cursor = connection.cursor()
+            cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+            if (found := cursor.fetchone()) is not None and found[0]:
+                raise DatabaseBusy(f"{self.place}: a reader keeps what was erased in the file's log; run this again")
+
     def close(self) -> None:
         """Give back the connections."""
         self._engine.dispose()

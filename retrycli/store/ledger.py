@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -13,18 +13,22 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
 from retrycli.outcome import OutcomeKind
-from retrycli.schema import attempts, breakers, passes, pause, rates
+from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
+from retrycli.store.act_rows import act_values
 
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
+    from retrycli.acts import Act
     from retrycli.store.database import Database
 
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
 ATTEMPTS_LOOKED_AT = 1_000
 """How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
+UNRECORDED = "the process was killed, or the database could not be written when it ended"
+"""Why nothing is known of the end of a pass."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 
 
@@ -55,6 +59,29 @@ class Pause:
     until: datetime | None
     by: str
     reason: str | None
+
+    @property
+    def end(self) -> str:
+        """Return until when it lasts, and why, for the history."""
+        until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return f"{until}: {self.reason}" if self.reason else until
+
+    @property
+    def in_words(self) -> str:
+        """Return whose it is, and its end."""
+        return f"the pause by {self.by} {self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """That an operator paused or resumed deliveries."""
+
+    at: datetime
+    by: str
+    act: str
+    """``paused`` or ``resumed``."""
+    detail: str | None
+    """Until when, and why; or which pause ended."""
 
 
 class Ledger:
@@ -103,7 +130,12 @@ class Ledger:
             .where(attempts.c.pass_id == passes.c.id, attempts.c.outcome == OutcomeKind.DELIVERED.value)
             .scalar_subquery()
         )
-        ended = {"finished_at": passes.c.heartbeat_at, "result": PassResult.INTERRUPTED, "reason": StopReason.DIED}
+        ended = {
+            "finished_at": passes.c.heartbeat_at,
+            "result": PassResult.INTERRUPTED,
+            "reason": StopReason.DIED,
+            "detail": UNRECORDED,
+        }
         with self._database.write() as connection:
             dead = connection.execute(
                 update(passes)
@@ -248,12 +280,21 @@ class Ledger:
             row = connection.execute(in_force).one_or_none()
         return None if row is None else Pause(row.since, row.until, row.by, row.reason)
 
-    def set_pause(self, wanted: Pause | None) -> None:
-        """Begin a pause in place of any other, or end it."""
+    def set_pause(self, wanted: Pause | None, act: Act | None = None) -> None:
+        """Begin a pause in place of any other, or end it; and record the act."""
         with self._database.write() as connection:
             connection.execute(delete(pause))
             if wanted is not None:
                 connection.execute(insert(pause).values(asdict(wanted)))
+            if act is not None:
+                connection.execute(insert(acts).values(act_values(act)))
+
+    def pauses(self, limit: int) -> list[PauseRecord]:
+        """Return when deliveries were paused and resumed, newest first."""
+        columns = [acts.c[each.name] for each in fields(PauseRecord)]
+        statement = select(*columns).where(acts.c.message_id.is_(None)).order_by(acts.c.id.desc()).limit(limit)
+        with self._database.read() as connection:
+            return [PauseRecord(*row) for row in connection.execute(statement)]
 
     def prune(self, before: datetime, limit: int) -> int:
         """Forget attempts, acts and passes that ended before a time: a step of the round that passes make together.

@@ -105,6 +105,17 @@ def reject_messages(database: Database, connection: Connection, errors: Mapping[
     return _Change(write, lambda _error, row, _room: not row.failed).make(database, connection, errors)
 
 
+def restore_messages(database: Database, connection: Connection, errors: Mapping[int, str]) -> Written:
+    """Mark rejected messages as failed without any retry, each with its last error."""
+
+    def write(connection: Connection, errors: Mapping[int, str], room: int | None) -> int | None:
+        rows = [{"id": each, "last_error": error} for each, error in errors.items()]
+        return _restore(database.messages, room).execute(connection, rows)
+
+    change = _Change(write, lambda _error, row, _room: row.failed and row.retry_count == 0)
+    return change.make(database, connection, errors)
+
+
 def reset_retry_counts(database: Database, connection: Connection, ids: Collection[int]) -> Written:
     """Set the retry counts of messages to zero."""
 
@@ -344,6 +355,17 @@ def _reject(messages: TableClause, room: int | None) -> ForEach:
         return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
 
     return ForEach(reject, {"id": BigInteger(), "last_error": Text()})
+
+
+@lru_cache
+def _restore(messages: TableClause, room: int | None) -> ForEach:
+    m = messages.c
+
+    def restore(of: Values) -> Update:
+        rejected = update(messages).where(m.id == of["id"], m.status == word(Status.REJECTED))
+        return rejected.values(status=Status.FAILED.value, retry_count=0, last_error=_cut(of["last_error"], room))
+
+    return ForEach(restore, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache

@@ -30,6 +30,7 @@ from sqlalchemy import (
 from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
+from retrycli.store.act_rows import texts
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
@@ -85,6 +86,7 @@ class ListedMessage:
     acknowledged_by: str | None = None
     acknowledged_at: datetime | None = None
     note: str | None = None
+    recipient: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +114,10 @@ class ActRecord:
     by: str
     act: str
     detail: str | None
+    before: Mapping[str, Any] | None = None
+    """What an edit replaced, by column, if bodies are read."""
+    after: Mapping[str, Any] | None = None
+    """What it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +130,6 @@ class MessageDetails:
     acts: list[ActRecord]
 
 
-Record = TypeVar("Record", AttemptRecord, ActRecord)
 PAGE = 500
 """How many messages are read in one transaction."""
 KEPT_READY = 10_000
@@ -155,6 +160,7 @@ class Views:
         """Messages by their ids, as far as a filter still lets them through; each page is a transaction."""
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
+        recipient = m.recipient_email if "recipient_email" in m else literal(None)
         statement = self._joined(
             m.id,
             m.ticket_id,
@@ -163,6 +169,7 @@ class Views:
             m.last_error,
             created.label("made_at"),
             queue.c.first_failed_at,
+            recipient.label("recipient"),
             queue.c.state,
             queue.c.next_attempt_at,
             queue.c.escalation_reason,
@@ -212,6 +219,26 @@ class Views:
             for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
                 yield row.next_attempt_at, row.message_id
 
+    def oldest(self) -> datetime | None:
+        """Return when the oldest message was made that is failed and not escalated; in a table that does not say, when
+        it first failed. None if there is none, or before the tables are there.
+        """
+        m = self._database.messages.c
+        known = self._database.revision() is not None
+        if "created_at" not in m:
+            if not known:
+                return None
+            first = func.min(queue.c.first_failed_at, type_=queue.c.first_failed_at.type)
+            statement = select(first).where(queue.c.state != State.ESCALATED.value)
+        else:
+            failed = select(func.min(m.created_at)).where(m.status == word(Status.FAILED))
+            escalated = select(queue.c.message_id).where(
+                queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value)
+            )
+            statement = failed.where(~escalated.exists()) if known else failed
+        with self._database.read() as connection:
+            return _time(connection.execute(statement).scalar())
+
     def count(self, wanted: Filter) -> int:
         """How many messages a filter lets through."""
         with self._database.read() as connection:
@@ -232,7 +259,9 @@ class Views:
         texts = m.c if body else all_but_the_body(self._database)
         columns = [status_of(self._database) if each.name == "status" else each for each in texts]
         history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-        by_people = select(acts).where(acts.c.message_id == message_id).order_by(acts.c.id)
+        words = (acts.c.before, acts.c.after) if body else ()
+        by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
+        by_people = by_people.where(acts.c.message_id == message_id).order_by(acts.c.id)
         with self._database.read() as connection:
             rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
             if len(rows) > 1:
@@ -243,8 +272,8 @@ class Views:
                     f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
                 )
             found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            made = [_record(AttemptRecord, each) for each in connection.execute(history).mappings()]
-            done = [_record(ActRecord, each) for each in connection.execute(by_people).mappings()]
+            made = [_attempt(each) for each in connection.execute(history).mappings()]
+            done = [_act(each, body=body) for each in connection.execute(by_people).mappings()]
         ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
         return MessageDetails(dict(row), ours, made, done)
 
@@ -326,8 +355,13 @@ def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
 
 
-def _record(kind: type[Record], row: Mapping[Any, Any]) -> Record:
-    return kind(**{each.name: row[each.name] for each in fields(kind)})
+def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
+    return AttemptRecord(**{each.name: row[each.name] for each in fields(AttemptRecord)})
+
+
+def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:
+    words = {name: texts(row, name) for name in ("before", "after")} if body else {}
+    return ActRecord(row["at"], row["by"], row["act"], row["detail"], **words)
 
 
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:
@@ -348,6 +382,7 @@ def _listed(row: Mapping[Any, Any]) -> ListedMessage:
         acknowledged_by=row["acknowledged_by"],
         acknowledged_at=row["acknowledged_at"],
         note=row["note"],
+        recipient=None if row["recipient"] is None else str(row["recipient"]),
     )
 
 

@@ -23,8 +23,9 @@ from tests.environment import NO_SETTINGS
 
 SCRIPT = (str(Path(sys.executable).with_name("retrycli")),)
 MODULE = (sys.executable, "-m", "retrycli")
-BARE = {"PATH": "/usr/bin:/bin", **NO_SETTINGS}
-"""All that cron's environment is sure to hold, and a little less; and no settings of this machine."""
+BARE = {"PATH": f"/usr/bin:/bin:{Path(sys.executable).parent}", **NO_SETTINGS}
+"""All that cron's environment is sure to hold, no settings of this machine, and where the command is: what it suggests
+names it as `retrycli`."""
 OPEN_TO_ALL = ("/bin/sh", "-c", 'umask 0; exec "$@"', "sh")
 """Runs a command with a umask that takes nothing away from what it makes."""
 LONGEST = 60

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from tests.cli.command import BARE
+
 SCRIPT = """\
 #!/bin/sh
 case $1 in
@@ -21,7 +23,7 @@ class Crontab:
     def __init__(self, folder: Path) -> None:
         (folder / "bin").mkdir()
         self.file = folder / "crontab"
-        self.variables = {"PATH": f"{folder}/bin:/usr/bin:/bin"}
+        self.variables = {"PATH": f"{folder}/bin:{BARE['PATH']}"}
         program = folder / "bin/crontab"
         program.write_text(SCRIPT.format(file=self.file))
         program.chmod(0o755)

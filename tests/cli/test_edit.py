@@ -261,3 +261,79 @@ def test_a_hostile_text_is_shown_harmlessly(at_desk: Cli, application: Applicati
     assert all(char.isprintable() or char in "\r\n" for char in COLOURS.sub("", screen.raw))
     assert "[/nosuch]" in screen.words
     assert str(application.row(11)["body"]).endswith("and more")
+
+
+# -- what an edit changed --------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def edited(at_desk: Cli, application: Application) -> Cli:
+    """Two messages of ticket 4711 and one of another, each edited."""
+    for each, ticket in ((11, 4711), (12, 4711), (13, 4712)):
+        application.add(each, hours_ago=0, ticket_id=ticket)
+        (at_desk.cwd / "body.txt").write_text("It is here.\nSee \x1b[31mbelow.\n")
+        args = ["--subject", "Re: bill", "--body-file", "body.txt", "--yes", "--by", "anna"]
+        assert at_desk("edit", str(each), *args).returncode == 0
+    return at_desk
+
+
+def test_show_has_the_old_and_the_new_values_of_an_edit(edited: Cli, application: Application) -> None:
+    """Escaped, as bodies are; and no other command shows them."""
+    [act] = edited.json("show", "11")["acts"]
+    assert act["before"] == {"subject": "Re: Invoice", "body": "It is attached."}
+    assert act["after"] == {"subject": "Re: bill", "body": "It is here.\nSee \x1b[31mbelow.\n"}
+    for text in (edited("show", "11").stdout, edited.on_terminal("show", "11").text):
+        lines = [line.rstrip() for line in text.splitlines()]
+        start = next(number for number, line in enumerate(lines) if line.startswith("Edited by anna, "))
+        assert lines[start + 1 : start + 7] == [
+            "-Subject: Re: Invoice",
+            "+Subject: Re: bill",
+            "-It is attached.",
+            "+It is here.",
+            "+See \\x1b[31mbelow.",
+            "+",
+        ]
+    application.execute("UPDATE retrycli_queue SET state = 'escalated', escalated_at = first_failed_at")
+    for command in ("explain 11", "list-failed", "escalations", "status", "passes --json"):
+        assert "attached" not in edited(*command.split()).stdout
+
+
+def test_the_values_go_with_the_history(edited: Cli, application: Application) -> None:
+    application.execute("UPDATE retrycli_acts SET at = '2025-01-02 03:04:05'")
+    assert edited.json("db", "prune", "--older-than", "90d", "--yes")["acts"] == 3
+    assert application.rows("retrycli_acts") == {}
+
+
+def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Application) -> None:
+    """Also of a message that was deleted, or is another ticket's now. That there were edits is still known."""
+    application.execute("DELETE FROM pending_messages WHERE id = 11")
+    application.execute("UPDATE pending_messages SET ticket_id = 4713 WHERE id = 12")
+    refused = edited("db", "erase", "--ticket", "4711")
+    assert refused.returncode == 2
+    assert "add --yes" in " ".join(refused.stderr.split())
+    screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["n"])
+    assert screen.text.startswith("retrycli has the texts of 2 edits of ticket 4711.\n")
+    assert screen.text.endswith("Nothing was changed.\n")
+    screen = edited.on_terminal("db", "erase", "--ticket", "4711", answers=["y"])
+    assert "Erased the texts of 2 edits.\n" in screen.text
+    acts = application.rows("retrycli_acts").values()
+    assert [(each["act"], each["detail"], each["before"] is None) for each in acts] == [
+        ("edited", "subject, body", True),
+        ("edited", "subject, body", True),
+        ("edited", "subject, body", False),
+    ]
+    assert edited.json("db", "erase", "--ticket", "4711", "--yes") == {"ticket": "4711", "edits": 0}
+    assert edited.json("db", "erase", "--ticket", "4712", "--yes") == {"ticket": "4712", "edits": 1}
+
+
+@on_sqlite
+def test_what_is_erased_is_not_in_the_file_any_more(at_desk: Cli, application: Application) -> None:
+    """SQLite leaves deleted text in the file's free space, and in its log."""
+    secret = "Winterreise" * 2_000
+    act = {"message_id": 11, "at": "2026-01-02 03:04:05", "by": "anna", "act": "edited", "ticket": "4711"}
+    application.insert("retrycli_acts", [{**act, "before": f'{{"body": "{secret}"}}', "after": "{}"}])
+    files = [application.path, application.path.with_name(f"{application.path.name}-wal")]
+    there = [each for each in files if each.exists()]
+    assert any(b"Winterreise" in each.read_bytes() for each in there)
+    assert at_desk.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 1
+    assert not any(b"Winterreise" in each.read_bytes() for each in files if each.exists())

@@ -188,7 +188,7 @@ def test_the_readmes_application_goes_on_after_a_pass_that_found_no_database(cli
 
 
 def test_many_messages_are_found_and_acted_on(application: Application, sandbox: Sandbox) -> None:
-    """Those that could not be acted on are a result, each with why; that nothing is found is an error."""
+    """Those that could not be acted on are a result, each with why."""
     settings = application.settings(sandbox.url)
     application.add(12, hours_ago=0)
     for each in (13, 14, 15, 16):
@@ -203,5 +203,14 @@ def test_many_messages_are_found_and_acted_on(application: Application, sandbox:
     rejected = retrycli.reject(settings, [13, 16], "a double", by="anna")
     assert (rejected.done, list(rejected.refused)) == (1, [13])
     assert "message 13 is sent, not failed" in str(rejected.refused[13])
-    with pytest.raises(retrycli.RetrycliError, match="no failed message matches"):
-        retrycli.find(settings, retrycli.Filter(ticket="none"))
+
+
+def test_that_nothing_is_found_is_a_result(application: Application, sandbox: Sandbox) -> None:
+    """It can be acted on: nothing is done."""
+    settings = application.settings(sandbox.url)
+    found = retrycli.find(settings, retrycli.Filter(ticket="none"))
+    assert (list(found.ids), found.first) == ([], [])
+    for act in (retrycli.requeue, retrycli.acknowledge, retrycli.mark_sent):
+        done = act(settings, found.ids)
+        assert (done.matched, done.done, done.left) == (0, 0, 0)
+    assert retrycli.requeue(settings, found.ids, canary=retrycli.Canary(1)).matched == 0

@@ -165,7 +165,7 @@ def test_a_fault_of_retryclis_own_is_one_line_that_quotes_nothing(cli: Cli, appl
     application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
     done = cli("status", env=application.variables(API))
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == ("retrycli: a fault of retrycli's own: ValueError; `retrycli --debug …` tells more\n")
+    assert done.stderr == ("retrycli: internal error: ValueError. Run it again with --debug before the command\n")
 
 
 def test_a_pass_whose_outputs_are_closed_delivers_all_the_same(

@@ -33,6 +33,7 @@ PASS_KEYS = [
     "finished_at",
     "result",
     "reason",
+    "detail",
     "sent",
     "rescheduled",
     "escalated",
@@ -115,3 +116,52 @@ def test_passes_on_a_terminal_fit_in_80_columns_and_tell_what_came_of_them(passe
     assert re.search(r"completed  3 sent, 1 escalated *\n", screen.text)
     assert re.search(r"completed  nothing was due *\n", screen.text)
     assert screen.text.endswith("Next: retrycli status\n")
+
+
+# -- who paused, and until when --------------------------------------------------------------------------------------
+
+
+def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli, application: Application) -> None:
+    application.add(101)
+    assert at_work("pause", "--for", "2h", "--reason", "the API moves", "--by", "anna").returncode == 0
+    assert at_work.json("run-once")["result"] == "paused"
+    assert at_work("resume", "--by", "bob").returncode == 0
+    assert at_work("resume").returncode == 0
+    resumed, paused = at_work.json("passes")["pauses"]
+    assert (paused["by"], paused["act"]) == ("anna", "paused")
+    assert re.fullmatch(r"until [-0-9]{10}T[0-9:]{8}Z: the API moves", paused["detail"])
+    assert (resumed["by"], resumed["act"]) == ("bob", "resumed")
+    assert resumed["detail"] == f"the pause by anna {paused['detail']}"
+    screen = at_work.on_terminal("passes")
+    assert re.search(r"resumed +by bob: the pause by anna until", screen.text)
+    assert [re.split("  +", line)[1] for line in screen.text.splitlines() if line.startswith("20")] == [
+        "resumed",
+        "paused",
+        "paused",
+    ]
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert at_work.json("status")["paused"] is None
+
+
+def test_a_second_pause_says_which_end_it_replaces(at_work: Cli) -> None:
+    """Else whoever began the first one believes that deliveries go on at its end."""
+    first = at_work("pause", "--for", "2h", "--reason", "the API moves", "--by", "anna")
+    assert first.stderr == ""
+    second = at_work("pause", "--reason", "it is moved", "--by", "bob")
+    assert re.fullmatch(
+        r"retrycli: this replaces the pause by anna until [-0-9]{10}T[0-9:]{8}Z: the API moves\n", second.stderr
+    )
+    newest, _ = at_work.json("passes")["pauses"]
+    assert newest["detail"].startswith("until resumed: it is moved (replaces the pause by anna until ")
+    over = at_work("pause", "--for", "1s").stderr
+    assert "replaces the pause by bob until resumed: it is moved" in over
+
+
+@pytest.mark.parametrize("command", ["pause", "resume", "retry 11"])
+def test_a_name_with_control_characters_is_refused(at_work: Cli, application: Application, command: str) -> None:
+    application.add(11)
+    before = application.dump()
+    done = at_work(*command.split(), "--by", "an\x1b[31mna")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "a name has 1 to 255 printable characters" in " ".join(done.stderr.split())
+    assert application.dump() == before

@@ -34,6 +34,7 @@ JSON_KEYS = [
     "unknown",
     "released",
     "reason",
+    "detail",
     "duration_seconds",
 ]
 
@@ -247,7 +248,15 @@ def test_a_dry_run_writes_nothing_and_lists_what_would_be_sent(
     before = untouched.dump()
     done = cli("run-once", "--dry-run", env=untouched.variables(sandbox.url))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "5\t4705\tcustomer\t0\n6\t4706\tsupplier\t0\n7\t4707\tinternal\t1\n"
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [line[:4] for line in lines] == [
+        ["5", "4705", "customer", "0"],
+        ["6", "4706", "supplier", "0"],
+        ["7", "4707", "internal", "1"],
+    ]
+    assert [line[4] for line in lines] == ["ana@example.com", "ana@example.com", ""]
+    assert {line[6] for line in lines} == {sandbox.url}
+    assert all(re.fullmatch(r"[-0-9]{10}T[0-9:]{8}Z", line[5]) for line in lines)
     assert untouched.dump() == before
     assert sandbox.received == ()
 
@@ -255,16 +264,41 @@ def test_a_dry_run_writes_nothing_and_lists_what_would_be_sent(
 def test_a_dry_run_over_tables_that_are_there_writes_nothing_either(at_work: Cli, application: Application) -> None:
     application.fill()
     before = application.dump()
-    listed = at_work.json("run-once", "--dry-run", "--limit", "2")["would_send"]
+    shown = at_work.json("run-once", "--dry-run", "--limit", "2")
+    listed = shown["would_send"]
     assert [each["id"] for each in listed] == [5, 6]
-    assert list(listed[0]) == ["id", "ticket_id", "message_type", "retry_count", "next_attempt_at"]
+    assert list(listed[0]) == [
+        *("id", "ticket_id", "message_type", "retry_count", "next_attempt_at"),
+        *("recipient", "created_at", "destination"),
+    ]
+    assert shown["count"] == 2
+    assert shown["oldest"] == min(each["created_at"] for each in listed)
+    assert shown["destinations"] == {listed[0]["destination"]: 2}
     assert application.dump() == before
 
 
 def test_a_dry_run_tells_a_person_that_nothing_was_sent(at_work: Cli, application: Application) -> None:
     application.fill()
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert "A pass would send 3 messages; nothing was sent or written.\nNext: retrycli run-once\n" in screen.text
+    assert re.search(
+        r"A pass would send 3 messages to http://127\.0\.0\.1:\d+\.\n"
+        r"The oldest is of [-0-9]{10} [0-9:+]+, 3 hours ago\.\nNothing was sent or written\.\n",
+        screen.text,
+    )
+    assert "ana@example.com" in screen.text
+    assert max(map(len, screen.text.splitlines())) <= 80
+
+
+def test_a_dry_run_says_how_old_the_oldest_is_and_what_to_do(at_work: Cli, application: Application) -> None:
+    """Also if it is not among those that are shown."""
+    for each in range(101, 161):
+        application.add(each, created_at="2026-01-02 03:04:05", updated_at=None)
+    application.add(160 + 1, hours_ago=0, created_at="2023-05-06 07:08:09", updated_at="2026-01-03 03:04:05")
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert re.search(r"The oldest is of 2023-05-06 07:08\+00:00, [\d,]+ days ago\.", screen.text)
+    assert "Too old? Set schedule.expires_after_hours" in screen.words
+    limited = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "100000"})
+    assert "schedule.expires_after_hours" not in limited.on_terminal("run-once", "--dry-run").words
 
 
 def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pass(
@@ -304,7 +338,7 @@ def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: 
 def test_a_dry_run_shows_a_person_no_more_than_fifty(at_work: Cli, application: Application) -> None:
     application.add_due(52)
     screen = at_work.on_terminal("run-once", "--dry-run")
-    assert "\n… and 2 more\nA pass would send 52 messages; nothing was sent or written.\n" in screen.text
+    assert re.search(r"\n… and 2 more\nA pass would send 52 messages to \S+\.\n", screen.text)
     assert len(at_work("run-once", "--dry-run").stdout.splitlines()) == 52
 
 

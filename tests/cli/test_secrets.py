@@ -71,6 +71,7 @@ COMMANDS = {
     "presets show": "presets show generic",
     "presets check": "presets check generic",
     "deliver-test": "deliver-test --ticket 7 --type customer --to ben@example.com --yes",
+    "db erase": "db erase --ticket 7 --yes",
     "db downgrade": "db downgrade --yes",
     "db upgrade": "db upgrade",
     "db prune": "db prune --older-than 1d --yes",
@@ -96,6 +97,7 @@ MAY_SHOW = {
     "show": set(WORDS),  # it is there for that
     "the table's errors": ADDRESSES,  # what an answer says of an address is said: which one is it that is refused?
     "retrycli_attempts": ADDRESSES,
+    "retrycli_queue": ADDRESSES,  # it remembers such an error, to see if the application writes another
     "list-failed": ADDRESSES,  # these show such errors
     "escalations": ADDRESSES,
     "retry": ADDRESSES,

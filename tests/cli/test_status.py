@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import retrycli
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
-from tests.cli.command import end
+from tests.cli.command import COLUMNS, end
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
@@ -221,3 +221,40 @@ def test_looking_changes_nothing(at_work: Cli, application: Application) -> None
     shown = at_work.show_all(piped=["status", "list-failed", "escalations", "show 5", "passes", "config check"])
     assert {each.returncode for each in shown.piped.values()} == {0}
     assert application.dump() == before
+
+
+def test_why_the_last_pass_failed_is_told_by_status_and_passes_in_one_line(at_work: Cli) -> None:
+    """As the pass said on stderr, which cron may have mailed to nobody."""
+    nowhere = {"RETRYCLI_RUN__LOCK_FILE": "/proc/none/retrycli.lock"}
+    done = at_work.having(nowhere)("run-once")
+    assert done.returncode == 78
+    [why] = (each.removeprefix("retrycli: ") for each in done.stderr.splitlines())
+    assert "/proc/none/retrycli.lock" in why
+    shown = at_work.show_all(
+        piped=["status", "status --json", "passes", "passes --json"], on_terminal=["status", "passes"]
+    )
+    assert shown.json("status --json")["last_pass"]["detail"] == why
+    [found] = shown.json("passes --json")["passes"]
+    assert (found["result"], found["reason"], found["detail"]) == ("failed", "fault", why)
+    assert f"\nCause\t{why}\n" in shown.piped["status"].stdout
+    assert shown.piped["passes"].stdout.endswith(f"\tfault: {why}\n")
+    for each in shown.screens.values():
+        assert "/proc/none/retrycli.lock" in each.text
+        assert max(map(len, each.text.splitlines())) <= COLUMNS
+
+
+def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Application, sandbox: Sandbox) -> None:
+    """So a monitor that asks for the exit code alone sees them."""
+    for each in (9, 10):
+        application.add(each, body=None)
+    made_a_pass(application, sandbox)
+    few = at_work("status", "--check", "--max-escalated", "2")
+    assert (few.returncode, few.stderr) == (0, "")
+    many = at_work("status", "--check", "--max-escalated", "1")
+    assert many.returncode == 3
+    assert many.stderr == "retrycli: 2 messages are escalated, more than 1; see `retrycli escalations`\n"
+    assert at_work("status", "--check").returncode == 0
+    assert at_work.json("status", "--check", "--max-escalated", "0", code=3)["state"] == "ok"
+    alone = at_work("status", "--max-escalated", "1")
+    assert alone.returncode == 2
+    assert "--check" in alone.stderr

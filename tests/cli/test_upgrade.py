@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -9,6 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import schema
+from retrycli.store.database import Database
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import end
 from tests.cli.story import LOST, OK, REFUSED, Api
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 pytestmark = on_both
 
 BEFORE = "0004"
+LAST = f"{int(schema.HEAD) - 1:04}"
 NEW_COLUMNS = {"birth", "digest", "seen_count", "seen_error", "seen_updated_at"}
 
 
@@ -152,10 +155,17 @@ class OldPass:
         return str((self.now + timedelta(hours=hours, minutes=minutes)).replace(tzinfo=None))
 
 
+def go_back(application: Application) -> None:
+    """Bring the tables to the version that the statements below are of; `db downgrade` goes back by one version."""
+    with closing(Database(application.url, "pending_messages")) as database:
+        while database.revision() != BEFORE:
+            database.downgrade()
+
+
 @pytest.fixture
-def old(at_work: Cli, application: Application) -> OldPass:
+def old(application: Application) -> OldPass:
     """A pass of the version before, over tables of that version."""
-    assert at_work("db", "downgrade", "--yes").returncode == 0
+    go_back(application)
     return OldPass(application, datetime.now(UTC))
 
 
@@ -341,9 +351,7 @@ def test_the_tables_go_back_and_forth_with_queue_and_history(
     waiting: list[int], at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
     before = known_before(application)
-    done = at_work("db", "downgrade", "--yes")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert version(application) == BEFORE
+    go_back(application)
     assert [*application.rows("retrycli_queue").values()] == before
     assert {"retrycli_selection", "retrycli_escalations"}.isdisjoint(application.tables())
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05'")
@@ -363,7 +371,7 @@ def test_a_delivery_that_the_version_before_would_repeat_is_escalated(
         first,
         first,
     )
-    assert at_work("db", "downgrade", "--yes").returncode == 0
+    go_back(application)
     states = {each: row["state"] for each, row in application.rows("retrycli_queue").items()}
     assert states == {first: "escalated", **dict.fromkeys(others, "waiting")}
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2026-01-02 03:04:05' WHERE state = 'waiting'")
@@ -380,7 +388,7 @@ def test_it_asks_and_says_what_comes_next(at_work: Cli, application: Application
     assert version(application) == schema.HEAD
     done = at_work.on_terminal("db", "downgrade", answers=["y"])
     assert "Cron must be stopped on every host." in done.words
-    assert f"Tables are at version {BEFORE}, from {schema.HEAD}." in done.words
+    assert f"Tables are at version {LAST}, from {schema.HEAD}." in done.words
     assert "install the older version" in done.words
     again = at_work("db", "downgrade", "--yes")
     assert again.returncode == 78
@@ -402,3 +410,18 @@ def test_it_waits_for_a_pass(cli: Cli, application: Application) -> None:
         gate.opened.set()
         assert end(process).returncode == 0
     assert {row["status"] for row in application.rows().values()} == {"sent"}
+
+
+def test_edits_and_pauses_go_back_and_forth(at_work: Cli, application: Application) -> None:
+    """What edits changed goes, and who paused; that there was an edit stays."""
+    application.add(11)
+    assert at_work("edit", "11", "--subject", "Re: bill", "--yes", "--by", "anna").returncode == 0
+    assert at_work("pause", "--by", "anna").returncode == 0
+    done = at_work("db", "downgrade", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    [act] = application.rows("retrycli_acts").values()
+    assert (act["message_id"], act["act"], act["detail"]) == (11, "edited", "subject")
+    assert "before" not in act
+    [act] = at_work.json("show", "11")["acts"]
+    assert (act["act"], act["before"]) == ("edited", None)
+    assert at_work.json("passes")["pauses"] == []

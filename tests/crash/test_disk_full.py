@@ -67,6 +67,9 @@ def _on(disk: Disk, template: Scene, api: Sandbox, **run: object) -> Scene:
     return scene.configure(template.folder, there, api.url, **run)
 
 
+WHY_FAILED = "SELECT detail FROM retrycli_passes WHERE result = 'failed'"
+
+
 def _outcomes(stage: Scene) -> Counter[tuple[int, str | None]]:
     return Counter(stage.rows("SELECT message_id, outcome FROM retrycli_attempts"))
 
@@ -116,6 +119,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_a_pass_costs_no_message_and_no_ou
             except DatabaseUnavailable:
                 failed += 1
             check_nothing_is_lost(stage, api, MESSAGES)
+            assert all("free some space" in why for (why,) in stage.rows(WHY_FAILED))
             before = _outcomes(stage)
             under_way = Counter(of_id for of_id, outcome in before if outcome is None)
             assert under_way.total() <= 1, "a request went out when the one before it could not be recorded"

@@ -347,12 +347,12 @@ def test_what_another_transaction_holds_is_left_alone(application: Application, 
 # Editing.
 
 READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}
-EDITED = Act.edited(["subject"], by="ada", at=NOON)
 CHANGE = {"subject": "Your order"}
+EDITED = Act.edited({"subject": "Your delivery"}, CHANGE, ticket="4711", by="ada", at=NOON)
 
 
 def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> None:
-    act = Act.edited(list(changes or CHANGE), by="ada", at=at)
+    act = Act.edited(READ, changes or CHANGE, ticket="4711", by="ada", at=at)
     acts.edit(message_id, act, read=READ, changes=changes or CHANGE)
 
 

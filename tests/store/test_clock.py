@@ -121,7 +121,12 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
 def test_an_act_shows_it(database: Database, application: Application) -> None:
     message = application.add()
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
-    Acts(database).edit(message, Act.edited(["subject"], by="anna", at=AHEAD), read={}, changes={"subject": "Re: tea"})
+    Acts(database).edit(
+        message,
+        Act.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
+        read={},
+        changes={"subject": "Re: tea"},
+    )
     assert mend_times(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
     assert due_of(database) == {message: NOW + 15 * MINUTE}
 

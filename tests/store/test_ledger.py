@@ -14,7 +14,7 @@ from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger, PassRecord, Pause
+from retrycli.store.ledger import UNRECORDED, Ledger, PassRecord, Pause
 from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
@@ -118,7 +118,7 @@ def test_passes_that_give_no_sign_of_life_are_interrupted(database: Database, le
     start(ledger, "mine", at=NOON - HOUR)
     before = pass_rows(database)
     ledger.bury_dead_passes("mine", silent_since=NOON)
-    buried = {"result": "interrupted", "reason": "died"}
+    buried = {"result": "interrupted", "reason": "died", "detail": UNRECORDED}
     after = {
         each: before[each] | buried | {"finished_at": before[each]["heartbeat_at"]} for each in ("dead", "dead-too")
     }

@@ -295,7 +295,8 @@ CASES = {
     "passes of a day": Case(lambda d: Statistics(d).passes(YESTERDAY), "passes by started"),
     # acted on
     "requeued": Case(
-        acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)), f"{KEYS}, attempts by message"
+        acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)),
+        f"{KEYS}, attempts by message, acts by message, acts by its key",
     ),
     "acknowledged": Case(acted(ActKind.ACKNOWLEDGED, LATE, Act.acknowledged(by="ada", at=NOON)), KEYS),
     "noted": Case(acted(ActKind.NOTED, LATE, Act.noted("tea", by="ada", at=NOON)), KEYS),

@@ -81,6 +81,7 @@ def test_a_listed_message_has_all_that_is_known_of_it(in_every_state: Applicatio
         reason=None,
         escalated_at=None,
         claimed_by=None,
+        recipient="orders@example.com",
     )
     assert found[1] == new
     assert (found[3].next_attempt_at, found[3].claimed_by) == (NOON + HOUR, None)

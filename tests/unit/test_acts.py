@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from retrycli.acts import Act, ActKind, Standing, not_free, refusal
+from retrycli.acts import VERBS, Act, ActKind, Standing, not_free, refusal
 from retrycli.errors import NoSuchMessage, NotActionable
 from retrycli.message import State
 
@@ -18,8 +18,9 @@ def test_an_act_has_its_own_fields_and_no_others() -> None:
     assert (nothing.detail, nothing.due, nothing.last_error, nothing.note) == (None, None, None, None)
     rejected = Act.rejected("a double", by="ada", at=NOON)
     assert rejected == Act(ActKind.REJECTED, "ada", NOON, "a double", last_error="Rejected by ada: a double")
-    edited = Act.edited(["subject", "body"], by="ada", at=NOON)
-    assert edited == Act(ActKind.EDITED, "ada", NOON, "subject, body")
+    before, after = {"subject": "a", "body": None}, {"subject": "b", "body": "c"}
+    edited = Act.edited(before, after, ticket="4711", by="ada", at=NOON)
+    assert edited == Act(ActKind.EDITED, "ada", NOON, "subject, body", ticket="4711", before=before, after=after)
 
 
 def test_the_history_has_times_in_utc() -> None:
@@ -27,7 +28,7 @@ def test_the_history_has_times_in_utc() -> None:
     assert Act.requeued(east, by="ada", at=NOON).detail == "due 2025-03-03T12:00:00Z"
 
 
-@pytest.mark.parametrize("kind", ActKind)
+@pytest.mark.parametrize("kind", VERBS)
 def test_each_refusal_says_why(kind: ActKind) -> None:
     assert isinstance(refusal(kind, 7, None, NOON), NoSuchMessage)
     for standing in (

@@ -24,5 +24,16 @@ def test_a_pass_knows_whether_its_messages_are_at_a_server(url: str, *, at_a_ser
 def test_who_is_at_the_keyboard_has_a_name_that_a_database_takes(
     monkeypatch: pytest.MonkeyPatch, given: str, name: str
 ) -> None:
+    monkeypatch.delenv("SUDO_USER", raising=False)
     monkeypatch.setenv("LOGNAME", given)
     assert login_name() == name
+
+
+def test_behind_sudo_is_who_called_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under `sudo -u ticketing` all would else have been done by "ticketing"."""
+    monkeypatch.setenv("LOGNAME", "ticketing")
+    monkeypatch.setenv("SUDO_USER", "anna")
+    assert login_name() == "anna"
+    for unusable in ("", "an\x1bna"):
+        monkeypatch.setenv("SUDO_USER", unusable)
+        assert login_name() == "ticketing"

@@ -93,6 +93,31 @@ def desk(tmp_path: Path) -> Desk:
     return made
 
 
+@pytest.mark.parametrize(
+    ("made", "more", "level"),
+    [
+        ("2023-05-06 07:08:09", "", Level.WARNING),
+        ("2023-05-06 07:08:09", "[schedule]\nexpires_after_hours = 48\n", Level.OK),
+        ("2026-03-01 07:08:09", "", Level.OK),
+    ],
+)
+def test_the_age_of_the_oldest_failed_message_is_told(desk: Desk, made: str, more: str, level: Level) -> None:
+    """Rows of years ago would go out without a word. A sent one is not counted, nor an escalated one."""
+    assert desk.in_database(database.age) == []
+    desk.execute("ALTER TABLE pending_messages ADD COLUMN created_at TEXT")
+    desk.with_passes()
+    rows = {1: ("failed", made), 2: ("sent", "2019-01-01"), 3: ("failed", "2020-01-01"), 4: ("failed", "2026-03-02")}
+    for number, (status, at) in rows.items():
+        desk.execute(f"INSERT INTO pending_messages (id, status, created_at) VALUES ({number}, '{status}', '{at}')")
+    desk.execute(
+        "INSERT INTO retrycli_queue (message_id, state, delivery_key, first_failed_at, unknown_count) "
+        "VALUES (3, 'escalated', 'k', '2026-01-01 00:00:00.000000', 0)"
+    )
+    found = only(desk.in_database(database.age, more=more), level, "age")
+    assert made[:10] in found.found
+    assert level is Level.OK or "schedule.expires_after_hours" in str(found.remedy)
+
+
 def only(findings: Iterable[Finding], level: Level, name: str) -> Finding:
     """The one finding, which is of that level."""
     [found] = findings

@@ -843,7 +843,9 @@ def test_where_the_lock_file_is_unusable_the_pass_is_written_down_as_failed(stag
     stage.lock.trouble = LockUnusable("can't open the lock file")
     with pytest.raises(LockUnusable):
         stage.run()
-    assert stage.sql("SELECT result, reason FROM retrycli_passes") == [("failed", "fault")]
+    assert stage.sql("SELECT result, reason, detail FROM retrycli_passes") == [
+        ("failed", "fault", "can't open the lock file")
+    ]
 
 
 def test_a_pass_counts_from_when_it_has_the_lock(stage: Stage) -> None:
@@ -959,7 +961,9 @@ def test_a_fault_comes_out_as_itself_and_the_pass_is_written_down_as_failed(stag
     stage.add(1, 2)
     with pytest.raises(Broken):
         stage.run(break_down)
-    assert stage.sql("SELECT result, reason, finished_at IS NULL FROM retrycli_passes") == [("failed", "fault", 0)]
+    assert stage.sql("SELECT result, reason, detail, finished_at IS NULL FROM retrycli_passes") == [
+        ("failed", "fault", "internal error: Broken", 0)
+    ]
     assert open_attempts(stage) == [1]
     assert stage.states() == {1: "sending", 2: "waiting"}
     assert not stage.lock.held

@@ -20,7 +20,7 @@ from retrycli.metrics import Measured, samples, text, write
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOTHING_YET = Measured(
     version="0.1.0",
-    tables="0005",
+    tables="0006",
     retry_interval_seconds=900,
     first_start=None,
     last_start=None,
@@ -69,7 +69,7 @@ def key(name: str, **labels: str) -> tuple[str, frozenset[tuple[str, str]]]:
 
 def test_every_value_has_its_place() -> None:
     assert read(text(AT_WORK)) == {
-        key("retrycli_build_info", version="0.1.0", tables="0005"): 1,
+        key("retrycli_build_info", version="0.1.0", tables="0006"): 1,
         key("retrycli_retry_interval_seconds"): 900,
         key("retrycli_first_pass_start_timestamp_seconds"): (NOON - timedelta(days=400)).timestamp(),
         key("retrycli_last_pass_start_timestamp_seconds"): NOON.timestamp(),

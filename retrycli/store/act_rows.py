@@ -1,0 +1,67 @@
+"""Acts as rows of ``retrycli_acts``. What an edit replaced and wrote is kept as JSON: customers' words."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, select, update
+
+from retrycli.schema import acts
+
+if TYPE_CHECKING:
+    from retrycli.acts import Act
+    from retrycli.store.database import Database
+
+OF_TICKET = (acts.c.before.is_not(None) | acts.c.after.is_not(None),)
+
+
+def act_values(act: Act) -> dict[str, Any]:
+    """Return what is recorded of an act, by column."""
+    return {
+        "at": act.at,
+        "by": act.by,
+        "act": act.kind,
+        "detail": act.detail,
+        "ticket": act.ticket,
+        "before": _as_json(act.before),
+        "after": _as_json(act.after),
+    }
+
+
+def _as_json(values: Mapping[str, object] | None) -> str | None:
+    """Return values as text that every database can keep: in ASCII, and without a NUL."""
+    return None if values is None else json.dumps(values, default=_text)
+
+
+def _text(value: object) -> str:
+    return value.decode("utf-8", "replace") if isinstance(value, bytes) else str(value)
+
+
+def texts(row: Mapping[Any, Any], name: str) -> dict[str, Any] | None:
+    """Return what an edit replaced (``before``) or wrote (``after``); None if it was erased, or is not known."""
+    found: dict[str, Any] | None = None if row[name] is None else json.loads(row[name])
+    return found
+
+
+def count_texts(database: Database, ticket: str) -> int:
+    """Count the edits of a ticket's messages whose texts are kept."""
+    statement = select(func.count()).select_from(acts).where(acts.c.ticket == ticket, *OF_TICKET)
+    with database.read() as connection:
+        return connection.execute(statement).scalar_one()
+
+
+def erase_texts(database: Database, ticket: str) -> int:
+    """Erase the texts of all edits of a ticket's messages, and return how many there were. The acts stay.
+
+    SQLite would leave them in the free space of the file and in its log.
+    """
+    with database.write() as connection:
+        if database.is_sqlite:
+            connection.exec_driver_sql("PRAGMA secure_delete = ON")
+        erase = update(acts).where(acts.c.ticket == ticket, *OF_TICKET).values(before=None, after=None)
+        erased = connection.execute(erase).rowcount
+    if database.is_sqlite:
+        database.empty_log()
+    return erased

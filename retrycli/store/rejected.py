@@ -1,0 +1,82 @@
+"""Take back messages that an operator rejected with retrycli. What the application rejected stays rejected."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import func, insert, select
+
+from retrycli.acts import Act, ActKind
+from retrycli.message import State, Status, ticket_text
+from retrycli.schema import acts, queue
+from retrycli.store.application import rows_of, word
+from retrycli.store.identity import BIRTH, birth_text, encodable
+from retrycli.store.keys import provisional_key
+from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
+from retrycli.store.these import among_ids
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+LAST_ACTS = select(func.max(acts.c.id)).where(among_ids(acts.c.message_id)).group_by(acts.c.message_id)
+REJECTIONS = select(acts.c.message_id, acts.c.by, acts.c.detail, acts.c.at).where(
+    acts.c.id.in_(LAST_ACTS), acts.c.act == ActKind.REJECTED.value
+)
+KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
+
+Row = Mapping[str, Any]
+
+
+def rejected_by_us(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Row]:
+    """Read messages that are as `retrycli reject` left them, by id.
+
+    Their rows are rejected and have the error that was written into them, and nothing was done about them since. A
+    message that has the id of one that was rejected has another error.
+    """
+    these = {"ids": list(ids)}
+    by_us = {
+        row.message_id: Act.rejected(row.detail, by=row.by, at=row.at).last_error or ""
+        for row in (connection.execute(REJECTIONS, these) if ids else ())
+    }
+    if not by_us:
+        return {}
+    m = database.messages
+    there = (
+        select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
+        .where(among_ids(m.c.id), m.c.status == word(Status.REJECTED))
+        .with_for_update(skip_locked=True)
+    )
+    known = set(connection.execute(KNOWN, these).scalars())
+    rows = rows_of(connection.execute(there, {"ids": list(by_us)}))
+    return {row["id"]: row for row in rows if row["id"] not in known and _is_its(row["last_error"], by_us[row["id"]])}
+
+
+def _is_its(error: object, written: str) -> bool:
+    """Tell if an error is the one that was written; its column may have taken only the beginning."""
+    return isinstance(error, str) and bool(error) and written.startswith(error)
+
+
+def take_back(database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, Act]) -> Written:
+    """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
+    errors = {each: f"Requeued by {act.by} after: {rows[each]['last_error']}" for each, act in able.items()}
+    written = restore_messages(database, connection, errors) if errors else AS_WANTED
+    enrolled: list[dict[str, Any]] = [
+        {
+            "message_id": each,
+            "state": State.WAITING,
+            "next_attempt_at": act.due,
+            "delivery_key": provisional_key(each, encodable(rows[each][BIRTH]), act.at),
+            "first_failed_at": act.at,
+            "unknown_count": 0,
+            "ticket": ticket_text(rows[each]["ticket_id"]),
+            "birth": encodable(rows[each][BIRTH]),
+        }
+        for each, act in able.items()
+        if each not in written.unchanged
+    ]
+    if enrolled:
+        connection.execute(insert(queue), enrolled)
+    return written

@@ -1,0 +1,75 @@
+"""Commands that a text suggests, so that they work when pasted: with the program as it was called, and its settings.
+
+A text calls the program ``retrycli``. The command line says once how it was called; a library says nothing, and its
+texts stay as they are.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+NAME = "retrycli"
+
+
+@dataclass(frozen=True)
+class Call:
+    """How the program was called."""
+
+    program: Sequence[str] = (NAME,)
+    """The words before the command, such as an interpreter and its options."""
+    config: str | None = None
+    """The configuration file, if one was given."""
+    commands: frozenset[str] = frozenset()
+    """The names of all commands. Other words after the program's name are prose."""
+
+    @cached_property
+    def start(self) -> str:
+        """What a command begins with, quoted for a shell."""
+        return shlex.join([*self.program, *(["--config", self.config] if self.config is not None else [])])
+
+    @cached_property
+    def pattern(self) -> re.Pattern[str]:
+        """Finds where a command begins; the group says if it stands in backticks."""
+        names = "|".join(map(re.escape, sorted(self.commands, key=len, reverse=True)))
+        return re.compile(rf"(`|(?<![\w/.-])){NAME} (?=(?:{names})(?![\w-]))")
+
+
+class _Now:
+    call = Call()
+
+
+def called_as(program: Sequence[str], commands: Iterable[str]) -> None:
+    """Remember how the program was called, and what its commands are.
+
+    Args:
+        program: the words before the command.
+        commands: their names.
+    """
+    _Now.call = Call(program, commands=frozenset(commands))
+
+
+def with_config(file: str | None) -> None:
+    """Remember the configuration file that was given, if any."""
+    if file != _Now.call.config:
+        _Now.call = replace(_Now.call, config=file)
+
+
+def own(text: str) -> str:
+    """Complete all commands in a text that has none but our own words."""
+    return _completed(text, "")
+
+
+def quoted(text: str) -> str:
+    """Complete the commands in backticks. The text may have words of others, such as an answer."""
+    return _completed(text, "`")
+
+
+def _completed(text: str, least: str) -> str:
+    call = _Now.call
+    if not call.commands or call.start == NAME or NAME not in text:
+        return text
+    return call.pattern.sub(lambda at: at[1] + call.start + " " if at[1] >= least else at[0], text)
