@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 
 from retrycli.errors import ConfigurationError
+from retrycli.events import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
@@ -34,10 +35,16 @@ class Job:
     longest: timedelta
     """A pass has ended by then."""
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The command; ``-P`` keeps Python from importing what happens to lie in the user's home."""
-        return (self.interpreter, "-P", "-m", "retrycli", "--config", self.config, "run-once")
+    def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
+        """Return the command.
+
+        Args:
+            starter: who starts the pass; it is told so.
+            options: those before ``run-once``.
+        """
+        # -P keeps Python from importing what happens to lie in the user's home.
+        program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
+        return (*program, *options, "run-once", "--started-by", starter.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +96,7 @@ def command(job: Job) -> str:
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
             raise ConfigurationError(f"{path!r} can't stand in a crontab; move it to a path without \\ and line breaks")
-    return "umask 077; exec " + shlex.join(job.arguments).replace("%", r"\%")
+    return "umask 077; exec " + shlex.join(job.arguments(StartedBy.CRON)).replace("%", r"\%")
 
 
 def block(job: Job, *, system: bool) -> str:

@@ -6,16 +6,18 @@ import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import cronline, crontab, filesystem, units
+from retrycli import cronline, crontab, filesystem, ticks, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.errors import ConfigurationError
+from retrycli.events import SCHEDULERS
+from retrycli.store.ledger import PassRecord
 
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
@@ -232,6 +234,43 @@ def _verdict(found: list[Checked]) -> str | None:
         case _:
             places = ", ".join(each.caller.place for each in found)
             return f"two schedulers get in each other's way; keep one of: {places}"
+
+
+def ticks_of(
+    callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, now: datetime
+) -> ticks.Ticks:
+    """Return when the next passes begin.
+
+    A pass made by hand tells nothing of that.
+
+    Args:
+        callers: what calls the passes on this machine. If there are several, the one that calls next is meant.
+        passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
+        interval: how often passes should be made. They are expected so by the clock if nothing else tells.
+        now: the time.
+    """
+    starts = [each.started_at for each in passes if each.started_by in SCHEDULERS]
+    found = [each for caller in callers if (each := _ticks(caller, starts, now)) is not None]
+    if found:
+        return min(found, key=lambda each: each.next(now))
+    return ticks.grid(starts, interval) or ticks.by_clock(interval, now)
+
+
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.Ticks | None:
+    if caller.kind == "cron":
+        return ticks.by_cron(caller.when, now)
+    for each in caller.when.split(", "):
+        line, span = units.as_cron(each), units.span(each)
+        if line is not None:
+            return ticks.by_cron(line, now)
+        if span is not None and starts:
+            return ticks.Grid(starts[0], span)
+    return None
+
+
+def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
+    """What calls a pass with these settings on this machine; nothing if they come from no file."""
+    return [] if loaded.file is None else callers_for(config_path(loaded), host)
 
 
 def callers_for(config: str | None, host: Host) -> list[Caller]:

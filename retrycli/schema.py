@@ -25,7 +25,7 @@ from sqlalchemy import (
 if TYPE_CHECKING:
     from sqlalchemy import Dialect
 
-HEAD = "0005"
+HEAD = "0006"
 """The newest revision in `migrations/`, known here so that a pass need not load Alembic to find nothing to do."""
 
 
@@ -147,6 +147,7 @@ passes = Table(
     Column("reason", Text),
     Column("detail", Text),
     Column("swept_to", BigId),
+    Column("started_by", String(16)),
     Index("retrycli_passes_started", "started_at"),
 )
 

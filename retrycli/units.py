@@ -9,6 +9,7 @@ from datetime import timedelta
 
 from retrycli.cronline import Job, named_config, names_pass, schedule
 from retrycli.errors import ConfigurationError
+from retrycli.events import StartedBy
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 STOP_SECONDS = 45
@@ -84,7 +85,7 @@ def command(job: Job) -> str:
     for path in (job.interpreter, job.config):
         if not path.isprintable():
             raise ConfigurationError(f"{path!r} can't stand in a unit; move it to a path without line breaks")
-    return " ".join(map(_quoted, job.arguments))
+    return " ".join(map(_quoted, job.arguments(StartedBy.TIMER)))
 
 
 def when(interval: timedelta) -> str:
@@ -109,6 +110,28 @@ def times(text: str) -> str:
     found = values(text)
     keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
     return ", ".join(each for key in keys for each in found.get(key, []))
+
+
+def as_cron(when: str) -> str | None:
+    """Return a calendar event (systemd.time(7)) as cron has it; None if cron has none such, or it can't be read."""
+    if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
+        return "* * * * *" if when == "minutely" else f"@{when}"
+    found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
+    if found is None:
+        return None
+    hour, minute = (
+        re.sub(r"\b(\d+)/", rf"\1-{most}/", found[place].replace("..", "-")) for place, most in ((1, 23), (2, 59))
+    )
+    return f"{minute} {hour} * * *"
+
+
+def span(when: str) -> timedelta | None:
+    """Return the time that a timer counts from its last start; None if it does not count, or it can't be read."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
+    if found is None:
+        return None
+    unit = {"m": 60, "min": 60, "h": 3600, "hr": 3600}.get(found[2] or "s", 1)
+    return timedelta(seconds=float(found[1]) * unit) or None
 
 
 def values(text: str) -> Mapping[str, list[str]]:

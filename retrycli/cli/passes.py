@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import MOST, ConfigFile, Json, length_of_time, load_settings, utf8
+from retrycli.events import StartedBy
 
 if TYPE_CHECKING:
     from retrycli.events import PassSummary
@@ -70,6 +71,8 @@ def run_once(
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
     ] = None,
+    # `cron install` writes it. It is for no operator, so that help does not show it.
+    starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -90,12 +93,19 @@ def run_once(
             wait_lock_seconds=wait_lock,
             listen=follow,
             surroundings=surroundings,
+            started_by=starter or _starter(),
         )
     if as_json:
         console.show_json({name: value for name, value in asdict(summary).items() if name not in NOT_IN_JSON})
     else:
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
+
+
+def _starter() -> StartedBy:
+    from retrycli.starter import has_terminal, parents, started_by
+
+    return started_by(os.environ, parents(), at_terminal=has_terminal())
 
 
 def _show(summary: PassSummary) -> None:
@@ -156,8 +166,8 @@ def passes(
         return
     if console.on_terminal():
         console.show_table(
-            ("Started", "Result", "What came of it"),
-            [(each.started_at, each.result or "running", _came_of(each)) for each in found],
+            ("Started", "By", "Result", "What came of it"),
+            [(each.started_at, each.started_by, each.result or "running", _came_of(each)) for each in found],
         )
         console.say("Next: retrycli status")
         return
@@ -170,6 +180,7 @@ def passes(
                 each.result or "running",
                 *(getattr(each, name) for name in COUNTS),
                 _why(each.reason, each.detail),
+                each.started_by,
             )
             for each in found
         ],

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
+from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
@@ -45,6 +45,7 @@ class PassRecord:
     escalated: int
     unknown: int
     released: int
+    started_by: StartedBy = StartedBy.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,9 +68,12 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
+    def start_pass(
+        self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
+    ) -> None:
         """Write down that a pass has begun."""
         row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        row["started_by"] = started_by
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
@@ -290,6 +294,7 @@ def _record(row: Row[tuple[object, ...]]) -> PassRecord:
     return PassRecord(
         pass_id=values["id"],
         result=None if result is None else PassResult(result),
+        started_by=StartedBy(values["started_by"] or StartedBy.UNKNOWN),
         **{name: values[name] for name in ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)},
     )
 

@@ -34,8 +34,9 @@ def desk(cli: Cli, application: Application, crontab: Crontab) -> Cli:
     return cli.having(crontab.variables)
 
 
-def line(desk: Cli) -> str:
-    return f"umask 077; exec {this_python()} -P -m retrycli --config {desk.cwd}/retrycli.toml run-once"
+def line(desk: Cli, starter: str = "cron") -> str:
+    program = f"{this_python()} -P -m retrycli --config {desk.cwd}/retrycli.toml"
+    return f"umask 077; exec {program} run-once --started-by {starter}"
 
 
 def test_print_shows_what_install_would_write_and_writes_nothing(desk: Cli, crontab: Crontab) -> None:
@@ -59,7 +60,7 @@ def test_a_timer_is_printed_as_its_two_units(desk: Cli) -> None:
     files = desk.json("cron", "print", "--user", "--systemd")["files"]
     service, timer = (each["text"] for each in files)
     assert [each["name"].rpartition("/")[2] for each in files] == ["retrycli.service", "retrycli.timer"]
-    assert f"ExecStart={line(desk).partition('exec ')[2]}\n" in service
+    assert f"ExecStart={line(desk, 'timer').partition('exec ')[2]}\n" in service
     assert "OnCalendar=*:0/15\n" in timer
 
 

@@ -37,7 +37,8 @@ NAMES = (
 )
 WITHOUT_COMMENTS = {"grafana-dashboard.json"}
 QUARTERS = "*/15 * * * *"
-ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once --started-by "
+CRONS, TIMERS = f"{ARGUMENTS}cron", f"{ARGUMENTS}timer"
 
 MINUTE_HAND = "* * * * * ticketing echo minute >> /opt/journal\n"
 
@@ -79,7 +80,7 @@ def crontab(request: pytest.FixtureRequest) -> str:
 def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
     _, [job] = jobs(crontab)
     assert job.schedule == QUARTERS
-    assert job.command == f"umask 077; exec {PROGRAM} {ARGUMENTS}"
+    assert job.command == f"umask 077; exec {PROGRAM} {CRONS}"
 
 
 def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
@@ -142,7 +143,7 @@ def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(
     for call in machine.calls():
         assert call.pop("PWD") == call.pop("FOLDER") == "/opt"  # the user's home, never the project's folder
         assert call == {
-            "ARGUMENTS": ARGUMENTS,
+            "ARGUMENTS": CRONS,
             "UMASK": "0077",
             "HOME": "/opt",
             "LOGNAME": "ticketing",
@@ -253,7 +254,7 @@ def test_the_timer_is_exact_and_makes_up_for_a_tick_while_the_machine_was_off() 
 
 def test_systemd_runs_the_command_that_cron_runs_as_the_user_that_cron_takes() -> None:
     service = unit("retrycli.service")
-    assert service["ExecStart"] == [f"{PROGRAM} {ARGUMENTS}"]
+    assert service["ExecStart"] == [f"{PROGRAM} {TIMERS}"]
     assert service["User"] == [jobs("retrycli.cron.d")[1][0].user]
     assert (service["Type"], service["UMask"], service["KillSignal"]) == (["oneshot"], ["0077"], ["SIGTERM"])
 

@@ -71,7 +71,7 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     # Slower than elsewhere, so that the next tick comes long after this pass has ended.
     machine.run_until(lambda: passes(machine) == ["completed"], speed=60)
     listed = json.loads(machine.inside(*RETRYCLI, "passes", "--json").stdout)["passes"]
-    assert [each["result"] for each in listed] == ["completed"]
+    assert [(each["result"], each["started_by"]) for each in listed] == [("completed", "cron")]
     assert machine.mails() == []
 
     checked = machine.inside(*RETRYCLI, "cron", "check", "--json")

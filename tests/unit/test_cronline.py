@@ -15,7 +15,7 @@ from retrycli.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
 JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing", timedelta(minutes=14))
-LINE = "umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+LINE = f"umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} run-once --started-by cron"
 OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
 
 
@@ -51,7 +51,8 @@ def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
     """Cron takes the backslash before each % away, and ends the command at a % without one."""
     line = command(replace(JOB, config=f"/srv/a b/{name}"))
     assert "%" not in line.replace("\\%", "")
-    assert shlex.split(line.replace("\\%", "%"))[-2] == f"/srv/a b/{name}"
+    words = shlex.split(line.replace("\\%", "%"))
+    assert words[words.index("--config") + 1] == f"/srv/a b/{name}"
 
 
 @pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])

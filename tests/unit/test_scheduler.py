@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -12,7 +13,20 @@ import pytest
 from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
 from retrycli.errors import ConfigurationError
-from retrycli.scheduler import Place, apply, check, install, job, reachable, remove, texts
+from retrycli.events import PassResult, StartedBy
+from retrycli.scheduler import (
+    Place,
+    apply,
+    callers_of,
+    check,
+    install,
+    job,
+    reachable,
+    remove,
+    texts,
+    ticks_of,
+)
+from retrycli.store.ledger import PassRecord
 
 OTHERS = b"# caf\xe9\n0 5 * * * true\n"
 
@@ -103,6 +117,48 @@ def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk
         link.unlink()
     assert (desk.files(), desk.programs.crontab) == before
     assert desk.check() == (0, "nothing calls the passes; `retrycli cron install` has them called")
+
+
+NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def made(minutes_ago: int, starter: StartedBy) -> PassRecord:
+    at = NOON - minutes_ago * MINUTE
+    return PassRecord("p", "box", 1, at, at, PassResult.COMPLETED, None, None, 0, 0, 0, 0, 0, starter)
+
+
+def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_clocks(desk: Desk) -> None:
+    """A pass by hand tells nothing of it."""
+    by_hand, elsewhere = made(6, StartedBy.PERSON), made(8, StartedBy.CRON)
+
+    def minute(*passes: PassRecord) -> int:
+        callers = callers_of(desk.settings(), desk.host)
+        return ticks_of(callers, passes, 15 * MINUTE, NOON).next(NOON).minute
+
+    assert minute(by_hand) == 15
+    assert minute(by_hand, elsewhere) == 7
+    (desk.root / "etc/crontab").write_text("*/10 * * * * desk retrycli run-once\n")
+    assert minute(by_hand, elsewhere) == 10
+    desk.programs.crontab = b"9 * * * * retrycli run-once\n"
+    assert minute(by_hand, elsewhere) == 9, "the first of several"
+    desk.programs.crontab = b"@reboot retrycli run-once\n"
+    (desk.root / "etc/crontab").unlink()
+    assert minute(by_hand, elsewhere) == 7
+
+
+def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir(parents=True)
+    (folder / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    (folder / "retrycli.timer").write_text("[Timer]\nOnUnitActiveSec=420s\n")
+    callers = callers_of(desk.settings(), desk.host)
+    passes = [made(1, StartedBy.PERSON), made(5, StartedBy.TIMER)]
+    assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON) == NOON + 2 * MINUTE
+    (folder / "retrycli.timer").write_text("[Timer]\nOnCalendar=*:3/5\n")
+    callers = callers_of(desk.settings(), desk.host)
+    assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON).minute == 3
 
 
 CRONTABS = (Place.OWN_CRONTAB, Place.SYSTEM_CRONTAB)
