@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from pathlib import Path
 from typing import Literal, Self
 from urllib.parse import urlsplit
 
@@ -79,6 +80,11 @@ class OneGateway(Section):
                 "Set it in retrycli.toml or TICKETING_API_BASE_URL"
             )
         return self.base_url
+
+    @property
+    def preset_file(self) -> Path | None:
+        """The preset's file; None if it is one of retrycli's own."""
+        return Path(self.preset) if self.preset.endswith(".toml") else None
 
     @property
     def attachments_limit_bytes(self) -> int:

@@ -1,18 +1,113 @@
-"""Which files to rely on: in a folder like /tmp, anybody may have put there what bears a name of ours."""
+"""Which files to rely on: who else may change what a path leads to.
+
+One rule for everything that retrycli relies on (`find_weakness`): root and the user who makes the passes, and nobody
+else, may change the file, the links that lead to it, and the folders on the way. It is checked from the root folder
+down. If every folder on the way passes, nobody else can exchange anything between the check and the use.
+"""
 
 from __future__ import annotations
 
+import errno
+import grp
 import os
+import pwd
+import shlex
 import stat
+from collections.abc import Collection, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 PRIVATE = 0o600
 """For its owner's eyes alone."""
+ROOT = 0
+MOST_LINKS = 40
+"""As many as Linux follows on the way to a file (path_resolution(7))."""
+ACCESS_LIST = "system.posix_acl_access"
+"""The attribute that holds a file's access list (acl(5)). With one, the mode's group bits are those of the list."""
+
+
+@dataclass(frozen=True, slots=True)
+class Weakness:
+    """A file, link or folder by which another user can change what a path leads to."""
+
+    place: Path
+    reason: str
+    """Continues "<place> …"."""
+    remedy: str
+    """A command, or what else to do."""
+    is_open_to_all: bool = False
+    """Whether every user of the machine can, and not just one user or group."""
+
+    def __str__(self) -> str:
+        return f"{self.place} {self.reason}"
+
+
+def trusted_users() -> frozenset[int]:
+    """Return who may write what this process relies on: root and the user it runs as, by their numbers."""
+    return frozenset({ROOT, os.geteuid()})
+
+
+def user_number(name: str) -> int | None:
+    """Return a user's number; None if there is no such user."""
+    try:
+        return pwd.getpwnam(name).pw_uid
+    except KeyError:
+        return None
+
+
+def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
+    """Find where users other than these may change what a path leads to.
+
+    Looks at the file, at each link on the way and each folder above them. In a folder that everybody may write to,
+    such as /tmp, the sticky bit protects a folder of ours. A file there is still refused: others can put files of
+    their own beside it, such as a journal, or give it its name before we make it.
+
+    Args:
+        path: a file or folder. If it does not exist, what does exist of the way is checked.
+        users: who may, by their numbers; see `trusted_users`.
+
+    Returns:
+        The first weakness on the way, from the root folder down; None if there is none.
+    """
+    try:
+        for place, found, is_near in _way(path.absolute()):
+            if (weakness := _weakness_of(place, found, users, is_strict=is_near)) is not None:
+                return weakness
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        return Weakness(path, f"can't be checked: {error.strerror}", f"check the folders above {_quoted(path)}")
+    return None
+
+
+def group_readers(path: Path, users: Collection[int]) -> str | None:
+    """Return the name of the group by which users other than these may read a file; None if there is none."""
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    if not found.st_mode & stat.S_IRGRP or _is_private(found.st_gid, users):
+        return None
+    return _group_name(found.st_gid)
 
 
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
     """Whether a file is another user's, in a folder that anybody may write to. Root and its owner could do worse."""
-    return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, 0}
+    return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
+
+
+def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool:
+    """Whether a file has a second name, and users other than its owner may make names in its folder.
+
+    Such a name may be another's for a file that they may not read themselves (Linux's fs.protected_hardlinks forbids
+    that unless it is turned off).
+    """
+    users = {ROOT, file.st_uid}
+    is_closed = folder.st_uid in users and not folder.st_mode & stat.S_IWOTH
+    return file.st_nlink > 1 and not (
+        is_closed and (not folder.st_mode & stat.S_IWGRP or _is_private(folder.st_gid, users))
+    )
 
 
 def write_private(path: Path, text: str) -> None:
@@ -25,3 +120,104 @@ def write_private(path: Path, text: str) -> None:
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     with os.fdopen(made, "w", encoding="utf-8") as file:
         file.write(text)
+
+
+def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
+    """Yield what the kernel passes on the way to a path, in its order, and whether it is the path's end or holds it.
+
+    Raises:
+        OSError: a part does not exist, can't be looked at, or leads round in a circle.
+    """
+    here, left = Path("/"), [*reversed(path.parts[1:])]
+    links = 0
+    while True:
+        # A folder is looked at again after a link: now it may be the one that holds the file.
+        yield here, here.lstat(), len(left) <= 1
+        if not left:
+            return
+        if (part := left.pop()) == "..":
+            here = here.parent
+            continue
+        place = here / part
+        if not stat.S_ISLNK((found := place.lstat()).st_mode):
+            here = place
+            continue
+        yield place, found, False
+        if (links := links + 1) > MOST_LINKS:
+            raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
+        target = place.readlink()
+        left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
+        here = Path("/") if target.is_absolute() else here
+
+
+def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, is_strict: bool) -> Weakness | None:
+    """Find what is weak about one place.
+
+    Args:
+        place: its path.
+        found: what lstat(2) says of it.
+        users: who may write it.
+        is_strict: whether it is the file or the file's own folder, where the sticky bit does not protect enough.
+    """
+    if found.st_uid not in users:
+        name = _user_name(found.st_uid)
+        return Weakness(place, f"belongs to {name}", f"chown {_user_name(max(users))} {_quoted(place)}")
+    is_folder = stat.S_ISDIR(found.st_mode)
+    is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
+    if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
+        return None
+    if _is_read_only(place):
+        return None
+    if found.st_mode & stat.S_IWOTH:
+        if is_folder and found.st_mode & stat.S_ISVTX:
+            return Weakness(place, "is open to every user", "move the file to a folder of its own", is_open_to_all=True)
+        return Weakness(place, "may be changed by every user", f"chmod o-w {_quoted(place)}", is_open_to_all=True)
+    if _has_access_list(place):
+        return Weakness(place, "may be changed by whom its access list names", f"setfacl -b {_quoted(place)}")
+    if not _is_private(found.st_gid, users):
+        group = _group_name(found.st_gid)
+        return Weakness(place, f"may be changed by the group {group}", f"chmod g-w {_quoted(place)}")
+    return None
+
+
+def _is_read_only(place: Path) -> bool:
+    """Whether nobody can write there, whatever the modes say: Kubernetes mounts its folders so, with mode 0777."""
+    return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
+
+
+def _has_access_list(place: Path) -> bool:
+    with suppress(OSError, AttributeError):  # neither every file system nor every system has them
+        return ACCESS_LIST in os.listxattr(place)
+    return False
+
+
+def _is_private(gid: int, users: Collection[int]) -> bool:
+    """Whether a group is one user's own, as most systems make one for each (umask 002 relies on that).
+
+    It has that user's name, and nobody else is in it. The name is required because a directory service need not list
+    who is in a group. In a container a user may have no name; then the numbers are compared.
+    """
+    if _group_name(gid) not in {_user_name(uid) for uid in users}:
+        return False
+    with suppress(KeyError):
+        if any(user_number(name) not in users for name in grp.getgrgid(gid).gr_mem):
+            return False
+    return all(each.pw_uid in users for each in pwd.getpwall() if each.pw_gid == gid)
+
+
+def _user_name(uid: int) -> str:
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
+
+
+def _group_name(gid: int) -> str:
+    try:
+        return grp.getgrgid(gid).gr_name
+    except KeyError:
+        return str(gid)
+
+
+def _quoted(path: Path) -> str:
+    return shlex.quote(str(path))

@@ -1,0 +1,88 @@
+"""Two users on one machine: what only root can play. Without root these tests are skipped, and say so.
+
+The users have numbers that no account or group has: nothing of the machine's accounts changes a result.
+"""
+
+from __future__ import annotations
+
+import encodings.utf_8_sig  # noqa: F401  a user who may not read the interpreter's folder can't import it later
+import os
+import pickle
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+import pytest
+
+import retrycli
+from retrycli.trust import find_weakness, trusted_users
+
+Result = TypeVar("Result")
+
+OURS, THEIRS = 61_234, 61_235
+"""The user who runs retrycli, and the one who tries to get in. Each is alone in a group of the same number."""
+SHARED = 61_236
+"""A group that is nobody's own."""
+
+
+def need_root() -> None:
+    """Skip a test that needs two users if there can't be any."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can become two users")
+
+
+def need_own_program() -> None:
+    """Skip a test of what `doctor` finds in order if the program under test itself can be changed by other users."""
+    for each in (sys.executable, retrycli.__file__):
+        if (weakness := find_weakness(Path(each), trusted_users())) is not None:
+            pytest.skip(f"what these tests run can be changed by another user: {weakness}")
+
+
+@contextmanager
+def open_place() -> Iterator[Path]:
+    """Make a folder of root's that every user may look into; pytest's own are closed. It is deleted at the end."""
+    need_root()
+    with tempfile.TemporaryDirectory(prefix="retrycli-place-") as folder:
+        Path(folder).chmod(0o755)
+        made = Path(folder, "place")
+        made.mkdir(0o755)
+        yield made
+
+
+def as_user(uid: int, act: Callable[[], Result]) -> Result:
+    """Call something as another user, in a child process, and return what it returned or raise what it raised."""
+    ours, theirs = os.pipe()
+    if (child := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setresgid(uid, uid, uid)
+            os.setresuid(uid, uid, uid)
+            said: object = (True, act())
+        except BaseException as error:  # noqa: BLE001  the parent raises it
+            said = (False, error)
+        with os.fdopen(theirs, "wb") as pipe:
+            pickle.dump(said, pipe)
+        os._exit(0)
+    os.close(theirs)
+    with os.fdopen(ours, "rb") as pipe:
+        done, value = pickle.load(pipe)
+    os.waitpid(child, 0)
+    if not done:
+        raise value
+    result: Result = value
+    return result
+
+
+def wrapper(uid: int) -> tuple[str, ...]:
+    """Return a program that runs a command as another user, who may still read everything.
+
+    An interpreter in /root could not be run otherwise. Nothing that these tests hold relies on what may not be read.
+    """
+    if (setpriv := shutil.which("setpriv")) is None:
+        pytest.skip("setpriv is not installed: apt-get install util-linux")
+    ids = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
+    return (setpriv, *ids, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
