@@ -34,6 +34,10 @@ class Job:
     """Who makes the passes."""
     longest: timedelta
     """A pass has ended by then."""
+    reads: tuple[str, ...] = ()
+    """What it reads beside these, in full."""
+    writes: tuple[str, ...] = ()
+    """The folders in which it writes, in full."""
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
         """Return the command.

@@ -17,6 +17,7 @@ from typing import Literal, Protocol
 
 from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
+from retrycli.trust import user_number
 
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
@@ -55,13 +56,6 @@ def _login(uid: int) -> str:
         return str(uid)
 
 
-def _is_user(name: str) -> bool:
-    try:
-        return pwd.getpwnam(name).pw_name == name
-    except KeyError:
-        return False
-
-
 def _home() -> str:
     """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
     try:
@@ -78,8 +72,8 @@ class Host:
     home: Path = field(default_factory=lambda: Path(_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
-    knows: Callable[[str], bool] = _is_user
-    """Whether there is a user of that name."""
+    number: Callable[[str], int | None] = user_number
+    """The number of the user of that name; None if there is no such user."""
 
     @property
     def login(self) -> str:

@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
 from retrycli import cronline, crontab, filesystem, ticks, units
+from retrycli.app import lock_path
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.errors import ConfigurationError
 from retrycli.events import SCHEDULERS
+from retrycli.settings import Settings
 from retrycli.store.ledger import PassRecord
+from retrycli.trust import ROOT, find_weakness
 
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
@@ -90,6 +93,59 @@ def this_python() -> str:
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
 
+def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None) -> Job:
+    """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
+
+    Args:
+        place: where it is put.
+        loaded: the settings, and where they came from.
+        host: the machine.
+        run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
+            settings' file, and who is at work in one of their own. It is never root unless root is named.
+
+    Raises:
+        ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
+            passes do things, or a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host, user=run_as if place.is_system else host.login)
+    number = host.number(wanted.user)
+    if number is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if number == ROOT and run_as is None:
+        raise ConfigurationError(
+            "the passes would be made by root; name the user who may write the database with --run-as USER "
+            "(or root, if you mean it)"
+        )
+    _refuse_other_masters(wanted, loaded, {ROOT, number})
+    return wanted
+
+
+def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -> None:
+    """Refuse a pass that users other than these could have do things.
+
+    Raises:
+        ConfigurationError: they may change what it relies on; or the settings' owner is neither root nor the owner of
+            the database that they name, and so may never have written it.
+    """
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
+    for path in (Path(wanted.config), *named, Path(wanted.interpreter)):
+        if (weakness := find_weakness(path, users)) is not None:
+            relying = "" if weakness.place == path else f", and so {path}"
+            raise ConfigurationError(
+                f"{weakness}{relying}, which passes made by {wanted.user} would rely on; {weakness.remedy}"
+            )
+    config, database = Path(wanted.config), loaded.settings.database.file
+    if database is None or not database.exists():
+        return
+    owner, its_owner = config.stat().st_uid, database.stat().st_uid
+    if owner not in {ROOT, its_owner}:
+        raise ConfigurationError(
+            f"{config} belongs to {filesystem.owner(config)}, and the database that it names, {database}, to "
+            f"{filesystem.owner(database)}; chown root {config}, if that is the database"
+        )
+
+
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     """A pass as a scheduler is to begin it.
 
@@ -116,7 +172,27 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
         config=config,
         user=user or _owner(settings.database.file, config) or host.login,
         longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+        reads=_read_by(loaded),
+        writes=_written_by(settings),
     )
+
+
+def _read_by(loaded: Loaded) -> tuple[str, ...]:
+    """What a pass reads beside its settings, as far as the settings name it."""
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file, each.attachments_dir) if path]
+    secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
+    return _in_full([*named, *secrets, Path(sys.executable).resolve()])
+
+
+def _written_by(settings: Settings) -> tuple[str, ...]:
+    """The folders in which a pass writes. SQLite makes its journal beside the database."""
+    files = [settings.database.file, lock_path(settings), settings.metrics.path, settings.report.path]
+    return _in_full([each.absolute().parent for each in files if each is not None])
+
+
+def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(os.path.normpath(Path(each).absolute()) for each in paths))
 
 
 def config_path(loaded: Loaded) -> str:
@@ -144,7 +220,7 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
         ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
     """
     system = place.is_system
-    if system and not host.knows(wanted.user):
+    if system and host.number(wanted.user) is None:
         raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
     if place.is_timer:
         parts = [units.service(wanted, system=system), units.timer(wanted)]
@@ -328,7 +404,14 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
         when, command = units.when(wanted.interval), units.command(wanted)
     if caller.when != when:
         return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
-    return None if caller.command == command else f"the command would be: {command}"
+    if caller.command != command:
+        return f"the command would be: {command}"
+    if caller.kind == "timer" and caller.installed:
+        system = caller.user is not None
+        service = Path(caller.title).with_suffix(".service")
+        if File(service).read() != units.service(replace(wanted, user=caller.user or wanted.user), system=system):
+            return f"{service} is not as it would be written now"
+    return None
 
 
 def _owner(database: Path | None, config: str) -> str | None:

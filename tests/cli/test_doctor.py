@@ -11,6 +11,7 @@ import pytest
 from tests.cli.api import FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab
+from tests.cli.test_cron import OWN
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -27,7 +28,7 @@ def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -
     file = cli.cwd / "retrycli.toml"
     file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\n')
     desk = cli.having(Crontab(tmp_path).variables)
-    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
     assert desk("run-once").returncode == 0
     return desk
 

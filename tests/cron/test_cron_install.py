@@ -22,7 +22,7 @@ RETRYCLI = (sys.executable, "-P", "-m", "retrycli", "--config", "/opt/desk 100%/
 OTHERS = "MAILTO=operators@example.com\n# not ours, ca\xe9, and no \\% of it\n0 5 * * * true 100\\%\n"
 CRONTABS = {
     "system": (["--run-as", "ticketing"], "etc/cron.d/retrycli"),
-    "own": (["--user"], "var/spool/cron/crontabs/root"),
+    "own": (["--user", "--run-as", "root"], "var/spool/cron/crontabs/root"),
 }
 
 
@@ -103,7 +103,7 @@ def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) ->
     """Also when it was written by hand, and by another user."""
     (machine.root / "opt/by-hand").write_text("7 * * * * cd /opt; exec /opt/venv/bin/retrycli run-once >/dev/null\n")
     assert machine.inside("crontab", "-u", "daemon", "/opt/by-hand").returncode == 0
-    refused = machine.inside(*RETRYCLI, "cron", "install", "--yes")
+    refused = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
     assert refused.returncode == 78
     assert "called already by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from retrycli import units
 from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
 from retrycli.errors import ConfigurationError
@@ -21,13 +23,16 @@ from retrycli.scheduler import (
     check,
     install,
     job,
+    propose,
     reachable,
     remove,
     texts,
     ticks_of,
 )
 from retrycli.store.ledger import PassRecord
+from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place
 
+USERS = {"root": 0, "desk": OURS, str(OURS): OURS, str(THEIRS): THEIRS, "me": os.geteuid()}
 OTHERS = b"# caf\xe9\n0 5 * * * true\n"
 
 
@@ -65,7 +70,7 @@ class Desk:
     @property
     def host(self) -> Host:
         home = self.root / "home"
-        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, knows=lambda name: name == "desk")
+        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, number=USERS.get)
 
     def settings(self, more: str = "", environment: dict[str, str] | None = None) -> Loaded:
         file = self.root / "retrycli.toml"
@@ -331,3 +336,125 @@ def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
     desk.remove()
     assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
     assert not any("disable" in each for each in desk.programs.asked)
+
+
+# Who makes the passes, and who could have them do things.
+
+
+@pytest.fixture
+def shared_desk() -> Iterator[Desk]:
+    """One in a folder that every user may look into, with root's config, and the database of the passes' user."""
+    need_root()
+    need_own_program()
+    with open_place() as root:
+        (root / "run/systemd/system").mkdir(parents=True)
+        (root / "data").mkdir()
+        (root / "data/agent.db").touch()
+        for each in ("data", "data/agent.db"):
+            os.chown(root / each, OURS, OURS)
+        yield Desk(root, 0, Programs(OTHERS))
+
+
+DATA = '[database]\nurl = "sqlite:///data/agent.db"\n'
+IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
+
+
+def proposed(desk: Desk, settings: str, run_as: str | None = None, place: Place = Place.SYSTEM_CRONTAB) -> str:
+    """Return who would make the passes."""
+    return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
+
+
+def test_a_config_of_roots_that_the_passes_user_may_read_is_the_best_set_up(shared_desk: Desk) -> None:
+    desk = shared_desk
+    desk.settings(DATA)
+    os.chown(desk.root / "retrycli.toml", 0, OURS)
+    (desk.root / "retrycli.toml").chmod(0o640)
+    assert proposed(desk, DATA) == str(OURS)
+    assert proposed(desk, DATA, "desk") == "desk"
+    assert proposed(desk, IN_POSTGRESQL, "desk") == "desk"
+
+
+def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
+    shared_desk.settings(DATA)
+    os.chown(shared_desk.root / "retrycli.toml", OURS, OURS)
+    (shared_desk.root / "retrycli.toml").chmod(0o660)
+    assert proposed(shared_desk, DATA) == str(OURS)
+
+
+@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER, Place.OWN_CRONTAB, Place.OWN_TIMER])
+def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: Place) -> None:
+    """With a server there is no file whose owner could make them, and in root's own schedule it is always root."""
+    with pytest.raises(ConfigurationError, match=r"the passes would be made by root; .*--run-as USER"):
+        proposed(shared_desk, IN_POSTGRESQL, place=place)
+    assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"
+
+
+def test_a_lesser_users_config_that_names_a_file_of_roots_makes_no_passes_of_roots(shared_desk: Desk) -> None:
+    """They would do with root's rights what that user writes into it."""
+    (shared_desk.root / "roots.db").touch()
+    text = '[database]\nurl = "sqlite:///roots.db"\n'
+    shared_desk.settings(text)
+    os.chown(shared_desk.root / "retrycli.toml", THEIRS, THEIRS)
+    with pytest.raises(ConfigurationError, match="the passes would be made by root"):
+        proposed(shared_desk, text)
+    with pytest.raises(ConfigurationError, match=rf"retrycli\.toml belongs to {THEIRS}, which passes made by root"):
+        proposed(shared_desk, text, "root")
+    with pytest.raises(ConfigurationError, match=rf"belongs to {THEIRS}, and the database .* to root; chown root"):
+        proposed(shared_desk, text, str(THEIRS))
+
+
+RELIED_ON = ("retrycli.toml", "own.toml", "ca.pem")
+RELIES = DATA + '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n'
+
+
+@pytest.mark.parametrize("name", [*RELIED_ON, "."])
+@pytest.mark.parametrize(("owner", "group", "mode"), [(THEIRS, 0, 0o700), (0, SHARED, 0o770), (0, 0, 0o707)])
+def test_what_another_user_may_write_is_relied_on_by_no_pass(
+    shared_desk: Desk, name: str, owner: int, group: int, mode: int
+) -> None:
+    shared_desk.settings(RELIES)
+    for each in RELIED_ON[1:]:
+        (shared_desk.root / each).touch()
+    assert proposed(shared_desk, RELIES) == str(OURS)
+    os.chown(shared_desk.root / name, owner, group)
+    (shared_desk.root / name).chmod(mode)
+    with pytest.raises(ConfigurationError, match=rf"which passes made by {OURS} would rely on; ch(own|mod)"):
+        proposed(shared_desk, RELIES)
+
+
+def test_an_own_schedule_is_its_users(desk: Desk) -> None:
+    """Whoever the database belongs to."""
+    need_own_program()
+    desk.uid = os.geteuid()
+    login = desk.host.login
+    host = replace(desk.host, number={login: os.geteuid()}.get)
+    run_as = login if desk.uid == 0 else None
+    assert propose(Place.OWN_CRONTAB, desk.settings(), host, run_as=run_as).user == login
+
+
+# The confined unit.
+
+
+def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk: Desk) -> None:
+    text = '[database]\nurl = "sqlite:////srv/a b/100%/agent.db"\n[metrics]\npath = "/var/lib/node/retrycli.prom"\n'
+    wanted = replace(job(desk.settings(text), desk.host, user="desk"), config="/etc/retrycli.toml", reads=())
+    found = units.service(replace(wanted, interpreter="/opt/retrycli/bin/python3"), system=True)
+    assert 'ReadWritePaths="-/srv/a b/100%%" "-/var/lib/node"\n' in found
+    assert "ProtectHome=true\nPrivateTmp=true\n" in found
+    for path, expected in (("/home/ana/x", "ProtectHome=read-only"), ("/tmp/x", "PrivateTmp=false")):
+        assert expected in units.service(replace(wanted, reads=(path,)), system=True)
+
+
+def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir()
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    assert desk.check() == (1, None)
+    service = folder / "retrycli.service"
+    service.write_text(service.read_text().replace("ProtectSystem=strict\n", ""))
+    _, objection = desk.check()
+    assert objection is not None
+    assert f"{service} is not as it would be written now" in objection
+    desk.install(Place.SYSTEM_TIMER)
+    assert desk.check() == (1, None)

@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 import os
-import struct
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import chdir
 from pathlib import Path
 
 import pytest
 
-from retrycli.config import Loaded, load
-from retrycli.errors import ConfigurationError
-from retrycli.trust import find_weakness, write_private
-from tests.users import OURS, SHARED, THEIRS, as_user, open_place
+from retrycli.trust import write_private
+
+NOBODY = 65534
 
 WATCHED = """
 import os, stat, sys
@@ -56,243 +52,41 @@ def test_a_private_file_is_written_through_no_link(tmp_path: Path, target: str) 
     assert not (tmp_path / "not there").exists()
 
 
-# Who else may write.
-
-
 @pytest.fixture
-def place() -> Iterator[Path]:
-    with open_place() as made:
-        yield made
-
-
-def a_file(folder: Path, *, uid: int = 0, gid: int = 0, mode: int = 0o644) -> Path:
+def shared(tmp_path: Path) -> Path:
+    """A folder like /tmp, with settings in it that somebody else has put there."""
+    if os.geteuid() != 0:
+        pytest.skip("only root can make another user's file")
+    folder = tmp_path / "shared"
+    folder.mkdir()
+    folder.chmod(0o1777)
     file = folder / "retrycli.toml"
-    file.write_text('[gateway]\nbase_url = "https://desk.test"\n')
-    os.chown(file, uid, gid)
-    file.chmod(mode)
-    return file
+    file.write_text('[gateway]\nbase_url = "https://evil.test"\n')
+    os.chown(file, NOBODY, NOBODY)
+    return folder
 
 
-def own(path: Path, uid: int, gid: int | None = None, *, mode: int = 0o755) -> Path:
-    if not path.exists():
-        path.mkdir()
-    os.chown(path, uid, uid if gid is None else gid)
-    path.chmod(mode)
-    return path
+LOAD = "from retrycli import load_settings; print(load_settings().gateway.base_url)"
 
 
-def read_here(folder: Path, uid: int) -> str | None:
-    """The base URL of the settings that a user finds in a folder."""
-
-    def found() -> Loaded:
-        with chdir(folder):
-            return load(None, {})
-
-    return as_user(uid, found).settings.gateway.base_url
-
-
-def refused(folder: Path, uid: int) -> str:
-    with pytest.raises(ConfigurationError) as caught:
-        read_here(folder, uid)
-    assert str(caught.value).endswith("; pass --config ./retrycli.toml if it is yours")
-    return str(caught.value).partition(";")[0]
-
-
-def config_map(folder: Path) -> None:
-    """What Kubernetes mounts: the file is a link to a link to a folder, and all of it is root's."""
-    own(folder / "..2026_03_02", 0)
-    a_file(folder / "..2026_03_02")
-    (folder / "..data").symlink_to("..2026_03_02")
-    (folder / "retrycli.toml").symlink_to("..data/retrycli.toml")
-
-
-TAKEN: dict[str, tuple[int, Callable[[Path], object]]] = {
-    "root's, read by root": (0, a_file),
-    "copied as root, run as another user": (OURS, a_file),
-    "of who runs it, in a folder of root's": (OURS, lambda place: a_file(place, uid=OURS, gid=OURS, mode=0o600)),
-    "of who runs it": (OURS, lambda place: a_file(own(place, OURS), uid=OURS, gid=OURS)),
-    "umask 002 and a group of one's own": (
-        OURS,
-        lambda place: a_file(own(place, OURS, mode=0o775), uid=OURS, gid=OURS, mode=0o664),
-    ),
-    "root's, and writable by the group of who runs it": (OURS, lambda place: a_file(place, gid=OURS, mode=0o660)),
-    "root's, and readable by a group": (OURS, lambda place: a_file(place, gid=OURS, mode=0o640)),
-    "a ConfigMap": (OURS, config_map),
-    "a ConfigMap, read by root": (0, config_map),
-}
-
-
-@pytest.mark.parametrize("case", TAKEN)
-def test_settings_that_only_root_and_their_user_may_write_are_read(case: str, place: Path) -> None:
-    uid, make = TAKEN[case]
-    make(place)
-    assert read_here(place, uid) == "https://desk.test"
-
-
-def linked(place: Path, *, target_of: int = 0, link_of: int = 0) -> None:
-    """A link to a file in another folder."""
-    other = own(place.parent / "other", target_of)
-    a_file(other, uid=0)
-    (place / "retrycli.toml").symlink_to(other / "retrycli.toml")
-    os.chown(place / "retrycli.toml", link_of, link_of, follow_symlinks=False)
-
-
-def linked_through(place: Path, *, uid: int) -> None:
-    """A link to a link, which lies in another user's folder, to a file of root's in a folder of root's."""
-    between = own(place.parent / "between", uid)
-    (between / "link").symlink_to(own(place.parent / "other", 0))
-    os.chown(between / "link", 0, 0, follow_symlinks=False)
-    a_file(place.parent / "other")
-    (place / "retrycli.toml").symlink_to(between / "link" / "retrycli.toml")
-
-
-def renamed_above(place: Path) -> None:
-    """A folder of root's in another user's: they can put another in its place while it is read."""
-    a_file(place)
-    own(place.parent, THEIRS)
-
-
-ACCESS_LIST = struct.pack(
-    "<I" + "HHI" * 5,
-    2,
-    *(1, 6, 0xFFFFFFFF),
-    *(2, 6, THEIRS),
-    *(4, 4, 0xFFFFFFFF),
-    *(16, 6, 0xFFFFFFFF),
-    *(32, 4, 0xFFFFFFFF),
-)
-"""As setfacl -m u:THEIRS:rw would write it: user::rw-, user:THEIRS:rw-, group::r--, mask::rw-, other::r-- (acl(5))."""
-
-
-def with_access_list(place: Path) -> None:
-    try:
-        os.setxattr(a_file(place), "system.posix_acl_access", ACCESS_LIST)
-    except OSError as error:
-        pytest.skip(f"no access lists on this file system: {error}")
-
-
-REFUSED: dict[str, tuple[int, Callable[[Path], object], str]] = {
-    "another user's folder and file": (
-        0,
-        lambda place: a_file(own(place, THEIRS), uid=THEIRS, gid=THEIRS),
-        f"place belongs to {THEIRS}",
-    ),
-    "another user's folder, root's file": (0, lambda place: a_file(own(place, THEIRS)), f"place belongs to {THEIRS}"),
-    "another user's file": (0, lambda place: a_file(place, uid=THEIRS), f"retrycli.toml belongs to {THEIRS}"),
-    "another user's, and not read by root": (
-        OURS,
-        lambda place: a_file(place, uid=THEIRS),
-        f"retrycli.toml belongs to {THEIRS}",
-    ),
-    "a file for all to write": (0, lambda place: a_file(place, mode=0o646), "toml may be changed by every user"),
-    "a folder for all to write": (0, lambda place: a_file(own(place, 0, mode=0o757)), "may be changed by every user"),
-    "a folder like /tmp": (0, lambda place: a_file(own(place, 0, mode=0o1777)), "place is open to every user"),
-    "ours in a folder like /tmp": (
-        OURS,
-        lambda place: a_file(own(place, 0, mode=0o1777), uid=OURS, gid=OURS, mode=0o600),
-        "place is open to every user",
-    ),
-    "a file for a group to write": (
-        OURS,
-        lambda place: a_file(place, uid=OURS, gid=SHARED, mode=0o660),
-        f"retrycli.toml may be changed by the group {SHARED}",
-    ),
-    "a folder for a group to write": (
-        OURS,
-        lambda place: a_file(own(place, OURS, SHARED, mode=0o2775), uid=OURS, gid=OURS),
-        f"place may be changed by the group {SHARED}",
-    ),
-    "the group of another user": (0, lambda place: a_file(place, gid=THEIRS, mode=0o660), f"the group {THEIRS}"),
-    "a link to another user's folder": (
-        0,
-        lambda place: linked(place, target_of=THEIRS),
-        f"other belongs to {THEIRS}",
-    ),
-    "another user's link": (0, lambda place: linked(place, link_of=THEIRS), f"retrycli.toml belongs to {THEIRS}"),
-    "a link in another user's folder": (
-        0,
-        lambda place: linked_through(place, uid=THEIRS),
-        f"between belongs to {THEIRS}",
-    ),
-    "another user's folder above": (0, renamed_above, f"belongs to {THEIRS}"),
-    "an access list": (0, with_access_list, "may be changed by whom its access list names"),
-}
-
-
-@pytest.mark.parametrize("case", REFUSED)
-def test_settings_that_another_user_may_change_are_not_read_unless_they_are_named(case: str, place: Path) -> None:
-    uid, make, why = REFUSED[case]
-    make(place)
-    assert why in refused(place, uid)
-    if uid == 0:
-        assert load(place / "retrycli.toml", {}).settings.gateway.base_url == "https://desk.test"
-        assert load(None, {"RETRYCLI_CONFIG": str(place / "retrycli.toml")}).file is not None
-
-
-def test_settings_of_a_home_that_sudo_left_are_not_read(place: Path) -> None:
-    """With HOME another user's, ~/.config is as much a trap as a folder that one stands in."""
-    a_file(own(own(own(place, THEIRS) / ".config", THEIRS) / "retrycli", THEIRS), uid=THEIRS)
-    empty = own(place.parent / "empty", 0)
-
-    def found() -> Loaded:
-        with chdir(empty):
-            return load(None, {"HOME": str(place)})
-
-    with pytest.raises(ConfigurationError, match=f"place belongs to {THEIRS}; pass --config {place}/.config/retrycli"):
-        as_user(0, found)
-
-
-def test_a_refusal_names_the_folder_and_the_file(place: Path) -> None:
-    a_file(own(place, THEIRS))
-    assert refused(place, 0) == f"{place}/retrycli.toml is not read, because {place} belongs to {THEIRS}"
-
-
-# The rule itself, for whoever asks.
-
-
-def test_a_folder_of_ours_in_one_like_tmp_is_ours(place: Path) -> None:
-    """The sticky bit keeps others from renaming it."""
-    shared = own(place / "shared", 0, mode=0o1777)
-    a_file(own(shared / "ours", OURS, mode=0o700), uid=OURS)
-    assert find_weakness(shared / "ours" / "retrycli.toml", {0, OURS}) is None
-    assert find_weakness(shared / "ours", {0, OURS}) is not None
-    own(shared, 0, mode=0o777)
-    assert find_weakness(shared / "ours" / "retrycli.toml", {0, OURS}) is not None
-
-
-def test_of_a_file_that_is_not_there_its_folders_are_looked_at(place: Path) -> None:
-    assert find_weakness(place / "none" / "none", {0}) is None
-    own(place, THEIRS)
-    assert find_weakness(place / "none" / "none", {0}) is not None
-
-
-def test_a_way_in_a_circle_or_through_a_file_is_weak(place: Path) -> None:
-    (place / "loop").symlink_to("loop")
-    (place / "file").touch()
-    for way in ("loop", "loop/x", "file/x"):
-        assert "can't be checked" in str(find_weakness(place / way, {0}))
-
-
-def test_a_way_up_is_that_of_the_folder_not_of_the_link(place: Path) -> None:
-    """`link/..` is the parent of the link's target, and not the folder that the link lies in."""
-    own(own(place / "theirs", THEIRS) / "inner", 0)
-    (place / "link").symlink_to("theirs/inner")
-    assert find_weakness(place / "link" / ".." / "retrycli.toml", {0}) is not None
-    assert find_weakness(place / "retrycli.toml", {0}) is None
-
-
-@pytest.mark.parametrize("mode", [0o777, 0o1777, 0o775])
-def test_what_is_mounted_to_be_read_only_can_be_written_by_nobody(place: Path, mode: int) -> None:
-    """Kubernetes mounts a ConfigMap so: with mode 0777, and read-only."""
-    own(place, 0, SHARED, mode=mode)
-    config_map(place)
-    check = "import sys; from pathlib import Path; from retrycli.trust import find_weakness as find; "
-    command = [sys.executable, "-c", f"{check}print(find(Path(sys.argv[1]), {{0}}))", str(place / "retrycli.toml")]
-    mounted = f'mount --bind "{place}" "{place}" && mount -o remount,bind,ro "{place}" && exec "$@"'
-    done = subprocess.run(
-        ["unshare", "--mount", "/bin/sh", "-c", mounted, "sh", *command], capture_output=True, text=True, check=False
+def loaded_in(folder: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-c", LOAD], cwd=folder, env=environment, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        pytest.skip(f"no read-only mount to be had here (CAP_SYS_ADMIN): {done.stderr.strip()}")
-    assert done.stdout == "None\n"
-    assert find_weakness(place / "retrycli.toml", {0}) is not None
+
+
+def test_settings_that_another_user_has_put_in_our_way_are_not_taken_unless_they_are_named(shared: Path) -> None:
+    """Whoever works in /tmp would send the token in the environment wherever they say."""
+    refused = loaded_in(shared)
+    assert refused.returncode != 0
+    assert f"{shared}/retrycli.toml is another user's, in a folder that anybody may write to" in refused.stderr
+    assert "name it with --config if it is the one" in refused.stderr
+    assert loaded_in(shared, RETRYCLI_CONFIG="retrycli.toml").stdout == "https://evil.test\n"
+
+
+def test_settings_of_the_folders_owner_or_of_a_closed_folder_are_taken(shared: Path) -> None:
+    os.chown(shared, NOBODY, NOBODY)
+    assert loaded_in(shared).stdout == "https://evil.test\n"
+    os.chown(shared, 0, 0)
+    shared.chmod(0o755)
+    assert loaded_in(shared).stdout == "https://evil.test\n"

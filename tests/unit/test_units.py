@@ -11,7 +11,7 @@ from retrycli import units
 from retrycli.errors import ConfigurationError
 from tests.unit.test_cronline import CONFIG, JOB
 
-COMMAND = "/opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once --started-by timer"
+COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-level INFO run-once --started-by timer"
 
 
 @pytest.mark.parametrize(
