@@ -19,6 +19,11 @@ from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
 from retrycli.trust import user_number
 
+DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
+DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
+"""Under any of these names systemd starts a cron; the last one is systemd-cron's, which has no daemon."""
+NOT_ACTIVE = (3, 4)
+"""What ``systemctl is-active`` says of a unit that is not at work, or not there."""
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
 SECONDS = 120
@@ -102,6 +107,8 @@ class Caller:
     """Whose it is, where that is written beside it."""
     installed: bool
     """Whether `cron install` wrote it."""
+    running: bool | None = None
+    """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
 
     @property
     def place(self) -> str:
@@ -227,6 +234,36 @@ def has_cron(host: Host) -> bool:
 def has_systemd(host: Host) -> bool:
     """Whether systemd is at work here, and not merely installed."""
     return (host.root / "run/systemd/system").is_dir()
+
+
+def is_running(host: Host, caller: Caller) -> bool | None:
+    """Return whether the daemon or timer that heeds a caller is at work; None if that can't be seen."""
+    if caller.kind == "timer":
+        own = Path(caller.title).is_relative_to(host.unit_folder)
+        return _is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
+    names = list(_processes(host.root / "proc"))
+    if not DAEMONS.isdisjoint(names):
+        return True
+    if has_systemd(host) and (active := _is_active(host, *DAEMON_UNITS, own=False)) is not None:
+        return active
+    return False if names else None
+
+
+def _is_active(host: Host, *units: str, own: bool) -> bool | None:
+    """Return whether any of these units is at work; None if systemd does not say."""
+    code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
+    return None if code and code not in NOT_ACTIVE else not code
+
+
+def _processes(proc: Path) -> Iterator[str]:
+    """Yield the names of this machine's processes, but for those in its containers; none if others' are hidden."""
+    if not (proc / "1/status").exists():
+        return
+    for path in proc.glob("[0-9]*/status"):
+        with suppress(OSError):
+            status = dict(re.findall(r"^(Name|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
+            if len(status.get("NSpid", "").split()) <= 1:
+                yield status.get("Name", "")
 
 
 def under_cron(host: Host, command: Sequence[str]) -> Finished:

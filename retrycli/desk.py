@@ -95,7 +95,7 @@ def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
         late = last is not None and ticks.is_late(last.started_at, at, interval)
-        called = bool(callers) or last is not None
+        called = (callers or last is not None) and scheduler.all_stopped(callers) is None
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
             running=last is not None and not late and pause is None,

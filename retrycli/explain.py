@@ -106,6 +106,7 @@ class _Explainer:
         until = self._now + ticks.CLOCKS_DIFFER
         passes = self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)
         self._newest = passes[0].started_at if passes else None
+        self._stopped = scheduler.all_stopped(callers)
         self._grid = scheduler.ticks_of(callers, passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
@@ -204,6 +205,8 @@ class _Explainer:
     def _cron(self) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="there was no pass yet")
+        if self._stopped is not None:
+            return Gate("cron", open=False, figure=self._stopped)
         if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
             return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
         number = self._grid.after(self._now)

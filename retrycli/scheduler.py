@@ -246,7 +246,7 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
             "cron is not installed on this machine; `retrycli cron install --systemd` does without"
         )
     changes = [_put(place, target, text, wanted.config) for target, text in parts]
-    off = place.is_timer and not callers
+    off = place.is_timer and all(each.running is False for each in callers)
     return [each for each in changes if off or each.before != each.after]
 
 
@@ -302,6 +302,8 @@ def _verdict(found: list[Checked]) -> str | None:
     match found:
         case []:
             return "nothing calls the passes; `retrycli cron install` has them called"
+        case [one] if (still := stopped(one.caller)) is not None:
+            return f"{one.caller.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
             first = "" if one.caller.installed else "edit it, or take it away by hand, and "
             return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` mends it"
@@ -320,13 +322,15 @@ def ticks_of(
     A pass made by hand tells nothing of that.
 
     Args:
-        callers: what calls the passes on this machine. If there are several, the one that calls next is meant.
+        callers: what calls the passes on this machine. If there are several, the one that calls next is meant. One
+            whose daemon does not run calls nothing.
         passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
         interval: how often passes should be made. They are expected so by the clock if nothing else tells.
         now: the time.
     """
     starts = [each.started_at for each in passes if each.started_by in SCHEDULERS]
-    found = [each for caller in callers if (each := _ticks(caller, starts, now)) is not None]
+    at_work = [each for each in callers if each.running is not False]
+    found = [each for caller in at_work if (each := _ticks(caller, starts, now)) is not None]
     if found:
         return min(found, key=lambda each: each.next(now))
     return ticks.grid(starts, interval) or ticks.by_clock(interval, now)
@@ -344,6 +348,12 @@ def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.T
     return None
 
 
+def all_stopped(callers: Sequence[Caller]) -> str | None:
+    """Return that nothing that calls the passes is at work; None if something is, or nothing is known to call them."""
+    found = [stopped(each) for each in callers]
+    return found[0][0] if found and found[0] and all(found) else None
+
+
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     """What calls a pass with these settings on this machine; nothing if they come from no file."""
     return [] if loaded.file is None else callers_for(config_path(loaded), host)
@@ -351,7 +361,19 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
 
 def callers_for(config: str | None, host: Host) -> list[Caller]:
     """What calls a pass with these settings; a call that names no settings may mean these."""
-    return [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+    found = [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+    return [replace(each, running=crontab.is_running(host, each)) for each in found]
+
+
+def stopped(caller: Caller) -> tuple[str, str] | None:
+    """Return that what heeds a caller is not at work, and the remedy; None if it is, or if that can't be seen."""
+    if caller.running is not False:
+        return None
+    if caller.kind == "cron":
+        return "cron is not running on this machine", "start it: `systemctl start cron`, or `service cron start`"
+    timer = Path(caller.title).name
+    own = " --user" if caller.user is None else ""
+    return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
 
 
 def _refuse_a_second(others: list[Caller]) -> None:

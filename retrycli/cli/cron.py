@@ -12,7 +12,7 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_pers
 
 if TYPE_CHECKING:
     from retrycli.crontab import Host
-    from retrycli.scheduler import Change, Place
+    from retrycli.scheduler import Change, Checked, Place
 
 UNHEALTHY = 3
 
@@ -103,16 +103,22 @@ def cron_check(
     else:
         console.show_table(
             ("By", "Where", "When", "As it should be"),
-            [
-                (each.caller.kind, each.caller.place, each.caller.when, each.objection or "yes")
-                for each in found.callers
-            ],
+            [(each.caller.kind, each.caller.place, each.caller.when, _as_it_should_be(each)) for each in found.callers],
             texts=1,
         )
         if found.objection is not None:
             console.complain(f"retrycli: {found.objection}")
+        elif any(each.caller.running is None for each in found.callers):
+            console.complain("retrycli: can't see whether cron is running; `sudo retrycli cron check` can")
         console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
     raise typer.Exit(UNHEALTHY if found.objection else 0)
+
+
+def _as_it_should_be(found: Checked) -> str:
+    from retrycli import scheduler
+
+    why = scheduler.stopped(found.caller)
+    return (why[0] if why else None) or found.objection or "yes"
 
 
 def cron_remove(

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import case, delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
@@ -146,6 +146,18 @@ class Ledger:
         )
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
+
+    def tried_in_vain(self, pass_id: str) -> set[str]:
+        """Return the destinations that a pass tried, and to which it delivered nothing."""
+        delivered = func.sum(case((attempts.c.outcome == OutcomeKind.DELIVERED.value, 1), else_=0))
+        statement = (
+            select(attempts.c.destination)
+            .where(attempts.c.pass_id == pass_id, attempts.c.destination.is_not(None))
+            .group_by(attempts.c.destination)
+            .having(delivered == 0)
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""

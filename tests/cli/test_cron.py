@@ -10,10 +10,11 @@ import pytest
 
 from retrycli.scheduler import this_python
 from tests.cli.command import COLUMNS, Cli
-from tests.cli.schedulers import Crontab
+from tests.cli.schedulers import Crontab, a_cron
 from tests.users import THEIRS, need_own_program, need_root, open_place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.cli.application import Application
@@ -31,12 +32,13 @@ def crontab(tmp_path: Path) -> Crontab:
 
 
 @pytest.fixture
-def desk(cli: Cli, application: Application, crontab: Crontab) -> Cli:
-    """The command with settings in a file."""
+def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -> Iterator[Cli]:
+    """The command with settings in a file, and a cron that runs."""
     (cli.cwd / "retrycli.toml").write_text(
         f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
     )
-    return cli.having(crontab.variables)
+    with a_cron(tmp_path):
+        yield cli.having(crontab.variables)
 
 
 def line(desk: Cli, starter: str = "cron") -> str:
@@ -110,6 +112,7 @@ def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, cro
     assert (found["ok"], found["objection"]) == (True, None)
     [caller] = found["schedulers"]
     assert (caller["kind"], caller["when"], caller["installed"]) == ("cron", "*/15 * * * *", True)
+    assert caller["running"] is True
     crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15", b"*/5"))
     screen = desk.on_terminal("cron", "check", "--user")
     assert screen.returncode == 3

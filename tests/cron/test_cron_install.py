@@ -6,7 +6,7 @@ import json
 import sqlite3
 import sys
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -74,8 +74,14 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     assert [(each["result"], each["started_by"]) for each in listed] == [("completed", "cron")]
     assert machine.mails() == []
 
-    checked = machine.inside(*RETRYCLI, "cron", "check", "--json")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check", "--json")
     assert (checked.returncode, json.loads(checked.stdout)["ok"]) == (0, True), checked.stdout
+    dead = machine.inside(*RETRYCLI, "cron", "check", "--json")
+    assert (dead.returncode, json.loads(dead.stdout)["schedulers"][0]["running"]) == (3, False)
+    assert "cron is not running on this machine" in json.loads(dead.stdout)["objection"]
+    told = json.loads(machine.beside_cron(*RETRYCLI, "status", "--json").stdout)["next_run"]
+    assert (datetime.fromisoformat(told).minute % 15, told[-4:]) == (0, ":00Z")
+    assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None
     again = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert (again.returncode, crontab(machine, path)) == (0, written)
 
@@ -107,6 +113,6 @@ def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) ->
     assert refused.returncode == 78
     assert "called already by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()
-    checked = machine.inside(*RETRYCLI, "cron", "check")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert checked.returncode == 3
     assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit calls at 7 * * * *;")

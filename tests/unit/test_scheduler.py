@@ -42,6 +42,8 @@ class Programs:
 
     crontab: bytes | None = None
     asked: list[str] = field(default_factory=list)
+    active: set[str] = field(default_factory=lambda: {"cron.service"})
+    """The units that are at work."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         self.asked.append(" ".join(command))
@@ -55,7 +57,9 @@ class Programs:
             case ["crontab", "-r"]:
                 self.crontab = None
             case ["systemctl", *words] if "is-active" in words:
-                return subprocess.CompletedProcess(command, 3, b"", b"")
+                return subprocess.CompletedProcess(command, 0 if self.active & {*words} else 3, b"", b"")
+            case ["systemctl", *words, unit] if "--now" in words:
+                self.active = self.active | {unit} if "enable" in words else self.active - {unit}
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
 
@@ -158,6 +162,7 @@ def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -
     (folder / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
     (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
     (folder / "retrycli.timer").write_text("[Timer]\nOnUnitActiveSec=420s\n")
+    desk.programs.active.add("retrycli.timer")
     callers = callers_of(desk.settings(), desk.host)
     passes = [made(1, StartedBy.PERSON), made(5, StartedBy.TIMER)]
     assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON) == NOON + 2 * MINUTE
@@ -322,6 +327,7 @@ def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
 def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
     desk.install(Place.SYSTEM_TIMER)
     desk.programs.asked.clear()
+    desk.programs.active.discard("retrycli.timer")
     changes = install(Place.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
     assert all(each.diff.endswith("is to be switched on") for each in changes)
     apply(Place.SYSTEM_TIMER, changes, desk.host)
@@ -336,6 +342,57 @@ def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
     desk.remove()
     assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
     assert not any("disable" in each for each in desk.programs.asked)
+
+
+# Whether what calls is at work.
+
+
+def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
+    """The machine's processes, and one of a container on it."""
+    for number, name in enumerate(("init", *names, elsewhere), 1):
+        (desk.root / f"proc/{number}").mkdir(parents=True)
+        inside = "\t1" if name == elsewhere else ""
+        (desk.root / f"proc/{number}/status").write_text(f"Name:\t{name}\nNSpid:\t{number}{inside}\n")
+
+
+@pytest.mark.parametrize("daemon", ["cron", "crond"])
+def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
+    desk.programs.active.clear()
+    desk.install(Place.SYSTEM_CRONTAB)
+    found = "cron is not running on this machine; start it: `systemctl start cron`, or `service cron start`"
+    assert desk.check()[1] == f"{desk.root}/etc/cron.d/retrycli, line 5: {found}"
+    (desk.root / "run/systemd/system").rmdir()
+    processes(desk, "sshd", elsewhere="cron")
+    assert str(desk.check()[1]).endswith(found), "the cron of a container is not this machine's"
+    processes(desk := Desk(desk.root / "other", 0, desk.programs), "sshd", daemon)
+    (desk.root / "etc/cron.d").mkdir(parents=True)
+    desk.install(Place.SYSTEM_CRONTAB)
+    assert desk.check() == (1, None)
+
+
+def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None:
+    """Other users' processes are hidden (hidepid), and systemd, if it is there, can't be asked."""
+
+    def silent(command: Sequence[str], given: bytes) -> Finished:
+        done = desk.programs(command, given)
+        return subprocess.CompletedProcess(command, 1, b"", b"no bus\n") if "is-active" in command else done
+
+    desk.install(Place.OWN_CRONTAB)
+    for host in (replace(desk.host, run=silent), replace(desk.host, root=desk.root / "elsewhere")):
+        [found] = callers_of(desk.settings(), host)
+        assert found.running is None
+        assert check(desk.settings(), host).objection is None
+
+
+def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir()
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    desk.programs.active.discard("retrycli.timer")
+    assert "retrycli.timer is stopped; start it: `systemctl" in str(desk.check()[1])
+    desk.programs.active.add("retrycli.timer")
+    assert desk.check() == (1, None)
 
 
 # Who makes the passes, and who could have them do things.
