@@ -107,6 +107,8 @@ class Caller:
     """Whose it is, where that is written beside it."""
     installed: bool
     """Whether `cron install` wrote it."""
+    owner: str = "root"
+    """Who wrote it, as far as that shows in where it is."""
     running: bool | None = None
     """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
 
@@ -289,16 +291,17 @@ def _in_crontabs(host: Host) -> Iterator[Caller]:
     users = {path.name for spool in SPOOLS for path in _files(host.root / spool, r"[^.]+")} - {host.login}
     for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users) if host.uid == 0)):
         with suppress(ConfigurationError):
-            yield from _calls(each.title, each.read(), user=each.user)
+            yield from _calls(each.title, each.read(), user=each.user, owner=each.user or host.login)
     for path in [host.root / "etc/crontab", *_files(host.root / "etc/cron.d", r"[\w-]+")]:  # cron reads no other names
         yield from _calls(str(path), _text(path), system=True)
 
 
-def _calls(title: str, text: str, *, user: str | None = None, system: bool = False) -> Iterator[Caller]:
+def _calls(
+    title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
+) -> Iterator[Caller]:
     for each in cronline.calls(text, system=system):
-        yield Caller(
-            "cron", title, each.number, each.schedule, each.command, each.config, each.user or user, each.installed
-        )
+        whose = each.user or user
+        yield Caller("cron", title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
 
 
 def _in_timers(host: Host) -> Iterator[Caller]:
@@ -306,13 +309,13 @@ def _in_timers(host: Host) -> Iterator[Caller]:
     seen = set()
     for folder, own in folders:
         for path in _files(folder, r".+\.timer"):
-            found = _timer(path)
+            found = _timer(path, host.login if own else "root")
             if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
                 seen.add(path.resolve())
                 yield found
 
 
-def _timer(path: Path) -> Caller | None:
+def _timer(path: Path, owner: str) -> Caller | None:
     text = _text(path)
     named = units.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
     service = _text(path.with_name(named))
@@ -320,7 +323,7 @@ def _timer(path: Path) -> Caller | None:
     if found is None:
         return None
     user = next(iter(units.values(service).get("User", [])), None)
-    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text))
+    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text), owner)
 
 
 def _is_on(host: Host, timer: Path, *, own: bool) -> bool:

@@ -232,12 +232,15 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
 def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     """What there is to change so that a pass is called; nothing, where it is called as wanted already.
 
+    A line in the crontab of a user who has nothing to do with it keeps nobody from it.
+
     Raises:
         ConfigurationError: something else calls it, or the place is not there.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
     callers = callers_for(wanted.config, host)
+    callers = [each for each in callers if each.owner in {"root", host.login, wanted.user}]
     _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
@@ -293,7 +296,7 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     """
     wanted = job(loaded, host)
     titles = None if only is None else {each.title for each in _targets(only, host)}
-    found = [each for each in callers_for(wanted.config, host) if titles is None or each.title in titles]
+    found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
     checked = [Checked(each, _objection(each, wanted)) for each in found]
     return Verdict(checked, _verdict(checked))
 
@@ -355,8 +358,18 @@ def all_stopped(callers: Sequence[Caller]) -> str | None:
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
-    """What calls a pass with these settings on this machine; nothing if they come from no file."""
-    return [] if loaded.file is None else callers_for(config_path(loaded), host)
+    """What calls a pass with these settings on this machine; nothing if they come from no file.
+
+    What another user's crontab has to say counts only if that user may have to do with them: owns the settings or the
+    database, or has the group that may read the settings.
+    """
+    if loaded.file is None:
+        return []
+    config = config_path(loaded)
+    database = loaded.settings.database.file
+    masters = {"root", host.login, filesystem.owner(Path(config)), filesystem.group_that_reads(Path(config))}
+    masters.add(None if database is None else filesystem.owner(database))
+    return [each for each in callers_for(config, host) if each.owner in masters]
 
 
 def callers_for(config: str | None, host: Host) -> list[Caller]:

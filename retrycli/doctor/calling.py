@@ -33,8 +33,8 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
-    config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
-    match scheduler.callers_for(config, case.host):
+    named = case.loaded.file is not None
+    match scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host):
         case []:
             yield _none(case, passes)
         case [one]:

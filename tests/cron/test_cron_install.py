@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sqlite3
 import sys
 from contextlib import closing
@@ -106,13 +108,27 @@ def test_systemd_finds_no_fault_with_the_units_that_are_written(tmp_path: Path, 
 @pytest.mark.slow
 @in_private_folders
 def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) -> None:
-    """Also when it was written by hand, and by another user."""
+    """Also when it was written by hand, and by the user who makes the passes."""
     (machine.root / "opt/by-hand").write_text("7 * * * * cd /opt; exec /opt/venv/bin/retrycli run-once >/dev/null\n")
     assert machine.inside("crontab", "-u", "daemon", "/opt/by-hand").returncode == 0
-    refused = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
+    os.chown(machine.root / "opt/desk 100%/tickets.db", pwd.getpwnam("daemon").pw_uid, -1)
+    refused = machine.inside(*RETRYCLI, "cron", "install", "--yes")
     assert refused.returncode == 78
     assert "called already by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()
     checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert checked.returncode == 3
     assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit calls at 7 * * * *;")
+
+
+@pytest.mark.slow
+@in_private_folders
+@pytest.mark.parametrize("line", ["echo retrycli run-once", "/opt/venv/bin/retrycli run-once"])
+def test_a_line_of_a_user_who_has_nothing_to_do_with_it_is_in_nobodys_way(machine: Machine, line: str) -> None:
+    """Whether it only speaks of a pass, or would make one if it could."""
+    (machine.root / "opt/strange").write_text(f"*/15 * * * * {line}\n")
+    assert machine.inside("crontab", "-u", "daemon", "/opt/strange").returncode == 0
+    done = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
+    assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout
