@@ -24,4 +24,5 @@ MAILTO=operators@example.com
 # database's own mode, so an application with another user is not shut out.)
 # exec: no shell stays behind to wait, so a signal reaches retrycli itself.
 # -P: Python imports nothing that happens to lie in the user's home, where cron starts it.
-*/15 * * * * ticketing umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once
+# --started-by cron: `retrycli passes` shows it, and `retrycli status` tells the next run by it.
+*/15 * * * * ticketing umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once --started-by cron

@@ -23,7 +23,7 @@ from retrycli import aftermath, descriptors, engine, logs, schema
 from retrycli.acts import LONGEST_NAME
 from retrycli.errors import EventLoopRunning, again_if_lost
 from retrycli.escape import encodable
-from retrycli.events import Event, PassSummary
+from retrycli.events import Event, PassSummary, StartedBy
 from retrycli.lock import Holder, PassLock
 from retrycli.message import MessageType
 from retrycli.outcome import Outcome
@@ -96,6 +96,7 @@ def run_once(
     wait_lock_seconds: float | None = None,
     listen: Callable[[Event], None] | None = None,
     surroundings: Surroundings = HERE,
+    started_by: StartedBy = StartedBy.LIBRARY,
 ) -> PassSummary:
     """Make one pass: deliver what is due.
 
@@ -109,6 +110,7 @@ def run_once(
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that makes it.
         surroundings: clock, randomness, and whether to stop early.
+        started_by: who starts it; the next run is told by what a scheduler started.
 
     Returns:
         How the pass went. That another pass holds the lock, that deliveries are paused, that the ticketing API is
@@ -119,7 +121,7 @@ def run_once(
         ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
+    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
     make = partial(_make_pass, settings, lock, me, limit, surroundings, probe=probe)

@@ -8,17 +8,53 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import dropwhile
 
 from retrycli.errors import ConfigurationError
+from retrycli.events import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 """For a file of our own: in a user's crontab it would hold for every line below."""
 
 HOUR, DAY = 60, 24 * 60
+OPERATORS = frozenset("();<>|&")
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser"})
+WRAPPERS = frozenset(
+    {
+        *(
+            "exec",
+            "command",
+            "env",
+            "nice",
+            "ionice",
+            "chrt",
+            "taskset",
+            "stdbuf",
+            "timeout",
+            "time",
+            "setsid",
+            "nohup",
+        ),
+        *(
+            "flock",
+            "lockrun",
+            "setlock",
+            "run-one",
+            "sem",
+            "chronic",
+            "cronic",
+            "systemd-cat",
+            "systemd-run",
+            "unshare",
+        ),
+        *("sudo", "doas", "su", "runuser", "setpriv", "chpst", "if", "then", "else", "while", "do", "!", "{"),
+    }
+)
+"""Programs that run the command in their arguments, and words of the shell that one may follow."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +69,21 @@ class Job:
     """Who makes the passes."""
     longest: timedelta
     """A pass has ended by then."""
+    reads: tuple[str, ...] = ()
+    """What it reads beside these, in full."""
+    writes: tuple[str, ...] = ()
+    """The folders in which it writes, in full."""
 
-    @property
-    def arguments(self) -> tuple[str, ...]:
-        """The command; ``-P`` keeps Python from importing what happens to lie in the user's home."""
-        return (self.interpreter, "-P", "-m", "retrycli", "--config", self.config, "run-once")
+    def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
+        """Return the command.
+
+        Args:
+            starter: who starts the pass; it is told so.
+            options: those before ``run-once``.
+        """
+        # -P keeps Python from importing what happens to lie in the user's home.
+        program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
+        return (*program, *options, "run-once", "--started-by", starter.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +135,7 @@ def command(job: Job) -> str:
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
             raise ConfigurationError(f"{path!r} can't stand in a crontab; move it to a path without \\ and line breaks")
-    return "umask 077; exec " + shlex.join(job.arguments).replace("%", r"\%")
+    return "umask 077; exec " + shlex.join(job.arguments(StartedBy.CRON)).replace("%", r"\%")
 
 
 def block(job: Job, *, system: bool) -> str:
@@ -150,9 +196,36 @@ def calls(text: str, *, system: bool) -> list[Call]:
     return list(_calls(_lines(text), system=system))
 
 
-def names_pass(arguments: list[str]) -> bool:
-    """Whether a command makes a pass: its words name both retrycli and ``run-once``."""
-    return "run-once" in arguments and any(each.rpartition("/")[2] == "retrycli" for each in arguments)
+def names_pass(words: Sequence[str]) -> bool:
+    """Whether a command line makes a pass: one of its commands runs retrycli, and not one that only speaks of it."""
+    commands: list[list[str]] = [[]]
+    for word in words:
+        if word and set(word) <= OPERATORS:
+            commands.append([])
+        else:
+            commands[-1].append(word)
+    return any(map(_runs_pass, commands))
+
+
+def _runs_pass(command: Sequence[str]) -> bool:
+    rest = [*dropwhile(lambda each: re.match(r"\w+=", each), command)]
+    if not rest:
+        return False
+    # What a wrapper runs may be at any place: its own options can take values.
+    last = len(rest) if rest[0].rpartition("/")[2] in WRAPPERS else 1
+    return any(_is_pass(rest[number].rpartition("/")[2], rest[number + 1 :]) for number in range(last))
+
+
+def _is_pass(program: str, arguments: Sequence[str]) -> bool:
+    if program == "retrycli":
+        return "run-once" in arguments
+    if re.fullmatch(r"python[\d.]*", program):
+        module = arguments.index("-m") + 1 if "-m" in arguments else None
+        run = [each for each in arguments if not each.startswith("-")][:1] if module is None else arguments[module:]
+        return bool(run) and run[0].rpartition("/")[2] == "retrycli" and "run-once" in arguments
+    if program in SHELLS and "-c" in arguments[:-1]:
+        return names_pass(_words(arguments[arguments.index("-c") + 1]))
+    return False
 
 
 def named_config(arguments: list[str]) -> str | None:

@@ -17,7 +17,13 @@ from typing import Literal, Protocol
 
 from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
+from retrycli.trust import user_number
 
+DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
+DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
+"""Under any of these names systemd starts a cron; the last one is systemd-cron's, which has no daemon."""
+NOT_ACTIVE = (3, 4)
+"""What ``systemctl is-active`` says of a unit that is not at work, or not there."""
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
 SECONDS = 120
@@ -55,13 +61,6 @@ def _login(uid: int) -> str:
         return str(uid)
 
 
-def _is_user(name: str) -> bool:
-    try:
-        return pwd.getpwnam(name).pw_name == name
-    except KeyError:
-        return False
-
-
 def _home() -> str:
     """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
     try:
@@ -78,8 +77,8 @@ class Host:
     home: Path = field(default_factory=lambda: Path(_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
-    knows: Callable[[str], bool] = _is_user
-    """Whether there is a user of that name."""
+    number: Callable[[str], int | None] = user_number
+    """The number of the user of that name; None if there is no such user."""
 
     @property
     def login(self) -> str:
@@ -108,6 +107,10 @@ class Caller:
     """Whose it is, where that is written beside it."""
     installed: bool
     """Whether `cron install` wrote it."""
+    owner: str = "root"
+    """Who wrote it, as far as that shows in where it is."""
+    running: bool | None = None
+    """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
 
     @property
     def place(self) -> str:
@@ -235,6 +238,36 @@ def has_systemd(host: Host) -> bool:
     return (host.root / "run/systemd/system").is_dir()
 
 
+def is_running(host: Host, caller: Caller) -> bool | None:
+    """Return whether the daemon or timer that heeds a caller is at work; None if that can't be seen."""
+    if caller.kind == "timer":
+        own = Path(caller.title).is_relative_to(host.unit_folder)
+        return _is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
+    names = list(_processes(host.root / "proc"))
+    if not DAEMONS.isdisjoint(names):
+        return True
+    if has_systemd(host) and (active := _is_active(host, *DAEMON_UNITS, own=False)) is not None:
+        return active
+    return False if names else None
+
+
+def _is_active(host: Host, *units: str, own: bool) -> bool | None:
+    """Return whether any of these units is at work; None if systemd does not say."""
+    code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
+    return None if code and code not in NOT_ACTIVE else not code
+
+
+def _processes(proc: Path) -> Iterator[str]:
+    """Yield the names of this machine's processes, but for those in its containers; none if others' are hidden."""
+    if not (proc / "1/status").exists():
+        return
+    for path in proc.glob("[0-9]*/status"):
+        with suppress(OSError):
+            status = dict(re.findall(r"^(Name|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
+            if len(status.get("NSpid", "").split()) <= 1:
+                yield status.get("Name", "")
+
+
 def under_cron(host: Host, command: Sequence[str]) -> Finished:
     """Run a program as cron would: in the user's home, with hardly anything in its environment."""
     variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
@@ -258,16 +291,17 @@ def _in_crontabs(host: Host) -> Iterator[Caller]:
     users = {path.name for spool in SPOOLS for path in _files(host.root / spool, r"[^.]+")} - {host.login}
     for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users) if host.uid == 0)):
         with suppress(ConfigurationError):
-            yield from _calls(each.title, each.read(), user=each.user)
+            yield from _calls(each.title, each.read(), user=each.user, owner=each.user or host.login)
     for path in [host.root / "etc/crontab", *_files(host.root / "etc/cron.d", r"[\w-]+")]:  # cron reads no other names
         yield from _calls(str(path), _text(path), system=True)
 
 
-def _calls(title: str, text: str, *, user: str | None = None, system: bool = False) -> Iterator[Caller]:
+def _calls(
+    title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
+) -> Iterator[Caller]:
     for each in cronline.calls(text, system=system):
-        yield Caller(
-            "cron", title, each.number, each.schedule, each.command, each.config, each.user or user, each.installed
-        )
+        whose = each.user or user
+        yield Caller("cron", title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
 
 
 def _in_timers(host: Host) -> Iterator[Caller]:
@@ -275,13 +309,13 @@ def _in_timers(host: Host) -> Iterator[Caller]:
     seen = set()
     for folder, own in folders:
         for path in _files(folder, r".+\.timer"):
-            found = _timer(path)
+            found = _timer(path, host.login if own else "root")
             if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
                 seen.add(path.resolve())
                 yield found
 
 
-def _timer(path: Path) -> Caller | None:
+def _timer(path: Path, owner: str) -> Caller | None:
     text = _text(path)
     named = units.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
     service = _text(path.with_name(named))
@@ -289,7 +323,7 @@ def _timer(path: Path) -> Caller | None:
     if found is None:
         return None
     user = next(iter(units.values(service).get("User", [])), None)
-    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text))
+    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text), owner)
 
 
 def _is_on(host: Host, timer: Path, *, own: bool) -> bool:

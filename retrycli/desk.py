@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from retrycli import measure, ticks
+from retrycli import measure, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import StopReason
+from retrycli.crontab import Caller
+from retrycli.events import SCHEDULERS, StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
@@ -72,8 +73,14 @@ class Status:
     """Who holds the pass lock just now."""
 
 
-def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Status:
+def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[[], datetime] = utc_now) -> Status:
     """What is happening.
+
+    Args:
+        settings: which passes.
+        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. Without it the next run
+            is told by the passes that a scheduler started, or by the clock.
+        now: the clock.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `run_once`.
@@ -85,12 +92,11 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         passes = ledger.last_passes(ticks.PASSES_LOOKED_AT, until=upto)
         last = passes[0] if passes else None
-        grid = ticks.grid([each.started_at for each in passes], interval)
-        tick = None if grid is None or last is None else grid[grid.after(last.started_at + NEARLY)]
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
         late = last is not None and ticks.is_late(last.started_at, at, interval)
+        called = (callers or last is not None) and scheduler.all_stopped(callers) is None
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
             running=last is not None and not late and pause is None,
@@ -100,7 +106,7 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
                 Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
-            next_run=None if tick is None or late else max(tick, at),
+            next_run=_next_run(callers, passes, interval, at) if called and not late else None,
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
             messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
@@ -108,6 +114,12 @@ def status(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Stat
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
+
+
+def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
+    """When the next pass begins. One that began a little before its tick is that tick's."""
+    begun = [each.started_at + NEARLY for each in passes if each.started_by in SCHEDULERS]
+    return scheduler.ticks_of(callers, passes, interval, at).next(max([at, *begun]))
 
 
 def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list[Breaker]:

@@ -52,7 +52,8 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
         RetrycliError: the pass could not be made at all.
     """
     the_pass = _Pass(world, rules, me)
-    world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=the_pass.began_at)
+    began_at = the_pass.began_at
+    world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=began_at, started_by=me.started_by)
     try:
         lock.acquire()
         the_pass.start()

@@ -13,6 +13,21 @@ from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
 
 
+class StartedBy(StrEnum):
+    """Who started a pass."""
+
+    CRON = "cron"
+    TIMER = "timer"
+    """One of systemd's."""
+    PERSON = "person"
+    LIBRARY = "library"
+    """An application that calls `retrycli.run_once`."""
+    UNKNOWN = "unknown"
+
+
+SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
+
+
 class PassResult(StrEnum):
     """How a pass ended."""
 

@@ -8,15 +8,16 @@ have left) is done here too, by the pass's own code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import intake, ticks
+from retrycli import intake, scheduler, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
+from retrycli.crontab import Caller
 from retrycli.destination import Destination
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
@@ -56,11 +57,19 @@ class Explanation:
     """When the pass begins that will try it, if nothing happens till then; None where none will."""
 
 
-def explain(settings: Settings, message_id: int, *, surroundings: Surroundings = HERE) -> Explanation:
+def explain(
+    settings: Settings, message_id: int, *, callers: Sequence[Caller] = (), surroundings: Surroundings = HERE
+) -> Explanation:
     """Why a message is where it is, and when it is tried next. Nothing is written.
 
     The attempt is foreseen as things stand: that a probe of the ticketing API comes through, that who claims
     the message now has died, that what goes before it takes no longer than the pass has.
+
+    Args:
+        settings: which passes.
+        message_id: the message's id in the application's table.
+        callers: what calls the passes on this machine, as for `retrycli.desk.status`.
+        surroundings: clock and randomness.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -70,7 +79,7 @@ def explain(settings: Settings, message_id: int, *, surroundings: Surroundings =
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     with as_if(settings) as database:
         world = replace(make_world(settings, database, surroundings), jitter=lambda: 0.0)
-        return _Explainer(database, world, rules, interval).explain(message_id)
+        return _Explainer(database, world, rules, interval, callers).explain(message_id)
 
 
 class _Explainer:
@@ -81,9 +90,12 @@ class _Explainer:
         world: the world that a pass would have.
         rules: how a pass would go about it.
         interval: how often cron calls.
+        callers: what calls the passes on this machine.
     """
 
-    def __init__(self, database: Database, world: World, rules: PassRules, interval: timedelta) -> None:
+    def __init__(
+        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller]
+    ) -> None:
         self._views = Views(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
@@ -92,12 +104,13 @@ class _Explainer:
         self._interval = interval
         self._now = world.now()
         until = self._now + ticks.CLOCKS_DIFFER
-        starts = [each.started_at for each in self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)]
-        self._newest = starts[0] if starts else None
-        self._grid = ticks.grid(starts, interval)
+        passes = self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)
+        self._newest = passes[0].started_at if passes else None
+        self._stopped = scheduler.all_stopped(callers)
+        self._grid = scheduler.ticks_of(callers, passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
-        first = self._now if self._grid is None else self._grid[self._grid.after(self._now)]
+        first = self._now if self._grid is None else self._grid.next(self._now)
         self._world.ledger.mend_times(first, self._rules.lease)
         intake.follow(self._world, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.in_order:  # those of its ticket that go first may be as new
@@ -190,13 +203,15 @@ class _Explainer:
         yield Gate("rate", by_rate is None or ahead < by_rate, f"{rate:g} a second{first}" if rate else "none")
 
     def _cron(self) -> Gate:
-        if self._grid is None or self._newest is None:
+        if self._grid is None:
             return Gate("cron", open=False, figure="there was no pass yet")
-        if ticks.is_late(self._newest, self._now, self._interval):
+        if self._stopped is not None:
+            return Gate("cron", open=False, figure=self._stopped)
+        if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
             return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
-        following = self._grid[self._grid.after(self._now)]
-        minutes = self._interval.total_seconds() / 60
-        return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=following)
+        number = self._grid.after(self._now)
+        minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
+        return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])
 
     # -- the next attempt -------------------------------------------------------------------------------------
 
@@ -217,7 +232,7 @@ class _Explainer:
         handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
         return None if handed_over else grid[opens]
 
-    def _turn(self, found: MessageDetails, grid: ticks.Grid, number: int, opens: int, most: int) -> int:
+    def _turn(self, found: MessageDetails, grid: ticks.Ticks, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
         intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)

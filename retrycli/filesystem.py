@@ -28,6 +28,16 @@ def owner(path: Path) -> str | None:
         return None
 
 
+def group_that_reads(path: Path) -> str | None:
+    """The group that may read a file, by name where it has one; None if none may, or where there is no file."""
+    try:
+        return path.group() if path.stat().st_mode & stat.S_IRGRP else None
+    except KeyError:
+        return str(path.stat().st_gid)
+    except OSError:
+        return None
+
+
 def kind_of(path: Path, mounts: str) -> str | None:
     """The kind of file system that a file lies on.
 

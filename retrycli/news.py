@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from retrycli.events import PassResult, StopReason
 
@@ -65,7 +65,10 @@ class Trouble:
     detail: str | None = None
 
 
-def lasting(reason: str, passes: Sequence[PastPass]) -> list[PastPass]:
+Past = TypeVar("Past", bound=PastPass)
+
+
+def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     """The passes, newest first, that a trouble has lasted for; none where it is over.
 
     Passes between them that say nothing about it are left out: one that had nothing to send has not found out whether

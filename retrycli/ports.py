@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.breaker import Breaker, BreakerRules
-from retrycli.events import ClockWasAhead, Event, PassSummary
+from retrycli.events import ClockWasAhead, Event, PassSummary, StartedBy
 from retrycli.message import (
     ChangedMessage,
     Claim,
@@ -157,7 +157,9 @@ class Claims(Protocol):
 class Ledger(Protocol):
     """What passes remember from one to the next."""
 
-    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
+    def start_pass(
+        self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
+    ) -> None:
         """A pass has begun."""
 
     def mend_times(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
@@ -291,8 +293,9 @@ class PassRules:
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Which process this pass is."""
+    """Which process this pass is, and who started it."""
 
     pass_id: str
     host: str
     pid: int
+    started_by: StartedBy = StartedBy.UNKNOWN

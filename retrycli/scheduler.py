@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import cronline, crontab, filesystem, units
+from retrycli import cronline, crontab, filesystem, ticks, units
+from retrycli.app import lock_path
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.errors import ConfigurationError
+from retrycli.events import SCHEDULERS
+from retrycli.settings import Settings
+from retrycli.store.ledger import PassRecord
+from retrycli.trust import ROOT, find_weakness
 
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
@@ -88,6 +93,59 @@ def this_python() -> str:
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
 
+def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None) -> Job:
+    """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
+
+    Args:
+        place: where it is put.
+        loaded: the settings, and where they came from.
+        host: the machine.
+        run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
+            settings' file, and who is at work in one of their own. It is never root unless root is named.
+
+    Raises:
+        ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
+            passes do things, or a scheduler would not find these settings.
+    """
+    wanted = job(loaded, host, user=run_as if place.is_system else host.login)
+    number = host.number(wanted.user)
+    if number is None:
+        raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
+    if number == ROOT and run_as is None:
+        raise ConfigurationError(
+            "the passes would be made by root; name the user who may write the database with --run-as USER "
+            "(or root, if you mean it)"
+        )
+    _refuse_other_masters(wanted, loaded, {ROOT, number})
+    return wanted
+
+
+def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -> None:
+    """Refuse a pass that users other than these could have do things.
+
+    Raises:
+        ConfigurationError: they may change what it relies on; or the settings' owner is neither root nor the owner of
+            the database that they name, and so may never have written it.
+    """
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
+    for path in (Path(wanted.config), *named, Path(wanted.interpreter)):
+        if (weakness := find_weakness(path, users)) is not None:
+            relying = "" if weakness.place == path else f", and so {path}"
+            raise ConfigurationError(
+                f"{weakness}{relying}, which passes made by {wanted.user} would rely on; {weakness.remedy}"
+            )
+    config, database = Path(wanted.config), loaded.settings.database.file
+    if database is None or not database.exists():
+        return
+    owner, its_owner = config.stat().st_uid, database.stat().st_uid
+    if owner not in {ROOT, its_owner}:
+        raise ConfigurationError(
+            f"{config} belongs to {filesystem.owner(config)}, and the database that it names, {database}, to "
+            f"{filesystem.owner(database)}; chown root {config}, if that is the database"
+        )
+
+
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     """A pass as a scheduler is to begin it.
 
@@ -114,7 +172,27 @@ def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
         config=config,
         user=user or _owner(settings.database.file, config) or host.login,
         longest=timedelta(minutes=settings.run.deadline_minutes) + request + MARGIN,
+        reads=_read_by(loaded),
+        writes=_written_by(settings),
     )
+
+
+def _read_by(loaded: Loaded) -> tuple[str, ...]:
+    """What a pass reads beside its settings, as far as the settings name it."""
+    gateways = loaded.settings.gateway.all.values()
+    named = [path for each in gateways for path in (each.preset_file, each.ca_file, each.attachments_dir) if path]
+    secrets = [source.removeprefix("file ") for source in loaded.sources.values() if source.startswith("file ")]
+    return _in_full([*named, *secrets, Path(sys.executable).resolve()])
+
+
+def _written_by(settings: Settings) -> tuple[str, ...]:
+    """The folders in which a pass writes. SQLite makes its journal beside the database."""
+    files = [settings.database.file, lock_path(settings), settings.metrics.path, settings.report.path]
+    return _in_full([each.absolute().parent for each in files if each is not None])
+
+
+def _in_full(paths: Iterable[Path | str]) -> tuple[str, ...]:
+    return tuple(dict.fromkeys(os.path.normpath(Path(each).absolute()) for each in paths))
 
 
 def config_path(loaded: Loaded) -> str:
@@ -142,7 +220,7 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
         ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
     """
     system = place.is_system
-    if system and not host.knows(wanted.user):
+    if system and host.number(wanted.user) is None:
         raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
     if place.is_timer:
         parts = [units.service(wanted, system=system), units.timer(wanted)]
@@ -154,12 +232,15 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
 def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     """What there is to change so that a pass is called; nothing, where it is called as wanted already.
 
+    A line in the crontab of a user who has nothing to do with it keeps nobody from it.
+
     Raises:
         ConfigurationError: something else calls it, or the place is not there.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
     callers = callers_for(wanted.config, host)
+    callers = [each for each in callers if each.owner in {"root", host.login, wanted.user}]
     _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
@@ -168,7 +249,7 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
             "cron is not installed on this machine; `retrycli cron install --systemd` does without"
         )
     changes = [_put(place, target, text, wanted.config) for target, text in parts]
-    off = place.is_timer and not callers
+    off = place.is_timer and all(each.running is False for each in callers)
     return [each for each in changes if off or each.before != each.after]
 
 
@@ -215,7 +296,7 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     """
     wanted = job(loaded, host)
     titles = None if only is None else {each.title for each in _targets(only, host)}
-    found = [each for each in callers_for(wanted.config, host) if titles is None or each.title in titles]
+    found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
     checked = [Checked(each, _objection(each, wanted)) for each in found]
     return Verdict(checked, _verdict(checked))
 
@@ -224,6 +305,8 @@ def _verdict(found: list[Checked]) -> str | None:
     match found:
         case []:
             return "nothing calls the passes; `retrycli cron install` has them called"
+        case [one] if (still := stopped(one.caller)) is not None:
+            return f"{one.caller.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
             first = "" if one.caller.installed else "edit it, or take it away by hand, and "
             return f"{one.caller.place}: {one.objection}; {first}`retrycli cron install` mends it"
@@ -234,9 +317,76 @@ def _verdict(found: list[Checked]) -> str | None:
             return f"two schedulers get in each other's way; keep one of: {places}"
 
 
+def ticks_of(
+    callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, now: datetime
+) -> ticks.Ticks:
+    """Return when the next passes begin.
+
+    A pass made by hand tells nothing of that.
+
+    Args:
+        callers: what calls the passes on this machine. If there are several, the one that calls next is meant. One
+            whose daemon does not run calls nothing.
+        passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
+        interval: how often passes should be made. They are expected so by the clock if nothing else tells.
+        now: the time.
+    """
+    starts = [each.started_at for each in passes if each.started_by in SCHEDULERS]
+    at_work = [each for each in callers if each.running is not False]
+    found = [each for caller in at_work if (each := _ticks(caller, starts, now)) is not None]
+    if found:
+        return min(found, key=lambda each: each.next(now))
+    return ticks.grid(starts, interval) or ticks.by_clock(interval, now)
+
+
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.Ticks | None:
+    if caller.kind == "cron":
+        return ticks.by_cron(caller.when, now)
+    for each in caller.when.split(", "):
+        line, span = units.as_cron(each), units.span(each)
+        if line is not None:
+            return ticks.by_cron(line, now)
+        if span is not None and starts:
+            return ticks.Grid(starts[0], span)
+    return None
+
+
+def all_stopped(callers: Sequence[Caller]) -> str | None:
+    """Return that nothing that calls the passes is at work; None if something is, or nothing is known to call them."""
+    found = [stopped(each) for each in callers]
+    return found[0][0] if found and found[0] and all(found) else None
+
+
+def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
+    """What calls a pass with these settings on this machine; nothing if they come from no file.
+
+    What another user's crontab has to say counts only if that user may have to do with them: owns the settings or the
+    database, or has the group that may read the settings.
+    """
+    if loaded.file is None:
+        return []
+    config = config_path(loaded)
+    database = loaded.settings.database.file
+    masters = {"root", host.login, filesystem.owner(Path(config)), filesystem.group_that_reads(Path(config))}
+    masters.add(None if database is None else filesystem.owner(database))
+    return [each for each in callers_for(config, host) if each.owner in masters]
+
+
 def callers_for(config: str | None, host: Host) -> list[Caller]:
     """What calls a pass with these settings; a call that names no settings may mean these."""
-    return [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+    found = [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+    return [replace(each, running=crontab.is_running(host, each)) for each in found]
+
+
+def stopped(caller: Caller) -> tuple[str, str] | None:
+    """Return that what heeds a caller is not at work, and the remedy; None if it is, or if that can't be seen."""
+    if caller.running is not False:
+        return None
+    if caller.kind == "cron":
+        return "cron is not running on this machine", "start it: `systemctl start cron`, or `service cron start`"
+    timer = Path(caller.title).name
+    own = " --user" if caller.user is None else ""
+    return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
 
 
 def _refuse_a_second(others: list[Caller]) -> None:
@@ -289,7 +439,14 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
         when, command = units.when(wanted.interval), units.command(wanted)
     if caller.when != when:
         return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
-    return None if caller.command == command else f"the command would be: {command}"
+    if caller.command != command:
+        return f"the command would be: {command}"
+    if caller.kind == "timer" and caller.installed:
+        system = caller.user is not None
+        service = Path(caller.title).with_suffix(".service")
+        if File(service).read() != units.service(replace(wanted, user=caller.user or wanted.user), system=system):
+            return f"{service} is not as it would be written now"
+    return None
 
 
 def _owner(database: Path | None, config: str) -> str | None:

@@ -150,6 +150,7 @@ passes = Table(
     Column("reason", Text),
     Column("detail", Text),
     Column("swept_to", BigId),
+    Column("started_by", String(16)),
     Index("retrycli_passes_started", "started_at"),
 )
 

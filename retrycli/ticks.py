@@ -1,13 +1,18 @@
-"""Cron's grid, as the passes show it: when the next ones will begin."""
+"""When the next passes begin: by a cron line, by the passes that a scheduler has started, or by the clock."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from bisect import bisect_right
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from typing import ClassVar
 
 from retrycli.backoff import later
+from retrycli.cronline import HOUR, schedule
+from retrycli.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATE_AFTER_INTERVALS = 2
@@ -18,29 +23,50 @@ PASSES_LOOKED_AT = 10
 """From so many passes cron's grid is read."""
 FARTHEST = 2**24
 """How many ticks ahead are looked at: at one a minute, 31 years."""
+FARTHEST_LISTED = 2**18
+"""The same for ticks that have to be listed one by one: at one a minute, half a year; at one an hour, 30 years."""
+DAYS_WITHOUT = 40 * 366
+"""A cron line without a tick for so many days never has one (29 February is on a Monday every 28 years)."""
+MINUTE = timedelta(minutes=1)
+NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
+RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAYS))
+"""The smallest and the largest value of each field of a cron line, and the names that it takes."""
 
 
-@dataclass(frozen=True, slots=True)
-class Grid:
-    """Ticks at equal distances; number 0 is one that was."""
+class Ticks(ABC):
+    """The times at which passes begin, by number."""
 
-    origin: datetime
-    interval: timedelta
+    __slots__ = ()
+    farthest: ClassVar[int] = FARTHEST
 
+    @abstractmethod
     def __getitem__(self, number: int) -> datetime:
-        """When a tick is."""
-        return later(self.origin, self.interval, times=number)
+        """Return the time of a tick."""
 
+    @abstractmethod
     def after(self, time: datetime) -> int:
-        """The number of the first tick after a time."""
-        return (time - self.origin) // self.interval + 1
+        """Return the number of the first tick after a time."""
+
+    def next(self, time: datetime) -> datetime:
+        """Return the first tick after a time."""
+        return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
         """The first tick from a number on at which something holds; once it does, it has to stay so. None: at none."""
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach
-            if reach > FARTHEST:
+            if reach > self.farthest:
                 return None
         shut, found = before, before + reach
         while found - shut > 1:
@@ -49,11 +75,168 @@ class Grid:
         return found
 
 
+@dataclass(frozen=True, slots=True)
+class Grid(Ticks):
+    """Ticks at equal distances; number 0 is one that was."""
+
+    origin: datetime
+    interval: timedelta
+
+    def __getitem__(self, number: int) -> datetime:
+        """Return the time of a tick."""
+        return later(self.origin, self.interval, times=number)
+
+    def after(self, time: datetime) -> int:
+        """Return the number of the first tick after a time."""
+        return (time - self.origin) // self.interval + 1
+
+
+class Listed(Ticks):
+    """Ticks at any distances; number 0 is the first of them.
+
+    Args:
+        ticks: the times, in order. They are taken when they are needed.
+    """
+
+    __slots__ = ("_coming", "_known")
+    farthest = FARTHEST_LISTED
+
+    def __init__(self, ticks: Iterator[datetime]) -> None:
+        self._coming = ticks
+        self._known: list[datetime] = []
+
+    def __getitem__(self, number: int) -> datetime:
+        """Return the time of a tick; the end of time if there is no such tick."""
+        while len(self._known) <= number:
+            if not self._take_one():
+                return datetime.max.replace(tzinfo=UTC)
+        return self._known[number]
+
+    def after(self, time: datetime) -> int:
+        """Return the number of the first tick after a time."""
+        while not self._known or self._known[-1] <= time:
+            if not self._take_one():
+                break
+        return bisect_right(self._known, time)
+
+    def _take_one(self) -> bool:
+        following = next(self._coming, None)
+        if following is not None:
+            self._known.append(following)
+        return following is not None
+
+
+# -- by a cron line ---------------------------------------------------------------------------------------------------
+
+
+def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | None:
+    """Return the ticks of a cron line, by the rules of crontab(5).
+
+    Args:
+        line: its five fields, or a nickname such as ``@hourly``.
+        now: no tick before is needed.
+        zone: the time zone that cron goes by; None is this machine's.
+
+    Returns:
+        The ticks; None if the line has no tick, or can't be read.
+    """
+    fields = NICKNAMES.get(line, line).lower().split()
+    if len(fields) != len(RANGES):
+        return None
+    try:
+        minutes, hours, days, months, weekdays = (_values(*each) for each in zip(fields, RANGES, strict=True))
+    except ValueError:
+        return None
+    hour = _local(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
+    step = HOUR / len(minutes)
+    if fields[1:] == ["*"] * 4 and all(each - minutes[0] == number * step for number, each in enumerate(minutes)):
+        return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
+    # If both are restricted, a day has to match one of them only.
+    either = not fields[2].startswith("*") and not fields[4].startswith("*")
+
+    def has_ticks(day: date) -> bool:
+        matches = (day.day in days, day.isoweekday() in weekdays or day.isoweekday() % 7 in weekdays)
+        return day.month in months and (any(matches) if either else all(matches))
+
+    ticks = Listed(_on_days(has_ticks, hours, minutes, hour, zone))
+    return ticks if ticks[0] < datetime.max.replace(tzinfo=UTC) else None
+
+
+def _on_days(
+    has_ticks: Callable[[date], bool],
+    hours: Sequence[int],
+    minutes: Sequence[int],
+    since: datetime,
+    zone: tzinfo | None,
+) -> Iterator[datetime]:
+    """Yield each tick from a local time on."""
+    day, without = since.date(), 0
+    while without < DAYS_WITHOUT and day < date.max:
+        without += 1
+        if has_ticks(day):
+            for hour in hours:
+                for minute in minutes:
+                    tick = datetime(day.year, day.month, day.day, hour, minute)  # noqa: DTZ001  local, as cron's is
+                    if tick >= since:
+                        without = 0
+                        yield _utc(tick, zone)
+        day += timedelta(days=1)
+
+
+def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
+    """Return the values of one field of a cron line.
+
+    Raises:
+        ValueError: it can't be read.
+    """
+    least, most, names = bounds
+    numbers = {name: str(least + number) for number, name in enumerate(names)}
+    found: set[int] = set()
+    for part in field.split(","):
+        span, slash, step = part.partition("/")
+        first, dash, last = span.partition("-")
+        first, last = (numbers.get(each, each) for each in (first, last))
+        if first == "*":
+            first, dash, last = str(least), "-", str(most)
+        values = range(int(first), (int(last) if dash else int(first)) + 1, int(step) if slash else 1)
+        if not values or values[0] < least or values[-1] > most or (slash and not dash):
+            raise ValueError(part)
+        found.update(values)
+    return sorted(found)
+
+
+def _local(time: datetime, zone: tzinfo | None) -> datetime:
+    try:
+        return time.astimezone(zone)
+    except ValueError:  # TZ=UTC-24 is a zone for the system and none for Python
+        return time.astimezone(UTC)
+
+
+def _utc(local: datetime, zone: tzinfo | None) -> datetime:
+    try:
+        return local.replace(tzinfo=zone).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return local.replace(tzinfo=UTC)
+
+
+# -- by the passes, and by the clock ----------------------------------------------------------------------------------
+
+
+def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
+    """Return the ticks of an interval by the clock: 15 minutes are the quarters of an hour."""
+    try:
+        found = by_cron(schedule(interval), now, zone)
+    except ConfigurationError:
+        found = None
+    return found or Grid(EPOCH, interval)
+
+
 def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     """The grid that passes keep to.
 
     Args:
-        starts: when the last passes began, newest first. A pass made by hand between two ticks does not move the grid.
+        starts: when the last passes began that a scheduler started, newest first. One that was late does not move the
+            grid.
         interval: how often cron calls.
 
     Returns:
@@ -61,8 +244,7 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     """
     if not starts:
         return None
-    minute = timedelta(minutes=1)
-    phases = [(each - EPOCH) % interval // minute for each in starts]
+    phases = [(each - EPOCH) % interval // MINUTE for each in starts]
     usual, _ = Counter(phases).most_common(1)[0]  # of equally common ones the first that came, which is the newest
     return Grid(starts[phases.index(usual)], interval)
 

@@ -4,16 +4,43 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
 from retrycli.cronline import Job, named_config, names_pass, schedule
 from retrycli.errors import ConfigurationError
+from retrycli.events import StartedBy
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 STOP_SECONDS = 45
 """For what is in flight when a pass is asked to end."""
 
+
+HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
+CONFINEMENT = """\
+PrivateDevices=true
+NoNewPrivileges=true
+CapabilityBoundingSet=
+RestrictSUIDSGID=true
+RestrictAddressFamilies=AF_INET AF_INET6 AF_UNIX
+RestrictNamespaces=true
+RestrictRealtime=true
+LockPersonality=true
+MemoryDenyWriteExecute=true
+ProtectClock=true
+ProtectControlGroups=true
+ProtectHostname=true
+ProtectKernelLogs=true
+ProtectKernelModules=true
+ProtectKernelTunables=true
+ProtectProc=invisible
+ProcSubset=pid
+SystemCallArchitectures=native
+SystemCallFilter=@system-service
+SystemCallFilter=~@privileged @resources
+SystemCallErrorNumber=EPERM
+"""
+"""What a pass can do without, as cron/retrycli.service explains it."""
 
 MARK = "# Written by `retrycli cron install --systemd`, for "
 
@@ -52,10 +79,28 @@ Type=oneshot
 # 75: another pass holds the lock. 143: stopped as asked.
 SuccessExitStatus=75 143
 TimeoutStartSec={job.longest.total_seconds():.0f}
+KillSignal=SIGTERM
 TimeoutStopSec={STOP_SECONDS}
 UMask=0077
-NoNewPrivileges=true
+{_confinement(job) if system else "NoNewPrivileges=true"}
 """
+
+
+def _confinement(job: Job) -> str:
+    """What a service of the system's may touch. A user's own systemd may not confine as much."""
+    used = [job.interpreter, job.config, *job.reads, *job.writes]
+    writes = " ".join(f'"-{_escaped(each)}"' for each in job.writes)
+    lines = [
+        "ProtectSystem=strict",
+        *([f"ReadWritePaths={writes}"] if writes else []),
+        f"ProtectHome={'read-only' if _any_in(used, HOMES) else 'true'}",
+        f"PrivateTmp={'false' if _any_in(used, TEMPORARY) else 'true'}",
+    ]
+    return "\n".join([*lines, CONFINEMENT.rstrip()])
+
+
+def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
+    return any(path == each or path.startswith(f"{each}/") for path in paths for each in folders)
 
 
 def timer(job: Job) -> str:
@@ -81,10 +126,10 @@ def command(job: Job) -> str:
     Raises:
         ConfigurationError: a path that no unit can hold.
     """
-    for path in (job.interpreter, job.config):
+    for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
             raise ConfigurationError(f"{path!r} can't stand in a unit; move it to a path without line breaks")
-    return " ".join(map(_quoted, job.arguments))
+    return " ".join(map(_quoted, job.arguments(StartedBy.TIMER, "--log-level", "INFO")))
 
 
 def when(interval: timedelta) -> str:
@@ -111,6 +156,28 @@ def times(text: str) -> str:
     return ", ".join(each for key in keys for each in found.get(key, []))
 
 
+def as_cron(when: str) -> str | None:
+    """Return a calendar event (systemd.time(7)) as cron has it; None if cron has none such, or it can't be read."""
+    if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
+        return "* * * * *" if when == "minutely" else f"@{when}"
+    found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
+    if found is None:
+        return None
+    hour, minute = (
+        re.sub(r"\b(\d+)/", rf"\1-{most}/", found[place].replace("..", "-")) for place, most in ((1, 23), (2, 59))
+    )
+    return f"{minute} {hour} * * *"
+
+
+def span(when: str) -> timedelta | None:
+    """Return the time that a timer counts from its last start; None if it does not count, or it can't be read."""
+    found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
+    if found is None:
+        return None
+    unit = {"m": 60, "min": 60, "h": 3600, "hr": 3600}.get(found[2] or "s", 1)
+    return timedelta(seconds=float(found[1]) * unit) or None
+
+
 def values(text: str) -> Mapping[str, list[str]]:
     """A unit's settings."""
     found: dict[str, list[str]] = {}
@@ -134,6 +201,10 @@ def _step(field: str) -> str:
     return field.replace("*/", "0/")
 
 
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%")
+
+
 def _quoted(word: str) -> str:
-    text = word.replace("\\", "\\\\").replace('"', '\\"').replace("%", "%%").replace("$", "$$")
+    text = _escaped(word).replace("$", "$$")
     return f'"{text}"' if re.search(r"[^\w@%+=:,./-]", text, re.ASCII) else text

@@ -27,7 +27,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
         "notice_text outage figures grouping cronline units finding acts draft turns attempt doubt identity suggested",
         "settings section gateways address config config_text atomic trust extras descriptors log_file",
-        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor",
+        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor "
+        "starter",
         "ports engine delivery supply liaison destination intake pace record recovery by_hand",
         "logs console report",
         "app aftermath standing expiry desk upkeep explain preview tell measure reporting casework arrival editing "

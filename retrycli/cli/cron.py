@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from shlex import quote
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -11,7 +12,7 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_pers
 
 if TYPE_CHECKING:
     from retrycli.crontab import Host
-    from retrycli.scheduler import Change, Place
+    from retrycli.scheduler import Change, Checked, Place
 
 UNHEALTHY = 3
 
@@ -19,7 +20,7 @@ User = Annotated[bool, typer.Option("--user", help="Your own schedule. Only root
 Systemd = Annotated[bool, typer.Option("--systemd", help="A timer of systemd's in place of a line of cron's.")]
 RunAs = Annotated[
     str | None,
-    typer.Option(help="In the system's: who makes the passes.", show_default="the database's owner"),
+    typer.Option(help="Who makes the passes; root only if you name it.", show_default="the database's owner"),
 ]
 
 
@@ -47,7 +48,7 @@ def cron_print(
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
-    parts = scheduler.texts(place, scheduler.job(load(ctx, config), host, user=run_as), host)
+    parts = scheduler.texts(place, scheduler.propose(place, load(ctx, config), host, run_as=run_as), host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
         console.show_json({"place": place.value, "files": files})
@@ -56,7 +57,7 @@ def cron_print(
         if len(parts) > 1:
             console.show_text(f"# {target.title}")
         console.show_text(text)
-    console.say("Next: retrycli cron install" + _flags(place, host))
+    console.say("Next: retrycli cron install" + _flags(place, host, run_as))
 
 
 def cron_install(
@@ -74,7 +75,7 @@ def cron_install(
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
-    changes = scheduler.install(place, scheduler.job(load(ctx, config), host, user=run_as), host)
+    changes = scheduler.install(place, scheduler.propose(place, load(ctx, config), host, run_as=run_as), host)
     _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         console.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
@@ -102,16 +103,22 @@ def cron_check(
     else:
         console.show_table(
             ("By", "Where", "When", "As it should be"),
-            [
-                (each.caller.kind, each.caller.place, each.caller.when, each.objection or "yes")
-                for each in found.callers
-            ],
+            [(each.caller.kind, each.caller.place, each.caller.when, _as_it_should_be(each)) for each in found.callers],
             texts=1,
         )
         if found.objection is not None:
             console.complain(f"retrycli: {found.objection}")
+        elif any(each.caller.running is None for each in found.callers):
+            console.complain("retrycli: can't see whether cron is running; `sudo retrycli cron check` can")
         console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
     raise typer.Exit(UNHEALTHY if found.objection else 0)
+
+
+def _as_it_should_be(found: Checked) -> str:
+    from retrycli import scheduler
+
+    why = scheduler.stopped(found.caller)
+    return (why[0] if why else None) or found.objection or "yes"
 
 
 def cron_remove(
@@ -149,7 +156,7 @@ def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Plac
     from retrycli.scheduler import Place
 
     place = Place.of(host, user=user, systemd=systemd)
-    if run_as is not None and not place.is_system:
+    if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
     return place
 
@@ -176,6 +183,6 @@ def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool,
         scheduler.apply(place, changes, host)
 
 
-def _flags(place: Place, host: Host) -> str:
+def _flags(place: Place, host: Host, run_as: str | None) -> str:
     user = " --user" if host.uid == 0 and not place.is_system else ""
-    return user + (" --systemd" if place.is_timer else "")
+    return user + (" --systemd" if place.is_timer else "") + (f" --run-as {quote(run_as)}" if run_as else "")

@@ -24,6 +24,7 @@ from retrycli.cli.shared import (
     OlderThan,
     WithError,
     filter_of,
+    load,
     load_settings,
 )
 from retrycli.events import PassResult
@@ -77,11 +78,13 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli import console, desk
+    from retrycli import console, desk, scheduler
+    from retrycli.crontab import Host
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
-    found = desk.status(load_settings(ctx, config))
+    loaded = load(ctx, config)
+    found = desk.status(loaded.settings, callers=scheduler.callers_of(loaded, Host()))
     if as_json:
         console.show_json(_status_fields(found))
     else:
@@ -391,10 +394,12 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
-    from retrycli import console
+    from retrycli import console, scheduler
+    from retrycli.crontab import Host
     from retrycli.explain import explain as explained
 
-    found = explained(load_settings(ctx, config), message_id)
+    loaded = load(ctx, config)
+    found = explained(loaded.settings, message_id, callers=scheduler.callers_of(loaded, Host()))
     if as_json:
         fields = asdict(found)
         console.show_json({"id": fields.pop("message_id")} | fields)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import MOST, By, ConfigFile, Json, length_of_time, load_settings, utf8
+from retrycli.events import StartedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -80,6 +81,8 @@ def run_once(
     wait_lock: Annotated[
         float | None, typer.Option(min=0, help="Wait so many seconds for another pass to end.", show_default="2")
     ] = None,
+    # `cron install` writes it. It is for no operator, so that help does not show it.
+    starter: Annotated[StartedBy | None, typer.Option("--started-by", hidden=True)] = None,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -100,12 +103,19 @@ def run_once(
             wait_lock_seconds=wait_lock,
             listen=follow,
             surroundings=surroundings,
+            started_by=starter or _starter(),
         )
     if as_json:
         console.show_json(asdict(summary))
     else:
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
+
+
+def _starter() -> StartedBy:
+    from retrycli.starter import has_terminal, parents, started_by
+
+    return started_by(os.environ, parents(), at_terminal=has_terminal())
 
 
 def _show(summary: PassSummary) -> None:
@@ -214,12 +224,12 @@ def passes(
         console.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
     if console.on_terminal():
-        rows: list[tuple[datetime, str, str | None]]
-        rows = [(each.started_at, each.result or "running", _came_of(each)) for each in found]
+        rows: list[tuple[datetime, str | None, str, str | None]]
+        rows = [(each.started_at, each.started_by, each.result or "running", _came_of(each)) for each in found]
         since = min((at for at, *_ in rows), default=None)
-        rows += [(each.at, each.act, f"by {each.by}: {each.detail}") for each in _shown(pauses, since)]
+        rows += [(each.at, each.by, each.act, each.detail) for each in _shown(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
-        console.show_table(("Started", "Result", "What came of it"), rows)
+        console.show_table(("Started", "By", "Result", "What came of it"), rows)
         console.say("Next: retrycli status")
         return
     console.show_table(
@@ -231,6 +241,7 @@ def passes(
                 each.result or "running",
                 *(getattr(each, name) for name in COUNTS),
                 why_it_ended(each.reason, each.detail),
+                each.started_by,
             )
             for each in found
         ],

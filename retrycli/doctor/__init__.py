@@ -33,12 +33,12 @@ CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.file_descriptors,
     machine.lock,
     machine.outputs,
-    api.api,
     people.notifications,
     people.ping,
 )
 """What is looked at beside the database."""
 DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
+    api.api,
     database.table,
     database.tables,
     database.queue,
@@ -113,6 +113,6 @@ def _in_database(case: Case) -> list[Finding]:
     try:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_held`
-        return [_problem("database", error), *_held(calling.scheduling, case, [])]
+        return [*_held(api.api, case, None), _problem("database", error), *_held(calling.scheduling, case, [])]
     with closing(opened):
         return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]

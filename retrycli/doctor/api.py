@@ -8,22 +8,52 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from retrycli.doctor.case import Case, compared_clocks
+from retrycli import news, schema
+from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.events import StopReason
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OUTAGE, OutcomeKind
+from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
 
 if TYPE_CHECKING:
     from retrycli.gateway.probe import Probe
 
 
-def api(case: Case) -> Iterator[Finding]:
-    """Whether each is there and takes our credentials, as far as can be told without a message."""
+SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
+REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
+
+
+def api(case: Case, database: Database | None) -> Iterator[Finding]:
+    """Whether each is there and takes our credentials, as far as can be told without a message.
+
+    What can't be told so is told by the last pass that tried.
+    """
+    refusals = {} if database is None else _refusals(case, database)
     for gateway in case.settings.gateway.all.values():
-        yield from _mail_server(gateway) if gateway.kind == "smtp" else _ticketing_api(case, gateway)
+        refusal = refusals.get(gateway.destination)
+        if gateway.kind == "smtp":
+            yield from _mail_server(gateway, refusal)
+        else:
+            yield from _ticketing_api(case, gateway, refusal)
 
 
-def _mail_server(gateway: OneGateway) -> Iterator[Finding]:
+def _refusals(case: Case, database: Database) -> dict[str, str]:
+    """What the last passes that tried were told by destinations that refuse everything."""
+    if database.revision() != schema.HEAD:
+        return {}
+    ledger = Ledger(database)
+    passes = ledger.last_passes(news.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
+    newest = [found[0] for reason in REFUSED if (found := news.lasting(reason, passes))]
+    return {
+        destination: f"the last pass that tried, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was refused: {each.detail}"
+        for each in newest
+        for destination in ledger.tried_in_vain(each.pass_id)
+    }
+
+
+def _mail_server(gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.smtp import ask
 
     found = asyncio.run(ask(gateway))
@@ -38,6 +68,8 @@ def _mail_server(gateway: OneGateway) -> Iterator[Finding]:
         yield failure("smtp", f"{where} can't be reached: {said}", "see to the network, or mend gateway.base_url")
     elif found.kind is not OutcomeKind.DELIVERED:
         yield warning("smtp", f"{where} is in trouble: {said}", "see to the server; passes find out when it is back")
+    elif refusal is not None and not gateway.username:
+        yield failure("smtp", f"{where} is there, but {refusal}", SEE_TO_IT)
     else:
         yield well("smtp", f"{where} is there" + (" and takes our log-in" if gateway.username else ""))
     if gateway.username and not gateway.starttls and not _is_here(where) and not where.startswith("smtps:"):
@@ -48,11 +80,11 @@ def _is_here(url: str) -> bool:
     return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
-def _ticketing_api(case: Case, gateway: OneGateway) -> Iterator[Finding]:
+def _ticketing_api(case: Case, gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.probe import probe
 
     found = asyncio.run(probe(gateway, now=case.now))
-    yield _answer(gateway, found)
+    yield _answer(gateway, found, refusal)
     if found.ahead_seconds is not None:
         yield compared_clocks("the ticketing API", timedelta(seconds=found.ahead_seconds))
     in_the_clear = gateway.destination.startswith("http:") and not _is_here(gateway.destination)
@@ -62,7 +94,7 @@ def _ticketing_api(case: Case, gateway: OneGateway) -> Iterator[Finding]:
         )
 
 
-def _answer(gateway: OneGateway, found: Probe) -> Finding:
+def _answer(gateway: OneGateway, found: Probe, refusal: str | None) -> Finding:
     outcome = found.outcome
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
@@ -77,6 +109,8 @@ def _answer(gateway: OneGateway, found: Probe) -> Finding:
         return warning("api", f"{where} is in trouble: {said}", "see to the API; passes find out when it is back")
     if found.proves_credentials and outcome.kind is OutcomeKind.DELIVERED:
         return well("api", f"{where} is there and takes our credentials")
+    if refusal is not None:
+        return failure("api", f"{where} is there (it answers {said} to a GET), but {refusal}", SEE_TO_IT)
     proof = "; whether it takes our credentials shows with the first message" if has_credentials(gateway) else ""
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 

@@ -12,6 +12,7 @@ from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
 from retrycli.errors import ConfigurationError
+from retrycli.events import StartedBy
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
 from retrycli.store.ledger import PassRecord
@@ -32,8 +33,8 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
-    config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
-    match scheduler.callers_for(config, case.host):
+    named = case.loaded.file is not None
+    match scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host):
         case []:
             yield _none(case, passes)
         case [one]:
@@ -46,10 +47,14 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
             places = ", ".join(each.place for each in several)
             yield warning("scheduler", f"{who} a pass: {places}", "keep one; `retrycli cron remove` takes ours away")
+            for why in dict.fromkeys(scheduler.stopped(each) for each in several):
+                if why is not None:
+                    yield failure("scheduler", *why)
 
 
 def _none(case: Case, passes: list[PassRecord]) -> Finding:
     unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
+    passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
     if passes and not _is_late(case, passes[0]) and _is_steady(case, _usual(passes)):
         words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
         return well("scheduler", words)
@@ -58,17 +63,22 @@ def _none(case: Case, passes: list[PassRecord]) -> Finding:
 
 def _one(case: Case, caller: Caller) -> Finding:
     words = f"{caller.kind} calls at {caller.when}: {caller.place}"
+    if (why := scheduler.stopped(caller)) is not None:
+        return failure("scheduler", f"{words}; but {why[0]}", why[1])
     try:
         objection = next((each.objection for each in scheduler.check(case.loaded, case.host).callers), None)
     except ConfigurationError:
         objection = None  # where the settings come from is another finding
+    if objection is None and caller.running is None:
+        return warning("scheduler", f"{words}; can't see whether it is running", "look as root: `sudo retrycli doctor`")
     if objection is None:
         return well("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")
 
 
 def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
-    """Whether passes come as often as they should."""
+    """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
+    passes = [each for each in passes if each.started_by is not StartedBy.PERSON] or passes
     wanted = _in_words(case.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")

@@ -8,10 +8,10 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import delete, func, insert, or_, select, update
+from sqlalchemy import case, delete, func, insert, or_, select, update
 
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import ClockWasAhead, PassResult, PassSummary, StopReason
+from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.outcome import OutcomeKind
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
@@ -49,6 +49,7 @@ class PassRecord:
     escalated: int
     unknown: int
     released: int
+    started_by: StartedBy = StartedBy.UNKNOWN
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +95,12 @@ class Ledger:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def start_pass(self, pass_id: str, *, host: str, pid: int, now: datetime) -> None:
+    def start_pass(
+        self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
+    ) -> None:
         """Write down that a pass has begun."""
         row = {"id": pass_id, "host": host, "pid": pid, "started_at": now, "heartbeat_at": now}
+        row["started_by"] = started_by
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
@@ -174,6 +178,18 @@ class Ledger:
         )
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
+
+    def tried_in_vain(self, pass_id: str) -> set[str]:
+        """Return the destinations that a pass tried, and to which it delivered nothing."""
+        delivered = func.sum(case((attempts.c.outcome == OutcomeKind.DELIVERED.value, 1), else_=0))
+        statement = (
+            select(attempts.c.destination)
+            .where(attempts.c.pass_id == pass_id, attempts.c.destination.is_not(None))
+            .group_by(attempts.c.destination)
+            .having(delivered == 0)
+        )
+        with self._database.read() as connection:
+            return set(connection.execute(statement).scalars())
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""
@@ -331,6 +347,7 @@ def _record(row: Row[tuple[object, ...]]) -> PassRecord:
     return PassRecord(
         pass_id=values["id"],
         result=None if result is None else PassResult(result),
+        started_by=StartedBy(values["started_by"] or StartedBy.UNKNOWN),
         **{name: values[name] for name in ("host", "pid", "started_at", "finished_at", "reason", "detail", *COUNTS)},
     )
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import shutil
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from tests.cli.command import BARE
@@ -27,3 +31,15 @@ class Crontab:
         program = folder / "bin/crontab"
         program.write_text(SCRIPT.format(file=self.file))
         program.chmod(0o755)
+
+
+@contextmanager
+def a_cron(folder: Path) -> Iterator[None]:
+    """Have a process by the name of cron's daemon, which calls nothing, whether or not this machine has a real one."""
+    daemon = folder / "cron"
+    shutil.copy("/bin/sleep", daemon)
+    with subprocess.Popen([daemon, "600"]) as process:
+        try:
+            yield
+        finally:
+            process.kill()

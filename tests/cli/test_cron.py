@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
+import os
+import pwd
 from typing import TYPE_CHECKING
 
 import pytest
 
 from retrycli.scheduler import this_python
 from tests.cli.command import COLUMNS, Cli
-from tests.cli.schedulers import Crontab
+from tests.cli.schedulers import Crontab, a_cron
 from tests.environment import NO_FILE, needs_no_file
+from tests.users import THEIRS, need_own_program, need_root, open_place
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from tests.cli.application import Application
 
+OWN = ("--user", "--run-as", "root") if os.geteuid() == 0 else ("--user",)
+"""A schedule of one's own; root has to say that root is meant."""
 OTHERS = b"MAILTO=ana\n# caf\xe9\n0 5 * * * backup 100\\%\n"
 
 
@@ -27,69 +33,71 @@ def crontab(tmp_path: Path) -> Crontab:
 
 
 @pytest.fixture
-def desk(cli: Cli, application: Application, crontab: Crontab) -> Cli:
-    """The command with settings in a file."""
+def desk(cli: Cli, application: Application, crontab: Crontab, tmp_path: Path) -> Iterator[Cli]:
+    """The command with settings in a file, and a cron that runs."""
     (cli.cwd / "retrycli.toml").write_text(
         f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n'
     )
-    return cli.having(crontab.variables)
+    with a_cron(tmp_path):
+        yield cli.having(crontab.variables)
 
 
-def line(desk: Cli) -> str:
-    return f"umask 077; exec {this_python()} -P -m retrycli --config {desk.cwd}/retrycli.toml run-once"
+def line(desk: Cli, starter: str = "cron") -> str:
+    options = f"--config {desk.cwd}/retrycli.toml" + (" --log-level INFO" if starter == "timer" else "")
+    return f"umask 077; exec {this_python()} -P -m retrycli {options} run-once --started-by {starter}"
 
 
 def test_print_shows_what_install_would_write_and_writes_nothing(desk: Cli, crontab: Crontab) -> None:
-    done = desk("cron", "print", "--user")
+    done = desk("cron", "print", *OWN)
     assert (done.returncode, done.stderr) == (0, "")
     assert f"*/15 * * * * {line(desk)}\n" in done.stdout
     assert crontab.file.read_bytes() == OTHERS
-    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
     assert crontab.file.read_bytes() == OTHERS + done.stdout.encode()
 
 
 def test_what_is_printed_may_go_straight_into_a_crontab(desk: Cli, crontab: Crontab) -> None:
     """And is then known as ours."""
-    crontab.file.write_text(desk("cron", "print", "--user").stdout)
+    crontab.file.write_text(desk("cron", "print", *OWN).stdout)
     assert desk("cron", "check", "--user").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
     assert not crontab.file.exists()
 
 
 def test_a_timer_is_printed_as_its_two_units(desk: Cli) -> None:
-    files = desk.json("cron", "print", "--user", "--systemd")["files"]
+    files = desk.json("cron", "print", *OWN, "--systemd")["files"]
     service, timer = (each["text"] for each in files)
     assert [each["name"].rpartition("/")[2] for each in files] == ["retrycli.service", "retrycli.timer"]
-    assert f"ExecStart={line(desk).partition('exec ')[2]}\n" in service
+    assert f"ExecStart={line(desk, 'timer').partition('exec ')[2]}\n" in service
     assert "OnCalendar=*:0/15\n" in timer
 
 
 def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Crontab) -> None:
-    screen = desk.on_terminal("cron", "install", "--user", answers=["n"])
+    screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
     assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")
     assert screen.words.endswith("Nothing was changed.")
     assert crontab.file.read_bytes() == OTHERS
-    screen = desk.on_terminal("cron", "install", "--user", answers=["y"])
+    screen = desk.on_terminal("cron", "install", *OWN, answers=["y"])
     assert (screen.returncode, screen.words[-25:]) == (0, "Next: retrycli cron check")
     assert crontab.file.read_bytes() != OTHERS
 
 
 @pytest.mark.parametrize("output", [(), ("--json",)])
 def test_where_nobody_can_be_asked_nothing_is_done(desk: Cli, crontab: Crontab, output: tuple[str, ...]) -> None:
-    done = desk("cron", "install", "--user", *output)
+    done = desk("cron", "install", *OWN, *output)
     assert done.returncode == 2
     assert "nobody is there to be asked; add --yes" in " ".join(done.stderr.split())
     assert crontab.file.read_bytes() == OTHERS
-    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
     installed = crontab.file.read_bytes()
     assert desk("cron", "remove", "--user", *output).returncode == 2
     assert crontab.file.read_bytes() == installed
 
 
 def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk: Cli, crontab: Crontab) -> None:
-    assert desk.json("cron", "install", "--user", "--yes")["changed"] is True
+    assert desk.json("cron", "install", *OWN, "--yes")["changed"] is True
     once = crontab.file.read_bytes()
-    assert desk.json("cron", "install", "--user", "--yes") == {"changed": False, "place": "own crontab", "diff": []}
+    assert desk.json("cron", "install", *OWN, "--yes") == {"changed": False, "place": "own crontab", "diff": []}
     assert crontab.file.read_bytes() == once
     assert desk.json("cron", "remove", "--user", "--yes")["changed"] is True
     assert crontab.file.read_bytes() == OTHERS
@@ -100,11 +108,12 @@ def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, cro
     done = desk("cron", "check", "--user")
     assert (done.returncode, done.stdout) == (3, "")
     assert done.stderr == "retrycli: nothing calls the passes; `retrycli cron install` has them called\n"
-    assert desk("cron", "install", "--user", "--yes").returncode == 0
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
     found = desk.json("cron", "check", "--user")
     assert (found["ok"], found["objection"]) == (True, None)
     [caller] = found["schedulers"]
     assert (caller["kind"], caller["when"], caller["installed"]) == ("cron", "*/15 * * * *", True)
+    assert caller["running"] is True
     crontab.file.write_bytes(crontab.file.read_bytes().replace(b"*/15", b"*/5"))
     screen = desk.on_terminal("cron", "check", "--user")
     assert screen.returncode == 3
@@ -114,7 +123,7 @@ def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, cro
 
 def test_a_line_by_hand_keeps_a_second_one_out_and_its_escapes_are_shown_as_text(desk: Cli, crontab: Crontab) -> None:
     crontab.file.write_text("0 * * * * retrycli run-once '\x1b[2J'\n")
-    for command in (("cron", "install", "--user", "--yes"), ("cron", "install", "--user", "--systemd", "--yes")):
+    for command in (("cron", "install", *OWN, "--yes"), ("cron", "install", *OWN, "--systemd", "--yes")):
         done = desk(*command)
         assert done.returncode == 78
         assert "a pass is called already by the crontab of" in done.stderr
@@ -142,14 +151,60 @@ WRONG = {
 def test_what_cron_could_not_do_is_refused(cli: Cli, crontab: Crontab, said: str) -> None:
     for name, text in WRONG[said].items():
         (cli.cwd / name).write_text(text)
-    done = cli.having({**NO_FILE, **crontab.variables})("cron", "install", "--user", "--yes")
+    done = cli.having({**NO_FILE, **crontab.variables})("cron", "install", *OWN, "--yes")
     assert done.returncode == 78
     assert said in done.stderr
     assert crontab.file.read_bytes() == OTHERS
 
 
 def test_settings_that_come_from_the_environment_are_named(desk: Cli) -> None:
-    done = desk("cron", "print", "--user", env={"RETRYCLI_GATEWAY__TOKEN": "s3cret", "RETRYCLI_RUN__LIMIT": "5"})
+    done = desk("cron", "print", *OWN, env={"RETRYCLI_GATEWAY__TOKEN": "s3cret", "RETRYCLI_RUN__LIMIT": "5"})
     assert done.returncode == 78
     assert "run.limit (environment RETRYCLI_RUN__LIMIT)" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+# -- who makes the passes --------------------------------------------------------------------------------------------
+
+DAEMON = "daemon"
+"""A user that every Unix has; nothing is run as that user."""
+
+
+def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: Application) -> None:
+    """The database that it names is root's, as /etc/passwd is: its owner made the passes."""
+    need_root()
+    os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
+    for command in ("print", "install"):
+        done = desk("cron", command, *(["--yes"] if command == "install" else []))
+        assert (done.returncode, done.stdout) == (78, "")
+        assert "the passes would be made by root; name the user" in done.stderr
+        named = desk("cron", command, "--run-as", "root")
+        assert (named.returncode, named.stdout) == (78, "")
+        assert f"retrycli.toml belongs to {THEIRS}, which passes made by root would rely on" in named.stderr
+
+
+def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
+    """root:service 0640 for the config, and the database is the service user's."""
+    need_root()
+    need_own_program()
+    service = pwd.getpwnam(DAEMON)
+    with open_place() as place:
+        (place / "data").mkdir()
+        (place / "data/agent.db").touch()
+        for each in (place / "data", place / "data/agent.db"):
+            os.chown(each, service.pw_uid, service.pw_gid)
+        config = place / "retrycli.toml"
+        config.write_text('[database]\nurl = "sqlite:///data/agent.db"\n')
+        os.chown(config, 0, service.pw_gid)
+        config.chmod(0o640)
+        command = cli.having(crontab.variables)
+        done = command("--config", config, "cron", "print")
+        assert (done.returncode, done.stderr) == (0, "")
+        assert f"\n*/15 * * * * {DAEMON} umask 077; exec " in done.stdout
+        config.write_text('[database]\nurl = "postgresql://db/desk"\n')
+        assert command("--config", config, "cron", "print").returncode == 78
+        done = command("--config", config, "cron", "print", "--run-as", DAEMON)
+        assert f"\n*/15 * * * * {DAEMON} umask 077; exec " in done.stdout
+        unit = command("--config", config, "cron", "print", "--run-as", DAEMON, "--systemd").stdout
+        assert f"\nUser={DAEMON}\n" in unit
+        assert "\nProtectSystem=strict\n" in unit

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sqlite3
 from contextlib import closing
 from typing import TYPE_CHECKING
@@ -10,11 +11,13 @@ import pytest
 
 from tests.cli.api import FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
-from tests.cli.schedulers import Crontab
+from tests.cli.schedulers import Crontab, a_cron
+from tests.cli.test_cron import OWN
 from tests.environment import NO_FILE, needs_no_file
 from tests.users import need_own_program
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from retrycli.sandbox import Sandbox
@@ -22,7 +25,7 @@ if TYPE_CHECKING:
 
 
 @pytest.fixture
-def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Cli:
+def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Iterator[Cli]:
     """The command, set up as the README says, and a first pass made."""
     need_own_program()
     with closing(sqlite3.connect(application.path)) as connection:
@@ -30,9 +33,10 @@ def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -
     file = cli.cwd / "retrycli.toml"
     file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\n')
     desk = cli.having(Crontab(tmp_path).variables)
-    assert desk("cron", "install", "--user", "--yes").returncode == 0
-    assert desk("run-once").returncode == 0
-    return desk
+    with a_cron(tmp_path):
+        assert desk("cron", "install", *OWN, "--yes").returncode == 0
+        assert desk("run-once").returncode == 0
+        yield desk
 
 
 def levels(cli: Cli, *arguments: str, code: int) -> dict[str, str]:
@@ -105,6 +109,25 @@ def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> 
         file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n{account}')
         assert levels(desk, code=0)["api"] == "ok"
         assert set(api.paths) == {"/auth/login"}
+
+
+def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, application: Application) -> None:
+    """A GET can't prove a token. What was refused is told, though the API is there."""
+    application.add_due(1)
+    file = desk.cwd / "retrycli.toml"
+    with Scripted(FORBIDS, FORBIDS, TAKES) as api:
+        text = file.read_text().partition("[gateway]")[0]
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\nauth = "bearer"\ntoken = "t1"\n')
+        file.chmod(0o600)
+        assert desk("run-once").returncode == 77
+        api._answers = [(404, {})]
+        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+        assert found["level"] == "failure"
+        assert f"{api.url} is there (it answers HTTP 404" in found["found"]
+        assert re.search(r"but the last pass that tried, at \S+Z, was refused: .*401", found["found"])
+        api._answers = [TAKES]
+        assert desk("run-once").returncode == 0
+        assert levels(desk, code=0)["api"] == "ok"
 
 
 @needs_no_file

@@ -8,14 +8,15 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import pytest
 
 from retrycli import app, casework, desk
 from retrycli.app import Surroundings
 from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import StopReason
+from retrycli.crontab import Caller
+from retrycli.events import StartedBy, StopReason
 from retrycli.explain import Explanation, explain
 from retrycli.message import Claim
 from retrycli.policy import RetryPolicy
@@ -71,9 +72,10 @@ class Desk:
         at = failed_at.replace(tzinfo=None).isoformat(sep=" ")
         self.application.add(message_id, hours_ago=0, **columns | {"created_at": at, "updated_at": at})
 
-    def run_at(self, now: datetime) -> PassSummary:
-        """Have cron make a pass."""
-        return app.run_once(self.settings, surroundings=Surroundings(now=self.clock(now), rng=self.rng))
+    def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
+        """Have cron make a pass, or whoever is named."""
+        around = Surroundings(now=self.clock(now), rng=self.rng)
+        return app.run_once(self.settings, surroundings=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
         return explain(self.settings, message_id, surroundings=Surroundings(now=lambda: now))
@@ -309,7 +311,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     for message_id in due:
         at.add(message_id)
     nothing_sent = Surroundings(now=lambda: NOON, stop_requested=lambda: True)
-    app.run_once(at.settings, surroundings=nothing_sent)
+    app.run_once(at.settings, surroundings=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)
@@ -352,9 +354,32 @@ def test_where_cron_is_dead_there_is_no_telling_when(at: Desk) -> None:
 def test_a_pass_made_by_hand_does_not_move_the_ticks(at: Desk) -> None:
     for number in range(4):
         at.run_at(NOON - number * TICK)
-    at.run_at(NOON + 7 * MINUTE)
+    at.run_at(NOON + 7 * MINUTE, StartedBy.PERSON)
     at.add(1)
     assert at.explain(1, NOON + 8 * MINUTE).next_attempt_at == NOON + TICK
+
+
+def test_after_a_first_pass_by_hand_the_ticks_are_the_clocks(at: Desk) -> None:
+    at.run_at(NOON - 6 * MINUTE, StartedBy.PERSON)
+    at.add(1)
+    assert at.explain(1, NOON - 5 * MINUTE).next_attempt_at == NOON.replace(second=0, microsecond=0)
+
+
+def caller(when: str, kind: Literal["cron", "timer"] = "cron") -> Caller:
+    return Caller(kind, "/etc/cron.d/retrycli", 1, when, "retrycli run-once", None, None, installed=False)
+
+
+def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) -> None:
+    """Also one that calls at uneven times, or otherwise than the settings say."""
+    for number in range(3, -1, -1):
+        at.run_at(NOON - number * TICK)
+    at.add(1)
+    now = NOON + MINUTE
+    for line, minutes in (("7,22,37,52 * * * *", 7), ("*/15 * * 1-12 *", 15), ("*/5 * * * *", 5)):
+        told = explain(at.settings, 1, callers=[caller(line)], surroundings=Surroundings(now=lambda: now))
+        assert told.next_attempt_at == NOON.replace(second=0, microsecond=0) + minutes * MINUTE
+        assert desk.status(at.settings, callers=[caller(line)], now=lambda: now).next_run == told.next_attempt_at
+    assert told.gates[-1].figure == "every 5 min; next at"
 
 
 def test_explaining_writes_nothing(at: Desk) -> None:

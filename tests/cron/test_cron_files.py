@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 import sys
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from retrycli import cronline
+from retrycli import units as systemd
 from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.errors import LockHeld
 from retrycli.settings import Settings
@@ -37,7 +38,8 @@ NAMES = (
 )
 WITHOUT_COMMENTS = {"grafana-dashboard.json"}
 QUARTERS = "*/15 * * * *"
-ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+ARGUMENTS = "-P -m retrycli --config /etc/retrycli/retrycli.toml run-once --started-by "
+CRONS, TIMERS = f"{ARGUMENTS}cron", f"{ARGUMENTS}timer".replace("run-once", "--log-level INFO run-once")
 
 MINUTE_HAND = "* * * * * ticketing echo minute >> /opt/journal\n"
 
@@ -79,7 +81,7 @@ def crontab(request: pytest.FixtureRequest) -> str:
 def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: str) -> None:
     _, [job] = jobs(crontab)
     assert job.schedule == QUARTERS
-    assert job.command == f"umask 077; exec {PROGRAM} {ARGUMENTS}"
+    assert job.command == f"umask 077; exec {PROGRAM} {CRONS}"
 
 
 def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
@@ -142,7 +144,7 @@ def test_real_cron_runs_the_line_every_15_minutes_with_the_environment_it_names(
     for call in machine.calls():
         assert call.pop("PWD") == call.pop("FOLDER") == "/opt"  # the user's home, never the project's folder
         assert call == {
-            "ARGUMENTS": ARGUMENTS,
+            "ARGUMENTS": CRONS,
             "UMASK": "0077",
             "HOME": "/opt",
             "LOGNAME": "ticketing",
@@ -189,8 +191,13 @@ def test_a_pass_that_real_cron_starts_finds_its_settings_and_prints_nothing(mach
 
 def unit(name: str) -> dict[str, list[str]]:
     """A unit's settings; one that is written twice has two values."""
+    return settings((FILES / name).read_text())
+
+
+def settings(text: str) -> dict[str, list[str]]:
+    """The same of a unit's text."""
     found: dict[str, list[str]] = {}
-    for line in (FILES / name).read_text().splitlines():
+    for line in text.splitlines():
         if "=" in line and not line.startswith("#"):
             key, value = line.split("=", 1)
             found.setdefault(key, []).append(value)
@@ -253,7 +260,7 @@ def test_the_timer_is_exact_and_makes_up_for_a_tick_while_the_machine_was_off() 
 
 def test_systemd_runs_the_command_that_cron_runs_as_the_user_that_cron_takes() -> None:
     service = unit("retrycli.service")
-    assert service["ExecStart"] == [f"{PROGRAM} {ARGUMENTS}"]
+    assert service["ExecStart"] == [f"{PROGRAM} {TIMERS}"]
     assert service["User"] == [jobs("retrycli.cron.d")[1][0].user]
     assert (service["Type"], service["UMask"], service["KillSignal"]) == (["oneshot"], ["0077"], ["SIGTERM"])
 
@@ -268,6 +275,20 @@ def test_systemd_gives_a_pass_its_time_and_no_more() -> None:
     assert seconds(longest) > LONGEST_PASS
     assert seconds(stop) > REQUEST
     assert seconds(longest) + seconds(stop) < INTERVAL
+
+
+OF_THE_PLACE = {"Description", "ExecStart", "User", "Group", "TimeoutStartSec", "ReadWritePaths", "LoadCredential"}
+
+
+def test_cron_install_writes_a_unit_that_is_confined_as_the_file_is() -> None:
+    job = cronline.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", timedelta(minutes=14))
+    written = settings(systemd.service(replace(job, writes=("/var/lib/ticketing",)), system=True))
+    shipped = settings((FILES / "retrycli.service").read_text())
+    assert written["ExecStart"] == shipped["ExecStart"]
+    assert written["ReadWritePaths"] == [f'"-{shipped["ReadWritePaths"][0]}"']
+    assert [{k: v for k, v in each.items() if k not in OF_THE_PLACE} for each in (written, shipped)] == [
+        {k: v for k, v in shipped.items() if k not in OF_THE_PLACE}
+    ] * 2
 
 
 def test_every_credential_has_a_name_that_retrycli_looks_for() -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import sqlite3
 import sys
 from contextlib import closing
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ RETRYCLI = (sys.executable, "-P", "-m", "retrycli", "--config", "/opt/desk 100%/
 OTHERS = "MAILTO=operators@example.com\n# not ours, ca\xe9, and no \\% of it\n0 5 * * * true 100\\%\n"
 CRONTABS = {
     "system": (["--run-as", "ticketing"], "etc/cron.d/retrycli"),
-    "own": (["--user"], "var/spool/cron/crontabs/root"),
+    "own": (["--user", "--run-as", "root"], "var/spool/cron/crontabs/root"),
 }
 
 
@@ -71,11 +73,17 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     # Slower than elsewhere, so that the next tick comes long after this pass has ended.
     machine.run_until(lambda: passes(machine) == ["completed"], speed=60)
     listed = json.loads(machine.inside(*RETRYCLI, "passes", "--json").stdout)["passes"]
-    assert [each["result"] for each in listed] == ["completed"]
+    assert [(each["result"], each["started_by"]) for each in listed] == [("completed", "cron")]
     assert machine.mails() == []
 
-    checked = machine.inside(*RETRYCLI, "cron", "check", "--json")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check", "--json")
     assert (checked.returncode, json.loads(checked.stdout)["ok"]) == (0, True), checked.stdout
+    dead = machine.inside(*RETRYCLI, "cron", "check", "--json")
+    assert (dead.returncode, json.loads(dead.stdout)["schedulers"][0]["running"]) == (3, False)
+    assert "cron is not running on this machine" in json.loads(dead.stdout)["objection"]
+    told = json.loads(machine.beside_cron(*RETRYCLI, "status", "--json").stdout)["next_run"]
+    assert (datetime.fromisoformat(told).minute % 15, told[-4:]) == (0, ":00Z")
+    assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None
     again = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert (again.returncode, crontab(machine, path)) == (0, written)
 
@@ -100,13 +108,27 @@ def test_systemd_finds_no_fault_with_the_units_that_are_written(tmp_path: Path, 
 @pytest.mark.slow
 @in_private_folders
 def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) -> None:
-    """Also when it was written by hand, and by another user."""
+    """Also when it was written by hand, and by the user who makes the passes."""
     (machine.root / "opt/by-hand").write_text("7 * * * * cd /opt; exec /opt/venv/bin/retrycli run-once >/dev/null\n")
     assert machine.inside("crontab", "-u", "daemon", "/opt/by-hand").returncode == 0
+    os.chown(machine.root / "opt/desk 100%/tickets.db", pwd.getpwnam("daemon").pw_uid, -1)
     refused = machine.inside(*RETRYCLI, "cron", "install", "--yes")
     assert refused.returncode == 78
     assert "called already by the crontab of daemon, line 1 (7 * * * *)" in refused.stderr
     assert not (machine.root / "etc/cron.d/retrycli").exists()
-    checked = machine.inside(*RETRYCLI, "cron", "check")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert checked.returncode == 3
     assert checked.stdout.startswith("cron\tthe crontab of daemon, line 1\t7 * * * *\tit calls at 7 * * * *;")
+
+
+@pytest.mark.slow
+@in_private_folders
+@pytest.mark.parametrize("line", ["echo retrycli run-once", "/opt/venv/bin/retrycli run-once"])
+def test_a_line_of_a_user_who_has_nothing_to_do_with_it_is_in_nobodys_way(machine: Machine, line: str) -> None:
+    """Whether it only speaks of a pass, or would make one if it could."""
+    (machine.root / "opt/strange").write_text(f"*/15 * * * * {line}\n")
+    assert machine.inside("crontab", "-u", "daemon", "/opt/strange").returncode == 0
+    done = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
+    assert (done.returncode, done.stderr) == (0, "")
+    checked = machine.beside_cron(*RETRYCLI, "cron", "check")
+    assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout

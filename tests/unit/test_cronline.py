@@ -15,7 +15,7 @@ from retrycli.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
 JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing", timedelta(minutes=14))
-LINE = "umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+LINE = f"umask 077; exec /opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} run-once --started-by cron"
 OTHERS = "MAILTO=ana\n# caf\udce9\n0 5 * * * backup 100\\%\n"
 
 
@@ -51,7 +51,8 @@ def test_whatever_a_path_holds_the_shell_gets_it_back(name: str) -> None:
     """Cron takes the backslash before each % away, and ends the command at a % without one."""
     line = command(replace(JOB, config=f"/srv/a b/{name}"))
     assert "%" not in line.replace("\\%", "")
-    assert shlex.split(line.replace("\\%", "%"))[-2] == f"/srv/a b/{name}"
+    words = shlex.split(line.replace("\\%", "%"))
+    assert words[words.index("--config") + 1] == f"/srv/a b/{name}"
 
 
 @pytest.mark.parametrize("path", ["/srv/a\nb", "/srv/a\\b", "/srv/a\x1bb"])
@@ -109,6 +110,9 @@ BY_HAND = {
     ),
     r"0 * * * * /srv/100\%/bin/retrycli run-once; true": ("0 * * * *", None),
     "0 * * * * retrycli run-once --limit 5 # don't": ("0 * * * *", None),
+    "0 * * * * TZ=UTC LC_ALL=C exec nice -n 5 flock -n /run/lock/x /opt/bin/retrycli run-once": ("0 * * * *", None),
+    "0 * * * * sudo -u desk sh -c 'cd /srv; retrycli --config /srv/a.toml run-once'": ("0 * * * *", None),
+    "0 * * * * test -x /x && (if /x/python3.11 -P /x/bin/retrycli run-once; then :; fi)": ("0 * * * *", None),
 }
 
 
@@ -125,6 +129,10 @@ def test_a_line_written_by_hand_is_known(line: str) -> None:
         "# */15 * * * * retrycli run-once",
         "*/15 * * * * retrycli status --check",
         "*/15 * * * * echo retrycli-run-once",
+        "*/15 * * * * echo retrycli run-once",
+        "*/15 * * * * true # retrycli run-once",
+        "*/15 * * * * logger -t retrycli run-once; grep -c 'retrycli run-once' /var/log/syslog > retrycli",
+        "*/15 * * * * python3 -m http.server retrycli run-once",
         "RUN=retrycli run-once",
         "*/15 * * * * other run-once",
         "*/15 * * *",
@@ -133,6 +141,12 @@ def test_a_line_written_by_hand_is_known(line: str) -> None:
 )
 def test_no_other_line_is_taken_for_a_call(line: str) -> None:
     assert calls(line, system=False) == []
+
+
+def test_a_line_that_wraps_and_wraps_is_read_at_once() -> None:
+    """Root reads the crontabs of all users."""
+    assert calls("0 * * * * " + "exec " * 500 + "true\n", system=False) == []
+    assert len(calls("0 * * * * " + "exec " * 500 + "retrycli run-once\n", system=False)) == 1
 
 
 def test_in_a_crontab_of_etc_the_user_is_told_from_the_command() -> None:

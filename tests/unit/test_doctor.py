@@ -90,6 +90,9 @@ def desk(tmp_path: Path) -> Desk:
     (tmp_path / "agent.db").chmod(0o600)
     made.config.touch(0o600)
     (tmp_path / "etc/cron.d").mkdir(parents=True)
+    for number, name in enumerate(("init", "cron"), 1):
+        (tmp_path / f"proc/{number}").mkdir(parents=True)
+        (tmp_path / f"proc/{number}/status").write_text(f"Name:\t{name}\nNSpid:\t{number}\n")
     return made
 
 
@@ -269,7 +272,7 @@ def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk
 
 def test_sqlite_on_a_network_file_system_is_a_failure(desk: Desk) -> None:
     """And so is the lock: both are beside each other."""
-    (desk.root / "proc/self").mkdir(parents=True)
+    (desk.root / "proc/self").mkdir()
     mounts = desk.root / "proc/self/mounts"
     mounts.write_text("/dev/vda / ext4 rw 0 0\n")
     assert only(machine.file_system(desk.case()), Level.OK, "file system").found == "the database is on ext4"
@@ -506,6 +509,26 @@ def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     assert f"cron calls at */15 * * * *: {desk.root}/etc/crontab, line 1; the command would be" in found.found
+
+
+def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) -> None:
+    (desk.root / "etc/crontab").write_text(LINE)
+    (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
+    found = only([of_callers(desk)], Level.FAILURE, "scheduler")
+    assert found.found.endswith(f"{desk.root}/etc/crontab, line 1; but cron is not running on this machine")
+    assert found.remedy == "start it: `systemctl start cron`, or `service cron start`"
+    (desk.root / "proc/1/status").unlink()
+    found = only([of_callers(desk)], Level.WARNING, "scheduler")
+    (desk.root / "etc/crontab").unlink()
+    desk.with_passes(5 * MINUTE, 20 * MINUTE, 35 * MINUTE)
+    assert "cron is" not in only([of_callers(desk)], Level.OK, "scheduler").found, "the schedule is elsewhere"
+
+
+def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) -> None:
+    desk.with_passes(*(each * MINUTE for each in (5, 50, 65, 80)))
+    only([of_cadence(desk)], Level.OK, "passes")
+    desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
+    assert only([of_cadence(desk)], Level.FAILURE, "passes").found.startswith("the last one began 50 min ago")
 
 
 def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:

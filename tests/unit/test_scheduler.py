@@ -2,18 +2,37 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
+from retrycli import units
 from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
 from retrycli.errors import ConfigurationError
-from retrycli.scheduler import Place, apply, check, install, job, reachable, remove, texts
+from retrycli.events import PassResult, StartedBy
+from retrycli.scheduler import (
+    Place,
+    apply,
+    callers_of,
+    check,
+    install,
+    job,
+    propose,
+    reachable,
+    remove,
+    texts,
+    ticks_of,
+)
+from retrycli.store.ledger import PassRecord
+from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place
 
+USERS = {"root": 0, "desk": OURS, str(OURS): OURS, str(THEIRS): THEIRS, "me": os.geteuid()}
 OTHERS = b"# caf\xe9\n0 5 * * * true\n"
 
 
@@ -23,6 +42,8 @@ class Programs:
 
     crontab: bytes | None = None
     asked: list[str] = field(default_factory=list)
+    active: set[str] = field(default_factory=lambda: {"cron.service"})
+    """The units that are at work."""
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
         self.asked.append(" ".join(command))
@@ -36,7 +57,9 @@ class Programs:
             case ["crontab", "-r"]:
                 self.crontab = None
             case ["systemctl", *words] if "is-active" in words:
-                return subprocess.CompletedProcess(command, 3, b"", b"")
+                return subprocess.CompletedProcess(command, 0 if self.active & {*words} else 3, b"", b"")
+            case ["systemctl", *words, unit] if "--now" in words:
+                self.active = self.active | {unit} if "enable" in words else self.active - {unit}
         return subprocess.CompletedProcess(command, 0, b"", b"")
 
 
@@ -51,7 +74,7 @@ class Desk:
     @property
     def host(self) -> Host:
         home = self.root / "home"
-        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, knows=lambda name: name == "desk")
+        return Host(root=self.root, home=home, uid=self.uid, run=self.programs, number=USERS.get)
 
     def settings(self, more: str = "", environment: dict[str, str] | None = None) -> Loaded:
         file = self.root / "retrycli.toml"
@@ -103,6 +126,49 @@ def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk
         link.unlink()
     assert (desk.files(), desk.programs.crontab) == before
     assert desk.check() == (0, "nothing calls the passes; `retrycli cron install` has them called")
+
+
+NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
+MINUTE = timedelta(minutes=1)
+
+
+def made(minutes_ago: int, starter: StartedBy) -> PassRecord:
+    at = NOON - minutes_ago * MINUTE
+    return PassRecord("p", "box", 1, at, at, PassResult.COMPLETED, None, None, 0, 0, 0, 0, 0, starter)
+
+
+def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_clocks(desk: Desk) -> None:
+    """A pass by hand tells nothing of it."""
+    by_hand, elsewhere = made(6, StartedBy.PERSON), made(8, StartedBy.CRON)
+
+    def minute(*passes: PassRecord) -> int:
+        callers = callers_of(desk.settings(), desk.host)
+        return ticks_of(callers, passes, 15 * MINUTE, NOON).next(NOON).minute
+
+    assert minute(by_hand) == 15
+    assert minute(by_hand, elsewhere) == 7
+    (desk.root / "etc/crontab").write_text("*/10 * * * * desk retrycli run-once\n")
+    assert minute(by_hand, elsewhere) == 10
+    desk.programs.crontab = b"9 * * * * retrycli run-once\n"
+    assert minute(by_hand, elsewhere) == 9, "the first of several"
+    desk.programs.crontab = b"@reboot retrycli run-once\n"
+    (desk.root / "etc/crontab").unlink()
+    assert minute(by_hand, elsewhere) == 7
+
+
+def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir(parents=True)
+    (folder / "retrycli.service").write_text("[Service]\nExecStart=/x/retrycli run-once\n")
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    (folder / "retrycli.timer").write_text("[Timer]\nOnUnitActiveSec=420s\n")
+    desk.programs.active.add("retrycli.timer")
+    callers = callers_of(desk.settings(), desk.host)
+    passes = [made(1, StartedBy.PERSON), made(5, StartedBy.TIMER)]
+    assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON) == NOON + 2 * MINUTE
+    (folder / "retrycli.timer").write_text("[Timer]\nOnCalendar=*:3/5\n")
+    callers = callers_of(desk.settings(), desk.host)
+    assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON).minute == 3
 
 
 CRONTABS = (Place.OWN_CRONTAB, Place.SYSTEM_CRONTAB)
@@ -261,6 +327,7 @@ def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
 def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
     desk.install(Place.SYSTEM_TIMER)
     desk.programs.asked.clear()
+    desk.programs.active.discard("retrycli.timer")
     changes = install(Place.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
     assert all(each.diff.endswith("is to be switched on") for each in changes)
     apply(Place.SYSTEM_TIMER, changes, desk.host)
@@ -275,3 +342,176 @@ def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
     desk.remove()
     assert not (desk.root / "etc/systemd/system/retrycli.service").exists()
     assert not any("disable" in each for each in desk.programs.asked)
+
+
+# Whether what calls is at work.
+
+
+def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
+    """The machine's processes, and one of a container on it."""
+    for number, name in enumerate(("init", *names, elsewhere), 1):
+        (desk.root / f"proc/{number}").mkdir(parents=True)
+        inside = "\t1" if name == elsewhere else ""
+        (desk.root / f"proc/{number}/status").write_text(f"Name:\t{name}\nNSpid:\t{number}{inside}\n")
+
+
+@pytest.mark.parametrize("daemon", ["cron", "crond"])
+def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
+    desk.programs.active.clear()
+    desk.install(Place.SYSTEM_CRONTAB)
+    found = "cron is not running on this machine; start it: `systemctl start cron`, or `service cron start`"
+    assert desk.check()[1] == f"{desk.root}/etc/cron.d/retrycli, line 5: {found}"
+    (desk.root / "run/systemd/system").rmdir()
+    processes(desk, "sshd", elsewhere="cron")
+    assert str(desk.check()[1]).endswith(found), "the cron of a container is not this machine's"
+    processes(desk := Desk(desk.root / "other", 0, desk.programs), "sshd", daemon)
+    (desk.root / "etc/cron.d").mkdir(parents=True)
+    desk.install(Place.SYSTEM_CRONTAB)
+    assert desk.check() == (1, None)
+
+
+def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None:
+    """Other users' processes are hidden (hidepid), and systemd, if it is there, can't be asked."""
+
+    def silent(command: Sequence[str], given: bytes) -> Finished:
+        done = desk.programs(command, given)
+        return subprocess.CompletedProcess(command, 1, b"", b"no bus\n") if "is-active" in command else done
+
+    desk.install(Place.OWN_CRONTAB)
+    for host in (replace(desk.host, run=silent), replace(desk.host, root=desk.root / "elsewhere")):
+        [found] = callers_of(desk.settings(), host)
+        assert found.running is None
+        assert check(desk.settings(), host).objection is None
+
+
+def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir()
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    desk.programs.active.discard("retrycli.timer")
+    assert "retrycli.timer is stopped; start it: `systemctl" in str(desk.check()[1])
+    desk.programs.active.add("retrycli.timer")
+    assert desk.check() == (1, None)
+
+
+# Who makes the passes, and who could have them do things.
+
+
+@pytest.fixture
+def shared_desk() -> Iterator[Desk]:
+    """One in a folder that every user may look into, with root's config, and the database of the passes' user."""
+    need_root()
+    need_own_program()
+    with open_place() as root:
+        (root / "run/systemd/system").mkdir(parents=True)
+        (root / "data").mkdir()
+        (root / "data/agent.db").touch()
+        for each in ("data", "data/agent.db"):
+            os.chown(root / each, OURS, OURS)
+        yield Desk(root, 0, Programs(OTHERS))
+
+
+DATA = '[database]\nurl = "sqlite:///data/agent.db"\n'
+IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
+
+
+def proposed(desk: Desk, settings: str, run_as: str | None = None, place: Place = Place.SYSTEM_CRONTAB) -> str:
+    """Return who would make the passes."""
+    return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
+
+
+def test_a_config_of_roots_that_the_passes_user_may_read_is_the_best_set_up(shared_desk: Desk) -> None:
+    desk = shared_desk
+    desk.settings(DATA)
+    os.chown(desk.root / "retrycli.toml", 0, OURS)
+    (desk.root / "retrycli.toml").chmod(0o640)
+    assert proposed(desk, DATA) == str(OURS)
+    assert proposed(desk, DATA, "desk") == "desk"
+    assert proposed(desk, IN_POSTGRESQL, "desk") == "desk"
+
+
+def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
+    shared_desk.settings(DATA)
+    os.chown(shared_desk.root / "retrycli.toml", OURS, OURS)
+    (shared_desk.root / "retrycli.toml").chmod(0o660)
+    assert proposed(shared_desk, DATA) == str(OURS)
+
+
+@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER, Place.OWN_CRONTAB, Place.OWN_TIMER])
+def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: Place) -> None:
+    """With a server there is no file whose owner could make them, and in root's own schedule it is always root."""
+    with pytest.raises(ConfigurationError, match=r"the passes would be made by root; .*--run-as USER"):
+        proposed(shared_desk, IN_POSTGRESQL, place=place)
+    assert proposed(shared_desk, IN_POSTGRESQL, "root", place) == "root"
+
+
+def test_a_lesser_users_config_that_names_a_file_of_roots_makes_no_passes_of_roots(shared_desk: Desk) -> None:
+    """They would do with root's rights what that user writes into it."""
+    (shared_desk.root / "roots.db").touch()
+    text = '[database]\nurl = "sqlite:///roots.db"\n'
+    shared_desk.settings(text)
+    os.chown(shared_desk.root / "retrycli.toml", THEIRS, THEIRS)
+    with pytest.raises(ConfigurationError, match="the passes would be made by root"):
+        proposed(shared_desk, text)
+    with pytest.raises(ConfigurationError, match=rf"retrycli\.toml belongs to {THEIRS}, which passes made by root"):
+        proposed(shared_desk, text, "root")
+    with pytest.raises(ConfigurationError, match=rf"belongs to {THEIRS}, and the database .* to root; chown root"):
+        proposed(shared_desk, text, str(THEIRS))
+
+
+RELIED_ON = ("retrycli.toml", "own.toml", "ca.pem")
+RELIES = DATA + '[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n'
+
+
+@pytest.mark.parametrize("name", [*RELIED_ON, "."])
+@pytest.mark.parametrize(("owner", "group", "mode"), [(THEIRS, 0, 0o700), (0, SHARED, 0o770), (0, 0, 0o707)])
+def test_what_another_user_may_write_is_relied_on_by_no_pass(
+    shared_desk: Desk, name: str, owner: int, group: int, mode: int
+) -> None:
+    shared_desk.settings(RELIES)
+    for each in RELIED_ON[1:]:
+        (shared_desk.root / each).touch()
+    assert proposed(shared_desk, RELIES) == str(OURS)
+    os.chown(shared_desk.root / name, owner, group)
+    (shared_desk.root / name).chmod(mode)
+    with pytest.raises(ConfigurationError, match=rf"which passes made by {OURS} would rely on; ch(own|mod)"):
+        proposed(shared_desk, RELIES)
+
+
+def test_an_own_schedule_is_its_users(desk: Desk) -> None:
+    """Whoever the database belongs to."""
+    need_own_program()
+    desk.uid = os.geteuid()
+    login = desk.host.login
+    host = replace(desk.host, number={login: os.geteuid()}.get)
+    run_as = login if desk.uid == 0 else None
+    assert propose(Place.OWN_CRONTAB, desk.settings(), host, run_as=run_as).user == login
+
+
+# The confined unit.
+
+
+def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk: Desk) -> None:
+    text = '[database]\nurl = "sqlite:////srv/a b/100%/agent.db"\n[metrics]\npath = "/var/lib/node/retrycli.prom"\n'
+    wanted = replace(job(desk.settings(text), desk.host, user="desk"), config="/etc/retrycli.toml", reads=())
+    found = units.service(replace(wanted, interpreter="/opt/retrycli/bin/python3"), system=True)
+    assert 'ReadWritePaths="-/srv/a b/100%%" "-/var/lib/node"\n' in found
+    assert "ProtectHome=true\nPrivateTmp=true\n" in found
+    for path, expected in (("/home/ana/x", "ProtectHome=read-only"), ("/tmp/x", "PrivateTmp=false")):
+        assert expected in units.service(replace(wanted, reads=(path,)), system=True)
+
+
+def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_TIMER)
+    folder = desk.root / "etc/systemd/system"
+    (folder / "timers.target.wants").mkdir()
+    (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
+    assert desk.check() == (1, None)
+    service = folder / "retrycli.service"
+    service.write_text(service.read_text().replace("ProtectSystem=strict\n", ""))
+    _, objection = desk.check()
+    assert objection is not None
+    assert f"{service} is not as it would be written now" in objection
+    desk.install(Place.SYSTEM_TIMER)
+    assert desk.check() == (1, None)

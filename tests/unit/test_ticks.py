@@ -1,14 +1,15 @@
-"""Cron's grid, as it is read from the passes."""
+"""When the next passes begin, by a cron line, by the passes and by the clock."""
 
 from __future__ import annotations
 
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime, timedelta, timezone
+from zoneinfo import ZoneInfo, available_timezones
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.ticks import FARTHEST, Grid, grid, is_late
+from retrycli.ticks import FARTHEST, Grid, Ticks, by_clock, by_cron, grid, is_late
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -28,7 +29,7 @@ def test_ticks_that_come_some_seconds_early_or_late_are_on_one_grid() -> None:
     assert grid(starts, QUARTER) == Grid(starts[0], QUARTER)
 
 
-def test_a_pass_by_hand_does_not_move_the_grid() -> None:
+def test_a_late_pass_does_not_move_the_grid() -> None:
     assert grid([NOON + 7 * MINUTE, NOON, NOON - QUARTER, NOON - QUARTER - MINUTE], QUARTER) == Grid(NOON, QUARTER)
 
 
@@ -67,3 +68,82 @@ def test_beyond_the_end_of_time_there_is_a_tick_too() -> None:
 @pytest.mark.parametrize(("minutes", "late"), [(0, False), (34, False), (35, True), (600, True)])
 def test_after_two_intervals_and_five_minutes_the_scheduler_looks_dead(minutes: int, *, late: bool) -> None:
     assert is_late(NOON, NOON + minutes * MINUTE, QUARTER) is late
+
+
+# By a cron line.
+
+KATHMANDU = timezone(timedelta(hours=5, minutes=45))
+
+
+def times(found: Ticks | None, now: datetime, number: int = 3) -> list[str]:
+    """Say when the next ticks are, in UTC."""
+    assert found is not None
+    first = found.after(now)
+    return [f"{found[first + each]:%d %H:%M}" for each in range(number)]
+
+
+@pytest.mark.parametrize(
+    ("line", "expected"),
+    [
+        ("*/15 * * * *", ["02 12:15", "02 12:30", "02 12:45"]),
+        ("7,22,37,52 * * * *", ["02 12:07", "02 12:22", "02 12:37"]),
+        ("* * * * *", ["02 12:01", "02 12:02", "02 12:03"]),
+        ("0 * * * *", ["02 13:00", "02 14:00", "02 15:00"]),
+        ("@hourly", ["02 13:00", "02 14:00", "02 15:00"]),
+        ("5,10 * * * *", ["02 12:05", "02 12:10", "02 13:05"]),
+        ("0 */6 * * *", ["02 18:00", "03 00:00", "03 06:00"]),
+        ("0 8-18/5 * * mon-Fri", ["02 13:00", "02 18:00", "03 08:00"]),
+        ("0 0 3 * 5", ["03 00:00", "06 00:00", "13 00:00"]),
+        ("0 0 */2 * 7", ["15 00:00", "29 00:00", "05 00:00"]),
+        ("30 6 * mar 0", ["08 06:30", "15 06:30", "22 06:30"]),
+    ],
+)
+def test_a_cron_line_has_the_ticks_that_cron_would_give_it(line: str, expected: list[str]) -> None:
+    assert times(by_cron(line, NOON, UTC), NOON) == expected
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["@reboot", "*/15 * * *", "60 * * * *", "5/15 * * * *", "1-0 * * * *", "~ * * * *", "*/0 * * * *", "0 0 30 2 *"],
+)
+def test_a_line_that_has_no_tick_or_can_not_be_read_has_no_ticks(line: str) -> None:
+    assert by_cron(line, NOON, UTC) is None
+
+
+def test_cron_goes_by_local_time() -> None:
+    """In Kathmandu the clock is five hours and 45 minutes ahead."""
+    assert times(by_cron("*/30 * * * *", NOON, KATHMANDU), NOON) == ["02 12:15", "02 12:45", "02 13:15"]
+
+
+@pytest.mark.skipif("Europe/Berlin" not in available_timezones(), reason="there is no time zone database (tzdata)")
+def test_a_clock_that_is_put_forward_in_the_night_takes_its_ticks_with_it() -> None:
+    saturday = datetime(2026, 3, 28, 20, tzinfo=UTC)
+    found = by_cron("0 */6 * * *", saturday, ZoneInfo("Europe/Berlin"))
+    assert times(found, saturday) == ["28 23:00", "29 04:00", "29 10:00"]
+
+
+def test_a_tick_is_after_the_time_and_not_at_it() -> None:
+    found = by_cron("0 8 * * *", NOON, UTC)
+    assert found is not None
+    eight = found.next(NOON)
+    assert found.next(eight) == eight + timedelta(days=1)
+    assert found.first(0, lambda tick: tick >= eight + timedelta(days=400)) == found.after(NOON) + 400
+
+
+def test_ticks_that_are_listed_are_given_up_too() -> None:
+    found = by_cron("0 0 1 1 *", NOON, UTC)
+    assert found is not None
+    assert found.first(0, lambda _: False) is None
+
+
+# By the clock.
+
+
+@pytest.mark.parametrize(("minutes", "expected"), [(15, "12:15:00"), (60, "13:00:00"), (1440, "00:00:00")])
+def test_an_interval_is_counted_by_the_clock(minutes: int, expected: str) -> None:
+    assert f"{by_clock(minutes * MINUTE, NOON, UTC).next(NOON):%H:%M:%S}" == expected
+
+
+def test_an_interval_that_cron_can_not_keep_has_ticks_too() -> None:
+    found = by_clock(7 * MINUTE, NOON, UTC).next(NOON)
+    assert timedelta() < found - NOON <= 7 * MINUTE

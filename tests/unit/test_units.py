@@ -11,7 +11,7 @@ from retrycli import units
 from retrycli.errors import ConfigurationError
 from tests.unit.test_cronline import CONFIG, JOB
 
-COMMAND = "/opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retrycli.toml run-once"
+COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-level INFO run-once --started-by timer"
 
 
 @pytest.mark.parametrize(
@@ -21,6 +21,28 @@ COMMAND = "/opt/retrycli/bin/python3 -P -m retrycli --config /etc/retrycli/retry
 def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: float, expected: str) -> None:
     job = replace(JOB, interval=timedelta(minutes=minutes))
     assert units.times(units.timer(job)) == units.when(job.interval) == expected
+
+
+@pytest.mark.parametrize(
+    ("event", "line"),
+    [
+        ("*:0/15", "0-59/15 * * * *"),
+        ("*-*-* *:07,22:00", "07,22 * * * *"),
+        ("8..18:30", "30 8-18 * * *"),
+        ("0/2:00", "00 0-23/2 * * *"),
+        ("hourly", "@hourly"),
+        ("minutely", "* * * * *"),
+        ("Mon *-*-* 00:00:00", None),
+        ("420s", None),
+    ],
+)
+def test_a_calendar_event_is_read_as_cron_has_it(event: str, line: str | None) -> None:
+    assert units.as_cron(event) == line
+
+
+@pytest.mark.parametrize(("when", "seconds"), [("420s", 420), ("7min", 420), ("1.5h", 5400), ("90", 90), ("*:0/15", 0)])
+def test_a_time_that_a_timer_counts_is_read(when: str, seconds: float) -> None:
+    assert units.span(when) == (timedelta(seconds=seconds) or None)
 
 
 def test_a_service_is_known_by_its_command_and_names_its_settings() -> None:

@@ -1,4 +1,7 @@
-"""What an edit changed, for which ticket; and who paused and resumed deliveries, which is an act without a message."""
+"""Who started a pass; what an edit changed, for which ticket; who paused deliveries, which is an act without a message.
+
+The new columns are nullable, because a pass of the version before may still be running on another host.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ TEXTS = ("ticket", "before", "after")
 
 def upgrade() -> None:
     """Add the columns, and let an act be without a message."""
+    op.add_column("retrycli_passes", sa.Column("started_by", sa.String(16)))
     with op.batch_alter_table("retrycli_acts") as acts:
         for name in TEXTS:
             acts.add_column(sa.Column(name, sa.Text))
@@ -21,9 +25,10 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Remove them: what edits changed is lost, and so is who paused."""
+    """Remove them: what edits changed is lost, and so is who paused and who started passes."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
     with op.batch_alter_table("retrycli_acts") as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)
         for name in TEXTS:
             acts.drop_column(name)
+    op.drop_column("retrycli_passes", "started_by")
