@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
+import os
+import stat
 import sys
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Literal, assert_never
 
 from retrycli.escape import printable
@@ -26,8 +30,11 @@ from retrycli.events import (
     ResultKept,
 )
 from retrycli.message import EscalationReason
+from retrycli.trust import PRIVATE
 
 logger = logging.getLogger("retrycli")
+CLOSED = -1
+"""The descriptor of a log file that can't be written."""
 
 
 def log_event(event: Event) -> None:
@@ -105,17 +112,23 @@ def _utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def configure(level: str, style: Literal["text", "json"]) -> None:
-    """Send retrycli's log to stderr.
+def configure(level: str, style: Literal["text", "json"], file: Path | None = None) -> None:
+    """Send retrycli's log to stderr, and to a file if there is one.
 
     Args:
-        level: the least level to show.
+        level: the least level to show on stderr.
         style: ``text``, or ``json`` for one object a line.
+        file: gets every line at INFO, or at DEBUG if stderr does.
     """
-    handler = _Stderr()
-    handler.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
-    logger.handlers = [handler]
-    logger.setLevel(level)
+    handlers: list[logging.Handler] = [_Stderr()]
+    handlers[0].setLevel(level)
+    if file is not None:
+        handlers.append(_File(file, handlers[0]))
+        handlers[1].setLevel(min(logging.INFO, handlers[0].level))
+    for each in handlers:
+        each.setFormatter(_Json() if style == "json" else _Text("%(asctime)s %(levelname)s %(message)s"))
+    logger.handlers = handlers
+    logger.setLevel(min(each.level for each in handlers))
     logger.propagate = False
 
 
@@ -125,6 +138,59 @@ class _Stderr(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with suppress(OSError):  # a full disk or a closed pipe under the log must not end a pass
             print(self.format(record), file=sys.stderr, flush=True)  # noqa: T201
+
+
+class _File(logging.Handler):
+    """Appends to a file that is opened for the first line. A file that can't be written is told once, and ends nothing.
+
+    Args:
+        path: the file.
+        instead: is told why it can't be written.
+    """
+
+    def __init__(self, path: Path, instead: logging.Handler) -> None:
+        super().__init__()
+        self._path = path
+        self._instead = instead
+        self._descriptor: int | None = None
+
+    def emit(self, record: logging.LogRecord) -> None:
+        if self._descriptor == CLOSED:
+            return
+        try:
+            if self._descriptor is None:
+                self._descriptor = _opened(self._path)
+            os.write(self._descriptor, f"{self.format(record)}\n".encode(errors="backslashreplace"))
+        except OSError as error:
+            self.close()
+            words = f"can't write logging.file {self._path}: {error.strerror}; see to its folder and its owner"
+            self._instead.handle(logging.LogRecord(logger.name, logging.ERROR, "", 0, words, None, None))
+
+    def close(self) -> None:
+        if self._descriptor is not None and self._descriptor != CLOSED:
+            os.close(self._descriptor)
+        self._descriptor = CLOSED
+        super().close()
+
+
+def _opened(path: Path) -> int:
+    """Open a log file to append to. No link is followed, and no pipe is waited for: root may log in a user's folder.
+
+    Raises:
+        OSError: it can't be opened, or is no plain file.
+    """
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags)
+    except FileNotFoundError:
+        descriptor = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
+        if os.geteuid() == 0:  # or the passes of the folder's owner could not write it
+            folder = path.absolute().parent.stat()
+            os.fchown(descriptor, folder.st_uid, folder.st_gid)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a plain file")
+    return descriptor
 
 
 class _Text(logging.Formatter):

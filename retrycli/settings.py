@@ -168,12 +168,13 @@ class Report(Section):
 
 
 class Logging(Section):
-    """What goes to stderr."""
+    """What goes to stderr, and to a file."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
         None, description="DEBUG, INFO, WARNING or ERROR; by default INFO on a terminal and WARNING off it"
     )
     format: Literal["text", "json"] = Field("text", description="text or json")
+    file: Named | None = Field(None, description="a file that gets every line at INFO too; cron/logrotate rotates it")
 
 
 class Notify(Section):

@@ -213,7 +213,7 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     loaded = configuration.load(config or given.config)
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
-    logs.configure(level, (given.log_format or LogFormat(chosen.format)).value)
+    logs.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
     return loaded
 
 

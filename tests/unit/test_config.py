@@ -112,7 +112,7 @@ def test_the_defaults_are_those_of_the_manual() -> None:
         },
         "breaker": {"failures": 5, "probe_minutes": (15, 30, 60)},
         "report": {"path": None},
-        "logging": {"level": None, "format": "text"},
+        "logging": {"level": None, "format": "text", "file": None},
         "notify": {
             "urls": (),
             "urls_file": None,

@@ -6,6 +6,7 @@ import errno
 import io
 import json
 import logging
+import os
 import re
 from contextlib import redirect_stderr
 from dataclasses import replace
@@ -31,12 +32,15 @@ from retrycli.events import (
     ResultKept,
     StopReason,
 )
+from retrycli.logs import configure, log_event, logger
 from retrycli.message import EscalationReason, MessageType
 from retrycli.outcome import Outcome, OutcomeKind
 from tests.fakes import RULES, Stage
+from tests.users import OURS, need_root
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 ABOUT = (7, 12345, MessageType.SUPPLIER)
@@ -315,3 +319,69 @@ def test_a_line_without_an_event_parses_too(capsys: pytest.CaptureFixture[str]) 
     logs.logger.warning("Message retry pass skipped: %s", "pid 7")
     (line,) = json_lines(capsys)
     assert (line["event"], line["message"]) == (None, "Message retry pass skipped: pid 7")
+
+
+# The file.
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Path]:
+    """A log file's path, with the log as it was put back at the end."""
+    before = (logger.handlers, logger.level, logger.propagate)
+    yield tmp_path / "retrycli.log"
+    for each in logger.handlers:
+        each.close()
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
+
+
+def test_every_line_at_info_goes_to_the_file_and_only_warnings_to_stderr(
+    log: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for level in ("WARNING", "ERROR"):
+        configure(level, "text", log)
+        log_event(PassStopped(StopReason.LIMIT))
+        logger.warning("a warning")
+    assert capsys.readouterr().err.count("a warning") == 1
+    lines = log.read_text().splitlines()
+    assert [each.split(" ", 1)[1] for each in lines] == [
+        "INFO Message retry pass stops: limit",
+        "WARNING a warning",
+    ] * 2
+    assert log.stat().st_mode & 0o777 == 0o600
+
+
+def make_a_folder(log: Path) -> None:
+    log.mkdir()
+
+
+def make_a_link(log: Path) -> None:
+    (log.parent / "precious").write_text("mine\n")
+    log.symlink_to(log.parent / "precious")
+
+
+def make_a_pipe(log: Path) -> None:
+    os.mkfifo(log)
+
+
+@pytest.mark.parametrize("make", [make_a_folder, make_a_link, make_a_pipe])
+def test_a_file_that_can_not_be_written_is_told_once_and_ends_nothing(
+    log: Path, capsys: pytest.CaptureFixture[str], make: Callable[[Path], None]
+) -> None:
+    make(log)
+    configure("WARNING", "text", log)
+    for _ in range(3):
+        logger.info("a line")
+    [said] = capsys.readouterr().err.splitlines()
+    assert f"ERROR can't write logging.file {log}: " in said
+    assert said.endswith("; see to its folder and its owner")
+    if make is make_a_link:
+        assert (log.parent / "precious").read_text() == "mine\n"
+
+
+def test_a_log_that_root_begins_is_its_folders_owners(log: Path) -> None:
+    need_root()
+    os.chown(log.parent, OURS, OURS)
+    configure("WARNING", "text", log)
+    logger.info("a line")
+    assert (log.stat().st_uid, log.stat().st_gid) == (OURS, OURS)
