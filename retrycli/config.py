@@ -166,7 +166,7 @@ def _beside(file: Path, key: str, value: object) -> object:
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
         return re.sub(relative, lambda found: f"{found[1]}{folder.as_posix()}/{found[2]}", value)
     is_preset = key.startswith("gateway.") and key.endswith(".preset") and str(value).endswith(".toml")
-    is_path = is_preset or key.endswith(("_file", "_dir", ".path"))
+    is_path = is_preset or key.endswith(("_file", "_dir", ".path", ".file"))
     return str(folder / value) if is_path and isinstance(value, str) and value else value
 
 

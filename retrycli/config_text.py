@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tomllib
 from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, SecretStr
@@ -53,6 +54,40 @@ def template(values: Mapping[str, object]) -> str:
                 lines.append(f"# {name} =" + ("" if default is None else f" {_toml(default)}"))
         lines.append({"schedule": TYPES, "gateway": OWN_GATEWAYS}.get(section, ""))
     return "\n".join(lines).rstrip() + "\n"
+
+
+def with_value(text: str, section: str, name: str, value: object) -> str | None:
+    """Return a configuration file with one value more, and all else as it was.
+
+    Args:
+        text: the file.
+        section: the value's section, whether the file has it or not.
+        name: its key, which the file has not, but perhaps as a comment.
+        value: what it is set to.
+
+    Returns:
+        The new text; None if no line can be put in that does this.
+    """
+    line = f"{name} = {_toml(value)}\n"
+    head, header, rest = _parted(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
+    if not header:
+        new = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[{section}]\n{line}"
+    else:
+        body, following, others = _parted(rest, r"^\[.*\n?")
+        before, _, after = _parted(body, rf"^# {name} =.*\n?")
+        new = head + header + (before + line + after if before != body else line + body) + following + others
+    try:
+        wanted, made = tomllib.loads(text), tomllib.loads(new)
+    except tomllib.TOMLDecodeError:
+        return None
+    wanted.setdefault(section, {})[name] = value
+    return new if made == wanted else None
+
+
+def _parted(text: str, pattern: str) -> tuple[str, str, str]:
+    """Return what is before the first match, the match, and what is after it; all of it first if there is none."""
+    found = re.search(pattern, text, re.MULTILINE)
+    return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:

@@ -183,9 +183,11 @@ class UserCrontab:
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of root's, or of the user's own: a crontab of /etc, or a unit."""
+    """A file of root's, or of the user's own: a crontab of /etc, a unit, or the settings."""
 
     path: Path
+    keeps_mode: bool = False
+    """Whether it keeps its mode and owner; else everybody may read it."""
 
     @property
     def title(self) -> str:
@@ -214,7 +216,8 @@ class File:
         try:
             if text:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-                atomic.replace(self.path, text, errors="surrogateescape")  # by way of a name that cron passes over
+                like = self.path.stat() if self.keeps_mode else None
+                atomic.replace(self.path, text, errors="surrogateescape", like=like)  # by a name that cron passes over
             else:
                 self.path.unlink(missing_ok=True)
         except OSError as error:

@@ -50,8 +50,14 @@ def _open(path: Path) -> int:
     Raises:
         OSError: it can't be opened, or is not a regular file.
     """
-    flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
-    file = os.open(path, flags, NEW_FILE_MODE)
+    flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(path, flags)
+    except FileNotFoundError:
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
+        if os.geteuid() == 0:  # or the passes of the folder's owner could not write it
+            folder = path.absolute().parent.stat()
+            os.fchown(file, folder.st_uid, folder.st_gid)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(None, "not a regular file")

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import cronline, crontab, filesystem, ticks, units
+from retrycli import config_text, cronline, crontab, filesystem, ticks, units
 from retrycli.app import lock_path
 from retrycli.config import Loaded
 from retrycli.cronline import Job
@@ -22,6 +22,8 @@ from retrycli.settings import Settings
 from retrycli.store.ledger import PassRecord
 from retrycli.trust import ROOT, find_weakness
 
+LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
+"""The folder of cron/logrotate, and the log's name there or elsewhere."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
 
@@ -146,6 +148,37 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -
         )
 
 
+def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[Change]]:
+    """Return a pass that keeps a log, and the change to the settings by which it does.
+
+    There is no change if it keeps one, or if who is at work may not write the settings, or no folder is known in which
+    it could.
+    """
+    file = Path(wanted.config).resolve()
+    if loaded.settings.logging.file is not None or not (os.access(file, os.W_OK) and os.access(file.parent, os.W_OK)):
+        return wanted, []
+    log = log_file(loaded.settings.database.file, lambda folder: filesystem.owner(folder) == wanted.user)
+    target = File(file, keeps_mode=True)
+    before = target.read()
+    after = None if log is None else config_text.with_value(before, "logging", "file", str(log))
+    if log is None or after is None:
+        return wanted, []
+    folders = dict.fromkeys([*wanted.writes, *_in_full([log.parent])])
+    return replace(wanted, writes=tuple(folders)), [Change(target, before, after)]
+
+
+def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
+    """Return where passes keep their log: where cron/logrotate looks, else beside the database.
+
+    Args:
+        database: the SQLite file, if it is one. Passes write in its folder.
+        is_theirs: whether passes can write in a folder.
+    """
+    if is_theirs(LOGS):
+        return LOGS / LOG
+    return None if database is None else database.with_name(LOG)
+
+
 def job(loaded: Loaded, host: Host, *, user: str | None = None) -> Job:
     """A pass as a scheduler is to begin it.
 
@@ -188,6 +221,7 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 def _written_by(settings: Settings) -> tuple[str, ...]:
     """The folders in which a pass writes. SQLite makes its journal beside the database."""
     files = [settings.database.file, lock_path(settings), settings.metrics.path, settings.report.path]
+    files.append(settings.logging.file)
     return _in_full([each.absolute().parent for each in files if each is not None])
 
 

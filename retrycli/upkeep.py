@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import re
 import time
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, closing, contextmanager
@@ -18,6 +20,7 @@ from retrycli.errors import ConfigurationError, RetrycliError
 from retrycli.lock import PassLock
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
 from retrycli.move import check_claims, keep_passes_off
+from retrycli.scheduler import LOG, LOGS
 from retrycli.settings import Settings
 from retrycli.store import act_rows, selection
 from retrycli.store.database import Database
@@ -203,14 +206,24 @@ def erase_texts(settings: Settings, ticket: str) -> int:
         return act_rows.erase_texts(database, ticket)
 
 
-def write_config(file: Path, *, database_url: str, base_url: str | None) -> None:
+def write_config(file: Path, *, database_url: str, base_url: str | None, logs: Path = LOGS) -> None:
     """Write a commented configuration file, for its owner's eyes only.
+
+    Args:
+        file: where.
+        database_url: where the application's table is.
+        base_url: where the ticketing API is.
+        logs: the folder of logs. If it can't be written, the log is beside the database, or else the file.
 
     Raises:
         ConfigurationError: there is one already, or its folder can't be written.
     """
     try:
-        write_private(file, template({"database.url": database_url, "gateway.base_url": base_url}))
+        database = re.match(r"sqlite(?:\+\w+)?:///(?![:?]|file:|$)([^?]*)", database_url)
+        beside = Path(database[1]).with_name(LOG) if database else Path(LOG)
+        log = logs / LOG if os.access(logs, os.W_OK | os.X_OK) else beside
+        values = {"database.url": database_url, "gateway.base_url": base_url, "logging.file": log}
+        write_private(file, template(values))
     except FileExistsError:
         raise ConfigurationError(f"{file} is there already; edit it, or name another with --config") from None
     except OSError as error:

@@ -48,7 +48,9 @@ def cron_print(
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
-    parts = scheduler.texts(place, scheduler.propose(place, load(ctx, config), host, run_as=run_as), host)
+    loaded = load(ctx, config)
+    wanted, _ = scheduler.with_log(loaded, scheduler.propose(place, loaded, host, run_as=run_as))
+    parts = scheduler.texts(place, wanted, host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
         console.show_json({"place": place.value, "files": files})
@@ -75,12 +77,16 @@ def cron_install(
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
-    changes = scheduler.install(place, scheduler.propose(place, load(ctx, config), host, run_as=run_as), host)
+    loaded = load(ctx, config)
+    wanted, log = scheduler.with_log(loaded, scheduler.propose(place, loaded, host, run_as=run_as))
+    changes = [*log, *scheduler.install(place, wanted, host)]
     _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
         console.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
     elif not changes:
         console.say("It is there already, as it should be.")
+    elif not log and loaded.settings.logging.file is None:
+        console.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
     elif place is scheduler.Place.OWN_TIMER:
         console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not as_json:

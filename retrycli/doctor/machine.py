@@ -171,6 +171,8 @@ def outputs(case: Case) -> Iterator[Finding]:
     """Whether what each pass is to write beside the database can be written: a new file takes the old one's place."""
     metrics = ("metrics.path", case.settings.metrics.path, "prometheus_client", "metrics")
     report = ("report.path", case.settings.report.path, "jinja2", "report")
+    if (log := case.settings.logging.file) is not None:
+        yield _log(log)
     for key, path, package, extra in (metrics, report):
         if path is None:
             continue
@@ -187,6 +189,16 @@ def outputs(case: Case) -> Iterator[Finding]:
             yield failure("outputs", f"{key} needs {package}, which is not installed", install(extra))
         else:
             yield well("outputs", f"{key} can be written: {path}")
+
+
+def _log(path: Path) -> Finding:
+    """Whether the log can be written. A pass makes the file, and appends to it."""
+    needed = path if os.path.lexists(path) else path.absolute().parent
+    if needed.is_symlink() or not (needed.is_file() or (needed.is_dir() and needed != path)):
+        return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
+    if not os.access(needed, os.W_OK):
+        return failure("outputs", f"logging.file: {needed} can't be written", f"see to the owner of {needed}")
+    return well("outputs", f"logging.file can be written: {path}")
 
 
 def _strangers_lock(case: Case, path: Path) -> Finding | None:

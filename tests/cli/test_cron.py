@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pwd
+import stat
 from typing import TYPE_CHECKING
 
 import pytest
@@ -162,6 +163,31 @@ def test_settings_that_come_from_the_environment_are_named(desk: Cli) -> None:
     assert done.returncode == 78
     assert "run.limit (environment RETRYCLI_RUN__LIMIT)" in done.stderr
     assert "s3cret" not in done.stderr
+
+
+# -- the log ---------------------------------------------------------------------------------------------------------
+
+
+def test_install_has_the_passes_keep_a_log_and_leaves_the_rest_of_the_settings(
+    desk: Cli, application: Application
+) -> None:
+    """The settings keep their mode; what is set is left."""
+    file = desk.cwd / "retrycli.toml"
+    file.write_text(f"# mine\n{file.read_text()}[logging]\n# file =\nformat = 'json'  # mine too\n")
+    file.chmod(0o600)
+    before = file.read_text()
+    screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
+    assert f'+file = "{application.path.parent}/retrycli.log"' in screen.text.replace("\n", "")
+    assert file.read_text() == before
+    assert desk("cron", "install", *OWN, "--yes").returncode == 0
+    assert file.read_text() == before.replace("# file =", f'file = "{application.path.parent}/retrycli.log"')
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert desk("run-once").stderr == ""
+    assert "Message retry pass started" in (application.path.parent / "retrycli.log").read_text()
+    file.write_text(before.replace("# file =", "file = 'mine.log'"))
+    changed = file.read_text()
+    assert desk.json("cron", "install", *OWN, "--yes")["changed"] is False
+    assert file.read_text() == changed
 
 
 # -- who makes the passes --------------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ import pytest
 
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import side_by_side
+from tests.users import OURS, need_root
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -124,6 +125,19 @@ def test_the_log_file_has_every_line_of_every_pass(at_work: Cli, application: Ap
     assert sum("Message retry pass started" in each for each in lines) == 2
     assert sum("sent successfully" in each for each in lines) == 3
     assert stat.S_IMODE(file.stat().st_mode) & 0o137 == 0, "what is logged is not for everybody"
+
+
+def test_a_log_file_that_root_begins_is_its_folders_owners(
+    at_work: Cli, application: Application, tmp_path: Path
+) -> None:
+    need_root()
+    folder = tmp_path / "logs"
+    folder.mkdir()
+    os.chown(folder, OURS, OURS)
+    application.fill()
+    assert at_work("run-once", env={"RETRYCLI_LOGGING__FILE": str(folder / "retrycli.log")}).returncode == 0
+    found = (folder / "retrycli.log").stat()
+    assert (found.st_uid, found.st_gid) == (OURS, OURS)
 
 
 @pytest.mark.parametrize("made", ["folder", "link", "fifo", "missing folder"])

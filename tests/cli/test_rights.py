@@ -36,6 +36,7 @@ def test_all_that_commands_make_is_private(cli: Cli, application: Application) -
     at_work = cli.under(*OPEN_TO_ALL).having({"TMPDIR": str(folder), "EDITOR": str(editor)})
     assert at_work("init", "--database-url", application.url, "--base-url", "http://127.0.0.1:9").returncode == 0
     paths = {"RETRYCLI_METRICS__PATH": "retrycli.prom", "RETRYCLI_REPORT__PATH": "report.html"}
+    paths["RETRYCLI_LOGGING__FILE"] = "retrycli.log"
     assert at_work("run-once", env=paths).returncode == 0
     assert at_work("edit", "1", "--yes").returncode == 4
     seen = [line.split() for line in (cli.cwd / "seen").read_text().splitlines()]
@@ -46,4 +47,4 @@ def test_all_that_commands_make_is_private(cli: Cli, application: Application) -
     own = {name: mode for name, mode in made.items() if name not in before | {"seen"}}
     assert own.keys() > FOR_OTHERS.keys() | {"retrycli.toml"}
     assert own == dict.fromkeys(own, 0o600) | FOR_OTHERS
-    assert "agent.db.retrycli.lock" in own
+    assert {"agent.db.retrycli.lock", "retrycli.log"} <= own.keys()

@@ -13,6 +13,7 @@ import pytest
 from retrycli.config import load
 from retrycli.schema import HEAD
 from retrycli.settings import Settings
+from retrycli.upkeep import write_config
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL
 from tests.conftest import on_both
@@ -45,7 +46,11 @@ def test_inits_file_loads_to_the_defaults(cli: Cli, application: Application) ->
     defaults = Settings().model_copy(
         update={"database": Settings().database.model_copy(update={"url": application.url})}
     )
-    assert load(file, {}).settings == defaults
+    log = load(file, {}).settings.logging.file
+    assert log is not None
+    assert log.name == "retrycli.log"
+    logging = Settings().logging.model_copy(update={"file": log})
+    assert load(file, {}).settings == defaults.model_copy(update={"logging": logging})
     every, _, _ = text.partition("# Other rules for one message type")
     file.write_text(re.sub(r"^# (\w+ = )", r"\1", every, flags=re.MULTILINE))
     assert "backoff" in tomllib.loads(file.read_text())["schedule"]
@@ -61,6 +66,22 @@ def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, ap
     assert screen.words.startswith(f"Wrote {file}. Made retrycli's tables in {application.path}.")
     assert screen.text.endswith("Next: retrycli run-once --dry-run\n")
     assert load(file, {}).settings.gateway.base_url == "https://tickets.example.com/api"
+
+
+@pytest.mark.parametrize(
+    ("url", "log"),
+    [
+        ("sqlite:///agent.db", "retrycli.log"),
+        ("sqlite:////var/lib/desk/agent.db?timeout=5", "/var/lib/desk/retrycli.log"),
+        ("postgresql://db/desk", "retrycli.log"),
+    ],
+)
+def test_init_sets_a_log_where_passes_can_write_it(tmp_path: Path, url: str, log: str) -> None:
+    """In the folder of logs, if that is to be had, else beside the database, else beside the settings."""
+    (tmp_path / "logs").mkdir()
+    for name, logs, expected in (("a", tmp_path / "logs", tmp_path / "logs/retrycli.log"), ("b", tmp_path / "no", log)):
+        write_config(tmp_path / name, database_url=url, base_url=None, logs=logs)
+        assert load(tmp_path / name, {}).settings.logging.file == tmp_path / expected
 
 
 def test_init_overwrites_nothing(cli: Cli, application: Application) -> None:

@@ -336,6 +336,15 @@ def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: st
     assert "which is a folder" in only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs").found
 
 
+def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
+    more = '[logging]\nfile = "logs/retrycli.log"\n'
+    only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    (desk.root / "logs").mkdir()
+    only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
+    (desk.root / "logs/retrycli.log").symlink_to(desk.config)
+    only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_a_folder_that_can_not_be_written_is_a_failure(desk: Desk) -> None:
     (desk.root / "collector").mkdir(0o500)

@@ -1178,7 +1178,7 @@ def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(st
         "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503",
     )
     assert stage.sql("SELECT status FROM pending_messages") == [("failed",)]
-    assert stage.events.of(MessageEscalated) == [
+    assert [replace(each, fingerprint="") for each in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED)
     ]
     assert summary.escalated == 1
