@@ -44,6 +44,7 @@ DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.queue,
     database.index,
     database.writing,
+    database.search_path,
     database.time,
     calling.calling,
 )
