@@ -45,6 +45,7 @@ DATABASE_CHECKS: tuple[Callable[[Case, Database], Iterable[Finding]], ...] = (
     database.age,
     database.index,
     database.writing,
+    database.search_path,
     database.time,
     calling.calling,
 )

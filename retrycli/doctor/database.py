@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
 
@@ -10,7 +11,7 @@ from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
 from retrycli.store import selection
-from retrycli.store.condition import check_writable, clock_ahead, journal_mode
+from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
@@ -112,6 +113,24 @@ def writing(case: Case, database: Database) -> Iterator[Finding]:
             f"the database takes changes; with its journal mode {mode} the application and a pass hold each other up",
             f"if the application agrees: sqlite3 {case.database_file} 'PRAGMA journal_mode = WAL'",
         )
+
+
+def search_path(_case: Case, database: Database) -> Iterator[Finding]:
+    """Who else may create functions and operators where a server looks for those that a statement names."""
+    if database.is_sqlite:
+        return
+    found = creators(database)
+    for where, role in found:
+        who = "every role" if role is None else f"the role {role}"
+        revoke = f"REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}"
+        yield warning("search path", f"{who} may create functions in the schema {where}", revoke)
+    if not found:
+        yield well("search path", "no other role may create functions in its schemas")
+
+
+def _quoted(name: str) -> str:
+    """A name as SQL has it."""
+    return name if re.fullmatch(r"[a-z_][a-z0-9_]*", name) else '"' + name.replace('"', '""') + '"'
 
 
 def time(case: Case, database: Database) -> Iterator[Finding]:

@@ -7,11 +7,12 @@ That transport names some errors wrongly: a server that closes after it has read
 
 from __future__ import annotations
 
+import inspect
 import select
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 from weakref import WeakKeyDictionary
@@ -21,6 +22,7 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from retrycli import descriptors
+from retrycli.errors import ConfigurationError
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
@@ -135,6 +137,43 @@ def _abort(connection: aiohttp.connector.Connection | None) -> None:
         connection.transport.abort()
 
 
+RELIED_ON: tuple[tuple[type, str, tuple[str, ...]], ...] = (
+    (aiohttp.TCPConnector, "_get", ("self", "key", "traces")),
+    (aiohttp.TCPConnector, "_release", ("self", "key", "protocol", "should_close")),
+    (aiohttp.ClientResponse, "start", ("self", "connection")),
+    (aiohttp.ClientResponse, "release", ("self",)),
+)
+"""aiohttp's methods that are overridden above, with their parameters. It promises none of the first two to anybody."""
+SWITCH = "_retry_connection"
+"""aiohttp's attribute of a session that is turned off below."""
+
+
+def check_aiohttp(
+    methods: Sequence[tuple[type, str, tuple[str, ...]]] = RELIED_ON, session: type = aiohttp.ClientSession
+) -> None:
+    """Check that this aiohttp has inside what we rely on.
+
+    One that calls its methods or its switch otherwise would ignore ours without a word: a message would be taken for
+    delivered on the answer to another, or be sent twice.
+
+    Raises:
+        ConfigurationError: it has not; the text names what is missing, and the remedy.
+    """
+    missing = [
+        f"{of.__name__}.{name}({', '.join(parameters[1:])})"
+        for of, name, parameters in methods
+        if tuple(inspect.signature(getattr(of, name, lambda: None)).parameters) != parameters
+    ]
+    if SWITCH not in getattr(session, "ATTRS", ()):
+        missing.append(f"{session.__name__}.{SWITCH}")
+    if missing:
+        version = aiohttp.__version__
+        raise ConfigurationError(
+            f"aiohttp {version} has no {' and no '.join(missing)}, on which safe delivery relies; "
+            f"install an older one: pip install 'aiohttp>=3.13.4,<{version}'"
+        )
+
+
 def open_transport(
     settings: OneGateway, *, connections: int, elapsed: Callable[[], float] = time.monotonic
 ) -> httpx.AsyncBaseTransport:
@@ -149,8 +188,9 @@ def open_transport(
         elapsed: seconds, from whenever, that nobody sets: for how long a connection was idle.
 
     Raises:
-        ConfigurationError: the CA file can't be used.
+        ConfigurationError: the CA file can't be used, or this aiohttp is not one that we know.
     """
+    check_aiohttp()
     context = _tls(settings)
 
     def session() -> aiohttp.ClientSession:

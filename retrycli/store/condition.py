@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from sqlalchemy import exc, select
+from sqlalchemy import exc, select, text
 
 from retrycli.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.message import EscalationReason, State, Status
@@ -34,6 +34,32 @@ def journal_mode(database: Database) -> str:
         return str(connection.exec_driver_sql("PRAGMA journal_mode").scalar_one())
 
 
+CREATORS = text("""
+SELECT n.nspname, r.rolname
+FROM pg_catalog.pg_namespace n
+CROSS JOIN LATERAL pg_catalog.aclexplode(n.nspacl) a
+LEFT JOIN pg_catalog.pg_roles r ON r.oid = a.grantee
+LEFT JOIN pg_catalog.pg_class c ON c.oid = CAST(pg_catalog.to_regclass(:table) AS oid)
+WHERE n.nspname = ANY (pg_catalog.current_schemas(false)) AND a.privilege_type = 'CREATE'
+AND a.grantee <> n.nspowner AND a.grantee IS DISTINCT FROM c.relowner
+AND (r.rolname IS NULL OR NOT r.rolsuper AND r.rolname <> current_user)
+ORDER BY n.nspname, r.rolname
+""")
+
+
+def creators(database: Database) -> list[tuple[str, str | None]]:
+    """Return who else may create functions where a server looks for ours: schemas with roles, None for every role.
+
+    The owners of schema and table are left out: they may change the table, and what its triggers do.
+    """
+    if database.is_sqlite:
+        return []
+    schema, table = database.quoted_table
+    with database.read() as connection:
+        found = connection.execute(CREATORS, {"table": f"{schema}.{table}" if schema else table})
+        return [(each.nspname, each.rolname) for each in found]
+
+
 CLOCK_READINGS = 3
 """On a machine that is busy, one answer may well be late by more than a request takes."""
 
@@ -51,7 +77,7 @@ def clock_ahead(database: Database, now: Callable[[], datetime]) -> timedelta:
         def reading() -> tuple[timedelta, timedelta]:
             """How long the way there and back was, and how far ahead the clock."""
             asked_at = now()
-            there: datetime = connection.exec_driver_sql("SELECT clock_timestamp()").scalar_one()
+            there: datetime = connection.exec_driver_sql("SELECT pg_catalog.clock_timestamp()").scalar_one()
             took = now() - asked_at
             return took, there - (asked_at + took / 2)
 

@@ -29,7 +29,8 @@ IMPATIENT_MS = 100
 """How long a transaction waits for a server's lock while requests are out: their answers can't come in meanwhile."""
 
 AS_IT_IS = (
-    "SELECT (SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'), current_setting('synchronous_commit')"
+    "SELECT (SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'), "
+    "pg_catalog.current_setting('synchronous_commit')"
 )
 BEGINNING = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
@@ -101,8 +102,10 @@ def _postgresql(url: URL, patience: int) -> Engine:
     # A prepared statement would be left in its server connection, and BEGIN is in our own hands.
     own = {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
+    from retrycli.store.catalogue import Compiler
     from retrycli.store.values import read_any, write_any  # needs the driver
 
+    engine.dialect.statement_compiler = Compiler
     event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
     event.listen(engine, "connect", read_any)
     event.listen(engine, "connect", write_any)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     CHAR,
+    VARCHAR,
     Float,
     Integer,
     Numeric,
@@ -202,8 +203,8 @@ class Database:
         with self.read() as connection:
             if self.is_sqlite:
                 return timedelta(milliseconds=connection.info[PATIENCE])
-            waits_ms = connection.exec_driver_sql("SELECT setting::int FROM pg_settings WHERE name = 'lock_timeout'")
-            return timedelta(milliseconds=waits_ms.scalar_one())
+            own_ms = "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'"
+            return timedelta(milliseconds=connection.exec_driver_sql(own_ms).scalar_one())
 
     def one_at_a_time(self, connection: Connection) -> None:
         """Wait for every other transaction that has called this; on SQLite one that writes waits for all others."""
@@ -278,6 +279,8 @@ class Database:
         kind = self.type_of(name)
         if not self.is_sqlite and isinstance(kind, CHAR):
             return _Unpadded()
+        if not self.is_sqlite and isinstance(kind, VARCHAR):
+            return String()  # the server's catalogue has no operator for it: see `catalogue`
         if self.is_sqlite or name not in WHOLE_NUMBERS:
             return None
         if isinstance(kind, Uuid):

@@ -8,7 +8,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import TYPE_CHECKING
 
-from sqlalchemy import text
+from sqlalchemy import VARCHAR, text
 
 from retrycli.errors import DatabaseUnavailable
 from retrycli.message import Status
@@ -26,8 +26,9 @@ IN_SQLITE = (
 )
 IN_POSTGRESQL = """
 SELECT n.nspname, i.indisvalid
-FROM pg_index i JOIN pg_class c ON c.oid = i.indexrelid JOIN pg_namespace n ON n.oid = c.relnamespace
-WHERE i.indrelid = to_regclass(:table) AND c.relname = :name
+FROM pg_catalog.pg_index i JOIN pg_catalog.pg_class c ON c.oid = i.indexrelid
+JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
+WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND c.relname = :name
 """
 
 
@@ -68,13 +69,16 @@ class FailedIndex:
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE status = '{Status.FAILED}'"
+        # As the queries have it. Without the cast a planted operator could become a part of the index: see `catalogue`.
+        is_varchar = not self._database.is_sqlite and isinstance(self._database.type_of("status"), VARCHAR)
+        failed = f"{'CAST(status AS text)' if is_varchar else 'status'} = '{Status.FAILED}'"
+        make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
         require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "
         taking_away = [f"DROP INDEX {concurrently}{name}"] if state is not IndexState.ABSENT else []
         if drop:
             return taking_away
-        return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE status = '{Status.FAILED}'"]
+        return [*taking_away, f"CREATE INDEX {concurrently}{self._where} (id) WHERE {failed}"]
 
     def execute(self, statements: Sequence[str]) -> None:
         """Carry them out.

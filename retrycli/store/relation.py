@@ -32,7 +32,7 @@ SELECT 1
 FROM pg_catalog.pg_index i
 JOIN pg_catalog.pg_class c ON c.oid = i.indrelid
 JOIN pg_catalog.pg_attribute a ON a.attrelid = i.indrelid AND a.attnum = i.indkey[0]
-WHERE i.indrelid = pg_catalog.to_regclass(:table) AND a.attname = 'id'
+WHERE i.indrelid = CAST(pg_catalog.to_regclass(:table) AS oid) AND a.attname = 'id'
 AND i.indisunique AND i.indisvalid AND i.indpred IS NULL AND i.indnkeyatts = 1
 AND (c.relkind = 'p' OR NOT c.relhassubclass)
 LIMIT 1
@@ -40,7 +40,7 @@ LIMIT 1
 """A unique index of a table does not cover tables that inherit from it, unless they are its partitions."""
 
 KIND_IN_SQLITE = "SELECT type FROM {}sqlite_master WHERE type IN ('table', 'view') AND name = :name COLLATE NOCASE"
-KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = pg_catalog.to_regclass(:table)"
+KIND_IN_POSTGRESQL = "SELECT relkind FROM pg_catalog.pg_class WHERE oid = CAST(pg_catalog.to_regclass(:table) AS oid)"
 
 
 class Kind(StrEnum):

@@ -301,7 +301,7 @@ def _waiting_little(database: Database, connection: Connection) -> Iterator[None
     if database.is_sqlite:
         yield
         return
-    before = connection.exec_driver_sql("SELECT current_setting('lock_timeout')").scalar_one()
+    before = connection.exec_driver_sql("SELECT pg_catalog.current_setting('lock_timeout')").scalar_one()
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAITED_MS}", execution_options=UNREAD)
     yield
     connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=UNREAD)

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 
 REMEMBERED = "SELECT table_name FROM retrycli_selection"
 IN_POSTGRESQL = text("""
-SELECT n.nspname || '.' || c.relname
+SELECT CAST(n.nspname AS text) || '.' || CAST(c.relname AS text)
 FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
-WHERE c.oid = pg_catalog.to_regclass(:name)
+WHERE c.oid = CAST(pg_catalog.to_regclass(:name) AS oid)
 """)
 
 

@@ -39,7 +39,8 @@ def test_it_is_made_when_asked_for_and_taken_away_again(database: Database, inde
     concurrently = "" if database.is_sqlite else "CONCURRENTLY "
     assert index.state() is IndexState.ABSENT
     assert index.statements(drop=True) == []
-    made = [f"CREATE INDEX {concurrently}retrycli_failed ON pending_messages (id) WHERE status = 'failed'"]
+    status = "status" if database.is_sqlite else "CAST(status AS text)"
+    made = [f"CREATE INDEX {concurrently}retrycli_failed ON pending_messages (id) WHERE {status} = 'failed'"]
     assert index.statements() == made
     make(index)
     assert index.state() is IndexState.THERE

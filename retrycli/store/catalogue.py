@@ -1,0 +1,95 @@
+"""SQL for PostgreSQL in which functions and operators are those of its own catalogue.
+
+A server looks for them in each schema of the search path, and one whose parameters fit exactly wins over those of the
+catalogue (PostgreSQL, "Function Type Resolution"). So whoever may CREATE in such a schema could plant ``replace(text,
+varchar, varchar)`` or ``varchar = varchar``, for which the catalogue has only ``text``, and have it run as us. The path
+itself must stay as it is: the triggers of the application's table find their tables by it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Text, cast, types
+from sqlalchemy.dialects.postgresql import OID, REGCLASS
+from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
+from sqlalchemy.sql import operators
+from sqlalchemy.sql.elements import (
+    BindParameter,
+    Cast,
+    CollectionAggregate,
+    ColumnClause,
+    ColumnElement,
+    Grouping,
+    Null,
+)
+
+if TYPE_CHECKING:
+    from sqlalchemy.sql.elements import BinaryExpression
+    from sqlalchemy.sql.functions import Function
+
+SYNTAX = frozenset({"coalesce", "greatest", "least", "nullif"})
+"""What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays."""
+PLAIN = "VARCHAR"
+"""What SQLAlchemy has a server take a text for."""
+
+
+class Compiler(PGCompiler_psycopg):
+    """Writes each function with its schema, and the sides of each operator with types that the catalogue has it for."""
+
+    def visit_function(self, func: Function[Any], add_to_result_map: Any = None, **how: Any) -> str:  # noqa: ANN401
+        """Write a function, as the catalogue's."""
+        text: str = super().visit_function(func, add_to_result_map=add_to_result_map, **how)
+        name = func.name.lower()
+        is_syntax = name in SYNTAX or (name == "unnest" and len(func.clauses) > 1)
+        return text if is_syntax or func.packagenames else f"pg_catalog.{text}"
+
+    def visit_binary(self, binary: BinaryExpression[Any], *given: Any, **how: Any) -> str:  # noqa: ANN401
+        """Write an operator, with texts of any type as ``text``."""
+        sides = _alike(binary)
+        if sides != (binary.left, binary.right):
+            binary = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
+            binary.left, binary.right = sides
+        text: str = super().visit_binary(binary, *given, **how)  # type: ignore[no-untyped-call]
+        return text
+
+    def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
+        """Write a value with its type: any text as ``text``."""
+        text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
+        value, _, kind = text.rpartition("::")
+        return f"{value}::TEXT{kind.removeprefix(PLAIN)}" if kind in {PLAIN, f"{PLAIN}[]"} else text
+
+
+def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
+    """Return both sides of an operator as the catalogue has an operator for."""
+    sides = (binary.left, binary.right)
+    if _is_resolved(binary.operator):
+        if any(map(_is_text, sides)):
+            return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
+        if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
+            return _as_oid(binary.left), _as_oid(binary.right)
+    return sides
+
+
+def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
+    """Whether a server looks an operator up: ``IS NULL`` and ``COLLATE`` are syntax."""
+    is_syntax = operator in {operators.is_, operators.is_not}
+    return operator is operators.concat_op or (operators.is_comparison(operator) and not is_syntax)
+
+
+def _is_text(side: ColumnElement[Any]) -> bool:
+    return isinstance(getattr(side, "type", None), types.String) and not isinstance(side.type, types.Enum)
+
+
+def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
+    is_list = isinstance(side, CollectionAggregate) or (
+        operator in {operators.in_op, operators.not_in_op} and not isinstance(side, ColumnClause)
+    )
+    is_text = isinstance(side, Cast) and isinstance(side.type, Text)
+    if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as texts anyway
+        return side
+    return cast(side.element if isinstance(side, Grouping) else side, Text)
+
+
+def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:
+    return cast(side, OID) if isinstance(side.type, types.Integer | REGCLASS) else side

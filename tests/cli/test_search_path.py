@@ -1,0 +1,87 @@
+"""Whoever may CREATE in a schema of the search path can have nothing of theirs run as us."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+from sqlalchemy import make_url
+
+from tests import traps
+from tests.cli.api import BAD_GATEWAY, TAKES, Scripted
+from tests.cli.command import Cli
+
+if TYPE_CHECKING:
+    from tests.cli.application import Application
+
+pytestmark = pytest.mark.databases("postgresql")
+
+FIRST = ("run-once --dry-run", "run-once")
+LOOKS = (
+    "status",
+    "list-failed",
+    "list-failed --type customer --ticket 4711 --error 502 --older-than 1s",
+    "escalations",
+    "show 5",
+    "explain 5",
+    *(f"stats --by {each}" for each in ("outcome", "type", "ticket", "error", "hour")),
+    "report --html -",
+    "metrics",
+    "passes",
+    "config check",
+    "doctor",
+)
+ACTS = (
+    "retry 5",
+    "retry --error 502 --yes",
+    "edit 6 --subject New --yes",
+    "requeue --type customer --yes",
+    "mark-sent 6 --yes",
+    "reject 7 --reason no",
+    "pause --for 1m",
+    "resume",
+    "db index --yes",
+    "db index --drop --yes",
+    "db prune --older-than 1d --yes",
+    "run-once",
+)
+
+
+def test_nothing_that_is_planted_is_run_as_us(untouched: Application, cli: Cli) -> None:
+    """From the first call on, which makes the tables. What resolves outside the catalogue is listed by this test."""
+    untouched.fill()
+    assert traps.plant(untouched.url) > 1000
+    with Scripted(BAD_GATEWAY, BAD_GATEWAY, TAKES) as api:
+        command = cli.having(untouched.variables(api.url))
+        said = {each: command(*each.split()) for each in FIRST}
+        said |= command.show_all(piped=LOOKS).piped
+        said |= {each: command(*each.split()) for each in ACTS}
+    assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr + done.stdout} == {}
+    assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
+
+
+def of_search_path(command: Cli) -> list[dict[str, str]]:
+    return [each for each in command.json("doctor", code=3)["findings"] if each["name"] == "search path"]
+
+
+def test_doctor_warns_of_others_who_may_create_in_a_schema_of_the_search_path(
+    application: Application, cli: Cli
+) -> None:
+    command = cli.having(application.variables("http://127.0.0.1:9"))
+    [found] = of_search_path(command)
+    assert (found["level"], found["found"]) == ("ok", "no other role may create functions in its schemas")
+    application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
+    [found] = of_search_path(command)
+    assert (found["level"], found["found"]) == ("warning", "every role may create functions in the schema public")
+    assert found["remedy"] == "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    application.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
+    role = f"eve {make_url(application.url).database}"
+    application.execute(f'CREATE ROLE "{role}"')
+    application.execute(f'GRANT CREATE ON SCHEMA public TO "{role}"')
+    try:
+        [found] = of_search_path(command)
+        assert found["found"] == f"the role {role} may create functions in the schema public"
+        assert found["remedy"] == f'REVOKE CREATE ON SCHEMA public FROM "{role}"'
+    finally:
+        application.execute(f'DROP OWNED BY "{role}"')
+        application.execute(f'DROP ROLE "{role}"')

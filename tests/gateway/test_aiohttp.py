@@ -1,0 +1,46 @@
+"""The gateway relies on what aiohttp has inside: a version that lacks it is refused before the first message."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+
+from retrycli.errors import ConfigurationError
+from retrycli.gateway.transport import check_aiohttp
+
+
+class Renamed:
+    """A connector whose connections are got in another way."""
+
+    async def _get_connection(self, key: object) -> None: ...
+
+
+class Changed:
+    """A connector that wants to know more."""
+
+    async def _get(self, key: object, traces: object, ceil: float) -> None: ...
+
+
+class Session:
+    """A session without the switch."""
+
+    ATTRS = frozenset({"_retries"})
+
+
+def test_the_aiohttp_that_is_installed_has_it() -> None:
+    check_aiohttp()
+
+
+@pytest.mark.parametrize("connector", [Renamed, Changed])
+def test_a_method_that_would_not_be_called_any_more_is_named(connector: type) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        check_aiohttp([(connector, "_get", ("self", "key", "traces"))])
+    assert str(refused.value) == (
+        f"aiohttp {aiohttp.__version__} has no {connector.__name__}._get(key, traces), on which safe delivery relies; "
+        f"install an older one: pip install 'aiohttp>=3.13.4,<{aiohttp.__version__}'"
+    )
+
+
+def test_a_switch_that_would_not_be_heeded_any_more_is_named() -> None:
+    with pytest.raises(ConfigurationError, match=r"has no Session\._retry_connection, on which safe delivery relies"):
+        check_aiohttp(session=Session)

@@ -1,0 +1,91 @@
+"""Functions and operators that another role has planted in a schema of the search path: each says that it was run.
+
+There is one for each way to call what retrycli's SQL calls for which PostgreSQL's catalogue has no exact match. So what
+resolves outside the catalogue is named by the first error.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator
+from itertools import product
+from pathlib import Path
+
+from sqlalchemy import Connection, NullPool, create_engine, text
+
+import retrycli
+
+KINDS = (
+    ("text", "character varying", "character", "name", '"char"'),
+    ("smallint", "integer", "bigint", "numeric", "double precision"),
+    ("timestamp with time zone", "timestamp without time zone", "date"),
+    ("boolean",),
+    ("uuid",),
+    ("json",),
+    ("jsonb",),
+    ("interval",),
+    ("regclass",),
+    ("oid",),
+)
+"""Types that are taken for one another."""
+TYPES = tuple(each for kind in KINDS for each in kind)
+ANY = {"any", "anyelement", "anycompatible", "anynonarray"}
+OPERATORS = ("=", "<>", "<", ">", "<=", ">=", "||", "+", "-", "*", "/", "~~", "~~*", "~")
+MOST_ARGUMENTS = 3
+BODY = "LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'TRAP: {}'; END $$"
+
+
+def plant(url: str, schema: str = "public") -> int:
+    """Plant all of them; how many they are."""
+    engine = create_engine(url, poolclass=NullPool)
+    with engine.begin() as connection:
+        made = [*_functions(connection, schema), *_operators(connection, schema)]
+        for start in range(0, len(made), 500):
+            connection.exec_driver_sql(";\n".join(made[start : start + 500]).replace("%", "%%"))
+    engine.dispose()
+    return len(made)
+
+
+def _functions(connection: Connection, schema: str) -> Iterator[str]:
+    query = text("""
+        SELECT p.proname, pg_catalog.array_agg(pg_catalog.format_type(t.oid, NULL) ORDER BY a.at), p.oid
+        FROM pg_catalog.pg_proc p CROSS JOIN LATERAL pg_catalog.unnest(p.proargtypes) WITH ORDINALITY AS a (type, at)
+        JOIN pg_catalog.pg_type t ON t.oid = a.type
+        WHERE p.pronamespace = 'pg_catalog'::pg_catalog.regnamespace AND p.proname = ANY(:names) AND p.pronargs <= :most
+        GROUP BY p.oid, p.proname
+    """)
+    found = connection.execute(query, {"names": sorted(_called()), "most": MOST_ARGUMENTS}).all()
+    there = {(name, tuple(arguments)) for name, arguments, _ in found}
+    wanted = {(name, others) for name, arguments, _ in found for others in product(*map(_like, arguments))}
+    for name, arguments in sorted(wanted - there):
+        signature = f"{name}({', '.join(arguments)})"
+        yield f"CREATE FUNCTION {schema}.{signature} RETURNS text {BODY.format(signature)}"
+
+
+def _operators(connection: Connection, schema: str) -> Iterator[str]:
+    query = text("""
+        SELECT oprname, pg_catalog.format_type(oprleft, NULL), pg_catalog.format_type(oprright, NULL)
+        FROM pg_catalog.pg_operator WHERE oprnamespace = 'pg_catalog'::pg_catalog.regnamespace
+    """)
+    there = {tuple(each) for each in connection.execute(query)}
+    for number, (name, left, right) in enumerate(product(OPERATORS, TYPES, TYPES)):
+        if (name, left, right) not in there:
+            yield (
+                f"CREATE FUNCTION {schema}.trap_{number}({left}, {right}) RETURNS boolean "
+                f"{BODY.format(f'{left} {name} {right}')}"
+            )
+            made = f"FUNCTION = {schema}.trap_{number}, LEFTARG = {left}, RIGHTARG = {right}"
+            yield f"CREATE OPERATOR {schema}.{name} ({made})"
+
+
+def _called() -> set[str]:
+    """The names of what retrycli's SQL may call, and of more that is called in Python."""
+    sources: Iterable[Path] = Path(retrycli.__file__).parent.rglob("*.py")
+    return {name for each in sources for name in re.findall(r"(\w+)\(", each.read_text(encoding="utf-8"))}
+
+
+def _like(argument: str) -> tuple[str, ...]:
+    """The types that an argument may have where the catalogue has this one."""
+    if argument.strip('"') in ANY:
+        return TYPES
+    return next((kind for kind in KINDS if argument in kind), (argument,))
