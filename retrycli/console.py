@@ -76,16 +76,19 @@ def _pieces(value: object) -> Iterator[str]:
     yield "]"
 
 
-def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0) -> None:
+def show_table(headers: Sequence[str], rows: Iterable[Row], *, texts: int = 0, named: bool = False) -> None:
     """Print rows, if any: a table on a terminal, tab-separated lines without a header elsewhere. Nothing is cut.
 
     Args:
-        headers: the columns' names, for the terminal.
+        headers: the columns' names, for the terminal, or if they are wanted.
         rows: the values of each row. Off a terminal they are printed as they come.
         texts: so many of the last columns may be of any length. Where the terminal has too little room for them,
             they stand under their row.
+        named: print the names off a terminal too.
     """
     if not on_terminal():
+        if named:
+            print("\t".join(headers))  # noqa: T201
         for row in rows:
             print("\t".join(map(_plain, row)))  # noqa: T201
         return

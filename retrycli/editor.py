@@ -14,7 +14,9 @@ from types import FrameType
 
 from retrycli.errors import NotEdited
 
+NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")
+KEEP_IT = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -24,7 +26,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     Raises:
         NotEdited: there is none, or its quotes don't match.
     """
-    for name in ("VISUAL", "EDITOR"):
+    for name in NAMED_BY:
         if wanted := environment.get(name, "").strip():
             try:
                 return shlex.split(wanted)
@@ -33,7 +35,13 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     for each in FALLBACKS:
         if found := shutil.which(each, path=environment.get("PATH")):
             return [found]
-    raise NotEdited("there is no editor; set $EDITOR, or give --subject or --body-file")
+    remedy = KEEP_IT if stripped_by_sudo(environment) else "set $EDITOR"
+    raise NotEdited(f"there is no editor; {remedy}, or give --subject or --body-file")
+
+
+def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
+    """Return if no editor is named because sudo, by default, passes no such variable on."""
+    return "SUDO_USER" in environment and not any(environment.get(name, "").strip() for name in NAMED_BY)
 
 
 def edited(text: str, command: list[str], *, name: str) -> str:

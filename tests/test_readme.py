@@ -71,7 +71,7 @@ def test_every_command_is_told_of(command: str) -> None:
 
 def test_the_commands_told_of_are_all_there_are() -> None:
     shown = subprocess.run([sys.executable, "-m", "retrycli", "--help"], capture_output=True, text=True, check=True)
-    listed = re.findall(r"^  ([a-z][a-z-]+)  ", shown.stdout.partition("Commands")[2], re.MULTILINE)
+    listed = re.findall(r"^  ([a-z][a-z-]+)  ", shown.stdout.partition("Core commands")[2], re.MULTILINE)
     assert sorted(listed) == sorted(COMMANDS)
 
 

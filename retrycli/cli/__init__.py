@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from importlib import import_module
@@ -18,39 +19,47 @@ from retrycli.cli.shared import ConfigFile, Globals, LogFormat, LogLevel
 READER_GONE = 128 + 13
 """Our output's reader has gone, as `head` does: what a shell says of a program that SIGPIPE has ended."""
 
-HOMES = {
-    "run-once": "passes",
-    "passes": "passes",
-    "pause": "passes",
-    "resume": "passes",
-    "status": "look",
-    "list-failed": "look",
-    "show": "look",
-    "explain": "look",
-    "escalations": "escalations",
-    "retry": "act",
-    "requeue": "act",
-    "reject": "act",
-    "look-up": "arrival",
-    "mark-sent": "arrival",
-    "edit": "edit",
-    "notify": "notify",
-    "metrics": "measure",
-    "stats": "see",
-    "report": "see",
-    "doctor": "checkup",
-    "init": "setup",
-    "config": "setup",
-    "table": "setup",
-    "db": "setup",
-    "presets": "presets",
-    "deliver-test": "presets",
-    "cron": "cron",
-    "sandbox": "tryout",
-    "demo": "tryout",
-    "version": "setup",
+GROUPS = {
+    "Core commands": {
+        "run-once": "passes",
+        "status": "look",
+        "list-failed": "look",
+        "retry": "act",
+        "escalations": "escalations",
+    },
+    "Messages": {
+        "show": "look",
+        "explain": "look",
+        "edit": "edit",
+        "look-up": "arrival",
+        "mark-sent": "arrival",
+        "requeue": "act",
+        "reject": "act",
+    },
+    "Passes": {
+        "pause": "passes",
+        "resume": "passes",
+        "passes": "passes",
+        "stats": "see",
+        "report": "see",
+        "metrics": "measure",
+    },
+    "Setting up": {
+        "init": "setup",
+        "config": "setup",
+        "doctor": "checkup",
+        "cron": "cron",
+        "notify": "notify",
+        "presets": "presets",
+        "deliver-test": "presets",
+        "table": "setup",
+        "db": "setup",
+    },
+    "Trying out": {"sandbox": "tryout", "demo": "tryout", "version": "setup"},
 }
-"""Where each command is, in the order of the help."""
+"""Where each command is, by its group, in the order of the help."""
+HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}
+"""Where each command is."""
 
 
 class Commands(TyperGroup):
@@ -72,12 +81,66 @@ class Commands(TyperGroup):
                 self.commands.update(_at(home))
         return self.commands.get(cmd_name)
 
+    def format_commands(self, ctx: Any, formatter: Any) -> None:  # noqa: ANN401  as above
+        """Write the commands by their groups."""
+        for title, names in GROUPS.items():
+            commands = {name: self.get_command(ctx, name) for name in names}
+            room = formatter.width - LONGEST_COMMAND - 6
+            with formatter.section(title):
+                formatter.write_dl(
+                    [(f"{name:<{LONGEST_COMMAND}}", each.get_short_help_str(room)) for name, each in commands.items()]
+                )
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401  as above
+        """Run a command; say what is wrong with its arguments in our own words, not in the type checker's."""
+        try:
+            return super().invoke(ctx)
+        except typer.BadParameter as error:
+            error.message = _in_plain_words(error.message)
+            raise
+
+
+LONGEST_COMMAND = max(map(len, HOMES))
+PLAIN_WORDS = {
+    r"^Input should be a valid integer.*": "it must be an integer",
+    r"^Input should be a valid number.*": "it must be a number",
+    r"^Input should be less than or equal to ": "it must be at most ",
+    r"^Input should be greater than or equal to ": "it must be at least ",
+    r"^Input should be ": "it must be ",
+}
+"""What the library that checks arguments says, and what we say."""
+
+
+def _in_plain_words(text: str) -> str:
+    return next((re.sub(said, ours, text) for said, ours in PLAIN_WORDS.items() if re.match(said, text)), text)
+
 
 def _at(home: str) -> dict[str, Any]:
-    """The commands of a module."""
+    """The commands of a module, each with an example in its help."""
     group = typer.Typer(rich_markup_mode=None)
     import_module(f"{__name__}.{home}").register(group)
-    return dict(get_group(group).commands)
+    commands = dict(get_group(group).commands)
+    for name, command in commands.items():
+        _give_examples(command, name)
+    return commands
+
+
+def _give_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
+    from retrycli import suggested
+    from retrycli.cli.examples import EXAMPLES
+
+    # The first line keeps the help's formatter from filling the others up.
+    command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
+    for name, each in getattr(command, "commands", {}).items():
+        _give_examples(each, *names, name)
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import retrycli
+
+        typer.echo(f"retrycli {retrycli.__version__}")
+        raise typer.Exit
 
 
 app = typer.Typer(
@@ -100,8 +163,12 @@ def options(
     ] = None,
     log_format: Annotated[LogFormat | None, typer.Option(help="How to log.", show_default=False)] = None,
     debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show retrycli's version.", is_eager=True, callback=_show_version)
+    ] = False,
 ) -> None:
     """Take the options that come before the command."""
+    del version
     del debug  # `_fail` looks for it among the arguments, for there is no context by then
     ctx.obj = Globals(config, log_level, log_format)
 

@@ -81,9 +81,13 @@ def show_edits(acts: Sequence[ActRecord]) -> None:
 
 
 def _in_editor(message_id: int, before: Draft) -> Draft:
-    from retrycli.editor import edited, editor_command
+    from retrycli import console
+    from retrycli.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
 
-    return before.with_text(edited(before.as_text(), editor_command(os.environ), name=f"message-{message_id}.txt"))
+    command = editor_command(os.environ)
+    if stripped_by_sudo(os.environ):
+        console.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {KEEP_IT}")
+    return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 
 def _given(before: Draft, subject: str | None, body_file: Path | None, recipient: str | None) -> Draft:

@@ -13,6 +13,7 @@ from retrycli.cli.shared import (
     By,
     ConfigFile,
     ForReason,
+    Header,
     Json,
     MessageId,
     MessageIds,
@@ -51,7 +52,7 @@ def register(app: typer.Typer) -> None:
     app.add_typer(group, name="escalations")
 
 
-def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
+def escalations(ctx: typer.Context, header: Header = False, as_json: Json = False, config: ConfigFile = None) -> None:
     """List what a person must look at, by cause."""
     if ctx.invoked_subcommand is not None:
         return
@@ -68,7 +69,7 @@ def escalations(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
             fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
             console.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
         else:
-            _show_escalated(found.messages)
+            _show_escalated(found.messages, named=header)
 
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
@@ -141,12 +142,12 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         console.say("")
 
 
-def _show_escalated(messages: Iterable[ListedMessage]) -> None:
+def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     from retrycli import console
 
     headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
     if not console.on_terminal():
-        console.show_table(headers, map(_escalated, messages))
+        console.show_table(headers, map(_escalated, messages), named=named)
         return
     rows = [_escalated(each) for each in messages]
     seen_to = any(row[-1] for row in rows)

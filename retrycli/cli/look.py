@@ -15,6 +15,7 @@ from retrycli.cli.shared import (
     MOST,
     ConfigFile,
     ForReason,
+    Header,
     Json,
     MessageId,
     OfCause,
@@ -205,6 +206,7 @@ def list_failed(
     limit: Annotated[
         int | None, typer.Option(min=1, max=MOST, help="So many at most.", show_default="50 on a terminal")
     ] = None,
+    header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -228,7 +230,7 @@ def list_failed(
             console.show_json({"messages": (_list_fields(each, most) for each in found.messages)})
             return
         if not console.on_terminal():
-            show_messages(settings, found.messages)
+            show_messages(settings, found.messages, named=header)
             return
         messages = list(found.messages)
         total = found.total() if found.number == shown else found.number
@@ -246,7 +248,7 @@ def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[s
     }
 
 
-def show_messages(settings: Settings, messages: Iterable[ListedMessage]) -> None:
+def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
     """Show messages as a list does."""
     from retrycli import console
 
@@ -266,6 +268,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage]) -> None
             for each in messages
         ),
         texts=1,
+        named=named,
     )
 
 

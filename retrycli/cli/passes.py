@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MOST, By, ConfigFile, Json, length_of_time, load_settings, utf8
+from retrycli.cli.shared import MOST, By, ConfigFile, Header, Json, length_of_time, load_settings, utf8
 from retrycli.events import StartedBy
 
 if TYPE_CHECKING:
@@ -213,6 +213,7 @@ def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
 def passes(
     ctx: typer.Context,
     limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show so many, newest first.")] = 20,
+    header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -233,7 +234,7 @@ def passes(
         console.say("Next: retrycli status")
         return
     console.show_table(
-        (),
+        ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
         [
             (
                 each.started_at,
@@ -245,6 +246,7 @@ def passes(
             )
             for each in found
         ],
+        named=header,
     )
 
 

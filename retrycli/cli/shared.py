@@ -134,6 +134,7 @@ ConfigFile = Annotated[
     typer.Option("--config", help="The configuration file.", show_default=False, readable=False),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON object.")]
+Header = Annotated[bool, typer.Option("--header", help="Off a terminal, print the names of the columns first.")]
 MessageIds = Annotated[
     list[int] | None,
     typer.Argument(

@@ -92,7 +92,7 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     usual = _usual(passes)
     if usual is None or _is_steady(case, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they come every {_in_words(usual)}, and schedule.retry_interval_minutes says {wanted}"
+    words = f"they come {_in_words(usual)} apart, and schedule.retry_interval_minutes says {wanted}"
     return warning("passes", words, "make the two the same: `retrycli cron check`")
 
 

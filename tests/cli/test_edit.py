@@ -11,7 +11,7 @@ import pytest
 
 import retrycli
 from tests.cli.api import REJECTS, TAKES, Scripted, held_back
-from tests.cli.command import end
+from tests.cli.command import BARE, end
 from tests.cli.test_hostile_text import COLOURS, EVIL
 from tests.conftest import on_both, on_sqlite
 
@@ -337,3 +337,19 @@ def test_what_is_erased_is_not_in_the_file_any_more(at_desk: Cli, application: A
     assert any(b"Winterreise" in each.read_bytes() for each in there)
     assert at_desk.json("db", "erase", "--ticket", "4711", "--yes")["edits"] == 1
     assert not any(b"Winterreise" in each.read_bytes() for each in files if each.exists())
+
+
+def test_an_editor_that_sudo_did_not_pass_on_is_told_of(at_desk: Cli, application: Application) -> None:
+    """Else another one opens, and nobody knows why."""
+    application.add(11, hours_ago=0)
+    folder = at_desk.cwd / "editors"
+    folder.mkdir()
+    (folder / "sensible-editor").write_text("#!/bin/sh\nexit 0\n")
+    (folder / "sensible-editor").chmod(0o755)
+    path = {"PATH": f"{folder}:{BARE['PATH']}", "EDITOR": "", "VISUAL": ""}
+    done = at_desk.having(path | {"SUDO_USER": "anna"})("edit", "11", "--yes")
+    assert done.stderr.splitlines()[0] == (
+        f"retrycli: sudo passes no $EDITOR on, so this opens {folder}/sensible-editor; "
+        "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
+    )
+    assert "sudo" not in at_desk.having(path)("edit", "11", "--yes").stderr

@@ -293,3 +293,20 @@ def test_a_reader_that_has_enough_is_no_error_to_complain_of(queue: Cli, argumen
     os.close(writer)
     done = end(process)
     assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_piped_lists_have_their_columns_names_if_they_are_wanted(at_work: Cli, application: Application) -> None:
+    """A list of numbers says nothing without them."""
+    application.fill()
+    application.add(9, body=None)
+    at_work("run-once")
+    for command, first, last in (
+        ("passes", "Started", "Reason"),
+        ("list-failed", "ID", "Last error"),
+        ("escalations", "ID", "Seen to"),
+    ):
+        named = at_work(command, "--header").stdout.splitlines()
+        names = named[0].split("\t")
+        assert (names[0], names[-1]) == (first, last)
+        assert named[1:] == at_work(command).stdout.splitlines()
+        assert {len(line.split("\t")) for line in named} == {len(names)}

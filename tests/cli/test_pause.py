@@ -39,6 +39,7 @@ PASS_KEYS = [
     "escalated",
     "unknown",
     "released",
+    "started_by",
 ]
 
 
@@ -107,7 +108,7 @@ def test_passes_have_the_keys_that_are_promised_and_the_newest_stands_first(pass
 
 def test_passes_piped_have_all_their_counts(passes: Shown) -> None:
     first = passes.piped["passes"].stdout.splitlines()[-1].split("\t")
-    assert first[2:] == ["completed", "3", "0", "1", "0", "0", ""]
+    assert first[2:] == ["completed", "3", "0", "1", "0", "0", "", "library"]
 
 
 def test_passes_on_a_terminal_fit_in_80_columns_and_tell_what_came_of_them(passes: Shown) -> None:
@@ -133,7 +134,7 @@ def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli
     assert (resumed["by"], resumed["act"]) == ("bob", "resumed")
     assert resumed["detail"] == f"the pause by anna {paused['detail']}"
     screen = at_work.on_terminal("passes")
-    assert re.search(r"resumed +by bob: the pause by anna until", screen.text)
+    assert re.search(r"bob +resumed +the pause by anna until", screen.text)
     assert [re.split("  +", line)[1] for line in screen.text.splitlines() if line.startswith("20")] == [
         "resumed",
         "paused",

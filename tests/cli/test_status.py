@@ -239,7 +239,8 @@ def test_why_the_last_pass_failed_is_told_by_status_and_passes_in_one_line(at_wo
     [found] = shown.json("passes --json")["passes"]
     assert (found["result"], found["reason"], found["detail"]) == ("failed", "fault", why)
     assert f"\nCause\t{why}\n" in shown.piped["status"].stdout
-    assert shown.piped["passes"].stdout.endswith(f"\tfault: {why}\n")
+    assert shown.piped["passes"].stdout.endswith(f"\tfault: {why}\tunknown\n")
+    assert f"{why} " in shown.screens["status"].words, "no word is broken in two"
     for each in shown.screens.values():
         assert "/proc/none/retrycli.lock" in each.text
         assert max(map(len, each.text.splitlines())) <= COLUMNS

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from typer.main import get_command
 
+from retrycli.cli import app
+from retrycli.cli.examples import EXAMPLES
 from tests.cli.command import COLUMNS, Cli
 
 if TYPE_CHECKING:
@@ -85,7 +90,7 @@ def test_the_help_of_each_command_loads_neither_database_nor_network(helps: dict
 
 
 def test_the_help_names_every_command_with_what_it_does_and_cuts_no_sentence(helps: dict[str, Finished]) -> None:
-    told = dict(re.findall(r"^  ([a-z-]+)  +(\S.+)$", helps[""].stdout.partition("Commands:")[2], re.MULTILINE))
+    told = dict(re.findall(r"^  ([a-z-]+)  +(\S.+)$", helps[""].stdout.partition("Core commands:")[2], re.MULTILINE))
     assert told.keys() == {each.split()[0] for each in COMMANDS if each}
     assert all(each.endswith(".") and not each.endswith("...") for each in told.values())
 
@@ -101,10 +106,35 @@ def test_the_help_of_presets_says_what_it_does_without_a_command(helps: dict[str
     assert "Without a command, list them." in " ".join(helps["presets"].stdout.split())
 
 
+def test_the_help_has_the_commands_in_groups(helps: dict[str, Finished]) -> None:
+    titles = re.findall(r"^([A-Z][a-z ]+):$", helps[""].stdout, re.MULTILINE)
+    assert titles == ["Options", "Core commands", "Messages", "Passes", "Setting up", "Trying out"]
+
+
+@pytest.mark.parametrize("command", [each for each in COMMANDS if each])
+def test_the_help_of_each_command_has_an_example_of_it(helps: dict[str, Finished], command: str) -> None:
+    [example] = re.findall(r"^  Example:\n    (retrycli .+)$", helps[command].stdout, re.MULTILINE)
+    assert example.startswith(f"retrycli {command}")
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_each_example_is_one_that_the_command_takes(name: str) -> None:
+    command: Any = get_command(app)  # typer keeps click's types to itself
+    words = shlex.split(EXAMPLES[name])[1:]
+    while words and words[0] in getattr(command, "list_commands", lambda _: ())(None):
+        command = command.get_command(None, words.pop(0))
+    command.make_context(name, words)
+
+
+def test_the_version_is_told_by_an_option_too(tmp_path: Path) -> None:
+    cli = Cli(tmp_path)
+    assert cli("--version").stdout == cli("version").stdout
+
+
 WRONG = {
-    "show 99999999999999999999": "less than or equal to 9223372036854775807",
-    "retry 99999999999999999999": "less than or equal to 9223372036854775807",
-    "": "Commands:",
+    "show 99999999999999999999": "it must be at most 9223372036854775807",
+    "retry 99999999999999999999": "it must be at most 9223372036854775807",
+    "": "Core commands:",
     "deliver": "No such command 'deliver'",
     "status --fast": "No such option: --fast",
     "retry": "Invalid value for ID…: name messages by their ids, or choose them by a filter such as --type",
@@ -126,13 +156,16 @@ WRONG = {
     "requeue 5 --canary 0": "Invalid value for '--canary'",
     "requeue 5 --abort-over 30%": "Invalid value for --abort-over: it is about canaries; give --canary too",
     "requeue 5 --canary 1 --abort-over most": "Invalid value for --abort-over: 'most' is no share",
-    "show one": "Invalid value for 'ID'",
+    "show one": "Invalid value for 'ID': it must be an integer\n",
+    "passes --limit many": "Invalid value for '--limit': it must be an integer\n",
+    "run-once --wait-lock long": "Invalid value for '--wait-lock': it must be a number\n",
+    "passes --limit 0": "Invalid value for '--limit': it must be at least 1\n",
     "list-failed --sort size": "'size' is not one of 'next', 'id', 'tries', 'age'",
     "deliver-test --ticket ' '": "Invalid value for --ticket: it is empty",
     "run-once --limit 0": "Invalid value for '--limit'",
-    "passes --limit 2147483649": "less than or equal to 2147483648",
-    "list-failed --limit 2147483649": "less than or equal to 2147483648",
-    "run-once --limit 2147483649": "less than or equal to 2147483648",
+    "passes --limit 2147483649": "it must be at most 2147483648",
+    "list-failed --limit 2147483649": "it must be at most 2147483648",
+    "run-once --limit 2147483649": "it must be at most 2147483648",
     "run-once --wait-lock -1": "Invalid value for '--wait-lock'",
     "list-failed --older-than 7": "Invalid value for --older-than: '7' is no length of time",
     "db prune --older-than 90 --yes": "Invalid value for --older-than: '90' is no length of time",

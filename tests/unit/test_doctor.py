@@ -514,6 +514,14 @@ def test_passes_that_somebody_made_by_hand_are_no_sign_of_a_scheduler(desk: Desk
     only([of_callers(desk)], Level.FAILURE, "scheduler")
 
 
+def test_passes_that_come_all_the_time_are_told_of_in_words(desk: Desk) -> None:
+    desk.with_passes(*(timedelta(seconds=20 * each) for each in range(1, 5)))
+    found = [each for each in desk.in_database(calling.calling) if each.name == "passes"]
+    assert [each.found for each in found] == [
+        "they come less than a minute apart, and schedule.retry_interval_minutes says 15 min"
+    ]
+
+
 def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text(LINE)
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
