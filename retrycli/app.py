@@ -36,6 +36,9 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.relation import check_ids
 
+STATE_FOLDER = Path("/var/lib/retrycli")
+"""Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""
+
 
 def utc_now() -> datetime:
     """The clock: the time, aware and in UTC."""
@@ -250,16 +253,19 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     )
 
 
-def lock_path(settings: Settings) -> Path:
-    """The lock file: the one that is set, or beside the SQLite file, or in the folder for temporary files.
+def lock_path(settings: Settings, *, state: Path = STATE_FOLDER) -> Path:
+    """The lock file: the one that is set, or beside the SQLite file, or in the state folder if there is one.
 
-    Its name does not depend on the environment, which cron's is not the operator's.
+    Its place does not depend on the environment, which cron's is not the operator's. Without a state folder a lock for
+    a server's database is in /tmp: a service may have one of its own, and others may make the file first.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
     if (file := settings.database.file) is not None:
         return file.with_name(f"{file.name}.retrycli.lock")
     name = hashlib.sha256(settings.database.url.encode()).hexdigest()[:12]
+    if state.is_dir():
+        return state / f"{name}.lock"
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import shlex
 import stat
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,7 +21,7 @@ from typing import Self
 
 from retrycli import descriptors
 from retrycli.errors import LockHeld, LockUnusable
-from retrycli.trust import is_planted
+from retrycli.trust import PRIVATE, is_planted, user_name
 
 POLL_SECONDS = 0.1
 LONGEST = 4096
@@ -125,9 +126,14 @@ class PassLock:
             os.close(file)
 
     def _open(self) -> int:
+        # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
+        how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
-            file = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+            try:
+                file = os.open(self._path, how | os.O_EXCL, PRIVATE)
+                _give_to_the_folders_owner(file, self._path.parent)
+            except FileExistsError:
+                file = os.open(self._path, how, PRIVATE)
         except OSError as error:
             raise self._closed(error) from error
         if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
@@ -135,9 +141,20 @@ class PassLock:
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
         return file
 
+    def _owner(self) -> str | None:
+        try:
+            return user_name(self._path.lstat().st_uid)
+        except OSError:
+            return None
+
     def _closed(self, error: OSError) -> LockUnusable:
         if lack := descriptors.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
+        if isinstance(error, PermissionError) and (owner := self._owner()) is not None:
+            remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
+            return LockUnusable(
+                f"can't open the lock file {self._path}: it belongs to {owner}, who made a pass here; as root: {remedy}"
+            )
         return LockUnusable(
             f"can't open the lock file {self._path}: {error.strerror}; set run.lock_file to a path that "
             "the user who runs retrycli can write"
@@ -155,6 +172,17 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     if is_planted(found, folder.stat()):
         return "is another user's, in a folder that anybody may write to"
     return None
+
+
+def _give_to_the_folders_owner(file: int, folder: Path) -> None:
+    """Let a lock that root has just made belong to the folder's owner, whose later passes could not open it otherwise.
+
+    SQLite does the same with the files beside a database. A file that was there before is never given away: another
+    user may have moved one of root's to this name.
+    """
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def _written_in(file: int) -> Holder:

@@ -160,8 +160,8 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         is_strict: whether it is the file or the file's own folder, where the sticky bit does not protect enough.
     """
     if found.st_uid not in users:
-        name = _user_name(found.st_uid)
-        return Weakness(place, f"belongs to {name}", f"chown {_user_name(max(users))} {_quoted(place)}")
+        name = user_name(found.st_uid)
+        return Weakness(place, f"belongs to {name}", f"chown {user_name(max(users))} {_quoted(place)}")
     is_folder = stat.S_ISDIR(found.st_mode)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -197,7 +197,7 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
     It has that user's name, and nobody else is in it. The name is required because a directory service need not list
     who is in a group. In a container a user may have no name; then the numbers are compared.
     """
-    if _group_name(gid) not in {_user_name(uid) for uid in users}:
+    if _group_name(gid) not in {user_name(uid) for uid in users}:
         return False
     with suppress(KeyError):
         if any(user_number(name) not in users for name in grp.getgrgid(gid).gr_mem):
@@ -205,7 +205,8 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
     return all(each.pw_uid in users for each in pwd.getpwall() if each.pw_gid == gid)
 
 
-def _user_name(uid: int) -> str:
+def user_name(uid: int) -> str:
+    """Return a user's name; the number if there is none."""
     try:
         return pwd.getpwuid(uid).pw_name
     except KeyError:

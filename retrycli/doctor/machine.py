@@ -10,14 +10,14 @@ from pathlib import Path
 from shlex import quote
 
 from retrycli import descriptors, filesystem, scheduler
-from retrycli.app import lock_path
+from retrycli.app import STATE_FOLDER, lock_path
 from retrycli.config import SECRETS, Loaded
 from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
-from retrycli.trust import find_weakness, group_readers, trusted_users, user_number
+from retrycli.trust import find_weakness, group_readers, trusted_users, user_name, user_number
 
 
 def settings(case: Case) -> Iterator[Finding]:
@@ -69,6 +69,11 @@ def _weak_files(case: Case) -> Iterator[Finding]:
         if weakness is None or weakness.place in seen:
             continue
         seen.add(weakness.place)
+        if path == lock_path(case.settings) and case.settings.run.lock_file is None and case.database_file is None:
+            make = f"as root: install -d -m 700 -o {quote(_pass_maker(case))} {STATE_FOLDER}"
+            words = f"{weakness}, and may take the lock {path.name} there first, which stops all passes"
+            yield warning("files", words, make)
+            continue
         words = str(weakness) if weakness.place == path else f"{weakness}, and so {path}"
         is_warning = is_shared and not weakness.is_open_to_all
         yield (warning if is_warning else failure)("files", words, weakness.remedy)
@@ -103,6 +108,12 @@ def _users(case: Case) -> frozenset[int]:
         if each.title.startswith(f"{case.host.root / 'etc'}/")
     }
     return users | {number for each in named if each and (number := user_number(each)) is not None}
+
+
+def _pass_maker(case: Case) -> str:
+    """The name of who makes the passes: whom root's own schedule names if root looks, or else who looks."""
+    others = sorted(_users(case) - trusted_users())
+    return user_name(others[0]) if others else case.host.login
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -16,7 +17,7 @@ from retrycli import app
 from retrycli.lock import Holder, PassLock
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
-from retrycli.settings import Settings
+from retrycli.settings import Run, Settings
 
 TABLES = """
 CREATE TABLE ticket_states (
@@ -93,8 +94,10 @@ class Application:
 
     @property
     def lock(self) -> Path:
-        """The lock file of its passes."""
-        return app.lock_path(Settings(database=DatabaseSettings(url=self.url)))
+        """The lock file of its passes; that for a server's database is none of this machine's usual place."""
+        if self.is_sqlite:
+            return app.lock_path(self.settings("http://127.0.0.1:9"))
+        return Path(tempfile.gettempdir(), f"{make_url(self.url).database}.lock")
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -108,12 +111,17 @@ class Application:
             lock.release()
 
     def variables(self, api: str) -> dict[str, str]:
-        """The two environment variables that a pass can't do without."""
-        return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api}
+        """The environment variables that a pass can't do without."""
+        lock = {} if self.is_sqlite else {"RETRYCLI_RUN__LOCK_FILE": str(self.lock)}
+        return {"RETRYCLI_DATABASE__URL": self.url, "TICKETING_API_BASE_URL": api, **lock}
 
     def settings(self, api: str) -> Settings:
         """The same as settings, for calls from Python."""
-        return Settings(database=DatabaseSettings(url=self.url), gateway=GatewaySettings(base_url=api))
+        return Settings(
+            database=DatabaseSettings(url=self.url),
+            gateway=GatewaySettings(base_url=api),
+            run=Run() if self.is_sqlite else Run(lock_file=self.lock),
+        )
 
     def add(self, message_id: int, *, hours_ago: float = 3, **columns: object) -> int:
         """Add a message, one that failed three hours ago unless a test says otherwise."""

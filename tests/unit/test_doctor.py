@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.app import open_database
+from retrycli.app import STATE_FOLDER, open_database
 from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
 from retrycli.doctor import calling, database, examine, machine, people
@@ -255,6 +255,17 @@ def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
     assert found.found == f"{desk.root}/token holds a secret, and the group {SHARED} may read it"
     os.chown(desk.root / "token", 0, 0)
     only(machine.files(case), Level.OK, "files")
+
+
+def test_a_lock_that_others_could_make_first_is_a_warning(desk: Desk) -> None:
+    if STATE_FOLDER.is_dir():
+        pytest.skip(f"this machine has {STATE_FOLDER}")
+    (desk.root / "program").touch(0o600)
+    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk"))
+    case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
+    found = only(machine.files(case), Level.WARNING, "files")
+    assert "may take the lock retrycli-" in found.found
+    assert found.remedy == f"as root: install -d -m 700 -o {desk.host.login} {STATE_FOLDER}"
 
 
 def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:

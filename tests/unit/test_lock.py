@@ -16,6 +16,7 @@ import pytest
 
 from retrycli.errors import LockHeld, LockUnusable
 from retrycli.lock import POLL_SECONDS, Holder, PassLock
+from tests.users import OURS, as_user, open_place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -360,6 +361,27 @@ def test_another_users_file_is_refused_where_anybody_may_put_one(tmp_path: Path,
             use()
     os.chown(folder, NOBODY, NOBODY)
     PassLock(path).check()
+
+
+def test_the_one_pass_that_root_made_does_not_shut_the_folders_owner_out() -> None:
+    with open_place() as place:
+        os.chown(place, OURS, OURS)
+        with held(place / "lock"):
+            pass
+        as_user(OURS, lambda: acquire(PassLock(place / "lock")))
+
+
+def test_a_lock_that_root_has_left_is_named_with_its_owner_and_the_remedy() -> None:
+    """As from a pass of an earlier version. Root does not give away what was there before: it may be another file."""
+    with open_place() as place:
+        os.chown(place, OURS, OURS)
+        (place / "lock").touch(0o600)
+        with held(place / "lock"):
+            pass
+        with pytest.raises(LockUnusable) as refused:
+            as_user(OURS, PassLock(place / "lock").check)
+        told = f"can't open the lock file {place}/lock: it belongs to root, who made a pass here"
+        assert str(refused.value) == f"{told}; as root: chown {OURS} {place}/lock"
 
 
 def test_a_child_that_outlives_the_pass_does_not_keep_its_lock(path: Path) -> None:
