@@ -72,11 +72,12 @@ def status(
     from retrycli.crontab import Host
 
     loaded = load(ctx, config)
-    found = desk.status(loaded.settings, callers=scheduler.callers_of(loaded, Host()))
+    callers = scheduler.callers_of(loaded, Host())
+    found = desk.status(loaded.settings, callers=callers)
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found)
+        _show_status(found, scheduler.all_stopped(callers))
     raise typer.Exit(UNHEALTHY if check and found.state != "ok" else 0)
 
 
@@ -96,7 +97,7 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(found: Status) -> None:
+def _show_status(found: Status, stopped: str | None) -> None:
     from retrycli import console
 
     console.show_facts(
@@ -104,7 +105,7 @@ def _show_status(found: Status) -> None:
             "State": found.state,
             "Passes": _passes_in_words(found),
             **_hosts_in_words(found),
-            "Next run": found.next_run,
+            "Next run": f"none: {stopped}" if stopped else found.next_run,
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -126,7 +127,7 @@ def _show_status(found: Status) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    console.say(f"Next: {steps.get(found.state, usual)}")
+    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if stopped else usual)}")
 
 
 def _passes_in_words(found: Status) -> str:
