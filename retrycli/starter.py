@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -15,6 +16,7 @@ WRAPPERS = frozenset({"sh", "bash", "dash", "flock", "timeout", "nice", "ionice"
 MANAGER = "systemd"
 INVOCATION = "INVOCATION_ID"
 """systemd gives it to all that a unit starts (systemd.exec(5)), and whoever descends from that inherits it."""
+STDIN = 0
 HIGHEST = 64
 """How far up the parents are looked at."""
 
@@ -50,7 +52,9 @@ def parents(proc: Path = Path("/proc")) -> list[str]:
 
 
 def has_terminal(proc: Path = Path("/proc")) -> bool:
-    """Return whether this process has a controlling terminal, also if input and output are elsewhere."""
+    """Return whether this process has a controlling terminal, also if its input is elsewhere, or one for its input."""
+    if os.isatty(STDIN):
+        return True
     with suppress(OSError, ValueError, IndexError):
         return _status(proc / "self")[2] != "0"
     return False

@@ -93,6 +93,8 @@ def _confinement(job: Job) -> str:
     lines = [
         "ProtectSystem=strict",
         *([f"ReadWritePaths={writes}"] if writes else []),
+        "StateDirectory=retrycli",
+        "StateDirectoryMode=0700",
         f"ProtectHome={'read-only' if _any_in(used, HOMES) else 'true'}",
         f"PrivateTmp={'false' if _any_in(used, TEMPORARY) else 'true'}",
     ]

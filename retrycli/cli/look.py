@@ -85,11 +85,12 @@ def status(
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    found = desk.status(loaded.settings, callers=scheduler.callers_of(loaded, Host()))
+    callers = scheduler.callers_of(loaded, Host())
+    found = desk.status(loaded.settings, callers=callers)
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found)
+        _show_status(found, scheduler.all_stopped(callers))
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
@@ -114,7 +115,7 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(found: Status) -> None:
+def _show_status(found: Status, stopped: str | None) -> None:
     from retrycli import console
 
     console.show_facts(
@@ -123,7 +124,7 @@ def _show_status(found: Status) -> None:
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),
-            "Next run": found.next_run,
+            "Next run": f"none: {stopped}" if stopped else found.next_run,
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -145,7 +146,7 @@ def _show_status(found: Status) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    console.say(f"Next: {steps.get(found.state, usual)}")
+    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if stopped else usual)}")
 
 
 def _passes_in_words(found: Status) -> str:

@@ -26,7 +26,8 @@ from retrycli.cli import app
 from tests.channels import Webhook, webhook
 from tests.cli.command import Cli, end, side_by_side
 from tests.cli.leaks import SECRETS, WORDS, leaking, leaks
-from tests.cli.schedulers import Crontab
+from tests.cli.schedulers import Crontab, a_cron
+from tests.cli.test_cron import OWN
 from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, closed_port, http
 
 if TYPE_CHECKING:
@@ -77,8 +78,8 @@ COMMANDS = {
     "db prune": "db prune --older-than 1d --yes",
     "db copy": "db copy --to postgresql://retrycli:{password}@127.0.0.1:{closed}/desk",
     "db index": "db index --yes",
-    "cron print": "cron print --user",
-    "cron install": "cron install --user --yes",
+    "cron print": f"cron print {' '.join(OWN)}",
+    "cron install": f"cron install {' '.join(OWN)} --yes",
     "cron check": "cron check --user",
     "cron remove": "cron remove --user --yes",
     "sandbox": "sandbox --port 0",
@@ -236,7 +237,8 @@ def test_nothing_that_is_marked_comes_out_of_any_command(scene: Scene) -> None:
     scene.add(7, attachments=json.dumps([WORDS["attachment"]]))
     with ticketing_api(echo(422), short_echo, echo(503), echo(200), short_echo) as api, closed_port() as closed:
         scene.configure(api.url)
-        done = scene.run_all(closed)
+        with a_cron(scene.cli.cwd):
+            done = scene.run_all(closed)
         assert leaks(repr(api.requests)) >= {"password", "access token", "body", "subject", *ADDRESSES}
     codes = {name: each.returncode for name, each in done.items() if each.returncode}
     assert codes == ENDS_WITH, {name: done[name].stderr for name in codes}

@@ -52,7 +52,7 @@ def test_the_parents_are_read_up_to_the_first_process(tmp_path: Path) -> None:
 
 def test_where_the_system_does_not_tell_there_are_none(tmp_path: Path) -> None:
     assert parents(tmp_path) == []
-    assert not has_terminal(tmp_path)
+    assert has_terminal(tmp_path) == os.isatty(0)
     process(tmp_path, "python3", "self", "7")
     assert parents(tmp_path) == []
 
