@@ -201,10 +201,11 @@ def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: 
     need_root()
     os.chown(desk.cwd / "retrycli.toml", THEIRS, THEIRS)
     for command in ("print", "install"):
-        done = desk("cron", command, *(["--yes"] if command == "install" else []))
+        with_it = ("cron", command, "--config", "retrycli.toml")
+        done = desk(*with_it, *(["--yes"] if command == "install" else []))
         assert (done.returncode, done.stdout) == (78, "")
         assert "the passes would be made by root; name the user" in done.stderr
-        named = desk("cron", command, "--run-as", "root")
+        named = desk(*with_it, "--run-as", "root")
         assert (named.returncode, named.stdout) == (78, "")
         assert f"retrycli.toml belongs to {THEIRS}, which passes made by root would rely on" in named.stderr
 

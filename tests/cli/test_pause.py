@@ -135,7 +135,7 @@ def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli
     assert resumed["detail"] == f"the pause by anna {paused['detail']}"
     screen = at_work.on_terminal("passes")
     assert re.search(r"bob +resumed +the pause by anna until", screen.text)
-    assert [re.split("  +", line)[1] for line in screen.text.splitlines() if line.startswith("20")] == [
+    assert [re.split("  +", line)[2] for line in screen.text.splitlines() if line.startswith("20")] == [
         "resumed",
         "paused",
         "paused",

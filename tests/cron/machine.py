@@ -85,8 +85,10 @@ class Machine:
         for mine in ("crontab", "environment", "default/locale"):  # this machine's jobs and variables
             (root / "etc" / mine).unlink(missing_ok=True)
         shutil.rmtree(root / "etc/retrycli", ignore_errors=True)
-        passwd = root / "etc/passwd"  # root by another name, to read a Python in /root
-        passwd.write_text("ticketing:*:0:0::/opt:/bin/sh\n" + passwd.read_text())
+        passwd = root / "etc/passwd"
+        known = [each for each in passwd.read_text().splitlines() if not each.startswith("ticketing:")]
+        # root by another name, to read a Python in /root
+        passwd.write_text("\n".join([*known, "ticketing:*:0:0::/opt:/bin/sh", ""]))
         shutil.copy(cron, root / "usr/sbin/cron")
         self.program(root / "usr/sbin/sendmail", SENDMAIL)
         for folder in ("calls", "mails", "retrycli/bin"):
