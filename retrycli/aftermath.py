@@ -30,7 +30,8 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         from retrycli import expiry
 
         about_to_expire = expiry.expiring(settings, database, summary, now)
-        expiry.warn(database, about_to_expire, now)
+        if about_to_expire is not None:
+            expiry.warn(database, about_to_expire, now)
     if settings.notify.urls:
         from retrycli.tell import notify
 

@@ -86,6 +86,10 @@ class Draft:
         }
 
 
+COMPARED = 250_000
+"""How many pairs of lines are compared at most. Of lines that are much alike each pair may be."""
+
+
 def difference(before: Draft, after: Draft) -> Iterator[str]:
     """A unified diff of two drafts, a line at a time and without line breaks."""
     yield from unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
@@ -104,6 +108,10 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
         olds, news = (
             [] if each is None else [f"{label}{line}" for line in str(each).split("\n")] for each in (old, new)
         )
+        if len(olds) * len(news) > COMPARED:
+            yield from (f"-{line}" for line in olds)
+            yield from (f"+{line}" for line in news)
+            continue
         for tag, start, end, first, last in SequenceMatcher(None, olds, news, autojunk=False).get_opcodes():
             if tag != "equal":
                 yield from (f"-{line}" for line in olds[start:end])

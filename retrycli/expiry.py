@@ -32,7 +32,7 @@ WARNED = "messages about to expire"
 
 @dataclass(frozen=True, slots=True)
 class Expiring:
-    """Waiting messages that expire soon."""
+    """Waiting messages that expire soon, or none: then `count` is 0."""
 
     count: int
     first: datetime
@@ -46,23 +46,28 @@ class Expiring:
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiring | None:
     """Find the messages that expire before people are reminded again, if a pass has held deliveries back.
 
+    Returns:
+        These, or none after a pass that delivered something; None if the pass does not tell: it had nothing to send.
+
     Raises:
         DatabaseUnavailable: they can't be read.
     """
     ages = {kind: policy.expires_after for kind, policy in settings.policies.items() if policy.expires_after}
-    if not ages or summary.reason not in HELD_BACK:
+    if not ages or (summary.reason not in HELD_BACK and not summary.sent):
         return None
     until = now + max(REMIND_AFTER, timedelta(hours=settings.notify.remind_hours)) + EARLIER
+    if summary.reason not in HELD_BACK:
+        return Expiring(0, until, until)
     waiting = Views(database).messages(Filter(state=State.WAITING, message_type=list(ages)), sort="id")
     count, first = 0, until
     for each in waiting:
         at = later(each.created_at or each.first_failed_at or now, ages[MessageType(each.message_type)])
         if now <= at <= until:
             count, first = count + 1, min(first, at)
-    return Expiring(count, first, until) if count else None
+    return Expiring(count, first, until)
 
 
-def warn(database: Database, found: Expiring | None, now: datetime) -> None:
+def warn(database: Database, found: Expiring, now: datetime) -> None:
     """Warn of messages that are about to expire, now and then while there are any.
 
     Raises:
@@ -70,9 +75,9 @@ def warn(database: Database, found: Expiring | None, now: datetime) -> None:
     """
     totals = Totals(database)
     last = totals.warned(WARNED)
-    if found is None and last is not None:
+    if not found.count and last is not None:
         totals.set_warned(WARNED, None)
-    elif found is not None and (last is None or now - last >= REMIND_AFTER):
+    elif found.count and (last is None or now - last >= REMIND_AFTER):
         totals.set_warned(WARNED, now)
         logger.warning("%s. Next: `retrycli status`", found)
 

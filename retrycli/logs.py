@@ -77,12 +77,9 @@ class EventLog:
         """Warn how many messages were escalated, for each cause of which not all were warned of one by one."""
         in_part = [each for each in self._escalated.most_common() if each[1] > self._warned[each[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
-            logger.warning(
-                "%s messages with the same cause need a person (%s); see `retrycli list-failed --fingerprint %s`",
-                f"{count:,}",
-                reason,
-                fingerprint,
-            )
+            what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
+            words = "%s a person (%s); see `retrycli list-failed --fingerprint %s`"
+            logger.warning(words, what, reason, fingerprint)
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
             words = "%s messages with %s other causes need a person; see `retrycli escalations`"
             logger.warning(words, f"{sum(others):,}", f"{len(others):,}")

@@ -130,6 +130,8 @@ class Situation:
     """The last ones, newest first; this one is the first."""
     down: Trouble | None
     """An open breaker."""
+    tells_of_expiry: bool
+    """Whether this pass has found out about the next one."""
     expiring: Trouble | None
     """Messages that expire soon, because nothing is delivered."""
     interval: timedelta
@@ -205,7 +207,8 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
     skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
     if newest.result is PassResult.SKIPPED:
         return skipped  # the pass that holds the lock tells of the rest
-    skipped[Topic.EXPIRY] = here.expiring
+    if here.tells_of_expiry:
+        skipped[Topic.EXPIRY] = here.expiring
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass that comes after the pause tells of the rest
     return skipped | {

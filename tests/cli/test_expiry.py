@@ -40,6 +40,19 @@ def test_a_pause_announces_what_it_would_let_expire(at_work: Cli, application: A
     assert (first.returncode, second.stderr) == (0, "")
 
 
+def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_causes_no_second_warning(
+    cli: Cli, application: Application
+) -> None:
+    """In an outage: it waits for the next probe, and has not found out whether the API is back."""
+    fill(application)
+    expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
+    assert re.search(ANNOUNCED, expiring("run-once").stderr)
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2999-01-01' WHERE state = 'waiting'")
+    assert expiring("run-once").stderr == ""
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
+    assert "expire by" not in expiring("run-once").stderr
+
+
 def test_an_outage_announces_what_it_would_let_expire(cli: Cli, application: Application) -> None:
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})

@@ -69,7 +69,8 @@ class World:
     """Newest first."""
     at: datetime = NOON
     down_since: datetime | None = None
-    expiring: bool = False
+    expiring: bool | None = None
+    """None if the pass does not tell."""
     escalated: list[datetime] = field(default_factory=list)
     others: Sequence[Target] = ()
 
@@ -93,6 +94,7 @@ class World:
             detail=None,
             passes=self.passes,
             down=Trouble(self.down_since) if self.down_since else None,
+            tells_of_expiry=self.expiring is not None,
             expiring=Trouble(self.at, "3 messages expire") if self.expiring else None,
             interval=TICK,
             remind=REMIND,
@@ -180,7 +182,8 @@ def test_messages_that_are_about_to_expire_are_told_of_also_while_deliveries_are
     world.expiring = True
     heard = told(world, [PAUSED] * 30)
     assert heard == [(0, "expiry began"), (24, "expiry lasts")]
-    assert told(world, [SKIPPED]) == []
+    world.expiring = None
+    assert told(world, [SKIPPED, replace(BUSY, sent=0)]) == []
     world.expiring = False
     assert world.tick() == ["expiry ended"]
 
