@@ -7,8 +7,7 @@ import os
 import stat
 from pathlib import Path
 
-NEW_FILE_MODE = 0o640
-"""Readable for the group, as cron/logrotate makes the next file."""
+from retrycli.trust import PRIVATE
 
 
 class LogFile(logging.Handler):
@@ -54,7 +53,7 @@ def _open(path: Path) -> int:
     try:
         file = os.open(path, flags)
     except FileNotFoundError:
-        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, NEW_FILE_MODE)
+        file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
         if os.geteuid() == 0:  # or the passes of the folder's owner could not write it
             folder = path.absolute().parent.stat()
             os.fchown(file, folder.st_uid, folder.st_gid)

@@ -58,7 +58,7 @@ def worded(items: Sequence[Item], around: Surroundings) -> Notice:
     title = f"retrycli on {inert(around.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
     body = "\n\n".join(_paragraph(each, around) for each in items)
     if earlier:
-        body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. Next: retrycli passes"
+        body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
     good = all(isinstance(each, Change) and each.turn is Turn.ENDED for each in items)
     return Notice(title, body, good)
 

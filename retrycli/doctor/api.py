@@ -16,12 +16,14 @@ from retrycli.gateways import OneGateway
 from retrycli.outcome import OUTAGE, OutcomeKind
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.store.measures import Measures
 
 if TYPE_CHECKING:
     from retrycli.gateway.probe import Probe
 
 
 SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
+TRY_IT = "nothing waits, so no pass finds out; `retrycli deliver-test --ticket T` does"
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 
 
@@ -31,12 +33,14 @@ def api(case: Case, database: Database | None) -> Iterator[Finding]:
     What can't be told so is told by the last pass that tried.
     """
     refusals = {} if database is None else _refusals(case, database)
+    waits = bool(refusals) and database is not None and Measures(database).counts(case.now())["waiting"] > 0
     for gateway in case.settings.gateway.all.values():
         refusal = refusals.get(gateway.destination)
-        if gateway.kind == "smtp":
-            yield from _mail_server(gateway, refusal)
-        else:
-            yield from _ticketing_api(case, gateway, refusal)
+        found = _mail_server(gateway, refusal) if gateway.kind == "smtp" else _ticketing_api(case, gateway, refusal)
+        for each in found:
+            # If no message waits, no pass can find out whether it still refuses us.
+            is_old = refusal is not None and not waits and refusal in each.found
+            yield warning(each.name, each.found, TRY_IT) if is_old else each
 
 
 def _refusals(case: Case, database: Database) -> dict[str, str]:
@@ -49,6 +53,7 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
     return {
         destination: f"the last pass that tried, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was refused: {each.detail}"
         for each in newest
+        if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
         for destination in ledger.tried_in_vain(each.pass_id)
     }
 

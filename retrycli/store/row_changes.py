@@ -291,6 +291,8 @@ class _Change(Generic[Wanted]):
 
 def _is_over(database: Database, connection: Connection) -> bool:
     """Tell if the transaction is gone: the connection is lost, or a file's row or disk has rolled it back."""
+    if connection.invalidated:  # then it can't be asked for its driver's connection
+        return True
     driver = connection.connection.driver_connection
     return driver is None or (not driver.in_transaction if database.is_sqlite else bool(driver.closed))
 

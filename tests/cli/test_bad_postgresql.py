@@ -351,7 +351,7 @@ def test_a_role_with_one_connection_and_the_rights_of_the_readme_can_do_it_all(u
     desk.application.execute(f"ALTER ROLE {role} CONNECTION LIMIT 1")
     desk.application.add(101)
     desk.application.add(102, hours_ago=0)
-    desk.application.add(103, body=None)
+    desk.application.add(103, retry_count=10)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         command = desk.at(api.url, url=desk.url(user=role))
         said = {each: command(*each.split()) for each in COMMANDS}
@@ -551,7 +551,7 @@ def test_the_applications_table_may_be_in_any_schema_and_ours_in_the_first_that_
         desk.application.execute(statement)
     desk.application.execute(f"ALTER DATABASE {make_url(desk.application.url).database} SET search_path = desk, public")
     desk.application.add_due(2)
-    desk.application.add(103, body=None)
+    desk.application.add(103, retry_count=10)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
         url = desk.url(options="-c search_path=ours")
         command = desk.at(api.url, url=url, DATABASE__TABLE="desk.pending_messages")

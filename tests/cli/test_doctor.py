@@ -125,6 +125,10 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         assert found["level"] == "failure"
         assert f"{api.url} is there (it answers HTTP 404" in found["found"]
         assert re.search(r"but the last pass that tried, at \S+Z, was refused: .*401", found["found"])
+        application.execute("UPDATE pending_messages SET status = 'rejected'")
+        assert desk("run-once").returncode == 0
+        assert levels(desk, code=0)["api"] == "warning", "no pass can find out whether it still refuses us"
+        application.execute("UPDATE pending_messages SET status = 'failed'")
         api._answers = [TAKES]
         assert desk("run-once").returncode == 0
         assert levels(desk, code=0)["api"] == "ok"

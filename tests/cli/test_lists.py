@@ -301,7 +301,7 @@ def test_piped_lists_have_their_columns_names_if_they_are_wanted(at_work: Cli, a
     application.add(9, body=None)
     at_work("run-once")
     for command, first, last in (
-        ("passes", "Started", "Reason"),
+        ("passes", "Started", "Started by"),
         ("list-failed", "ID", "Last error"),
         ("escalations", "ID", "Seen to"),
     ):

@@ -156,7 +156,7 @@ def test_what_people_do_is_done_by_the_clock_of_the_database(
     for each in acts.values():
         assert wrong(*each).returncode == 0
     history = [*application.rows("retrycli_acts").values()]
-    assert [each["act"] for each in history] == [*acts]
+    assert [each["act"] for each in history] == ["paused", "resumed", *acts]
     done_at = [datetime.fromisoformat(str(each["at"])) for each in history]
     assert all(abs(datetime.now(UTC) - each) < timedelta(minutes=5) for each in done_at)
     assert at_work.json("run-once")["sent"] == 1

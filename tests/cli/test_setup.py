@@ -64,7 +64,7 @@ def test_init_takes_the_address_of_the_api_and_says_what_comes_next(cli: Cli, ap
     )
     assert screen.returncode == 0
     assert screen.words.startswith(f"Wrote {file}. Made retrycli's tables in {application.path}.")
-    assert screen.text.endswith("Next: retrycli run-once --dry-run\n")
+    assert screen.text.endswith(f"Next: retrycli --config {file} run-once --dry-run\n")
     assert load(file, {}).settings.gateway.base_url == "https://tickets.example.com/api"
 
 

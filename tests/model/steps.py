@@ -13,7 +13,7 @@ from retrycli import casework, editing
 from retrycli.acts import ActKind
 from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.events import PassResult
-from tests.model.laws import Broken
+from tests.model.laws import Broken, is_readable
 from tests.model.picture import take
 from tests.model.place import OPERATOR, Host, Place, Script
 from tests.model.step import Step
@@ -212,7 +212,7 @@ class Steps(Writes):
             and {
                 ActKind.EDITED: queued["state"] != "sending",
                 ActKind.REJECTED: queued["state"] != "sending",
-                ActKind.REQUEUED: queued["state"] == "escalated",
+                ActKind.REQUEUED: queued["state"] == "escalated" and is_readable(before.rows[message_id]),
                 ActKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
             }[kind]
         )

@@ -5,20 +5,37 @@ The new columns are nullable, because a pass of the version before may still be 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import sqlalchemy as sa
 from alembic import op
+from alembic.operations import BatchOperations
 
 revision = "0006"
 down_revision = "0005"
 
 Id = sa.BigInteger().with_variant(sa.Integer, "sqlite")
 TEXTS = ("ticket", "before", "after")
+INDEXES = {"retrycli_acts_message": ["message_id", "id"], "retrycli_acts_at": ["at"]}
+
+
+@contextmanager
+def _acts() -> Iterator[BatchOperations]:
+    """Alter the table. SQLite makes it anew; its indexes would come back in any order."""
+    is_sqlite = op.get_bind().dialect.name == "sqlite"
+    for name in INDEXES if is_sqlite else ():
+        op.drop_index(name, "retrycli_acts")
+    with op.batch_alter_table("retrycli_acts") as acts:
+        yield acts
+    for name, columns in INDEXES.items() if is_sqlite else ():
+        op.create_index(name, "retrycli_acts", columns)
 
 
 def upgrade() -> None:
     """Add the columns, and let an act be without a message."""
     op.add_column("retrycli_passes", sa.Column("started_by", sa.String(16)))
-    with op.batch_alter_table("retrycli_acts") as acts:
+    with _acts() as acts:
         for name in TEXTS:
             acts.add_column(sa.Column(name, sa.Text))
         acts.alter_column("message_id", existing_type=Id, nullable=True)
@@ -27,7 +44,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Remove them: what edits changed is lost, and so is who paused and who started passes."""
     op.execute("DELETE FROM retrycli_acts WHERE message_id IS NULL")
-    with op.batch_alter_table("retrycli_acts") as acts:
+    with _acts() as acts:
         acts.alter_column("message_id", existing_type=Id, nullable=False)
         for name in TEXTS:
             acts.drop_column(name)
