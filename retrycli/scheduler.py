@@ -12,7 +12,6 @@ from enum import Enum
 from pathlib import Path
 
 from retrycli import config_text, cronline, crontab, filesystem, ticks, units
-from retrycli.app import lock_path
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
@@ -219,8 +218,12 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 
 
 def _written_by(settings: Settings) -> tuple[str, ...]:
-    """The folders in which a pass writes. SQLite makes its journal beside the database."""
-    files = [settings.database.file, lock_path(settings), settings.metrics.path, settings.report.path]
+    """Return the folders in which a pass writes.
+
+    SQLite makes its journal beside the database, and the lock is there as well. With a server the lock is in the state
+    folder, which the unit has from systemd (StateDirectory=).
+    """
+    files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
     files.append(settings.logging.file)
     return _in_full([each.absolute().parent for each in files if each is not None])
 

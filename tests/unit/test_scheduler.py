@@ -475,7 +475,9 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
     assert proposed(shared_desk, RELIES) == str(OURS)
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
-    with pytest.raises(ConfigurationError, match=rf"which passes made by {OURS} would rely on; (ch(own|mod) |move the file)"):
+    with pytest.raises(
+        ConfigurationError, match=rf"which passes made by {OURS} would rely on; (ch(own|mod) |move the file)"
+    ):
         proposed(shared_desk, RELIES)
 
 
@@ -500,6 +502,20 @@ def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk
     assert "ProtectHome=true\nPrivateTmp=true\n" in found
     for path, expected in (("/home/ana/x", "ProtectHome=read-only"), ("/tmp/x", "PrivateTmp=false")):
         assert expected in units.service(replace(wanted, reads=(path,)), system=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [("", []), ('[run]\nlock_file = "/srv/locks/desk.lock"\n', ['"-/srv/locks"'])]
+)
+def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
+    desk: Desk, more: str, expected: list[str]
+) -> None:
+    """The first pass makes it. A unit that named the folder of before would not be as it should be then."""
+    wanted = job(desk.settings(IN_POSTGRESQL + more), desk.host, user="desk")
+    wanted = replace(wanted, config="/etc/retrycli.toml", interpreter="/opt/bin/python3", reads=())
+    found = units.values(units.service(wanted, system=True))
+    assert found.get("ReadWritePaths", []) == expected
+    assert (found["StateDirectory"], found["PrivateTmp"]) == (["retrycli"], ["true"])
 
 
 def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
