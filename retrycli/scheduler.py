@@ -86,6 +86,8 @@ class Verdict:
 
     callers: list[Checked]
     objection: str | None
+    unread: str | None = None
+    """What can't be read, where a pass may be called."""
 
 
 def this_python() -> str:
@@ -335,7 +337,35 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     titles = None if only is None else {each.title for each in _targets(only, host)}
     found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
     checked = [Checked(each, _objection(each, wanted)) for each in found]
-    return Verdict(checked, _verdict(checked))
+    missed = unread(host, titles)
+    if missed is not None and not checked:
+        remedy = to_read(host, "cron check")
+        return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    return Verdict(checked, _verdict(checked), missed)
+
+
+def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
+    """Return which crontabs and timers can't be read, and why; None if all can.
+
+    Args:
+        host: the machine.
+        titles: look only for these.
+    """
+    missed: dict[str, str] = {}
+    crontab.callers(host, missed)
+    found = [
+        f"{place} ({why})"
+        for place, why in missed.items()
+        if titles is None or any(each == place or each.startswith(f"{place}/") for each in titles)
+    ]
+    return f"can't read {', '.join(found)}" if found else None
+
+
+def to_read(host: Host, command: str) -> str:
+    """Return what to do about what can't be read."""
+    if host.uid == 0:
+        return f"make it readable, then `retrycli {command}`"
+    return f"look as root: `sudo retrycli {command}`"
 
 
 def _verdict(found: list[Checked]) -> str | None:

@@ -34,9 +34,11 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
     named = case.loaded.file is not None
-    match scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host):
+    callers = scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host)
+    missed = scheduler.unread(case.host)
+    match callers:
         case []:
-            yield _none(case, passes)
+            yield _none(case, passes, missed)
         case [one]:
             yield _one(case, one)
             if one.user not in {None, case.host.login}:
@@ -50,14 +52,19 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
             for why in dict.fromkeys(scheduler.stopped(each) for each in several):
                 if why is not None:
                     yield failure("scheduler", *why)
+    if missed is not None and callers:
+        yield warning("scheduler", f"{missed}, where a pass may be called too", scheduler.to_read(case.host, "doctor"))
 
 
-def _none(case: Case, passes: list[PassRecord]) -> Finding:
+def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
     unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
     if passes and not _is_late(case, passes[0]) and _is_steady(case, _usual(passes)):
         words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
         return well("scheduler", words)
+    if missed is not None:
+        words = f"nothing that can be read calls a pass; {missed}"
+        return failure("scheduler", words, scheduler.to_read(case.host, "doctor"))
     return failure("scheduler", f"nothing on this machine{unread} calls a pass", "`retrycli cron install`")
 
 

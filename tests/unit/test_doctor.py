@@ -607,6 +607,17 @@ def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
     assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
 
 
+def test_a_crontab_that_can_not_be_read_is_told_and_no_other_schedule_advised(desk: Desk) -> None:
+    (desk.root / "etc/crontab").mkdir()
+    remedy = "make it readable, then `retrycli doctor`"
+    unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
+    found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
+    assert (found.found, found.remedy) == (f"nothing that can be read calls a pass; {unread}", remedy)
+    desk.crontab = LINE.replace("desk ", "")
+    found = only(desk.in_database(calling.calling)[1:2], Level.WARNING, "scheduler")
+    assert (found.found, found.remedy) == (f"{unread}, where a pass may be called too", remedy)
+
+
 def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:
     (desk.root / "etc/cron.d/retrycli").write_text(LINE)
     units = desk.root / "etc/systemd/system"

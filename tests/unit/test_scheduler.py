@@ -384,6 +384,35 @@ def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None
         assert check(desk.settings(), host).objection is None
 
 
+def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: Desk) -> None:
+    """A pass may be called there. With --user only one's own matters."""
+
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "crontab":
+            return subprocess.CompletedProcess(command, 1, b"", b"you are not allowed\n")
+        return desk.programs(command, given)
+
+    (desk.root / "etc/crontab").unlink()
+    (desk.root / "etc/crontab").mkdir()
+    host = replace(desk.host, run=refused)
+    for uid, remedy in ((0, "make it readable, then `retrycli cron check`"), (1, "`sudo retrycli cron check`")):
+        own = f"the crontab of {replace(host, uid=uid).login} (`crontab` failed: you are not allowed)"
+        found = check(desk.settings(), replace(host, uid=uid))
+        assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
+        said = str(found.objection)
+        assert said.startswith(f"nothing that can be read calls the passes; {found.unread}; ")
+        assert said.endswith(remedy)
+        assert check(desk.settings(), replace(host, uid=uid), only=Place.OWN_CRONTAB).unread == f"can't read {own}"
+    assert check(desk.settings(), desk.host, only=Place.OWN_CRONTAB).unread is None
+
+
+def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
+    """Debian's and cronie's cron say it one way, busybox another."""
+    for said in (b"no crontab for ana\n", b"crontab: can't open 'ana': No such file or directory\n"):
+        without = subprocess.CompletedProcess([], 1, b"", said)
+        assert check(desk.settings(), replace(desk.host, run=lambda *_: without)).unread is None  # noqa: B023
+
+
 def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
     desk.install(Place.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
