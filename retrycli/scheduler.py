@@ -11,7 +11,7 @@ from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import config_text, cronline, crontab, filesystem, ticks, units
+from retrycli import config_text, cronline, crontab, filesystem, suggested, ticks, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
@@ -339,7 +339,7 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     checked = [Checked(each, _objection(each, wanted)) for each in found]
     missed = unread(host, titles)
     if missed is not None and not checked:
-        remedy = to_read(host, "cron check")
+        remedy = to_read(loaded, host, "cron check")
         return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
     return Verdict(checked, _verdict(checked), missed)
 
@@ -361,11 +361,16 @@ def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
     return f"can't read {', '.join(found)}" if found else None
 
 
-def to_read(host: Host, command: str) -> str:
+def to_read(loaded: Loaded, host: Host, command: str) -> str:
     """Return what to do about what can't be read."""
     if host.uid == 0:
         return f"make it readable, then `retrycli {command}`"
-    return f"look as root: `sudo retrycli {command}`"
+    return f"look as root: {as_user('root', command, loaded)}"
+
+
+def as_user(user: str, command: str, loaded: Loaded) -> str:
+    """Return a command that another user is to run with these settings, in backticks."""
+    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
 
 
 def _verdict(found: list[Checked]) -> str | None:

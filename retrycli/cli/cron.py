@@ -102,7 +102,8 @@ def cron_check(
 
     host = Host()
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
-    found = scheduler.check(load(ctx, config), host, only=only)
+    loaded = load(ctx, config)
+    found = scheduler.check(loaded, host, only=only)
     if as_json:
         rows = [asdict(each.caller) | {"objection": each.objection} for each in found.callers]
         console.show_json(
@@ -117,9 +118,10 @@ def cron_check(
         if found.objection is not None:
             console.complain(f"retrycli: {found.objection}")
         elif any(each.caller.running is None for each in found.callers):
-            console.complain("retrycli: can't see whether cron is running; `sudo retrycli cron check` can")
+            as_root = scheduler.as_user("root", "cron check", loaded)
+            console.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
-            remedy = scheduler.to_read(host, "cron check")
+            remedy = scheduler.to_read(loaded, host, "cron check")
             console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
             console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))

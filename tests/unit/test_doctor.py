@@ -602,7 +602,7 @@ def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
     """Root may read everything, so what root finds says little of another's passes."""
     (desk.root / "etc/crontab").write_text(LINE)
     _, found, _ = desk.in_database(calling.calling)
-    assert only([found], Level.WARNING, "user").remedy == "sudo -u desk retrycli doctor"
+    assert only([found], Level.WARNING, "user").remedy == f"`sudo -u desk retrycli --config {desk.config} doctor`"
     (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
     assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
 

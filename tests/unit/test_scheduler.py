@@ -395,7 +395,8 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
     (desk.root / "etc/crontab").unlink()
     (desk.root / "etc/crontab").mkdir()
     host = replace(desk.host, run=refused)
-    for uid, remedy in ((0, "make it readable, then `retrycli cron check`"), (1, "`sudo retrycli cron check`")):
+    as_root = f"look as root: `sudo retrycli --config {desk.root}/retrycli.toml cron check`"
+    for uid, remedy in ((0, "make it readable, then `retrycli cron check`"), (1, as_root)):
         own = f"the crontab of {replace(host, uid=uid).login} (`crontab` failed: you are not allowed)"
         found = check(desk.settings(), replace(host, uid=uid))
         assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
