@@ -11,7 +11,7 @@ import shlex
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from itertools import dropwhile
+from itertools import dropwhile, takewhile
 
 from retrycli.errors import ConfigurationError
 from retrycli.events import StartedBy
@@ -22,39 +22,17 @@ PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 
 HOUR, DAY = 60, 24 * 60
 OPERATORS = frozenset("();<>|&")
-SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser"})
-WRAPPERS = frozenset(
+SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
+"""Programs that run a command line that is one of their arguments."""
+KEYWORDS = frozenset({"if", "elif", "then", "else", "while", "until", "do", "!", "{"})
+"""Words of the shell that a command may follow."""
+SPEAKERS = frozenset(
     {
-        *(
-            "exec",
-            "command",
-            "env",
-            "nice",
-            "ionice",
-            "chrt",
-            "taskset",
-            "stdbuf",
-            "timeout",
-            "time",
-            "setsid",
-            "nohup",
-        ),
-        *(
-            "flock",
-            "lockrun",
-            "setlock",
-            "run-one",
-            "sem",
-            "chronic",
-            "cronic",
-            "systemd-cat",
-            "systemd-run",
-            "unshare",
-        ),
-        *("sudo", "doas", "su", "runuser", "setpriv", "chpst", "if", "then", "else", "while", "do", "!", "{"),
+        *("echo", "printf", "logger", "wall", "mail", "mailx", "true", "false", ":"),
+        *("test", "[", "cat", "ls", "grep", "egrep", "fgrep", "zgrep", "pgrep"),
     }
 )
-"""Programs that run the command in their arguments, and words of the shell that one may follow."""
+"""Programs that only speak of a command, or read. Any other program may run the command in its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -199,7 +177,7 @@ def calls(text: str, *, system: bool) -> list[Call]:
 def names_pass(words: Sequence[str]) -> bool:
     """Whether a command line makes a pass: one of its commands runs retrycli, and not one that only speaks of it."""
     commands: list[list[str]] = [[]]
-    for word in words:
+    for word in takewhile(lambda each: not each.startswith("#"), words):
         if word and set(word) <= OPERATORS:
             commands.append([])
         else:
@@ -208,24 +186,13 @@ def names_pass(words: Sequence[str]) -> bool:
 
 
 def _runs_pass(command: Sequence[str]) -> bool:
-    rest = [*dropwhile(lambda each: re.match(r"\w+=", each), command)]
-    if not rest:
+    rest = [*dropwhile(lambda each: each in KEYWORDS or re.match(r"\w+=", each), command)]
+    programs = [each.rpartition("/")[2] for each in rest]
+    if not rest or programs[0] in SPEAKERS:
         return False
-    # What a wrapper runs may be at any place: its own options can take values.
-    last = len(rest) if rest[0].rpartition("/")[2] in WRAPPERS else 1
-    return any(_is_pass(rest[number].rpartition("/")[2], rest[number + 1 :]) for number in range(last))
-
-
-def _is_pass(program: str, arguments: Sequence[str]) -> bool:
-    if program == "retrycli":
-        return "run-once" in arguments
-    if re.fullmatch(r"python[\d.]*", program):
-        module = arguments.index("-m") + 1 if "-m" in arguments else None
-        run = [each for each in arguments if not each.startswith("-")][:1] if module is None else arguments[module:]
-        return bool(run) and run[0].rpartition("/")[2] == "retrycli" and "run-once" in arguments
-    if program in SHELLS and "-c" in arguments[:-1]:
-        return names_pass(_words(arguments[arguments.index("-c") + 1]))
-    return False
+    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(each)) for each in rest if " " in each):
+        return True
+    return "run-once" in dropwhile(lambda each: each != "retrycli", programs)
 
 
 def named_config(arguments: list[str]) -> str | None:

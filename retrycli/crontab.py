@@ -26,6 +26,8 @@ NOT_ACTIVE = (3, 4)
 """What ``systemctl is-active`` says of a unit that is not at work, or not there."""
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
+NO_CRONTAB = (b"no crontab for", b"No such file or directory")
+"""What ``crontab -l`` says if there is none; the second one is busybox's."""
 SECONDS = 120
 """After which a program of this machine has failed."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
@@ -152,7 +154,7 @@ class UserCrontab:
             ConfigurationError: there is no cron, or it does not serve this user.
         """
         done = self.host.run(["crontab", *self._whose, "-l"], b"")
-        if done.returncode == NOT_THERE or (done.returncode and b"no crontab for" in done.stderr):
+        if done.returncode == NOT_THERE or (done.returncode and any(each in done.stderr for each in NO_CRONTAB)):
             return ""
         return _decoded(self._checked(done).stdout)
 
@@ -226,9 +228,15 @@ class File:
             ) from error
 
 
-def callers(host: Host) -> list[Caller]:
-    """Everything on this machine that calls a pass, as far as who is at work may read it."""
-    return [*_in_crontabs(host), *_in_timers(host)]
+def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
+    """Find everything on this machine that calls a pass, as far as who is at work may read it.
+
+    Args:
+        host: the machine.
+        unread: takes the titles of what can't be read, and why. Other users' crontabs are root's alone to read.
+    """
+    missed = {} if unread is None else unread
+    return [*_in_crontabs(host, missed), *_in_timers(host, missed)]
 
 
 def has_cron(host: Host) -> bool:
@@ -290,13 +298,17 @@ def systemctl(host: Host, *words: str, own: bool) -> None:
         raise ConfigurationError(f"`{' '.join(command)}` failed: {said}")
 
 
-def _in_crontabs(host: Host) -> Iterator[Caller]:
-    users = {path.name for spool in SPOOLS for path in _files(host.root / spool, r"[^.]+")} - {host.login}
-    for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users) if host.uid == 0)):
-        with suppress(ConfigurationError):
+def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
+    spools = SPOOLS if host.uid == 0 else ()
+    users = {path.name for spool in spools for path in _files(host.root / spool, r"[^.]+", unread)} - {host.login}
+    for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
+        try:
             yield from _calls(each.title, each.read(), user=each.user, owner=each.user or host.login)
-    for path in [host.root / "etc/crontab", *_files(host.root / "etc/cron.d", r"[\w-]+")]:  # cron reads no other names
-        yield from _calls(str(path), _text(path), system=True)
+        except ConfigurationError as error:
+            unread[each.title] = str(error).partition(";")[0]
+    # cron reads no other names
+    for path in [host.root / "etc/crontab", *_files(host.root / "etc/cron.d", r"[\w-]+", unread)]:
+        yield from _calls(str(path), _text(path, unread), system=True)
 
 
 def _calls(
@@ -307,21 +319,21 @@ def _calls(
         yield Caller("cron", title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
 
 
-def _in_timers(host: Host) -> Iterator[Caller]:
+def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     folders = [(host.root / each, False) for each in UNIT_FOLDERS] + [(host.unit_folder, True)]
     seen = set()
     for folder, own in folders:
-        for path in _files(folder, r".+\.timer"):
-            found = _timer(path, host.login if own else "root")
+        for path in _files(folder, r".+\.timer", unread):
+            found = _timer(path, host.login if own else "root", unread)
             if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
                 seen.add(path.resolve())
                 yield found
 
 
-def _timer(path: Path, owner: str) -> Caller | None:
-    text = _text(path)
+def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
+    text = _text(path, unread)
     named = units.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
-    service = _text(path.with_name(named))
+    service = _text(path.with_name(named), unread)
     found = units.called(service)
     if found is None:
         return None
@@ -339,17 +351,25 @@ def _is_on(host: Host, timer: Path, *, own: bool) -> bool:
     return has_systemd(host) and host.run(question, b"").returncode == 0
 
 
-def _files(folder: Path, name: str) -> list[Path]:
-    """A folder's plain files with such names; none where it can't be read."""
-    with suppress(OSError):
+def _files(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
+    """Return a folder's plain files with such names; none if it can't be read."""
+    try:
         found = sorted(each for each in folder.iterdir() if re.fullmatch(name, each.name))
         return [each for each in found if each.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        unread[str(folder)] = error.strerror or str(error)
     return []
 
 
-def _text(path: Path) -> str:
-    with suppress(OSError):
+def _text(path: Path, unread: dict[str, str]) -> str:
+    try:
         return _decoded(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        unread[str(path)] = error.strerror or str(error)
     return ""
 
 

@@ -11,8 +11,7 @@ from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
-from retrycli import config_text, cronline, crontab, filesystem, ticks, units
-from retrycli.app import lock_path
+from retrycli import config_text, cronline, crontab, filesystem, suggested, ticks, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
@@ -87,6 +86,8 @@ class Verdict:
 
     callers: list[Checked]
     objection: str | None
+    unread: str | None = None
+    """What can't be read, where a pass may be called."""
 
 
 def this_python() -> str:
@@ -219,8 +220,12 @@ def _read_by(loaded: Loaded) -> tuple[str, ...]:
 
 
 def _written_by(settings: Settings) -> tuple[str, ...]:
-    """The folders in which a pass writes. SQLite makes its journal beside the database."""
-    files = [settings.database.file, lock_path(settings), settings.metrics.path, settings.report.path]
+    """Return the folders in which a pass writes.
+
+    SQLite makes its journal beside the database, and the lock is there as well. With a server the lock is in the state
+    folder, which the unit has from systemd (StateDirectory=).
+    """
+    files = [settings.database.file, settings.run.lock_file, settings.metrics.path, settings.report.path]
     files.append(settings.logging.file)
     return _in_full([each.absolute().parent for each in files if each is not None])
 
@@ -332,7 +337,40 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     titles = None if only is None else {each.title for each in _targets(only, host)}
     found = [each for each in callers_of(loaded, host) if titles is None or each.title in titles]
     checked = [Checked(each, _objection(each, wanted)) for each in found]
-    return Verdict(checked, _verdict(checked))
+    missed = unread(host, titles)
+    if missed is not None and not checked:
+        remedy = to_read(loaded, host, "cron check")
+        return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    return Verdict(checked, _verdict(checked), missed)
+
+
+def unread(host: Host, titles: Collection[str] | None = None) -> str | None:
+    """Return which crontabs and timers can't be read, and why; None if all can.
+
+    Args:
+        host: the machine.
+        titles: look only for these.
+    """
+    missed: dict[str, str] = {}
+    crontab.callers(host, missed)
+    found = [
+        f"{place} ({why})"
+        for place, why in missed.items()
+        if titles is None or any(each == place or each.startswith(f"{place}/") for each in titles)
+    ]
+    return f"can't read {', '.join(found)}" if found else None
+
+
+def to_read(loaded: Loaded, host: Host, command: str) -> str:
+    """Return what to do about what can't be read."""
+    if host.uid == 0:
+        return f"make it readable, then `retrycli {command}`"
+    return f"look as root: {as_user('root', command, loaded)}"
+
+
+def as_user(user: str, command: str, loaded: Loaded) -> str:
+    """Return a command that another user is to run with these settings, in backticks."""
+    return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
 
 
 def _verdict(found: list[Checked]) -> str | None:

@@ -20,7 +20,9 @@ class Call:
     """How the program was called."""
 
     program: Sequence[str] = (NAME,)
-    """The words before the command, such as an interpreter and its options."""
+    """The words before the command, such as sudo, an interpreter and its options."""
+    full: Sequence[str] = (NAME,)
+    """The program by its full path and without sudo: another user's search path is another."""
     config: str | None = None
     """The configuration file, if one was given."""
     commands: frozenset[str] = frozenset()
@@ -42,20 +44,34 @@ class _Now:
     call = Call()
 
 
-def called_as(program: Sequence[str], commands: Iterable[str]) -> None:
+def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence[str]) -> None:
     """Remember how the program was called, and what its commands are.
 
     Args:
         program: the words before the command.
         commands: their names.
+        full: the program by its full path and without sudo.
     """
-    _Now.call = Call(program, commands=frozenset(commands))
+    _Now.call = Call(program, full, commands=frozenset(commands))
 
 
 def with_config(file: str | None) -> None:
     """Remember the configuration file that was given, if any."""
     if file != _Now.call.config:
         _Now.call = replace(_Now.call, config=file)
+
+
+def as_user(user: str, command: str, config: str | None) -> str:
+    """Return a command that another user is to run, in backticks.
+
+    Args:
+        user: the user's name.
+        command: the words after the program.
+        config: the full path of the configuration file, if there is one. Another user may find another one.
+    """
+    sudo = ["sudo"] if user == "root" else ["sudo", "-u", user]
+    named = [] if config is None else ["--config", config]
+    return f"`{shlex.join([*sudo, *_Now.call.full, *named])} {command}`"
 
 
 def own(text: str) -> str:

@@ -21,6 +21,7 @@ from pathlib import Path
 PRIVATE = 0o600
 """For its owner's eyes alone."""
 ROOT = 0
+OWN_FOLDER = "move the file to a folder of its own"
 MOST_LINKS = 40
 """As many as Linux follows on the way to a file (path_resolution(7))."""
 ACCESS_LIST = "system.posix_acl_access"
@@ -38,6 +39,8 @@ class Weakness:
     """A command, or what else to do."""
     is_open_to_all: bool = False
     """Whether every user of the machine can, and not just one user or group."""
+    is_of_another: bool = False
+    """Whether another user owns the place."""
 
     def __str__(self) -> str:
         return f"{self.place} {self.reason}"
@@ -159,10 +162,12 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         users: who may write it.
         is_strict: whether it is the file or the file's own folder, where the sticky bit does not protect enough.
     """
-    if found.st_uid not in users:
-        name = user_name(found.st_uid)
-        return Weakness(place, f"belongs to {name}", f"chown {user_name(max(users))} {_quoted(place)}")
     is_folder = stat.S_ISDIR(found.st_mode)
+    if found.st_uid not in users:
+        change = "chown -h" if stat.S_ISLNK(found.st_mode) else "chown"
+        # A folder may hold other things of its owner's.
+        remedy = OWN_FOLDER if is_folder else f"{change} {user_name(max(users))} {_quoted(place)}"
+        return Weakness(place, f"belongs to {user_name(found.st_uid)}", remedy, is_of_another=True)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
         return None
@@ -170,7 +175,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
         return None
     if found.st_mode & stat.S_IWOTH:
         if is_folder and found.st_mode & stat.S_ISVTX:
-            return Weakness(place, "is open to every user", "move the file to a folder of its own", is_open_to_all=True)
+            return Weakness(place, "is open to every user", OWN_FOLDER, is_open_to_all=True)
         return Weakness(place, "may be changed by every user", f"chmod o-w {_quoted(place)}", is_open_to_all=True)
     if _has_access_list(place):
         return Weakness(place, "may be changed by whom its access list names", f"setfacl -b {_quoted(place)}")

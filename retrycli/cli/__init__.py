@@ -180,7 +180,10 @@ def run() -> None:
     from retrycli.errors import RetrycliError, cause_of
 
     streams.prepare()
-    suggested.called_as(_program(sys.orig_argv, sys.argv[0], os.environ), HOMES)
+    program = _program(sys.orig_argv, sys.argv[0], os.environ)
+    full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
+    by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
+    suggested.called_as([*(_sudo() if by_sudo else []), *program], HOMES, full=full)
     try:
         try:
             app()
@@ -203,7 +206,7 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
     Args:
         started: how Python was called.
         script: what it runs: the installed script, by the path that a shell or the kernel found it by, or a module.
-        environ: the environment. sudo tells there what it was asked to run, and by whom.
+        environ: the environment, for its search path.
     """
     import shutil
     from contextlib import suppress
@@ -216,9 +219,7 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
             found = shutil.which(Path(script).name, path=environ.get("PATH"))
             if found is not None and Path(found).samefile(script):
                 program = [Path(script).name]
-    if Path(environ.get("SUDO_COMMAND", "").split(" ")[0]).name != Path(program[0]).name:
-        return program
-    return [*_sudo(), *program]
+    return program
 
 
 def _sudo() -> list[str]:

@@ -102,10 +102,13 @@ def cron_check(
 
     host = Host()
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
-    found = scheduler.check(load(ctx, config), host, only=only)
+    loaded = load(ctx, config)
+    found = scheduler.check(loaded, host, only=only)
     if as_json:
         rows = [asdict(each.caller) | {"objection": each.objection} for each in found.callers]
-        console.show_json({"ok": found.objection is None, "objection": found.objection, "schedulers": rows})
+        console.show_json(
+            {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
+        )
     else:
         console.show_table(
             ("By", "Where", "When", "As it should be"),
@@ -115,8 +118,13 @@ def cron_check(
         if found.objection is not None:
             console.complain(f"retrycli: {found.objection}")
         elif any(each.caller.running is None for each in found.callers):
-            console.complain("retrycli: can't see whether cron is running; `sudo retrycli cron check` can")
-        console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
+            as_root = scheduler.as_user("root", "cron check", loaded)
+            console.complain(f"retrycli: can't see whether cron is running; {as_root} can")
+        if found.callers and found.unread is not None:
+            remedy = scheduler.to_read(loaded, host, "cron check")
+            console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
+        if found.callers or found.unread is None:
+            console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 

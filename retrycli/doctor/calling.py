@@ -7,7 +7,7 @@ from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
-from retrycli import scheduler, suggested
+from retrycli import scheduler
 from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
@@ -34,14 +34,16 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
     named = case.loaded.file is not None
-    match scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host):
+    callers = scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host)
+    missed = scheduler.unread(case.host)
+    match callers:
         case []:
-            yield _none(case, passes)
+            yield _none(case, passes, missed)
         case [one]:
             yield _one(case, one)
-            if one.user not in {None, case.host.login}:
+            if one.user is not None and one.user != case.host.login:
                 words = f"passes are made by {one.user}, and {case.host.login}, who looks, may do other things"
-                yield warning("user", words, suggested.own(f"sudo -u {one.user} retrycli doctor"))
+                yield warning("user", words, scheduler.as_user(one.user, "doctor", case.loaded))
         case several:
             kinds = {each.kind for each in several}
             who = "cron and a timer both call" if len(kinds) > 1 else f"{len(several)} entries of {kinds.pop()} call"
@@ -50,14 +52,20 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
             for why in dict.fromkeys(scheduler.stopped(each) for each in several):
                 if why is not None:
                     yield failure("scheduler", *why)
+    if missed is not None and callers:
+        remedy = scheduler.to_read(case.loaded, case.host, "doctor")
+        yield warning("scheduler", f"{missed}, where a pass may be called too", remedy)
 
 
-def _none(case: Case, passes: list[PassRecord]) -> Finding:
+def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
     unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
     if passes and not _is_late(case, passes[0]) and _is_steady(case, _usual(passes)):
         words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
         return well("scheduler", words)
+    if missed is not None:
+        words = f"nothing that can be read calls a pass; {missed}"
+        return failure("scheduler", words, scheduler.to_read(case.loaded, case.host, "doctor"))
     return failure("scheduler", f"nothing on this machine{unread} calls a pass", "`retrycli cron install`")
 
 
@@ -70,7 +78,8 @@ def _one(case: Case, caller: Caller) -> Finding:
     except ConfigurationError:
         objection = None  # where the settings come from is another finding
     if objection is None and caller.running is None:
-        return warning("scheduler", f"{words}; can't see whether it is running", "look as root: `sudo retrycli doctor`")
+        remedy = f"look as root: {scheduler.as_user('root', 'doctor', case.loaded)}"
+        return warning("scheduler", f"{words}; can't see whether it is running", remedy)
     if objection is None:
         return well("scheduler", words)
     return warning("scheduler", f"{words}; {objection}", "`retrycli cron check`")

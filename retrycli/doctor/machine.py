@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from datetime import timedelta
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,9 @@ from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
-from retrycli.trust import find_weakness, group_readers, trusted_users, user_name, user_number
+from retrycli.trust import ROOT, Weakness, find_weakness, group_readers, trusted_users, user_name, user_number
+
+BY_THEM = "run doctor as the user who makes the passes"
 
 
 def settings(case: Case) -> Iterator[Finding]:
@@ -76,7 +79,16 @@ def _weak_files(case: Case) -> Iterator[Finding]:
             continue
         words = str(weakness) if weakness.place == path else f"{weakness}, and so {path}"
         is_warning = is_shared and not weakness.is_open_to_all
-        yield (warning if is_warning else failure)("files", words, weakness.remedy)
+        yield (warning if is_warning else failure)("files", words, _remedy(weakness, path, is_shared=is_shared))
+
+
+def _remedy(weakness: Weakness, path: Path, *, is_shared: bool) -> str:
+    """Return what to do. An owner may be right: neither the application nor a user may lose a file or a folder."""
+    if not weakness.is_of_another:
+        return weakness.remedy
+    if weakness.place == path:
+        return BY_THEM if is_shared else weakness.remedy
+    return f"{weakness.remedy}, or {BY_THEM}"
 
 
 def _relied_on(case: Case) -> Iterator[tuple[Path, bool]]:
@@ -97,23 +109,26 @@ def _relied_on(case: Case) -> Iterator[tuple[Path, bool]]:
 
 
 def _users(case: Case) -> frozenset[int]:
-    """Who may write what we rely on: root, who looks, and, if root looks, whom root's own schedule names."""
+    """Return who may write what we rely on: root, who looks, and, if root looks, who may make the passes."""
     users = trusted_users()
-    if case.host.uid != 0:
-        return users
-    config = None if case.loaded.file is None else scheduler.config_path(case.loaded)
-    named = {
-        each.user
-        for each in scheduler.callers_for(config, case.host)
-        if each.title.startswith(f"{case.host.root / 'etc'}/")
-    }
-    return users | {number for each in named if each and (number := user_number(each)) is not None}
+    return users if case.host.uid != 0 else users.union(_pass_makers(case))
+
+
+def _pass_makers(case: Case) -> Iterator[int]:
+    """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
+    for each in scheduler.callers_of(case.loaded, case.host):
+        if (number := user_number(each.user or each.owner)) is not None:
+            yield number
+    for path in (case.database_file, case.loaded.file):
+        if path is not None:
+            with suppress(OSError):
+                yield path.stat().st_uid
 
 
 def _pass_maker(case: Case) -> str:
-    """The name of who makes the passes: whom root's own schedule names if root looks, or else who looks."""
-    others = sorted(_users(case) - trusted_users())
-    return user_name(others[0]) if others else case.host.login
+    """Return the name of who makes the passes: the first but root if root looks, or else who looks."""
+    others = _pass_makers(case) if case.host.uid == 0 else iter(())
+    return next((user_name(each) for each in others if each != ROOT), case.host.login)
 
 
 def _secret_files(loaded: Loaded) -> set[Path]:

@@ -28,9 +28,9 @@ class Crontab:
         (folder / "bin").mkdir()
         self.file = folder / "crontab"
         self.variables = {"PATH": f"{folder}/bin:{BARE['PATH']}"}
-        program = folder / "bin/crontab"
-        program.write_text(SCRIPT.format(file=self.file))
-        program.chmod(0o755)
+        self.program = folder / "bin/crontab"
+        self.program.write_text(SCRIPT.format(file=self.file))
+        self.program.chmod(0o755)
 
 
 @contextmanager

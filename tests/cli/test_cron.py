@@ -73,6 +73,16 @@ def test_a_timer_is_printed_as_its_two_units(desk: Cli) -> None:
     assert "OnCalendar=*:0/15\n" in timer
 
 
+def test_a_crontab_that_can_not_be_read_is_not_taken_for_none(desk: Cli, crontab: Crontab) -> None:
+    crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
+    done = desk("cron", "check", "--user")
+    assert done.returncode == 3
+    assert "nothing that can be read calls the passes; can't read the crontab of " in done.stderr
+    assert "you are not allowed" in done.stderr
+    assert "cron install" not in done.stderr + done.stdout
+    assert "you are not allowed" in desk.json("cron", "check", "--user", code=3)["unread"]
+
+
 def test_install_asks_a_person_and_takes_no_for_an_answer(desk: Cli, crontab: Crontab) -> None:
     screen = desk.on_terminal("cron", "install", *OWN, answers=["n"])
     assert f"+*/15 * * * * {line(desk)}" in screen.text.replace("\n", "")

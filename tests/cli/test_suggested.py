@@ -18,6 +18,8 @@ import pytest
 import retrycli
 from retrycli.cli import HOMES
 from tests.cli.command import BARE, SCRIPT, Cli, Finished
+from tests.cli.schedulers import Crontab
+from tests.users import OURS, need_root, wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -145,6 +147,22 @@ def test_another_users_commands_are_suggested_with_sudo(far: Cli) -> None:
     in_a_shell = {**as_svc, "SUDO_COMMAND": "/bin/bash"}
     screen = far.having(in_a_shell).on_terminal("status", "--config", far.env["FILE"], columns=300)
     assert "Next: retrycli --config" in screen.text
+
+
+def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once(far: Cli, tmp_path: Path) -> None:
+    """Root's search path and home are others, and sudo's own user is not the one to become."""
+    need_root()
+    crontab = Crontab(tmp_path)
+    crontab.program.write_text("#!/bin/sh\necho 'you are not allowed' >&2; exit 1\n")
+    cli = far.under(*wrapper(OURS)).having(crontab.variables)
+    as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
+    file = far.env["FILE"]
+    by_name = {"PATH": f"{Path(SCRIPT[0]).parent}:{crontab.variables['PATH']}"}
+    for env in ({}, as_svc, {"RETRYCLI_CONFIG": file}, by_name):
+        given = [] if "RETRYCLI_CONFIG" in env else ["--config", file]
+        done = cli.having(env)("cron", "check", "--user", *given)
+        [line] = re.findall("`(sudo [^`]*)`", done.stderr)
+        assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "check"], done.stderr
 
 
 def test_somebody_elses_words_are_left_as_they_are(far: Cli, application: Application) -> None:

@@ -113,6 +113,26 @@ BY_HAND = {
     "0 * * * * TZ=UTC LC_ALL=C exec nice -n 5 flock -n /run/lock/x /opt/bin/retrycli run-once": ("0 * * * *", None),
     "0 * * * * sudo -u desk sh -c 'cd /srv; retrycli --config /srv/a.toml run-once'": ("0 * * * *", None),
     "0 * * * * test -x /x && (if /x/python3.11 -P /x/bin/retrycli run-once; then :; fi)": ("0 * * * *", None),
+    **{
+        f"0 * * * * {command}": ("0 * * * *", None)
+        for command in (
+            "docker exec app retrycli run-once",
+            "docker compose exec -T app retrycli run-once",
+            "cd /srv && poetry run retrycli run-once",
+            "python3 -m pipenv run retrycli run-once",
+            "uv run --directory /srv python -m retrycli run-once",
+            "conda run -n desk retrycli run-once",
+            "gosu app retrycli run-once",
+            "ssh host retrycli run-once",
+            "ssh host 'cd /srv; retrycli run-once'",
+            "/usr/local/bin/wrap.sh retrycli run-once",
+            "echo | xargs retrycli run-once",
+            "/bin/sh /srv/retrycli run-once",
+            "bash -lc 'retrycli run-once'",
+            "echo begin; retrycli run-once && logger done",
+            "if test -x /x; then retrycli run-once; fi",
+        )
+    },
 }
 
 
@@ -132,7 +152,11 @@ def test_a_line_written_by_hand_is_known(line: str) -> None:
         "*/15 * * * * echo retrycli run-once",
         "*/15 * * * * true # retrycli run-once",
         "*/15 * * * * logger -t retrycli run-once; grep -c 'retrycli run-once' /var/log/syslog > retrycli",
-        "*/15 * * * * python3 -m http.server retrycli run-once",
+        "*/15 * * * * test -n retrycli run-once && /bin/true retrycli run-once; : retrycli run-once",
+        "*/15 * * * * printf %s retrycli run-once | /usr/bin/mail -s retrycli run-once ana; cat retrycli run-once",
+        "*/15 * * * * bash -lc 'echo retrycli run-once'",
+        "*/15 * * * * backup # retrycli run-once",
+        "*/15 * * * * if ! grep -q retrycli run-once; then backup; fi",
         "RUN=retrycli run-once",
         "*/15 * * * * other run-once",
         "*/15 * * *",

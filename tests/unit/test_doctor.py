@@ -9,7 +9,7 @@ import sqlite3
 import subprocess
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from tests.users import SHARED, THEIRS, need_root
+from tests.users import OURS, SHARED, THEIRS, need_root
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -217,14 +217,54 @@ def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -
     assert (found.found, found.remedy) == (f"{path} may be changed by every user", f"chmod o-w {path}")
 
 
-@pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
+@pytest.mark.parametrize("name", [*OURS_ALONE[1:], *SHARED_WITH_THE_APPLICATION[1:]])
 def test_another_users_file_is_told(desk: Desk, name: str) -> None:
-    """Of what the application writes too it is a warning: it may well be that user."""
+    """Of what the application writes too it is a warning: it may well be that user, who must stay its owner."""
     need_root()
     case, path = relying_on_all(desk), desk.root / name
     os.chown(path, THEIRS, 0)
     found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
-    assert (found.found, found.remedy) == (f"{path} belongs to {THEIRS}", f"chown root {path}")
+    assert found.found == f"{path} belongs to {THEIRS}"
+    assert found.remedy == (
+        f"chown root {path}" if name in OURS_ALONE else "run doctor as the user who makes the passes"
+    )
+
+
+def test_root_who_looks_trusts_the_owner_of_config_and_database(desk: Desk) -> None:
+    """The README's set-up, before there is a schedule."""
+    need_root()
+    case = relying_on_all(desk)
+    for path in (desk.root, desk.config, desk.root / "agent.db"):
+        os.chown(path, OURS, OURS)
+    only(machine.files(case), Level.OK, "files")
+
+
+def test_root_who_looks_trusts_whom_a_crontab_of_their_own_names(desk: Desk) -> None:
+    need_root()
+    daemon = pwd.getpwnam("daemon")
+    relying_on_all(desk)
+    case = desk.case()
+    os.chown(desk.config, 0, daemon.pw_gid)
+    desk.config.chmod(0o640)
+    os.chown(desk.root / "program", daemon.pw_uid, 0)
+    only(machine.files(case), Level.FAILURE, "files")
+    desk.crontab = LINE.replace("desk ", "")
+    (desk.root / "var/spool/cron/crontabs").mkdir(parents=True)
+    (desk.root / "var/spool/cron/crontabs/daemon").touch()
+    only(machine.files(case), Level.OK, "files")
+
+
+def test_nobody_is_told_to_give_the_database_away(desk: Desk) -> None:
+    """Neither root nor who makes the passes looks: the application would lose its file."""
+    need_root()
+    (desk.root / "program").touch(0o600)
+    os.chown(desk.root / "agent.db", OURS, OURS)
+    case = replace(desk.case(), host=replace(desk.host, uid=THEIRS))
+    found = only(machine.files(case), Level.WARNING, "files")
+    assert (found.found, found.remedy) == (
+        f"{desk.root}/agent.db belongs to {OURS}",
+        "run doctor as the user who makes the passes",
+    )
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE, *SHARED_WITH_THE_APPLICATION])
@@ -243,6 +283,7 @@ def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Des
     os.chown(desk.root, THEIRS, 0)
     found = only(machine.files(case), Level.FAILURE, "files")
     assert found.found == f"{desk.root} belongs to {THEIRS}, and so {desk.config}"
+    assert found.remedy == "move the file to a folder of its own, or run doctor as the user who makes the passes"
 
 
 def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
@@ -269,14 +310,12 @@ def test_a_lock_that_others_could_make_first_is_a_warning(desk: Desk) -> None:
 
 
 def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
-    """A config of root's that one user may read, with a database of that user's, is how it should be."""
+    """A config of root's that one user may read, with a program of that user's, is how it may be."""
     need_root()
     nobody = pwd.getpwuid(65534)
     (desk.root / "program").touch(0o600)
-    os.chown(desk.root / "agent.db", nobody.pw_uid, 0)
-    only(machine.files(desk.case()), Level.WARNING, "files")
-    desk.crontab = LINE.replace("desk ", "")  # a line of a user's own proves nothing
-    only(machine.files(desk.case()), Level.WARNING, "files")
+    os.chown(desk.root / "program", nobody.pw_uid, 0)
+    only(machine.files(desk.case()), Level.FAILURE, "files")
     (desk.root / "etc/cron.d/retrycli").write_text(LINE.replace("desk", nobody.pw_name))
     only(machine.files(desk.case()), Level.OK, "files")
 
@@ -563,9 +602,20 @@ def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
     """Root may read everything, so what root finds says little of another's passes."""
     (desk.root / "etc/crontab").write_text(LINE)
     _, found, _ = desk.in_database(calling.calling)
-    assert only([found], Level.WARNING, "user").remedy == "sudo -u desk retrycli doctor"
+    assert only([found], Level.WARNING, "user").remedy == f"`sudo -u desk retrycli --config {desk.config} doctor`"
     (desk.root / "etc/crontab").write_text(LINE.replace("desk", desk.host.login))
     assert [each.name for each in desk.in_database(calling.calling)] == ["scheduler", "passes"]
+
+
+def test_a_crontab_that_can_not_be_read_is_told_and_no_other_schedule_advised(desk: Desk) -> None:
+    (desk.root / "etc/crontab").mkdir()
+    remedy = "make it readable, then `retrycli doctor`"
+    unread = f"can't read {desk.root}/etc/crontab (Is a directory)"
+    found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
+    assert (found.found, found.remedy) == (f"nothing that can be read calls a pass; {unread}", remedy)
+    desk.crontab = LINE.replace("desk ", "")
+    found = only(desk.in_database(calling.calling)[1:2], Level.WARNING, "scheduler")
+    assert (found.found, found.remedy) == (f"{unread}, where a pass may be called too", remedy)
 
 
 def test_cron_and_a_timer_at_once_are_a_warning(desk: Desk) -> None:

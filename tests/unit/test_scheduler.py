@@ -384,6 +384,36 @@ def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None
         assert check(desk.settings(), host).objection is None
 
 
+def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: Desk) -> None:
+    """A pass may be called there. With --user only one's own matters."""
+
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "crontab":
+            return subprocess.CompletedProcess(command, 1, b"", b"you are not allowed\n")
+        return desk.programs(command, given)
+
+    (desk.root / "etc/crontab").unlink()
+    (desk.root / "etc/crontab").mkdir()
+    host = replace(desk.host, run=refused)
+    as_root = f"look as root: `sudo retrycli --config {desk.root}/retrycli.toml cron check`"
+    for uid, remedy in ((0, "make it readable, then `retrycli cron check`"), (1, as_root)):
+        own = f"the crontab of {replace(host, uid=uid).login} (`crontab` failed: you are not allowed)"
+        found = check(desk.settings(), replace(host, uid=uid))
+        assert found.unread == f"can't read {own}, {desk.root}/etc/crontab (Is a directory)"
+        said = str(found.objection)
+        assert said.startswith(f"nothing that can be read calls the passes; {found.unread}; ")
+        assert said.endswith(remedy)
+        assert check(desk.settings(), replace(host, uid=uid), only=Place.OWN_CRONTAB).unread == f"can't read {own}"
+    assert check(desk.settings(), desk.host, only=Place.OWN_CRONTAB).unread is None
+
+
+def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
+    """Debian's and cronie's cron say it one way, busybox another."""
+    for said in (b"no crontab for ana\n", b"crontab: can't open 'ana': No such file or directory\n"):
+        without = subprocess.CompletedProcess([], 1, b"", said)
+        assert check(desk.settings(), replace(desk.host, run=lambda *_: without)).unread is None  # noqa: B023
+
+
 def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
     desk.install(Place.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
@@ -475,7 +505,9 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
     assert proposed(shared_desk, RELIES) == str(OURS)
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
-    with pytest.raises(ConfigurationError, match=rf"which passes made by {OURS} would rely on; ch(own|mod)"):
+    with pytest.raises(
+        ConfigurationError, match=rf"which passes made by {OURS} would rely on; (ch(own|mod) |move the file)"
+    ):
         proposed(shared_desk, RELIES)
 
 
@@ -500,6 +532,20 @@ def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk
     assert "ProtectHome=true\nPrivateTmp=true\n" in found
     for path, expected in (("/home/ana/x", "ProtectHome=read-only"), ("/tmp/x", "PrivateTmp=false")):
         assert expected in units.service(replace(wanted, reads=(path,)), system=True)
+
+
+@pytest.mark.parametrize(
+    ("more", "expected"), [("", []), ('[run]\nlock_file = "/srv/locks/desk.lock"\n', ['"-/srv/locks"'])]
+)
+def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
+    desk: Desk, more: str, expected: list[str]
+) -> None:
+    """The first pass makes it. A unit that named the folder of before would not be as it should be then."""
+    wanted = job(desk.settings(IN_POSTGRESQL + more), desk.host, user="desk")
+    wanted = replace(wanted, config="/etc/retrycli.toml", interpreter="/opt/bin/python3", reads=())
+    found = units.values(units.service(wanted, system=True))
+    assert found.get("ReadWritePaths", []) == expected
+    assert (found["StateDirectory"], found["PrivateTmp"]) == (["retrycli"], ["true"])
 
 
 def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
