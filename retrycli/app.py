@@ -254,17 +254,17 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
 
 
 def lock_path(settings: Settings, *, state: Path = STATE_FOLDER) -> Path:
-    """The lock file: the one that is set, or beside the SQLite file, or in the state folder if there is one.
+    """The lock file: the one that is set, or beside the SQLite file, or in the state folder if we may write there.
 
-    Its place does not depend on the environment, which cron's is not the operator's. Without a state folder a lock for
-    a server's database is in /tmp: a service may have one of its own, and others may make the file first.
+    Its place does not depend on the environment, which cron's is not the operator's. Else a lock for a server's
+    database is in /tmp: a service may have one of its own, and others may make the file first.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
     if (file := settings.database.file) is not None:
         return file.with_name(f"{file.name}.retrycli.lock")
     name = hashlib.sha256(settings.database.url.encode()).hexdigest()[:12]
-    if state.is_dir():
+    if state.is_dir() and os.access(state, os.W_OK | os.X_OK):
         return state / f"{name}.lock"
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
 

@@ -141,16 +141,18 @@ class PassLock:
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
         return file
 
-    def _owner(self) -> str | None:
+    def _other_owner(self) -> str | None:
+        """Return who owns the file, unless this user does."""
         try:
-            return user_name(self._path.lstat().st_uid)
+            owner = self._path.lstat().st_uid
         except OSError:
             return None
+        return None if owner == os.geteuid() else user_name(owner)
 
     def _closed(self, error: OSError) -> LockUnusable:
         if lack := descriptors.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
-        if isinstance(error, PermissionError) and (owner := self._owner()) is not None:
+        if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
             remedy = f"chown {shlex.quote(user_name(os.geteuid()))} {shlex.quote(str(self._path))}"
             return LockUnusable(
                 f"can't open the lock file {self._path}: it belongs to {owner}, who made a pass here; as root: {remedy}"
@@ -182,7 +184,8 @@ def _give_to_the_folders_owner(file: int, folder: Path) -> None:
     """
     if os.geteuid() == 0:
         owner = folder.stat()
-        os.fchown(file, owner.st_uid, owner.st_gid)
+        with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+            os.fchown(file, owner.st_uid, owner.st_gid)
 
 
 def _written_in(file: int) -> Holder:

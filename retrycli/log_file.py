@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 from retrycli.trust import PRIVATE
@@ -56,7 +57,8 @@ def _open(path: Path) -> int:
         file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
         if os.geteuid() == 0:  # or the passes of the folder's owner could not write it
             folder = path.absolute().parent.stat()
-            os.fchown(file, folder.st_uid, folder.st_gid)
+            with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
+                os.fchown(file, folder.st_uid, folder.st_gid)
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise OSError(None, "not a regular file")
