@@ -11,7 +11,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Text, cast, types
-from sqlalchemy.dialects.postgresql import OID, REGCLASS
+from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
@@ -30,8 +30,6 @@ if TYPE_CHECKING:
 
 SYNTAX = frozenset({"coalesce", "greatest", "least", "nullif"})
 """What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays."""
-PLAIN = "VARCHAR"
-"""What SQLAlchemy has a server take a text for."""
 
 
 class Compiler(PGCompiler_psycopg):
@@ -54,10 +52,13 @@ class Compiler(PGCompiler_psycopg):
         return text
 
     def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
-        """Write a value with its type: any text as ``text``."""
+        """Write a value with its type: any text as ``text``, and an array of any texts as one of ``text``."""
+        if _is_of_texts(dbapi_type):
+            dbapi_type = Text()
+        elif isinstance(dbapi_type, types.ARRAY) and _is_of_texts(dbapi_type.item_type):
+            dbapi_type = ARRAY(Text(), dimensions=dbapi_type.dimensions)
         text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
-        value, _, kind = text.rpartition("::")
-        return f"{value}::TEXT{kind.removeprefix(PLAIN)}" if kind in {PLAIN, f"{PLAIN}[]"} else text
+        return text
 
 
 def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
@@ -78,7 +79,11 @@ def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
 
 
 def _is_text(side: ColumnElement[Any]) -> bool:
-    return isinstance(getattr(side, "type", None), types.String) and not isinstance(side.type, types.Enum)
+    return _is_of_texts(getattr(side, "type", None))
+
+
+def _is_of_texts(kind: object) -> bool:
+    return isinstance(kind, types.String) and not isinstance(kind, types.Enum)
 
 
 def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests import traps
-from tests.cli.api import BAD_GATEWAY, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli
 
 if TYPE_CHECKING:
@@ -58,6 +58,17 @@ def test_nothing_that_is_planted_is_run_as_us(untouched: Application, cli: Cli) 
         said |= {each: command(*each.split()) for each in ACTS}
     assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr + done.stdout} == {}
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
+
+
+def test_nor_when_a_message_is_escalated_that_others_were_before(application: Application, cli: Cli) -> None:
+    """The keys of known escalations are asked for as an array."""
+    application.add(5)
+    application.execute("INSERT INTO retrycli_escalations VALUES ('a key', 'exhausted', '2026-01-02 03:04:05+00')")
+    traps.plant(application.url)
+    with Scripted(REJECTS) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+    assert "TRAP" not in done.stderr
+    assert [each["state"] for each in application.rows("retrycli_queue").values()] == ["escalated"]
 
 
 def of_search_path(command: Cli) -> list[dict[str, str]]:
