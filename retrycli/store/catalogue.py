@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, cast, types
+from sqlalchemy import Select, SelectBase, Text, cast, select, types
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import operators
@@ -23,6 +23,7 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Null,
 )
+from sqlalchemy.sql.selectable import ScalarSelect
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.elements import BinaryExpression
@@ -87,6 +88,8 @@ def _is_of_texts(kind: object) -> bool:
 
 
 def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
+    if isinstance(side, ScalarSelect) and operator in {operators.in_op, operators.not_in_op}:
+        return _selected_as_text(side.element)
     is_list = isinstance(side, CollectionAggregate) or (
         operator in {operators.in_op, operators.not_in_op} and not isinstance(side, ColumnClause)
     )
@@ -94,6 +97,15 @@ def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # 
     if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as texts anyway
         return side
     return cast(side.element if isinstance(side, Grouping) else side, Text)
+
+
+def _selected_as_text(rows: SelectBase) -> ColumnElement[Any]:
+    """Return a sub-select of one column with that as ``text``."""
+    if isinstance(rows, Select):
+        [column] = rows.selected_columns
+        return rows.with_only_columns(cast(column, Text), maintain_column_froms=True).scalar_subquery()
+    [column] = rows.subquery().c
+    return select(cast(column, Text)).scalar_subquery()
 
 
 def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:

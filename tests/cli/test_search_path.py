@@ -71,6 +71,18 @@ def test_nor_when_a_message_is_escalated_that_others_were_before(application: Ap
     assert [each["state"] for each in application.rows("retrycli_queue").values()] == ["escalated"]
 
 
+def test_nor_when_old_passes_are_forgotten_and_messages_requeued(application: Application, cli: Cli) -> None:
+    """Texts are looked for among those of a sub-select."""
+    application.fill()
+    with Scripted(REJECTS) as api:
+        command = cli.having(application.variables(api.url))
+        command("run-once")
+        traps.plant(application.url)
+        said = {each: command(*each.split()) for each in ("requeue 5 --yes", "db prune --older-than 1s --yes")}
+    assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr or done.returncode} == {}
+    assert application.rows("retrycli_passes") == {}
+
+
 def of_search_path(command: Cli) -> list[dict[str, str]]:
     return [each for each in command.json("doctor", code=3)["findings"] if each["name"] == "search path"]
 
