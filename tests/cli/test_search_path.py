@@ -51,8 +51,20 @@ def test_nothing_that_is_planted_is_run_as_us(untouched: Application, cli: Cli) 
     """From the first call on, which makes the tables. What resolves outside the catalogue is listed by this test."""
     untouched.fill()
     assert traps.plant(untouched.url) > 1000
+    _assert_no_command_runs_one(untouched, cli)
+
+
+def test_nor_where_the_applications_numbers_are_numeric(untouched: Application, cli: Cli) -> None:
+    for each in ("id", "retry_count"):
+        untouched.execute(f"ALTER TABLE pending_messages ALTER {each} TYPE numeric")
+    untouched.fill()
+    traps.plant(untouched.url)
+    _assert_no_command_runs_one(untouched, cli)
+
+
+def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
     with Scripted(BAD_GATEWAY, BAD_GATEWAY, TAKES) as api:
-        command = cli.having(untouched.variables(api.url))
+        command = cli.having(application.variables(api.url))
         said = {each: command(*each.split()) for each in FIRST}
         said |= command.show_all(piped=LOOKS).piped
         said |= {each: command(*each.split()) for each in ACTS}
