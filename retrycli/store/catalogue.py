@@ -10,8 +10,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Text, cast, types
-from sqlalchemy.dialects.postgresql import OID, REGCLASS
+from sqlalchemy import Select, SelectBase, Text, any_, cast, select, types
+from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
+from sqlalchemy.dialects.postgresql._psycopg_common import _PsycopgNumeric
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
@@ -23,6 +24,7 @@ from sqlalchemy.sql.elements import (
     Grouping,
     Null,
 )
+from sqlalchemy.sql.selectable import ScalarSelect
 
 if TYPE_CHECKING:
     from sqlalchemy.sql.elements import BinaryExpression
@@ -30,8 +32,19 @@ if TYPE_CHECKING:
 
 SYNTAX = frozenset({"coalesce", "greatest", "least", "nullif"})
 """What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays."""
-PLAIN = "VARCHAR"
-"""What SQLAlchemy has a server take a text for."""
+
+LISTS = frozenset({operators.in_op, operators.not_in_op})
+ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
+
+
+class Number(_PsycopgNumeric):
+    """A number whose values are written with its type: the driver has small ones be ``smallint``."""
+
+    render_bind_cast = True
+
+
+VALUES: dict[type[types.TypeEngine[Any]], type[types.TypeEngine[Any]]] = {types.Numeric: Number}
+"""What the dialect must write values as."""
 
 
 class Compiler(PGCompiler_psycopg):
@@ -54,16 +67,22 @@ class Compiler(PGCompiler_psycopg):
         return text
 
     def render_bind_cast(self, type_: Any, dbapi_type: Any, sqltext: str) -> str:  # noqa: ANN401
-        """Write a value with its type: any text as ``text``."""
+        """Write a value with its type: any text as ``text``, and an array of any texts as one of ``text``."""
+        if _is_of_texts(dbapi_type):
+            dbapi_type = Text()
+        elif isinstance(dbapi_type, types.ARRAY) and _is_of_texts(dbapi_type.item_type):
+            dbapi_type = ARRAY(Text(), dimensions=dbapi_type.dimensions)
         text: str = super().render_bind_cast(type_, dbapi_type, sqltext)  # type: ignore[no-untyped-call]
-        value, _, kind = text.rpartition("::")
-        return f"{value}::TEXT{kind.removeprefix(PLAIN)}" if kind in {PLAIN, f"{PLAIN}[]"} else text
+        return text
 
 
 def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnElement[Any]]:
     """Return both sides of an operator as the catalogue has an operator for."""
     sides = (binary.left, binary.right)
-    if _is_resolved(binary.operator):
+    is_resolved = _is_resolved(binary.operator)
+    if any(map(_is_numeric, sides)) and (is_resolved or binary.operator in ARITHMETIC):
+        return _as_numeric(binary.left, binary.operator), _as_numeric(binary.right, binary.operator)
+    if is_resolved:
         if any(map(_is_text, sides)):
             return _as_text(binary.left, binary.operator), _as_text(binary.right, binary.operator)
         if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
@@ -78,17 +97,46 @@ def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
 
 
 def _is_text(side: ColumnElement[Any]) -> bool:
-    return isinstance(getattr(side, "type", None), types.String) and not isinstance(side.type, types.Enum)
+    return _is_of_texts(getattr(side, "type", None))
+
+
+def _is_of_texts(kind: object) -> bool:
+    return isinstance(kind, types.String) and not isinstance(kind, types.Enum)
 
 
 def _as_text(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
-    is_list = isinstance(side, CollectionAggregate) or (
-        operator in {operators.in_op, operators.not_in_op} and not isinstance(side, ColumnClause)
-    )
+    if isinstance(side, ScalarSelect) and operator in LISTS:
+        return _selected_as(Text(), side.element)
+    is_list = isinstance(side, CollectionAggregate) or (operator in LISTS and not isinstance(side, ColumnClause))
     is_text = isinstance(side, Cast) and isinstance(side.type, Text)
     if is_list or is_text or isinstance(side, BindParameter | Null):  # values are written as texts anyway
         return side
     return cast(side.element if isinstance(side, Grouping) else side, Text)
+
+
+def _is_numeric(side: ColumnElement[Any]) -> bool:
+    """Return whether a side is a ``numeric``: of whole numbers the catalogue has an operator for any two types."""
+    kind = getattr(side, "type", None)
+    kind = kind.impl_instance if isinstance(kind, types.TypeDecorator) else kind
+    return isinstance(kind, types.Numeric) and not isinstance(kind, types.Float)
+
+
+def _as_numeric(side: ColumnElement[Any], operator: Any) -> ColumnElement[Any]:  # noqa: ANN401  SQLAlchemy's own
+    if isinstance(side, CollectionAggregate):
+        return any_(cast(side.element, ARRAY(types.Numeric)))
+    if isinstance(side, ScalarSelect) and operator in LISTS:
+        return _selected_as(types.Numeric(), side.element)
+    is_list = operator in LISTS and isinstance(side, BindParameter)
+    return side if is_list or _is_numeric(side) or isinstance(side, Null) else cast(side, types.Numeric)
+
+
+def _selected_as(kind: types.TypeEngine[Any], rows: SelectBase) -> ColumnElement[Any]:
+    """Return a sub-select of one column with that as another type."""
+    if isinstance(rows, Select):
+        [column] = rows.selected_columns
+        return rows.with_only_columns(cast(column, kind), maintain_column_froms=True).scalar_subquery()
+    [column] = rows.subquery().c
+    return select(cast(column, kind)).scalar_subquery()
 
 
 def _as_oid(side: ColumnElement[Any]) -> ColumnElement[Any]:

@@ -102,10 +102,11 @@ def _postgresql(url: URL, patience: int) -> Engine:
     # A prepared statement would be left in its server connection, and BEGIN is in our own hands.
     own = {"prepare_threshold": None, "autocommit": True}
     engine = create_engine(driver, connect_args=unsaid | own, hide_parameters=True, **ONE_CONNECTION)
-    from retrycli.store.catalogue import Compiler
+    from retrycli.store.catalogue import VALUES, Compiler
     from retrycli.store.values import read_any, write_any  # needs the driver
 
     engine.dialect.statement_compiler = Compiler
+    engine.dialect.colspecs = {**engine.dialect.colspecs, **VALUES}
     event.listen(engine, "connect", _require_letters, insert=True)  # before SQLAlchemy asks for the server's version
     event.listen(engine, "connect", read_any)
     event.listen(engine, "connect", write_any)

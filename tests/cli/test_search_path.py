@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import make_url
 
 from tests import traps
-from tests.cli.api import BAD_GATEWAY, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli
 
 if TYPE_CHECKING:
@@ -51,13 +51,48 @@ def test_nothing_that_is_planted_is_run_as_us(untouched: Application, cli: Cli) 
     """From the first call on, which makes the tables. What resolves outside the catalogue is listed by this test."""
     untouched.fill()
     assert traps.plant(untouched.url) > 1000
+    _assert_no_command_runs_one(untouched, cli)
+
+
+def test_nor_where_the_applications_numbers_are_numeric(untouched: Application, cli: Cli) -> None:
+    for each in ("id", "retry_count"):
+        untouched.execute(f"ALTER TABLE pending_messages ALTER {each} TYPE numeric")
+    untouched.fill()
+    traps.plant(untouched.url)
+    _assert_no_command_runs_one(untouched, cli)
+
+
+def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
     with Scripted(BAD_GATEWAY, BAD_GATEWAY, TAKES) as api:
-        command = cli.having(untouched.variables(api.url))
+        command = cli.having(application.variables(api.url))
         said = {each: command(*each.split()) for each in FIRST}
         said |= command.show_all(piped=LOOKS).piped
         said |= {each: command(*each.split()) for each in ACTS}
     assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr + done.stdout} == {}
     assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
+
+
+def test_nor_when_a_message_is_escalated_that_others_were_before(application: Application, cli: Cli) -> None:
+    """The keys of known escalations are asked for as an array."""
+    application.add(5)
+    application.execute("INSERT INTO retrycli_escalations VALUES ('a key', 'exhausted', '2026-01-02 03:04:05+00')")
+    traps.plant(application.url)
+    with Scripted(REJECTS) as api:
+        done = cli.having(application.variables(api.url))("run-once")
+    assert "TRAP" not in done.stderr
+    assert [each["state"] for each in application.rows("retrycli_queue").values()] == ["escalated"]
+
+
+def test_nor_when_old_passes_are_forgotten_and_messages_requeued(application: Application, cli: Cli) -> None:
+    """Texts are looked for among those of a sub-select."""
+    application.fill()
+    with Scripted(REJECTS) as api:
+        command = cli.having(application.variables(api.url))
+        command("run-once")
+        traps.plant(application.url)
+        said = {each: command(*each.split()) for each in ("requeue 5 --yes", "db prune --older-than 1s --yes")}
+    assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr or done.returncode} == {}
+    assert application.rows("retrycli_passes") == {}
 
 
 def of_search_path(command: Cli) -> list[dict[str, str]]:
