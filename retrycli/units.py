@@ -95,6 +95,8 @@ def _confinement(job: Job) -> str:
         *([f"ReadWritePaths={writes}"] if writes else []),
         "StateDirectory=retrycli",
         "StateDirectoryMode=0700",
+        "LogsDirectory=retrycli",
+        "LogsDirectoryMode=0750",
         f"ProtectHome={'read-only' if _any_in(used, HOMES) else 'true'}",
         f"PrivateTmp={'false' if _any_in(used, TEMPORARY) else 'true'}",
     ]
