@@ -10,10 +10,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, SelectBase, Text, any_, cast, select, types
+from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, not_, select, types
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
 from sqlalchemy.dialects.postgresql._psycopg_common import _PsycopgNumeric
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
+from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
     BindParameter,
@@ -30,10 +31,14 @@ if TYPE_CHECKING:
     from sqlalchemy.sql.elements import BinaryExpression
     from sqlalchemy.sql.functions import Function
 
-SYNTAX = frozenset({"coalesce", "greatest", "least", "nullif"})
-"""What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays."""
+SYNTAX = frozenset({"coalesce", "greatest", "least"})
+"""What looks like a function and is none: nobody can have another. Nor of ``unnest`` with several arrays.
+
+``nullif`` is left out, and so fails: a server looks its ``=`` up.
+"""
 
 LISTS = frozenset({operators.in_op, operators.not_in_op})
+BETWEEN = frozenset({operators.between_op, operators.not_between_op})
 ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
 
 
@@ -59,6 +64,8 @@ class Compiler(PGCompiler_psycopg):
 
     def visit_binary(self, binary: BinaryExpression[Any], *given: Any, **how: Any) -> str:  # noqa: ANN401
         """Write an operator, with texts of any type as ``text``."""
+        if binary.operator in BETWEEN:
+            return str(self.process(_as_two(binary), **how))
         sides = _alike(binary)
         if sides != (binary.left, binary.right):
             binary = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
@@ -88,6 +95,15 @@ def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnEle
         if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
             return _as_oid(binary.left), _as_oid(binary.right)
     return sides
+
+
+def _as_two(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
+    """Return a BETWEEN as two comparisons, which is what a server makes of it."""
+    if binary.modifiers.get("symmetric"):
+        raise CompileError("BETWEEN SYMMETRIC is not supported")
+    low, high = binary.right.get_children()
+    both = Grouping(and_(binary.left >= low, binary.left <= high))
+    return not_(both) if binary.operator is operators.not_between_op else both
 
 
 def _is_resolved(operator: Any) -> bool:  # noqa: ANN401  SQLAlchemy's own
