@@ -42,7 +42,7 @@ ACTS = (
     "resume",
     "db index --yes",
     "db index --drop --yes",
-    "db prune --older-than 1d --yes",
+    "db prune --older-than 1s --yes",
     "run-once",
 )
 
@@ -60,6 +60,20 @@ def test_nor_where_the_applications_numbers_are_numeric(untouched: Application, 
     untouched.fill()
     traps.plant(untouched.url)
     _assert_no_command_runs_one(untouched, cli)
+
+
+def test_nor_over_tables_that_are_full(application: Application, cli: Cli) -> None:
+    """An operator is only run where there are rows to compare."""
+    application.fill()
+    with Scripted(REJECTS) as api:
+        command = cli.having(application.variables(api.url))
+        for each in ("run-once", "requeue 5 --yes", "edit 6 --subject New --yes", "run-once"):
+            command(*each.split())
+    application.add_due(3)
+    for each in ("queue", "attempts", "acts", "escalations", "passes"):
+        assert application.rows(f"retrycli_{each}") != {}, each
+    traps.plant(application.url)
+    _assert_no_command_runs_one(application, cli)
 
 
 def _assert_no_command_runs_one(application: Application, cli: Cli) -> None:
