@@ -9,7 +9,7 @@ from typing import Self
 
 LATE_SECONDS = 0.05
 """How much later than due a timer fires if the process was suspended or its event loop blocked."""
-GRACE_SECONDS = 1.0
+GRACE_SECONDS = 0.5
 """How long a process that was suspended or blocked has to read the answers that arrived meanwhile."""
 
 
