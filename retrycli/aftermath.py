@@ -5,9 +5,12 @@ The messages are sent by then, so nothing here can fail the pass. What is not se
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import datetime
 
 from retrycli import logs, news
+from retrycli.errors import DatabaseUnavailable
 from retrycli.events import PassSummary, StopReason
 from retrycli.settings import Settings
 from retrycli.store.database import Database
@@ -20,18 +23,21 @@ other hosts."""
 
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Tell whoever wants to know how the pass went."""
-    _tell_the_news(Ledger(database), summary)
+    with _or_warn("The log does not tell what has changed"):
+        _tell_the_news(Ledger(database), summary)
     if settings.logging.file is not None:
         from retrycli import standing
 
-        standing.warn(database, "The log file was", "written", logs.file_problem(), now)
+        with _or_warn("The log file was not checked"):
+            standing.warn(database, "The log file was", "written", logs.file_problem(), now)
     about_to_expire = None
     if any(each.expires_after for each in settings.policies.values()):
         from retrycli import expiry
 
-        about_to_expire = expiry.expiring(settings, database, summary, now)
-        if about_to_expire is not None:
-            expiry.warn(database, about_to_expire, now)
+        with _or_warn("No messages about to expire were looked for"):
+            about_to_expire = expiry.expiring(settings, database, summary, now)
+            if about_to_expire is not None:
+                expiry.warn(database, about_to_expire, now)
     if settings.notify.urls:
         from retrycli.tell import notify
 
@@ -44,6 +50,15 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         from retrycli.reporting import renew
 
         renew(settings, database, settings.report.path, summary, now)
+
+
+@contextmanager
+def _or_warn(what: str) -> Iterator[None]:
+    """Warn that the database could not be read or written, in place of failing the pass."""
+    try:
+        yield
+    except DatabaseUnavailable as error:
+        logs.logger.warning("%s: %s", what, error)
 
 
 def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:

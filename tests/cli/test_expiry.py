@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 import re
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.conftest import on_both
+from retrycli.aftermath import leave
+from retrycli.app import utc_now
+from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.logs import configure, logger
+from retrycli.settings import Database as DatabaseSettings
+from retrycli.settings import Logging, Schedule, Settings
+from retrycli.store.database import Database
+from tests.cli.test_bad_input import exclusively_locked
+from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
@@ -21,6 +33,13 @@ EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
 ANNOUNCED = (
     r"WARNING 2 messages expire by .* UTC, the first at .* UTC, unless deliveries go on before\. Next: `retrycli "
 )
+
+
+@pytest.fixture(autouse=True)
+def _the_logger_as_it_was() -> Iterator[None]:
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.level, logger.propagate = before
 
 
 def fill(application: Application) -> None:
@@ -66,6 +85,30 @@ def test_messages_that_do_not_expire_are_not_announced(
     fill(application)
     assert at_work("pause", env=env).returncode == 0
     assert at_work("run-once", env=env).stderr == ""
+
+
+@on_sqlite
+def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
+    application: Application, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    """The messages are sent by then, and the pass is written down."""
+    fill(application)
+    settings = Settings(
+        database=DatabaseSettings(url=f"{application.url}?timeout=0.1"),
+        schedule=Schedule(expires_after_hours=8),
+        logging=Logging(file=tmp_path / "none" / "retrycli.log"),
+    )
+    summary = PassSummary("the pass", PassResult.PAUSED, reason=StopReason.PAUSED)
+    with closing(Database(settings.database.url, "pending_messages")) as database:
+        database.ensure_tables(upgrade=True)
+        configure("WARNING", "text", settings.logging.file)
+        logger.addHandler(caplog.handler)
+        logger.warning("a line that can't be written")
+        with exclusively_locked(application):
+            leave(settings, database, summary, utc_now())
+    warned = [each.getMessage() for each in caplog.records if "locked" in each.getMessage()]
+    assert any(each.startswith("The log file was not checked: ") for each in warned)
+    assert any(each.startswith("No messages about to expire were looked for: ") for each in warned)
 
 
 def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
