@@ -17,7 +17,7 @@ from typing import Literal, Protocol
 
 from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
-from retrycli.trust import user_number
+from retrycli.trust import user_name, user_number
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
@@ -56,13 +56,6 @@ def run(command: Sequence[str], given: bytes = b"") -> Finished:
         return subprocess.CompletedProcess(command, 124, b"", f"no end within {SECONDS} s".encode())
 
 
-def _login(uid: int) -> str:
-    try:
-        return pwd.getpwuid(uid).pw_name
-    except KeyError:
-        return str(uid)
-
-
 def _home() -> str:
     """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
     try:
@@ -85,7 +78,7 @@ class Host:
     @property
     def login(self) -> str:
         """The name of who is at work."""
-        return _login(self.uid)
+        return user_name(self.uid)
 
     @property
     def unit_folder(self) -> Path:

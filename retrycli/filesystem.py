@@ -6,6 +6,8 @@ import re
 import stat
 from pathlib import Path
 
+from retrycli.trust import user_name
+
 NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),
     *("fuse.sshfs", "fuse.glusterfs", "fuse.ceph", "fuse.davfs", "fuse.vmhgfs-fuse", "fuse.rclone", "fuse.s3fs"),
@@ -21,19 +23,7 @@ def others_may_read(path: Path) -> bool:
 def owner(path: Path) -> str | None:
     """Who owns a file, by name where there is one; None where there is no file."""
     try:
-        return path.owner()
-    except KeyError:
-        return str(path.stat().st_uid)
-    except OSError:
-        return None
-
-
-def group_that_reads(path: Path) -> str | None:
-    """The group that may read a file, by name where it has one; None if none may, or where there is no file."""
-    try:
-        return path.group() if path.stat().st_mode & stat.S_IRGRP else None
-    except KeyError:
-        return str(path.stat().st_gid)
+        return user_name(path.stat().st_uid)
     except OSError:
         return None
 

@@ -59,6 +59,10 @@ class _Foreseen:
             yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
 
 
+LONG_AGO = timedelta(days=7)
+"""If a message is older, its sender may not want it sent any more."""
+
+
 @dataclass(slots=True)
 class Sum:
     """What is known of the messages that were gone through."""

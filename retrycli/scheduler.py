@@ -19,7 +19,7 @@ from retrycli.errors import ConfigurationError
 from retrycli.events import SCHEDULERS
 from retrycli.settings import Settings
 from retrycli.store.ledger import PassRecord
-from retrycli.trust import ROOT, find_weakness
+from retrycli.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
@@ -439,7 +439,7 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
         return []
     config = config_path(loaded)
     database = loaded.settings.database.file
-    masters = {"root", host.login, filesystem.owner(Path(config)), filesystem.group_that_reads(Path(config))}
+    masters = {"root", host.login, filesystem.owner(Path(config)), group_readers(Path(config), ())}
     masters.add(None if database is None else filesystem.owner(database))
     return [each for each in callers_for(config, host) if each.owner in masters]
 

@@ -88,7 +88,7 @@ class Schedule(Section):
         60.0, ge=0, le=3600, description="what comes due so soon after the pass's start is due"
     )
     expires_after_hours: Hours | None = Field(
-        None, description="older messages go to a person, announced before if deliveries are held back"
+        None, description="older messages go to a person; announced before if nothing is sent"
     )
     types: dict[MessageType, TypeSchedule] = Field({}, description="other rules for a message type")
 

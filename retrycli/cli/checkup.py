@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import ConfigFile, Globals, Json
+from retrycli.cli.shared import ConfigFile, Json, given_file
 
 if TYPE_CHECKING:
     from retrycli.finding import Finding
@@ -28,13 +28,11 @@ def doctor(
     config: ConfigFile = None,
 ) -> None:
     """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
-    from retrycli import console, suggested
+    from retrycli import console
     from retrycli import doctor as checks
     from retrycli.finding import failed
 
-    given: Globals = ctx.obj
-    file = config or given.config
-    suggested.with_config(None if file is None else str(file))
+    file = given_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
     findings = [_to_paste(each) for each in found]
     bad = failed(findings)

@@ -6,7 +6,6 @@ import os
 import signal
 from collections import deque
 from dataclasses import asdict, replace
-from datetime import timedelta
 from itertools import islice
 from operator import itemgetter
 from types import FrameType
@@ -28,8 +27,6 @@ if TYPE_CHECKING:
     from retrycli.store.ledger import PassRecord, PauseRecord
     from retrycli.store.views import ListedMessage
 
-LONG_AGO = timedelta(days=7)
-"""A message that is older may be nobody's wish any more."""
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
@@ -204,6 +201,7 @@ def _sum_up(settings: Settings, found: Sum, now: datetime) -> None:
 
 def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
     from retrycli import console
+    from retrycli.preview import LONG_AGO
 
     console.say(f"The oldest is of {console.local_time(oldest)}, {console.ago(oldest, now)}.")
     if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):

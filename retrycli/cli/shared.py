@@ -209,19 +209,24 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
         ConfigurationError: they are wrong.
     """
     from retrycli import config as configuration
-    from retrycli import logs, suggested
+    from retrycli import logs
 
     given: Globals = ctx.obj
-    suggested.with_config(_as_text(config or given.config))
-    loaded = configuration.load(config or given.config)
+    loaded = configuration.load(given_file(ctx, config))
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
     logs.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
     return loaded
 
 
-def _as_text(file: Path | None) -> str | None:
-    return None if file is None else str(file)
+def given_file(ctx: typer.Context, config: Path | None) -> Path | None:
+    """Return the configuration file that was given, if any, and have suggested commands name it."""
+    from retrycli import suggested
+
+    given: Globals = ctx.obj
+    file = config or given.config
+    suggested.with_config(None if file is None else str(file))
+    return file
 
 
 def load_settings(ctx: typer.Context, config: Path | None) -> Settings:

@@ -10,6 +10,7 @@ from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
+from retrycli.preview import LONG_AGO
 from retrycli.store import selection
 from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode
 from retrycli.store.database import Database
@@ -19,8 +20,6 @@ from retrycli.store.ledger import Ledger, PassRecord
 from retrycli.store.relation import check_ids
 from retrycli.store.views import Views
 
-LONG_AGO = timedelta(days=7)
-"""A message that is older may be nobody's wish any more."""
 LOOK_BACK = 10
 """So many passes show at what intervals they come."""
 

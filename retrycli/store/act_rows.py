@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from retrycli.acts import Act
     from retrycli.store.database import Database
 
-OF_TICKET = (acts.c.before.is_not(None) | acts.c.after.is_not(None),)
+HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
 def act_values(act: Act) -> dict[str, Any]:
@@ -47,7 +47,7 @@ def texts(row: Mapping[Any, Any], name: str) -> dict[str, Any] | None:
 
 def count_texts(database: Database, ticket: str) -> int:
     """Count the edits of a ticket's messages whose texts are kept."""
-    statement = select(func.count()).select_from(acts).where(acts.c.ticket == ticket, *OF_TICKET)
+    statement = select(func.count()).select_from(acts).where(acts.c.ticket == ticket, HAS_TEXTS)
     with database.read() as connection:
         return connection.execute(statement).scalar_one()
 
@@ -60,7 +60,7 @@ def erase_texts(database: Database, ticket: str) -> int:
     with database.write() as connection:
         if database.is_sqlite:
             connection.exec_driver_sql("PRAGMA secure_delete = ON")
-        erase = update(acts).where(acts.c.ticket == ticket, *OF_TICKET).values(before=None, after=None)
+        erase = update(acts).where(acts.c.ticket == ticket, HAS_TEXTS).values(before=None, after=None)
         erased = connection.execute(erase).rowcount
     if database.is_sqlite:
         database.empty_log()
