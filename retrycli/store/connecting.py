@@ -34,12 +34,14 @@ AS_IT_IS = (
 )
 BEGINNING = (
     "BEGIN ISOLATION LEVEL READ COMMITTED; SET LOCAL lock_timeout = {}; SET LOCAL synchronous_commit = '{}'; "
-    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres"
+    "SET LOCAL timezone = 'UTC'; SET LOCAL datestyle = ISO; SET LOCAL intervalstyle = postgres; "
+    "SET CONSTRAINTS ALL IMMEDIATE"
 )
 """What each transaction on a server begins with: its waiting comes to an end, what it has written is not forgotten when
 the server dies a moment later, it sees what others have committed meanwhile, and times come as the driver can read
-them: also those that the calendar has in UTC alone. All for this one only: behind a pooler the next may be in another's
-session. In one text, so that the server is waited for once."""
+them: also those that the calendar has in UTC alone. A deferred constraint refuses a row when it is written, and not all
+rows at the commit. All for this one only: behind a pooler the next may be in another's session. In one text, so that
+the server is waited for once."""
 ON_ITS_OWN = {"on_its_own": True}
 """The option of a connection that begins no transactions."""
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}

@@ -270,8 +270,6 @@ class _Change(Generic[Wanted]):
             with errors_of_a_pipeline(connection):
                 connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
                 changed = self._write(connection, wanted, room)
-                if not database.is_sqlite:  # a deferred constraint would else refuse all rows, at the commit
-                    connection.exec_driver_sql("SET CONSTRAINTS ALL IMMEDIATE", execution_options=UNREAD)
                 connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
                 rows = {} if changed == len(wanted) else read_rows(database, connection, wanted)
         except exc.DBAPIError as error:
