@@ -7,7 +7,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from retrycli import measure, scheduler, ticks
+from retrycli import measure, news, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
@@ -63,6 +63,9 @@ class Status:
     hosts: list[Host]
     """Those that have made a pass lately."""
     next_run: datetime | None
+    """None if nothing calls one, or if they have stopped coming."""
+    uncalled: tuple[str, str] | None
+    """Why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
@@ -73,13 +76,15 @@ class Status:
     """Who holds the pass lock just now."""
 
 
-def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[[], datetime] = utc_now) -> Status:
+def status(
+    settings: Settings, *, callers: Sequence[Caller] | None = None, now: Callable[[], datetime] = utc_now
+) -> Status:
     """What is happening.
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. Without it the next run
-            is told by the passes that a scheduler started, or by the clock.
+        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. If it is None, the next
+            run is told by the passes that a scheduler started, or by the clock.
         now: the clock.
 
     Raises:
@@ -90,13 +95,14 @@ def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[
         at = now()
         upto = at + ticks.CLOCKS_DIFFER
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-        passes = ledger.last_passes(ticks.PASSES_LOOKED_AT, until=upto)
+        passes = ledger.last_passes(news.LOOKBACK, until=upto)
         last = passes[0] if passes else None
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
         late = last is not None and ticks.is_late(last.started_at, at, interval)
-        called = (callers or last is not None) and scheduler.all_stopped(callers) is None
+        uncalled = scheduler.nothing_calls(callers, passes, interval, at)
+        is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
             running=last is not None and not late and pause is None,
@@ -106,7 +112,8 @@ def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[
                 Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
-            next_run=_next_run(callers, passes, interval, at) if called and not late else None,
+            next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
+            uncalled=uncalled,
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
             messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),

@@ -14,7 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import intake, scheduler, ticks
+from retrycli import intake, news, scheduler, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
@@ -58,7 +58,7 @@ class Explanation:
 
 
 def explain(
-    settings: Settings, message_id: int, *, callers: Sequence[Caller] = (), surroundings: Surroundings = HERE
+    settings: Settings, message_id: int, *, callers: Sequence[Caller] | None = None, surroundings: Surroundings = HERE
 ) -> Explanation:
     """Why a message is where it is, and when it is tried next. Nothing is written.
 
@@ -90,11 +90,11 @@ class _Explainer:
         world: the world that a pass would have.
         rules: how a pass would go about it.
         interval: how often cron calls.
-        callers: what calls the passes on this machine.
+        callers: what calls the passes on this machine; None if nobody has looked.
     """
 
     def __init__(
-        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller]
+        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller] | None
     ) -> None:
         self._views = Views(database)
         self._ledger = Ledger(database)
@@ -104,10 +104,10 @@ class _Explainer:
         self._interval = interval
         self._now = world.now()
         until = self._now + ticks.CLOCKS_DIFFER
-        passes = self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)
+        passes = self._ledger.last_passes(news.LOOKBACK, until=until)
         self._newest = passes[0].started_at if passes else None
-        self._stopped = scheduler.all_stopped(callers)
-        self._grid = scheduler.ticks_of(callers, passes, interval, self._now) if passes or callers else None
+        self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
+        self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
@@ -205,8 +205,8 @@ class _Explainer:
     def _cron(self) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="there was no pass yet")
-        if self._stopped is not None:
-            return Gate("cron", open=False, figure=self._stopped)
+        if self._uncalled is not None:
+            return Gate("cron", open=False, figure="; ".join(self._uncalled))
         if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
             return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
         number = self._grid.after(self._now)

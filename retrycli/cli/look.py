@@ -35,9 +35,11 @@ from retrycli.message import Status as RowStatus
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from retrycli.config import Loaded
     from retrycli.console import Row
+    from retrycli.crontab import Caller
     from retrycli.desk import Status
-    from retrycli.explain import Explanation
+    from retrycli.explain import Explanation, Gate
     from retrycli.settings import Settings
     from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
@@ -79,24 +81,30 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli import console, desk, scheduler
-    from retrycli.crontab import Host
+    from retrycli import console, desk
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    callers = scheduler.callers_of(loaded, Host())
-    found = desk.status(loaded.settings, callers=callers)
+    found = desk.status(loaded.settings, callers=_callers(loaded))
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found, scheduler.all_stopped(callers))
+        _show_status(found)
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
         words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     raise typer.Exit(UNHEALTHY if check and (found.state != "ok" or too_many) else 0)
+
+
+def _callers(loaded: Loaded) -> list[Caller] | None:
+    """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
+    from retrycli import scheduler
+    from retrycli.crontab import Host
+
+    return None if loaded.file is None else scheduler.callers_of(loaded, Host())
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -115,8 +123,8 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(found: Status, stopped: str | None) -> None:
-    from retrycli import console
+def _show_status(found: Status) -> None:
+    from retrycli import console, suggested
 
     console.show_facts(
         {
@@ -124,7 +132,7 @@ def _show_status(found: Status, stopped: str | None) -> None:
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),
-            "Next run": f"none: {stopped}" if stopped else found.next_run,
+            "Next run": suggested.quoted(f"none: {'; '.join(found.uncalled)}") if found.uncalled else found.next_run,
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -146,7 +154,7 @@ def _show_status(found: Status, stopped: str | None) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if stopped else usual)}")
+    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
 
 
 def _passes_in_words(found: Status) -> str:
@@ -398,22 +406,28 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
-    from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli import console
     from retrycli.explain import explain as explained
 
     loaded = load(ctx, config)
-    found = explained(loaded.settings, message_id, callers=scheduler.callers_of(loaded, Host()))
+    found = explained(loaded.settings, message_id, callers=_callers(loaded))
     if as_json:
         fields = asdict(found)
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
     console.show_table(
         ("Gate", "Open", "Figure", "Time"),
-        [(each.name.replace("_", "-"), each.open, each.figure, each.time) for each in found.gates],
+        [(each.name.replace("_", "-"), each.open, _figure(each), each.time) for each in found.gates],
     )
     console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
     console.say(f"Next: {_remedy(found)}")
+
+
+def _figure(gate: Gate) -> str:
+    """What a gate goes by, with commands that work when pasted; cron's has none but our own words."""
+    from retrycli import suggested
+
+    return suggested.quoted(gate.figure) if gate.name == "cron" else gate.figure
 
 
 REMEDIES = {

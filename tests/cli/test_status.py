@@ -12,9 +12,12 @@ import retrycli
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
 from tests.cli.command import COLUMNS, end
+from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
@@ -261,3 +264,27 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     alone = at_work("status", "--max-escalated", "1")
     assert alone.returncode == 2
     assert "--check" in alone.stderr
+
+
+UNCALLED = "no cron line or timer found here calls the passes; see `retrycli cron install`"
+
+
+@on_sqlite
+def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
+    """A line of cron's, or one pass that another has started, is enough for one."""
+    crontab = Crontab(tmp_path)
+    desk = at_work.having(crontab.variables)
+    application.add(1)
+    assert desk("run-once", "--started-by", "person").returncode == 0
+    application.add(2)
+    found = desk.json("status")
+    assert (found["state"], found["running"], found["next_run"]) == ("ok", True, None)
+    assert f"\nNext run\tnone: {UNCALLED}\n" in desk("status").stdout
+    [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]
+    assert (cron["open"], cron["figure"]) == (False, UNCALLED)
+    crontab.file.write_text("*/15 * * * * retrycli run-once\n")
+    with a_cron(tmp_path):
+        assert desk.json("status")["next_run"] is not None
+    crontab.file.unlink()
+    assert desk("run-once", "--started-by", "unknown").returncode == 0
+    assert desk.json("status")["next_run"] is not None
