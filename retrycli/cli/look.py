@@ -70,7 +70,9 @@ def register(app: typer.Typer) -> None:
 
 def status(
     ctx: typer.Context,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 3 unless the state is ok.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and something calls the passes.")
+    ] = False,
     max_escalated: Annotated[
         int | None,
         typer.Option(
@@ -91,12 +93,15 @@ def status(
         console.show_json(_status_fields(found))
     else:
         _show_status(found)
+    if check and found.uncalled is not None:
+        console.complain(f"retrycli: {'; '.join(found.uncalled)}")
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
         words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
-    raise typer.Exit(UNHEALTHY if check and (found.state != "ok" or too_many) else 0)
+    is_healthy = found.state == "ok" and found.uncalled is None and not too_many
+    raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
 
 
 def _callers(loaded: Loaded) -> list[Caller] | None:

@@ -280,11 +280,14 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     found = desk.json("status")
     assert (found["state"], found["running"], found["next_run"]) == ("ok", True, None)
     assert f"\nNext run\tnone: {UNCALLED}\n" in desk("status").stdout
+    checked = desk("status", "--check")
+    assert (checked.returncode, checked.stderr) == (3, f"retrycli: {UNCALLED}\n")
     [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]
     assert (cron["open"], cron["figure"]) == (False, UNCALLED)
     crontab.file.write_text("*/15 * * * * retrycli run-once\n")
     with a_cron(tmp_path):
-        assert desk.json("status")["next_run"] is not None
+        assert desk("status", "--check").returncode == 0
     crontab.file.unlink()
     assert desk("run-once", "--started-by", "unknown").returncode == 0
+    assert desk("status", "--check").returncode == 0
     assert desk.json("status")["next_run"] is not None

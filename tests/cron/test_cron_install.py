@@ -87,6 +87,7 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     assert (
         "\nNext run\tnone: cron is not running on this machine; start it" in machine.inside(*RETRYCLI, "status").stdout
     )
+    assert machine.inside(*RETRYCLI, "status", "--check").returncode == 3
     again = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert (again.returncode, crontab(machine, path)) == (0, written)
 
