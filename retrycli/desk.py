@@ -6,19 +6,21 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 
 from retrycli import measure, news, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.crontab import Caller
-from retrycli.events import SCHEDULERS, StopReason
+from retrycli.events import SCHEDULERS, PassResult, StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store import completion
+from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
 from retrycli.store.ledger import Ledger, PassRecord, Pause, PauseRecord
@@ -51,11 +53,27 @@ FAILED = frozenset({StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER, Stop
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A destination that refused us, and has taken nothing since."""
+
+    destination: str
+    at: datetime
+    """When the last pass began that it refused."""
+    detail: str | None
+    was_idle: bool
+    """Whether there was nothing to deliver since."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What is happening, as `status` tells it."""
 
     state: str
-    """``ok``, ``late``, ``paused``, ``down`` (the ticketing API is, or refuses our credentials) or ``never_run``."""
+    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
+
+    It is down if nothing can be delivered until somebody does something: the ticketing API is down, or refuses what
+    waits; the last pass failed; the disk is full.
+    """
     running: bool
     """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
     now: datetime
@@ -71,6 +89,9 @@ class Status:
     messages: dict[str, int]
     """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
     breakers: list[Breaker]
+    refusals: list[Refusal]
+    disk: str | None
+    """That the disk is too full for any delivery; None if it is not."""
     pause: Pause | None
     lock: Holder | None
     """Who holds the pass lock just now."""
@@ -100,11 +121,15 @@ def status(
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
+        refusals = _refusals(settings, ledger, passes)
+        disk = lack_of_room(database)
+        messages = Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds))
+        down = bool(breakers or (refusals and messages["waiting"]) or disk or failed)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         uncalled = scheduler.nothing_calls(callers, passes, interval, at)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
-            state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
+            state=_state(last, late=late, paused=pause is not None, down=down),
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
@@ -116,8 +141,10 @@ def status(
             uncalled=uncalled,
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
-            messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
+            messages=messages,
             breakers=breakers,
+            refusals=refusals,
+            disk=disk,
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
@@ -137,6 +164,18 @@ def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list
     used = {each.base_url for each in settings.gateway.all.values()}
     known = [each for each in ledger.breakers() if each.destination in used]
     return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
+
+
+def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
+    used = {each.destination for each in settings.gateway.all.values()}
+    found = {to: each for to, each in ledger.refusals(passes).items() if to in used}
+    return [Refusal(to, each.started_at, each.detail, _idle_since(each, passes)) for to, each in found.items()]
+
+
+def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
+    """Tell whether all later passes had nothing to deliver."""
+    later = takewhile(lambda each: each.pass_id != earlier.pass_id, passes)
+    return all(each.result is PassResult.COMPLETED and not each.has_tried for each in later)
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

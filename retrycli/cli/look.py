@@ -122,6 +122,8 @@ def _status_fields(found: Status) -> dict[str, object]:
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
         "hosts": [asdict(each) for each in found.hosts],
         "messages": found.messages,
+        "refusals": [asdict(each) for each in found.refusals],
+        "disk": found.disk,
         "breaker": [{k: v for k, v in asdict(each).items() if k != "tickets"} for each in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "lock": asdict(found.lock) if found.lock else None,
@@ -148,6 +150,8 @@ def _show_status(found: Status) -> None:
                 for each in found.breakers
                 if each.probe_at is not None
             },
+            **_refusals_in_words(found),
+            **({"Disk": found.disk} if found.disk else {}),
             "Pause": _pause_in_words(found),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
@@ -184,6 +188,18 @@ def _cause_in_words(found: Status) -> dict[str, str]:
     if last is None or last.detail is None or last.result == PassResult.PAUSED:
         return {}
     return {"Cause": suggested.quoted(last.detail)}
+
+
+def _refusals_in_words(found: Status) -> dict[str, str]:
+    """Return what refused us before the last pass, which says itself what refused it."""
+    from retrycli import console
+
+    return {
+        f"API {each.destination}": f"refused us at {console.time_in_words(each.at)}: {each.detail}; "
+        + ("not tried since, nothing was due" if each.was_idle else "nothing was delivered there since")
+        for each in found.refusals
+        if found.last_pass is None or found.last_pass.started_at != each.at
+    }
 
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
@@ -440,6 +456,7 @@ REMEDIES = {
     "data": "retrycli show {id}; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
+    "disk": "retrycli doctor",
     "cron": "retrycli doctor, and `systemctl status cron`",
 }
 

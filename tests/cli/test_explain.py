@@ -525,7 +525,7 @@ def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
     names = [each["name"] for each in found["gates"]]
     assert names == [
         *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause", "breaker"),
-        *("limit", "rate", "cron"),
+        *("last_pass", "disk", "limit", "rate", "cron"),
     ]
     assert all(list(each) == ["name", "open", "figure", "time"] for each in found["gates"])
 

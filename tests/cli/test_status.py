@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import retrycli
 from retrycli.sandbox import Behaviour
-from tests.cli.api import FORBIDS, Scripted, held_back
+from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
 from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
@@ -33,6 +33,8 @@ KEYS = [
     "last_pass",
     "hosts",
     "messages",
+    "refusals",
+    "disk",
     "breaker",
     "paused",
     "lock",
@@ -291,3 +293,31 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     assert desk("run-once", "--started-by", "unknown").returncode == 0
     assert desk("status", "--check").returncode == 0
     assert desk.json("status")["next_run"] is not None
+
+
+def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Application) -> None:
+    """Passes that had nothing to deliver have not found out. With a message that waits it is `down`."""
+    application.add(1)
+    with Scripted(FORBIDS, FORBIDS, TAKES) as api:
+        desk = cli.having(application.variables(api.url))
+        assert desk("run-once").returncode == 77
+        assert "\nAPI " not in desk("status").stdout, "the pass itself says so"
+        application.execute("UPDATE pending_messages SET status = 'rejected'")
+        assert desk("run-once").returncode == 0
+        [refusal] = desk.json("status", "--check")["refusals"]
+        assert (refusal["destination"], refusal["was_idle"]) == (api.url, True)
+        told = rf"\nAPI {api.url}\trefused us at {UTC_TIME.pattern}: .*401.*; not tried since, nothing was due\n"
+        assert re.search(told, desk("status").stdout)
+        just_now = datetime.now(UTC).isoformat(sep=" ")
+        application.add(2, hours_ago=0, created_at=just_now, updated_at=just_now)
+        assert desk("run-once").returncode == 0
+        assert desk.json("status", "--check", code=3)["state"] == "down"
+        assert desk("status", "--check").returncode == 3
+        gates = {each["name"]: each for each in desk.json("explain", "2")["gates"]}
+        assert gates["last_pass"]["open"]
+        assert re.fullmatch(r"the last one .* refused: .*401.*; each pass .*", gates["last_pass"]["figure"])
+        assert gates["last_pass"]["time"] == refusal["at"]
+        api._answers = [TAKES]
+        assert desk("retry", "2").returncode == 0
+    found = desk.json("status", "--check")
+    assert (found["state"], found["refusals"]) == ("ok", [])
