@@ -172,11 +172,11 @@ def _passes_in_words(found: Status) -> str:
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    ended = last.result or "running"
+    words = f"the last one began {console.ago(last.started_at, found.now)}: {last.result or 'running'}"
     if last.result == "stopped" and last.reason:
-        ended += f" ({last.reason.replace('_', ' ')})"
-    counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
-    words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
+        words += f" ({last.reason.replace('_', ' ')})"
+    if last.result is not None:  # the counts are written when it ends
+        words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     return f"{words}; cron looks dead" if found.state == "late" else words
 
 

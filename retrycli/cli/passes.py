@@ -238,7 +238,8 @@ def passes(
                 each.started_at,
                 each.finished_at,
                 each.result or "running",
-                *(getattr(each, name) for name in COUNTS),
+                # The counts are written when a pass ends.
+                *(None if each.result is None else getattr(each, name) for name in COUNTS),
                 why_it_ended(each.reason, each.detail),
                 each.started_by,
             )

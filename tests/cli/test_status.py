@@ -210,11 +210,14 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
         process = at_work.start("run-once")
         assert gate.reached.wait(60)
         found = at_work.json("status")
+        told, passes = at_work("status").stdout, at_work("passes").stdout
         gate.opened.set()
         assert end(process).returncode == 0
     assert found["lock"]["pid"] == process.pid
     assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0}
     assert found["last_pass"]["result"] is None
+    assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
+    assert "\trunning" + 6 * "\t" in passes
 
 
 def test_it_needs_no_base_url(cli: Cli, application: Application) -> None:
