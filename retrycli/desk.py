@@ -167,7 +167,7 @@ def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list
 
 
 def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
-    used = {each.destination for each in settings.gateway.all.values()}
+    used = {each.base_url for each in settings.gateway.all.values()}
     found = {to: each for to, each in ledger.refusals(passes).items() if to in used}
     return [Refusal(to, each.started_at, each.detail, _idle_since(each, passes)) for to, each in found.items()]
 
