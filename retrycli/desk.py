@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
 
-from retrycli import measure, news, scheduler, ticks
+from retrycli import measure, news, preview, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
@@ -24,7 +24,6 @@ from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
 from retrycli.store.ledger import Ledger, PassRecord, Pause, PauseRecord
-from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 
@@ -87,7 +86,10 @@ class Status:
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
-    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
+    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages.
+
+    Due is what a pass would take if it began now.
+    """
     breakers: list[Breaker]
     refusals: list[Refusal]
     disk: str | None
@@ -123,7 +125,7 @@ def status(
         failed = last is not None and last.reason in FAILED
         refusals = _refusals(settings, ledger, passes)
         disk = lack_of_room(database)
-        messages = Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds))
+        messages = preview.counts(settings, database, at)
         down = bool(breakers or (refusals and messages["waiting"]) or disk or failed)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         uncalled = scheduler.nothing_calls(callers, passes, interval, at)
