@@ -124,7 +124,7 @@ def status(
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
         refusals = _refusals(settings, ledger, passes)
-        disk = lack_of_room(database)
+        disk = lack_of_room(database.file)
         messages = preview.counts(settings, database, at)
         down = bool(breakers or (refusals and messages["waiting"]) or disk or failed)
         late = last is not None and ticks.is_late(last.started_at, at, interval)

@@ -109,7 +109,7 @@ class _Explainer:
         passes = self._ledger.last_passes(news.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
         self._failed = next((each for each in passes[:1] if each.reason == StopReason.FAULT), None)
-        self._disk = lack_of_room(database)
+        self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
         self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
         self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None

@@ -21,6 +21,8 @@ from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, 
 from retrycli.store.row_changes import write_messages
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from sqlalchemy import Connection
 
     from retrycli.store.database import Database
@@ -108,7 +110,7 @@ def check_writable(database: Database, now: datetime) -> None:
                 raise _refused(database, first[0], in_words(error)) from without_details(error)
             if state != LOCK_NOT_AVAILABLE:
                 raise
-    if (lack := lack_of_room(database)) is not None:
+    if (lack := lack_of_room(database.file)) is not None:
         raise DatabaseUnavailable(lack)
 
 
@@ -187,14 +189,14 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     )
 
 
-def lack_of_room(database: Database) -> str | None:
-    """Return that a SQLite file's disk is too full for any delivery, with the remedy; None if it is not."""
-    if database.file is None:
+def lack_of_room(file: Path | None) -> str | None:
+    """Return that a SQLite file's disk is too full for any delivery, with the remedy; None if it is not, or no file."""
+    if file is None:
         return None
-    disk = shutil.disk_usage(database.file)
+    disk = shutil.disk_usage(file)
     if not disk.total or disk.free >= ROOM:  # some file systems have no figures at all
         return None
     return (
-        f"{database.file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
+        f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
         "comes of messages; free some space"
     )

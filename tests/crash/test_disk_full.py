@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections import Counter
 from datetime import timedelta
@@ -132,6 +133,24 @@ def test_while_the_disk_is_full_status_and_explain_say_so(mode: str, disk: Disk,
     disk.free()
     code, told = _asked(stage, "status", "--check")
     assert (told["state"], told["disk"]) == ("ok", None)
+
+
+@both_modes
+@pytest.mark.parametrize("pages", [0, 64])
+def test_doctor_says_once_that_the_disk_is_full(
+    mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    """It blames nothing else for it, and leaves out what it can't look at."""
+    stage = _on(disk, template, api)
+    _, told = _asked(stage, "doctor")
+    before = {each["name"] for each in told["findings"] if each["level"] == "failure"}
+    disk.fill(pages)
+    code, told = _asked(stage, "doctor")
+    new = [each for each in told["findings"] if each["level"] == "failure" and each["name"] not in before]
+    assert (code, [each["name"] for each in new]) == (3, ["disk"])
+    assert re.search(r"its disk has \d+ KiB free, and 4096 are needed", new[0]["found"])
+    assert new[0]["remedy"] == "free some space"
+    assert {"api", "scheduler"} <= {each["name"] for each in told["findings"]}
 
 
 @both_modes
