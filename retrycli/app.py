@@ -25,7 +25,7 @@ from retrycli.errors import EventLoopRunning, again_if_lost
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary, StartedBy
 from retrycli.lock import Holder, PassLock
-from retrycli.message import MessageType
+from retrycli.message import Lane, MessageType
 from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
@@ -228,13 +228,19 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
-def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False) -> PassRules:
+def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
     """The settings as a pass needs them.
+
+    Args:
+        settings: which pass.
+        limit: how many attempts to begin; by default `run.limit`.
+        probe: whether to probe a destination that is down now.
+        to_send: False if nothing is sent, and so no base URL is needed.
 
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    lanes = settings.gateway.lanes
+    lanes = settings.gateway.lanes if to_send else (Lane(""),)
     return PassRules(
         destination=lanes[-1].destination,
         lanes=lanes,

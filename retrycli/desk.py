@@ -6,23 +6,24 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import takewhile
 
-from retrycli import measure, scheduler, ticks
+from retrycli import measure, news, preview, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.crontab import Caller
-from retrycli.events import SCHEDULERS, StopReason
+from retrycli.events import SCHEDULERS, PassResult, StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
 from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store import completion
+from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.escalations import EscalationGroup, escalation_groups
 from retrycli.store.ledger import Ledger, PassRecord, Pause, PauseRecord
-from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
 
@@ -51,11 +52,27 @@ FAILED = frozenset({StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER, Stop
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """A destination that refused us, and has taken nothing since."""
+
+    destination: str
+    at: datetime
+    """When the last pass began that it refused."""
+    detail: str | None
+    was_idle: bool
+    """Whether there was nothing to deliver since."""
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """What is happening, as `status` tells it."""
 
     state: str
-    """``ok``, ``late``, ``paused``, ``down`` (the ticketing API is, or refuses our credentials) or ``never_run``."""
+    """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
+
+    It is down if nothing can be delivered until somebody does something: the ticketing API is down, or refuses what
+    waits; the last pass failed; the disk is full.
+    """
     running: bool
     """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
     now: datetime
@@ -63,23 +80,34 @@ class Status:
     hosts: list[Host]
     """Those that have made a pass lately."""
     next_run: datetime | None
+    """None if nothing calls one, or if they have stopped coming."""
+    uncalled: tuple[str, str] | None
+    """Why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
-    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages."""
+    """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages.
+
+    Due is what a pass would take if it began now.
+    """
     breakers: list[Breaker]
+    refusals: list[Refusal]
+    disk: str | None
+    """That the disk is too full for any delivery; None if it is not."""
     pause: Pause | None
     lock: Holder | None
     """Who holds the pass lock just now."""
 
 
-def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[[], datetime] = utc_now) -> Status:
+def status(
+    settings: Settings, *, callers: Sequence[Caller] | None = None, now: Callable[[], datetime] = utc_now
+) -> Status:
     """What is happening.
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. Without it the next run
-            is told by the passes that a scheduler started, or by the clock.
+        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. If it is None, the next
+            run is told by the passes that a scheduler started, or by the clock.
         now: the clock.
 
     Raises:
@@ -90,15 +118,20 @@ def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[
         at = now()
         upto = at + ticks.CLOCKS_DIFFER
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-        passes = ledger.last_passes(ticks.PASSES_LOOKED_AT, until=upto)
+        passes = ledger.last_passes(news.LOOKBACK, until=upto)
         last = passes[0] if passes else None
         pause = ledger.pause(at)
         breakers = _standing_breakers(settings, ledger, at)
         failed = last is not None and last.reason in FAILED
+        refusals = _refusals(settings, ledger, passes)
+        disk = lack_of_room(database.file)
+        messages = preview.counts(settings, database, at)
+        down = bool(breakers or (refusals and messages["waiting"]) or disk or failed)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
-        called = (callers or last is not None) and scheduler.all_stopped(callers) is None
+        uncalled = scheduler.nothing_calls(callers, passes, interval, at)
+        is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
-            state=_state(last, late=late, paused=pause is not None, down=bool(breakers) or failed),
+            state=_state(last, late=late, paused=pause is not None, down=down),
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
@@ -106,11 +139,14 @@ def status(settings: Settings, *, callers: Sequence[Caller] = (), now: Callable[
                 Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
-            next_run=_next_run(callers, passes, interval, at) if called and not late else None,
+            next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
+            uncalled=uncalled,
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
-            messages=Measures(database).counts(at + timedelta(seconds=settings.schedule.due_slack_seconds)),
+            messages=messages,
             breakers=breakers,
+            refusals=refusals,
+            disk=disk,
             pause=pause,
             lock=PassLock(lock_path(settings)).holder(),
         )
@@ -130,6 +166,18 @@ def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list
     used = {each.base_url for each in settings.gateway.all.values()}
     known = [each for each in ledger.breakers() if each.destination in used]
     return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
+
+
+def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
+    used = {each.base_url for each in settings.gateway.all.values()}
+    found = {to: each for to, each in ledger.refusals(passes).items() if to in used}
+    return [Refusal(to, each.started_at, each.detail, _idle_since(each, passes)) for to, each in found.items()]
+
+
+def _idle_since(earlier: PassRecord, passes: Sequence[PassRecord]) -> bool:
+    """Tell whether all later passes had nothing to deliver."""
+    later = takewhile(lambda each: each.pass_id != earlier.pass_id, passes)
+    return all(each.result is PassResult.COMPLETED and not each.has_tried for each in later)
 
 
 def _state(last: PassRecord | None, *, late: bool, paused: bool, down: bool) -> str:

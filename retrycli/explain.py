@@ -14,11 +14,12 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import intake, scheduler, ticks
+from retrycli import intake, news, scheduler, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
 from retrycli.destination import Destination
+from retrycli.events import StopReason
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
@@ -26,6 +27,7 @@ from retrycli.recovery import recover
 from retrycli.settings import Settings
 from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
+from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import MessageDetails, Views
@@ -58,7 +60,7 @@ class Explanation:
 
 
 def explain(
-    settings: Settings, message_id: int, *, callers: Sequence[Caller] = (), surroundings: Surroundings = HERE
+    settings: Settings, message_id: int, *, callers: Sequence[Caller] | None = None, surroundings: Surroundings = HERE
 ) -> Explanation:
     """Why a message is where it is, and when it is tried next. Nothing is written.
 
@@ -90,11 +92,11 @@ class _Explainer:
         world: the world that a pass would have.
         rules: how a pass would go about it.
         interval: how often cron calls.
-        callers: what calls the passes on this machine.
+        callers: what calls the passes on this machine; None if nobody has looked.
     """
 
     def __init__(
-        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller]
+        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller] | None
     ) -> None:
         self._views = Views(database)
         self._ledger = Ledger(database)
@@ -104,10 +106,13 @@ class _Explainer:
         self._interval = interval
         self._now = world.now()
         until = self._now + ticks.CLOCKS_DIFFER
-        passes = self._ledger.last_passes(ticks.PASSES_LOOKED_AT, until=until)
+        passes = self._ledger.last_passes(news.LOOKBACK, until=until)
+        self._refusals = self._ledger.refusals(passes)
+        self._failed = next((each for each in passes[:1] if each.reason == StopReason.FAULT), None)
+        self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
-        self._stopped = scheduler.all_stopped(callers)
-        self._grid = scheduler.ticks_of(callers, passes, interval, self._now) if passes or callers else None
+        self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
+        self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
@@ -147,6 +152,8 @@ class _Explainer:
             yield from self._policy_gates(_queued(message, queue), at)
         yield self._pause(at)
         yield self._breaker(found, at)
+        yield self._last_pass(found)
+        yield Gate("disk", self._disk is None, self._disk or "has room")
         yield from self._pace(queue["message_id"], at)
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime) -> Iterator[Gate]:
@@ -192,6 +199,15 @@ class _Explainer:
                 figure = "the API asked for a rest, until"
         return Gate("breaker", is_open, figure, breaker.probe_at)
 
+    def _last_pass(self, found: MessageDetails) -> Gate:
+        """What refused or ended the last pass holds nothing back: each pass tries again, and may fare the same."""
+        refused = self._refusals.get(self._rules.destination_of(str(found.row["message_type"])))
+        if (ended := refused or self._failed) is None:
+            return Gate("last_pass", open=True, figure="nothing stopped it")
+        words = "the last one that tried was refused" if refused else "it failed"
+        figure = f"{words}: {ended.detail}; each pass tries again; it began at"
+        return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
+
     def _pace(self, message_id: int, at: datetime) -> Iterator[Gate]:
         limit, rate = self._rules.limit, self._rules.rate_per_second
         ahead = 0
@@ -205,8 +221,8 @@ class _Explainer:
     def _cron(self) -> Gate:
         if self._grid is None:
             return Gate("cron", open=False, figure="there was no pass yet")
-        if self._stopped is not None:
-            return Gate("cron", open=False, figure=self._stopped)
+        if self._uncalled is not None:
+            return Gate("cron", open=False, figure="; ".join(self._uncalled))
         if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
             return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
         number = self._grid.after(self._now)

@@ -29,6 +29,9 @@ TROUBLE: dict[str, str] = {
 }
 """Reasons that go on from pass to pass until somebody or something changes."""
 
+REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
+"""Reasons for which a destination takes nothing of ours until somebody does something. Each pass tries again."""
+
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 """Results that say nothing about whether a trouble lasts; None is that of a pass that has not ended."""
 

@@ -12,10 +12,12 @@ from heapq import merge
 from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessage
-from retrycli.policy import Settled
-from retrycli.ports import Enrolment
+from retrycli.policy import Settled, TransitionKind
+from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
-from retrycli.store.enrolment import Retired
+from retrycli.store.database import Database
+from retrycli.store.enrolment import Enrolment, Retired
+from retrycli.store.measures import Measures
 from retrycli.store.views import PAGE, Filter, ListedMessage, Views
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -30,28 +32,41 @@ class _Foreseen:
     due_by: datetime
     ids: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
+    replaced: set[int] = field(default_factory=set)
+    """Messages that the queue knows as others."""
+    displaced: int = 0
+    """How many of those are due in the queue."""
+    _here: Collection[int] = ()
+    """Those of the range that was looked at last."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
         return self.real.plan_sweep(swept_to)
 
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
-        return self.real.newly_failed(span, limit)
+        return self.real.newly_failed(span, limit, replaced=self._here)
 
     def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         del now
-        for settled, _, _ in entries:
-            due = settled.transition.next_attempt_at
-            if due is not None and due <= self.due_by:
-                self.ids.append(settled.message_id)
-                self.times.append((due - EPOCH) // MICROSECOND)
+        self._remember(settled for settled, _, _ in entries)
         return {}
 
+    def _remember(self, settled: Iterable[Settled]) -> None:
+        for each in settled:
+            due = each.transition.next_attempt_at
+            if each.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
+                self.ids.append(each.message_id)
+                self.times.append((due - EPOCH) // MICROSECOND)
+
     def retire(self, span: Span) -> Retired:
-        del span  # what has gone is not shown, nor what waits again after its row has changed
-        return Retired(0, ())
+        found = self.real.would_retire(span)
+        self._here = found.replaced.keys()
+        self.replaced.update(self._here)
+        self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
+        return Retired(0, found.changed)  # what has gone is no longer failed, and so not shown
 
     def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
-        del ids, decide, now
+        del now
+        self._remember(self.real.would_review(ids, decide))
         return []
 
     def in_order(self) -> Iterator[tuple[datetime, int]]:
@@ -101,16 +116,42 @@ def preview(
     with as_if(settings, to_read=True) as database:
         world = make_world(settings, database, surroundings)
         at = world.now()
-        foreseen = _Foreseen(world.enrolment, rules.due_by(at))
-        intake.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
+        foreseen = _foresee(database, world, rules, at)
         views = Views(database)
         ids, times = array("q"), array("q")
-        for due, message_id in merge(views.due(rules.due_by(at)), foreseen.in_order()):
+        known = (each for each in views.due(rules.due_by(at)) if each[1] not in foreseen.replaced)
+        for due, message_id in merge(known, foreseen.in_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
         if rules.limit is not None:
             del ids[rules.limit :], times[rules.limit :]
-        yield len(ids), _messages(views, ids, times)
+        yield len(ids), _messages(views, ids, times, set(foreseen.ids))
+
+
+def count_waiting(settings: Settings) -> int:
+    """Count the messages that wait, due or not. Nothing is written.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    with as_if(settings, to_read=True) as database:
+        return Measures(database).counts(EPOCH)["waiting"]
+
+
+def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
+    """Count failed messages as `Measures.counts`, and as due those that a pass would take if it began at a time."""
+    rules = pass_rules(settings, to_send=False)
+    world = make_world(settings, database, replace(HERE, now=lambda: at))
+    foreseen = _foresee(database, world, rules, at)
+    found = Measures(database).counts(rules.due_by(at))
+    return found | {"due": found["due"] - foreseen.displaced + len(foreseen.ids)}
+
+
+def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:
+    """Find what would come due in the queue if a pass followed the application's table."""
+    foreseen = _Foreseen(Enrolment(database), rules.due_by(at))
+    intake.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
+    return foreseen
 
 
 def sum_of(settings: Settings) -> Sum:
@@ -122,10 +163,11 @@ def sum_of(settings: Settings) -> Sum:
     return Sum(pass_rules(settings).destination_of)
 
 
-def _messages(views: Views, ids: array[int], times: array[int]) -> Iterator[ListedMessage]:
-    """Messages by their ids, as far as they still wait, each with the time at which it is due."""
+def _messages(views: Views, ids: array[int], times: array[int], anew: Collection[int]) -> Iterator[ListedMessage]:
+    """Messages by their ids, as far as they still wait or would wait anew, each with the time at which it is due."""
     for start in range(0, len(ids), PAGE):
         page = ids[start : start + PAGE]
         when = dict(zip(page, times[start : start + PAGE], strict=True))
-        for each in views.pages(page, Filter(state=State.WAITING)):
-            yield replace(each, next_attempt_at=EPOCH + when[each.id] * MICROSECOND)
+        for each in views.pages(page, Filter()):
+            if each.state is State.WAITING or each.id in anew:
+                yield replace(each, next_attempt_at=EPOCH + when[each.id] * MICROSECOND)

@@ -16,7 +16,7 @@ from retrycli.config import Loaded
 from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.errors import ConfigurationError
-from retrycli.events import SCHEDULERS
+from retrycli.events import SCHEDULERS, StartedBy
 from retrycli.settings import Settings
 from retrycli.store.ledger import PassRecord
 from retrycli.trust import ROOT, find_weakness, group_readers
@@ -25,6 +25,10 @@ LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
+
+
+UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
+"""Said of passes that only people start, and the remedy. Another user's crontab may be hidden from who looks."""
 
 
 class Place(Enum):
@@ -403,7 +407,8 @@ def ticks_of(
         interval: how often passes should be made. They are expected so by the clock if nothing else tells.
         now: the time.
     """
-    starts = [each.started_at for each in passes if each.started_by in SCHEDULERS]
+    latest = passes[: ticks.PASSES_LOOKED_AT]
+    starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
     at_work = [each for each in callers if each.running is not False]
     found = [each for caller in at_work if (each := _ticks(caller, starts, now)) is not None]
     if found:
@@ -423,10 +428,24 @@ def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.T
     return None
 
 
-def all_stopped(callers: Sequence[Caller]) -> str | None:
-    """Return that nothing that calls the passes is at work; None if something is, or nothing is known to call them."""
-    found = [stopped(each) for each in callers]
-    return found[0][0] if found and found[0] and all(found) else None
+def nothing_calls(
+    callers: Sequence[Caller] | None, passes: Sequence[PassRecord], interval: timedelta, now: datetime
+) -> tuple[str, str] | None:
+    """Return that nothing calls the next pass, and the remedy; None if something does, or may on another host.
+
+    Args:
+        callers: what calls the passes on this machine; None if nobody has looked.
+        passes: the newest passes, newest first.
+        interval: how often passes should be made.
+        now: the time.
+    """
+    if callers:
+        found = [stopped(each) for each in callers]
+        return found[0] if all(found) else None
+    recent = [each for each in passes if not ticks.is_late(each.started_at, now, interval)]
+    if callers is None or not passes or any(each.started_by is not StartedBy.PERSON for each in [passes[0], *recent]):
+        return None
+    return UNCALLED
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:

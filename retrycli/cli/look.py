@@ -35,9 +35,11 @@ from retrycli.message import Status as RowStatus
 if TYPE_CHECKING:
     from datetime import datetime
 
+    from retrycli.config import Loaded
     from retrycli.console import Row
+    from retrycli.crontab import Caller
     from retrycli.desk import Status
-    from retrycli.explain import Explanation
+    from retrycli.explain import Explanation, Gate
     from retrycli.settings import Settings
     from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
@@ -68,7 +70,9 @@ def register(app: typer.Typer) -> None:
 
 def status(
     ctx: typer.Context,
-    check: Annotated[bool, typer.Option("--check", help="Exit with 3 unless the state is ok.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="Exit with 3 unless the state is ok and something calls the passes.")
+    ] = False,
     max_escalated: Annotated[
         int | None,
         typer.Option(
@@ -79,24 +83,33 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli import console, desk, scheduler
-    from retrycli.crontab import Host
+    from retrycli import console, desk
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    callers = scheduler.callers_of(loaded, Host())
-    found = desk.status(loaded.settings, callers=callers)
+    found = desk.status(loaded.settings, callers=_callers(loaded))
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found, scheduler.all_stopped(callers))
+        _show_status(found)
+    if check and found.uncalled is not None:
+        console.complain(f"retrycli: {'; '.join(found.uncalled)}")
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
         words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
-    raise typer.Exit(UNHEALTHY if check and (found.state != "ok" or too_many) else 0)
+    is_healthy = found.state == "ok" and found.uncalled is None and not too_many
+    raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
+
+
+def _callers(loaded: Loaded) -> list[Caller] | None:
+    """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
+    from retrycli import scheduler
+    from retrycli.crontab import Host
+
+    return None if loaded.file is None else scheduler.callers_of(loaded, Host())
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -109,14 +122,16 @@ def _status_fields(found: Status) -> dict[str, object]:
         "last_pass": asdict(found.last_pass) if found.last_pass else None,
         "hosts": [asdict(each) for each in found.hosts],
         "messages": found.messages,
+        "refusals": [asdict(each) for each in found.refusals],
+        "disk": found.disk,
         "breaker": [{k: v for k, v in asdict(each).items() if k != "tickets"} for each in found.breakers],
         "paused": asdict(found.pause) if found.pause else None,
         "lock": asdict(found.lock) if found.lock else None,
     }
 
 
-def _show_status(found: Status, stopped: str | None) -> None:
-    from retrycli import console
+def _show_status(found: Status) -> None:
+    from retrycli import console, suggested
 
     console.show_facts(
         {
@@ -124,7 +139,7 @@ def _show_status(found: Status, stopped: str | None) -> None:
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),
-            "Next run": f"none: {stopped}" if stopped else found.next_run,
+            "Next run": suggested.quoted(f"none: {'; '.join(found.uncalled)}") if found.uncalled else found.next_run,
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -135,6 +150,8 @@ def _show_status(found: Status, stopped: str | None) -> None:
                 for each in found.breakers
                 if each.probe_at is not None
             },
+            **_refusals_in_words(found),
+            **({"Disk": found.disk} if found.disk else {}),
             "Pause": _pause_in_words(found),
             "Lock": found.lock.in_words(found.now) if found.lock else "free",
         }
@@ -146,7 +163,7 @@ def _show_status(found: Status, stopped: str | None) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if stopped else usual)}")
+    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
 
 
 def _passes_in_words(found: Status) -> str:
@@ -155,11 +172,11 @@ def _passes_in_words(found: Status) -> str:
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    ended = last.result or "running"
+    words = f"the last one began {console.ago(last.started_at, found.now)}: {last.result or 'running'}"
     if last.result == "stopped" and last.reason:
-        ended += f" ({last.reason.replace('_', ' ')})"
-    counts = f"{last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
-    words = f"the last one began {console.ago(last.started_at, found.now)}: {ended}, {counts}"
+        words += f" ({last.reason.replace('_', ' ')})"
+    if last.result is not None:  # the counts are written when it ends
+        words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
     return f"{words}; cron looks dead" if found.state == "late" else words
 
 
@@ -171,6 +188,18 @@ def _cause_in_words(found: Status) -> dict[str, str]:
     if last is None or last.detail is None or last.result == PassResult.PAUSED:
         return {}
     return {"Cause": suggested.quoted(last.detail)}
+
+
+def _refusals_in_words(found: Status) -> dict[str, str]:
+    """Return what refused us before the last pass, which says itself what refused it."""
+    from retrycli import console
+
+    return {
+        f"API {each.destination}": f"refused us at {console.time_in_words(each.at)}: {each.detail}; "
+        + ("not tried since, nothing was due" if each.was_idle else "nothing was delivered there since")
+        for each in found.refusals
+        if found.last_pass is None or found.last_pass.started_at != each.at
+    }
 
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
@@ -398,22 +427,28 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
-    from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli import console
     from retrycli.explain import explain as explained
 
     loaded = load(ctx, config)
-    found = explained(loaded.settings, message_id, callers=scheduler.callers_of(loaded, Host()))
+    found = explained(loaded.settings, message_id, callers=_callers(loaded))
     if as_json:
         fields = asdict(found)
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
     console.show_table(
         ("Gate", "Open", "Figure", "Time"),
-        [(each.name.replace("_", "-"), each.open, each.figure, each.time) for each in found.gates],
+        [(each.name.replace("_", "-"), each.open, _figure(each), each.time) for each in found.gates],
     )
     console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
     console.say(f"Next: {_remedy(found)}")
+
+
+def _figure(gate: Gate) -> str:
+    """What a gate goes by, with commands that work when pasted; cron's has none but our own words."""
+    from retrycli import suggested
+
+    return suggested.quoted(gate.figure) if gate.name == "cron" else gate.figure
 
 
 REMEDIES = {
@@ -421,6 +456,7 @@ REMEDIES = {
     "data": "retrycli show {id}; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
+    "disk": "retrycli doctor",
     "cron": "retrycli doctor, and `systemctl status cron`",
 }
 

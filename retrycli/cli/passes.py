@@ -189,11 +189,14 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
 def _sum_up(settings: Settings, found: Sum, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
     from retrycli import console
+    from retrycli.preview import count_waiting
 
     number = console.count(found.number, "message")
     places = [to if len(found.destinations) == 1 else f"{count:,} to {to}" for to, count in found.destinations.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
     console.say(f"A pass would send {number}{to}.")
+    if not found.number and (later := count_waiting(settings)):
+        console.say(f"{console.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
         _say_how_old(settings, found.oldest, now)
     console.say("Nothing was sent or written.")
@@ -238,7 +241,8 @@ def passes(
                 each.started_at,
                 each.finished_at,
                 each.result or "running",
-                *(getattr(each, name) for name in COUNTS),
+                # The counts are written when a pass ends.
+                *(None if each.result is None else getattr(each, name) for name in COUNTS),
                 why_it_ended(each.reason, each.detail),
                 each.started_by,
             )

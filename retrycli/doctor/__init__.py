@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import closing
 from datetime import datetime
+from functools import partial
 from pathlib import Path
 
 from retrycli import crontab
@@ -19,7 +20,7 @@ from retrycli.config import HINT, load
 from retrycli.crontab import Host
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
-from retrycli.errors import ConfigurationError, RetrycliError
+from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.finding import Finding, Level, failure, of_error
 from retrycli.store.database import Database
 
@@ -28,6 +29,7 @@ PATIENCE_SECONDS = 5
 
 CHECKS: tuple[Callable[[Case], Iterable[Finding]], ...] = (
     machine.settings,
+    machine.disk,
     machine.files,
     machine.file_system,
     machine.file_descriptors,
@@ -95,11 +97,21 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
         return [failure("cron", f"retrycli does not run as cron would run it: {said}", "install it again")]
 
 
-def _held(check: Callable[..., Iterable[Finding]], *given: object) -> list[Finding]:
-    """A check's findings; an error is one too, for the other checks are not to go without."""
+def _held(
+    check: Callable[..., Iterable[Finding]], *given: object, instead: Callable[[], list[Finding]] | None = None
+) -> list[Finding]:
+    """A check's findings; an error is one too, for the other checks are not to go without.
+
+    Args:
+        check: the check.
+        given: its arguments.
+        instead: what to do if the database can't be read, and another finding says why.
+    """
     try:
         return list(check(*given))
     except Exception as error:  # noqa: BLE001  whatever a check did not foresee
+        if instead is not None and isinstance(error, DatabaseUnavailable):
+            return instead()
         return [_problem(check.__name__.replace("_", " "), error)]
 
 
@@ -110,10 +122,23 @@ def _problem(name: str, error: Exception) -> Finding:
 
 
 def _in_database(case: Case) -> list[Finding]:
-    """Everything about the database, if it can be opened."""
+    """Everything about the database, if it can be opened. What a full disk keeps from being looked at is left out."""
+    is_full = machine.is_full(case)
     try:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_held`
-        return [*_held(api.api, case, None), _problem("database", error), *_held(calling.scheduling, case, [])]
+        problem = [] if is_full and isinstance(error, DatabaseUnavailable) else [_problem("database", error)]
+        return [*_held(api.api, case, None), *problem, *_held(calling.scheduling, case, [])]
     with closing(opened):
-        return [each for check in DATABASE_CHECKS for each in _held(check, case, opened)]
+        return [
+            each
+            for check in DATABASE_CHECKS
+            for each in _held(check, case, opened, instead=partial(_without, case, check) if is_full else None)
+        ]
+
+
+def _without(case: Case, check: Callable[[Case, Database], Iterable[Finding]]) -> list[Finding]:
+    """Return what a check finds without the database."""
+    if check is api.api:
+        return _held(api.api, case, None)
+    return _held(calling.scheduling, case, []) if check is calling.calling else []

@@ -10,7 +10,6 @@ from urllib.parse import urlsplit
 
 from retrycli import news, schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
-from retrycli.events import StopReason
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.gateways import OneGateway
 from retrycli.outcome import OUTAGE, OutcomeKind
@@ -24,7 +23,6 @@ if TYPE_CHECKING:
 
 SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
 TRY_IT = "nothing waits, so no pass finds out; `retrycli deliver-test --ticket T` does"
-REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 
 
 def api(case: Case, database: Database | None) -> Iterator[Finding]:
@@ -49,12 +47,10 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
         return {}
     ledger = Ledger(database)
     passes = ledger.last_passes(news.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
-    newest = [found[0] for reason in REFUSED if (found := news.lasting(reason, passes))]
     return {
         destination: f"the last pass that tried, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was refused: {each.detail}"
-        for each in newest
+        for destination, each in ledger.refusals(passes).items()
         if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
-        for destination in ledger.tried_in_vain(each.pass_id)
     }
 
 

@@ -16,8 +16,9 @@ from retrycli.config import SECRETS, Loaded
 from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
 from retrycli.extras import install
-from retrycli.finding import Finding, failure, warning, well
+from retrycli.finding import Finding, failure, of_error, warning, well
 from retrycli.lock import PassLock
+from retrycli.store.condition import lack_of_room
 from retrycli.trust import ROOT, Weakness, find_weakness, group_readers, trusted_users, user_name, user_number
 
 BY_THEM = "run doctor as the user who makes the passes"
@@ -156,6 +157,19 @@ def file_system(case: Case) -> Iterator[Finding]:
             )
         elif path == case.database_file and kind is not None:
             yield well("file system", f"{thing} is on {kind}")
+
+
+def disk(case: Case) -> Iterator[Finding]:
+    """Whether the disk is too full. Then nothing is delivered, and not all of the database can be looked at."""
+    if is_full(case):
+        yield of_error("disk", str(lack_of_room(case.database_file)))
+
+
+def is_full(case: Case) -> bool:
+    """Tell whether the database's disk is too full for any delivery."""
+    with suppress(OSError):
+        return lack_of_room(case.database_file) is not None
+    return False
 
 
 def file_descriptors(case: Case) -> Iterator[Finding]:

@@ -110,8 +110,8 @@ def check_writable(database: Database, now: datetime) -> None:
                 raise _refused(database, first[0], in_words(error)) from without_details(error)
             if state != LOCK_NOT_AVAILABLE:
                 raise
-    if database.file is not None:
-        _check_room(database.file)
+    if (lack := lack_of_room(database.file)) is not None:
+        raise DatabaseUnavailable(lack)
 
 
 WRONG = "42"
@@ -189,10 +189,14 @@ def _refused(database: Database, message_id: int, why: str) -> SchemaMismatch:
     )
 
 
-def _check_room(file: Path) -> None:
+def lack_of_room(file: Path | None) -> str | None:
+    """Return that a SQLite file's disk is too full for any delivery, with the remedy; None if it is not, or no file."""
+    if file is None:
+        return None
     disk = shutil.disk_usage(file)
-    if disk.total and disk.free < ROOM:  # some file systems have no figures at all
-        raise DatabaseUnavailable(
-            f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
-            "comes of messages; free some space"
-        )
+    if not disk.total or disk.free >= ROOM:  # some file systems have no figures at all
+        return None
+    return (
+        f"{file}: its disk has {disk.free // 1024} KiB free, and {ROOM // 1024} are needed to write down what "
+        "comes of messages; free some space"
+    )

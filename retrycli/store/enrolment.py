@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -90,6 +90,18 @@ class Retired(NamedTuple):
     """Escalated messages whose rows the application may have written since, by their ids."""
 
 
+class WouldRetire(NamedTuple):
+    """What the queue and the application's table do not agree about."""
+
+    replaced: Mapping[int, datetime | None]
+    """Messages that the queue knows as others, by id, and when the others' waits end."""
+    changed: Sequence[int]
+    """As in `Retired`."""
+
+
+Rows = list[Mapping[str, Any]]
+
+
 class Enrolment:
     """Takes messages into the queue, and out of it when they are no longer its business.
 
@@ -148,22 +160,35 @@ class Enrolment:
         with self._database.read() as connection:
             return connection.execute(statement).scalar()
 
-    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+    def newly_failed(
+        self, span: Span, limit: int, *, replaced: Collection[int] = ()
+    ) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know, by id, with what decides about them.
 
         Their bodies are left out: null, or empty. So are columns that only a preset may know: they may be as large.
+
+        Args:
+            span: a range of ids.
+            limit: how many at most.
+            replaced: messages that the queue knows as others.
         """
+        unknown: ColumnElement[bool] = queue.c.message_id.is_(None)
         m = self._database.messages.c
         decides = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
         statement = (
             select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
-            .where(m.status == word(Status.FAILED), queue.c.message_id.is_(None), *_within(m.id, span))
+            .where(
+                m.status == word(Status.FAILED),
+                or_(unknown, among_ids(m.id)) if replaced else unknown,
+                *_within(m.id, span),
+            )
             .order_by(m.id)
             .limit(limit)
         )
         with self._database.read() as connection:
-            return [message_of(row) for row in rows_of(connection.execute(statement))]
+            found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
+            return [message_of(row) for row in rows_of(found)]
 
     def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue; one that is there already stays as it is.
@@ -211,22 +236,44 @@ class Enrolment:
         A message whose id belongs to another one now goes too: the other is enrolled as new. Escalated messages whose
         rows the application may have written since are found on the way.
         """
-        gone, changed, rest = 0, array("q"), span
+        gone, changed = 0, array("q")
+        for leave, stay in self._disagreements(span):
+            with self._database.write() as connection:
+                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
+                gone += connection.execute(LET_GO, {"ids": [row["message_id"] for row in leave]}).rowcount
+                _follow(connection, stay)
+            changed.extend(row["message_id"] for row in stay if row["may_differ"])
+        return Retired(gone, changed)
+
+    def would_retire(self, span: Span) -> WouldRetire:
+        """Find what `retire` would drop or find changed. Nothing is written."""
+        replaced: dict[int, datetime | None] = {}
+        changed = array("q")
+        for leave, stay in self._disagreements(span):
+            replaced |= {
+                row["message_id"]: row["next_attempt_at"] if row["state"] == State.WAITING else None
+                for row in leave
+                if not row["over"] and row["state"] != State.SENDING
+            }
+            changed.extend(row["message_id"] for row in stay if row["may_differ"])
+        return WouldRetire(replaced, changed)
+
+    def _disagreements(self, span: Span) -> Iterator[tuple[Rows, Rows]]:
+        """Yield queue rows that do not agree with the application's: those that leave, and those that stay."""
         with self._database.read() as connection:
             if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # as most often, and soon known
-                return Retired(gone, changed)
+                return
+        rest = span
         while True:
             with self._database.read() as connection:
                 rows = list(rows_of(connection.execute(self._differing.where(*_within(queue.c.message_id, rest)))))
             if not rows:
-                return Retired(gone, changed)
+                return
             ids = {row["message_id"] for row in rows if row["over"] or _is_another(row)}
-            stay = [row for row in rows if row["message_id"] not in ids]
-            with self._database.write() as connection:
-                # A message that is being sent keeps its row until its attempt has an outcome or its claim expires.
-                gone += connection.execute(LET_GO, {"ids": list(ids)}).rowcount
-                _follow(connection, stay)
-            changed.extend(row["message_id"] for row in stay if row["may_differ"])
+            yield (
+                [row for row in rows if row["message_id"] in ids],
+                [row for row in rows if row["message_id"] not in ids],
+            )
             rest = Span(rows[-1]["message_id"], span.upto)
 
     @cached_property
@@ -239,6 +286,8 @@ class Enrolment:
         return (
             select(
                 queue.c.message_id,
+                queue.c.state,
+                queue.c.next_attempt_at,
                 case((over, 1), else_=0).label("over"),
                 case((may_differ, 1), else_=0).label("may_differ"),
                 birth.label(BIRTH),
@@ -282,11 +331,7 @@ class Enrolment:
         with self._database.write() as connection:
             free = list(connection.execute(self._free_escalated, {"ids": list(ids)}).scalars())
             rows = read_rows(self._database, connection, free)
-            known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": free})}
-            reviewed = [
-                decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
-                for each in self._whole(connection, free)
-            ]
+            reviewed = self._decided(connection, free, rows, decide)
             anew = [each for each in reviewed if each.transition.reason]
             refused = escalate(self._database, connection, anew, now)
             for each in reviewed:
@@ -303,6 +348,24 @@ class Enrolment:
                     update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
                 )
             return as_written(reviewed, refused)
+
+    def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled]) -> list[Settled]:
+        """Return what `review` would decide. Nothing is written."""
+        with self._database.read() as connection:
+            return self._decided(connection, ids, read_rows(self._database, connection, ids), decide)
+
+    def _decided(
+        self,
+        connection: Connection,
+        ids: Collection[int],
+        rows: Mapping[int, RowState],
+        decide: Callable[[ChangedMessage], Settled],
+    ) -> list[Settled]:
+        known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+        return [
+            decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
+            for each in self._whole(connection, list(ids))
+        ]
 
     @cached_property
     def _free_escalated(self) -> Select[Any]:

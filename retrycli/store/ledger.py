@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import case, delete, func, insert, or_, select, update
 
+from retrycli import news
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.outcome import OutcomeKind
@@ -50,6 +51,11 @@ class PassRecord:
     unknown: int
     released: int
     started_by: StartedBy = StartedBy.UNKNOWN
+
+    @property
+    def has_tried(self) -> bool:
+        """Tell whether it had anything to deliver."""
+        return any(getattr(self, each) for each in COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,17 +185,29 @@ class Ledger:
         with self._database.read() as connection:
             return [_record(row) for row in connection.execute(statement)]
 
-    def tried_in_vain(self, pass_id: str) -> set[str]:
-        """Return the destinations that a pass tried, and to which it delivered nothing."""
-        delivered = func.sum(case((attempts.c.outcome == OutcomeKind.DELIVERED.value, 1), else_=0))
+    def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
+        """Return the destinations that refuse us, each with the last pass that it refused.
+
+        A refusal stands until a pass finds out more, or anybody delivers something there.
+
+        Args:
+            passes: the last passes, newest first.
+        """
+        newest = [found[0] for reason in news.REFUSED if (found := news.lasting(reason, passes))]
+        return {destination: each for each in newest for destination in self._tried_in_vain(each)}
+
+    def _tried_in_vain(self, tried: PassRecord) -> list[str]:
+        """List the destinations that a pass tried, and to which nothing has been delivered since it began."""
+        since = attempts.c.finished_at >= tried.started_at  # there is an index of these
+        delivered = attempts.c.outcome == OutcomeKind.DELIVERED.value
         statement = (
             select(attempts.c.destination)
-            .where(attempts.c.pass_id == pass_id, attempts.c.destination.is_not(None))
+            .where(since, or_(attempts.c.pass_id == tried.pass_id, delivered), attempts.c.destination.is_not(None))
             .group_by(attempts.c.destination)
-            .having(delivered == 0)
+            .having(func.sum(case((delivered, 1), else_=0)) == 0)
         )
         with self._database.read() as connection:
-            return set(connection.execute(statement).scalars())
+            return list(connection.execute(statement).scalars())
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from sqlalchemy import ColumnElement, String, and_, case, cast, func, or_, select
+from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
 from retrycli.events import PassResult
 from retrycli.message import MessageType, State, Status
@@ -79,12 +79,16 @@ class Measures:
         return InQueue(numbers, *found[-3:])
 
     def counts(self, due_by: datetime) -> dict[str, int]:
-        """Failed messages: waiting (due ones included), due, sending, escalated."""
+        """Failed messages: waiting (due ones included), due, sending, escalated.
+
+        Those that the queue does not know yet are waiting; when they are due, the next pass decides (see
+        `retrycli.preview.count_due`).
+        """
         m = self._database.messages
         statement = (
             select(
                 func.count().label("failed"),
-                _number(or_(and_(*is_due(due_by)), queue.c.message_id.is_(None))).label("due"),
+                _number(*is_due(due_by)).label("due"),
                 _number(queue.c.state == State.SENDING.value).label("sending"),
                 _number(queue.c.state == State.ESCALATED.value).label("escalated"),
             )

@@ -382,6 +382,25 @@ def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) 
     assert told.gates[-1].figure == "every 5 min; next at"
 
 
+def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
+    """A cron that has been stopped, and passes by hand alone."""
+    at.run_at(NOON, StartedBy.PERSON)
+    at.add(1)
+    now = NOON + MINUTE
+    stopped = replace(caller("*/15 * * * *"), running=False)
+    for callers, words in (
+        ([], "no cron line or timer found here"),
+        ([stopped], "cron is not running on this machine"),
+    ):
+        told = explain(at.settings, 1, callers=callers, surroundings=Surroundings(now=lambda: now))
+        found = desk.status(at.settings, callers=callers, now=lambda: now)
+        assert (told.next_attempt_at, found.next_run, found.state) == (None, None, "ok")
+        assert found.uncalled is not None
+        assert told.gates[-1].figure == "; ".join(found.uncalled)
+        assert told.gates[-1].figure.startswith(words)
+    assert desk.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
+
+
 def test_explaining_writes_nothing(at: Desk) -> None:
     not_seen_yet(at)
     before = at.application.dump()
@@ -506,7 +525,7 @@ def test_in_json_the_gates_are_a_list(waiting: Cli) -> None:
     names = [each["name"] for each in found["gates"]]
     assert names == [
         *("status", "data", "escalation", "claim", "wait", "retry_after", "tries", "expiry", "pause", "breaker"),
-        *("limit", "rate", "cron"),
+        *("last_pass", "disk", "limit", "rate", "cron"),
     ]
     assert all(list(each) == ["name", "open", "figure", "time"] for each in found["gates"])
 

@@ -9,12 +9,13 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
 import pytest
 
-from retrycli import app
+from retrycli import app, desk
 from retrycli.preview import preview
 from retrycli.sandbox import Behaviour, Received, Sandbox
 from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, Meanwhile, Scripted, held_back
@@ -324,6 +325,46 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     assert application.state(4) is None
     with preview(settings, limit=3) as (number, messages):
         assert (number, [each.id for each in messages]) == (3, [2, 4, 1])
+
+
+def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: Application, sandbox: Sandbox) -> None:
+    """Whatever the application has done since the last pass: rows that are new, other messages now, or changed."""
+    settings = application.settings(sandbox.url)
+    earlier = replace(app.HERE, stop_requested=lambda: True)  # takes in and sends nothing
+    for each in (1, 2, 3):
+        application.add(each, hours_ago=0)
+    for each in (4, 5):
+        application.add(each, hours_ago=3)
+    for each in (6, 7, 8):
+        application.add(each, hours_ago=3, retry_count=10)
+    app.run_once(settings, surroundings=earlier)
+    assert [application.state(each) for each in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
+    long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=each)) for each in (5, 0))
+    change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
+    application.execute(change, long_ago, long_ago, 1)
+    application.execute(change, just_now, just_now, 4)
+    application.execute(change, long_ago, long_ago, 6)
+    application.execute("UPDATE pending_messages SET retry_count = 2, updated_at = ? WHERE id = 7", long_ago)
+    application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 5")
+    application.execute("UPDATE pending_messages SET subject = 'Now another', retry_count = 0 WHERE id = 6")
+    application.add(9, hours_ago=3)
+    application.add(10, hours_ago=0)
+    application.add(11, hours_ago=3, body=None)
+    due = desk.status(settings).messages["due"]
+    with preview(settings) as (number, messages):
+        foreseen = {each.id for each in messages}
+    app.run_once(settings)
+    tried = {each["message_id"] for each in application.execute("SELECT message_id FROM retrycli_attempts")}
+    assert foreseen == tried == {1, 6, 7, 9}
+    assert (due, number) == (4, 4)
+
+
+def test_a_dry_run_says_why_nothing_is_due(at_work: Cli, application: Application) -> None:
+    """A message that has just failed waits first."""
+    application.add(1, hours_ago=0)
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert "A pass would send 0 messages. 1 message waits until later." in screen.words
+    assert at_work.json("run-once", "--dry-run")["count"] == 0
 
 
 def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: Sandbox) -> None:

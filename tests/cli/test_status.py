@@ -10,11 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 import retrycli
 from retrycli.sandbox import Behaviour
-from tests.cli.api import FORBIDS, Scripted, held_back
+from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
+from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
@@ -30,6 +33,8 @@ KEYS = [
     "last_pass",
     "hosts",
     "messages",
+    "refusals",
+    "disk",
     "breaker",
     "paused",
     "lock",
@@ -45,12 +50,12 @@ def made_a_pass(application: Application, sandbox: Sandbox, *, minutes_ago: int 
 
 
 def test_before_the_first_pass_it_says_so_and_what_to_do(at_work: Cli, application: Application) -> None:
-    """What has failed and is not in the queue yet counts as due."""
+    """What has failed and is not in the queue yet counts as due, unless it has just failed and so waits first."""
     application.fill()
     found = at_work.json("status", "--check", code=3)
     assert list(found) == KEYS
     assert (found["state"], found["running"], found["last_pass"], found["next_run"]) == ("never_run", False, None, None)
-    assert found["messages"] == {"waiting": 4, "due": 4, "sending": 0, "escalated": 0}
+    assert found["messages"] == {"waiting": 4, "due": 3, "sending": 0, "escalated": 0}
     assert "Next: retrycli run-once, and then retrycli cron install\n" in at_work.on_terminal("status").text
 
 
@@ -205,11 +210,14 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
         process = at_work.start("run-once")
         assert gate.reached.wait(60)
         found = at_work.json("status")
+        told, passes = at_work("status").stdout, at_work("passes").stdout
         gate.opened.set()
         assert end(process).returncode == 0
     assert found["lock"]["pid"] == process.pid
     assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0}
     assert found["last_pass"]["result"] is None
+    assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
+    assert "\trunning" + 6 * "\t" in passes
 
 
 def test_it_needs_no_base_url(cli: Cli, application: Application) -> None:
@@ -261,3 +269,58 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     alone = at_work("status", "--max-escalated", "1")
     assert alone.returncode == 2
     assert "--check" in alone.stderr
+
+
+UNCALLED = "no cron line or timer found here calls the passes; see `retrycli cron install`"
+
+
+@on_sqlite
+def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, application: Application, tmp_path: Path) -> None:
+    """A line of cron's, or one pass that another has started, is enough for one."""
+    crontab = Crontab(tmp_path)
+    desk = at_work.having(crontab.variables)
+    application.add(1)
+    assert desk("run-once", "--started-by", "person").returncode == 0
+    application.add(2)
+    found = desk.json("status")
+    assert (found["state"], found["running"], found["next_run"]) == ("ok", True, None)
+    assert f"\nNext run\tnone: {UNCALLED}\n" in desk("status").stdout
+    checked = desk("status", "--check")
+    assert (checked.returncode, checked.stderr) == (3, f"retrycli: {UNCALLED}\n")
+    [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]
+    assert (cron["open"], cron["figure"]) == (False, UNCALLED)
+    crontab.file.write_text("*/15 * * * * retrycli run-once\n")
+    with a_cron(tmp_path):
+        assert desk("status", "--check").returncode == 0
+    crontab.file.unlink()
+    assert desk("run-once", "--started-by", "unknown").returncode == 0
+    assert desk("status", "--check").returncode == 0
+    assert desk.json("status")["next_run"] is not None
+
+
+def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Application) -> None:
+    """Passes that had nothing to deliver have not found out. With a message that waits it is `down`."""
+    application.add(1)
+    with Scripted(FORBIDS, FORBIDS, TAKES) as api:
+        desk = cli.having(application.variables(api.url))
+        assert desk("run-once").returncode == 77
+        assert "\nAPI " not in desk("status").stdout, "the pass itself says so"
+        application.execute("UPDATE pending_messages SET status = 'rejected'")
+        assert desk("run-once").returncode == 0
+        [refusal] = desk.json("status", "--check")["refusals"]
+        assert (refusal["destination"], refusal["was_idle"]) == (api.url, True)
+        told = rf"\nAPI {api.url}\trefused us at {UTC_TIME.pattern}: .*401.*; not tried since, nothing was due\n"
+        assert re.search(told, desk("status").stdout)
+        just_now = datetime.now(UTC).isoformat(sep=" ")
+        application.add(2, hours_ago=0, created_at=just_now, updated_at=just_now)
+        assert desk("run-once").returncode == 0
+        assert desk.json("status", "--check", code=3)["state"] == "down"
+        assert desk("status", "--check").returncode == 3
+        gates = {each["name"]: each for each in desk.json("explain", "2")["gates"]}
+        assert gates["last_pass"]["open"]
+        assert re.fullmatch(r"the last one .* refused: .*401.*; each pass .*", gates["last_pass"]["figure"])
+        assert gates["last_pass"]["time"] == refusal["at"]
+        api._answers = [TAKES]
+        assert desk("retry", "2").returncode == 0
+    found = desk.json("status", "--check")
+    assert (found["state"], found["refusals"]) == ("ok", [])

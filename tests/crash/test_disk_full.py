@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import re
 import shutil
 from collections import Counter
 from datetime import timedelta
 from functools import partial
 from random import Random
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -101,6 +103,54 @@ def test_a_full_disk_is_told_in_one_line_with_what_to_do(mode: str, disk: Disk, 
     [line] = errors.splitlines()
     assert line.startswith(f"retrycli: {stage.database}: ")
     assert "free some space" in line
+
+
+def _asked(stage: Scene, *command: str) -> tuple[int, dict[str, Any]]:
+    with stage.start("-m", "retrycli", *command, "--json") as process:
+        output, _ = process.communicate()
+    return process.returncode, json.loads(output)
+
+
+@both_modes
+def test_while_the_disk_is_full_status_and_explain_say_so(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+    """Also after a pass that had nothing to deliver, and so did not fail."""
+    stage = _on(disk, template, api)
+    disk.fill(ROOM // PAGE - 1)
+    with pytest.raises(DatabaseUnavailable):
+        stage.run_once_at(utc_now())
+    code, explained = _asked(stage, "explain", "1")
+    assert (code, explained["next_attempt_at"]) == (0, None)
+    gates = {each["name"]: each for each in explained["gates"]}
+    assert gates["last_pass"]["open"]
+    assert "it failed: " in gates["last_pass"]["figure"]
+    assert not gates["disk"]["open"]
+    stage.change("UPDATE pending_messages SET status = 'rejected'")
+    stage.run_once_at(utc_now())
+    code, told = _asked(stage, "status", "--check")
+    assert (code, told["state"]) == (3, "down")
+    assert told["disk"].endswith("; free some space")
+    assert told["disk"] == gates["disk"]["figure"]
+    disk.free()
+    code, told = _asked(stage, "status", "--check")
+    assert (told["state"], told["disk"]) == ("ok", None)
+
+
+@both_modes
+@pytest.mark.parametrize("pages", [0, 64])
+def test_doctor_says_once_that_the_disk_is_full(
+    mode: str, pages: int, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    """It blames nothing else for it, and leaves out what it can't look at."""
+    stage = _on(disk, template, api)
+    _, told = _asked(stage, "doctor")
+    before = {each["name"] for each in told["findings"] if each["level"] == "failure"}
+    disk.fill(pages)
+    code, told = _asked(stage, "doctor")
+    new = [each for each in told["findings"] if each["level"] == "failure" and each["name"] not in before]
+    assert (code, [each["name"] for each in new]) == (3, ["disk"])
+    assert re.search(r"its disk has \d+ KiB free, and 4096 are needed", new[0]["found"])
+    assert new[0]["remedy"] == "free some space"
+    assert {"api", "scheduler"} <= {each["name"] for each in told["findings"]}
 
 
 @both_modes

@@ -84,7 +84,10 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     told = json.loads(machine.beside_cron(*RETRYCLI, "status", "--json").stdout)["next_run"]
     assert (datetime.fromisoformat(told).minute % 15, told[-4:]) == (0, ":00Z")
     assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None
-    assert "\nNext run\tnone: cron is not running on this machine\n" in machine.inside(*RETRYCLI, "status").stdout
+    assert (
+        "\nNext run\tnone: cron is not running on this machine; start it" in machine.inside(*RETRYCLI, "status").stdout
+    )
+    assert machine.inside(*RETRYCLI, "status", "--check").returncode == 3
     again = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert (again.returncode, crontab(machine, path)) == (0, written)
 

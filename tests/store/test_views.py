@@ -362,11 +362,11 @@ def test_those_ahead_of_a_message_are_counted(shuffled: Application, database: D
 
 
 def test_messages_are_counted_by_state(in_every_state: Application, views: Views) -> None:
-    """A message that no pass has seen yet is taken for due."""
+    """A message that no pass has seen yet waits; the next pass decides whether it is due."""
     del in_every_state
-    assert Measures(views._database).counts(NOON) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
-    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 3, "sending": 1, "escalated": 1}
-    assert Measures(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON) == {"waiting": 3, "due": 1, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 3, "due": 2, "sending": 1, "escalated": 1}
+    assert Measures(views._database).counts(NOON - HOUR) == {"waiting": 3, "due": 0, "sending": 1, "escalated": 1}
 
 
 def test_where_nothing_failed_nothing_is_counted(application: Application, views: Views) -> None:
@@ -381,7 +381,7 @@ def test_what_the_application_took_back_is_no_longer_counted(
     """Also before a pass has noticed."""
     in_every_state.change(2, status="approved")
     in_every_state.delete(5)
-    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 2, "sending": 1, "escalated": 0}
+    assert Measures(views._database).counts(NOON + HOUR) == {"waiting": 2, "due": 1, "sending": 1, "escalated": 0}
     assert queue_rows(database).keys() == {2, 3, 4, 5}
 
 

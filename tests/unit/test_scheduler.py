@@ -23,6 +23,7 @@ from retrycli.scheduler import (
     check,
     install,
     job,
+    nothing_calls,
     propose,
     reachable,
     remove,
@@ -154,6 +155,23 @@ def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_cloc
     desk.programs.crontab = b"@reboot retrycli run-once\n"
     (desk.root / "etc/crontab").unlink()
     assert minute(by_hand, elsewhere) == 7
+
+
+def test_only_passes_by_people_tell_that_nothing_calls_them() -> None:
+    """Passes of another host, a library or who knows whom come from where nobody has looked."""
+
+    def told(*passes: PassRecord) -> bool:
+        return nothing_calls([], passes, 15 * MINUTE, NOON) is not None
+
+    person, long_ago = StartedBy.PERSON, made(600, StartedBy.CRON)
+    assert told(made(1, person))
+    assert told(made(1, person), made(34, person), long_ago), "as they came then"
+    assert told(made(600, person))
+    assert not told()
+    assert not told(long_ago, made(601, person)), "that they have stopped coming is another matter"
+    for starter in set(StartedBy) - {person}:
+        assert not told(made(1, person), made(34, starter))
+    assert nothing_calls(None, [made(1, person)], 15 * MINUTE, NOON) is None
 
 
 def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
