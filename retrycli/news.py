@@ -5,13 +5,15 @@ Cron mails whatever a pass prints; the same trouble every 15 minutes would teach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
-from retrycli.events import PassResult, StopReason
+from retrycli.events import SCHEDULERS, PassResult, StartedBy, StopReason
+from retrycli.fingerprint import cause
+from retrycli.ticks import is_late
 
 REMIND_AFTER = timedelta(hours=6)
 
@@ -41,12 +43,20 @@ class PastPass(Protocol):
         """When it began."""
 
     @property
+    def started_by(self) -> StartedBy:
+        """Who started it."""
+
+    @property
     def result(self) -> PassResult | None:
         """How it ended; None while it runs."""
 
     @property
     def reason(self) -> str | None:
         """Why it ended early."""
+
+    @property
+    def detail(self) -> str | None:
+        """The reason in words."""
 
     @property
     def sent(self) -> int:
@@ -84,6 +94,53 @@ def _tells_of(reason: str, past: PastPass) -> bool:
     return reason in {past.reason, StopReason.DEADLINE} or past.sent + past.rescheduled > 0
 
 
+def works(past: PastPass) -> bool:
+    """Return whether a pass shows that passes no longer fail: it ended by itself, and did all that passes do."""
+    tried = past.sent + past.rescheduled > 0
+    return past.result is PassResult.COMPLETED or (past.result is PassResult.STOPPED and tried)
+
+
+def failed(passes: Iterable[Past]) -> list[Past]:
+    """Return the passes, newest first, that failed or died since the last one that worked."""
+    since_then = takewhile(lambda each: not works(each), passes)
+    return [each for each in since_then if each.result is PassResult.FAILED or each.reason == StopReason.DIED]
+
+
+def is_known(passes: Sequence[PastPass]) -> bool:
+    """Return whether the newest pass failed as one did that was told less than `REMIND_AFTER` ago."""
+    newest, *earlier = passes
+    alike = [each for each in failed(earlier) if cause(each.detail or "") == cause(newest.detail or "")]
+    return bool(alike) and not _is_due(newest, alike)
+
+
+def works_again(passes: Sequence[PastPass]) -> str | None:
+    """Return that passes no longer fail, if the newest one shows it and those before it failed."""
+    newest, *earlier = passes
+    if not works(newest) or not (ended := failed(earlier)):
+        return None
+    first, last = utc(ended[-1].started_at), utc(ended[0].started_at)
+    when = f"The one at {first} failed" if len(ended) == 1 else f"They failed from {first} to {last}"
+    return f"Message retry passes no longer fail. {when}: {ended[0].detail}"
+
+
+def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:
+    """Return that passes stayed away before the newest one, if a scheduler has started that."""
+    if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
+        return None
+    until, after = (each.started_at for each in passes[:2])
+    if not is_late(after, until, interval):
+        return None
+    return (
+        f"No pass was recorded between {utc(after)} and {utc(until)}: none began, or the database could not be "
+        "written, as on a full disk. Next: `retrycli passes`"
+    )
+
+
+def utc(time: datetime) -> str:
+    """Return a time for a person."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
 def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
     """What to tell of the newest pass.
 
@@ -101,8 +158,12 @@ def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
         ended = [why for why in TROUBLE if _tells_of(why, newest) and lasting(why, earlier)]
         return f"Message retry passes go on as usual; the one before had stopped: {ended[0]}" if ended else None
     lasted = lasting(newest.reason, earlier)
-    if lasted:
-        began = lasted[-1].started_at
-        if (newest.started_at - began) // REMIND_AFTER == (lasted[0].started_at - began) // REMIND_AFTER:
-            return None
+    if lasted and not _is_due(newest, lasted):
+        return None
     return TROUBLE[newest.reason].format(detail=detail)
+
+
+def _is_due(newest: PastPass, lasted: Sequence[PastPass]) -> bool:
+    """Return whether people are to be reminded of what the passes before the newest have met as well."""
+    began = lasted[-1].started_at
+    return (newest.started_at - began) // REMIND_AFTER != (lasted[0].started_at - began) // REMIND_AFTER

@@ -88,6 +88,9 @@ HEADLINES = {
     (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
     (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
     (Topic.EXPIRY, Turn.ENDED): "no message is about to expire any more",
+    (Topic.FAULT, Turn.BEGAN): "passes fail",
+    (Topic.FAULT, Turn.LASTS): "passes still fail",
+    (Topic.FAULT, Turn.ENDED): "passes no longer fail",
     (Topic.SKIPPED, Turn.BEGAN): "passes are skipped",
     (Topic.SKIPPED, Turn.LASTS): "passes are still skipped",
     (Topic.SKIPPED, Turn.ENDED): "passes are no longer skipped",
@@ -130,10 +133,12 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
             Topic.SAME_ANSWER: f"{around.destination} works again. It had given everything the same answer {lasted}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.EXPIRY: f"No message is about to expire any more. Some had been {lasted}.",
+            Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {_utc(change.since)}"
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
+    fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
     waiting = _count(around.waiting, "message")
     return {
@@ -148,6 +153,8 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_CAUSE)}. Nothing is delivered, "
         f"and an expired message is escalated; {since}.\n{_next('retrycli status')}",
+        Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
+        + _next("retrycli passes; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
         + _next("retrycli status; if that pass hangs, end it"),
     }[change.topic]

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import PastPass, Trouble, lasting
+from retrycli.news import PastPass, Trouble, failed, lasting, works
 from retrycli.ticks import is_late
 
 SKIPPED_IN_A_ROW = 3
@@ -37,6 +37,8 @@ class Topic(StrEnum):
     SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
     EXPIRY = "expiry"
+    FAULT = "fault"
+    """That passes fail, whatever the error."""
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
@@ -211,6 +213,10 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
         skipped[Topic.EXPIRY] = here.expiring
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass that comes after the pause tells of the rest
+    if newest.result is PassResult.FAILED:
+        return skipped | {Topic.FAULT: Trouble(failed(here.passes)[-1].started_at, here.detail)}
+    if works(newest):
+        skipped[Topic.FAULT] = None
     return skipped | {
         Topic.DOWN: here.down,
         Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),

@@ -165,6 +165,14 @@ def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_se
     assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
 
 
+def test_cron_mails_that_no_pass_was_recorded_for_a_while(at_work: Cli, application: Application) -> None:
+    by_cron = ("run-once", "--started-by", "cron")
+    assert at_work(*by_cron).stderr == ""
+    application.execute("UPDATE retrycli_passes SET started_at = '2025-01-01', heartbeat_at = '2025-01-01'")
+    assert "WARNING No pass was recorded between 2025-01-01 00:00 UTC and " in at_work(*by_cron).stderr
+    assert at_work(*by_cron).stderr == ""
+
+
 def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None:
     commands = ["--config no.toml status", "--debug --config no.toml status"]
     plain, debug = cli.show_all(piped=commands).piped.values()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.events import PassResult, StopReason
-from retrycli.news import TROUBLE, lasting, news
+from retrycli.events import PassResult, StartedBy, StopReason
+from retrycli.news import TROUBLE, is_known, lasting, missing, news, works_again
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)
@@ -23,8 +23,10 @@ class Past:
     started_at: datetime = NOON
     result: PassResult | None = PassResult.COMPLETED
     reason: str | None = None
+    detail: str | None = None
     sent: int = 0
     rescheduled: int = 0
+    started_by: StartedBy = StartedBy.CRON
 
 
 def stopped(reason: str) -> Past:
@@ -36,16 +38,15 @@ IDLE = Past()
 SKIPPED = Past(result=PassResult.SKIPPED, reason=StopReason.LOCK_HELD)
 PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED)
 DIED = Past(result=PassResult.INTERRUPTED, reason=StopReason.DIED)
-FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT)
+FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT, detail="agent.db: its disk has 68 KiB free")
+FULLER = replace(FAILED, detail="agent.db: its disk has 8 KiB free")
+LOCKED = replace(FAILED, detail="agent.db: database is locked")
 RUNNING = Past(result=None)
 
 
 def history(*newest_first: Past) -> list[Past]:
     """These passes, a tick apart."""
-    return [
-        Past(NOON - number * TICK, each.result, each.reason, each.sent, each.rescheduled)
-        for number, each in enumerate(newest_first)
-    ]
+    return [replace(each, started_at=NOON - number * TICK) for number, each in enumerate(newest_first)]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
@@ -95,3 +96,55 @@ def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
 
 def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
     assert news(None, []) is None
+
+
+# -- passes that fail ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_error_is_told_when_it_begins_and_every_six_hours_whatever_its_figures() -> None:
+    told = [n for n in range(1, 60) if not is_known(history(FULLER, *[FAILED] * (n - 1), BUSY))]
+    assert told == [1, 25, 49]
+
+
+def test_another_error_is_told_at_once_and_not_again_when_it_takes_turns() -> None:
+    assert not is_known(history(LOCKED, FAILED, BUSY))
+    assert is_known(history(FAILED, LOCKED, FAILED, BUSY))
+    assert not is_known(history(FAILED, BUSY, FAILED))
+
+
+WAITS_FOR_PROBE = replace(stopped(DOWN), rescheduled=0)
+
+
+@pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, RUNNING, WAITS_FOR_PROBE])
+def test_passes_that_did_not_come_as_far_neither_end_it_nor_begin_it_anew(nothing: Past) -> None:
+    assert works_again(history(nothing, FAILED)) is None
+    assert is_known(history(FAILED, nothing, FAILED, BUSY))
+    assert works_again(history(BUSY, nothing, FAILED)) is not None
+
+
+@pytest.mark.parametrize("good", [BUSY, IDLE, stopped(DOWN)])
+def test_it_is_told_when_passes_work_again_and_once(good: Past) -> None:
+    line = works_again(history(good, LOCKED, FAILED, BUSY, FAILED))
+    assert line == (
+        "Message retry passes no longer fail. They failed from 2025-03-03 11:30 UTC to 2025-03-03 11:45 UTC: "
+        "agent.db: database is locked"
+    )
+    assert works_again(history(BUSY, good, LOCKED, FAILED, BUSY)) is None
+
+
+def test_so_it_is_of_one_that_died() -> None:
+    died = replace(DIED, detail="the process was killed")
+    line = works_again(history(BUSY, died, BUSY))
+    assert line == "Message retry passes no longer fail. The one at 2025-03-03 11:45 UTC failed: the process was killed"
+
+
+def test_that_passes_stayed_away_is_told_by_the_next_one_of_a_scheduler_and_once() -> None:
+    """As on a full disk, on which none could be written down."""
+    back, before = replace(IDLE, started_at=NOON), replace(IDLE, started_at=NOON - timedelta(hours=3))
+    line = missing([back, before], TICK)
+    assert line is not None
+    assert line.startswith("No pass was recorded between 2025-03-03 09:00 UTC and 2025-03-03 12:00 UTC: ")
+    assert missing([replace(IDLE, started_at=NOON + TICK), back, before], TICK) is None
+    assert missing([replace(back, started_by=StartedBy.PERSON), before], TICK) is None
+    assert missing(history(IDLE, IDLE), TICK) is None
+    assert missing([back], TICK) is None
