@@ -85,8 +85,8 @@ def _tell_the_news(ledger: Ledger, summary: PassSummary, interval: timedelta) ->
         logs.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
     passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW)
-    if news.failed(passes[1:]):
+    if news.failed(passes[1:]) or news.news(summary.detail, passes):
         passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK)
-    lines = news.missing(passes, interval), news.works_again(passes), news.news(summary.detail, passes)
+    lines = news.missing(passes, interval), news.works_again(passes), *news.news(summary.detail, passes)
     for line in filter(None, lines):
         logs.logger.warning("%s", line)

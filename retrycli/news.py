@@ -31,6 +31,14 @@ TROUBLE: dict[str, str] = {
 }
 """Reasons that go on from pass to pass until somebody or something changes."""
 
+OVER: dict[str, str] = {
+    StopReason.BREAKER_OPEN: "The ticketing API takes messages again (it could not be reached {when})",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API takes our credentials again (it refused them {when})",
+    StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
+    StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
+}
+"""What is said when these no longer hold."""
+
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 """Results that say nothing about whether a trouble lasts; None is that of a pass that has not ended."""
 
@@ -81,8 +89,8 @@ Past = TypeVar("Past", bound=PastPass)
 def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     """The passes, newest first, that a trouble has lasted for; none where it is over.
 
-    Passes between them that say nothing about it are left out: one that had nothing to send has not found out whether
-    it could.
+    Passes between them that say nothing about it are left out: one that delivered nothing has not found out whether it
+    could.
     """
     telling = (each for each in passes if _tells_of(reason, each))
     return list(takewhile(lambda each: each.reason == reason, telling))
@@ -91,7 +99,7 @@ def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
 def _tells_of(reason: str, past: PastPass) -> bool:
     if past.result in SILENT or (past.reason in TROUBLE and past.reason != reason):
         return False
-    return reason in {past.reason, StopReason.DEADLINE} or past.sent + past.rescheduled > 0
+    return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
 
 
 def works(past: PastPass) -> bool:
@@ -118,9 +126,12 @@ def works_again(passes: Sequence[PastPass]) -> str | None:
     newest, *earlier = passes
     if not works(newest) or not (ended := failed(earlier)):
         return None
-    first, last = utc(ended[-1].started_at), utc(ended[0].started_at)
-    when = f"The one at {first} failed" if len(ended) == 1 else f"They failed from {first} to {last}"
-    return f"Message retry passes no longer fail. {when}: {ended[0].detail}"
+    return f"Message retry passes no longer fail. They failed {_when(ended)}: {ended[0].detail}"
+
+
+def _when(passes: Sequence[PastPass]) -> str:
+    first, last = utc(passes[-1].started_at), utc(passes[0].started_at)
+    return f"at {first}" if len(passes) == 1 else f"from {first} to {last}"
 
 
 def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:
@@ -141,7 +152,7 @@ def utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
+def news(detail: str | None, passes: Sequence[PastPass]) -> list[str]:
     """What to tell of the newest pass.
 
     Args:
@@ -149,18 +160,18 @@ def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
         passes: the last passes, newest first.
 
     Returns:
-        One line, or None where there is nothing new.
+        One line for each thing that is new.
     """
     if not passes or passes[0].result in SILENT:
-        return None
+        return []
     newest, *earlier = passes
     if newest.reason is None or newest.reason not in TROUBLE:
-        ended = [why for why in TROUBLE if _tells_of(why, newest) and lasting(why, earlier)]
-        return f"Message retry passes go on as usual; the one before had stopped: {ended[0]}" if ended else None
+        ended = {why: lasting(why, earlier) for why in OVER if _tells_of(why, newest)}
+        return [OVER[why].format(when=_when(met)) for why, met in ended.items() if met]
     lasted = lasting(newest.reason, earlier)
     if lasted and not _is_due(newest, lasted):
-        return None
-    return TROUBLE[newest.reason].format(detail=detail)
+        return []
+    return [TROUBLE[newest.reason].format(detail=detail)]
 
 
 def _is_due(newest: PastPass, lasted: Sequence[PastPass]) -> bool:

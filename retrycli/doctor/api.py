@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from itertools import takewhile
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ from retrycli.store.measures import Measures
 
 if TYPE_CHECKING:
     from retrycli.gateway.probe import Probe
+    from retrycli.store.ledger import PassRecord
 
 
 SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
@@ -49,13 +51,18 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
         return {}
     ledger = Ledger(database)
     passes = ledger.last_passes(news.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
-    newest = [found[0] for reason in REFUSED if (found := news.lasting(reason, passes))]
+    newest = [found[0] for reason in REFUSED if (found := news.lasting(reason, _as_tried(passes)))]
     return {
         destination: f"the last pass that tried, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was refused: {each.detail}"
         for each in newest
         if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
         for destination in ledger.tried_in_vain(each.pass_id)
     }
+
+
+def _as_tried(passes: Sequence[PassRecord]) -> list[PassRecord]:
+    """Return the newest passes, back to the first that got another answer than a refusal, if not a delivery."""
+    return [*takewhile(lambda each: each.reason in news.TROUBLE or not each.rescheduled, passes)]
 
 
 def _mail_server(gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
