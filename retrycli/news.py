@@ -81,6 +81,8 @@ class Trouble:
 
     since: datetime
     detail: str | None = None
+    next_step: str | None = None
+    """The command to run, if it is not the same each time."""
 
 
 Past = TypeVar("Past", bound=PastPass)

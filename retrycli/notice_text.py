@@ -151,8 +151,8 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         + _next("retrycli passes; check gateway.base_url, the preset, and the proxy before the API"),
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
-        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_CAUSE)}. Nothing is delivered, "
-        f"and an expired message is escalated; {since}.\n{_next('retrycli status')}",
+        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_SAME)}. An expired message is "
+        f"escalated. This is announced {since}.\n{_next(change.next_step or 'retrycli list-failed --state waiting')}",
         Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
         + _next("retrycli passes; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"

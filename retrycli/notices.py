@@ -114,6 +114,7 @@ class Change:
     turn: Turn
     since: datetime
     detail: str | None = None
+    next_step: str | None = None
 
 
 Item = Escalated | Missed | Change
@@ -167,7 +168,8 @@ def to_tell(
             continue
         known[topic] = told
         if turn is not None:
-            items.append(Change(topic, turn, told.since, trouble.detail if trouble else None))
+            detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
+            items.append(Change(topic, turn, told.since, detail, step))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
