@@ -42,6 +42,7 @@ class Expiring:
     why: str = ""
     """What holds them back."""
     next_step: str = ""
+    """The command to run, without the program."""
 
     def __str__(self) -> str:
         what = "1 message expires before it" if self.count == 1 else f"{self.count:,} messages expire before they"
@@ -53,7 +54,7 @@ class _Obstacle:
     """What holds messages back."""
 
     why: str
-    next_step: str = "retrycli list-failed --state waiting"
+    next_step: str = "list-failed --state waiting"
     end: datetime | None = None
     destinations: Collection[str] | None = None
     """Where it holds them back from; None is everywhere."""
@@ -95,7 +96,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     """Find out what holds messages back, since when, and until when."""
     if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
-        return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "retrycli resume", pause.until)
+        return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
     if summary.reason == StopReason.BREAKER_OPEN:
         open_now = [each for each in ledger.breakers() if each.state is BreakerState.OPEN]
         if since := min((each.opened_at for each in open_now if each.opened_at), default=None):
@@ -126,4 +127,4 @@ def warn(database: Database, found: Expiring, now: datetime) -> None:
         logger.warning("No message is about to expire any more")
     elif found.count and (last is None or now - last >= REMIND_AFTER):
         totals.set_warned(WARNED, now)
-        logger.warning("%s. Next: `%s`", found, found.next_step)
+        logger.warning("%s. Next: `retrycli %s`", found, found.next_step)

@@ -20,9 +20,14 @@ REMIND_AFTER = timedelta(hours=6)
 LOOKBACK = 1000
 """How many passes back a trouble is followed to its beginning: ten days of them."""
 
+COST = (
+    "No message is lost. The failures that showed it used up one retry each. So does a probe that is answered, from a "
+    "message's third probe on; the other messages keep theirs."
+)
+"""What an outage costs (see `retrycli.destination`)."""
+
 TROUBLE: dict[str, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost. The failures that "
-    "showed it used up one retry each; the other messages keep theirs. Next: `retrycli status`",
+    StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message uses up a retry. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.SAME_ANSWER: "{detail}. No message uses up a retry or is escalated for it. "
@@ -82,7 +87,7 @@ class Trouble:
     since: datetime
     detail: str | None = None
     next_step: str | None = None
-    """The command to run, if it is not the same each time."""
+    """The command to run, without the program, if it is not the same each time."""
 
 
 Past = TypeVar("Past", bound=PastPass)

@@ -13,6 +13,7 @@ from typing import assert_never
 from retrycli import suggested
 from retrycli.escape import inert
 from retrycli.fingerprint import cause
+from retrycli.news import COST
 from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
 
 CAUSES = 10
@@ -141,10 +142,10 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
     fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
     waiting = _count(around.waiting, "message")
+    step = change.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost. The failures that showed "
-        f"it used up one retry each; the others keep theirs. Passes notice when it is back. {waiting} waiting.\n"
-        + _next("retrycli status"),
+        Topic.DOWN: f"{around.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
+        f"{waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
         f"retry. {waiting} waiting.\n{_next('retrycli config show; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
@@ -152,7 +153,7 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_SAME)}. An expired message is "
-        f"escalated. This is announced {since}.\n{_next(change.next_step or 'retrycli list-failed --state waiting')}",
+        f"escalated. This is announced {since}.\n{_next(f'retrycli {step}')}",
         Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
         + _next("retrycli passes; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
