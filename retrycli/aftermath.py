@@ -6,12 +6,12 @@ The messages are sent by then, so nothing here can fail the pass. What is not se
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
-from datetime import datetime
+from contextlib import contextmanager, suppress
+from datetime import datetime, timedelta
 
 from retrycli import logs, news
-from retrycli.errors import DatabaseUnavailable
-from retrycli.events import PassSummary, StopReason
+from retrycli.errors import DatabaseUnavailable, RetrycliError, cause_of
+from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -24,7 +24,7 @@ other hosts."""
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Tell whoever wants to know how the pass went."""
     with _or_warn("The log does not tell what has changed"):
-        _tell_the_news(Ledger(database), summary)
+        _tell_the_news(Ledger(database), summary, timedelta(minutes=settings.schedule.retry_interval_minutes))
     if settings.logging.file is not None:
         from retrycli import standing
 
@@ -52,6 +52,24 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         renew(settings, database, settings.report.path, summary, now)
 
 
+def leave_failed(settings: Settings, database: Database, pass_id: str, error: RetrycliError, now: datetime) -> None:
+    """Tell whoever wants to know that a pass failed, and note in its error if that is known.
+
+    If the pass could not be written down, nothing is known of it: then it is told by its error alone, each time.
+    """
+    logs.logger.info("Message retry pass failed: %s", cause_of(error))
+    with suppress(DatabaseUnavailable):
+        passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
+        if not passes or passes[0].result is not PassResult.FAILED:
+            return
+        error.is_known = news.is_known(passes)
+        if settings.notify.urls:
+            from retrycli.tell import notify
+
+            summary = PassSummary(pass_id, PassResult.FAILED, reason=StopReason.FAULT, detail=passes[0].detail)
+            notify(settings, database, summary, now, None)
+
+
 @contextmanager
 def _or_warn(what: str) -> Iterator[None]:
     """Warn that the database could not be read or written, in place of failing the pass."""
@@ -61,11 +79,14 @@ def _or_warn(what: str) -> Iterator[None]:
         logs.logger.warning("%s: %s", what, error)
 
 
-def _tell_the_news(ledger: Ledger, summary: PassSummary) -> None:
+def _tell_the_news(ledger: Ledger, summary: PassSummary, interval: timedelta) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
         logs.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
-    line = news.news(summary.detail, ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW))
-    if line is not None:
-        logs.logger.warning(line)
+    passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW)
+    if news.failed(passes[1:]) or news.news(summary.detail, passes):
+        passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK)
+    lines = news.missing(passes, interval), news.works_again(passes), *news.news(summary.detail, passes)
+    for line in filter(None, lines):
+        logs.logger.warning("%s", line)

@@ -8,8 +8,11 @@ was acted on no longer matches what it was found by, so what was interrupted can
 from __future__ import annotations
 
 import asyncio
+import uuid
 from array import array
 from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
@@ -17,11 +20,13 @@ from itertools import pairwise
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind, not_written, unfit
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
-from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.message import Message, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts
+from retrycli.store.database import Database
 from retrycli.store.views import Filter, ListedMessage, Views
 
 BATCH = 500
@@ -307,7 +312,8 @@ def perform(
         at = now()
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
-            performed = acts.perform(kind, batch)
+            problems = _problems(settings, database, acts.read(batch), now) if kind is ActKind.REQUEUED else {}
+            performed = acts.perform(kind, batch, problems)
             refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
             refused |= {each: unfit(each, why) for each, why in performed.unfit.items()}
             if performed.moved_on:
@@ -315,3 +321,24 @@ def perform(
             came_to += len(batch)
     left = len(ids) - came_to
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def _problems(
+    settings: Settings, database: Database, messages: Sequence[Message], now: Callable[[], datetime]
+) -> dict[int, str]:
+    """Find out of which messages no request can be built, and why. Nothing is sent.
+
+    Where no gateway can be used as it is set, nothing is known of them: a pass finds out.
+    """
+    from retrycli.gateway.choice import crossing_of
+
+    async def ask() -> dict[int, str]:
+        columns = database.messages.c.keys()
+        async with crossing_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+            queued = [QueuedMessage(each, str(uuid.uuid4()), now()) for each in messages]
+            found = {each.message_id: await gateway.problem(each) for each in queued}
+        return {each: why for each, why in found.items() if why is not None}
+
+    with suppress(ConfigurationError), ThreadPoolExecutor(1) as aside:  # the caller may run an event loop
+        return aside.submit(asyncio.run, ask()).result()
+    return {}

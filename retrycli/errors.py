@@ -35,6 +35,8 @@ class RetrycliError(Exception):
     """
 
     exit_code: ClassVar[int] = 1
+    is_known = False
+    """A pass ended with the same error a short while ago, and told it. Cron's mail need not have it again."""
 
 
 class OutputFailed(RetrycliError):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.fingerprint import fingerprint
+from retrycli.fingerprint import fingerprint, in_words
 from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
@@ -132,6 +132,8 @@ class MessageEscalated(MessageEvent):
     """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
     fingerprint: str = ""
     """Of its cause; see `retrycli.fingerprint`."""
+    cause: str = ""
+    """The same in words: the answer's, but for what it quotes. It is told once for all messages of the cause."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -286,7 +288,8 @@ def event_of(
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
-            return MessageEscalated(*about, reason=reason, problem=problem, fingerprint=fingerprint(settled))
+            cause = fingerprint(settled), in_words(settled)
+            return MessageEscalated(*about, reason, problem, *cause)
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
         case _ if outcome is not None:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from retrycli.backoff import later
+from retrycli.breaker import BreakerState
 from retrycli.events import PassSummary, StopReason
 from retrycli.logs import logger
 from retrycli.message import MessageType, State
-from retrycli.news import REMIND_AFTER
+from retrycli.news import LOOKBACK, REMIND_AFTER, lasting, utc
 from retrycli.settings import Settings
 from retrycli.store.database import Database
+from retrycli.store.ledger import Ledger
 from retrycli.store.totals import Totals
 from retrycli.store.views import Filter, Views
 
@@ -36,18 +39,33 @@ class Expiring:
 
     count: int
     first: datetime
-    until: datetime
+    why: str = ""
+    """What holds them back."""
+    next_step: str = ""
+    """The command to run, without the program."""
 
     def __str__(self) -> str:
-        what = "1 message expires" if self.count == 1 else f"{self.count:,} messages expire"
-        return f"{what} by {_utc(self.until)}, the first at {_utc(self.first)}, unless deliveries go on before"
+        what = "1 message expires before it" if self.count == 1 else f"{self.count:,} messages expire before they"
+        return f"{what} would be sent, the first at {utc(self.first)}, because {self.why}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Obstacle:
+    """What holds messages back."""
+
+    why: str
+    next_step: str = "list-failed --state waiting"
+    end: datetime | None = None
+    destinations: Collection[str] | None = None
+    """Where it holds them back from; None is everywhere."""
 
 
 def expiring(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> Expiring | None:
     """Find the messages that expire before people are reminded again, if a pass has held deliveries back.
 
     Returns:
-        These, or none after a pass that delivered something; None if the pass does not tell: it had nothing to send.
+        These, or none after a pass that delivered something; None if the pass does not tell: it had nothing to send, or
+        they have all expired by now.
 
     Raises:
         DatabaseUnavailable: they can't be read.
@@ -55,16 +73,45 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     ages = {kind: policy.expires_after for kind, policy in settings.policies.items() if policy.expires_after}
     if not ages or (summary.reason not in HELD_BACK and not summary.sent):
         return None
-    until = now + max(REMIND_AFTER, timedelta(hours=settings.notify.remind_hours)) + EARLIER
     if summary.reason not in HELD_BACK:
-        return Expiring(0, until, until)
-    waiting = Views(database).messages(Filter(state=State.WAITING, message_type=list(ages)), sort="id")
-    count, first = 0, until
+        return Expiring(0, now)
+    obstacle = _obstacle(Ledger(database), summary, now)
+    until = now + max(REMIND_AFTER, timedelta(hours=settings.notify.remind_hours)) + EARLIER
+    if obstacle.end is not None:
+        until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
+    places = obstacle.destinations
+    kinds = [each for each in ages if places is None or settings.gateway.of(each).destination in places]
+    waiting = Views(database).messages(Filter(state=State.WAITING, message_type=kinds), sort="id") if kinds else ()
+    count, first, expired = 0, until, 0
     for each in waiting:
         at = later(each.created_at or each.first_failed_at or now, ages[MessageType(each.message_type)])
+        expired += at < now
         if now <= at <= until:
             count, first = count + 1, min(first, at)
-    return Expiring(count, first, until)
+    if expired and not count:
+        return None  # the passes that come will tell of these
+    return Expiring(count, first, obstacle.why, obstacle.next_step)
+
+
+def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
+    """Find out what holds messages back, since when, and until when."""
+    if summary.reason == StopReason.PAUSED and (pause := ledger.pause(now)) is not None:
+        return _Obstacle(f"passes are paused by {pause.by} {pause.end}", "resume", pause.until)
+    if summary.reason == StopReason.BREAKER_OPEN:
+        open_now = [each for each in ledger.breakers() if each.state is BreakerState.OPEN]
+        if since := min((each.opened_at for each in open_now if each.opened_at), default=None):
+            places = [each.destination for each in open_now]
+            verb = "is" if len(places) == 1 else "are"
+            return _Obstacle(f"{', '.join(places)} {verb} down since {utc(since)}", destinations=places)
+    met = lasting(summary.reason or "", ledger.passes_up_to(summary.pass_id, LOOKBACK))
+    since = met[-1].started_at if met else now
+    return _Obstacle(
+        {
+            StopReason.CREDENTIALS_REFUSED: f"our credentials are refused since {utc(since)}",
+            StopReason.SAME_ANSWER: f"nothing can be delivered since {utc(since)}: {summary.detail}",
+            StopReason.THROTTLED: f"the ticketing API has asked for a rest: {summary.detail}",
+        }.get(StopReason(summary.reason or StopReason.FAULT), f"nothing is delivered: {summary.detail}")
+    )
 
 
 def warn(database: Database, found: Expiring, now: datetime) -> None:
@@ -77,10 +124,7 @@ def warn(database: Database, found: Expiring, now: datetime) -> None:
     last = totals.warned(WARNED)
     if not found.count and last is not None:
         totals.set_warned(WARNED, None)
+        logger.warning("No message is about to expire any more")
     elif found.count and (last is None or now - last >= REMIND_AFTER):
         totals.set_warned(WARNED, now)
-        logger.warning("%s. Next: `retrycli status`", found)
-
-
-def _utc(time: datetime) -> str:
-    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+        logger.warning("%s. Next: `retrycli %s`", found, found.next_step)

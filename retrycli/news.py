@@ -5,22 +5,29 @@ Cron mails whatever a pass prints; the same trouble every 15 minutes would teach
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from typing import Protocol, TypeVar
 
-from retrycli.events import PassResult, StopReason
+from retrycli.events import SCHEDULERS, PassResult, StartedBy, StopReason
+from retrycli.fingerprint import cause
+from retrycli.ticks import is_late
 
 REMIND_AFTER = timedelta(hours=6)
 
 LOOKBACK = 1000
 """How many passes back a trouble is followed to its beginning: ten days of them."""
 
+COST = (
+    "No message is lost. The failures that showed it used up one retry each. So does a probe that is answered, from a "
+    "message's third probe on; the other messages keep theirs."
+)
+"""What an outage costs (see `retrycli.destination`)."""
+
 TROUBLE: dict[str, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API can't be reached ({detail}). No message is lost. The failures that "
-    "showed it used up one retry each; the other messages keep theirs. Next: `retrycli status`",
+    StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials ({detail}). No message uses up a retry. "
     "Check gateway.auth and its secrets with `retrycli config show`",
     StopReason.SAME_ANSWER: "{detail}. No message uses up a retry or is escalated for it. "
@@ -31,6 +38,13 @@ TROUBLE: dict[str, str] = {
 
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 """Reasons for which a destination takes nothing of ours until somebody does something. Each pass tries again."""
+OVER: dict[str, str] = {
+    StopReason.BREAKER_OPEN: "The ticketing API takes messages again (it could not be reached {when})",
+    StopReason.CREDENTIALS_REFUSED: "The ticketing API takes our credentials again (it refused them {when})",
+    StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
+    StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
+}
+"""What is said when these no longer hold."""
 
 SILENT = frozenset({PassResult.SKIPPED, PassResult.PAUSED, PassResult.INTERRUPTED, PassResult.FAILED, None})
 """Results that say nothing about whether a trouble lasts; None is that of a pass that has not ended."""
@@ -44,12 +58,20 @@ class PastPass(Protocol):
         """When it began."""
 
     @property
+    def started_by(self) -> StartedBy:
+        """Who started it."""
+
+    @property
     def result(self) -> PassResult | None:
         """How it ended; None while it runs."""
 
     @property
     def reason(self) -> str | None:
         """Why it ended early."""
+
+    @property
+    def detail(self) -> str | None:
+        """The reason in words."""
 
     @property
     def sent(self) -> int:
@@ -66,6 +88,8 @@ class Trouble:
 
     since: datetime
     detail: str | None = None
+    next_step: str | None = None
+    """The command to run, without the program, if it is not the same each time."""
 
 
 Past = TypeVar("Past", bound=PastPass)
@@ -74,8 +98,8 @@ Past = TypeVar("Past", bound=PastPass)
 def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     """The passes, newest first, that a trouble has lasted for; none where it is over.
 
-    Passes between them that say nothing about it are left out: one that had nothing to send has not found out whether
-    it could.
+    Passes between them that say nothing about it are left out: one that delivered nothing has not found out whether it
+    could.
     """
     telling = (each for each in passes if _tells_of(reason, each))
     return list(takewhile(lambda each: each.reason == reason, telling))
@@ -84,10 +108,60 @@ def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
 def _tells_of(reason: str, past: PastPass) -> bool:
     if past.result in SILENT or (past.reason in TROUBLE and past.reason != reason):
         return False
-    return reason in {past.reason, StopReason.DEADLINE} or past.sent + past.rescheduled > 0
+    return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
 
 
-def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
+def works(past: PastPass) -> bool:
+    """Return whether a pass shows that passes no longer fail: it ended by itself, and did all that passes do."""
+    tried = past.sent + past.rescheduled > 0
+    return past.result is PassResult.COMPLETED or (past.result is PassResult.STOPPED and tried)
+
+
+def failed(passes: Iterable[Past]) -> list[Past]:
+    """Return the passes, newest first, that failed or died since the last one that worked."""
+    since_then = takewhile(lambda each: not works(each), passes)
+    return [each for each in since_then if each.result is PassResult.FAILED or each.reason == StopReason.DIED]
+
+
+def is_known(passes: Sequence[PastPass]) -> bool:
+    """Return whether the newest pass failed as one did that was told less than `REMIND_AFTER` ago."""
+    newest, *earlier = passes
+    alike = [each for each in failed(earlier) if cause(each.detail or "") == cause(newest.detail or "")]
+    return bool(alike) and not _is_due(newest, alike)
+
+
+def works_again(passes: Sequence[PastPass]) -> str | None:
+    """Return that passes no longer fail, if the newest one shows it and those before it failed."""
+    newest, *earlier = passes
+    if not works(newest) or not (ended := failed(earlier)):
+        return None
+    return f"Message retry passes no longer fail. They failed {_when(ended)}: {ended[0].detail}"
+
+
+def _when(passes: Sequence[PastPass]) -> str:
+    first, last = utc(passes[-1].started_at), utc(passes[0].started_at)
+    return f"at {first}" if len(passes) == 1 else f"from {first} to {last}"
+
+
+def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:
+    """Return that passes stayed away before the newest one, if a scheduler has started that."""
+    if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
+        return None
+    until, after = (each.started_at for each in passes[:2])
+    if not is_late(after, until, interval):
+        return None
+    return (
+        f"No pass was recorded between {utc(after)} and {utc(until)}: none began, or the database could not be "
+        "written, as on a full disk. Next: `retrycli passes`"
+    )
+
+
+def utc(time: datetime) -> str:
+    """Return a time for a person."""
+    return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
+
+
+def news(detail: str | None, passes: Sequence[PastPass]) -> list[str]:
     """What to tell of the newest pass.
 
     Args:
@@ -95,17 +169,21 @@ def news(detail: str | None, passes: Sequence[PastPass]) -> str | None:
         passes: the last passes, newest first.
 
     Returns:
-        One line, or None where there is nothing new.
+        One line for each thing that is new.
     """
     if not passes or passes[0].result in SILENT:
-        return None
+        return []
     newest, *earlier = passes
     if newest.reason is None or newest.reason not in TROUBLE:
-        ended = [why for why in TROUBLE if _tells_of(why, newest) and lasting(why, earlier)]
-        return f"Message retry passes go on as usual; the one before had stopped: {ended[0]}" if ended else None
+        ended = {why: lasting(why, earlier) for why in OVER if _tells_of(why, newest)}
+        return [OVER[why].format(when=_when(met)) for why, met in ended.items() if met]
     lasted = lasting(newest.reason, earlier)
-    if lasted:
-        began = lasted[-1].started_at
-        if (newest.started_at - began) // REMIND_AFTER == (lasted[0].started_at - began) // REMIND_AFTER:
-            return None
-    return TROUBLE[newest.reason].format(detail=detail)
+    if lasted and not _is_due(newest, lasted):
+        return []
+    return [TROUBLE[newest.reason].format(detail=detail)]
+
+
+def _is_due(newest: PastPass, lasted: Sequence[PastPass]) -> bool:
+    """Return whether people are to be reminded of what the passes before the newest have met as well."""
+    began = lasted[-1].started_at
+    return (newest.started_at - began) // REMIND_AFTER != (lasted[0].started_at - began) // REMIND_AFTER

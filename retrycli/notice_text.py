@@ -13,6 +13,7 @@ from typing import assert_never
 from retrycli import suggested
 from retrycli.escape import inert
 from retrycli.fingerprint import cause
+from retrycli.news import COST
 from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
 
 CAUSES = 10
@@ -88,6 +89,9 @@ HEADLINES = {
     (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
     (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
     (Topic.EXPIRY, Turn.ENDED): "no message is about to expire any more",
+    (Topic.FAULT, Turn.BEGAN): "passes fail",
+    (Topic.FAULT, Turn.LASTS): "passes still fail",
+    (Topic.FAULT, Turn.ENDED): "passes no longer fail",
     (Topic.SKIPPED, Turn.BEGAN): "passes are skipped",
     (Topic.SKIPPED, Turn.LASTS): "passes are still skipped",
     (Topic.SKIPPED, Turn.ENDED): "passes are no longer skipped",
@@ -130,24 +134,28 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
             Topic.SAME_ANSWER: f"{around.destination} works again. It had given everything the same answer {lasted}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.EXPIRY: f"No message is about to expire any more. Some had been {lasted}.",
+            Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {_utc(change.since)}"
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
+    fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
     waiting = _count(around.waiting, "message")
+    step = change.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{around.destination} can't be reached, {since}. No message is lost. The failures that showed "
-        f"it used up one retry each; the others keep theirs. Passes notice when it is back. {waiting} waiting.\n"
-        + _next("retrycli status"),
+        Topic.DOWN: f"{around.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
+        f"{waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
         f"retry. {waiting} waiting.\n{_next('retrycli config show; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
         + _next("retrycli passes; check gateway.base_url, the preset, and the proxy before the API"),
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
         + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
-        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_CAUSE)}. Nothing is delivered, "
-        f"and an expired message is escalated; {since}.\n{_next('retrycli status')}",
+        Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_SAME)}. An expired message is "
+        f"escalated. This is announced {since}.\n{_next(f'retrycli {step}')}",
+        Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
+        + _next("retrycli passes; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
         + _next("retrycli status; if that pass hangs, end it"),
     }[change.topic]

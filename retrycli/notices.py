@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import PastPass, Trouble, lasting
+from retrycli.news import PastPass, Trouble, failed, lasting, works
 from retrycli.ticks import is_late
 
 SKIPPED_IN_A_ROW = 3
@@ -37,6 +37,8 @@ class Topic(StrEnum):
     SAME_ANSWER = "same_answer"
     DEADLINE = "deadline"
     EXPIRY = "expiry"
+    FAULT = "fault"
+    """That passes fail, whatever the error."""
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
@@ -112,6 +114,7 @@ class Change:
     turn: Turn
     since: datetime
     detail: str | None = None
+    next_step: str | None = None
 
 
 Item = Escalated | Missed | Change
@@ -165,7 +168,8 @@ def to_tell(
             continue
         known[topic] = told
         if turn is not None:
-            items.append(Change(topic, turn, told.since, trouble.detail if trouble else None))
+            detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
+            items.append(Change(topic, turn, told.since, detail, step))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
@@ -211,6 +215,10 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
         skipped[Topic.EXPIRY] = here.expiring
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass that comes after the pause tells of the rest
+    if newest.result is PassResult.FAILED:
+        return skipped | {Topic.FAULT: Trouble(failed(here.passes)[-1].started_at, here.detail)}
+    if works(newest):
+        skipped[Topic.FAULT] = None
     return skipped | {
         Topic.DOWN: here.down,
         Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),

@@ -127,7 +127,7 @@ class _Round:
             passes=passes,
             down=Trouble(min(each.opened_at or self._now for each in self._open)) if self._open else None,
             tells_of_expiry=self._expiring is not None,
-            expiring=Trouble(passes[0].started_at, str(self._expiring))
+            expiring=Trouble(passes[0].started_at, str(self._expiring), self._expiring.next_step)
             if self._expiring and self._expiring.count
             else None,
             interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),

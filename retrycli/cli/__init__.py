@@ -190,6 +190,8 @@ def run() -> None:
         finally:
             sys.stdout.flush()
     except RetrycliError as error:
+        if error.is_known and not sys.stderr.isatty() and "--debug" not in sys.argv:
+            sys.exit(error.exit_code)
         _fail(error, str(error), error.exit_code)
     except BrokenPipeError:
         sys.exit(READER_GONE)

@@ -51,6 +51,10 @@ class Crossing:
         """Send one message."""
         return await self._gateways[queued.message.message_type].deliver(queued)
 
+    async def problem(self, queued: QueuedMessage) -> str | None:
+        """Return why a message can't be sent as it is, if so. Nothing is asked or sent."""
+        return await self._gateways[queued.message.message_type].problem(queued)
+
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Ask whether a message has arrived, and send nothing."""
         return await self._gateways[queued.message.message_type].look_up(queued)

@@ -47,6 +47,9 @@ REPEATED = 20
 """How many times as long as its text the answer to a message is read: it may repeat that three times, and escaped."""
 AMISS = "is not as it should be: look at it there at once"
 
+UNBUILDABLE = (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError)
+"""What is raised if a value can't stand where its template puts it."""
+
 
 class HttpGateway:
     """Delivers to one ticketing system. Use it as an asynchronous context manager.
@@ -122,6 +125,21 @@ class HttpGateway:
         flight = Flight()
         return await in_net(self._deliver_in_time(queued, flight), queued.message_id, flight)
 
+    async def problem(self, queued: QueuedMessage) -> str | None:
+        """Return why no request can be built of a message, if so. Nothing is asked or sent."""
+        try:
+            draft = await self._drafts.draft(queued)
+            marker = draft.rule.marker
+            draft.fields["marker"] = "" if marker is None else plain(fill_text(marker.text, draft.fields))
+            self._drafts.draw(draft, None)
+        except Unfit as error:
+            return self._clean(str(error), queued)
+        except UNBUILDABLE as error:
+            return self._clean(f"the request can't be built: {error}", queued)
+        except OSError:
+            return None  # an attachment can't be looked at just now
+        return None
+
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Ask whether a message has arrived, within ``request_timeout_seconds``, and send nothing."""
         limit = self._settings.request_timeout_seconds
@@ -182,7 +200,7 @@ class HttpGateway:
             return error.outcome
         except Unfit as error:
             return Outcome(OutcomeKind.INVALID, error=str(error))
-        except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
+        except UNBUILDABLE as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
         except OSError as error:
             if lack := attachments.shortage(error):

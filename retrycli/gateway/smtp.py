@@ -86,6 +86,16 @@ class SmtpGateway:
         flight = Flight()
         return await in_net(self._deliver(queued, flight), queued.message_id, flight)
 
+    async def problem(self, queued: QueuedMessage) -> str | None:
+        """Return why no mail can be made of a message, if so. Nothing is sent."""
+        try:
+            await self._mail(queued)
+        except InvalidMessage as error:
+            return without_quotations(one_line(str(error)), queued.message)
+        except OSError:
+            return None  # an attachment can't be looked at just now
+        return None
+
     async def look_up(self, queued: QueuedMessage) -> LookUp:
         """Tell that nobody knows: a mail server can't be asked about a mail."""
         del queued

@@ -7,13 +7,14 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cached_property
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.message import State, Status, UnusableMessage, ticket_text
+from retrycli.message import Message, State, Status, UnusableMessage, ticket_text
 from retrycli.policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.act_rows import act_values
@@ -80,6 +81,7 @@ OF_ANY_FAILED = frozenset({ActKind.REJECTED, ActKind.MARKED_SENT})
 """Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
 CHANGE_ROWS = OF_ANY_FAILED | {ActKind.REQUEUED}
 """Acts that change rows of the application's. They leave out those that it holds."""
+NONE: Mapping[int, str] = MappingProxyType({})
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,15 +106,29 @@ class Acts:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
-        """Do one kind of act to messages, each its own, and record who did it, in one transaction."""
-        return again_if_lost(lambda: self._perform(kind, wanted))
+    def read(self, ids: Collection[int]) -> list[Message]:
+        """Read messages whole; rows that can't be read as messages are left out."""
+        m = self._database.messages
+        with self._database.read() as connection:
+            rows = rows_of(connection.execute(select(m).where(among_ids(m.c.id)), {"ids": list(ids)}))
+        return [each for each in map(message_of, rows) if isinstance(each, Message)]
 
-    def _perform(self, kind: ActKind, wanted: Mapping[int, Act]) -> Performed:
+    def perform(self, kind: ActKind, wanted: Mapping[int, Act], problems: Mapping[int, str] = NONE) -> Performed:
+        """Do one kind of act to messages, each its own, and record who did it, in one transaction.
+
+        Args:
+            kind: the act.
+            wanted: for each message what the history is to say.
+            problems: messages that can't be sent as they are, and why: they are left alone.
+        """
+        return again_if_lost(lambda: self._perform(kind, wanted, problems))
+
+    def _perform(self, kind: ActKind, wanted: Mapping[int, Act], problems: Mapping[int, str]) -> Performed:
         with self._database.write() as connection:
             rejected = self._rejected(connection, wanted) if kind is ActKind.REQUEUED else {}
             able = {each: wanted[each] for each in (*self._lock(connection, kind, wanted), *rejected)}
             unfit = self._unfit(connection, able) if kind is ActKind.REQUEUED else {}
+            unfit |= {each: why for each, why in problems.items() if each in able and each not in unfit}
             able = {each: act for each, act in able.items() if each not in unfit}
             back = {each: act for each, act in able.items() if each in rejected}
             there = {each: act for each, act in able.items() if each not in rejected}

@@ -516,6 +516,38 @@ def test_requeue_refuses_a_row_that_can_not_be_built(at_work: Cli, application: 
     assert at_work("requeue", "11").returncode == 0
 
 
+def test_requeue_refuses_a_message_that_its_preset_can_not_build(at_work: Cli, application: Application) -> None:
+    """By the same rule as a pass, and with nothing sent. A filter goes on with the others, and counts them."""
+    for each in (11, 12, 13):
+        escalate(application, each)
+    application.execute("UPDATE pending_messages SET attachments = '[\"none.pdf\"]' WHERE id IN (11, 12)")
+    refused = at_work("requeue", "11")
+    assert (refused.returncode, facts(refused)) == (4, {"requeued": 0, "refused": 1, "left": 0})
+    problem = at_work.json("retry", "11", code=3)["results"][0]["error"]
+    assert refused.stderr == f"retrycli: message 11 can't be sent: {problem}; mend its row first\n"
+    assert application.rows("retrycli_queue")[11]["state"] == "escalated"
+    screen = at_work.on_terminal("requeue", "--type", "customer", "--yes")
+    assert "Requeued 1 message.\n2 messages can't be sent as they are and were left alone.\n" in screen.text
+    application.execute("UPDATE pending_messages SET attachments = NULL WHERE id IN (11, 12)")
+    assert at_work("requeue", "11", "12").returncode == 0
+
+
+def test_requeue_refuses_a_message_that_no_mail_can_be_made_of(cli: Cli, application: Application) -> None:
+    """Nobody listens there: nothing is sent."""
+    smtp = {"RETRYCLI_GATEWAY__KIND": "smtp", "RETRYCLI_GATEWAY__SENDER": "desk@example.com"}
+    escalate(application, 11, recipient_email="anna", message_type="supplier")
+    mailing = cli.having(application.variables("smtp://127.0.0.1:9") | smtp)
+    refused = mailing("requeue", "11")
+    assert refused.returncode == 4
+    assert refused.stderr.startswith("retrycli: message 11 can't be sent: "), refused.stderr
+
+
+def test_requeue_asks_no_gateway_that_can_not_be_used(at_work: Cli, application: Application) -> None:
+    """A pass stops for that, and tells it."""
+    escalate(application, 11)
+    assert at_work("requeue", "11", env={"RETRYCLI_GATEWAY__PRESET": "none-of-that-name"}).returncode == 0
+
+
 def test_a_message_that_is_being_sent_is_not_rejected(cli: Cli, application: Application) -> None:
     application.add(101)
     with held_back() as (sandbox, gate):

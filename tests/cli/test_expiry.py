@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 
@@ -30,9 +31,7 @@ pytestmark = on_both
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens on this port."""
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
-ANNOUNCED = (
-    r"WARNING 2 messages expire by .* UTC, the first at .* UTC, unless deliveries go on before\. Next: `retrycli "
-)
+ANNOUNCED = r"WARNING 2 messages expire before they would be sent, the first at .* UTC, because "
 
 
 @pytest.fixture(autouse=True)
@@ -50,13 +49,33 @@ def fill(application: Application) -> None:
     application.add(4, hours_ago=-1)
 
 
-def test_a_pause_announces_what_it_would_let_expire(at_work: Cli, application: Application) -> None:
+def test_a_pause_announces_what_it_would_let_expire_with_whose_it_is_and_how_to_end_it(
+    at_work: Cli, application: Application
+) -> None:
     fill(application)
     expiring = at_work.having(EXPIRY)
-    assert expiring("pause").returncode == 0
+    assert expiring("pause", "--by", "anna", "--reason", "maintenance").returncode == 0
     first, second = expiring("run-once"), expiring("run-once")
-    assert re.search(ANNOUNCED, first.stderr), first.stderr
+    why = r"passes are paused by anna until resumed: maintenance\. Next: `retrycli resume`$"
+    assert re.search(ANNOUNCED + why, first.stderr), first.stderr
     assert (first.returncode, second.stderr) == (0, "")
+    assert expiring("resume").returncode == 0
+    over = expiring("run-once").stderr
+    assert "WARNING No message is about to expire any more\n" in over
+    assert "expire" not in expiring("run-once").stderr
+
+
+@pytest.mark.parametrize(("length", "number"), [("10m", 0), ("1h", 1), ("3d", 3)])
+def test_a_pause_with_an_end_announces_what_expires_before_that(
+    at_work: Cli, application: Application, length: str, number: int
+) -> None:
+    """However long it is until then; the last of them expires in nine hours."""
+    fill(application)
+    expiring = at_work.having(EXPIRY)
+    assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
+    said = expiring("run-once").stderr
+    found = re.search(r"WARNING (\d) messages? expires? before .* because passes are paused by anna until 20", said)
+    assert int(found[1] if found else 0) == number, said
 
 
 def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_causes_no_second_warning(
@@ -69,13 +88,28 @@ def test_a_pass_with_nothing_to_send_gives_no_all_clear_and_causes_no_second_war
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2999-01-01' WHERE state = 'waiting'")
     assert expiring("run-once").stderr == ""
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE state = 'waiting'")
-    assert "expire by" not in expiring("run-once").stderr
+    assert "expire" not in expiring("run-once").stderr
 
 
 def test_an_outage_announces_what_it_would_let_expire(cli: Cli, application: Application) -> None:
     fill(application)
     expiring = cli.having(application.variables(NOWHERE) | EXPIRY | {"RETRYCLI_BREAKER__FAILURES": "2"})
-    assert re.search(ANNOUNCED, expiring("run-once").stderr)
+    why = rf"{NOWHERE} is down since .* UTC\. Next: `retrycli list-failed --state waiting`$"
+    said = expiring("run-once").stderr
+    assert re.search(ANNOUNCED + why, said, re.MULTILINE), said
+
+
+def test_an_outage_announces_no_message_that_goes_elsewhere(
+    cli: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    fill(application)
+    application.execute("UPDATE pending_messages SET message_type = 'internal' WHERE id = 2")
+    env = application.variables(NOWHERE) | {"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": NOWHERE}
+    assert cli("run-once", env=env | {"RETRYCLI_BREAKER__FAILURES": "50"}).returncode == 0
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE message_id IN (3, 4)")
+    elsewhere = {"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": sandbox.url, "RETRYCLI_BREAKER__FAILURES": "2"}
+    said = cli("run-once", env=env | EXPIRY | elsewhere).stderr
+    assert "1 message expires before it would be sent" in said, said
 
 
 @pytest.mark.parametrize("env", [{}, {"RETRYCLI_SCHEDULE__TYPES__SUPPLIER__EXPIRES_AFTER_HOURS": "8"}])
@@ -113,4 +147,4 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
 
 def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
     fill(application)
-    assert "expire by" not in at_work("run-once", env=EXPIRY).stderr
+    assert "expire" not in at_work("run-once", env=EXPIRY).stderr.replace("(expired", "")

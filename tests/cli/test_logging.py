@@ -90,6 +90,47 @@ def test_cron_mails_three_messages_of_a_cause_and_how_many_there_are(
     assert file.read_text().count(METRIC) == 400
 
 
+def test_the_line_that_counts_the_messages_of_a_cause_names_it_without_what_the_answer_quotes(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    application.add_due(6)
+    said = 'no such user anna@example.com in ticket 4711 "My divorce": ' + "x" * 200
+    file = {"RETRYCLI_LOGGING__FILE": str(tmp_path / "retrycli.log")}
+    with Scripted((422, {"messages": [said]})) as api:
+        done = cli("run-once", env=application.variables(api.url) | file)
+    [line] = re.findall("WARNING (6 messages with .*)", done.stderr)
+    found = re.search(
+        r"need a person \(permanent: (HTTP 422: no such user … in ticket … …: x+…)\); see `retrycli ", line
+    )
+    assert found is not None, line
+    assert len(found[1]) == 100
+    for each in (done.stderr, (tmp_path / "retrycli.log").read_text()):
+        assert each.count("no such user") == 1
+        assert not any(words in each for words in ("anna@", "divorce"))
+
+
+def test_the_words_of_an_answer_about_one_ticket_are_not_named(cli: Cli, application: Application) -> None:
+    """They might be about its customer."""
+    application.add_due(6)
+    application.execute("UPDATE pending_messages SET ticket_id = 4711")
+    with Scripted((422, {"messages": ["no such user Anna"]})) as api:
+        said = cli("run-once", env=application.variables(api.url)).stderr
+    assert "6 messages with the same cause need a person (permanent: HTTP 422); see" in said
+    assert "Anna" not in said
+
+
+def test_so_it_names_what_is_wrong_with_rows_and_no_words_of_the_application(
+    at_work: Cli, application: Application
+) -> None:
+    application.add_due(10)
+    application.execute("UPDATE pending_messages SET message_type = 'fax' WHERE id <= 105")
+    application.execute("UPDATE pending_messages SET retry_count = 10, last_error = 'a customer''s' WHERE id > 105")
+    said = at_work("run-once").stderr
+    assert "5 messages with the same cause need a person (invalid: " in said, said
+    assert "5 messages with the same cause need a person (exhausted); see" in said, said
+    assert "a customer's" not in said
+
+
 def test_cron_mails_at_most_130_lines_and_the_count_of_each_cause(
     at_work: Cli, application: Application, tmp_path: Path
 ) -> None:
@@ -163,6 +204,14 @@ def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_se
     assert len(sandbox.received) == 3
     assert not target.exists()
     assert "The log file was written again" in logging("run-once", env={"RETRYCLI_LOGGING__FILE": str(target)}).stderr
+
+
+def test_cron_mails_that_no_pass_was_recorded_for_a_while(at_work: Cli, application: Application) -> None:
+    by_cron = ("run-once", "--started-by", "cron")
+    assert at_work(*by_cron).stderr == ""
+    application.execute("UPDATE retrycli_passes SET started_at = '2025-01-01', heartbeat_at = '2025-01-01'")
+    assert "WARNING No pass was recorded between 2025-01-01 00:00 UTC and " in at_work(*by_cron).stderr
+    assert at_work(*by_cron).stderr == ""
 
 
 def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None:

@@ -17,6 +17,7 @@ from retrycli.app import utc_now
 from retrycli.errors import DatabaseUnavailable
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.store.condition import ROOM
+from tests.channels import webhook
 from tests.cli.application import Application
 from tests.crash import scene
 from tests.crash.conftest import PAGE
@@ -151,6 +152,55 @@ def test_doctor_says_once_that_the_disk_is_full(
     assert re.search(r"its disk has \d+ KiB free, and 4096 are needed", new[0]["found"])
     assert new[0]["remedy"] == "free some space"
     assert {"api", "scheduler"} <= {each["name"] for each in told["findings"]}
+
+
+def _mail(stage: Scene, **settings: object) -> list[str]:
+    """What cron mails of a pass."""
+    with stage.start("-m", "retrycli", "run-once", settings=settings) as process:
+        _, errors = process.communicate()
+    lines: list[str] = errors.splitlines()
+    return lines
+
+
+@both_modes
+def test_a_full_disk_is_told_once_and_so_is_its_end_if_the_passes_could_be_written_down(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    stage = _on(disk, template, api)
+    mails = []
+    for pages in (200, 150, 100):
+        disk.fill(pages)
+        mails.append(_mail(stage))
+    assert [len(each) for each in mails] == [1, 0, 0]
+    disk.free()
+    [over] = _mail(stage)
+    assert re.search(r"WARNING Message retry passes no longer fail\. They failed from .* UTC to .* UTC: ", over)
+    assert _mail(stage) == []
+
+
+@both_modes
+def test_so_it_is_by_a_notification(mode: str, disk: Disk, template: Scene, api: Sandbox) -> None:
+    stage = _on(disk, template, api)
+    with webhook() as hook:
+        settings = {"notify.urls": f"json://{hook.host}/x"}
+        for pages in (200, 150):
+            disk.fill(pages)
+            _mail(stage, **settings)
+        disk.free()
+        _mail(stage, **settings)
+        titles = [each.json["title"] for each in hook.requests]
+        assert [each.partition(": ")[2] for each in titles] == ["passes fail", "passes no longer fail"]
+        assert "its disk has" in hook.requests[0].json["message"]
+
+
+@both_modes
+def test_a_full_disk_on_which_no_pass_can_be_written_down_is_told_each_time(
+    mode: str, disk: Disk, template: Scene, api: Sandbox
+) -> None:
+    """There is no room to remember it in."""
+    stage = _on(disk, template, api)
+    disk.fill(0)
+    assert [len(_mail(stage)) for _ in range(2)] == [1, 1]
 
 
 @both_modes

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.events import PassResult, StopReason
-from retrycli.news import TROUBLE, lasting, news
+from retrycli.events import PassResult, StartedBy, StopReason
+from retrycli.news import OVER, TROUBLE, is_known, lasting, missing, news, works_again
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)
 DOWN, REFUSED, LATE = StopReason.BREAKER_OPEN, StopReason.CREDENTIALS_REFUSED, StopReason.DEADLINE
-BACK = "Message retry passes go on as usual; the one before had stopped: "
 
 
 @dataclass(frozen=True)
@@ -23,8 +22,10 @@ class Past:
     started_at: datetime = NOON
     result: PassResult | None = PassResult.COMPLETED
     reason: str | None = None
+    detail: str | None = None
     sent: int = 0
     rescheduled: int = 0
+    started_by: StartedBy = StartedBy.CRON
 
 
 def stopped(reason: str) -> Past:
@@ -36,22 +37,25 @@ IDLE = Past()
 SKIPPED = Past(result=PassResult.SKIPPED, reason=StopReason.LOCK_HELD)
 PAUSED = Past(result=PassResult.PAUSED, reason=StopReason.PAUSED)
 DIED = Past(result=PassResult.INTERRUPTED, reason=StopReason.DIED)
-FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT)
+FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT, detail="agent.db: its disk has 68 KiB free")
+FULLER = replace(FAILED, detail="agent.db: its disk has 8 KiB free")
+LOCKED = replace(FAILED, detail="agent.db: database is locked")
 RUNNING = Past(result=None)
+
+
+def over(reason: str, when: str) -> str:
+    return OVER[reason].format(when=when)
 
 
 def history(*newest_first: Past) -> list[Past]:
     """These passes, a tick apart."""
-    return [
-        Past(NOON - number * TICK, each.result, each.reason, each.sent, each.rescheduled)
-        for number, each in enumerate(newest_first)
-    ]
+    return [replace(each, started_at=NOON - number * TICK) for number, each in enumerate(newest_first)]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_a_trouble_is_told_when_it_begins(reason: str) -> None:
     line = news("detail", history(stopped(reason), BUSY))
-    assert line == TROUBLE[reason].format(detail="detail")
+    assert line == [TROUBLE[reason].format(detail="detail")]
 
 
 @pytest.mark.parametrize("reason", TROUBLE)
@@ -62,29 +66,42 @@ def test_it_is_told_again_every_six_hours(reason: str) -> None:
 
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_it_is_told_when_it_is_over_and_once(reason: str) -> None:
-    assert news(None, history(BUSY, stopped(reason), BUSY)) == BACK + reason
-    assert news(None, history(BUSY, BUSY, stopped(reason))) is None
+    assert news(None, history(BUSY, stopped(reason), BUSY)) == [over(reason, "at 2025-03-03 11:45 UTC")]
+    assert news(None, history(BUSY, BUSY, stopped(reason))) == []
 
 
 @pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, DIED, FAILED, RUNNING])
 @pytest.mark.parametrize("reason", TROUBLE)
 def test_passes_that_never_got_to_send_neither_end_a_trouble_nor_begin_it_anew(reason: str, nothing: Past) -> None:
     trouble = stopped(reason)
-    assert news(None, history(nothing, trouble, BUSY)) is None
-    assert news(None, history(trouble, nothing, trouble, BUSY)) is None
-    assert news(None, history(BUSY, nothing, trouble, BUSY)) == BACK + reason
+    assert news(None, history(nothing, trouble, BUSY)) == []
+    assert news(None, history(trouble, nothing, trouble, BUSY)) == []
+    assert news(None, history(BUSY, nothing, trouble, BUSY)) == [over(reason, "at 2025-03-03 11:30 UTC")]
 
 
-@pytest.mark.parametrize("reason", [DOWN, REFUSED])
-def test_a_pass_with_nothing_to_send_has_not_found_out_that_the_api_is_back(reason: str) -> None:
+@pytest.mark.parametrize("nothing", [IDLE, Past(rescheduled=1)])
+@pytest.mark.parametrize("reason", [DOWN, REFUSED, StopReason.SAME_ANSWER])
+def test_a_pass_that_delivered_nothing_has_not_found_out_that_the_api_is_back(reason: str, nothing: Past) -> None:
+    """It had nothing to send, or could not reach the API."""
     trouble = stopped(reason)
-    assert news(None, history(IDLE, trouble, BUSY)) is None
-    assert news(None, history(trouble, IDLE, trouble, BUSY)) is None
-    assert news(None, history(BUSY, IDLE, IDLE, trouble, BUSY)) == BACK + reason
+    assert news(None, history(nothing, trouble, BUSY)) == []
+    assert news(None, history(trouble, nothing, trouble, BUSY)) == []
+    when = "from 2025-03-03 11:00 UTC to 2025-03-03 11:15 UTC"
+    assert news(None, history(BUSY, nothing, nothing, trouble, trouble, BUSY)) == [over(reason, when)]
+
+
+def test_two_troubles_that_end_together_are_both_told() -> None:
+    assert len(news(None, history(BUSY, stopped(DOWN), stopped(REFUSED), BUSY))) == 2
+
+
+def test_no_line_has_the_name_of_a_reason_in_it() -> None:
+    for each in StopReason:
+        if "_" in each:
+            assert not any(each in text for text in (*TROUBLE.values(), *OVER.values()))
 
 
 def test_a_pass_with_nothing_left_ends_a_lack_of_time() -> None:
-    assert news(None, history(IDLE, stopped(LATE), BUSY)) == BACK + LATE
+    assert news(None, history(IDLE, stopped(LATE), BUSY)) == [over(LATE, "at 2025-03-03 11:45 UTC")]
 
 
 def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
@@ -94,4 +111,56 @@ def test_an_api_that_is_down_has_not_accepted_our_credentials() -> None:
 
 
 def test_there_is_nothing_to_tell_where_there_was_no_pass() -> None:
-    assert news(None, []) is None
+    assert news(None, []) == []
+
+
+# -- passes that fail ------------------------------------------------------------------------------------------------
+
+
+def test_the_same_error_is_told_when_it_begins_and_every_six_hours_whatever_its_figures() -> None:
+    told = [n for n in range(1, 60) if not is_known(history(FULLER, *[FAILED] * (n - 1), BUSY))]
+    assert told == [1, 25, 49]
+
+
+def test_another_error_is_told_at_once_and_not_again_when_it_takes_turns() -> None:
+    assert not is_known(history(LOCKED, FAILED, BUSY))
+    assert is_known(history(FAILED, LOCKED, FAILED, BUSY))
+    assert not is_known(history(FAILED, BUSY, FAILED))
+
+
+WAITS_FOR_PROBE = replace(stopped(DOWN), rescheduled=0)
+
+
+@pytest.mark.parametrize("nothing", [SKIPPED, PAUSED, RUNNING, WAITS_FOR_PROBE])
+def test_passes_that_did_not_come_as_far_neither_end_it_nor_begin_it_anew(nothing: Past) -> None:
+    assert works_again(history(nothing, FAILED)) is None
+    assert is_known(history(FAILED, nothing, FAILED, BUSY))
+    assert works_again(history(BUSY, nothing, FAILED)) is not None
+
+
+@pytest.mark.parametrize("good", [BUSY, IDLE, stopped(DOWN)])
+def test_it_is_told_when_passes_work_again_and_once(good: Past) -> None:
+    line = works_again(history(good, LOCKED, FAILED, BUSY, FAILED))
+    assert line == (
+        "Message retry passes no longer fail. They failed from 2025-03-03 11:30 UTC to 2025-03-03 11:45 UTC: "
+        "agent.db: database is locked"
+    )
+    assert works_again(history(BUSY, good, LOCKED, FAILED, BUSY)) is None
+
+
+def test_so_it_is_of_one_that_died() -> None:
+    died = replace(DIED, detail="the process was killed")
+    line = works_again(history(BUSY, died, BUSY))
+    assert line == "Message retry passes no longer fail. They failed at 2025-03-03 11:45 UTC: the process was killed"
+
+
+def test_that_passes_stayed_away_is_told_by_the_next_one_of_a_scheduler_and_once() -> None:
+    """As on a full disk, on which none could be written down."""
+    back, before = replace(IDLE, started_at=NOON), replace(IDLE, started_at=NOON - timedelta(hours=3))
+    line = missing([back, before], TICK)
+    assert line is not None
+    assert line.startswith("No pass was recorded between 2025-03-03 09:00 UTC and 2025-03-03 12:00 UTC: ")
+    assert missing([replace(IDLE, started_at=NOON + TICK), back, before], TICK) is None
+    assert missing([replace(back, started_by=StartedBy.PERSON), before], TICK) is None
+    assert missing(history(IDLE, IDLE), TICK) is None
+    assert missing([back], TICK) is None

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.events import PassResult, StopReason
+from retrycli.events import PassResult, StartedBy, StopReason
 from retrycli.news import Trouble
 from retrycli.notices import (
     Cause,
@@ -37,8 +37,10 @@ class Past:
     started_at: datetime = NOON
     result: PassResult | None = PassResult.COMPLETED
     reason: str | None = None
+    detail: str | None = None
     sent: int = 1
     rescheduled: int = 0
+    started_by: StartedBy = StartedBy.CRON
 
 
 BUSY = Past()
@@ -48,7 +50,14 @@ DOWN = Past(result=PassResult.STOPPED, reason=StopReason.BREAKER_OPEN, sent=0, r
 REFUSED = Past(result=PassResult.STOPPED, reason=StopReason.CREDENTIALS_REFUSED, sent=0)
 LATE = Past(result=PassResult.STOPPED, reason=StopReason.DEADLINE, sent=900)
 ALIKE = Past(result=PassResult.STOPPED, reason=StopReason.SAME_ANSWER, sent=0)
-STANDING = {Topic.DOWN: DOWN, Topic.CREDENTIALS: REFUSED, Topic.SAME_ANSWER: ALIKE, Topic.DEADLINE: LATE}
+FAILED = Past(result=PassResult.FAILED, reason=StopReason.FAULT, detail="its disk is full", sent=0)
+STANDING = {
+    Topic.DOWN: DOWN,
+    Topic.CREDENTIALS: REFUSED,
+    Topic.SAME_ANSWER: ALIKE,
+    Topic.DEADLINE: LATE,
+    Topic.FAULT: FAILED,
+}
 
 
 @dataclass
@@ -249,6 +258,22 @@ def test_one_that_comes_back_the_next_day_is_as_new_as_the_first(world: World) -
     assert told(world, [DOWN, BUSY, DOWN, BUSY, DOWN]) == [
         (0, "down began"), (1, "down ended"), (2, "down began"), (3, "down ended"),
     ]  # fmt: skip
+
+
+@pytest.mark.parametrize("topic", [Topic.DOWN, Topic.CREDENTIALS, Topic.SAME_ANSWER, Topic.DEADLINE])
+def test_a_pass_that_failed_tells_of_nothing_but_that(world: World, topic: Topic) -> None:
+    world.tick(STANDING[topic])
+    assert told(world, [FAILED] * 30) == [(0, "fault began"), (24, "fault lasts")]
+
+
+def test_a_pass_that_had_to_stop_before_it_tried_anything_does_not_show_that_passes_no_longer_fail(
+    world: World,
+) -> None:
+    """While the API is down, it does not come as far as the one that failed."""
+    waits_for_probe = replace(DOWN, rescheduled=0)
+    world.tick(DOWN)
+    assert told(world, [FAILED, waits_for_probe, FAILED, waits_for_probe]) == [(0, "fault began")]
+    assert world.tick() == ["fault ended", "down ended"]
 
 
 # -- skipped, and missed ---------------------------------------------------------------------------------------------
