@@ -6,6 +6,7 @@ What comes from a message or an answer is data here: control characters are show
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 
 GAP = 2
 """Spaces between columns."""
+ARROW = "→ "
+COMMAND = re.compile(r"`([^`]+)`")
 TEXT_ROOM = 30
 """How narrow a column of text may get before it has lines of its own."""
 STEPS = " ▁▂▃▄▅▆▇█"
@@ -150,6 +153,37 @@ def show_facts(facts: Mapping[str, Cell]) -> None:
     width = max(map(len, facts))
     for name, value in facts.items():
         print(f"{printable(name):<{width}}  {_folded(_local(value), width + GAP)}")  # noqa: T201
+
+
+def show_findings(findings: Sequence[tuple[str, str, str, str | None]]) -> None:
+    """Print findings for a person: mark, name and text, and the remedy beneath.
+
+    A remedy's commands, which stand in backticks, can be pasted: each has a line of its own, which nothing breaks,
+    unless all of the remedy fits on one.
+    """
+    mark_width, name_width = max(len(mark) for mark, *_ in findings), max(len(name) for _, name, *_ in findings)
+    indent = mark_width + name_width + 2 * GAP
+    print(f"{'':<{mark_width}}  {'Check':<{name_width}}  Found")  # noqa: T201
+    print("─" * get_terminal_size().columns)  # noqa: T201
+    for mark, name, found, remedy in findings:
+        print(f"{mark:<{mark_width}}  {name:<{name_width}}  {_folded(printable(found), indent)}")  # noqa: T201
+        for line in () if remedy is None else _steps(printable(remedy), indent):
+            print(line)  # noqa: T201
+
+
+def _steps(remedy: str, indent: int) -> Iterator[str]:
+    columns, left = get_terminal_size().columns, " " * indent
+    if indent + len(ARROW + remedy) <= columns:
+        yield left + ARROW + remedy
+        return
+    words, *rest = COMMAND.split(remedy)
+    yield left + ARROW + _folded(words.strip() or "run:", indent + len(ARROW))
+    for number, piece in enumerate(rest):
+        if number % 2:
+            if words := piece.strip(" ,;"):
+                yield left + _folded(words, indent)
+        else:
+            yield (left if indent + len(piece) <= columns else " " * INDENT[-1]) + piece
 
 
 def _folded(text: str, indent: int) -> str:

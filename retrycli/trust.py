@@ -166,7 +166,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     if found.st_uid not in users:
         change = "chown -h" if stat.S_ISLNK(found.st_mode) else "chown"
         # A folder may hold other things of its owner's.
-        remedy = OWN_FOLDER if is_folder else f"{change} {user_name(max(users))} {_quoted(place)}"
+        remedy = OWN_FOLDER if is_folder else f"`{change} {user_name(max(users))} {_quoted(place)}`"
         return Weakness(place, f"belongs to {user_name(found.st_uid)}", remedy, is_of_another=True)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
     if stat.S_ISLNK(found.st_mode) or is_sticky or not found.st_mode & (stat.S_IWGRP | stat.S_IWOTH):
@@ -176,12 +176,12 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
     if found.st_mode & stat.S_IWOTH:
         if is_folder and found.st_mode & stat.S_ISVTX:
             return Weakness(place, "is open to every user", OWN_FOLDER, is_open_to_all=True)
-        return Weakness(place, "may be changed by every user", f"chmod o-w {_quoted(place)}", is_open_to_all=True)
+        return Weakness(place, "may be changed by every user", f"`chmod o-w {_quoted(place)}`", is_open_to_all=True)
     if _has_access_list(place):
-        return Weakness(place, "may be changed by whom its access list names", f"setfacl -b {_quoted(place)}")
+        return Weakness(place, "may be changed by whom its access list names", f"`setfacl -b {_quoted(place)}`")
     if not _is_private(found.st_gid, users):
         group = _group_name(found.st_gid)
-        return Weakness(place, f"may be changed by the group {group}", f"chmod g-w {_quoted(place)}")
+        return Weakness(place, f"may be changed by the group {group}", f"`chmod g-w {_quoted(place)}`")
     return None
 
 

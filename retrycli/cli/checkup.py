@@ -39,7 +39,7 @@ def doctor(
     if as_json:
         console.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
     elif console.on_terminal():
-        console.show_table(("", "Check", "Found"), [row for each in findings for row in _rows(each)])
+        console.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
         console.say("Next: " + ("mend what failed, then retrycli doctor" if bad else "retrycli status"))
     else:
         console.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
@@ -52,9 +52,3 @@ def _to_paste(finding: Finding) -> Finding:
 
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
     return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)
-
-
-def _rows(finding: Finding) -> list[tuple[str, str, str]]:
-    """A finding, and its remedy beneath."""
-    first = (MARKS[finding.level], finding.name, finding.found)
-    return [first] if finding.remedy is None else [first, ("", "", f"→ {finding.remedy}")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from datetime import datetime, timedelta
+from shlex import quote
 
 from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
@@ -110,7 +111,7 @@ def writing(case: Case, database: Database) -> Iterator[Finding]:
         yield warning(
             "writing",
             f"the database takes changes; with its journal mode {mode} the application and a pass hold each other up",
-            f"if the application agrees: sqlite3 {case.database_file} 'PRAGMA journal_mode = WAL'",
+            f"if the application agrees: `sqlite3 {quote(str(case.database_file))} 'PRAGMA journal_mode = WAL'`",
         )
 
 
@@ -121,7 +122,7 @@ def search_path(_case: Case, database: Database) -> Iterator[Finding]:
     found = creators(database)
     for where, role in found:
         who = "every role" if role is None else f"the role {role}"
-        revoke = f"REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}"
+        revoke = f"`REVOKE CREATE ON SCHEMA {_quoted(where)} FROM {'PUBLIC' if role is None else _quoted(role)}`"
         yield warning("search path", f"{who} may create functions in the schema {where}", revoke)
     if not found:
         yield well("search path", "no other role may create functions in its schemas")

@@ -58,11 +58,11 @@ def _readable_secrets(case: Case) -> Iterator[Finding]:
     for path in sorted(_secret_files(case.loaded)):
         if filesystem.others_may_read(path):
             yield failure(
-                "files", f"{path} holds a secret, and every user may read it", f"chmod o-rwx {quote(str(path))}"
+                "files", f"{path} holds a secret, and every user may read it", f"`chmod o-rwx {quote(str(path))}`"
             )
         elif group := group_readers(path, users):
             words = f"{path} holds a secret, and the group {group} may read it"
-            yield warning("files", words, f"chmod g-rwx {quote(str(path))}, unless the group is to read it")
+            yield warning("files", words, f"`chmod g-rwx {quote(str(path))}`, unless the group is to read it")
 
 
 def _weak_files(case: Case) -> Iterator[Finding]:
@@ -74,7 +74,7 @@ def _weak_files(case: Case) -> Iterator[Finding]:
             continue
         seen.add(weakness.place)
         if path == lock_path(case.settings) and case.settings.run.lock_file is None and case.database_file is None:
-            make = f"as root: install -d -m 700 -o {quote(_pass_maker(case))} {STATE_FOLDER}"
+            make = f"as root: `install -d -m 700 -o {quote(_pass_maker(case))} {STATE_FOLDER}`"
             words = f"{weakness}, and may take the lock {path.name} there first, which stops all passes"
             yield warning("files", words, make)
             continue
@@ -218,7 +218,9 @@ def outputs(case: Case) -> Iterator[Finding]:
             continue
         folder = path.absolute().parent
         if not folder.is_dir():
-            yield failure("outputs", f"{key} is in {folder}, which is no folder", f"mkdir {folder}, or mend {key}")
+            yield failure(
+                "outputs", f"{key} is in {folder}, which is no folder", f"`mkdir {quote(str(folder))}`, or mend {key}"
+            )
         elif not os.access(folder, os.W_OK | os.X_OK):
             yield failure(
                 "outputs", f"{key} is in {folder}, which can't be written", f"see to its owner, or mend {key}"
@@ -226,7 +228,7 @@ def outputs(case: Case) -> Iterator[Finding]:
         elif path.is_dir():
             yield failure("outputs", f"{key} names {path}, which is a folder", f"name a file in it, or mend {key}")
         elif find_spec(package) is None:
-            yield failure("outputs", f"{key} needs {package}, which is not installed", install(extra))
+            yield failure("outputs", f"{key} needs {package}, which is not installed", f"`{install(extra)}`")
         else:
             yield well("outputs", f"{key} can be written: {path}")
 
@@ -247,4 +249,4 @@ def _strangers_lock(case: Case, path: Path) -> Finding | None:
     if owner is None or database is None or owner == database:
         return None
     words = f"{path} belongs to {owner}, and the database to {database}, whose passes it may keep out"
-    return warning("lock", words, f"chown {database} {path}; run retrycli by hand as {database} too")
+    return warning("lock", words, f"`chown {database} {quote(str(path))}`; run retrycli by hand as {database} too")

@@ -72,16 +72,23 @@ def test_a_table_without_update_times_is_a_warning(desk: Cli, application: Appli
     assert "pending_messages has no updated_at" in desk("doctor").stdout
 
 
-def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cli) -> None:
+def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cli, application: Application) -> None:
     screen = desk.on_terminal("doctor")
     assert screen.returncode == 0
     assert screen.text.endswith("Next: retrycli status\n")
-    (desk.cwd / "agent.db").chmod(0o666)
-    screen = desk.on_terminal("doctor")
+    deep = desk.cwd / ("a folder with a long name " * 4)
+    deep.mkdir()
+    (deep / "agent.db").write_bytes(application.path.read_bytes())
+    (deep / "agent.db").chmod(0o666)
+    (deep / "retrycli.toml").write_text('[database]\nurl = "sqlite:///agent.db"\n')
+    screen = desk.having(cwd=deep).on_terminal("doctor")
     assert screen.returncode == 3
-    assert max(map(len, screen.text.splitlines())) <= COLUMNS
     assert "FAIL files" in screen.words
-    assert "→ chmod o-w" in screen.words
+    lines = [each.strip() for each in screen.text.splitlines()]
+    command = f"chmod o-w '{deep}/agent.db'"
+    assert len(command) > COLUMNS
+    assert lines[lines.index(command) - 1] == "→ run:", "it can be pasted: nothing breaks it, and nothing else is there"
+    assert max(len(each) for each in screen.text.splitlines() if each.strip() != command) <= COLUMNS
     assert screen.text.endswith("Next: mend what failed, then retrycli doctor\n")
 
 

@@ -122,7 +122,7 @@ def test_doctor_warns_of_others_who_may_create_in_a_schema_of_the_search_path(
     application.execute("GRANT CREATE ON SCHEMA public TO PUBLIC")
     [found] = of_search_path(command)
     assert (found["level"], found["found"]) == ("warning", "every role may create functions in the schema public")
-    assert found["remedy"] == "REVOKE CREATE ON SCHEMA public FROM PUBLIC"
+    assert found["remedy"] == "`REVOKE CREATE ON SCHEMA public FROM PUBLIC`"
     application.execute("REVOKE CREATE ON SCHEMA public FROM PUBLIC")
     role = f"eve {make_url(application.url).database}"
     application.execute(f'CREATE ROLE "{role}"')
@@ -130,7 +130,7 @@ def test_doctor_warns_of_others_who_may_create_in_a_schema_of_the_search_path(
     try:
         [found] = of_search_path(command)
         assert found["found"] == f"the role {role} may create functions in the schema public"
-        assert found["remedy"] == f'REVOKE CREATE ON SCHEMA public FROM "{role}"'
+        assert found["remedy"] == f'`REVOKE CREATE ON SCHEMA public FROM "{role}"`'
     finally:
         application.execute(f'DROP OWNED BY "{role}"')
         application.execute(f'DROP ROLE "{role}"')

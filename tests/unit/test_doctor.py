@@ -167,7 +167,7 @@ def test_a_secret_that_every_user_may_read_is_a_failure(desk: Desk, more: str, p
     only(machine.files(case), Level.OK, "files")
     (desk.root / path).chmod(0o644)
     found = only(machine.files(case), Level.FAILURE, "files")
-    assert found.remedy == f"chmod o-rwx {desk.root / path}"
+    assert found.remedy == f"`chmod o-rwx {desk.root / path}`"
     assert "s3cret" not in found.found
 
 
@@ -214,7 +214,7 @@ def test_a_file_that_every_user_may_change_is_a_failure(desk: Desk, name: str) -
     only(machine.files(case), Level.OK, "files")
     path.chmod(path.stat().st_mode | 0o002)
     found = only(machine.files(case), Level.FAILURE, "files")
-    assert (found.found, found.remedy) == (f"{path} may be changed by every user", f"chmod o-w {path}")
+    assert (found.found, found.remedy) == (f"{path} may be changed by every user", f"`chmod o-w {path}`")
 
 
 @pytest.mark.parametrize("name", [*OURS_ALONE[1:], *SHARED_WITH_THE_APPLICATION[1:]])
@@ -226,7 +226,7 @@ def test_another_users_file_is_told(desk: Desk, name: str) -> None:
     found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
     assert found.found == f"{path} belongs to {THEIRS}"
     assert found.remedy == (
-        f"chown root {path}" if name in OURS_ALONE else "run doctor as the user who makes the passes"
+        f"`chown root {path}`" if name in OURS_ALONE else "run doctor as the user who makes the passes"
     )
 
 
@@ -274,7 +274,7 @@ def test_a_file_that_a_group_may_change_is_told(desk: Desk, name: str) -> None:
     os.chown(path, 0, SHARED)
     path.chmod(0o770 if path.is_dir() else 0o620)
     found = only(machine.files(case), Level.FAILURE if name in OURS_ALONE else Level.WARNING, "files")
-    assert (found.found, found.remedy) == (f"{path} may be changed by the group {SHARED}", f"chmod g-w {path}")
+    assert (found.found, found.remedy) == (f"{path} may be changed by the group {SHARED}", f"`chmod g-w {path}`")
 
 
 def test_a_folder_by_which_several_files_can_be_exchanged_is_told_once(desk: Desk) -> None:
@@ -306,7 +306,7 @@ def test_a_lock_that_others_could_make_first_is_a_warning(desk: Desk) -> None:
     case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
     found = only(machine.files(case), Level.WARNING, "files")
     assert "may take the lock retrycli-" in found.found
-    assert found.remedy == f"as root: install -d -m 700 -o {desk.host.login} {STATE_FOLDER}"
+    assert found.remedy == f"as root: `install -d -m 700 -o {desk.host.login} {STATE_FOLDER}`"
 
 
 def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
@@ -378,7 +378,7 @@ def test_what_each_pass_writes_needs_a_folder(desk: Desk, section: str, name: st
     assert list(machine.outputs(desk.case())) == []
     more = f'[{section}]\npath = "{desk.root}/out/{name}"\n'
     found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
-    assert found.remedy == f"mkdir {desk.root}/out, or mend {section}.path"
+    assert found.remedy == f"`mkdir {desk.root}/out`, or mend {section}.path"
     (desk.root / "out").mkdir()
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     assert list((desk.root / "out").iterdir()) == []
@@ -436,7 +436,7 @@ def test_a_lock_that_another_than_the_databases_owner_made_is_a_warning(desk: De
     path.touch(0o600)
     os.chown(desk.root / "agent.db", 12345, -1)
     found, _ = machine.lock(desk.case())
-    assert only([found], Level.WARNING, "lock").remedy == f"chown 12345 {path}; run retrycli by hand as 12345 too"
+    assert only([found], Level.WARNING, "lock").remedy == f"`chown 12345 {path}`; run retrycli by hand as 12345 too"
 
 
 def test_a_lock_in_a_folder_that_is_not_there_is_a_failure(desk: Desk) -> None:
@@ -513,7 +513,7 @@ def test_the_index_of_failed_rows_is_mentioned_where_it_would_help(desk: Desk) -
 def test_wal_is_recommended_and_not_set(desk: Desk) -> None:
     found = only(desk.in_database(database.writing), Level.WARNING, "writing")
     assert found.remedy is not None
-    assert found.remedy.endswith("'PRAGMA journal_mode = WAL'")
+    assert found.remedy.endswith("'PRAGMA journal_mode = WAL'`")
     only(desk.in_database(database.writing), Level.WARNING, "writing")
 
 

@@ -524,7 +524,7 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
     os.chown(shared_desk.root / name, owner, group)
     (shared_desk.root / name).chmod(mode)
     with pytest.raises(
-        ConfigurationError, match=rf"which passes made by {OURS} would rely on; (ch(own|mod) |move the file)"
+        ConfigurationError, match=rf"which passes made by {OURS} would rely on; (`ch(own|mod) |move the file)"
     ):
         proposed(shared_desk, RELIES)
 
