@@ -61,6 +61,26 @@ class StopReason(StrEnum):
     FAULT = "fault"
     DIED = "died"
 
+    @property
+    def in_words(self) -> str:
+        """Return it as the end of a sentence."""
+        return WORDS[self]
+
+
+WORDS: dict[StopReason, str] = {
+    StopReason.BREAKER_OPEN: "the ticketing API is down",
+    StopReason.CREDENTIALS_REFUSED: "our credentials are refused",
+    StopReason.SAME_ANSWER: "everything gets the same answer",
+    StopReason.THROTTLED: "the ticketing API has asked for a rest",
+    StopReason.DEADLINE: "its time is up",
+    StopReason.LIMIT: "its limit is reached",
+    StopReason.SIGNAL: "a signal has come",
+    StopReason.LOCK_HELD: "another pass holds the lock",
+    StopReason.PAUSED: "deliveries are paused",
+    StopReason.FAULT: "it has failed",
+    StopReason.DIED: "its process has died",
+}
+
 
 @dataclass(frozen=True, slots=True)
 class PassStarted:

@@ -152,7 +152,7 @@ def _lines(event: Event) -> list[tuple[int, str]]:
         case BreakerClosed():
             return [(logging.INFO, f"{event.destination} is back")]
         case PassStopped():
-            return [(logging.INFO, f"Message retry pass stops: {event.reason}")]
+            return [(logging.INFO, f"Message retry pass stops: {event.reason.in_words}")]
     assert_never(event)
 
 

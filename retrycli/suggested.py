@@ -55,6 +55,11 @@ def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence
     _Now.call = Call(program, full, commands=frozenset(commands))
 
 
+def program() -> str:
+    """Return the words before a command, quoted for a shell."""
+    return shlex.join(_Now.call.program)
+
+
 def with_config(file: str | None) -> None:
     """Remember the configuration file that was given, if any."""
     if file != _Now.call.config:

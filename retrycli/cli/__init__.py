@@ -62,11 +62,24 @@ HOMES = {name: home for group in GROUPS.values() for name, home in group.items()
 """Where each command is."""
 
 
+class AsCalled(typer.Context):
+    """The program's context, which names it in usages and their errors as other suggested commands do."""
+
+    @property
+    def command_path(self) -> str:
+        """Return the words before a command."""
+        from retrycli import suggested
+
+        return suggested.program()
+
+
 class Commands(TyperGroup):
     """The commands, each made when it is asked for: cron starts us every time, and needs one of them.
 
     To load and describe them all takes an eighth of a pass with nothing due (tests/benchmarks).
     """
+
+    context_class = AsCalled
 
     def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401  typer keeps click's types to itself
         """The names of all commands."""

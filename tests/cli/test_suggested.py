@@ -128,6 +128,22 @@ def test_what_cron_is_mailed_suggests_commands_that_work(far: Cli, application: 
     assert pasted(line, cli).returncode == 0
 
 
+@pytest.mark.parametrize(("wrong", "command"), [("run-once --nonsense", "run-once"), ("show abc", "show"), ("non", "")])
+def test_an_error_of_usage_suggests_a_command_that_works(far: Cli, wrong: str, command: str) -> None:
+    link = far.cwd / "bin" / "retry-it"
+    link.parent.mkdir()
+    link.symlink_to(SCRIPT[0])
+    for program in ((SCRIPT[0],), (str(link),), (sys.executable, "-P", "-m", "retrycli")):
+        cli = replace(far.having(ELSEWHERE), program=program)
+        done = cli(*wrong.split())
+        assert done.returncode == 2
+        [line] = re.findall("^Try '(.*)' for help.$", done.stderr, re.MULTILINE)
+        assert shlex.split(line) == [*program, *command.split(), "-h"]
+        helped = pasted(shlex.split(line), cli)
+        assert (helped.returncode, helped.stdout.split()[0]) == (0, "Usage:")
+    assert "Try 'retrycli run-once -h' for help." in far("run-once", "--nonsense").stderr
+
+
 def test_the_remedies_of_doctor_work_too(far: Cli) -> None:
     cli = far.having(ELSEWHERE)
     found = cli("doctor", "--json", "--config", far.env["FILE"]).stdout

@@ -116,7 +116,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
         [("INFO", "https://tickets.example.com is down: 5 failures in a row, next try at 2025-03-03T12:00:00Z")],
     ),
     (BreakerClosed("https://tickets.example.com"), [("INFO", "https://tickets.example.com is back")]),
-    (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stops: breaker_open")]),
+    (PassStopped(StopReason.BREAKER_OPEN), [("INFO", "Message retry pass stops: the ticketing API is down")]),
 ]
 
 
@@ -150,6 +150,15 @@ def test_each_event_has_its_lines(
     logs.configure("INFO", "text")
     logs.log_event(event)
     assert text_lines(capsys) == lines
+
+
+@pytest.mark.parametrize("reason", StopReason)
+def test_the_end_of_a_pass_is_told_in_words(capsys: pytest.CaptureFixture[str], reason: StopReason) -> None:
+    logs.configure("INFO", "text")
+    logs.log_event(PassStopped(reason))
+    [(_, line)] = text_lines(capsys)
+    assert line.startswith("Message retry pass stops: ")
+    assert "_" not in line
 
 
 def test_every_kind_of_event_is_among_them() -> None:
