@@ -22,6 +22,8 @@ from retrycli.trust import user_name, user_number
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
 """Under any of these names systemd starts a cron; the last one is systemd-cron's, which has no daemon."""
+DEFUNCT = ("Z", "X")
+"""The states of a process that has ended, and that its parent has not reaped yet (proc(5))."""
 NOT_ACTIVE = (3, 4)
 """What ``systemctl is-active`` says of a unit that is not at work, or not there."""
 NOT_THERE = 127
@@ -262,13 +264,14 @@ def _is_active(host: Host, *units: str, own: bool) -> bool | None:
 
 
 def _processes(proc: Path) -> Iterator[str]:
-    """Yield the names of this machine's processes, but for those in its containers; none if others' are hidden."""
+    """Yield the names of this machine's live processes, but for those in its containers; none if others' are hidden."""
     if not (proc / "1/status").exists():
         return
     for path in proc.glob("[0-9]*/status"):
         with suppress(OSError):
-            status = dict(re.findall(r"^(Name|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
-            if len(status.get("NSpid", "").split()) <= 1:
+            status = dict(re.findall(r"^(Name|State|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
+            has_ended = status.get("State", "")[:1] in DEFUNCT
+            if not has_ended and len(status.get("NSpid", "").split()) <= 1:
                 yield status.get("Name", "")
 
 

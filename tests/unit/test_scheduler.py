@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -368,6 +369,20 @@ def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: st
     (desk.root / "etc/cron.d").mkdir(parents=True)
     desk.install(Place.SYSTEM_CRONTAB)
     assert desk.check() == (1, None)
+
+
+def test_a_cron_that_has_died_and_waits_for_its_parent_is_not_running(desk: Desk) -> None:
+    """Nobody reaps it in a container whose first process does not."""
+    (desk.root / "run/systemd/system").rmdir()
+    desk.install(Place.SYSTEM_CRONTAB)
+    processes(desk, "cron")
+    assert desk.check() == (1, None)
+    shutil.copy("/bin/true", daemon := desk.root / "cron")
+    process = os.posix_spawn(daemon, ["cron"], {})
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    (desk.root / "proc/2/status").write_bytes(Path(f"/proc/{process}/status").read_bytes())
+    os.waitpid(process, 0)
+    assert "cron is not running on this machine" in str(desk.check()[1])
 
 
 def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None:
