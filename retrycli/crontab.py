@@ -249,6 +249,11 @@ def is_running(host: Host, caller: Caller) -> bool | None:
     if caller.kind == "timer":
         own = Path(caller.title).is_relative_to(host.unit_folder)
         return _is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
+    return cron_is_running(host)
+
+
+def cron_is_running(host: Host) -> bool | None:
+    """Return whether cron's daemon is at work; None if that can't be seen."""
     names = list(_processes(host.root / "proc"))
     if not DAEMONS.isdisjoint(names):
         return True

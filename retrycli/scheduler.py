@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from difflib import unified_diff
@@ -23,6 +23,11 @@ from retrycli.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
+CRON_IS_DOWN = (
+    "cron is not running on this machine",
+    "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`",
+)
+"""What is wrong, and the remedy."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
 
@@ -274,12 +279,20 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     A line in the crontab of a user who has nothing to do with it keeps nobody from it.
 
     Raises:
-        ConfigurationError: something else calls it, or the place is not there.
+        ConfigurationError: something else calls it, or may do so where nothing can be read, or the place is not there.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
-    callers = callers_for(wanted.config, host)
-    callers = [each for each in callers if each.owner in {"root", host.login, wanted.user}]
+    masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
+    callers = [each for each in callers_for(wanted.config, host, missed) if each.owner in masters]
+    ours = {UserCrontab(host, each).title for each in masters}
+    # The place itself is read below. Who may not use cron can still have a timer.
+    skipped = titles | ({UserCrontab(host).title} if place is Place.OWN_TIMER else set())
+    _refuse_the_unread(
+        {each: why for each, why in missed.items() if each not in skipped and (each in ours or each.startswith("/"))},
+        wanted.config,
+        host,
+    )
     _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
@@ -444,9 +457,15 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     return [each for each in callers_for(config, host) if each.owner in masters]
 
 
-def callers_for(config: str | None, host: Host) -> list[Caller]:
-    """What calls a pass with these settings; a call that names no settings may mean these."""
-    found = [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
+    """What calls a pass with these settings; a call that names no settings may mean these.
+
+    Args:
+        config: the settings' file; None for any.
+        host: the machine.
+        missed: takes what can't be read, as `retrycli.crontab.callers` does.
+    """
+    found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
     return [replace(each, running=crontab.is_running(host, each)) for each in found]
 
 
@@ -455,7 +474,7 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
     if caller.running is not False:
         return None
     if caller.kind == "cron":
-        return "cron is not running on this machine", "start it: `systemctl start cron`, or `service cron start`"
+        return CRON_IS_DOWN
     timer = Path(caller.title).name
     own = " --user" if caller.user is None else ""
     return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
@@ -468,6 +487,17 @@ def _refuse_a_second(others: list[Caller]) -> None:
         raise ConfigurationError(
             f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
             f"(`retrycli cron check`), or first {remedy}"
+        )
+
+
+def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> None:
+    if missed:
+        places = ", ".join(f"{place} ({why})" for place, why in missed.items())
+        remedy = "Make it readable, then `retrycli cron install`"
+        if host.uid != 0:
+            remedy = f"Run it as root: {suggested.as_user('root', 'cron install', config)}"
+        raise ConfigurationError(
+            f"can't read {places}, where a pass may be called already; nothing was changed. {remedy}"
         )
 
 

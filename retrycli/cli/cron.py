@@ -73,7 +73,7 @@ def cron_install(
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Host, cron_is_running
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -89,6 +89,8 @@ def cron_install(
         console.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
     elif place is scheduler.Place.OWN_TIMER:
         console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
+    if not place.is_timer and cron_is_running(host) is False:
+        console.complain(f"retrycli: it is installed, but {'; '.join(scheduler.CRON_IS_DOWN)}")
     if not as_json:
         console.say("Next: retrycli cron check")
 

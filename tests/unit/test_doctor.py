@@ -583,7 +583,7 @@ def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) 
     (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
     found = only([of_callers(desk)], Level.FAILURE, "scheduler")
     assert found.found.endswith(f"{desk.root}/etc/crontab, line 1; but cron is not running on this machine")
-    assert found.remedy == "start it: `systemctl start cron`, or `service cron start`"
+    assert found.remedy == "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`"
     (desk.root / "proc/1/status").unlink()
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     (desk.root / "etc/crontab").unlink()

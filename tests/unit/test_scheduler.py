@@ -360,7 +360,8 @@ def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
 def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
     desk.programs.active.clear()
     desk.install(Place.SYSTEM_CRONTAB)
-    found = "cron is not running on this machine; start it: `systemctl start cron`, or `service cron start`"
+    found = "cron is not running on this machine; start it: `sudo systemctl enable --now cron`"
+    found += ", or `sudo service cron start`"
     assert desk.check()[1] == f"{desk.root}/etc/cron.d/retrycli, line 5: {found}"
     (desk.root / "run/systemd/system").rmdir()
     processes(desk, "sshd", elsewhere="cron")
@@ -420,6 +421,47 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
         assert said.endswith(remedy)
         assert check(desk.settings(), replace(host, uid=uid), only=Place.OWN_CRONTAB).unread == f"can't read {own}"
     assert check(desk.settings(), desk.host, only=Place.OWN_CRONTAB).unread is None
+
+
+@pytest.mark.parametrize("place", list(Place))
+def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk: Desk, place: Place) -> None:
+    """A pass may be called there already. Those of users who have nothing to do with it do not matter."""
+    spool = desk.root / "var/spool/cron/crontabs"
+    spool.mkdir(parents=True)
+    for each in ("stranger", "desk"):
+        (spool / each).touch()
+
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[1:2] == ["-u"] and command[2] in missing:
+            return subprocess.CompletedProcess(command, 1, b"", b"disk error\n")
+        return desk.programs(command, given)
+
+    host = replace(desk.host, run=refused)
+    missing = {"stranger"}
+    assert install(place, job(desk.settings(), host, user="desk"), host)
+    missing = {"stranger", "desk"}
+    with pytest.raises(ConfigurationError) as caught:
+        install(place, job(desk.settings(), host, user="desk"), host)
+    assert str(caught.value) == (
+        "can't read the crontab of desk (`crontab` failed: disk error), where a pass may be called already; nothing "
+        "was changed. Make it readable, then `retrycli cron install`"
+    )
+    missing = set()
+    (desk.root / "etc/crontab").unlink()
+    (desk.root / "etc/crontab").mkdir()
+    host = replace(host, uid=1)
+    with pytest.raises(ConfigurationError, match=r"crontab \(Is a directory\), .* as root: `sudo retrycli --config"):
+        install(place, job(desk.settings(), host, user="desk"), host)
+
+
+def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "crontab":
+            return subprocess.CompletedProcess(command, 1, b"", b"you are not allowed\n")
+        return desk.programs(command, given)
+
+    host = replace(desk.host, run=refused, uid=1)
+    assert install(Place.OWN_TIMER, job(desk.settings(), host), host)
 
 
 def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
