@@ -108,6 +108,8 @@ class Caller:
     """Who wrote it, as far as that shows in where it is."""
     running: bool | None = None
     """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
+    mail_to: str | None = None
+    """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
 
     @property
     def place(self) -> str:
@@ -317,7 +319,8 @@ def _calls(
 ) -> Iterator[Caller]:
     for each in cronline.calls(text, system=system):
         whose = each.user or user
-        yield Caller("cron", title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
+        found = (title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
+        yield Caller("cron", *found, mail_to=each.mail_to)
 
 
 def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:

@@ -362,6 +362,28 @@ def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(de
     assert not any(word in str(found) for word in ("s3cret", "127.0.0.1", "ana", "example"))
 
 
+def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk: Desk) -> None:
+    """Not if nothing here calls the passes: another host's crontab can't be seen."""
+    assert list(people.notifications(desk.case())) == []
+    file = desk.root / "etc/cron.d/retrycli"
+    file.write_text(LINE)
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert found.found == f"cron mails trouble to desk: notify.urls is not set, and {file} has no MAILTO"
+    assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
+    file.write_text(f'MAILTO=""\n{LINE}')
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert found.found == f"nobody is told of trouble: notify.urls is not set, and MAILTO is empty in {file}"
+    file.write_text(f"MAILTO=ops@example.com\n{LINE}")
+    assert list(people.notifications(desk.case())) == []
+    file.unlink()
+    desk.crontab = LINE.replace("desk ", "")
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert f"cron mails trouble to {desk.host.login}: " in found.found
+    assert found.remedy == "set notify.urls, or put MAILTO=you@example.com at the top of the crontab of " + (
+        f"{desk.host.login}"
+    )
+
+
 def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener: int) -> None:
     assert list(people.ping(desk.case())) == []
     only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
