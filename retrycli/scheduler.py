@@ -293,7 +293,8 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
         wanted.config,
         host,
     )
-    _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
+    others = [each for each in callers if not (each.installed and each.title in titles)]
+    _refuse_a_second(others, wanted.config, host)
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
     if not place.is_timer and not crontab.has_cron(host):
@@ -354,6 +355,8 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     if missed is not None and not checked:
         remedy = to_read(loaded, host, "cron check")
         return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    if not checked:
+        return Verdict([], f"nothing calls the passes; {to_install(loaded, host)} has them called")
     return Verdict(checked, _verdict(checked), missed)
 
 
@@ -381,6 +384,16 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
     return f"look as root: {as_user('root', command, loaded)}"
 
 
+def to_install(loaded: Loaded, host: Host) -> str:
+    """Return the command that has the passes called, in backticks.
+
+    It is root's, as the README has it, for a service user whom somebody became through sudo.
+    """
+    if host.uid != 0 and suggested.is_by_sudo():
+        return as_user("root", "cron install", loaded)
+    return "`retrycli cron install`"
+
+
 def as_user(user: str, command: str, loaded: Loaded) -> str:
     """Return a command that another user is to run with these settings, in backticks."""
     return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
@@ -388,8 +401,6 @@ def as_user(user: str, command: str, loaded: Loaded) -> str:
 
 def _verdict(found: list[Checked]) -> str | None:
     match found:
-        case []:
-            return "nothing calls the passes; `retrycli cron install` has them called"
         case [one] if (still := stopped(one.caller)) is not None:
             return f"{one.caller.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
@@ -480,10 +491,12 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
     return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
 
 
-def _refuse_a_second(others: list[Caller]) -> None:
+def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{each.place} ({each.when})" for each in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        if others[0].installed and others[0].owner != host.login:
+            remedy = suggested.as_user(others[0].owner, "cron remove", config)
         raise ConfigurationError(
             f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
             f"(`retrycli cron check`), or first {remedy}"

@@ -126,7 +126,8 @@ def cron_check(
             remedy = scheduler.to_read(loaded, host, "cron check")
             console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
-            console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
+            step = "retrycli status" if found.callers else scheduler.to_install(loaded, host).strip("`")
+            console.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 

@@ -85,12 +85,13 @@ def status(
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    callers = scheduler.callers_of(loaded, Host())
+    host = Host()
+    callers = scheduler.callers_of(loaded, host)
     found = desk.status(loaded.settings, callers=callers)
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found, scheduler.all_stopped(callers))
+        _show_status(found, scheduler.all_stopped(callers), scheduler.to_install(loaded, host).strip("`"))
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
@@ -115,7 +116,7 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(found: Status, stopped: str | None) -> None:
+def _show_status(found: Status, stopped: str | None, install: str) -> None:
     from retrycli import console
 
     console.show_facts(
@@ -140,7 +141,7 @@ def _show_status(found: Status, stopped: str | None) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then retrycli cron install",
+        "never_run": f"retrycli run-once, and then {install}",
         "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",

@@ -184,6 +184,26 @@ def test_a_second_scheduler_is_refused(desk: Desk, first: Place, second: Place) 
     assert desk.files() == before
 
 
+def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_CRONTAB)
+    host = replace(desk.host, uid=OURS)
+    with pytest.raises(ConfigurationError, match=rf"first `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
+        install(Place.OWN_CRONTAB, job(desk.settings(), host, user="desk"), host)
+    desk.remove()
+    spool = desk.root / "var/spool/cron/crontabs"
+    spool.mkdir(parents=True)
+    (spool / "desk").touch()
+    [(_, block)] = texts(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+
+    def theirs(command: Sequence[str], given: bytes) -> Finished:
+        done = desk.programs(command, given)
+        return subprocess.CompletedProcess(command, 0, block.encode(), b"") if "-u" in command else done
+
+    host = replace(desk.host, run=theirs)
+    with pytest.raises(ConfigurationError, match=r"first `sudo -u desk retrycli --config \S+ cron remove`$"):
+        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
+
+
 def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
     """One that was put there by hand and is only started, not enabled, too."""
     folder = desk.root / "usr/lib/systemd/system"
