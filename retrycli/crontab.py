@@ -30,8 +30,12 @@ NOT_THERE = 127
 """What a shell says of a program that it can't find."""
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
 """What ``crontab -l`` says if there is none; the second one is busybox's."""
+TIMED_OUT = 124
+"""What timeout(1) says of a program that has not ended in time."""
 SECONDS = 120
 """After which a program of this machine has failed."""
+ANSWER_SECONDS = 3
+"""So long a command that only reads waits for one."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
@@ -41,7 +45,7 @@ Finished = subprocess.CompletedProcess[bytes]
 Runner = Callable[[Sequence[str], bytes], Finished]
 
 
-def run(command: Sequence[str], given: bytes = b"") -> Finished:
+def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
     """Run a program of this machine; one that is not there, or does not end, has failed."""
     try:
         return subprocess.run(  # noqa: S603  our own words and paths, and no shell
@@ -49,13 +53,40 @@ def run(command: Sequence[str], given: bytes = b"") -> Finished:
             input=given,
             capture_output=True,
             check=False,
-            timeout=SECONDS,
+            timeout=seconds,
             env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
         return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, b"", f"no end within {SECONDS} s".encode())
+        return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no answer within {seconds:g} s".encode())
+
+
+class Asker:
+    """Asks programs of this machine for a command that only reads: waits a little, and for a silent one only once.
+
+    Args:
+        seconds: after which a program has failed.
+    """
+
+    def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
+        self._seconds = seconds
+        self._unanswered: dict[str, Finished] = {}
+
+    @property
+    def silent(self) -> set[str]:
+        """The programs that gave no answer."""
+        return {*self._unanswered}
+
+    def __call__(self, command: Sequence[str], given: bytes) -> Finished:
+        """Run a program, unless it has kept silent before."""
+        program = command[0]
+        if program in self._unanswered:
+            return self._unanswered[program]
+        done = run(command, given, seconds=self._seconds)
+        if done.returncode == TIMED_OUT:
+            self._unanswered[program] = done
+        return done
 
 
 def _home() -> str:
@@ -329,7 +360,7 @@ def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     for folder, own in folders:
         for path in _files(folder, r".+\.timer", unread):
             found = _timer(path, host.login if own else "root", unread)
-            if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
+            if found is not None and path.resolve() not in seen and _is_on(host, path, unread, own=own):
                 seen.add(path.resolve())
                 yield found
 
@@ -345,14 +376,18 @@ def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
     return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text), owner)
 
 
-def _is_on(host: Host, timer: Path, *, own: bool) -> bool:
+def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
     """Whether a timer is switched on: at each boot, or just now."""
     enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
     with suppress(OSError):
         if any(each.name == timer.name for each in enabled.glob("*.wants/*.timer")):
             return True
-    question = ["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name]
-    return has_systemd(host) and host.run(question, b"").returncode == 0
+    if not has_systemd(host):
+        return False
+    done = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name], b"")
+    if done.returncode == TIMED_OUT:
+        unread[str(timer)] = f"systemctl: {_decoded(done.stderr)}"
+    return done.returncode == 0
 
 
 def _files(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:

@@ -100,9 +100,9 @@ def cron_check(
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Asker, Host
 
-    host = Host()
+    host = Host(run=Asker())
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
     found = scheduler.check(loaded, host, only=only)

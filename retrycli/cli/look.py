@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.console import Row
+    from retrycli.crontab import Asker
     from retrycli.desk import Status
     from retrycli.explain import Explanation
     from retrycli.settings import Settings
@@ -80,24 +81,35 @@ def status(
 ) -> None:
     """Show whether passes are made, and what waits."""
     from retrycli import console, desk, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Asker, Host
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    host = Host()
+    host = Host(run=(asker := Asker()))
     callers = scheduler.callers_of(loaded, host)
     found = desk.status(loaded.settings, callers=callers)
     if as_json:
         console.show_json(_status_fields(found))
     else:
         _show_status(found, scheduler.all_stopped(callers), scheduler.to_install(loaded, host).strip("`"))
+    _name_the_silent(asker)
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
         words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
         console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     raise typer.Exit(UNHEALTHY if check and (found.state != "ok" or too_many) else 0)
+
+
+def _name_the_silent(asker: Asker) -> None:
+    """Say which programs of this machine gave no answer about the schedule."""
+    from retrycli import console
+    from retrycli.crontab import ANSWER_SECONDS
+
+    for each in sorted(asker.silent):
+        words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+        console.complain(f"retrycli: {words}")
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -400,11 +412,13 @@ def explain(
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Asker, Host
     from retrycli.explain import explain as explained
 
     loaded = load(ctx, config)
-    found = explained(loaded.settings, message_id, callers=scheduler.callers_of(loaded, Host()))
+    callers = scheduler.callers_of(loaded, Host(run=(asker := Asker())))
+    found = explained(loaded.settings, message_id, callers=callers)
+    _name_the_silent(asker)
     if as_json:
         fields = asdict(found)
         console.show_json({"id": fields.pop("message_id")} | fields)

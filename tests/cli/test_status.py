@@ -8,13 +8,18 @@ import socket
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import retrycli
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
 from tests.cli.command import COLUMNS, end
+from tests.cli.schedulers import Crontab
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
@@ -261,3 +266,25 @@ def test_too_many_escalated_messages_are_unhealthy(at_work: Cli, application: Ap
     alone = at_work("status", "--max-escalated", "1")
     assert alone.returncode == 2
     assert "--check" in alone.stderr
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    """The command has a minute here; it waited two."""
+    crontab = Crontab(tmp_path)
+    crontab.program.write_text("#!/bin/sh\nexec sleep 600\n")
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n')
+    application.fill()
+    command = cli.having(crontab.variables)
+    said = "retrycli: `crontab` gave no answer within 3 s; a schedule that only it knows is not counted\n"
+    for each in (("status",), ("status", "--json"), ("explain", "5")):
+        done = command(*each, "--config", file)
+        assert (done.returncode, done.stderr) == (0, said)
+        assert done.stdout
+    done = command("cron", "check", "--user", "--config", file)
+    assert done.returncode == 3
+    assert "(`crontab` failed: no answer within 3 s)" in done.stderr

@@ -14,7 +14,7 @@ import pytest
 
 from retrycli import units
 from retrycli.config import Loaded, load
-from retrycli.crontab import Finished, Host
+from retrycli.crontab import Asker, Finished, Host
 from retrycli.errors import ConfigurationError
 from retrycli.events import PassResult, StartedBy
 from retrycli.scheduler import (
@@ -482,6 +482,33 @@ def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
 
     host = replace(desk.host, run=refused, uid=1)
     assert install(Place.OWN_TIMER, job(desk.settings(), host), host)
+
+
+def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    """Root reads everybody's crontab, each by a program."""
+    hung, asked = tmp_path / "hung", tmp_path / "asked"
+    hung.write_text(f"#!/bin/sh\necho >> {asked}\nexec sleep 600\n")
+    hung.chmod(0o755)
+    asker = Asker(seconds=0.2)
+    for _ in range(3):
+        done = asker([str(hung)], b"")
+        assert (done.returncode, done.stderr) == (124, b"no answer within 0.2 s")
+    assert asked.read_text() == "\n"
+    assert asker.silent == {str(hung)}
+    assert asker(["true"], b"").returncode == 0
+    assert asker.silent == {str(hung)}
+
+
+def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: Desk) -> None:
+    def hung(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "systemctl":
+            return subprocess.CompletedProcess(command, 124, b"", b"no answer within 3 s")
+        return desk.programs(command, given)
+
+    desk.install(Place.SYSTEM_TIMER)
+    found = check(desk.settings(), replace(desk.host, run=hung))
+    timer = desk.root / "etc/systemd/system/retrycli.timer"
+    assert found.unread == f"can't read {timer} (systemctl: no answer within 3 s)"
 
 
 def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
