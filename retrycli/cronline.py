@@ -84,6 +84,8 @@ class Call:
     """Whether it stands in a block."""
     mail_to: str | None = None
     """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    zone: str | None = None
+    """The time zone that CRON_TZ names above it. Not every cron heeds that."""
 
 
 def schedule(interval: timedelta) -> str:
@@ -232,8 +234,8 @@ def _calls(lines: list[str], *, system: bool) -> Iterator[Call]:
         if names_pass(words):
             user = parts[fields] if system else None
             when = " ".join(parts[:fields])
-            told = variables.get("MAILTO")
-            yield Call(number, when, user, parts[-1], named_config(words), installed, told)
+            above = (variables.get("MAILTO"), variables.get("CRON_TZ"))
+            yield Call(number, when, user, parts[-1], named_config(words), installed, *above)
 
 
 def _words(text: str) -> list[str]:

@@ -11,9 +11,11 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Literal, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
@@ -141,6 +143,8 @@ class Caller:
     """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
     mail_to: str | None = None
     """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    zone: str | None = None
+    """The time zone that it goes by; None if that is the system's."""
 
     @property
     def place(self) -> str:
@@ -264,12 +268,36 @@ def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
         unread: takes the titles of what can't be read, and why. Other users' crontabs are root's alone to read.
     """
     missed = {} if unread is None else unread
-    return [*_in_crontabs(host, missed), *_in_timers(host, missed)]
+    found = [*_in_crontabs(host, missed), *_in_timers(host, missed)]
+    if any(each.zone is not None for each in found) and not is_cronie(host):
+        found = [replace(each, zone=None) for each in found]
+    return found
 
 
 def has_cron(host: Host) -> bool:
     """Whether a cron is installed here; a folder /etc/cron.d is no sign of one."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
+
+
+def is_cronie(host: Host) -> bool:
+    """Whether cron is cronie, the only one that heeds CRON_TZ."""
+    return b"cronie" in host.run(["crontab", "-V"], b"").stdout
+
+
+def system_zone(root: Path = Path("/")) -> tzinfo:
+    """Return the system's time zone, which cron and timers go by; that of ``$TZ`` is an operator's own."""
+    try:
+        with (root / "etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
+
+
+def named_zone(name: str | None) -> tzinfo | None:
+    """Return the time zone of that name; None if there is no such zone here."""
+    with suppress(OSError, ValueError, ZoneInfoNotFoundError):
+        return None if name is None else ZoneInfo(name)
+    return None
 
 
 def has_systemd(host: Host) -> bool:
@@ -351,7 +379,7 @@ def _calls(
     for each in cronline.calls(text, system=system):
         whose = each.user or user
         found = (title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
-        yield Caller("cron", *found, mail_to=each.mail_to)
+        yield Caller("cron", *found, mail_to=each.mail_to, zone=each.zone)
 
 
 def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:

@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
@@ -414,7 +414,11 @@ def _verdict(found: list[Checked]) -> str | None:
 
 
 def ticks_of(
-    callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, now: datetime
+    callers: Sequence[Caller],
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    zone: tzinfo | None = None,
 ) -> ticks.Ticks:
     """Return when the next passes begin.
 
@@ -426,22 +430,24 @@ def ticks_of(
         passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
         interval: how often passes should be made. They are expected so by the clock if nothing else tells.
         now: the time.
+        zone: the time zone that cron and timers go by; by default the system's.
     """
+    zone = zone or crontab.system_zone()
     starts = [each.started_at for each in passes if each.started_by in SCHEDULERS]
     at_work = [each for each in callers if each.running is not False]
-    found = [each for caller in at_work if (each := _ticks(caller, starts, now)) is not None]
+    found = [each for caller in at_work if (each := _ticks(caller, starts, now, zone)) is not None]
     if found:
         return min(found, key=lambda each: each.next(now))
-    return ticks.grid(starts, interval) or ticks.by_clock(interval, now)
+    return ticks.grid(starts, interval) or ticks.by_clock(interval, now, zone)
 
 
-def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.Ticks | None:
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> ticks.Ticks | None:
     if caller.kind == "cron":
-        return ticks.by_cron(caller.when, now)
+        return ticks.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
     for each in caller.when.split(", "):
         line, span = units.as_cron(each), units.span(each)
         if line is not None:
-            return ticks.by_cron(line, now)
+            return ticks.by_cron(line, now, zone)
         if span is not None and starts:
             return ticks.Grid(starts[0], span)
     return None

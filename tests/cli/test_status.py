@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import retrycli
+from retrycli.crontab import system_zone
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, Scripted, held_back
 from tests.cli.command import COLUMNS, end
-from tests.cli.schedulers import Crontab
+from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
@@ -288,3 +289,20 @@ def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
     done = command("cron", "check", "--user", "--config", file)
     assert done.returncode == 3
     assert "(`crontab` failed: no answer within 3 s)" in done.stderr
+
+
+@on_sqlite
+def test_the_next_run_does_not_go_by_the_operators_time_zone(
+    cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Cron goes by the system's."""
+    made_a_pass(application, sandbox)
+    crontab = Crontab(tmp_path)
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'[database]\nurl = "{application.url}"\n')
+    far_off = (datetime.now(system_zone()).hour + 12) % 24
+    crontab.file.write_text(f"0 {far_off} * * * retrycli run-once\n")
+    with a_cron(tmp_path):
+        abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
+        [told] = {each.json("status", "--config", file)["next_run"] for each in abroad}
+    assert datetime.fromisoformat(told).astimezone(system_zone()).hour == far_off

@@ -203,3 +203,9 @@ def test_what_follows_a_block_is_not_of_it() -> None:
 def test_a_line_goes_by_the_variables_above_it(above: str, expected: str | None) -> None:
     [found] = calls(f"{above}7 * * * * retrycli run-once\nMAILTO=late\n", system=False)
     assert found.mail_to == expected
+
+
+def test_a_line_goes_by_the_zone_above_it() -> None:
+    text = "CRON_TZ=Asia/Kathmandu\n7 3 * * * retrycli run-once\n"
+    assert [each.zone for each in calls(text, system=False)] == ["Asia/Kathmandu"]
+    assert [each.zone for each in calls(text.replace("CRON_TZ", "TZ"), system=False)] == [None]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import os
 import shutil
 import subprocess
@@ -9,12 +10,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import TZPATH, available_timezones
 
 import pytest
 
 from retrycli import units
 from retrycli.config import Loaded, load
-from retrycli.crontab import Asker, Finished, Host
+from retrycli.crontab import Asker, Finished, Host, system_zone
 from retrycli.errors import ConfigurationError
 from retrycli.events import PassResult, StartedBy
 from retrycli.scheduler import (
@@ -155,6 +157,48 @@ def test_the_next_run_is_what_calls_here_else_what_a_scheduler_did_else_the_cloc
     desk.programs.crontab = b"@reboot retrycli run-once\n"
     (desk.root / "etc/crontab").unlink()
     assert minute(by_hand, elsewhere) == 7
+
+
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(b"cronie 1.5.7\n", (21, 15)), (b"", (3, 0)), (b"crontab: invalid option -- 'V'\n", (3, 0))],
+)
+def test_a_line_goes_by_the_systems_zone_or_with_cronie_by_its_own(
+    desk: Desk, version: bytes, expected: tuple[int, int]
+) -> None:
+    """Debian's cron ignores CRON_TZ. Kathmandu is 5:45 ahead."""
+
+    def asked(command: Sequence[str], given: bytes) -> Finished:
+        if list(command) == ["crontab", "-V"]:
+            return subprocess.CompletedProcess(command, 0 if version[:6] == b"cronie" else 1, version, b"")
+        return desk.programs(command, given)
+
+    desk.programs.crontab = b"CRON_TZ=Asia/Kathmandu\n0 3 * * * retrycli run-once\n"
+    callers = callers_of(desk.settings(), replace(desk.host, run=asked))
+    found = ticks_of(callers, [], 15 * MINUTE, NOON, UTC).next(NOON)
+    assert (found.hour, found.minute) == expected
+    nowhere = [replace(each, zone="No/Where") for each in callers]
+    assert ticks_of(nowhere, [], 15 * MINUTE, NOON, UTC).next(NOON).hour == 3
+
+
+def test_the_systems_zone_is_that_of_its_file(tmp_path: Path) -> None:
+    """A container may have none, and then goes by UTC; so does one whose file is broken."""
+    assert system_zone(tmp_path) is UTC
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/localtime").write_bytes(b"no zone")
+    assert system_zone(tmp_path) is UTC
+    if "Asia/Kathmandu" in available_timezones():
+        (tmp_path / "etc/localtime").write_bytes(b"".join(zone_file("Asia/Kathmandu")))
+        assert NOON.astimezone(system_zone(tmp_path)).strftime("%H:%M") == "17:45"
+
+
+def zone_file(name: str) -> Iterator[bytes]:
+    """The file of a time zone, from wherever Python has it."""
+    for folder in TZPATH:
+        if (path := Path(folder, name)).exists():
+            yield path.read_bytes()
+            return
+    yield (importlib.resources.files("tzdata") / "zoneinfo" / name).read_bytes()
 
 
 def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
