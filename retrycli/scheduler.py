@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import sysconfig
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta, tzinfo
@@ -11,6 +12,7 @@ from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
+import retrycli
 from retrycli import config_text, cronline, crontab, filesystem, suggested, ticks, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
@@ -101,7 +103,16 @@ def this_python() -> str:
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
 
-def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None) -> Job:
+def relied_on() -> tuple[Path, ...]:
+    """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
+    packages = (Path(sysconfig.get_path(each)) for each in ("purelib", "platlib"))
+    found = (Path(this_python()), Path(retrycli.__file__), *packages)
+    return tuple(dict.fromkeys(each for each in found if each.exists()))
+
+
+def propose(
+    place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None, program: Iterable[Path] | None = None
+) -> Job:
     """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
 
     Args:
@@ -110,6 +121,7 @@ def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = No
         host: the machine.
         run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
             settings' file, and who is at work in one of their own. It is never root unless root is named.
+        program: what a pass runs; by default `relied_on`.
 
     Raises:
         ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
@@ -124,11 +136,11 @@ def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = No
             "the passes would be made by root; name the user who may write the database with --run-as USER "
             "(or root, if you mean it)"
         )
-    _refuse_other_masters(wanted, loaded, {ROOT, number})
+    _refuse_other_masters(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
 
 
-def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -> None:
+def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
     """Refuse a pass that users other than these could have do things.
 
     Raises:
@@ -137,7 +149,7 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -
     """
     gateways = loaded.settings.gateway.all.values()
     named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
-    for path in (Path(wanted.config), *named, Path(wanted.interpreter)):
+    for path in (Path(wanted.config), *named, *program):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", and so {path}"
             raise ConfigurationError(

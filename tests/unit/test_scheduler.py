@@ -6,6 +6,7 @@ import importlib.resources
 import os
 import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from zoneinfo import TZPATH, available_timezones
 
 import pytest
 
+import retrycli
 from retrycli import units
 from retrycli.config import Loaded, load
 from retrycli.crontab import Asker, Finished, Host, system_zone
@@ -28,8 +30,10 @@ from retrycli.scheduler import (
     job,
     propose,
     reachable,
+    relied_on,
     remove,
     texts,
+    this_python,
     ticks_of,
 )
 from retrycli.store.ledger import PassRecord
@@ -657,6 +661,20 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
         ConfigurationError, match=rf"which passes made by {OURS} would rely on; (ch(own|mod) |move the file)"
     ):
         proposed(shared_desk, RELIES)
+
+
+def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
+    """Who may write there has a pass import what they like."""
+    loaded = shared_desk.settings(DATA)
+    site = shared_desk.root / "site-packages"
+    site.mkdir()
+    program = (Path(this_python()), site)
+    assert propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program).user == str(OURS)
+    os.chown(site, THEIRS, 0)
+    with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, which passes made by {OURS}"):
+        propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
+    assert {Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")} <= {*relied_on()}
+    assert {Path(this_python()), Path(retrycli.__file__)} <= {*relied_on()}
 
 
 def test_an_own_schedule_is_its_users(desk: Desk) -> None:
