@@ -18,7 +18,16 @@ from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.lock import PassLock
-from retrycli.trust import ROOT, Weakness, find_weakness, group_readers, trusted_users, user_name, user_number
+from retrycli.trust import (
+    ROOT,
+    Weakness,
+    find_weakness,
+    group_readers,
+    others_may_have_linked,
+    trusted_users,
+    user_name,
+    user_number,
+)
 
 BY_THEM = "run doctor as the user who makes the passes"
 
@@ -224,6 +233,9 @@ def _log(path: Path) -> Finding:
         return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
     if not os.access(needed, os.W_OK):
         return failure("outputs", f"logging.file: {needed} can't be written", f"see to the owner of {needed}")
+    if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
+        words = f"logging.file: {path} has a second name, and other users may make names in its folder"
+        return failure("outputs", words, f"chmod go-w {quote(str(path.absolute().parent))}; then remove the file")
     return well("outputs", f"logging.file can be written: {path}")
 
 

@@ -415,6 +415,12 @@ def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     (desk.root / "logs/retrycli.log").symlink_to(desk.config)
     only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    (desk.root / "logs/retrycli.log").unlink()
+    (desk.root / "logs/retrycli.log").hardlink_to(desk.config)
+    only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
+    (desk.root / "logs").chmod(0o777)
+    found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    assert f"{desk.root}/logs/retrycli.log has a second name" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
