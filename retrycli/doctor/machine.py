@@ -17,7 +17,7 @@ from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, warning, well
-from retrycli.lock import PassLock
+from retrycli.lock import OWN_STATE, PassLock
 from retrycli.trust import (
     ROOT,
     Weakness,
@@ -183,6 +183,8 @@ def lock(case: Case) -> Iterator[Finding]:
     """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
     path = lock_path(case.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
+    if path.parent.match(str(OWN_STATE)):  # which the first pass makes
+        needed = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"

@@ -25,7 +25,7 @@ from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from tests.users import OURS, SHARED, THEIRS, need_root
+from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -298,15 +298,33 @@ def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
     only(machine.files(case), Level.OK, "files")
 
 
-def test_a_lock_that_others_could_make_first_is_a_warning(desk: Desk) -> None:
+IN_POSTGRESQL = CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk")
+
+
+def test_a_lock_that_others_could_make_first_is_a_warning() -> None:
+    """Without a home it is in /tmp."""
+    need_root()
     if STATE_FOLDER.is_dir():
         pytest.skip(f"this machine has {STATE_FOLDER}")
-    (desk.root / "program").touch(0o600)
-    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk"))
-    case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
-    found = only(machine.files(case), Level.WARNING, "files")
+    with open_place() as place:
+        desk = Desk(place)
+        desk.config.write_text(IN_POSTGRESQL)
+        desk.config.chmod(0o644)
+        case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
+        found = only(as_user(OURS, lambda: list(machine.files(case))), Level.WARNING, "files")
     assert "may take the lock retrycli-" in found.found
     assert found.remedy == f"as root: install -d -m 700 -o {desk.host.login} {STATE_FOLDER}"
+
+
+def test_a_lock_in_a_home_is_well_before_its_folder_is_made(desk: Desk) -> None:
+    desk.config.write_text(IN_POSTGRESQL)
+    case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    if STATE_FOLDER.is_dir() or (home / ".local/state/retrycli").exists() or not os.access(home, os.W_OK):
+        pytest.skip(f"this machine has {STATE_FOLDER}, or a lock in {home}, or that can't be written")
+    found = only(machine.lock(case), Level.OK, "lock")
+    assert found.found.startswith(f"{home}/.local/state/retrycli/")
+    assert not (home / ".local/state/retrycli").exists()
 
 
 def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
