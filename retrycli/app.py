@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import os
+import pwd
 import random
 import socket
 import time
@@ -24,7 +25,7 @@ from retrycli.acts import LONGEST_NAME
 from retrycli.errors import EventLoopRunning, RetrycliError, again_if_lost
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary, StartedBy
-from retrycli.lock import Holder, PassLock
+from retrycli.lock import OWN_STATE, Holder, PassLock
 from retrycli.message import Lane, MessageType
 from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
@@ -263,20 +264,43 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     )
 
 
-def lock_path(settings: Settings, *, state: Path = STATE_FOLDER) -> Path:
-    """The lock file: the one that is set, or beside the SQLite file, or in the state folder if we may write there.
+def lock_path(settings: Settings, *, state: Path = STATE_FOLDER, home: Path | None = None) -> Path:
+    """Return the lock file: the one that is set, or beside the SQLite file, or in a state folder.
 
-    Its place does not depend on the environment, which cron's is not the operator's. Else a lock for a server's
-    database is in /tmp: a service may have one of its own, and others may make the file first.
+    For a server's database that is the system's if we may write there, else the user's own. Its place does not depend
+    on the environment, which cron's is not the operator's. Only a user without a home has the lock in /tmp: a service
+    may have one of its own, and others may make the file first.
+
+    Args:
+        settings: the settings.
+        state: the system's state folder.
+        home: the user's home; by default what the password database names.
     """
     if settings.run.lock_file is not None:
         return settings.run.lock_file
     if (file := settings.database.file) is not None:
         return file.with_name(f"{file.name}.retrycli.lock")
     name = hashlib.sha256(settings.database.url.encode()).hexdigest()[:12]
-    if state.is_dir() and os.access(state, os.W_OK | os.X_OK):
+    if _is_writable(state):
         return state / f"{name}.lock"
+    home = home or _home()
+    own = home / OWN_STATE
+    # It is made with the lock. Until then the first folder above that exists counts.
+    nearest = next(each for each in (own, *own.parents) if os.access(each, os.F_OK))
+    if nearest.is_relative_to(home) and _is_writable(nearest):
+        return own / f"{name}.lock"
     return Path("/tmp", f"retrycli-{os.getuid()}-{name}.lock")  # noqa: S108  opened without following links
+
+
+def _is_writable(folder: Path) -> bool:
+    return os.access(folder, os.W_OK | os.X_OK) and folder.is_dir()
+
+
+def _home() -> Path:
+    try:
+        return Path(pwd.getpwuid(os.geteuid()).pw_dir)
+    except KeyError:
+        return Path("/nonexistent")
 
 
 def login_name() -> str:

@@ -20,6 +20,11 @@ BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
 """For a file of our own: in a user's crontab it would hold for every line below."""
 
+VARIABLE = re.compile(
+    r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
+)
+"""A line that sets a variable for those below it."""
+
 HOUR, DAY = 60, 24 * 60
 OPERATORS = frozenset("();<>|&")
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
@@ -77,6 +82,10 @@ class Call:
     """The settings' file that it names; None where it names none."""
     installed: bool
     """Whether it stands in a block."""
+    mail_to: str | None = None
+    """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    zone: str | None = None
+    """The time zone that CRON_TZ names above it. Not every cron heeds that."""
 
 
 def schedule(interval: timedelta) -> str:
@@ -207,21 +216,26 @@ def named_config(arguments: list[str]) -> str | None:
 
 def _calls(lines: list[str], *, system: bool) -> Iterator[Call]:
     installed = False
+    variables: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
         text = line.strip()
         if text.startswith(BEGIN) or text == END:
             installed = text != END
         if not text or text.startswith("#"):
             continue
+        if variable := VARIABLE.fullmatch(text):
+            variables[variable["name"]] = variable["value"]
+            continue
         fields = 1 if text.startswith("@") else 5
         parts = text.split(maxsplit=fields + (1 if system else 0))
         if len(parts) <= fields + (1 if system else 0):
-            continue  # a variable
+            continue
         words = _words(parts[-1])
         if names_pass(words):
             user = parts[fields] if system else None
             when = " ".join(parts[:fields])
-            yield Call(number, when, user, parts[-1], named_config(words), installed)
+            above = (variables.get("MAILTO"), variables.get("CRON_TZ"))
+            yield Call(number, when, user, parts[-1], named_config(words), installed, *above)
 
 
 def _words(text: str) -> list[str]:

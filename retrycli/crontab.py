@@ -11,9 +11,11 @@ import re
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import UTC, tzinfo
 from pathlib import Path
 from typing import Literal, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli import atomic, cronline, units
 from retrycli.errors import ConfigurationError
@@ -22,14 +24,20 @@ from retrycli.trust import user_name, user_number
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
 """Under any of these names systemd starts a cron; the last one is systemd-cron's, which has no daemon."""
+DEFUNCT = ("Z", "X")
+"""The states of a process that has ended, and that its parent has not reaped yet (proc(5))."""
 NOT_ACTIVE = (3, 4)
 """What ``systemctl is-active`` says of a unit that is not at work, or not there."""
 NOT_THERE = 127
 """What a shell says of a program that it can't find."""
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
 """What ``crontab -l`` says if there is none; the second one is busybox's."""
+TIMED_OUT = 124
+"""What timeout(1) says of a program that has not ended in time."""
 SECONDS = 120
 """After which a program of this machine has failed."""
+ANSWER_SECONDS = 3
+"""So long a command that only reads waits for one."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
@@ -39,7 +47,7 @@ Finished = subprocess.CompletedProcess[bytes]
 Runner = Callable[[Sequence[str], bytes], Finished]
 
 
-def run(command: Sequence[str], given: bytes = b"") -> Finished:
+def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
     """Run a program of this machine; one that is not there, or does not end, has failed."""
     try:
         return subprocess.run(  # noqa: S603  our own words and paths, and no shell
@@ -47,13 +55,40 @@ def run(command: Sequence[str], given: bytes = b"") -> Finished:
             input=given,
             capture_output=True,
             check=False,
-            timeout=SECONDS,
+            timeout=seconds,
             env={**os.environ, "LC_ALL": "C"},
         )
     except OSError as error:
         return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())
     except subprocess.TimeoutExpired:
-        return subprocess.CompletedProcess(command, 124, b"", f"no end within {SECONDS} s".encode())
+        return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no answer within {seconds:g} s".encode())
+
+
+class Asker:
+    """Asks programs of this machine for a command that only reads: waits a little, and for a silent one only once.
+
+    Args:
+        seconds: after which a program has failed.
+    """
+
+    def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
+        self._seconds = seconds
+        self._unanswered: dict[str, Finished] = {}
+
+    @property
+    def silent(self) -> set[str]:
+        """The programs that gave no answer."""
+        return {*self._unanswered}
+
+    def __call__(self, command: Sequence[str], given: bytes) -> Finished:
+        """Run a program, unless it has kept silent before."""
+        program = command[0]
+        if program in self._unanswered:
+            return self._unanswered[program]
+        done = run(command, given, seconds=self._seconds)
+        if done.returncode == TIMED_OUT:
+            self._unanswered[program] = done
+        return done
 
 
 def _home() -> str:
@@ -106,6 +141,10 @@ class Caller:
     """Who wrote it, as far as that shows in where it is."""
     running: bool | None = None
     """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
+    mail_to: str | None = None
+    """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    zone: str | None = None
+    """The time zone that it goes by; None if that is the system's."""
 
     @property
     def place(self) -> str:
@@ -229,12 +268,36 @@ def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
         unread: takes the titles of what can't be read, and why. Other users' crontabs are root's alone to read.
     """
     missed = {} if unread is None else unread
-    return [*_in_crontabs(host, missed), *_in_timers(host, missed)]
+    found = [*_in_crontabs(host, missed), *_in_timers(host, missed)]
+    if any(each.zone is not None for each in found) and not is_cronie(host):
+        found = [replace(each, zone=None) for each in found]
+    return found
 
 
 def has_cron(host: Host) -> bool:
     """Whether a cron is installed here; a folder /etc/cron.d is no sign of one."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
+
+
+def is_cronie(host: Host) -> bool:
+    """Whether cron is cronie, the only one that heeds CRON_TZ."""
+    return b"cronie" in host.run(["crontab", "-V"], b"").stdout
+
+
+def system_zone(root: Path = Path("/")) -> tzinfo:
+    """Return the system's time zone, which cron and timers go by; that of ``$TZ`` is an operator's own."""
+    try:
+        with (root / "etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
+
+
+def named_zone(name: str | None) -> tzinfo | None:
+    """Return the time zone of that name; None if there is no such zone here."""
+    with suppress(OSError, ValueError, ZoneInfoNotFoundError):
+        return None if name is None else ZoneInfo(name)
+    return None
 
 
 def has_systemd(host: Host) -> bool:
@@ -247,6 +310,11 @@ def is_running(host: Host, caller: Caller) -> bool | None:
     if caller.kind == "timer":
         own = Path(caller.title).is_relative_to(host.unit_folder)
         return _is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
+    return cron_is_running(host)
+
+
+def cron_is_running(host: Host) -> bool | None:
+    """Return whether cron's daemon is at work; None if that can't be seen."""
     names = list(_processes(host.root / "proc"))
     if not DAEMONS.isdisjoint(names):
         return True
@@ -262,13 +330,14 @@ def _is_active(host: Host, *units: str, own: bool) -> bool | None:
 
 
 def _processes(proc: Path) -> Iterator[str]:
-    """Yield the names of this machine's processes, but for those in its containers; none if others' are hidden."""
+    """Yield the names of this machine's live processes, but for those in its containers; none if others' are hidden."""
     if not (proc / "1/status").exists():
         return
     for path in proc.glob("[0-9]*/status"):
         with suppress(OSError):
-            status = dict(re.findall(r"^(Name|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
-            if len(status.get("NSpid", "").split()) <= 1:
+            status = dict(re.findall(r"^(Name|State|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
+            has_ended = status.get("State", "")[:1] in DEFUNCT
+            if not has_ended and len(status.get("NSpid", "").split()) <= 1:
                 yield status.get("Name", "")
 
 
@@ -309,7 +378,8 @@ def _calls(
 ) -> Iterator[Caller]:
     for each in cronline.calls(text, system=system):
         whose = each.user or user
-        yield Caller("cron", title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
+        found = (title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
+        yield Caller("cron", *found, mail_to=each.mail_to, zone=each.zone)
 
 
 def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
@@ -318,7 +388,7 @@ def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     for folder, own in folders:
         for path in _files(folder, r".+\.timer", unread):
             found = _timer(path, host.login if own else "root", unread)
-            if found is not None and path.resolve() not in seen and _is_on(host, path, own=own):
+            if found is not None and path.resolve() not in seen and _is_on(host, path, unread, own=own):
                 seen.add(path.resolve())
                 yield found
 
@@ -334,14 +404,18 @@ def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
     return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text), owner)
 
 
-def _is_on(host: Host, timer: Path, *, own: bool) -> bool:
+def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
     """Whether a timer is switched on: at each boot, or just now."""
     enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
     with suppress(OSError):
         if any(each.name == timer.name for each in enabled.glob("*.wants/*.timer")):
             return True
-    question = ["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name]
-    return has_systemd(host) and host.run(question, b"").returncode == 0
+    if not has_systemd(host):
+        return False
+    done = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name], b"")
+    if done.returncode == TIMED_OUT:
+        unread[str(timer)] = f"systemctl: {_decoded(done.stderr)}"
+    return done.returncode == 0
 
 
 def _files(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:

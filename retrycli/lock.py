@@ -23,6 +23,8 @@ from retrycli import descriptors
 from retrycli.errors import LockHeld, LockUnusable
 from retrycli.trust import PRIVATE, is_planted, user_name
 
+OWN_STATE = Path(".local/state/retrycli")
+"""A user's own state folder, beneath the home; the lock that is there makes it."""
 POLL_SECONDS = 0.1
 LONGEST = 4096
 """No holder's text is longer; a longer file is another one, such as a database."""
@@ -129,6 +131,7 @@ class PassLock:
         # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
         how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
+            self._make_own_folder()
             try:
                 file = os.open(self._path, how | os.O_EXCL, PRIVATE)
                 _give_to_the_folders_owner(file, self._path.parent)
@@ -140,6 +143,12 @@ class PassLock:
             os.close(file)
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
         return file
+
+    def _make_own_folder(self) -> None:
+        folder = self._path.parent
+        if folder.match(str(OWN_STATE)) and not folder.exists():
+            for each in (*reversed(folder.parents[: len(OWN_STATE.parts) - 1]), folder):
+                each.mkdir(0o700, exist_ok=True)
 
     def _other_owner(self) -> str | None:
         """Return who owns the file, unless this user does."""

@@ -8,7 +8,9 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from retrycli.trust import PRIVATE
+from retrycli.trust import PRIVATE, others_may_have_linked
+
+LINKED = "it has a second name (a hard link), and other users may make names in its folder"
 
 
 class LogFile(logging.Handler):
@@ -48,7 +50,7 @@ def _open(path: Path) -> int:
     """Open a file to append to it, and follow no link, which another user may have put there.
 
     Raises:
-        OSError: it can't be opened, or is not a regular file.
+        OSError: it can't be opened, or is not a regular file, or one that another user may have linked there.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
@@ -59,7 +61,16 @@ def _open(path: Path) -> int:
             folder = path.absolute().parent.stat()
             with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
                 os.fchown(file, folder.st_uid, folder.st_gid)
-    if not stat.S_ISREG(os.fstat(file).st_mode):
+    if (objection := _objection(os.fstat(file), path)) is not None:
         os.close(file)
-        raise OSError(None, "not a regular file")
+        raise OSError(None, objection)
     return file
+
+
+def _objection(file: os.stat_result, path: Path) -> str | None:
+    """Return why an open file is not to be written; None if it may be."""
+    if not stat.S_ISREG(file.st_mode):
+        return "not a regular file"
+    if others_may_have_linked(file, path.absolute().parent.stat()):
+        return LINKED
+    return None

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Collection, Iterable, Sequence
+import sysconfig
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import datetime, timedelta, tzinfo
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
 
+import retrycli
 from retrycli import config_text, cronline, crontab, filesystem, suggested, ticks, units
 from retrycli.config import Loaded
 from retrycli.cronline import Job
@@ -23,6 +25,11 @@ from retrycli.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
+CRON_IS_DOWN = (
+    "cron is not running on this machine",
+    "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`",
+)
+"""What is wrong, and the remedy."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
 
@@ -100,7 +107,16 @@ def this_python() -> str:
     return str(usual) if usual.exists() and usual.samefile(sys.executable) else sys.executable
 
 
-def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None) -> Job:
+def relied_on() -> tuple[Path, ...]:
+    """Return what a pass runs: the interpreter, this package, and the folders of the environment's packages."""
+    packages = (Path(sysconfig.get_path(each)) for each in ("purelib", "platlib"))
+    found = (Path(this_python()), Path(retrycli.__file__), *packages)
+    return tuple(dict.fromkeys(each for each in found if each.exists()))
+
+
+def propose(
+    place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None, program: Iterable[Path] | None = None
+) -> Job:
     """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
 
     Args:
@@ -109,6 +125,7 @@ def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = No
         host: the machine.
         run_as: who is to make the passes; by default, in the system's schedule, who owns the database, or else the
             settings' file, and who is at work in one of their own. It is never root unless root is named.
+        program: what a pass runs; by default `relied_on`.
 
     Raises:
         ConfigurationError: that is root and nobody said so, or there is no such user, or another user could have the
@@ -123,11 +140,11 @@ def propose(place: Place, loaded: Loaded, host: Host, *, run_as: str | None = No
             "the passes would be made by root; name the user who may write the database with --run-as USER "
             "(or root, if you mean it)"
         )
-    _refuse_other_masters(wanted, loaded, {ROOT, number})
+    _refuse_other_masters(wanted, loaded, {ROOT, number}, relied_on() if program is None else program)
     return wanted
 
 
-def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -> None:
+def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], program: Iterable[Path]) -> None:
     """Refuse a pass that users other than these could have do things.
 
     Raises:
@@ -136,7 +153,7 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int]) -
     """
     gateways = loaded.settings.gateway.all.values()
     named = [path for each in gateways for path in (each.preset_file, each.ca_file) if path is not None]
-    for path in (Path(wanted.config), *named, Path(wanted.interpreter)):
+    for path in (Path(wanted.config), *named, *program):
         if (weakness := find_weakness(path, users)) is not None:
             relying = "" if weakness.place == path else f", and so {path}"
             raise ConfigurationError(
@@ -278,13 +295,22 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     A line in the crontab of a user who has nothing to do with it keeps nobody from it.
 
     Raises:
-        ConfigurationError: something else calls it, or the place is not there.
+        ConfigurationError: something else calls it, or may do so where nothing can be read, or the place is not there.
     """
     parts = texts(place, wanted, host)
     titles = {target.title for target, _ in parts}
-    callers = callers_for(wanted.config, host)
-    callers = [each for each in callers if each.owner in {"root", host.login, wanted.user}]
-    _refuse_a_second([each for each in callers if not (each.installed and each.title in titles)])
+    masters, missed = {"root", host.login, wanted.user}, dict[str, str]()
+    callers = [each for each in callers_for(wanted.config, host, missed) if each.owner in masters]
+    ours = {UserCrontab(host, each).title for each in masters}
+    # The place itself is read below. Who may not use cron can still have a timer.
+    skipped = titles | ({UserCrontab(host).title} if place is Place.OWN_TIMER else set())
+    _refuse_the_unread(
+        {each: why for each, why in missed.items() if each not in skipped and (each in ours or each.startswith("/"))},
+        wanted.config,
+        host,
+    )
+    others = [each for each in callers if not (each.installed and each.title in titles)]
+    _refuse_a_second(others, wanted.config, host)
     if place.is_timer and not crontab.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
     if not place.is_timer and not crontab.has_cron(host):
@@ -345,6 +371,8 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
     if missed is not None and not checked:
         remedy = to_read(loaded, host, "cron check")
         return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
+    if not checked:
+        return Verdict([], f"nothing calls the passes; {to_install(loaded, host)} has them called")
     return Verdict(checked, _verdict(checked), missed)
 
 
@@ -372,6 +400,16 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
     return f"look as root: {as_user('root', command, loaded)}"
 
 
+def to_install(loaded: Loaded, host: Host) -> str:
+    """Return the command that has the passes called, in backticks.
+
+    It is root's, as the README has it, for a service user whom somebody became through sudo.
+    """
+    if host.uid != 0 and suggested.is_by_sudo():
+        return as_user("root", "cron install", loaded)
+    return "`retrycli cron install`"
+
+
 def as_user(user: str, command: str, loaded: Loaded) -> str:
     """Return a command that another user is to run with these settings, in backticks."""
     return suggested.as_user(user, command, None if loaded.file is None else config_path(loaded))
@@ -379,8 +417,6 @@ def as_user(user: str, command: str, loaded: Loaded) -> str:
 
 def _verdict(found: list[Checked]) -> str | None:
     match found:
-        case []:
-            return "nothing calls the passes; `retrycli cron install` has them called"
         case [one] if (still := stopped(one.caller)) is not None:
             return f"{one.caller.place}: {still[0]}; {still[1]}"
         case [one] if one.objection:
@@ -394,7 +430,11 @@ def _verdict(found: list[Checked]) -> str | None:
 
 
 def ticks_of(
-    callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, now: datetime
+    callers: Sequence[Caller],
+    passes: Sequence[PassRecord],
+    interval: timedelta,
+    now: datetime,
+    zone: tzinfo | None = None,
 ) -> ticks.Ticks:
     """Return when the next passes begin.
 
@@ -406,23 +446,25 @@ def ticks_of(
         passes: the newest passes, newest first. They tell it if the caller can't be read, or is on another host.
         interval: how often passes should be made. They are expected so by the clock if nothing else tells.
         now: the time.
+        zone: the time zone that cron and timers go by; by default the system's.
     """
+    zone = zone or crontab.system_zone()
     latest = passes[: ticks.PASSES_LOOKED_AT]
     starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
     at_work = [each for each in callers if each.running is not False]
-    found = [each for caller in at_work if (each := _ticks(caller, starts, now)) is not None]
+    found = [each for caller in at_work if (each := _ticks(caller, starts, now, zone)) is not None]
     if found:
         return min(found, key=lambda each: each.next(now))
-    return ticks.grid(starts, interval) or ticks.by_clock(interval, now)
+    return ticks.grid(starts, interval) or ticks.by_clock(interval, now, zone)
 
 
-def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime) -> ticks.Ticks | None:
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> ticks.Ticks | None:
     if caller.kind == "cron":
-        return ticks.by_cron(caller.when, now)
+        return ticks.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
     for each in caller.when.split(", "):
         line, span = units.as_cron(each), units.span(each)
         if line is not None:
-            return ticks.by_cron(line, now)
+            return ticks.by_cron(line, now, zone)
         if span is not None and starts:
             return ticks.Grid(starts[0], span)
     return None
@@ -463,9 +505,15 @@ def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     return [each for each in callers_for(config, host) if each.owner in masters]
 
 
-def callers_for(config: str | None, host: Host) -> list[Caller]:
-    """What calls a pass with these settings; a call that names no settings may mean these."""
-    found = [each for each in crontab.callers(host) if config is None or each.config in {None, config}]
+def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = None) -> list[Caller]:
+    """What calls a pass with these settings; a call that names no settings may mean these.
+
+    Args:
+        config: the settings' file; None for any.
+        host: the machine.
+        missed: takes what can't be read, as `retrycli.crontab.callers` does.
+    """
+    found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
     return [replace(each, running=crontab.is_running(host, each)) for each in found]
 
 
@@ -474,19 +522,32 @@ def stopped(caller: Caller) -> tuple[str, str] | None:
     if caller.running is not False:
         return None
     if caller.kind == "cron":
-        return "cron is not running on this machine", "start it: `systemctl start cron`, or `service cron start`"
+        return CRON_IS_DOWN
     timer = Path(caller.title).name
     own = " --user" if caller.user is None else ""
     return f"{timer} is stopped", f"start it: `systemctl{own} start {timer}`"
 
 
-def _refuse_a_second(others: list[Caller]) -> None:
+def _refuse_a_second(others: list[Caller], config: str, host: Host) -> None:
     if others:
         places = "; ".join(f"{each.place} ({each.when})" for each in others)
         remedy = "`retrycli cron remove`" if others[0].installed else "take it away by hand"
+        if others[0].installed and others[0].owner != host.login:
+            remedy = suggested.as_user(others[0].owner, "cron remove", config)
         raise ConfigurationError(
             f"a pass is called already by {places}. Two schedulers get in each other's way: keep that one "
             f"(`retrycli cron check`), or first {remedy}"
+        )
+
+
+def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> None:
+    if missed:
+        places = ", ".join(f"{place} ({why})" for place, why in missed.items())
+        remedy = "Make it readable, then `retrycli cron install`"
+        if host.uid != 0:
+            remedy = f"Run it as root: {suggested.as_user('root', 'cron install', config)}"
+        raise ConfigurationError(
+            f"can't read {places}, where a pass may be called already; nothing was changed. {remedy}"
         )
 
 

@@ -79,6 +79,11 @@ def as_user(user: str, command: str, config: str | None) -> str:
     return f"`{shlex.join([*sudo, *_Now.call.full, *named])} {command}`"
 
 
+def is_by_sudo() -> bool:
+    """Return whether the program was called through sudo."""
+    return _Now.call.program[0] == "sudo"
+
+
 def own(text: str) -> str:
     """Complete all commands in a text that has none but our own words."""
     return _completed(text, "")

@@ -197,17 +197,15 @@ def _has_access_list(place: Path) -> bool:
 
 
 def _is_private(gid: int, users: Collection[int]) -> bool:
-    """Whether a group is one user's own, as most systems make one for each (umask 002 relies on that).
+    """Return whether all users of a group are among these; as most systems make one for each (umask 002 relies on it).
 
-    It has that user's name, and nobody else is in it. The name is required because a directory service need not list
-    who is in a group. In a container a user may have no name; then the numbers are compared.
+    A group's users are those whom it lists, and those whose primary group it is. Of one without any, as in a container
+    whose users have no account, the name or number must be a user's.
     """
-    if _group_name(gid) not in {user_name(uid) for uid in users}:
-        return False
+    found: set[int | None] = {each.pw_uid for each in pwd.getpwall() if each.pw_gid == gid}
     with suppress(KeyError):
-        if any(user_number(name) not in users for name in grp.getgrgid(gid).gr_mem):
-            return False
-    return all(each.pw_uid in users for each in pwd.getpwall() if each.pw_gid == gid)
+        found |= {user_number(name) for name in grp.getgrgid(gid).gr_mem}
+    return found <= {*users} if found else _group_name(gid) in {user_name(each) for each in users}
 
 
 def user_name(uid: int) -> str:

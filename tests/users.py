@@ -9,7 +9,6 @@ import encodings.utf_8_sig  # noqa: F401  a user who may not read the interprete
 import os
 import pickle
 import shutil
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -18,7 +17,7 @@ from typing import TypeVar
 
 import pytest
 
-import retrycli
+from retrycli.scheduler import relied_on
 from retrycli.trust import find_weakness, trusted_users
 
 Result = TypeVar("Result")
@@ -37,8 +36,8 @@ def need_root() -> None:
 
 def need_own_program() -> None:
     """Skip a test of what `doctor` finds in order if the program under test itself can be changed by other users."""
-    for each in (sys.executable, retrycli.__file__):
-        if (weakness := find_weakness(Path(each), trusted_users())) is not None:
+    for each in relied_on():
+        if (weakness := find_weakness(each, trusted_users())) is not None:
             pytest.skip(f"what these tests run can be changed by another user: {weakness}")
 
 

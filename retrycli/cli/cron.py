@@ -73,7 +73,7 @@ def cron_install(
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Host, cron_is_running
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -89,6 +89,8 @@ def cron_install(
         console.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
     elif place is scheduler.Place.OWN_TIMER:
         console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
+    if not place.is_timer and cron_is_running(host) is False:
+        console.complain(f"retrycli: it is installed, but {'; '.join(scheduler.CRON_IS_DOWN)}")
     if not as_json:
         console.say("Next: retrycli cron check")
 
@@ -98,9 +100,9 @@ def cron_check(
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.crontab import Asker, Host
 
-    host = Host()
+    host = Host(run=Asker())
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
     found = scheduler.check(loaded, host, only=only)
@@ -124,7 +126,8 @@ def cron_check(
             remedy = scheduler.to_read(loaded, host, "cron check")
             console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
-            console.say("Next: " + ("retrycli status" if found.callers else "retrycli cron install"))
+            step = "retrycli status" if found.callers else scheduler.to_install(loaded, host).strip("`")
+            console.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 

@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from retrycli.config import Loaded
     from retrycli.console import Row
-    from retrycli.crontab import Caller
+    from retrycli.crontab import Asker, Caller
     from retrycli.desk import Status
     from retrycli.explain import Explanation, Gate
     from retrycli.settings import Settings
@@ -84,17 +84,19 @@ def status(
 ) -> None:
     """Show whether passes are made, and what waits."""
     from retrycli import console, desk
+    from retrycli.crontab import Asker
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    found = desk.status(loaded.settings, callers=_callers(loaded))
+    found = desk.status(loaded.settings, callers=_callers(loaded, asker := Asker()))
     if as_json:
         console.show_json(_status_fields(found))
     else:
-        _show_status(found)
+        _show_status(loaded, found)
+    _name_the_silent(asker)
     if check and found.uncalled is not None:
-        console.complain(f"retrycli: {'; '.join(found.uncalled)}")
+        console.complain(f"retrycli: {_suggesting(loaded, '; '.join(found.uncalled))}")
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
@@ -104,12 +106,31 @@ def status(
     raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
 
 
-def _callers(loaded: Loaded) -> list[Caller] | None:
+def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
     from retrycli import scheduler
     from retrycli.crontab import Host
 
-    return None if loaded.file is None else scheduler.callers_of(loaded, Host())
+    return None if loaded.file is None else scheduler.callers_of(loaded, Host(run=asker))
+
+
+def _suggesting(loaded: Loaded, text: str) -> str:
+    """Complete the commands in a text; to install the schedule may be root's business."""
+    from retrycli import scheduler, suggested
+    from retrycli.crontab import Host
+
+    install = scheduler.to_install(loaded, Host())
+    return suggested.quoted(text.replace("`retrycli cron install`", install))
+
+
+def _name_the_silent(asker: Asker) -> None:
+    """Say which programs of this machine gave no answer about the schedule."""
+    from retrycli import console
+    from retrycli.crontab import ANSWER_SECONDS
+
+    for each in sorted(asker.silent):
+        words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
+        console.complain(f"retrycli: {words}")
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -130,8 +151,8 @@ def _status_fields(found: Status) -> dict[str, object]:
     }
 
 
-def _show_status(found: Status) -> None:
-    from retrycli import console, suggested
+def _show_status(loaded: Loaded, found: Status) -> None:
+    from retrycli import console
 
     console.show_facts(
         {
@@ -139,7 +160,9 @@ def _show_status(found: Status) -> None:
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),
-            "Next run": suggested.quoted(f"none: {'; '.join(found.uncalled)}") if found.uncalled else found.next_run,
+            "Next run": found.next_run
+            if found.uncalled is None
+            else _suggesting(loaded, f"none: {'; '.join(found.uncalled)}"),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
@@ -157,7 +180,7 @@ def _show_status(found: Status) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then retrycli cron install",
+        "never_run": "retrycli run-once, and then " + _suggesting(loaded, "`retrycli cron install`").strip("`"),
         "late": "retrycli doctor, and `systemctl status cron`",
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
@@ -428,27 +451,27 @@ def explain(
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
     from retrycli import console
+    from retrycli.crontab import Asker
     from retrycli.explain import explain as explained
 
     loaded = load(ctx, config)
-    found = explained(loaded.settings, message_id, callers=_callers(loaded))
+    found = explained(loaded.settings, message_id, callers=_callers(loaded, asker := Asker()))
+    _name_the_silent(asker)
     if as_json:
         fields = asdict(found)
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
     console.show_table(
         ("Gate", "Open", "Figure", "Time"),
-        [(each.name.replace("_", "-"), each.open, _figure(each), each.time) for each in found.gates],
+        [(each.name.replace("_", "-"), each.open, _figure(loaded, each), each.time) for each in found.gates],
     )
     console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
     console.say(f"Next: {_remedy(found)}")
 
 
-def _figure(gate: Gate) -> str:
+def _figure(loaded: Loaded, gate: Gate) -> str:
     """What a gate goes by, with commands that work when pasted; cron's has none but our own words."""
-    from retrycli import suggested
-
-    return suggested.quoted(gate.figure) if gate.name == "cron" else gate.figure
+    return _suggesting(loaded, gate.figure) if gate.name == "cron" else gate.figure
 
 
 REMEDIES = {

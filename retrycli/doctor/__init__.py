@@ -17,7 +17,7 @@ from pathlib import Path
 from retrycli import crontab
 from retrycli.app import utc_now
 from retrycli.config import HINT, load
-from retrycli.crontab import Host
+from retrycli.crontab import Asker, Host
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
@@ -77,7 +77,7 @@ def examine(
     except ConfigurationError as error:
         remedy = "mend it; nothing that needs the settings was looked at"
         return [failure("settings", str(error).removesuffix(HINT), remedy)]
-    case = Case(loaded, host or Host(), now)
+    case = Case(loaded, host or Host(run=Asker()), now)
     return [*(each for check in CHECKS for each in _held(check, case)), *_in_database(case)]
 
 

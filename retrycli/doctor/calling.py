@@ -66,7 +66,8 @@ def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
     if missed is not None:
         words = f"nothing that can be read calls a pass; {missed}"
         return failure("scheduler", words, scheduler.to_read(case.loaded, case.host, "doctor"))
-    return failure("scheduler", f"nothing on this machine{unread} calls a pass", "`retrycli cron install`")
+    words = f"nothing on this machine{unread} calls a pass"
+    return failure("scheduler", words, scheduler.to_install(case.loaded, case.host))
 
 
 def _one(case: Case, caller: Caller) -> Finding:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-import retrycli
+from retrycli import scheduler
 from retrycli.app import utc_now
 from retrycli.config import Loaded
 from retrycli.crontab import Host
@@ -26,8 +25,8 @@ class Case:
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
-    program: tuple[Path, ...] = (Path(sys.executable), Path(retrycli.__file__))
-    """What runs: the interpreter and the package."""
+    program: tuple[Path, ...] = field(default_factory=scheduler.relied_on)
+    """What runs: the interpreter and its packages."""
 
     @property
     def settings(self) -> Settings:

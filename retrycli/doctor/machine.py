@@ -17,9 +17,18 @@ from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
 from retrycli.extras import install
 from retrycli.finding import Finding, failure, of_error, warning, well
-from retrycli.lock import PassLock
+from retrycli.lock import OWN_STATE, PassLock
 from retrycli.store.condition import lack_of_room
-from retrycli.trust import ROOT, Weakness, find_weakness, group_readers, trusted_users, user_name, user_number
+from retrycli.trust import (
+    ROOT,
+    Weakness,
+    find_weakness,
+    group_readers,
+    others_may_have_linked,
+    trusted_users,
+    user_name,
+    user_number,
+)
 
 BY_THEM = "run doctor as the user who makes the passes"
 
@@ -188,6 +197,8 @@ def lock(case: Case) -> Iterator[Finding]:
     """Whether the lock can be had, and who has it. It is not made: root's would keep everybody else out."""
     path = lock_path(case.settings)
     needed = path if os.access(path, os.F_OK) else path.parent
+    if path.parent.match(str(OWN_STATE)):  # which the first pass makes
+        needed = next(each for each in (path, *path.parents) if os.access(each, os.F_OK))
     if not os.access(needed, os.R_OK | os.W_OK):
         yield failure(
             "lock", f"{needed} can't be written, and the lock {path} is to be there", "set run.lock_file, or its owner"
@@ -240,6 +251,9 @@ def _log(path: Path) -> Finding:
         return failure("outputs", f"logging.file is {path}, which is no plain file in a folder", "mend logging.file")
     if not os.access(needed, os.W_OK):
         return failure("outputs", f"logging.file: {needed} can't be written", f"see to the owner of {needed}")
+    if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
+        words = f"logging.file: {path} has a second name, and other users may make names in its folder"
+        return failure("outputs", words, f"chmod go-w {quote(str(path.absolute().parent))}; then remove the file")
     return well("outputs", f"logging.file can be written: {path}")
 
 

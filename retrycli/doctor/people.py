@@ -5,14 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from retrycli import notify, reach
+from retrycli import notify, reach, scheduler
 from retrycli.doctor.case import Case
 from retrycli.errors import ConfigurationError
-from retrycli.finding import Finding, failure, of_error, well
+from retrycli.finding import Finding, failure, of_error, warning, well
 
 
 def notifications(case: Case) -> Iterator[Finding]:
     """Whether each target can be reached; only its number and its scheme are shown, for the rest may be a secret."""
+    if not case.settings.notify.urls:
+        yield from _cron_mail(case)
     for number, secret in enumerate(case.settings.notify.urls, 1):
         url = secret.get_secret_value()
         name = f"target {number} ({notify.scheme(url)})"
@@ -28,6 +30,21 @@ def notifications(case: Case) -> Iterator[Finding]:
             yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
         else:
             yield well("notifications", f"{name} can be reached; `retrycli notify test` sends it something")
+
+
+def _cron_mail(case: Case) -> Iterator[Finding]:
+    """Warn if only a service user's mailbox, or nobody, is told of trouble."""
+    for each in scheduler.callers_of(case.loaded, case.host):
+        remedy = f"set notify.urls, or put MAILTO=you@example.com at the top of {each.title}"
+        if each.mail_to:
+            continue
+        if each.kind == "timer":
+            who, why, remedy = "nobody is told of trouble", "a timer sends no mail", "set notify.urls"
+        elif each.mail_to is None:
+            who, why = f"cron mails trouble to {each.user or each.owner}", f"{each.title} has no MAILTO"
+        else:
+            who, why = "nobody is told of trouble", f"MAILTO is empty in {each.title}"
+        yield warning("notifications", f"{who}: notify.urls is not set, and {why}", remedy)
 
 
 def ping(case: Case) -> Iterator[Finding]:

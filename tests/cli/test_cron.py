@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import os
 import pwd
+import shutil
 import stat
+import sys
+from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
+import retrycli
 from retrycli.scheduler import this_python
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
@@ -17,7 +22,6 @@ from tests.users import THEIRS, need_own_program, need_root, open_place
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from tests.cli.application import Application
 
@@ -245,3 +249,24 @@ def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
         unit = command("--config", config, "cron", "print", "--run-as", DAEMON, "--systemd").stdout
         assert f"\nUser={DAEMON}\n" in unit
         assert "\nProtectSystem=strict\n" in unit
+
+
+def test_a_package_that_another_user_may_change_is_called_by_no_line(cli: Cli, crontab: Crontab) -> None:
+    """Neither is one whose folder they may write to. The interpreter alone would be as it should."""
+    need_root()
+    need_own_program()
+    with open_place() as place:
+        shutil.copytree(Path(retrycli.__file__).parent, place / "site/retrycli")
+        config = place / "retrycli.toml"
+        config.write_text('[database]\nurl = "postgresql://db/desk"\n')
+        copy = replace(cli, program=(sys.executable, "-P", "-m", "retrycli"))
+        command = copy.having({**crontab.variables, "PYTHONPATH": f"{place}/site"})
+        arguments = ("cron", "print", "--run-as", DAEMON, "--config", config)
+        assert command(*arguments).returncode == 0
+        for each in (place / "site", place / "site/retrycli"):
+            os.chown(each, THEIRS, 0)
+            done = command(*arguments)
+            assert (done.returncode, done.stdout) == (78, "")
+            assert f"{each} belongs to {THEIRS}, and so {place}/site/retrycli/__init__.py, which" in done.stderr
+            assert f"{each} belongs to {THEIRS}" in command("doctor", "--config", config).stdout
+            os.chown(each, 0, 0)

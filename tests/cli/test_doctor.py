@@ -32,7 +32,9 @@ def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -
         connection.execute("PRAGMA journal_mode = WAL")
     file = cli.cwd / "retrycli.toml"
     file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "{sandbox.url}"\n')
-    desk = cli.having(Crontab(tmp_path).variables)
+    crontab = Crontab(tmp_path)
+    crontab.file.write_text("MAILTO=ops@example.com\n")
+    desk = cli.having(crontab.variables)
     with a_cron(tmp_path):
         assert desk("cron", "install", *OWN, "--yes").returncode == 0
         assert desk("run-once").returncode == 0

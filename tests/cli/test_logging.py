@@ -181,6 +181,24 @@ def test_a_log_file_that_root_begins_is_its_folders_owners(
     assert (found.st_uid, found.st_gid) == (OURS, OURS)
 
 
+def test_a_file_that_another_user_may_have_linked_as_the_log_is_not_written(
+    at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """A pass of root's would append to any file of root's. In a folder of one's own a second name is one's own."""
+    folder, target = tmp_path / "logs", tmp_path / "target"
+    folder.mkdir()
+    target.touch()
+    (folder / "retrycli.log").hardlink_to(target)
+    logging = at_work.having({"RETRYCLI_LOGGING__FILE": str(folder / "retrycli.log")})
+    assert logging("run-once").stderr == ""
+    assert (size := target.stat().st_size) > 0
+    folder.chmod(0o777)
+    application.fill()
+    done = logging("run-once")
+    assert f"The log file was not written: {folder}/retrycli.log: it has a second name" in done.stderr
+    assert (done.returncode, target.stat().st_size, len(sandbox.received)) == (0, size, 3)
+
+
 @pytest.mark.parametrize("made", ["folder", "link", "fifo", "missing folder"])
 def test_a_log_file_that_can_not_be_written_is_a_warning_and_the_messages_are_sent(
     at_work: Cli, application: Application, sandbox: Sandbox, tmp_path: Path, made: str

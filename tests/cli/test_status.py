@@ -8,7 +8,10 @@ import socket
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+import pytest
+
 import retrycli
+from retrycli.crontab import system_zone
 from retrycli.sandbox import Behaviour
 from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
@@ -324,3 +327,42 @@ def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Ap
         assert desk("retry", "2").returncode == 0
     found = desk.json("status", "--check")
     assert (found["state"], found["refusals"]) == ("ok", [])
+
+
+@pytest.mark.slow
+@on_sqlite
+def test_a_crontab_that_does_not_answer_is_waited_for_some_seconds_and_told(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    """The command has a minute here; it waited two."""
+    crontab = Crontab(tmp_path)
+    crontab.program.write_text("#!/bin/sh\nexec sleep 600\n")
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'[database]\nurl = "{application.url}"\n[gateway]\nbase_url = "http://127.0.0.1:9"\n')
+    application.fill()
+    command = cli.having(crontab.variables)
+    said = "retrycli: `crontab` gave no answer within 3 s; a schedule that only it knows is not counted\n"
+    for each in (("status",), ("status", "--json"), ("explain", "5")):
+        done = command(*each, "--config", file)
+        assert (done.returncode, done.stderr) == (0, said)
+        assert done.stdout
+    done = command("cron", "check", "--user", "--config", file)
+    assert done.returncode == 3
+    assert "(`crontab` failed: no answer within 3 s)" in done.stderr
+
+
+@on_sqlite
+def test_the_next_run_does_not_go_by_the_operators_time_zone(
+    cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path
+) -> None:
+    """Cron goes by the system's."""
+    made_a_pass(application, sandbox)
+    crontab = Crontab(tmp_path)
+    file = cli.cwd / "retrycli.toml"
+    file.write_text(f'[database]\nurl = "{application.url}"\n')
+    far_off = (datetime.now(system_zone()).hour + 12) % 24
+    crontab.file.write_text(f"0 {far_off} * * * retrycli run-once\n")
+    with a_cron(tmp_path):
+        abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
+        [told] = {each.json("status", "--config", file)["next_run"] for each in abroad}
+    assert datetime.fromisoformat(told).astimezone(system_zone()).hour == far_off

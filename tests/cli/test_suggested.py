@@ -181,6 +181,23 @@ def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once
         assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "check"], done.stderr
 
 
+def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_readme_says(far: Cli, tmp_path: Path) -> None:
+    """The system's schedule is then removed as root too. Who came without sudo may have none."""
+    need_root()
+    cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
+    as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
+    file = far.env["FILE"]
+    by_root = ["sudo", SCRIPT[0], "--config", file, "cron", "install"]
+    for env, expected in ((as_svc, by_root), ({}, ["retrycli", "--config", file, "cron", "install"])):
+        command = cli.having(env)
+        [line] = re.findall("`([^`]*cron install)`", command("cron", "check", "--config", file).stderr)
+        assert shlex.split(line) == expected
+        [line] = re.findall("`([^`]*cron install)`", command("doctor", "--config", file).stdout)
+        assert shlex.split(line) == expected
+        line = command.on_terminal("status", "--config", file, columns=400).text.rpartition(", and then ")[2]
+        assert shlex.split(line) == expected
+
+
 def test_somebody_elses_words_are_left_as_they_are(far: Cli, application: Application) -> None:
     """An error that an API gave quotes a command of ours: it stays a quotation."""
     application.add(101, last_error="Next: retrycli status")

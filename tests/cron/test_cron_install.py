@@ -67,6 +67,10 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     before = crontab(machine, path)
     done = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
     assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == (
+        "retrycli: it is installed, but cron is not running on this machine; "
+        "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`"
+    )
     written = crontab(machine, path)
     assert written.startswith(before)
 
@@ -84,12 +88,11 @@ def test_a_real_cron_runs_what_cron_install_writes(machine: Machine, options: li
     told = json.loads(machine.beside_cron(*RETRYCLI, "status", "--json").stdout)["next_run"]
     assert (datetime.fromisoformat(told).minute % 15, told[-4:]) == (0, ":00Z")
     assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None
-    assert (
-        "\nNext run\tnone: cron is not running on this machine; start it" in machine.inside(*RETRYCLI, "status").stdout
-    )
+    said = machine.inside(*RETRYCLI, "status").stdout
+    assert "\nNext run\tnone: cron is not running on this machine; start it" in said
     assert machine.inside(*RETRYCLI, "status", "--check").returncode == 3
-    again = machine.inside(*RETRYCLI, "cron", "install", "--yes", *options)
-    assert (again.returncode, crontab(machine, path)) == (0, written)
+    again = machine.beside_cron(*RETRYCLI, "cron", "install", "--yes", *options)
+    assert (again.returncode, again.stderr, crontab(machine, path)) == (0, "", written)
 
     assert machine.inside(*RETRYCLI, "cron", "remove", "--yes").returncode == 0
     assert crontab(machine, path) == before
@@ -127,12 +130,22 @@ def test_a_second_line_is_refused_wherever_the_first_one_is(machine: Machine) ->
 
 @pytest.mark.slow
 @in_private_folders
+def test_nothing_is_installed_while_a_crontab_can_not_be_read(machine: Machine) -> None:
+    (machine.root / "etc/crontab").mkdir()
+    refused = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
+    assert (refused.returncode, refused.stdout) == (78, "")
+    assert "can't read /etc/crontab (Is a directory), where a pass may be called already" in refused.stderr
+    assert not (machine.root / "etc/cron.d/retrycli").exists()
+
+
+@pytest.mark.slow
+@in_private_folders
 @pytest.mark.parametrize("line", ["echo retrycli run-once", "/opt/venv/bin/retrycli run-once"])
 def test_a_line_of_a_user_who_has_nothing_to_do_with_it_is_in_nobodys_way(machine: Machine, line: str) -> None:
     """Whether it only speaks of a pass, or would make one if it could."""
     (machine.root / "opt/strange").write_text(f"*/15 * * * * {line}\n")
     assert machine.inside("crontab", "-u", "daemon", "/opt/strange").returncode == 0
-    done = machine.inside(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
+    done = machine.beside_cron(*RETRYCLI, "cron", "install", "--run-as", "ticketing", "--yes")
     assert (done.returncode, done.stderr) == (0, "")
     checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import os
+import stat
 from pathlib import Path
 
 import pytest
 
 from retrycli.app import lock_path, login_name, pass_rules
+from retrycli.lock import PassLock
 from retrycli.settings import Settings
+from tests.users import OURS, as_user, need_root, open_place
 
 
 @pytest.mark.parametrize(
@@ -56,6 +59,31 @@ def test_a_lock_for_a_server_is_in_the_state_folder_whoever_asks_and_whatever_th
     assert lock_path(another, state=tmp_path) == tmp_path / "own"
 
 
-def test_without_a_state_folder_each_user_has_a_lock_of_their_own(tmp_path: Path) -> None:
-    """Another's could not be opened."""
-    assert lock_path(SERVER, state=tmp_path / "none").name.startswith(f"retrycli-{os.getuid()}-")
+def test_without_a_state_folder_the_lock_is_in_the_home_that_the_system_names(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Another user can't make it first there. $HOME is an operator's under sudo."""
+    (tmp_path / "home").mkdir()
+    none = tmp_path / "none"
+    found = lock_path(SERVER, state=none, home=tmp_path / "home")
+    assert found.parent == tmp_path / "home/.local/state/retrycli"
+    assert list((tmp_path / "home").iterdir()) == [], "who looks makes nothing"
+    PassLock(found).check()
+    assert [stat.S_IMODE(each.stat().st_mode) for each in (found.parent, found)] == [0o700, 0o600]
+    assert lock_path(SERVER, state=none, home=tmp_path / "home") == found
+    usual = lock_path(SERVER, state=none)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    assert lock_path(SERVER, state=none) == usual
+
+
+def test_without_a_home_each_user_has_a_lock_of_their_own_in_tmp(tmp_path: Path) -> None:
+    """Another's could not be opened. Users of containers often have no home, or one that they may not write."""
+    in_tmp = f"/tmp/retrycli-{os.getuid()}-"
+    assert str(lock_path(SERVER, state=tmp_path / "none", home=tmp_path / "none")).startswith(in_tmp)
+    (tmp_path / "file").touch()
+    assert str(lock_path(SERVER, state=tmp_path / "none", home=tmp_path / "file")).startswith(in_tmp)
+    need_root()
+    with open_place() as place:
+        found = as_user(OURS, lambda: lock_path(SERVER, state=place, home=place))
+    assert str(found).startswith(f"/tmp/retrycli-{OURS}-")
+    assert as_user(OURS, lambda: lock_path(SERVER, state=place)) == found, "one without an account"

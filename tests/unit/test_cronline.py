@@ -188,3 +188,24 @@ def test_a_comment_that_only_speaks_of_retrycli_is_no_mark() -> None:
 def test_what_follows_a_block_is_not_of_it() -> None:
     installed, by_hand = calls(block(JOB, system=False) + "0 * * * * retrycli run-once\n", system=False)
     assert (installed.installed, by_hand.installed) == (True, False)
+
+
+@pytest.mark.parametrize(
+    ("above", "expected"),
+    [
+        ("", None),
+        ("MAILTO=ana\n", "ana"),
+        ("MAILTO=ana\n MAILTO = 'ops@example.com'  \n", "ops@example.com"),
+        ('"MAILTO"=""\n', ""),
+        ("# MAILTO=ana\nNOTE=a b c d e retrycli run-once\n", None),
+    ],
+)
+def test_a_line_goes_by_the_variables_above_it(above: str, expected: str | None) -> None:
+    [found] = calls(f"{above}7 * * * * retrycli run-once\nMAILTO=late\n", system=False)
+    assert found.mail_to == expected
+
+
+def test_a_line_goes_by_the_zone_above_it() -> None:
+    text = "CRON_TZ=Asia/Kathmandu\n7 3 * * * retrycli run-once\n"
+    assert [each.zone for each in calls(text, system=False)] == ["Asia/Kathmandu"]
+    assert [each.zone for each in calls(text.replace("CRON_TZ", "TZ"), system=False)] == [None]

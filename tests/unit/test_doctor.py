@@ -25,7 +25,7 @@ from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from tests.users import OURS, SHARED, THEIRS, need_root
+from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -298,15 +298,33 @@ def test_a_secret_that_a_shared_group_may_read_is_a_warning(desk: Desk) -> None:
     only(machine.files(case), Level.OK, "files")
 
 
-def test_a_lock_that_others_could_make_first_is_a_warning(desk: Desk) -> None:
+IN_POSTGRESQL = CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk")
+
+
+def test_a_lock_that_others_could_make_first_is_a_warning() -> None:
+    """Without a home it is in /tmp."""
+    need_root()
     if STATE_FOLDER.is_dir():
         pytest.skip(f"this machine has {STATE_FOLDER}")
-    (desk.root / "program").touch(0o600)
-    desk.config.write_text(CONFIG.replace("sqlite:///agent.db", "postgresql://ana@db/desk"))
-    case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
-    found = only(machine.files(case), Level.WARNING, "files")
+    with open_place() as place:
+        desk = Desk(place)
+        desk.config.write_text(IN_POSTGRESQL)
+        desk.config.chmod(0o644)
+        case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
+        found = only(as_user(OURS, lambda: list(machine.files(case))), Level.WARNING, "files")
     assert "may take the lock retrycli-" in found.found
     assert found.remedy == f"as root: `install -d -m 700 -o {desk.host.login} {STATE_FOLDER}`"
+
+
+def test_a_lock_in_a_home_is_well_before_its_folder_is_made(desk: Desk) -> None:
+    desk.config.write_text(IN_POSTGRESQL)
+    case = Case(load(desk.config, {}), desk.host, lambda: NOON, program=())
+    home = Path(pwd.getpwuid(os.getuid()).pw_dir)
+    if STATE_FOLDER.is_dir() or (home / ".local/state/retrycli").exists() or not os.access(home, os.W_OK):
+        pytest.skip(f"this machine has {STATE_FOLDER}, or a lock in {home}, or that can't be written")
+    found = only(machine.lock(case), Level.OK, "lock")
+    assert found.found.startswith(f"{home}/.local/state/retrycli/")
+    assert not (home / ".local/state/retrycli").exists()
 
 
 def test_root_who_looks_trusts_whom_roots_schedule_names_and_no_other(desk: Desk) -> None:
@@ -362,6 +380,28 @@ def test_each_target_is_reached_for_and_nothing_of_it_is_shown_but_its_scheme(de
     assert not any(word in str(found) for word in ("s3cret", "127.0.0.1", "ana", "example"))
 
 
+def test_trouble_that_only_a_service_users_mailbox_is_told_of_is_a_warning(desk: Desk) -> None:
+    """Not if nothing here calls the passes: another host's crontab can't be seen."""
+    assert list(people.notifications(desk.case())) == []
+    file = desk.root / "etc/cron.d/retrycli"
+    file.write_text(LINE)
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert found.found == f"cron mails trouble to desk: notify.urls is not set, and {file} has no MAILTO"
+    assert found.remedy == f"set notify.urls, or put MAILTO=you@example.com at the top of {file}"
+    file.write_text(f'MAILTO=""\n{LINE}')
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert found.found == f"nobody is told of trouble: notify.urls is not set, and MAILTO is empty in {file}"
+    file.write_text(f"MAILTO=ops@example.com\n{LINE}")
+    assert list(people.notifications(desk.case())) == []
+    file.unlink()
+    desk.crontab = LINE.replace("desk ", "")
+    found = only(people.notifications(desk.case()), Level.WARNING, "notifications")
+    assert f"cron mails trouble to {desk.host.login}: " in found.found
+    assert found.remedy == "set notify.urls, or put MAILTO=you@example.com at the top of the crontab of " + (
+        f"{desk.host.login}"
+    )
+
+
 def test_the_dead_man_switch_is_reached_for_and_not_pinged(desk: Desk, listener: int) -> None:
     assert list(people.ping(desk.case())) == []
     only(people.ping(desk.case(more=f'[notify]\nping_url = "http://127.0.0.1:{listener}/s3cret"\n')), Level.OK, "ping")
@@ -393,6 +433,12 @@ def test_a_log_that_can_not_be_a_file_is_a_failure(desk: Desk) -> None:
     only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
     (desk.root / "logs/retrycli.log").symlink_to(desk.config)
     only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    (desk.root / "logs/retrycli.log").unlink()
+    (desk.root / "logs/retrycli.log").hardlink_to(desk.config)
+    only(machine.outputs(desk.case(more=more)), Level.OK, "outputs")
+    (desk.root / "logs").chmod(0o777)
+    found = only(machine.outputs(desk.case(more=more)), Level.FAILURE, "outputs")
+    assert f"{desk.root}/logs/retrycli.log has a second name" in found.found
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
@@ -583,7 +629,7 @@ def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) 
     (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
     found = only([of_callers(desk)], Level.FAILURE, "scheduler")
     assert found.found.endswith(f"{desk.root}/etc/crontab, line 1; but cron is not running on this machine")
-    assert found.remedy == "start it: `systemctl start cron`, or `service cron start`"
+    assert found.remedy == "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`"
     (desk.root / "proc/1/status").unlink()
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     (desk.root / "etc/crontab").unlink()

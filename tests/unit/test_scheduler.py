@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import importlib.resources
 import os
+import shutil
 import subprocess
+import sysconfig
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from zoneinfo import TZPATH, available_timezones
 
 import pytest
 
+import retrycli
 from retrycli import units
 from retrycli.config import Loaded, load
-from retrycli.crontab import Finished, Host
+from retrycli.crontab import Asker, Finished, Host, system_zone
 from retrycli.errors import ConfigurationError
 from retrycli.events import PassResult, StartedBy
 from retrycli.scheduler import (
@@ -26,8 +31,10 @@ from retrycli.scheduler import (
     nothing_calls,
     propose,
     reachable,
+    relied_on,
     remove,
     texts,
+    this_python,
     ticks_of,
 )
 from retrycli.store.ledger import PassRecord
@@ -174,6 +181,48 @@ def test_only_passes_by_people_tell_that_nothing_calls_them() -> None:
     assert nothing_calls(None, [made(1, person)], 15 * MINUTE, NOON) is None
 
 
+@pytest.mark.parametrize(
+    ("version", "expected"),
+    [(b"cronie 1.5.7\n", (21, 15)), (b"", (3, 0)), (b"crontab: invalid option -- 'V'\n", (3, 0))],
+)
+def test_a_line_goes_by_the_systems_zone_or_with_cronie_by_its_own(
+    desk: Desk, version: bytes, expected: tuple[int, int]
+) -> None:
+    """Debian's cron ignores CRON_TZ. Kathmandu is 5:45 ahead."""
+
+    def asked(command: Sequence[str], given: bytes) -> Finished:
+        if list(command) == ["crontab", "-V"]:
+            return subprocess.CompletedProcess(command, 0 if version[:6] == b"cronie" else 1, version, b"")
+        return desk.programs(command, given)
+
+    desk.programs.crontab = b"CRON_TZ=Asia/Kathmandu\n0 3 * * * retrycli run-once\n"
+    callers = callers_of(desk.settings(), replace(desk.host, run=asked))
+    found = ticks_of(callers, [], 15 * MINUTE, NOON, UTC).next(NOON)
+    assert (found.hour, found.minute) == expected
+    nowhere = [replace(each, zone="No/Where") for each in callers]
+    assert ticks_of(nowhere, [], 15 * MINUTE, NOON, UTC).next(NOON).hour == 3
+
+
+def test_the_systems_zone_is_that_of_its_file(tmp_path: Path) -> None:
+    """A container may have none, and then goes by UTC; so does one whose file is broken."""
+    assert system_zone(tmp_path) is UTC
+    (tmp_path / "etc").mkdir()
+    (tmp_path / "etc/localtime").write_bytes(b"no zone")
+    assert system_zone(tmp_path) is UTC
+    if "Asia/Kathmandu" in available_timezones():
+        (tmp_path / "etc/localtime").write_bytes(b"".join(zone_file("Asia/Kathmandu")))
+        assert NOON.astimezone(system_zone(tmp_path)).strftime("%H:%M") == "17:45"
+
+
+def zone_file(name: str) -> Iterator[bytes]:
+    """The file of a time zone, from wherever Python has it."""
+    for folder in TZPATH:
+        if (path := Path(folder, name)).exists():
+            yield path.read_bytes()
+            return
+    yield (importlib.resources.files("tzdata") / "zoneinfo" / name).read_bytes()
+
+
 def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -> None:
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir(parents=True)
@@ -199,6 +248,26 @@ def test_a_second_scheduler_is_refused(desk: Desk, first: Place, second: Place) 
     with pytest.raises(ConfigurationError, match=r"called already by .*first `retrycli cron remove`"):
         desk.install(second)
     assert desk.files() == before
+
+
+def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
+    desk.install(Place.SYSTEM_CRONTAB)
+    host = replace(desk.host, uid=OURS)
+    with pytest.raises(ConfigurationError, match=rf"first `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
+        install(Place.OWN_CRONTAB, job(desk.settings(), host, user="desk"), host)
+    desk.remove()
+    spool = desk.root / "var/spool/cron/crontabs"
+    spool.mkdir(parents=True)
+    (spool / "desk").touch()
+    [(_, block)] = texts(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+
+    def theirs(command: Sequence[str], given: bytes) -> Finished:
+        done = desk.programs(command, given)
+        return subprocess.CompletedProcess(command, 0, block.encode(), b"") if "-u" in command else done
+
+    host = replace(desk.host, run=theirs)
+    with pytest.raises(ConfigurationError, match=r"first `sudo -u desk retrycli --config \S+ cron remove`$"):
+        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
 def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
@@ -377,7 +446,8 @@ def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
 def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
     desk.programs.active.clear()
     desk.install(Place.SYSTEM_CRONTAB)
-    found = "cron is not running on this machine; start it: `systemctl start cron`, or `service cron start`"
+    found = "cron is not running on this machine; start it: `sudo systemctl enable --now cron`"
+    found += ", or `sudo service cron start`"
     assert desk.check()[1] == f"{desk.root}/etc/cron.d/retrycli, line 5: {found}"
     (desk.root / "run/systemd/system").rmdir()
     processes(desk, "sshd", elsewhere="cron")
@@ -386,6 +456,20 @@ def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: st
     (desk.root / "etc/cron.d").mkdir(parents=True)
     desk.install(Place.SYSTEM_CRONTAB)
     assert desk.check() == (1, None)
+
+
+def test_a_cron_that_has_died_and_waits_for_its_parent_is_not_running(desk: Desk) -> None:
+    """Nobody reaps it in a container whose first process does not."""
+    (desk.root / "run/systemd/system").rmdir()
+    desk.install(Place.SYSTEM_CRONTAB)
+    processes(desk, "cron")
+    assert desk.check() == (1, None)
+    shutil.copy("/bin/true", daemon := desk.root / "cron")
+    process = os.posix_spawn(daemon, ["cron"], {})
+    os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+    (desk.root / "proc/2/status").write_bytes(Path(f"/proc/{process}/status").read_bytes())
+    os.waitpid(process, 0)
+    assert "cron is not running on this machine" in str(desk.check()[1])
 
 
 def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None:
@@ -423,6 +507,74 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
         assert said.endswith(remedy)
         assert check(desk.settings(), replace(host, uid=uid), only=Place.OWN_CRONTAB).unread == f"can't read {own}"
     assert check(desk.settings(), desk.host, only=Place.OWN_CRONTAB).unread is None
+
+
+@pytest.mark.parametrize("place", list(Place))
+def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk: Desk, place: Place) -> None:
+    """A pass may be called there already. Those of users who have nothing to do with it do not matter."""
+    spool = desk.root / "var/spool/cron/crontabs"
+    spool.mkdir(parents=True)
+    for each in ("stranger", "desk"):
+        (spool / each).touch()
+
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[1:2] == ["-u"] and command[2] in missing:
+            return subprocess.CompletedProcess(command, 1, b"", b"disk error\n")
+        return desk.programs(command, given)
+
+    host = replace(desk.host, run=refused)
+    missing = {"stranger"}
+    assert install(place, job(desk.settings(), host, user="desk"), host)
+    missing = {"stranger", "desk"}
+    with pytest.raises(ConfigurationError) as caught:
+        install(place, job(desk.settings(), host, user="desk"), host)
+    assert str(caught.value) == (
+        "can't read the crontab of desk (`crontab` failed: disk error), where a pass may be called already; nothing "
+        "was changed. Make it readable, then `retrycli cron install`"
+    )
+    missing = set()
+    (desk.root / "etc/crontab").unlink()
+    (desk.root / "etc/crontab").mkdir()
+    host = replace(host, uid=1)
+    with pytest.raises(ConfigurationError, match=r"crontab \(Is a directory\), .* as root: `sudo retrycli --config"):
+        install(place, job(desk.settings(), host, user="desk"), host)
+
+
+def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
+    def refused(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "crontab":
+            return subprocess.CompletedProcess(command, 1, b"", b"you are not allowed\n")
+        return desk.programs(command, given)
+
+    host = replace(desk.host, run=refused, uid=1)
+    assert install(Place.OWN_TIMER, job(desk.settings(), host), host)
+
+
+def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
+    """Root reads everybody's crontab, each by a program."""
+    hung, asked = tmp_path / "hung", tmp_path / "asked"
+    hung.write_text(f"#!/bin/sh\necho >> {asked}\nexec sleep 600\n")
+    hung.chmod(0o755)
+    asker = Asker(seconds=0.2)
+    for _ in range(3):
+        done = asker([str(hung)], b"")
+        assert (done.returncode, done.stderr) == (124, b"no answer within 0.2 s")
+    assert asked.read_text() == "\n"
+    assert asker.silent == {str(hung)}
+    assert asker(["true"], b"").returncode == 0
+    assert asker.silent == {str(hung)}
+
+
+def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: Desk) -> None:
+    def hung(command: Sequence[str], given: bytes) -> Finished:
+        if command[0] == "systemctl":
+            return subprocess.CompletedProcess(command, 124, b"", b"no answer within 3 s")
+        return desk.programs(command, given)
+
+    desk.install(Place.SYSTEM_TIMER)
+    found = check(desk.settings(), replace(desk.host, run=hung))
+    timer = desk.root / "etc/systemd/system/retrycli.timer"
+    assert found.unread == f"can't read {timer} (systemctl: no answer within 3 s)"
 
 
 def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
@@ -527,6 +679,20 @@ def test_what_another_user_may_write_is_relied_on_by_no_pass(
         ConfigurationError, match=rf"which passes made by {OURS} would rely on; (`ch(own|mod) |move the file)"
     ):
         proposed(shared_desk, RELIES)
+
+
+def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
+    """Who may write there has a pass import what they like."""
+    loaded = shared_desk.settings(DATA)
+    site = shared_desk.root / "site-packages"
+    site.mkdir()
+    program = (Path(this_python()), site)
+    assert propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program).user == str(OURS)
+    os.chown(site, THEIRS, 0)
+    with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, which passes made by {OURS}"):
+        propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
+    assert {Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")} <= {*relied_on()}
+    assert {Path(this_python()), Path(retrycli.__file__)} <= {*relied_on()}
 
 
 def test_an_own_schedule_is_its_users(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import struct
 import subprocess
 import sys
@@ -296,3 +297,72 @@ def test_what_is_mounted_to_be_read_only_can_be_written_by_nobody(place: Path, m
         pytest.skip(f"no read-only mount to be had here (CAP_SYS_ADMIN): {done.stderr.strip()}")
     assert done.stdout == "None\n"
     assert find_weakness(place / "retrycli.toml", {0}) is not None
+
+
+# Whose a group is.
+
+ROOT_USER, SERVICE = "root:x:0:0::/root:/bin/sh\n", f"desk:x:{OURS}:{SHARED}::/:/bin/sh\n"
+GROUPS: dict[str, tuple[str, str, int, str]] = {
+    "one that is named otherwise, and the primary one of its only user": (
+        SERVICE,
+        f"tickets:x:{SHARED}:\n",
+        SHARED,
+        "",
+    ),
+    "the same, and its user is listed too": (SERVICE, f"tickets:x:{SHARED}:desk\n", SHARED, ""),
+    "one that lists root": (ROOT_USER + SERVICE, f"tickets:x:{SHARED}:root,desk\n", SHARED, ""),
+    "root's, in an image whose root has another name": ("admin:x:0:0::/root:/bin/sh\n", "root:x:0:\n", 0, ""),
+    "root's, in an image without accounts": ("", "", 0, ""),
+    "root's, which lists root": (ROOT_USER, "root:x:0:root\n", 0, ""),
+    "one that lists another": (
+        SERVICE + f"eve:x:{THEIRS}:{THEIRS}::/:/bin/sh\n",
+        f"tickets:x:{SHARED}:eve\n",
+        SHARED,
+        "tickets",
+    ),
+    "the primary one of another too": (
+        SERVICE + f"eve:x:{THEIRS}:{SHARED}::/:/bin/sh\n",
+        f"desk:x:{SHARED}:\n",
+        SHARED,
+        "desk",
+    ),
+    "one that lists a name without an account": (SERVICE, f"tickets:x:{SHARED}:gone\n", SHARED, "tickets"),
+    "one without any user": (ROOT_USER, f"tickets:x:{SHARED}:\n", SHARED, "tickets"),
+    "root's, which is another's primary one": (
+        f"{ROOT_USER}operator:x:{THEIRS}:0::/:/sbin/nologin\n",
+        "root:x:0:\n",
+        0,
+        "root",
+    ),
+}
+LOOK = """
+import sys
+from pathlib import Path
+from retrycli.trust import find_weakness
+print(find_weakness(Path(sys.argv[1]), {0, int(sys.argv[2])}))
+"""
+UNDER_OTHER_ACCOUNTS = """
+for each in passwd group nsswitch.conf; do mount --bind "$1/$each" "/etc/$each" || exit; done
+shift; exec "$@"
+"""
+
+
+@pytest.mark.parametrize("case", GROUPS)
+def test_a_group_is_private_if_its_only_users_are_root_and_who_is_trusted(case: str, tmp_path: Path) -> None:
+    """Whatever its name is. It may be a user's primary group, or list the user."""
+    if (unshare := shutil.which("unshare")) is None:
+        pytest.skip("unshare is not installed: apt-get install util-linux")
+    passwd, group, gid, shared = GROUPS[case]
+    for name, text in (("passwd", passwd), ("group", group), ("nsswitch.conf", "passwd: files\ngroup: files\n")):
+        (tmp_path / name).write_text(text)
+    with open_place() as place:
+        (place / "retrycli.toml").touch()
+        os.chown(place / "retrycli.toml", 0, gid)
+        (place / "retrycli.toml").chmod(0o664)
+        look = (sys.executable, "-c", LOOK, str(place / "retrycli.toml"), str(OURS))
+        inside = ("--mount", "sh", "-c", UNDER_OTHER_ACCOUNTS, "sh", str(tmp_path), *look)
+        done = subprocess.run([unshare, *inside], capture_output=True, text=True, check=False)
+    if "mount" in done.stderr:
+        pytest.skip(f"no mount namespace to be had here (CAP_SYS_ADMIN): {done.stderr}")
+    expected = f"{place}/retrycli.toml may be changed by the group {shared}" if shared else "None"
+    assert (done.stdout, done.stderr) == (f"{expected}\n", "")
