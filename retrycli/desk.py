@@ -44,7 +44,7 @@ class Host:
     started_at: datetime
     """When its newest pass began."""
     late: bool
-    """Whether that is too long ago, so that its scheduler looks dead."""
+    """Whether that is too long ago: two intervals and five minutes, or longer."""
 
 
 FAILED = frozenset({StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER, StopReason.FAULT})
@@ -81,6 +81,8 @@ class Status:
     """Those that have made a pass lately."""
     next_run: datetime | None
     """None if nothing calls one, or if they have stopped coming."""
+    missing: str | None
+    """Why none may have come, if the newest began too long ago, and where that shows."""
     uncalled: tuple[str, str] | None
     """Why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
     retry_interval_minutes: float
@@ -140,6 +142,7 @@ def status(
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
+            missing=scheduler.why_none_came(callers) if late and uncalled is None else None,
             uncalled=uncalled,
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,

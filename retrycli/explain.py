@@ -111,6 +111,7 @@ class _Explainer:
         self._failed = next((each for each in passes[:1] if each.reason == StopReason.FAULT), None)
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
+        self._why_none_came = scheduler.why_none_came(callers)
         self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
         self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
@@ -224,7 +225,8 @@ class _Explainer:
         if self._uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(self._uncalled))
         if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
-            return Gate("cron", open=False, figure="it looks dead; the last pass began at", time=self._newest)
+            figure = f"none has begun for too long: {self._why_none_came}; the last pass began at"
+            return Gate("cron", open=False, figure=figure, time=self._newest)
         number = self._grid.after(self._now)
         minutes = (self._grid[number + 1] - self._grid[number]) / timedelta(minutes=1)
         return Gate("cron", open=True, figure=f"every {minutes:g} min; next at", time=self._grid[number])

@@ -490,6 +490,17 @@ def nothing_calls(
     return UNCALLED
 
 
+def why_none_came(callers: Sequence[Caller] | None) -> str:
+    """Say why passes that should have come may not have, and where that shows. A log alone tells what cron refuses."""
+    at_work = next((each for each in callers or () if each.running), None)
+    if at_work is None:
+        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`, or syslog"
+    if at_work.kind == "timer":
+        return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
+    whose = at_work.user or at_work.owner
+    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; see `journalctl -u cron`, or syslog"
+
+
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
     """What calls a pass with these settings on this machine; nothing if they come from no file.
 

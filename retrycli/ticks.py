@@ -250,5 +250,5 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
-    """Whether the scheduler looks dead: the newest pass began two intervals and five minutes ago, or longer."""
+    """Tell whether passes have stopped coming: the newest began two intervals and five minutes ago, or longer."""
     return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE

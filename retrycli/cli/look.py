@@ -190,7 +190,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
 
 
 def _passes_in_words(found: Status) -> str:
-    from retrycli import console
+    from retrycli import console, suggested
 
     last = found.last_pass
     if last is None:
@@ -200,7 +200,9 @@ def _passes_in_words(found: Status) -> str:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when it ends
         words += f", {last.sent:,} sent, {last.rescheduled:,} rescheduled, {last.escalated:,} escalated"
-    return f"{words}; cron looks dead" if found.state == "late" else words
+    if found.missing is not None:
+        words += f"; none has begun since: {suggested.quoted(found.missing)}"
+    return words
 
 
 def _cause_in_words(found: Status) -> dict[str, str]:
@@ -231,7 +233,7 @@ def _hosts_in_words(found: Status) -> dict[str, str]:
 
     return {
         f"Host {each.host}": f"its last one began {console.ago(each.started_at, found.now)}"
-        + ("; its cron looks dead" if each.late else "")
+        + ("; look at its cron" if each.late else "")
         for each in found.hosts
         if len(found.hosts) > 1
     }

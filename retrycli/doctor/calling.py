@@ -97,7 +97,8 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
         return failure(
             "passes",
             f"{ago}, and there should be one every {wanted}",
-            "is cron alive? `systemctl status cron`, its log, and the mail of the user whose line it is",
+            "cron may be stopped, or refuse the user (PAM, cron.deny), or the line fails: see `journalctl -u cron`, or "
+            "syslog, and the mail of the user whose line it is",
         )
     usual = _usual(passes)
     if usual is None or _is_steady(case, usual):
