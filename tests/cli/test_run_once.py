@@ -9,6 +9,7 @@ import socket
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from random import Random
 
@@ -386,6 +387,17 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
         r"The ticketing API takes messages again \(it could not be reached from .* UTC to .* UTC\)$", ended.stderr
     )
     assert usual.stderr == ""
+
+
+def test_a_trouble_is_told_again_as_often_as_notify_remind_hours_says(cli: Cli, application: Application) -> None:
+    application.add_due(6)
+    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+    at_work = cli.having(application.variables("http://127.0.0.1:9") | quick)
+    assert "The ticketing API can't be reached" in at_work("run-once").stderr
+    earlier = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2)
+    application.execute("UPDATE retrycli_passes SET started_at = ?", earlier.isoformat(" "))
+    assert "can't be reached" in at_work("run-once", env={"RETRYCLI_NOTIFY__REMIND_HOURS": "1"}).stderr
+    assert "can't be reached" not in at_work("run-once").stderr
 
 
 def test_a_trouble_is_told_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
