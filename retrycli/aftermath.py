@@ -62,7 +62,7 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Re
         passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
         if not passes or passes[0].result is not PassResult.FAILED:
             return
-        error.is_known = news.is_known(passes, settings.notify.remind)
+        error.is_known = news.is_known(news.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
             from retrycli.tell import notify
 
@@ -86,9 +86,10 @@ def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> 
     eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
     passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW)
     remind = settings.notify.remind
-    if news.failed(passes[1:]) or news.news(summary.detail, passes, remind):
+    if news.failed(passes[1:]) or news.news(summary.detail, news.as_mailed(passes), remind):
         passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-    lines = news.missing(passes, interval), news.works_again(passes), *news.news(summary.detail, passes, remind)
+    mailed = news.as_mailed(passes)
+    lines = news.missing(passes, interval), news.works_again(mailed), *news.news(summary.detail, mailed, remind)
     for line in filter(None, lines):
         logs.logger.warning("%s", line)

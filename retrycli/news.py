@@ -109,6 +109,13 @@ def _tells_of(reason: str, past: PastPass) -> bool:
     return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
 
 
+def as_mailed(passes: Sequence[Past]) -> list[Past]:
+    """Return the passes that tell what the newest one tells to the same reader: a terminal's output is not mailed."""
+    if not passes or passes[0].started_by is StartedBy.PERSON:
+        return [*passes]
+    return [each for each in passes if each.started_by is not StartedBy.PERSON]
+
+
 def works(past: PastPass) -> bool:
     """Return whether a pass shows that passes no longer fail: it ended by itself, and did all that passes do."""
     tried = past.sent + past.rescheduled > 0
