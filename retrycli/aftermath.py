@@ -24,12 +24,12 @@ other hosts."""
 def leave(settings: Settings, database: Database, summary: PassSummary, now: datetime) -> None:
     """Tell whoever wants to know how the pass went."""
     with _or_warn("The log does not tell what has changed"):
-        _tell_the_news(Ledger(database), summary, timedelta(minutes=settings.schedule.retry_interval_minutes))
+        _tell_the_news(settings, Ledger(database), summary)
     if settings.logging.file is not None:
         from retrycli import standing
 
         with _or_warn("The log file was not checked"):
-            standing.warn(database, "The log file was", "written", logs.file_problem(), now)
+            standing.warn(database, "The log file was", "written", logs.file_problem(), now, settings.notify.remind)
     about_to_expire = None
     if any(each.expires_after for each in settings.policies.values()):
         from retrycli import expiry
@@ -37,7 +37,7 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         with _or_warn("No messages about to expire were looked for"):
             about_to_expire = expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
-                expiry.warn(database, about_to_expire, now)
+                expiry.warn(database, about_to_expire, now, settings.notify.remind)
     if settings.notify.urls:
         from retrycli.tell import notify
 
@@ -62,7 +62,7 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Re
         passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
         if not passes or passes[0].result is not PassResult.FAILED:
             return
-        error.is_known = news.is_known(passes)
+        error.is_known = news.is_known(news.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
             from retrycli.tell import notify
 
@@ -79,14 +79,17 @@ def _or_warn(what: str) -> Iterator[None]:
         logs.logger.warning("%s: %s", what, error)
 
 
-def _tell_the_news(ledger: Ledger, summary: PassSummary, interval: timedelta) -> None:
+def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
         logs.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
     passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW)
-    if news.failed(passes[1:]) or news.news(summary.detail, passes):
+    remind = settings.notify.remind
+    if news.failed(passes[1:]) or news.news(summary.detail, news.as_mailed(passes), remind):
         passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK)
-    lines = news.missing(passes, interval), news.works_again(passes), *news.news(summary.detail, passes)
+    interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
+    mailed = news.as_mailed(passes)
+    lines = news.missing(passes, interval), news.works_again(mailed), *news.news(summary.detail, mailed, remind)
     for line in filter(None, lines):
         logs.logger.warning("%s", line)

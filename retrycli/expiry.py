@@ -76,7 +76,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if summary.reason not in HELD_BACK:
         return Expiring(0, now)
     obstacle = _obstacle(Ledger(database), summary, now)
-    until = now + max(REMIND_AFTER, timedelta(hours=settings.notify.remind_hours)) + EARLIER
+    until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
         until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
     places = obstacle.destinations
@@ -114,7 +114,7 @@ def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
     )
 
 
-def warn(database: Database, found: Expiring, now: datetime) -> None:
+def warn(database: Database, found: Expiring, now: datetime, remind: timedelta) -> None:
     """Warn of messages that are about to expire, now and then while there are any.
 
     Raises:
@@ -125,6 +125,6 @@ def warn(database: Database, found: Expiring, now: datetime) -> None:
     if not found.count and last is not None:
         totals.set_warned(WARNED, None)
         logger.warning("No message is about to expire any more")
-    elif found.count and (last is None or now - last >= REMIND_AFTER):
+    elif found.count and (last is None or now - last >= remind):
         totals.set_warned(WARNED, now)
         logger.warning("%s. Next: `retrycli %s`", found, found.next_step)

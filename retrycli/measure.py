@@ -29,7 +29,9 @@ OTHER = "other"
 def write_metrics(settings: Settings, database: Database, path: Path, now: datetime) -> None:
     """Write the file for Prometheus. That it can't be written is a warning, now and then, and no more."""
     try:
-        standing.warn(database, "The metrics were", "written", _write(settings, database, path, now), now)
+        standing.warn(
+            database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
+        )
     except DatabaseUnavailable as error:
         logs.logger.warning("The metrics were not written: %s", error)
 

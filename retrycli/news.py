@@ -111,6 +111,13 @@ def _tells_of(reason: str, past: PastPass) -> bool:
     return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
 
 
+def as_mailed(passes: Sequence[Past]) -> list[Past]:
+    """Return the passes that tell what the newest one tells to the same reader: a terminal's output is not mailed."""
+    if not passes or passes[0].started_by is StartedBy.PERSON:
+        return [*passes]
+    return [each for each in passes if each.started_by is not StartedBy.PERSON]
+
+
 def works(past: PastPass) -> bool:
     """Return whether a pass shows that passes no longer fail: it ended by itself, and did all that passes do."""
     tried = past.sent + past.rescheduled > 0
@@ -123,11 +130,11 @@ def failed(passes: Iterable[Past]) -> list[Past]:
     return [each for each in since_then if each.result is PassResult.FAILED or each.reason == StopReason.DIED]
 
 
-def is_known(passes: Sequence[PastPass]) -> bool:
-    """Return whether the newest pass failed as one did that was told less than `REMIND_AFTER` ago."""
+def is_known(passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> bool:
+    """Return whether the newest pass failed as one did that was told less than ``remind`` ago."""
     newest, *earlier = passes
     alike = [each for each in failed(earlier) if cause(each.detail or "") == cause(newest.detail or "")]
-    return bool(alike) and not _is_due(newest, alike)
+    return bool(alike) and not _is_due(newest, alike, remind)
 
 
 def works_again(passes: Sequence[PastPass]) -> str | None:
@@ -161,12 +168,13 @@ def utc(time: datetime) -> str:
     return time.astimezone(UTC).strftime("%Y-%m-%d %H:%M UTC")
 
 
-def news(detail: str | None, passes: Sequence[PastPass]) -> list[str]:
+def news(detail: str | None, passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> list[str]:
     """What to tell of the newest pass.
 
     Args:
         detail: what the newest pass says of its reason.
         passes: the last passes, newest first.
+        remind: how long to wait until what lasts is told again.
 
     Returns:
         One line for each thing that is new.
@@ -178,12 +186,12 @@ def news(detail: str | None, passes: Sequence[PastPass]) -> list[str]:
         ended = {why: lasting(why, earlier) for why in OVER if _tells_of(why, newest)}
         return [OVER[why].format(when=_when(met)) for why, met in ended.items() if met]
     lasted = lasting(newest.reason, earlier)
-    if lasted and not _is_due(newest, lasted):
+    if lasted and not _is_due(newest, lasted, remind):
         return []
     return [TROUBLE[newest.reason].format(detail=detail)]
 
 
-def _is_due(newest: PastPass, lasted: Sequence[PastPass]) -> bool:
+def _is_due(newest: PastPass, lasted: Sequence[PastPass], remind: timedelta) -> bool:
     """Return whether people are to be reminded of what the passes before the newest have met as well."""
     began = lasted[-1].started_at
-    return (newest.started_at - began) // REMIND_AFTER != (lasted[0].started_at - began) // REMIND_AFTER
+    return (newest.started_at - began) // remind != (lasted[0].started_at - began) // remind

@@ -64,7 +64,14 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     from retrycli import standing
 
     try:
-        standing.warn(database, "The report was", "renewed", _problem(settings, database, path, summary, now), now)
+        standing.warn(
+            database,
+            "The report was",
+            "renewed",
+            _problem(settings, database, path, summary, now),
+            now,
+            settings.notify.remind,
+        )
     except DatabaseUnavailable as error:
         logs.logger.warning("The report was not renewed: %s", error)
 

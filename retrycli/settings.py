@@ -190,6 +190,11 @@ class Notify(Section):
     ping_url: SecretStr | None = Field(None, description="a Healthchecks URL, called when a pass begins and ends")
     ping_url_file: Named | None = Field(None, description="a file that holds it")
 
+    @property
+    def remind(self) -> timedelta:
+        """Return how long to wait until what stays wrong is told again."""
+        return timedelta(hours=self.remind_hours)
+
     @field_validator("urls")
     @classmethod
     def _with_schemes(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:

@@ -6,15 +6,14 @@ Cron mails each warning, and the same one every 15 minutes would teach people to
 from __future__ import annotations
 
 import socket
-from datetime import datetime
+from datetime import datetime, timedelta
 
 from retrycli.logs import logger
-from retrycli.news import REMIND_AFTER
 from retrycli.store.database import Database
 from retrycli.store.totals import Totals
 
 
-def warn(database: Database, what: str, done: str, problem: str | None, now: datetime) -> None:
+def warn(database: Database, what: str, done: str, problem: str | None, now: datetime, remind: timedelta) -> None:
     """Warn that something a pass does besides could not be done, or say that it can be again, where that is news.
 
     Args:
@@ -23,6 +22,7 @@ def warn(database: Database, what: str, done: str, problem: str | None, now: dat
         done: ``renewed``, and the like.
         problem: why it could not be done; None where it could.
         now: the time.
+        remind: how long to wait until the same is warned of again.
 
     Raises:
         DatabaseUnavailable: it can't be found out what was said.
@@ -32,6 +32,6 @@ def warn(database: Database, what: str, done: str, problem: str | None, now: dat
     if problem is None and last is not None:
         totals.set_warned(label, None)
         logger.warning("%s %s again", what, done)
-    elif problem is not None and (last is None or now - last >= REMIND_AFTER):
+    elif problem is not None and (last is None or now - last >= remind):
         totals.set_warned(label, now)
         logger.warning("%s not %s: %s", what, done, problem)

@@ -63,7 +63,7 @@ class _Round:
         self._settings = settings
         self._expiring = expiring
         self._now = now
-        self._remind = timedelta(hours=settings.notify.remind_hours)
+        self._remind = settings.notify.remind
         self._database, self._targets = database, Targets(database)
         known = [Ledger(database).breaker(each) for each in self._destinations()]
         self._open = [each for each in known if each.state is BreakerState.OPEN]
@@ -213,7 +213,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     """Warn that a ping was not heard, unless that was said a short while ago."""
     if failure is None:
         return
-    remind = timedelta(hours=settings.notify.remind_hours)
+    remind = settings.notify.remind
     turn: Turn | None = Turn.BEGAN  # each time, where it can't be remembered
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         targets = Targets(database)

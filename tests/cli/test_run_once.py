@@ -429,6 +429,31 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
     assert usual.stderr == ""
 
 
+def test_a_trouble_is_told_again_as_often_as_notify_remind_hours_says(cli: Cli, application: Application) -> None:
+    application.add_due(6)
+    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+    at_work = cli.having(application.variables("http://127.0.0.1:9") | quick)
+    assert "The ticketing API can't be reached" in at_work("run-once").stderr
+    earlier = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=2)
+    application.execute("UPDATE retrycli_passes SET started_at = ?", earlier.isoformat(" "))
+    assert "can't be reached" in at_work("run-once", env={"RETRYCLI_NOTIFY__REMIND_HOURS": "1"}).stderr
+    assert "can't be reached" not in at_work("run-once").stderr
+
+
+def test_what_a_pass_by_hand_has_told_a_person_cron_mails_all_the_same(cli: Cli, application: Application) -> None:
+    application.add_due(6)
+    quick = {"RETRYCLI_BREAKER__FAILURES": "2", "RETRYCLI_BREAKER__PROBE_MINUTES": "0.0001"}
+    with Sandbox(Behaviour(down=True), rng=Random(0)) as sandbox:
+        at_work = cli.having(application.variables(sandbox.url) | quick)
+        by_hand, by_cron = ("run-once", "--started-by", "person"), ("run-once", "--started-by", "cron")
+        for each in (by_hand, by_cron):
+            assert "The ticketing API can't be reached" in at_work(*each).stderr
+        sandbox.behaviour = Behaviour()
+        assert "takes messages again" in at_work(*by_hand, "--limit", "2").stderr
+        assert "takes messages again" in at_work(*by_cron).stderr
+        assert at_work(*by_cron).stderr == ""
+
+
 def test_a_trouble_is_told_though_another_pass_was_skipped_meanwhile(cli: Cli, application: Application) -> None:
     application.add_due(6)
     skipped: list[Finished] = []
