@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import retrycli
 from retrycli.sandbox import Behaviour
-from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
+from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
 from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
@@ -324,3 +324,16 @@ def test_a_refusal_stands_until_something_is_delivered(cli: Cli, application: Ap
         assert desk("retry", "2").returncode == 0
     found = desk.json("status", "--check")
     assert (found["state"], found["refusals"]) == ("ok", [])
+
+
+@on_sqlite
+def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Application) -> None:
+    """Another destination that was in trouble in the same pass has refused nothing."""
+    application.add(1)
+    application.add(2, message_type="supplier")
+    with Scripted(FORBIDS) as api, Scripted(BUSY) as other:
+        own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": other.url}
+        desk = cli.having({**application.variables(api.url), **own})
+        assert desk("run-once").returncode == 77
+        assert other.paths, "it was tried"
+        assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
