@@ -127,13 +127,17 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
             return OutcomeKind.PERMANENT
 
 
+IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
+"""The class of redirects, and others."""
+
+
 def in_doubt(status: int) -> bool:
     """Return whether an HTTP status may be about us, or about what stands between, rather than about the message.
 
     A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the
     API both give a 404; and a maintenance page is often a redirect.
     """
-    return 300 <= status < 400 or status in {403, 404, 405, 501}  # noqa: PLR2004  the class of redirects
+    return status in IN_DOUBT
 
 
 def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:

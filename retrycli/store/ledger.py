@@ -8,12 +8,12 @@ from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
-from sqlalchemy import case, delete, func, insert, or_, select, update
+from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli import news
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
-from retrycli.outcome import OutcomeKind
+from retrycli.outcome import IN_DOUBT, OutcomeKind
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
@@ -197,17 +197,18 @@ class Ledger:
         return {destination: each for each in newest for destination in self._tried_in_vain(each)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:
-        """List the destinations that a pass tried, and to which nothing has been delivered since it began."""
+        """List the destinations that refused a pass, and to which nothing has been delivered since it began."""
+        kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # there is an index of these
-        delivered = attempts.c.outcome == OutcomeKind.DELIVERED.value
-        statement = (
-            select(attempts.c.destination)
-            .where(since, or_(attempts.c.pass_id == tried.pass_id, delivered), attempts.c.destination.is_not(None))
-            .group_by(attempts.c.destination)
-            .having(func.sum(case((delivered, 1), else_=0)) == 0)
-        )
         with self._database.read() as connection:
-            return list(connection.execute(statement).scalars())
+            found = connection.execute(select(*kinds).where(since, kinds[0].is_not(None)).distinct()).all()
+        delivered = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
+        refused = {
+            to
+            for to, pass_id, outcome, status in found
+            if pass_id == tried.pass_id and (outcome == OutcomeKind.UNAUTHORIZED or status in IN_DOUBT)
+        }
+        return sorted(refused - delivered)
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""

@@ -13,7 +13,7 @@ import pytest
 import retrycli
 from retrycli.crontab import system_zone
 from retrycli.sandbox import Behaviour
-from tests.cli.api import FORBIDS, TAKES, Scripted, held_back
+from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
 from tests.cli.schedulers import Crontab, a_cron
 from tests.conftest import on_both, on_sqlite
@@ -366,3 +366,14 @@ def test_the_next_run_does_not_go_by_the_operators_time_zone(
         abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
         [told] = {each.json("status", "--config", file)["next_run"] for each in abroad}
     assert datetime.fromisoformat(told).astimezone(system_zone()).hour == far_off
+@on_sqlite
+def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Application) -> None:
+    """Another destination that was in trouble in the same pass has refused nothing."""
+    application.add(1)
+    application.add(2, message_type="supplier")
+    with Scripted(FORBIDS) as api, Scripted(BUSY) as other:
+        own = {"RETRYCLI_GATEWAY__SUPPLIER__BASE_URL": other.url}
+        desk = cli.having({**application.variables(api.url), **own})
+        assert desk("run-once").returncode == 77
+        assert other.paths, "it was tried"
+        assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
