@@ -366,6 +366,8 @@ def test_the_next_run_does_not_go_by_the_operators_time_zone(
         abroad = (cli.having({**crontab.variables, "TZ": zone}) for zone in ("UTC", "XYZ-5:45", "ABC+9"))
         [told] = {each.json("status", "--config", file)["next_run"] for each in abroad}
     assert datetime.fromisoformat(told).astimezone(system_zone()).hour == far_off
+
+
 @on_sqlite
 def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Application) -> None:
     """Another destination that was in trouble in the same pass has refused nothing."""
