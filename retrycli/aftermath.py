@@ -52,8 +52,8 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         renew(settings, database, settings.report.path, summary, now)
 
 
-def leave_failed(settings: Settings, database: Database, pass_id: str, error: RetrycliError, now: datetime) -> None:
-    """Tell whoever wants to know that a pass failed, and note in its error if that is known.
+def leave_failed(settings: Settings, database: Database, pass_id: str, error: Exception, now: datetime) -> None:
+    """Tell whoever wants to know that a pass failed, and note in its error if that is known, unless it is internal.
 
     If the pass could not be written down, nothing is known of it: then it is told by its error alone, each time.
     """
@@ -62,7 +62,8 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Re
         passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
         if not passes or passes[0].result is not PassResult.FAILED:
             return
-        error.is_known = news.is_known(news.as_mailed(passes), settings.notify.remind)
+        if isinstance(error, RetrycliError):
+            error.is_known = news.is_known(news.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
             from retrycli.tell import notify
 

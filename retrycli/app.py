@@ -22,7 +22,7 @@ from pathlib import Path
 
 from retrycli import aftermath, descriptors, engine, logs, schema
 from retrycli.acts import LONGEST_NAME
-from retrycli.errors import EventLoopRunning, RetrycliError, again_if_lost
+from retrycli.errors import EventLoopRunning, again_if_lost
 from retrycli.escape import encodable
 from retrycli.events import Event, PassSummary, StartedBy
 from retrycli.lock import OWN_STATE, Holder, PassLock
@@ -149,7 +149,7 @@ def _make_pass(
     with ready_to_send(settings, surroundings, listen, limit=limit, probe=probe) as (world, rules, database):
         try:
             summary = asyncio.run(engine.run_pass(world, lock, rules, me))
-        except RetrycliError as error:
+        except Exception as error:
             aftermath.leave_failed(settings, database, me.pass_id, error, world.now())
             raise
         aftermath.leave(settings, database, summary, world.now())

@@ -81,6 +81,23 @@ def test_a_mail_and_a_webhook_get_the_escalations_of_a_pass_as_plain_text(
     assert page is None or "<script" not in page.get_content()
 
 
+def test_passes_that_fail_are_told_of_and_when_they_no_longer_do(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
+    """Here by an internal error: somebody has written into retrycli's own tables."""
+    application.add(101)
+    with Scripted(TAKES) as api:
+        told = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
+        application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
+        assert [told("run-once").returncode for _ in range(2)] == [1, 1]
+        application.execute("DELETE FROM retrycli_pause")
+        assert "WARNING Message retry passes no longer fail. They failed from " in told("run-once").stderr
+    fail, work = hook.texts
+    assert re.match(r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. This is so since ", fail)
+    assert re.match(r"retrycli on \S+: passes no longer fail\s+Passes no longer fail", work)
+    assert "private" not in fail
+
+
 def test_no_word_of_a_message_and_no_recipient_is_sent(cli: Cli, application: Application, hook: Webhook) -> None:
     hostile(application)
     with Scripted(REFUSES) as api:
