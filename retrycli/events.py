@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.fingerprint import fingerprint, in_words
+from retrycli.fingerprint import fingerprint
 from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.outcome import OutcomeKind
 from retrycli.policy import Settled, TransitionKind
@@ -152,8 +152,8 @@ class MessageEscalated(MessageEvent):
     """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
     fingerprint: str = ""
     """Of its cause; see `retrycli.fingerprint`."""
-    cause: str = ""
-    """The same in words: the answer's, but for what it quotes. It is told once for all messages of the cause."""
+    status_code: int | None = None
+    """What the last attempt was answered with, if it was this that escalated the message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +308,8 @@ def event_of(
             unusable = message.problem if isinstance(message, UnusableMessage) else None
             problem = "; ".join(filter(None, (unusable, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
-            cause = fingerprint(settled), in_words(settled)
-            return MessageEscalated(*about, reason, problem, *cause)
+            status = None if outcome is None else outcome.status_code
+            return MessageEscalated(*about, reason, problem, fingerprint(settled), status)
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
         case _ if outcome is not None:

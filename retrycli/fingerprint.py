@@ -35,25 +35,6 @@ def cause(error: str) -> str:
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 
-QUOTED = re.compile(
-    r""" "[^"]*" | (?<!\w)'[^']*'(?!\w) | `[^`]*` | “[^”]*” | ‘[^’]*’ | „[^“”]*[“”] | «[^»]*» """, re.VERBOSE
-)
-LONGEST_IN_WORDS = 100
-
-
-def in_words(settled: Settled) -> str:
-    """Return what an attempt met, for a log: at most `LONGEST_IN_WORDS` characters, and nothing that is quoted.
-
-    An answer may quote what a ticket holds. The gateway leaves out quotations of the message itself only.
-
-    Returns:
-        Nothing if no attempt was made: then the row's last error may be in the application's words.
-    """
-    error = settled.outcome.error if settled.outcome else None
-    words = QUOTED.sub("…", cause(error or "")).replace("`", "…").strip()
-    return words if len(words) <= LONGEST_IN_WORDS else words[: LONGEST_IN_WORDS - 1] + "…"
-
-
 def fingerprint(settled: Settled) -> str:
     """The fingerprint of an escalation: its outcome (or its reason, where no attempt was made), status and cause."""
     outcome, transition = settled.outcome, settled.transition

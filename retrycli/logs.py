@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 from collections import Counter
 from contextlib import suppress
@@ -29,7 +28,6 @@ from retrycli.events import (
     PassStopped,
     ResultKept,
 )
-from retrycli.fingerprint import LONGEST_IN_WORDS
 from retrycli.log_file import LogFile
 from retrycli.message import EscalationReason
 
@@ -38,8 +36,8 @@ logger = logging.getLogger("retrycli")
 
 PER_CAUSE, SINGLE_ESCALATIONS = 3, 45
 """How many escalated messages of one cause are warned of one by one, and how many in all. Each has two lines."""
-NOT_OF_EACH = {"cause"}
-"""Fields of events that are told once for many of them, and not in each one's line."""
+LONGEST_PROBLEM = 100
+"""How many characters the line that counts a cause's messages has of what is wrong with their rows."""
 COUNTED_CAUSES = 30
 """How many causes have a line that counts their messages, the most frequent first."""
 
@@ -60,8 +58,7 @@ class EventLog:
     def __init__(self) -> None:
         self._escalated: Counter[tuple[EscalationReason, str]] = Counter()
         self._warned: Counter[tuple[EscalationReason, str]] = Counter()
-        self._problems: dict[tuple[EscalationReason, str], str] = {}
-        self._answers: dict[tuple[EscalationReason, str], _Shared] = {}
+        self._first: dict[tuple[EscalationReason, str], MessageEscalated] = {}
 
     def __call__(self, event: Event) -> None:
         """Write one event to the log."""
@@ -74,9 +71,7 @@ class EventLog:
     def _is_warned_of(self, event: MessageEscalated) -> bool:
         cause = event.reason, event.fingerprint
         self._escalated[cause] += 1
-        if event.problem:
-            self._problems.setdefault(cause, event.problem[:LONGEST_IN_WORDS])
-        self._answers.setdefault(cause, _Shared(event.cause)).count(str(event.ticket_id))
+        self._first.setdefault(cause, event)
         if self._warned[cause] == PER_CAUSE or self._warned.total() == SINGLE_ESCALATIONS:
             return False
         self._warned[cause] += 1
@@ -87,8 +82,7 @@ class EventLog:
         in_part = [each for each in self._escalated.most_common() if each[1] > self._warned[each[0]]]
         for (reason, fingerprint), count in in_part[:COUNTED_CAUSES]:
             what = "1 message needs" if count == 1 else f"{count:,} messages with the same cause need"
-            cause = reason, fingerprint
-            why = ": ".join(filter(None, (reason, self._problems.get(cause) or self._answers[cause].words)))
+            why = _why(self._first[reason, fingerprint])
             words = "%s a person (%s); see `retrycli list-failed --fingerprint %s`"
             logger.warning(words, what, why, fingerprint)
         if others := [count for _, count in in_part[COUNTED_CAUSES:]]:
@@ -96,25 +90,11 @@ class EventLog:
             logger.warning(words, f"{sum(others):,}", f"{len(others):,}")
 
 
-class _Shared:
-    """An answer's words, which are told if more tickets than a few got them: then they are about none of these."""
-
-    def __init__(self, words: str) -> None:
-        self._words = words
-        self._tickets: set[str] = set()
-
-    def count(self, ticket: str) -> None:
-        """Take note of a ticket that got them."""
-        if len(self._tickets) <= PER_CAUSE:
-            self._tickets.add(ticket)
-
-    @property
-    def words(self) -> str:
-        """Return the words, or the status alone."""
-        if len(self._tickets) > PER_CAUSE:
-            return self._words
-        status = re.match(r"(?:HTTP|SMTP) \d{3}\b", self._words)
-        return status[0] if status else ""
+def _why(event: MessageEscalated) -> str:
+    """Say why messages were escalated. An answer's text is left out: it may hold a customer's words."""
+    status = None if event.status_code is None else f"answer {event.status_code}"
+    problem = None if event.problem is None else event.problem[:LONGEST_PROBLEM]
+    return ": ".join(filter(None, (event.reason, problem or status)))
 
 
 def _lines(event: Event) -> list[tuple[int, str]]:
@@ -238,7 +218,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
-        fields = {name: getattr(event, name) for name in _slots(type(event)) if name not in NOT_OF_EACH}
+        fields = {name: getattr(event, name) for name in _slots(type(event))}
         line = {
             "time": _utc(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,

@@ -1179,7 +1179,7 @@ def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(st
     )
     assert stage.sql("SELECT status FROM pending_messages") == [("failed",)]
     assert [replace(each, fingerprint="") for each in stage.events.of(MessageEscalated)] == [
-        MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED, cause="HTTP 503")
+        MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED, status_code=503)
     ]
     assert summary.escalated == 1
 
