@@ -68,13 +68,14 @@ def _operators(connection: Connection, schema: str) -> Iterator[str]:
         FROM pg_catalog.pg_operator WHERE oprnamespace = 'pg_catalog'::pg_catalog.regnamespace
     """)
     there = {tuple(each) for each in connection.execute(query)}
-    for number, (name, left, right) in enumerate(product(OPERATORS, TYPES, TYPES)):
+    enumerations = text("SELECT pg_catalog.format_type(oid, NULL) FROM pg_catalog.pg_type WHERE typtype = 'e'")
+    types = (*TYPES, *connection.execute(enumerations).scalars())
+    for name, left, right in product(OPERATORS, types, types):
         if (name, left, right) not in there:
-            yield (
-                f"CREATE FUNCTION {schema}.trap_{number}({left}, {right}) RETURNS boolean "
-                f"{BODY.format(f'{left} {name} {right}')}"
-            )
-            made = f"FUNCTION = {schema}.trap_{number}, LEFTARG = {left}, RIGHTARG = {right}"
+            called = f"{left} {name} {right}"
+            trap = f'{schema}."{called.replace(chr(34), "")}"'
+            yield f"CREATE FUNCTION {trap}({left}, {right}) RETURNS boolean {BODY.format(called)}"
+            made = f"FUNCTION = {trap}, LEFTARG = {left}, RIGHTARG = {right}"
             yield f"CREATE OPERATOR {schema}.{name} ({made})"
 
 

@@ -10,13 +10,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, not_, select, types
+from sqlalchemy import Select, SelectBase, Text, and_, any_, cast, func, not_, select, types
 from sqlalchemy.dialects.postgresql import ARRAY, OID, REGCLASS
-from sqlalchemy.dialects.postgresql._psycopg_common import _PsycopgNumeric
 from sqlalchemy.dialects.postgresql.psycopg import PGCompiler_psycopg
 from sqlalchemy.exc import CompileError
 from sqlalchemy.sql import operators
 from sqlalchemy.sql.elements import (
+    BinaryExpression,
     BindParameter,
     Cast,
     CollectionAggregate,
@@ -24,11 +24,12 @@ from sqlalchemy.sql.elements import (
     ColumnElement,
     Grouping,
     Null,
+    UnaryExpression,
 )
+from sqlalchemy.sql.operators import custom_op
 from sqlalchemy.sql.selectable import ScalarSelect
 
 if TYPE_CHECKING:
-    from sqlalchemy.sql.elements import BinaryExpression
     from sqlalchemy.sql.functions import Function
 
 SYNTAX = frozenset({"coalesce", "greatest", "least"})
@@ -37,12 +38,25 @@ SYNTAX = frozenset({"coalesce", "greatest", "least"})
 ``nullif`` is left out, and so fails: a server looks its ``=`` up.
 """
 
+DISTINCT = frozenset({operators.is_distinct_from, operators.is_not_distinct_from})
 LISTS = frozenset({operators.in_op, operators.not_in_op})
 BETWEEN = frozenset({operators.between_op, operators.not_between_op})
 ARITHMETIC = frozenset({operators.add, operators.sub, operators.mul, operators.truediv, operators.mod})
+SYMBOLS = {
+    operators.eq: "=",
+    operators.ne: "<>",
+    operators.lt: "<",
+    operators.le: "<=",
+    operators.gt: ">",
+    operators.ge: ">=",
+    operators.add: "+",
+    operators.sub: "-",
+    operators.mul: "*",
+}
+"""Operators that can be written with their schema."""
 
 
-class Number(_PsycopgNumeric):
+class Number(types.Numeric[Any]):
     """A number whose values are written with its type: the driver has small ones be ``smallint``."""
 
     render_bind_cast = True
@@ -66,7 +80,15 @@ class Compiler(PGCompiler_psycopg):
         """Write an operator, with texts of any type as ``text``."""
         if binary.operator in BETWEEN:
             return str(self.process(_as_two(binary), **how))
+        if binary.operator in DISTINCT and _is_untyped(binary.left, binary.right):
+            return f"({self.process(_as_coalesced(binary), **how)})"
         sides = _alike(binary)
+        if binary.operator in SYMBOLS and _is_untyped(*sides):
+            qualified = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
+            qualified.left, qualified.right = map(_in_one, sides)
+            name = f"OPERATOR(pg_catalog.{SYMBOLS[binary.operator]})"
+            qualified.operator = custom_op(name, is_comparison=operators.is_comparison(binary.operator))
+            return f"({super().visit_binary(qualified, *given, **how)})"  # type: ignore[no-untyped-call]
         if sides != (binary.left, binary.right):
             binary = binary._clone()  # noqa: SLF001  as SQLAlchemy's own transformations do
             binary.left, binary.right = sides
@@ -95,6 +117,24 @@ def _alike(binary: BinaryExpression[Any]) -> tuple[ColumnElement[Any], ColumnEle
         if any(isinstance(each.type, OID) for each in sides):  # SQLAlchemy's own queries for what a table is
             return _as_oid(binary.left), _as_oid(binary.right)
     return sides
+
+
+def _is_untyped(*sides: ColumnElement[Any]) -> bool:
+    """Return whether one of these is a column of the application's that may be of any type, such as an enumeration."""
+    return any(isinstance(each.type, types.NullType) for each in sides)
+
+
+def _in_one(side: ColumnElement[Any]) -> ColumnElement[Any]:
+    """Return a side in brackets, unless it is one word: an operator with a schema has a precedence of its own."""
+    is_long = isinstance(side, BinaryExpression | UnaryExpression) and not isinstance(side, CollectionAggregate)
+    return Grouping(side) if is_long else side
+
+
+def _as_coalesced(binary: BinaryExpression[Any]) -> ColumnElement[Any]:
+    """Return an IS [NOT] DISTINCT FROM, whose ``=`` a server looks up, by one that has its schema."""
+    left, right = binary.left, binary.right
+    same = func.coalesce(left == right, and_(left.is_(None), right.is_(None)), type_=types.Boolean)
+    return not_(same) if binary.operator is operators.is_distinct_from else same
 
 
 def _as_two(binary: BinaryExpression[Any]) -> ColumnElement[Any]:

@@ -209,7 +209,7 @@ class Claims:
         kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
 
         def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
-            return case((kind.in_([word(each) for each in sorted(types)]), 1), else_=0)
+            return case((or_(*(kind == word(each) for each in sorted(types))), 1), else_=0)
 
         but = [is_of(lane.but) == 0] if lane is not None and lane.but else []
         only = [is_of(lane.only) == 1] if lane is not None and lane.only is not None else []

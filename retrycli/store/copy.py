@@ -14,6 +14,7 @@ from sqlalchemy import (
     BigInteger,
     Integer,
     String,
+    and_,
     bindparam,
     cast,
     collate,
@@ -21,8 +22,8 @@ from sqlalchemy import (
     func,
     insert,
     literal,
+    or_,
     select,
-    tuple_,
     update,
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
@@ -143,8 +144,16 @@ def _after(database: Database, table: Table, after: Key | None) -> Select[Any]:
     statement = select(table).order_by(*key)
     if after is None:
         return statement
-    values = (literal(value, each.type) for value, each in zip(after, table.primary_key, strict=True))
-    return statement.where(tuple_(*key) > tuple_(*values))
+    values = [literal(value, each.type) for value, each in zip(after, table.primary_key, strict=True)]
+    return statement.where(_beyond(key, values))
+
+
+def _beyond(key: Sequence[ColumnElement[Any]], values: Sequence[BindParameter[Any]]) -> ColumnElement[bool]:
+    """Return that a key comes after another. A server would look the operators of two tuples up: see `catalogue`."""
+    first, *others = key
+    if not others:
+        return first > values[0]
+    return and_(first >= values[0], or_(first > values[0], _beyond(others, values[1:])))
 
 
 def _by_code_point(database: Database, column: Column[Any]) -> ColumnElement[Any]:

@@ -69,9 +69,12 @@ class FailedIndex:
         state, name = self._find()
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
-        # As the queries have it. Without the cast a planted operator could become a part of the index: see `catalogue`.
-        is_varchar = not self._database.is_sqlite and isinstance(self._database.type_of("status"), VARCHAR)
-        failed = f"{'CAST(status AS text)' if is_varchar else 'status'} = '{Status.FAILED}'"
+        # As the queries have it. With a plain = a planted operator could become a part of the index: see `catalogue`.
+        failed = f"status = '{Status.FAILED}'"
+        if not self._database.is_sqlite:
+            is_varchar = isinstance(self._database.type_of("status"), VARCHAR)
+            status = "CAST(status AS text) =" if is_varchar else "status OPERATOR(pg_catalog.=)"
+            failed = f"{status} '{Status.FAILED}'"
         make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
         require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "

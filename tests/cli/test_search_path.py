@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,6 +14,8 @@ from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from tests.cli.application import Application
 
 pytestmark = pytest.mark.databases("postgresql")
@@ -31,6 +35,7 @@ LOOKS = (
     "config check",
     "doctor",
 )
+OUTSIDE = re.compile(r"permission denied for function [^\n;]*|TRAP[^\n;]*")
 ACTS = (
     "retry 5",
     "retry --error 502 --yes",
@@ -107,6 +112,66 @@ def test_nor_when_old_passes_are_forgotten_and_messages_requeued(application: Ap
         said = {each: command(*each.split()) for each in ("requeue 5 --yes", "db prune --older-than 1s --yes")}
     assert {each: done.stderr for each, done in said.items() if "TRAP" in done.stderr or done.returncode} == {}
     assert application.rows("retrycli_passes") == {}
+
+
+NUMBERS, TEXTS = ("id", "retry_count"), ("ticket_id", "message_type", "subject", "status", "last_error")
+COLUMNS: dict[str, dict[str, str]] = {
+    "as they are": {},
+    "numeric": dict.fromkeys(NUMBERS, "numeric"),
+    "smallint": dict.fromkeys(NUMBERS, "smallint"),
+    "double precision": {"retry_count": "double precision"},
+    "character": dict.fromkeys(TEXTS, "character(200)"),
+    "text": dict.fromkeys(TEXTS, "text"),
+    "enumerations": {
+        "status": "desk_status USING status::desk_status",
+        "message_type": "desk_type USING message_type::desk_type",
+    },
+}
+ENUMERATIONS = """
+    CREATE TYPE desk_status AS ENUM ('pending', 'approved', 'failed', 'sent', 'rejected');
+    CREATE TYPE desk_type AS ENUM ('customer', 'supplier', 'internal')
+"""
+
+
+@contextmanager
+def lesser_role(application: Application) -> Iterator[str]:
+    """Give the table to a role that may run no trap: a server looks at that right as soon as a statement begins.
+
+    So what resolves outside the catalogue is told though there is no row to run it for.
+    """
+    role = f"desk {make_url(application.url).database}"
+    for each in (
+        f"CREATE ROLE \"{role}\" LOGIN PASSWORD 'desk'",
+        f'GRANT USAGE, CREATE ON SCHEMA public TO "{role}"',
+        "REVOKE EXECUTE ON ALL FUNCTIONS IN SCHEMA public FROM PUBLIC",
+        f'ALTER TABLE pending_messages OWNER TO "{role}"',
+    ):
+        application.execute(each)
+    try:
+        yield make_url(application.url).set(username=role, password="desk").render_as_string(hide_password=False)
+    finally:
+        application.execute(f'DROP OWNED BY "{role}"')
+        application.execute(f'DROP ROLE "{role}"')
+
+
+@pytest.mark.parametrize("columns", COLUMNS)
+def test_nothing_resolves_outside_the_catalogue_whatever_the_columns_types(
+    untouched: Application, cli: Cli, columns: str
+) -> None:
+    untouched.execute(ENUMERATIONS)
+    untouched.execute("ALTER TABLE pending_messages DROP CONSTRAINT pending_messages_ticket_id_fkey")
+    untouched.fill()
+    for name, kind in COLUMNS[columns].items():
+        untouched.execute(f"ALTER TABLE pending_messages ALTER {name} DROP DEFAULT, ALTER {name} TYPE {kind}")
+    traps.plant(untouched.url)
+    with lesser_role(untouched) as url, Scripted(BAD_GATEWAY, BAD_GATEWAY, TAKES) as api:
+        command = cli.having({**untouched.variables(api.url), "RETRYCLI_DATABASE__URL": url})
+        said = {each: command(*each.split()) for each in FIRST}
+        said |= command.show_all(piped=LOOKS).piped
+        said |= {each: command(*each.split()) for each in ACTS}
+    found = {each: OUTSIDE.findall(done.stderr + done.stdout) for each, done in said.items()}
+    assert {each: traps for each, traps in found.items() if traps} == {}
+    assert {each: done.stderr for each, done in said.items() if done.returncode in {1, 2, 69, 78}} == {}
 
 
 def of_search_path(command: Cli) -> list[dict[str, str]]:

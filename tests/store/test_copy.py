@@ -28,6 +28,7 @@ from retrycli.schema import UtcDateTime, metadata
 from retrycli.store.copy import COPIED, CopiedTable, copy_tables
 from retrycli.store.database import Database
 from retrycli.store.recording import START_ATTEMPTS, STARTED
+from tests import traps
 from tests.store.application import NOON
 from tests.store.conftest import Sides, file_of, two
 from tests.store.heard import statements
@@ -135,6 +136,22 @@ def test_every_row_of_every_table_arrives_as_it_was(sides: Sides) -> None:
     assert contents(sides.target) == contents(sides.source)
     assert [each.table for each in copied] == [each.name for each in COPIED]
     assert {(each.source_rows, each.target_rows, each.verified) for each in copied} == {(40, 40, True)}
+
+
+@pytest.mark.parametrize("sides", [("postgresql", "postgresql")], indirect=True, ids=["postgresql"])
+def test_nothing_that_is_planted_in_the_search_path_is_run(sides: Sides) -> None:
+    """Neither where ranges of keys are read, nor where rows are added, changed and removed."""
+    for each in (sides.at_source, sides.at_target):
+        traps.plant(each.url)
+    fill(sides.source, 40)
+    fill(sides.target, 30)
+    with sides.target.write() as connection:
+        connection.execute(update(ATTEMPTS).values(error="another"))
+        connection.execute(delete(PASSES))
+    with sides.source.write() as connection:
+        connection.execute(delete(ACTS))
+    assert all(each.verified for each in copy(sides, batch=7))
+    assert contents(sides.target) == contents(sides.source)
 
 
 def test_tables_without_a_row_are_copied_too(sides: Sides) -> None:
