@@ -98,6 +98,19 @@ def test_its_preset_is_one(tmp_path: Path) -> None:
     assert checked.returncode == 0
 
 
-@pytest.mark.parametrize("text", re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL))
+TOML = re.findall(r"```toml\n(.*?)```", TEXT, re.DOTALL)
+
+
+@pytest.mark.parametrize("text", TOML)
 def test_its_toml_can_be_read(text: str) -> None:
     assert tomllib.loads(text)
+
+
+def test_it_shows_how_old_messages_are_kept_from_going_out() -> None:
+    assert any("expires_after_hours" in tomllib.loads(text).get("schedule", {}) for text in TOML)
+
+
+def test_the_security_page_says_which_versions_are_supported_and_how_soon_a_report_is_answered() -> None:
+    page = README.with_name("SECURITY.md").read_text(encoding="utf-8")
+    assert "\n## Supported versions\n" in page
+    assert re.search(r"an answer within \d+ working days", page)

@@ -9,6 +9,7 @@ import encodings.utf_8_sig  # noqa: F401  a user who may not read the interprete
 import os
 import pickle
 import shutil
+import subprocess
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -85,3 +86,16 @@ def wrapper(uid: int) -> tuple[str, ...]:
         pytest.skip("setpriv is not installed: apt-get install util-linux")
     ids = (f"--reuid={uid}", f"--regid={uid}", "--clear-groups")
     return (setpriv, *ids, "--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search")
+
+
+def mounted(folder: Path, at: str) -> tuple[str, ...]:
+    """Return a program that runs a command with a folder in place of one of the machine's, for that command alone."""
+    need_root()
+    run = 'mount --bind "$1" "$2" && shift 2 && exec "$@"'
+    program = ("unshare", "--mount", "sh", "-c", run, "sh", str(folder), at)
+    if (
+        shutil.which("unshare") is None
+        or subprocess.run([*program, "true"], capture_output=True, check=False).returncode
+    ):
+        pytest.skip("no mount namespace to be had here (CAP_SYS_ADMIN)")
+    return program

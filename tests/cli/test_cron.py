@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import os
 import pwd
+import re
 import shutil
 import stat
 import sys
+from contextlib import contextmanager
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
+from subprocess import run
 from typing import TYPE_CHECKING
 
 import pytest
@@ -179,6 +183,13 @@ def test_settings_that_come_from_the_environment_are_named(desk: Cli) -> None:
     assert "s3cret" not in done.stderr
 
 
+def test_status_tells_the_next_run_by_the_line_that_calls(desk: Cli, crontab: Crontab) -> None:
+    crontab.file.write_text(f"4,34 * * * * {line(desk)}\n")
+    assert desk("run-once").returncode == 0
+    runs = datetime.fromisoformat(desk.json("status")["next_run"])
+    assert (runs.astimezone().minute % 30, runs.second) == (4, 0)
+
+
 # -- the log ---------------------------------------------------------------------------------------------------------
 
 
@@ -206,8 +217,8 @@ def test_install_has_the_passes_keep_a_log_and_leaves_the_rest_of_the_settings(
 
 # -- who makes the passes --------------------------------------------------------------------------------------------
 
-DAEMON = "daemon"
-"""A user that every Unix has; nothing is run as that user."""
+DAEMON, ANOTHER = "daemon", "nobody"
+"""Users that every Unix has; nothing is run as one of them."""
 
 
 def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: Application) -> None:
@@ -224,7 +235,8 @@ def test_a_lesser_users_config_makes_no_passes_of_roots(desk: Cli, application: 
         assert f"retrycli.toml belongs to {THEIRS}, which passes made by root would rely on" in named.stderr
 
 
-def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
+@contextmanager
+def the_best_set_up() -> Iterator[Path]:
     """root:service 0640 for the config, and the database is the service user's."""
     need_root()
     need_own_program()
@@ -238,6 +250,12 @@ def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
         config.write_text('[database]\nurl = "sqlite:///data/agent.db"\n')
         os.chown(config, 0, service.pw_gid)
         config.chmod(0o640)
+        yield place
+
+
+def test_the_best_set_up_works(cli: Cli, crontab: Crontab) -> None:
+    with the_best_set_up() as place:
+        config = place / "retrycli.toml"
         command = cli.having(crontab.variables)
         done = command("--config", config, "cron", "print")
         assert (done.returncode, done.stderr) == (0, "")
@@ -270,3 +288,50 @@ def test_a_package_that_another_user_may_change_is_called_by_no_line(cli: Cli, c
             assert f"{each} belongs to {THEIRS}, and so {place}/site/retrycli/__init__.py, which" in done.stderr
             assert f"{each} belongs to {THEIRS}" in command("doctor", "--config", config).stdout
             os.chown(each, 0, 0)
+
+
+RELIED_ON = ("own.toml", "ca.pem", "venv/bin/python3")
+
+
+@pytest.mark.parametrize("name", [".", "retrycli.toml", *RELIED_ON])
+def test_no_line_is_proposed_that_relies_on_what_another_user_may_write(cli: Cli, crontab: Crontab, name: str) -> None:
+    with the_best_set_up() as place:
+        made = run([sys.executable, "-m", "venv", "--copies", "--without-pip", place / "venv"], check=False)
+        assert made.returncode == 0
+        for each in RELIED_ON[:2]:
+            (place / each).touch()
+        config = place / "retrycli.toml"
+        config.write_text(f'{config.read_text()}[gateway]\npreset = "own.toml"\nca_file = "ca.pem"\n')
+        packages = os.pathsep.join(each for each in sys.path if each)
+        command = replace(cli, program=(str(place / RELIED_ON[-1]), "-P", "-m", "retrycli")).having(
+            {"PYTHONPATH": packages} | crontab.variables
+        )
+        printed = ("--config", config, "cron", "print")
+        assert command(*printed).returncode == 0
+        os.chown(place / name, THEIRS, 0)
+        done = command(*printed)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert f"{(place / name).resolve()} belongs to {THEIRS}" in done.stderr
+        assert f"which passes made by {DAEMON} would rely on" in done.stderr
+
+
+def test_a_config_and_a_database_of_two_users_make_no_passes(cli: Cli, crontab: Crontab) -> None:
+    """One of them could have the other's rights."""
+    with the_best_set_up() as place:
+        config = place / "retrycli.toml"
+        os.chown(config, pwd.getpwnam(ANOTHER).pw_uid, -1)
+        done = cli.having(crontab.variables)("--config", config, "cron", "print", "--run-as", ANOTHER)
+        assert (done.returncode, done.stdout) == (78, "")
+        assert re.search(rf"belongs to {ANOTHER}, and the database .* to {DAEMON}; chown root", done.stderr)
+
+
+def test_the_unit_is_as_confined_as_the_one_in_the_folder_cron(cli: Cli, crontab: Crontab) -> None:
+    shipped = (Path(__file__).parents[2] / "cron" / "retrycli.service").read_text().splitlines()
+    kept = re.compile("(Protect|Private|Restrict|NoNew|System|Capability|Lock|Memory|Remove|Device|Proc|IPC|UMask)")
+    with the_best_set_up() as place:
+        command = cli.having(crontab.variables)
+        unit = command("--config", place / "retrycli.toml", "cron", "print", "--run-as", DAEMON, "--systemd").stdout
+    confines = {each for each in shipped if kept.match(each)}
+    assert len(confines) > 10
+    assert {each.partition("=")[0] for each in confines} <= {each.partition("=")[0] for each in unit.splitlines()}
+    assert " --log-level INFO run-once" in unit, "so the journal has every line"

@@ -298,10 +298,17 @@ def test_show_has_the_old_and_the_new_values_of_an_edit(edited: Cli, application
         assert "attached" not in edited(*command.split()).stdout
 
 
-def test_the_values_go_with_the_history(edited: Cli, application: Application) -> None:
+@pytest.mark.parametrize("retention", [None, "90"])
+def test_the_values_go_with_the_history(edited: Cli, application: Application, retention: str | None) -> None:
+    """By hand, and by the passes."""
+    assert "-It is attached." in edited("show", "11").stdout
     application.execute("UPDATE retrycli_acts SET at = '2025-01-02 03:04:05'")
-    assert edited.json("db", "prune", "--older-than", "90d", "--yes")["acts"] == 3
+    if retention is None:
+        assert edited.json("db", "prune", "--older-than", "90d", "--yes")["acts"] == 3
+    else:
+        assert edited("run-once", env={"RETRYCLI_RUN__RETENTION_DAYS": retention}).returncode == 0
     assert application.rows("retrycli_acts") == {}
+    assert "-It is attached." not in edited("show", "11").stdout
 
 
 def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Application) -> None:
@@ -329,9 +336,9 @@ def test_the_values_of_one_ticket_are_erased(edited: Cli, application: Applicati
 @on_sqlite
 def test_what_is_erased_is_not_in_the_file_any_more(at_desk: Cli, application: Application) -> None:
     """SQLite leaves deleted text in the file's free space, and in its log."""
-    secret = "Winterreise" * 2_000
-    act = {"message_id": 11, "at": "2026-01-02 03:04:05", "by": "anna", "act": "edited", "ticket": "4711"}
-    application.insert("retrycli_acts", [{**act, "before": f'{{"body": "{secret}"}}', "after": "{}"}])
+    application.add(11, hours_ago=0, ticket_id=4711, body="Winterreise" * 2_000)
+    (at_desk.cwd / "body.txt").write_text("It is here.\n")
+    assert at_desk("edit", "11", "--body-file", "body.txt", "--yes").returncode == 0
     files = [application.path, application.path.with_name(f"{application.path.name}-wal")]
     there = [each for each in files if each.exists()]
     assert any(b"Winterreise" in each.read_bytes() for each in there)

@@ -18,13 +18,16 @@ import pytest
 import retrycli
 from retrycli import app
 from retrycli.settings import BreakerSettings
+from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
 from tests.conftest import on_both
+from tests.gateway.deliveries import preset_file
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from pathlib import Path
 
     from retrycli.settings import Settings
     from tests.cli.application import Row
@@ -202,3 +205,30 @@ def test_all_others_are_delivered_as_they_are(scene: Scene, cli: Cli) -> None:
         assert content["recipient"] == kept["recipient_email"]
         assert content["cc"] == json.loads(str(row.get("cc_emails", "[]")))
     assert not arrived
+
+
+FILES = """
+[messages.customer]
+path = "/messages"
+encoding = "multipart"
+body = { text = "{body}" }
+files = "files"
+"""
+
+
+def test_a_message_that_names_a_file_12_000_times_holds_up_no_pass(
+    cli: Cli, application: Application, tmp_path: Path
+) -> None:
+    """To look for them held up all others."""
+    (tmp_path / "a.txt").touch()
+    gateway = {"PRESET": preset_file(tmp_path, FILES), "ATTACHMENTS_DIR": str(tmp_path)}
+    settings = {f"RETRYCLI_GATEWAY__{name}": value for name, value in gateway.items()}
+    application.add(1, attachments=json.dumps(["a.txt"] * 12_000))
+    application.add(2)
+    with Scripted(TAKES) as api:
+        at_work = cli.having(application.variables(api.url) | settings)
+        assert at_work.json("run-once")["sent"] == 1
+    [found] = at_work.json("escalations")["escalations"]
+    assert (found["id"], found["reason"]) == (1, "invalid")
+    assert "12,000" in found["last_error"]
+    assert len(api.paths) == 1

@@ -150,6 +150,34 @@ def test_refused_credentials_are_told_and_that_they_are_accepted_again(
     assert "refuses our credentials (HTTP 401), since" in hook.texts[0]
 
 
+def test_nobody_is_reminded_of_a_refusal_by_passes_that_had_nothing_to_send(
+    cli: Cli, application: Application, hook: Webhook
+) -> None:
+    """The token may have been corrected hours ago."""
+    application.add_due(1)
+    with Scripted(FORBIDS) as api:
+        at_work = cli.having(application.variables(api.url) | urls(hook.slack_shaped))
+        assert at_work("run-once").returncode == 77
+        application.execute("UPDATE pending_messages SET status = 'rejected'")
+        application.execute("UPDATE retrycli_told SET told_at = '2026-01-02 03:04:05.000000'")
+        assert at_work("run-once").returncode == 0
+        assert len(hook.texts) == 1, "it has learnt nothing new"
+        application.execute("UPDATE pending_messages SET status = 'failed'")
+        assert at_work("run-once").returncode == 77
+    assert len(hook.texts) == 2
+
+
+def test_messages_that_a_pause_would_let_expire_are_told_of_before_they_do(
+    at_work: Cli, application: Application, hook: Webhook
+) -> None:
+    application.add(1, hours_ago=7.5)
+    expiring = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"} | urls(hook.slack_shaped))
+    assert expiring("pause").returncode == 0
+    assert [expiring("run-once").returncode for _ in range(2)] == [0, 0]
+    [text] = hook.texts
+    assert "1 message expires" in text
+
+
 def test_a_gap_between_passes_is_told_when_they_come_back(
     at_work: Cli, application: Application, hook: Webhook
 ) -> None:

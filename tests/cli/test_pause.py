@@ -146,9 +146,9 @@ def test_pauses_are_kept_in_the_history_with_who_until_when_and_why(at_work: Cli
 
 def test_a_second_pause_says_which_end_it_replaces(at_work: Cli) -> None:
     """Else whoever began the first one believes that deliveries go on at its end."""
-    first = at_work("pause", "--for", "2h", "--reason", "the API moves", "--by", "anna")
+    first = at_work("pause", "--for", "2h", "--reason", "the API moves", env={"SUDO_USER": "anna"})
     assert first.stderr == ""
-    second = at_work("pause", "--reason", "it is moved", "--by", "bob")
+    second = at_work("pause", "--reason", "it is moved", env={"SUDO_USER": "bob"})
     assert re.fullmatch(
         r"retrycli: this replaces the pause by anna until [-0-9]{10}T[0-9:]{8}Z: the API moves\n", second.stderr
     )
@@ -166,3 +166,10 @@ def test_a_name_with_control_characters_is_refused(at_work: Cli, application: Ap
     assert (done.returncode, done.stdout) == (2, "")
     assert "a name has 1 to 255 printable characters" in " ".join(done.stderr.split())
     assert application.dump() == before
+
+
+def test_passes_show_who_started_each(at_work: Cli) -> None:
+    """By what the installed line says, else by where the process comes from."""
+    assert at_work("run-once", "--started-by", "cron").returncode == 0
+    assert at_work.on_terminal("run-once").returncode == 0
+    assert [each["started_by"] for each in at_work.json("passes")["passes"]] == ["person", "cron"]

@@ -8,6 +8,7 @@ import shutil
 import socket
 import subprocess
 import tempfile
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from tests import postgresql
 from tests.cli.api import Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import end, side_by_side, wait_until
+from tests.users import mounted
 
 if TYPE_CHECKING:
     from retrycli.sandbox import Sandbox
@@ -81,6 +83,17 @@ def test_behind_a_pooler_in_transaction_mode_all_is_well(
 def listens(port: int) -> bool:
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_the_lock_is_where_others_can_not_make_it_first(at_work: Cli, application: Application, tmp_path: Path) -> None:
+    """And where a service with a /tmp of its own sees it too."""
+    state = tmp_path / "lib" / "retrycli"
+    state.mkdir(mode=0o700, parents=True)
+    without = {name: value for name, value in at_work.env.items() if name != "RETRYCLI_RUN__LOCK_FILE"}
+    command = replace(at_work, env=without).under(*mounted(state.parent, "/var/lib"))
+    application.add(1)
+    assert command.json("run-once")["sent"] == 1
+    assert len(list(state.glob("*.lock"))) == 1
 
 
 FAKETIME = shutil.which("faketime")

@@ -552,3 +552,30 @@ def test_a_lock_file_that_a_dead_process_left_blocks_nothing(at_work: Cli, appli
 
 def test_the_lock_file_is_for_its_owner_alone(well: Story) -> None:
     assert stat.S_IMODE(well.application.lock.stat().st_mode) == 0o600
+
+
+CHANGED = """
+from aiohttp import BaseConnector
+
+_get = BaseConnector._get
+
+
+async def changed(self, key, traces, more=None):
+    return await _get(self, key, traces)
+
+
+BaseConnector._get = changed
+"""
+"""An aiohttp whose connections may be got in another way than ours."""
+
+
+def test_an_aiohttp_that_lacks_what_safe_delivery_relies_on_is_refused_before_the_first_message(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    application.add(101)
+    (at_work.cwd / "changed").mkdir()
+    (at_work.cwd / "changed" / "sitecustomize.py").write_text(CHANGED)
+    done = at_work("run-once", env={"PYTHONPATH": str(at_work.cwd / "changed")})
+    assert (done.returncode, sandbox.received) == (78, ())
+    [line] = done.stderr.splitlines()
+    assert "Connector._get(key, traces), on which safe delivery relies; install an older one" in line

@@ -17,6 +17,7 @@ from retrycli.upkeep import write_config
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL
 from tests.conftest import on_both
+from tests.users import mounted
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -300,3 +301,11 @@ def test_db_prune_must_be_told_how_old(cli: Cli, application: Application) -> No
 def test_version_is_the_packages_own(cli: Cli) -> None:
     assert cli("version").stdout == f"retrycli {version('retrycli')}\n"
     assert cli.json("version") == {"version": version("retrycli")}
+
+
+def test_no_settings_of_the_machine_change_a_result(at_work: Cli, tmp_path: Path) -> None:
+    """The command of these tests finds none in /etc."""
+    settings = tmp_path / "etc" / "retrycli" / "retrycli.toml"
+    settings.parent.mkdir(parents=True)
+    settings.write_text("nonsense")
+    assert at_work.under(*mounted(tmp_path / "etc", "/etc"))("config", "check").returncode == 0

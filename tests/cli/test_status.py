@@ -87,6 +87,17 @@ def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_clocks_next_quarte
     assert (runs.minute % 15, runs.second) == (0, 0)
 
 
+def test_after_a_first_pass_by_hand_the_next_run_is_the_clocks_next_quarter(
+    at_work: Cli, application: Application
+) -> None:
+    """Cron's tick, not fifteen minutes after a pass that it knows nothing of."""
+    application.add(8, retry_count=3, hours_ago=0)
+    assert at_work("run-once").returncode == 0
+    runs = datetime.fromisoformat(at_work.json("status")["next_run"])
+    tried = datetime.fromisoformat(at_work.json("explain", "8")["next_attempt_at"])
+    assert {(each.minute % 15, each.second) for each in (runs, tried)} == {(0, 0)}
+
+
 def test_when_the_last_pass_began_47_minutes_ago_passes_are_late(
     at_work: Cli, application: Application, sandbox: Sandbox
 ) -> None:
@@ -379,3 +390,11 @@ def test_a_refusal_is_told_of_whom_it_came_from(cli: Cli, application: Applicati
         assert desk("run-once").returncode == 77
         assert other.paths, "it was tried"
         assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
+
+
+def test_no_word_is_broken_in_two_on_a_terminal(at_work: Cli) -> None:
+    words = [f"migration-{each:05}" for each in range(20)]
+    assert at_work("pause", "--reason", " ".join(words)).returncode == 0
+    screen = at_work.on_terminal("status")
+    assert max(map(len, screen.text.splitlines())) <= COLUMNS
+    assert set(words) <= set(screen.text.split())

@@ -149,3 +149,18 @@ def test_a_line_of_a_user_who_has_nothing_to_do_with_it_is_in_nobodys_way(machin
     assert (done.returncode, done.stderr) == (0, "")
     checked = machine.beside_cron(*RETRYCLI, "cron", "check")
     assert (checked.returncode, len(checked.stdout.splitlines())) == (0, 1), checked.stdout
+
+
+@pytest.mark.slow
+@in_private_folders
+def test_a_cron_that_has_died_is_seen(machine: Machine) -> None:
+    """Its line is still there, and the last pass was a moment ago."""
+    assert machine.inside(*RETRYCLI, "cron", "install", "--yes", "--run-as", "ticketing").returncode == 0
+    assert machine.beside_cron(*RETRYCLI, "run-once").returncode == 0
+    assert machine.beside_cron(*RETRYCLI, "cron", "check").returncode == 0
+    dead = machine.inside(*RETRYCLI, "cron", "check")
+    assert dead.returncode == 3
+    assert "cron is not running on this machine" in dead.stdout + dead.stderr
+    found = json.loads(machine.inside(*RETRYCLI, "doctor", "--json").stdout)["findings"]
+    assert [each["level"] for each in found if each["name"] == "scheduler"] == ["failure"]
+    assert json.loads(machine.inside(*RETRYCLI, "status", "--json").stdout)["next_run"] is None

@@ -68,8 +68,8 @@ def test_half_a_surrogate_pair_has_a_fingerprint_too() -> None:
     assert len(fingerprint(escalated("\ud800", None))) == LENGTH
 
 
-@pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "@", "HTTP 4", "0-"])
+@pytest.mark.parametrize("piece", ["a", "-", "a@", "1", "a1-", "a-", "@", "HTTP 4", "0-"])
 def test_no_error_text_takes_long_to_strip(piece: str) -> None:
     """Against the CPU time for as many plain words: a pattern that backtracks takes thousands of times as long."""
-    text, words = piece * (100_000 // len(piece)), "plain words " * 333
+    text, words = piece * (20_000 // len(piece)), "plain words " * 333
     assert cpu_seconds(partial(cause, text)) < 100 * max(cpu_seconds(partial(cause, words)), 1e-4)
