@@ -58,6 +58,10 @@ REFUSED_URL = (httpx.UnsupportedProtocol, httpx.InvalidURL, aiohttp.InvalidURL)
 """Exceptions for a URL that the transport does not accept. A message's values are escaped within it, so the settings
 are wrong, and every message would meet the same."""
 
+READ_AHEAD = 65_536
+"""How many bytes of answers a connection may have waiting to be parsed. A server that says ``100`` for ever would else
+hold up the event loop five times as long at a time, and with it all other requests."""
+
 TRANSPORT_ERRORS = (httpx.HTTPError, httpx.InvalidURL, aiohttp.ClientError, OSError, ValueError)
 """All that a request may raise for what the network or the other side did. `TimeoutError` is an `OSError`, and text
 that can't be encoded or decoded is a `ValueError`."""
@@ -225,6 +229,7 @@ def _open_socket(address: AddrInfoType, *, requests: int) -> socket.socket:
     family, kind, protocol, *_ = address
     opened = socket.socket(family, kind, protocol)
     try:
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, READ_AHEAD)
         descriptors.require_low(opened.fileno(), requests=requests)
     except OSError:
         opened.close()
