@@ -157,8 +157,10 @@ def status(
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     """When the next pass begins. One that began a little before its tick is that tick's."""
-    begun = [each.started_at + NEARLY for each in passes if each.started_by in SCHEDULERS]
-    return scheduler.ticks_of(callers, passes, interval, at).next(max([at, *begun]))
+    grid = scheduler.ticks_of(callers, passes, interval, at)
+    number = grid.after(at)
+    nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
+    return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))
 
 
 def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list[Breaker]:

@@ -390,6 +390,14 @@ def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) 
     assert told.gates[-1].figure == "every 5 min; next at"
 
 
+def test_the_pass_after_one_by_a_line_of_each_minute_is_that_of_the_next_minute(at: Desk) -> None:
+    """Cron's pass begins a second or two after its tick."""
+    at.run_at(NOON + timedelta(seconds=2), StartedBy.CRON)
+    now = NOON + timedelta(seconds=3)
+    found = desk.status(at.settings, callers=[caller("* * * * *")], now=lambda: now)
+    assert found.next_run == NOON.replace(second=0, microsecond=0) + MINUTE
+
+
 def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
     """A cron that has been stopped, and passes by hand alone."""
     at.run_at(NOON, StartedBy.PERSON)
