@@ -19,7 +19,7 @@ from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
 from retrycli.destination import Destination
-from retrycli.events import StopReason
+from retrycli.events import PassResult, StopReason
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
@@ -57,6 +57,10 @@ class Explanation:
     gates: list[Gate]
     next_attempt_at: datetime | None
     """When the pass begins that will try it, if nothing happens till then; None where none will."""
+    being_sent: bool = False
+    """Whether a pass is sending it, unless that pass has died."""
+    one_goes_first: bool = False
+    """Whether the pass tries one message first, alone, and others are due with this one."""
 
 
 def explain(
@@ -108,7 +112,8 @@ class _Explainer:
         until = self._now + ticks.CLOCKS_DIFFER
         passes = self._ledger.last_passes(news.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
-        self._failed = next((each for each in passes[:1] if each.reason == StopReason.FAULT), None)
+        ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
+        self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
         self._why_none_came = scheduler.why_none_came(callers)
@@ -123,12 +128,15 @@ class _Explainer:
             intake.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
         gates = [*self._gates(found, self._now), self._cron()]
+        next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
             message_id=message_id,
             ticket_id=found.row["ticket_id"],
             message_type=str(found.row["message_type"]),
             gates=gates,
-            next_attempt_at=self._next_attempt(message_id, found) if gates[-1].open else None,
+            next_attempt_at=next_attempt_at,
+            being_sent=any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates),
+            one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
         )
 
     # -- the gates --------------------------------------------------------------------------------------------
@@ -203,10 +211,14 @@ class _Explainer:
     def _last_pass(self, found: MessageDetails) -> Gate:
         """What refused or ended the last pass holds nothing back: each pass tries again, and may fare the same."""
         refused = self._refusals.get(self._rules.destination_of(str(found.row["message_type"])))
-        if (ended := refused or self._failed) is None:
+        if (ended := refused or self._ended_early) is None:
             return Gate("last_pass", open=True, figure="nothing stopped it")
-        words = "the last one that tried was refused" if refused else "it failed"
-        figure = f"{words}: {ended.detail}; each pass tries again; it began at"
+        if refused or ended.reason == StopReason.FAULT:
+            words = "the last one that tried was refused" if refused else "it failed"
+            figure = f"{words}: {ended.detail}; each pass tries again; it began at"
+        else:
+            why = ": ".join(filter(None, ((ended.reason or "").replace("_", " "), ended.detail)))
+            figure = f"it ended early: {why}; it began at"
         return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
 
     def _pace(self, message_id: int, at: datetime) -> Iterator[Gate]:
@@ -250,6 +262,15 @@ class _Explainer:
         handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
         return None if handed_over else grid[opens]
 
+    def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
+        """Whether a pass begins with one message, as its destination is down or refuses us, and others are due too."""
+        destination = self._rules.destination_of(str(found.row["message_type"]))
+        is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
+        if not is_down and destination not in self._refusals:
+            return False
+        intake.follow_the_table(self._world, self._rules, tick, emit=lambda _: None)
+        return self._claims.count_due(self._rules.due_by(tick)) > 1
+
     def _turn(self, found: MessageDetails, grid: ticks.Ticks, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
@@ -273,6 +294,7 @@ class _Explainer:
         return self._views.count_ahead(message_id, self._rules.due_by(tick), after=looked_to) > 0
 
 
+ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 """Gates that time alone does not open."""
 IN_TURN = frozenset({"limit", "rate"})

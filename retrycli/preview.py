@@ -11,12 +11,15 @@ from heapq import merge
 
 from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.breaker import Breaker, BreakerState
+from retrycli.destination import Destination
 from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessage
-from retrycli.policy import Settled, TransitionKind
+from retrycli.policy import RetryPolicy, Settled, TransitionKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
+from retrycli.store.ledger import Ledger, Pause
 from retrycli.store.measures import Measures
 from retrycli.store.views import PAGE, Filter, ListedMessage, Views
 
@@ -29,26 +32,47 @@ class _Foreseen:
     """An enrolment that writes nothing down: it keeps in mind what would be due, and when, by id."""
 
     real: Enrolment
-    due_by: datetime
+    rules: PassRules
+    at: datetime
     ids: array[int] = field(default_factory=lambda: array("q"))
     times: array[int] = field(default_factory=lambda: array("q"))
     replaced: set[int] = field(default_factory=set)
     """Messages that the queue knows as others."""
+    escalated: int = 0
+    """How many that are new would be escalated at once."""
     displaced: int = 0
     """How many of those are due in the queue."""
     _here: Collection[int] = ()
     """Those of the range that was looked at last."""
+    _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
+    """The new messages that were read last."""
 
     def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
         return self.real.plan_sweep(swept_to)
 
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
-        return self.real.newly_failed(span, limit, replaced=self._here)
+        found = self.real.newly_failed(span, limit, replaced=self._here)
+        self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
+        return found
 
     def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         del now
-        self._remember(settled for settled, _, _ in entries)
+        spent = {settled.message_id for settled, failed_at, _ in entries if self._is_spent(settled, failed_at)}
+        self.escalated += len(spent)
+        self._remember(settled for settled, _, _ in entries if settled.message_id not in spent)
         return {}
+
+    def _is_spent(self, settled: Settled, failed_at: datetime) -> bool:
+        """Tell if a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
+        message, due = self._fresh[settled.message_id], settled.transition.next_attempt_at
+        if isinstance(message, UnusableMessage) or due is None:
+            return True
+        policy = self.rules.policies[message.message_type]
+        return due <= self.due_by and policy.is_spent(message.retry_count, message.created_at or failed_at, self.at)
+
+    @property
+    def due_by(self) -> datetime:
+        return self.rules.due_by(self.at)
 
     def _remember(self, settled: Iterable[Settled]) -> None:
         for each in settled:
@@ -101,13 +125,27 @@ class Sum:
             yield each
 
 
-@contextmanager
-def preview(
-    settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE
-) -> Iterator[tuple[int, Iterator[ListedMessage]]]:
-    """How many messages a pass would send now, and which: the one that has waited longest first.
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a pass would do if it were made now."""
 
-    They are read as they are gone through.
+    number: int
+    """How many messages it would send if nothing held it back."""
+    messages: Iterator[ListedMessage]
+    """These messages, the one that has waited longest first. They are read as they are gone through."""
+    escalated: int
+    """How many messages it would escalate without sending them."""
+    pause: Pause | None
+    """What keeps it from sending anything."""
+    down: Mapping[str, Breaker]
+    """The destinations to which it would send nothing, because they are down or asked for a rest."""
+    probed: Collection[str]
+    """The destinations that are down, to which it would send one message first, as a probe."""
+
+
+@contextmanager
+def preview(settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE) -> Iterator[Preview]:
+    """Foresee a pass.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
@@ -119,13 +157,38 @@ def preview(
         foreseen = _foresee(database, world, rules, at)
         views = Views(database)
         ids, times = array("q"), array("q")
-        known = (each for each in views.due(rules.due_by(at)) if each[1] not in foreseen.replaced)
+        spent = _spent(views, rules, at) - foreseen.replaced
+        left_out = spent | foreseen.replaced
+        known = (each for each in views.due(rules.due_by(at)) if each[1] not in left_out)
         for due, message_id in merge(known, foreseen.in_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
         if rules.limit is not None:
             del ids[rules.limit :], times[rules.limit :]
-        yield len(ids), _messages(views, ids, times, set(foreseen.ids))
+        ledger = Ledger(database)
+        opened = {each.destination: each for each in ledger.breakers() if each.state is not BreakerState.CLOSED}
+        barred = {to for to, each in opened.items() if Destination(each, rules, since=at).trouble is not None}
+        yield Preview(
+            number=len(ids),
+            messages=_messages(views, ids, times, set(foreseen.ids)),
+            escalated=len(spent) + foreseen.escalated,
+            pause=ledger.pause(at),
+            down={to: each for to, each in opened.items() if to in barred},
+            probed={to for to, each in opened.items() if to not in barred and each.state is BreakerState.OPEN},
+        )
+
+
+def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
+    """Find the due messages in the queue that a pass would escalate in place of their next attempt."""
+    policies: dict[str, RetryPolicy] = {kind.value: policy for kind, policy in rules.policies.items()}
+    ages = any(each.expires_after is not None for each in policies.values())
+    # Without an age to look at, only those need to be read that may have had all their tries: nearly always none.
+    tries = None if ages else min(each.max_retries for each in policies.values())
+    return {
+        message_id
+        for message_id, kind, made, made_at in views.chances(rules.due_by(at), tries=tries)
+        if kind in policies and made is not None and policies[kind].is_spent(made, made_at or at, at)
+    }
 
 
 def count_waiting(settings: Settings) -> int:
@@ -144,12 +207,13 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     world = make_world(settings, database, replace(HERE, now=lambda: at))
     foreseen = _foresee(database, world, rules, at)
     found = Measures(database).counts(rules.due_by(at))
-    return found | {"due": found["due"] - foreseen.displaced + len(foreseen.ids)}
+    spent = _spent(Views(database), rules, at) - foreseen.replaced
+    return found | {"due": found["due"] - foreseen.displaced - len(spent) + len(foreseen.ids)}
 
 
 def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:
     """Find what would come due in the queue if a pass followed the application's table."""
-    foreseen = _Foreseen(Enrolment(database), rules.due_by(at))
+    foreseen = _Foreseen(Enrolment(database), rules, at)
     intake.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 

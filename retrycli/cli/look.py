@@ -461,14 +461,29 @@ def explain(
     _name_the_silent(asker)
     if as_json:
         fields = asdict(found)
+        del fields["being_sent"], fields["one_goes_first"]
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
     console.show_table(
         ("Gate", "Open", "Figure", "Time"),
         [(each.name.replace("_", "-"), each.open, _figure(loaded, each), each.time) for each in found.gates],
     )
-    console.show_facts({"Next attempt": found.next_attempt_at or "none by a pass as things stand"})
+    console.show_facts({"Next attempt": _next_attempt(found)})
     console.say(f"Next: {_remedy(found)}")
+
+
+def _next_attempt(found: Explanation) -> datetime | str:
+    from retrycli import console
+
+    at = found.next_attempt_at
+    if found.being_sent:
+        later = f"; if that pass has died, {console.time_in_words(at)}" if at else ""
+        return f"being sent just now{later}"
+    if at is None:
+        return "none by a pass as things stand"
+    if found.one_goes_first:
+        return f"not before {console.time_in_words(at)}, and then only if it is the one that is tried first"
+    return at
 
 
 def _figure(loaded: Loaded, gate: Gate) -> str:
@@ -490,6 +505,8 @@ def _remedy(found: Explanation) -> str:
     """The command for what stands in the way, first gate first."""
     if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
         return may_have_arrived(found.message_id)
+    if found.being_sent:
+        return f"retrycli show {found.message_id}"
     usual = "retrycli retry {id} tries it now"
     remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
     return remedy.format(id=found.message_id)

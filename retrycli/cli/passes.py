@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from retrycli.console import Cell, Row
     from retrycli.events import PassSummary
-    from retrycli.preview import Sum
+    from retrycli.preview import Preview, Sum
     from retrycli.settings import Settings
     from retrycli.store.ledger import PassRecord, PauseRecord
     from retrycli.store.views import ListedMessage
@@ -145,8 +145,8 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
     from retrycli.preview import preview, sum_of
 
     found = sum_of(settings)
-    with preview(settings, limit=limit) as (number, each_one):
-        messages = found.count(each_one)
+    with preview(settings, limit=limit) as foreseen:
+        messages = found.count(foreseen.messages)
         if as_json:
             fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
             console.show_json(
@@ -159,6 +159,9 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
                     "count": lambda: found.number,
                     "oldest": lambda: found.oldest,
                     "destinations": lambda: found.destinations,
+                    "escalated": foreseen.escalated,
+                    "paused": foreseen.pause and asdict(foreseen.pause),
+                    "down": {to: each.probe_at for to, each in foreseen.down.items()},
                 }
             )
             return
@@ -172,9 +175,9 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
         ]
         deque(messages, maxlen=0)
     console.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
-    if number > ON_SCREEN:
-        console.say(f"… and {number - ON_SCREEN:,} more")
-    _sum_up(settings, found, now)
+    if foreseen.number > ON_SCREEN:
+        console.say(f"… and {foreseen.number - ON_SCREEN:,} more")
+    _sum_up(settings, found, foreseen, now)
     console.say("Next: retrycli run-once")
 
 
@@ -186,20 +189,48 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
     )
 
 
-def _sum_up(settings: Settings, found: Sum, now: datetime) -> None:
+def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
-    from retrycli import console
+    from retrycli import console, suggested
     from retrycli.preview import count_waiting
 
-    number = console.count(found.number, "message")
-    places = [to if len(found.destinations) == 1 else f"{count:,} to {to}" for to, count in found.destinations.items()]
+    would = "A pass would"
+    if (pause := foreseen.pause) is not None:
+        until = f"until {console.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
+        console.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
+        would = "If they were not, it would"
+    sent = {
+        to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
+    }
+    places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
-    console.say(f"A pass would send {number}{to}.")
+    if sent or not found.destinations:
+        console.say(f"{would} send {console.count(sum(sent.values()), 'message')}{to}.")
+    _say_what_is_down(found, foreseen)
+    if foreseen.escalated:
+        number = console.count(foreseen.escalated, "message")
+        console.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
     if not found.number and (later := count_waiting(settings)):
         console.say(f"{console.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
         _say_how_old(settings, found.oldest, now)
     console.say("Nothing was sent or written.")
+
+
+def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
+    """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
+    from retrycli import console
+    from retrycli.breaker import BreakerState
+
+    for to, count in found.destinations.items():
+        if (breaker := foreseen.down.get(to)) is not None:
+            until = "" if breaker.probe_at is None else f" {console.local_time(breaker.probe_at)}"
+            why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
+            waiting = f"{console.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
+            console.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
+        elif to in foreseen.probed:
+            rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
+            console.say(f"{to} is down: that message is its probe{rest}.")
 
 
 def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:

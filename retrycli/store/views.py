@@ -219,6 +219,25 @@ class Views:
             for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
                 yield row.next_attempt_at, row.message_id
 
+    def chances(
+        self, due_by: datetime, *, tries: int | None = None
+    ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
+        """Yield what decides if a due message in the queue is still sent: its id, its type, its tries, its birth.
+
+        Args:
+            due_by: until when it must have come due.
+            tries: leave out messages with fewer tries.
+        """
+        m = self._database.messages.c
+        created = m.created_at if "created_at" in m else literal(None)
+        columns = (m.id, m.message_type, m.retry_count, created.label("made_at"), queue.c.first_failed_at)
+        statement = self.failed(Filter(due_by=due_by), *columns)
+        statement = statement if tries is None else statement.where(m.retry_count >= tries)
+        with self._database.read() as connection:
+            for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):
+                made_at = _time(row.made_at) or row.first_failed_at
+                yield row.id, str(row.message_type), _number(row.retry_count or 0), made_at
+
     def oldest(self) -> datetime | None:
         """Return when the oldest message was made that is failed and not escalated; in a table that does not say, when
         it first failed. None if there is none, or before the tables are there.

@@ -26,7 +26,7 @@ from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, Pause
-from tests.cli.api import BAD_GATEWAY, REJECTS, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS
 from tests.cli.test_lists import LOCAL_TIME, UTC_TIME
@@ -417,6 +417,20 @@ def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
     assert desk.status(at.settings, now=lambda: now).next_run is not None, "nobody has looked"
 
 
+def test_what_stopped_the_last_pass_is_quoted(at: Desk) -> None:
+    """The reason is that of `passes`."""
+    breaker(at)
+    [gate] = [each for each in at.explain(1, NOON + MINUTE).gates if each.name == "last_pass"]
+    assert gate.open
+    assert re.fullmatch(
+        rf"it ended early: breaker open: {at.api.url}, to be tried again at \S+; it began at", gate.figure
+    )
+    assert gate.time == NOON
+    at.application.execute("UPDATE retrycli_passes SET result = 'completed', reason = NULL, detail = NULL")
+    [gate] = [each for each in at.explain(1, NOON + MINUTE).gates if each.name == "last_pass"]
+    assert gate.figure == "nothing stopped it"
+
+
 def test_explaining_writes_nothing(at: Desk) -> None:
     not_seen_yet(at)
     before = at.application.dump()
@@ -558,6 +572,37 @@ def test_the_command_for_the_first_shut_gate_is_named(
 ) -> None:
     application.execute(statement)
     assert waiting.on_terminal("explain", "8").text.splitlines()[-1] == said
+
+
+def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, application: Application) -> None:
+    """`retry` would end with 4. If the pass died, its claim lapses, and what follows is foreseen as before."""
+    sending = "UPDATE retrycli_queue SET state = 'sending', claimed_by = 'a pass', claim_expires_at = ?"
+    soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
+    application.execute(sending, str(soon))
+    screen = waiting.on_terminal("explain", "8")
+    assert re.search(rf"Next attempt being sent just now; if that pass has died, {LOCAL_TIME} Next:", screen.words)
+    assert screen.text.splitlines()[-1] == "Next: retrycli show 8"
+    application.execute(sending, str(soon - 10 * MINUTE))
+    screen = waiting.on_terminal("explain", "8")
+    assert "being sent just now" not in screen.words
+    assert screen.text.splitlines()[-1] == "Next: retrycli retry 8 tries it now"
+
+
+@pytest.mark.parametrize("answer", [BAD_GATEWAY, FORBIDS])
+def test_while_one_message_goes_first_the_others_are_promised_no_attempt(
+    cli: Cli, application: Application, answer: Answer
+) -> None:
+    """An open breaker lets one probe through, and who refuses our credentials is asked by one message."""
+    application.add_due(8)
+    with Scripted(answer) as api:
+        at_work = cli.having(application.variables(api.url))
+        at_work("run-once")
+        last = max(int(str(each)) for each in application.rows())
+        words = rf"not before {LOCAL_TIME}, and then only if it is the one that is tried first"
+        assert re.search(words, at_work.on_terminal("explain", str(last)).words)
+        assert at_work.json("explain", str(last))["next_attempt_at"] is not None
+        application.execute("DELETE FROM pending_messages WHERE id < ?", last)
+        assert re.search(rf"Next attempt {LOCAL_TIME}", at_work.on_terminal("explain", str(last)).words)
 
 
 def test_a_message_that_is_not_there_can_not_be_explained(waiting: Cli) -> None:

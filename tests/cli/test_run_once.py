@@ -315,16 +315,16 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     application.add(5, hours_ago=1.5)
     application.add(6, hours_ago=0)
     application.execute("UPDATE pending_messages SET status = 'sent' WHERE id = 3")
-    with preview(settings) as (number, messages):
-        found = list(messages)
-    assert number == 4
+    with preview(settings) as foreseen:
+        found = list(foreseen.messages)
+    assert foreseen.number == 4
     assert [each.id for each in found] == [2, 4, 1, 5]
     times = [each.next_attempt_at for each in found if each.next_attempt_at]
     assert times == sorted(times)
     assert len(times) == 4
     assert application.state(4) is None
-    with preview(settings, limit=3) as (number, messages):
-        assert (number, [each.id for each in messages]) == (3, [2, 4, 1])
+    with preview(settings, limit=3) as limited:
+        assert (limited.number, [each.id for each in limited.messages]) == (3, [2, 4, 1])
 
 
 def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: Application, sandbox: Sandbox) -> None:
@@ -351,8 +351,8 @@ def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: 
     application.add(10, hours_ago=0)
     application.add(11, hours_ago=3, body=None)
     due = desk.status(settings).messages["due"]
-    with preview(settings) as (number, messages):
-        foreseen = {each.id for each in messages}
+    with preview(settings) as found:
+        foreseen, number = {each.id for each in found.messages}, found.number
     app.run_once(settings)
     tried = {each["message_id"] for each in application.execute("SELECT message_id FROM retrycli_attempts")}
     assert foreseen == tried == {1, 6, 7, 9}
@@ -367,10 +367,81 @@ def test_a_dry_run_says_why_nothing_is_due(at_work: Cli, application: Applicatio
     assert at_work.json("run-once", "--dry-run")["count"] == 0
 
 
+def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
+    at_work: Cli, application: Application, sandbox: Sandbox
+) -> None:
+    """Messages that have expired or have no tries left, new or in the queue: the pass then does as was foreseen."""
+    for each, columns in {
+        1: {"hours_ago": 5},
+        2: {"hours_ago": 5, "retry_count": 3},
+        3: {"hours_ago": 90},
+        8: {"hours_ago": 0, "retry_count": 2},
+    }.items():
+        application.add(each, **columns)
+    settings = application.settings(sandbox.url)
+    app.run_once(settings, surroundings=replace(app.HERE, stop_requested=lambda: True))  # takes in and sends nothing
+    limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}
+    cli = at_work.having(limits)
+    application.add(4, hours_ago=5)
+    application.add(5, hours_ago=90)
+    application.add(6, hours_ago=5, retry_count=3)
+    application.add(7, hours_ago=5, body=None, recipient_email=None)
+    shown = cli.json("run-once", "--dry-run")
+    assert {each["id"] for each in shown["would_send"]} == {1, 4}
+    assert (shown["count"], shown["escalated"]) == (2, 5)
+    assert cli.json("status")["messages"]["due"] == 2
+    screen = cli.on_terminal("run-once", "--dry-run")
+    assert "A pass would send 2 messages to " in screen.words
+    assert "5 messages would be escalated instead: expired, no tries left, or not valid." in screen.words
+    done = cli.json("run-once")
+    assert (done["sent"], done["escalated"]) == (2, 5)
+
+
+def test_a_dry_run_while_passes_are_paused_says_that_nothing_would_be_sent(
+    at_work: Cli, application: Application
+) -> None:
+    application.fill()
+    at_work("pause", "--for", "2h", "--by", "ada")
+    screen = at_work.on_terminal("run-once", "--dry-run")
+    assert re.search(
+        r"Passes are paused by ada until [-0-9]{10} [0-9:+]+: a pass would send nothing now\. "
+        r"If they were not, it would send 3 messages to http://\S+\.",
+        screen.words,
+    )
+    assert "A pass would send" not in screen.words
+    assert "ana@example.com" in screen.text
+    shown = at_work.json("run-once", "--dry-run")
+    assert (shown["count"], shown["paused"]["by"]) == (3, "ada")
+
+
+def test_a_dry_run_says_that_nothing_goes_to_a_destination_that_is_down_but_a_probe(
+    cli: Cli, application: Application
+) -> None:
+    application.add_due(8)
+    with Scripted(BAD_GATEWAY) as api:
+        at_work = cli.having(application.variables(api.url))
+        assert at_work("run-once").returncode == 69
+        screen = at_work.on_terminal("run-once", "--dry-run")
+        assert re.search(
+            rf"{api.url} is down until its probe at [-0-9]{{10}} [0-9:+]+: "
+            r"a pass would send nothing there before; 3 messages wait for it\.",
+            screen.words,
+        )
+        assert "A pass would send" not in screen.words
+        assert list(at_work.json("run-once", "--dry-run")["down"]) == [api.url]
+        application.execute("UPDATE retrycli_breakers SET probe_at = opened_at")
+        screen = at_work.on_terminal("run-once", "--dry-run")
+        assert f"A pass would send 1 message to {api.url}." in screen.words
+        assert f"{api.url} is down: that message is its probe; if it is delivered, 2 more follow." in screen.words
+        assert at_work("run-once").returncode == 69
+    assert len(application.rows("retrycli_attempts")) == 6
+
+
 def test_a_dry_run_keeps_nobody_from_writing(application: Application, sandbox: Sandbox) -> None:
     """Whoever reads what it shows may take his time."""
     application.fill()
-    with preview(application.settings(sandbox.url)) as (_, messages):
+    with preview(application.settings(sandbox.url)) as found:
+        messages = found.messages
         assert next(messages).id == 5
         application.execute("UPDATE pending_messages SET status = 'sent' WHERE id IN (5, 6)")
         assert [each.id for each in messages] == [6, 7], "what is on the same page was read before"
