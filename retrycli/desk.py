@@ -11,7 +11,7 @@ from itertools import takewhile
 from retrycli import measure, news, preview, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
-from retrycli.breaker import Breaker, BreakerState
+from retrycli.breaker import Breaker
 from retrycli.crontab import Caller
 from retrycli.events import SCHEDULERS, PassResult, StopReason
 from retrycli.figures import Figures, Group
@@ -123,7 +123,7 @@ def status(
         passes = ledger.last_passes(news.LOOKBACK, until=upto)
         last = passes[0] if passes else None
         pause = ledger.pause(at)
-        breakers = _standing_breakers(settings, ledger, at)
+        breakers = ledger.standing_breakers({each.base_url for each in settings.gateway.all.values()}, at)
         failed = last is not None and last.reason in FAILED
         refusals = _refusals(settings, ledger, passes)
         disk = lack_of_room(database.file)
@@ -159,16 +159,6 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     """When the next pass begins. One that began a little before its tick is that tick's."""
     begun = [each.started_at + NEARLY for each in passes if each.started_by in SCHEDULERS]
     return scheduler.ticks_of(callers, passes, interval, at).next(max([at, *begun]))
-
-
-def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list[Breaker]:
-    """What stands against destinations. A rest is over when its time is; an open breaker, when a probe comes through.
-
-    Of a destination that was given up no probe ever will.
-    """
-    used = {each.base_url for each in settings.gateway.all.values()}
-    known = [each for each in ledger.breakers() if each.destination in used]
-    return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
 
 
 def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
