@@ -52,6 +52,10 @@ class PassRecord:
     released: int
     started_by: StartedBy = StartedBy.UNKNOWN
 
+    def result_in_words(self, unrecorded: Collection[str]) -> str:
+        """Return its result, or what is known instead, given the passes that ended although nobody recorded it."""
+        return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
+
     @property
     def has_tried(self) -> bool:
         """Tell whether it had anything to deliver."""
