@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from itertools import takewhile
+from socket import gethostname
 
 from retrycli import measure, news, preview, scheduler, ticks
 from retrycli.acts import Act
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
-from retrycli.breaker import Breaker, BreakerState
+from retrycli.breaker import Breaker
 from retrycli.crontab import Caller
+from retrycli.errors import LockUnusable
 from retrycli.events import SCHEDULERS, PassResult, StopReason
 from retrycli.figures import Figures, Group
 from retrycli.grouping import By
@@ -71,12 +74,14 @@ class Status:
     """``ok``, ``late``, ``paused``, ``down`` or ``never_run``.
 
     It is down if nothing can be delivered until somebody does something: the ticketing API is down, or refuses what
-    waits; the last pass failed; the disk is full.
+    waits; the last pass failed; the disk is full; a pass ended unrecorded, and its messages are not taken back yet.
     """
     running: bool
     """Whether the scheduler is alive: not paused, and the newest pass began not too long ago."""
     now: datetime
     last_pass: PassRecord | None
+    unrecorded: frozenset[str]
+    """The passes that ended although nobody recorded it: see `_unrecorded`."""
     hosts: list[Host]
     """Those that have made a pass lately."""
     next_run: datetime | None
@@ -123,12 +128,13 @@ def status(
         passes = ledger.last_passes(news.LOOKBACK, until=upto)
         last = passes[0] if passes else None
         pause = ledger.pause(at)
-        breakers = _standing_breakers(settings, ledger, at)
+        breakers = ledger.standing_breakers({each.base_url for each in settings.gateway.all.values()}, at)
         failed = last is not None and last.reason in FAILED
+        lost = _unrecorded(settings, ledger, passes)
         refusals = _refusals(settings, ledger, passes)
         disk = lack_of_room(database.file)
         messages = preview.counts(settings, database, at)
-        down = bool(breakers or (refusals and messages["waiting"]) or disk or failed)
+        down = bool(breakers or (refusals and messages["waiting"]) or disk or failed or lost)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         uncalled = scheduler.nothing_calls(callers, passes, interval, at)
         is_expected = (callers or last is not None) and uncalled is None and not late
@@ -137,6 +143,7 @@ def status(
             running=last is not None and not late and pause is None,
             now=at,
             last_pass=last,
+            unrecorded=lost,
             hosts=[
                 Host(name, newest, ticks.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
@@ -163,14 +170,27 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))
 
 
-def _standing_breakers(settings: Settings, ledger: Ledger, at: datetime) -> list[Breaker]:
-    """What stands against destinations. A rest is over when its time is; an open breaker, when a probe comes through.
+def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:
+    """Return the passes of this host that ended although nobody recorded it: killed, or met by a full disk.
 
-    Of a destination that was given up no probe ever will.
+    The lock alone does not tell: for a server's database, another user's lock may be another file.
     """
-    used = {each.base_url for each in settings.gateway.all.values()}
-    known = [each for each in ledger.breakers() if each.destination in used]
-    return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
+    gone = [each for each in passes if each.result is None and each.host == gethostname() and not _runs(each.pid)]
+    if not gone or PassLock(lock_path(settings)).holder() is not None:
+        return frozenset()
+    # One that has just ended recorded it after the passes were read, and before its process ended.
+    open_still = {each.pass_id for each in ledger.last_passes(len(passes)) if each.result is None}
+    return frozenset(each.pass_id for each in gone if each.pass_id in open_still)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        return True
+    return True
 
 
 def _refusals(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> list[Refusal]:
@@ -265,11 +285,14 @@ def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
         return measure.measured(settings, database, now())
 
 
-def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord]]:
-    """Return the newest passes, newest first, and as many of the times that deliveries were paused or resumed."""
+def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
+    """Return the newest passes, newest first; the newest pauses and resumptions; and which passes ended unrecorded."""
     with open_database(settings) as database:
         ledger = Ledger(database)
-        return ledger.last_passes(limit), ledger.pauses(limit)
+        found = ledger.last_passes(limit)
+        with suppress(LockUnusable):
+            return found, ledger.pauses(limit), _unrecorded(settings, ledger, found)
+        return found, ledger.pauses(limit), frozenset()
 
 
 def stats(

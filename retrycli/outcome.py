@@ -90,7 +90,7 @@ def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
-LAPSED = Outcome(OutcomeKind.UNKNOWN, error="the process died before the answer came")
+LAPSED = Outcome(OutcomeKind.UNKNOWN, error="no answer was recorded: the process was killed, or the disk was full")
 """What came of an attempt whose claim lapsed."""
 
 STOOD_STILL = Outcome(

@@ -195,7 +195,7 @@ def _passes_in_words(found: Status) -> str:
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    words = f"the last one began {console.ago(last.started_at, found.now)}: {last.result or 'running'}"
+    words = f"the last one began {console.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when it ends

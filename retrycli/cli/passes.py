@@ -252,13 +252,13 @@ def passes(
     """Show the last passes, skipped ones too."""
     from retrycli import console, desk
 
-    found, pauses = desk.last_passes(load_settings(ctx, config), limit=limit)
+    found, pauses, lost = desk.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
         console.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
     if console.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]]
-        rows = [(each.started_at, each.started_by, each.result or "running", _came_of(each)) for each in found]
+        rows = [(each.started_at, each.started_by, each.result_in_words(lost), _came_of(each)) for each in found]
         since = min((at for at, *_ in rows), default=None)
         rows += [(each.at, each.by, each.act, each.detail) for each in _shown(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
@@ -271,7 +271,7 @@ def passes(
             (
                 each.started_at,
                 each.finished_at,
-                each.result or "running",
+                each.result_in_words(lost),
                 # The counts are written when a pass ends.
                 *(None if each.result is None else getattr(each, name) for name in COUNTS),
                 why_it_ended(each.reason, each.detail),

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from retrycli import news, schema
+from retrycli.breaker import BreakerState
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.gateways import OneGateway
@@ -39,6 +40,23 @@ def api(case: Case, database: Database | None) -> Iterator[Finding]:
             # If no message waits, no pass can find out whether it still refuses us.
             is_old = refusal is not None and not waits and refusal in each.found
             yield warning(each.name, each.found, TRY_IT) if is_old else each
+    yield from _outages(case, database)
+
+
+def _outages(case: Case, database: Database | None) -> Iterator[Finding]:
+    """Report the open breakers: a server may answer a GET and take no message."""
+    if database is None or database.revision() != schema.HEAD:
+        return
+    used: dict[str | None, str] = {each.destination: each.kind for each in case.settings.gateway.all.values()}
+    for each in Ledger(database).standing_breakers(used, case.now()):
+        if each.state is BreakerState.OPEN and each.opened_at is not None and each.probe_at is not None:
+            name, what = ("smtp", "server") if used[each.destination] == "smtp" else ("api", "API")
+            yield failure(
+                name,
+                f"nothing gets through to {each.destination} since {each.opened_at:%Y-%m-%dT%H:%M:%SZ}: "
+                f"{each.failures} failures in a row; the next try is at {each.probe_at:%Y-%m-%dT%H:%M:%SZ}",
+                f"see to the {what}; `retrycli run-once --probe` tries it now",
+            )
 
 
 def _refusals(case: Case, database: Database) -> dict[str, str]:

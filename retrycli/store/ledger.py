@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -51,6 +51,10 @@ class PassRecord:
     unknown: int
     released: int
     started_by: StartedBy = StartedBy.UNKNOWN
+
+    def result_in_words(self, unrecorded: Collection[str]) -> str:
+        """Return its result, or what is known instead, given the passes that ended although nobody recorded it."""
+        return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
 
     @property
     def has_tried(self) -> bool:
@@ -291,6 +295,15 @@ class Ledger:
         """All that is remembered of destinations in trouble."""
         with self._database.read() as connection:
             return [_breaker(row) for row in connection.execute(select(breakers).order_by(breakers.c.destination))]
+
+    def standing_breakers(self, destinations: Collection[str | None], at: datetime) -> list[Breaker]:
+        """Return what stands against some destinations.
+
+        A rest is over when its time is; an open breaker, when a probe comes through. Of a destination that was given up
+        none ever will.
+        """
+        known = [each for each in self.breakers() if each.destination in destinations]
+        return [each for each in known if each.state is BreakerState.OPEN or each.blocks(at)]
 
     def save_breaker(self, breaker: Breaker) -> None:
         """Remember a destination; one that is well is forgotten."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.api import FORBIDS, TAKES, Scripted
+from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
@@ -148,6 +148,25 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         api._answers = [TAKES]
         assert desk("run-once").returncode == 0
         assert levels(desk, code=0)["api"] == "ok"
+
+
+def test_an_api_that_the_breaker_keeps_away_from_is_a_failure_though_it_answers(
+    desk: Cli, application: Application
+) -> None:
+    """A GET may be answered while no message is taken."""
+    application.add_due(6)
+    file = desk.cwd / "retrycli.toml"
+    with Scripted(BUSY) as api:
+        text = file.read_text().partition("[gateway]")[0]
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
+        assert desk("run-once").returncode == 69
+        api._answers = [TAKES]
+        there, found = (each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api")
+    assert there["level"] == "ok"
+    assert found["level"] == "failure"
+    told = rf"nothing gets through to {api.url} since \S+Z: 5 failures in a row; the next try is at \S+Z"
+    assert re.fullmatch(told, found["found"])
+    assert found["remedy"] == "see to the API; `retrycli run-once --probe` tries it now"
 
 
 @needs_no_file

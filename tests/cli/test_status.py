@@ -234,6 +234,29 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
     assert "\trunning" + 6 * "\t" in passes
 
 
+def test_a_pass_whose_end_nobody_recorded_is_not_running_and_not_ok(cli: Cli, application: Application) -> None:
+    """It was killed, or the disk was full at its end: until a pass takes its messages back, nothing goes on."""
+    application.add_due(2)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        process.kill()
+        end(process)
+        gate.opened.set()
+        found = at_work.json("status", "--check", code=3)
+        told, passes, screen = at_work("status").stdout, at_work("passes").stdout, at_work.on_terminal("passes")
+        assert (found["state"], found["last_pass"]["result"], found["messages"]["sending"]) == ("down", None, 2)
+        assert "\nPasses\tthe last one began just now: ended without being recorded\n" in told
+        assert "\tended without being recorded" + 6 * "\t" in passes
+        assert "ended without being recorded" in screen.words
+        long_ago = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1))
+        application.execute("UPDATE retrycli_queue SET claim_expires_at = ?", long_ago)
+        application.execute("UPDATE retrycli_passes SET heartbeat_at = ?", long_ago)
+        assert at_work("run-once").returncode == 0
+        assert at_work.json("status", "--check")["state"] == "ok"
+
+
 def test_it_needs_no_base_url(cli: Cli, application: Application) -> None:
     """Whoever only looks need not know where the API is."""
     assert cli("status", env={"RETRYCLI_DATABASE__URL": application.url}).returncode == 0

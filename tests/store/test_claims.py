@@ -613,7 +613,7 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
         {
             "outcome": "unknown",
             "status_code": None,
-            "error": "the process died before the answer came",
+            "error": "no answer was recorded: the process was killed, or the disk was full",
             "retry_after_s": None,
             "duration_ms": None,
         },

@@ -1049,7 +1049,7 @@ def test_the_third_unknown_goes_to_a_person(stage: Stage) -> None:
     assert (summary.escalated, summary.unknown) == (1, 1)
     reason, tries, error = stage.escalation(1)
     assert (reason, tries) == ("unknown", 3)
-    assert error == "May have arrived: the process died before the answer came (3 times)"
+    assert error == "May have arrived: no answer was recorded: the process was killed, or the disk was full (3 times)"
 
 
 def test_a_dead_claim_without_an_attempt_leaves_no_trace(stage: Stage) -> None:
