@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import State, Status
 from retrycli.outcome import LookUp
 
@@ -151,6 +151,14 @@ def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | No
 def unfit(message_id: int, problem: str) -> InvalidMessage:
     """Return the error that a row can't be turned into a request."""
     return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
+
+
+def would_expire(message_id: int) -> Expired:
+    """Return the error that passes would escalate a message as expired, again."""
+    return Expired(
+        f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours, or "
+        f"`retrycli retry {message_id}` sends it"
+    )
 
 
 def not_taken(message_id: int, why: str) -> NotActionable:

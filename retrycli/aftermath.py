@@ -10,7 +10,7 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from retrycli import logs, news
-from retrycli.errors import DatabaseUnavailable, RetrycliError, cause_of
+from retrycli.errors import DatabaseUnavailable, RetrycliError
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.settings import Settings
 from retrycli.store.database import Database
@@ -57,7 +57,6 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Ex
 
     If the pass could not be written down, nothing is known of it: then it is told by its error alone, each time.
     """
-    logs.logger.info("Message retry pass failed: %s", cause_of(error))
     with suppress(DatabaseUnavailable):
         passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
         if not passes or passes[0].result is not PassResult.FAILED:

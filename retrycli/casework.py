@@ -18,8 +18,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli import by_hand
-from retrycli.acts import Act, ActKind, not_written, unfit
+from retrycli.acts import Act, ActKind, not_written, unfit, would_expire
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
+from retrycli.backoff import later
 from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import Message, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
@@ -205,6 +206,8 @@ def requeue(
         by: who asks for it, for the history; by default the login name.
         surroundings: clock and randomness, and whether to stop early.
 
+    Messages that have expired are left alone, and none is tried as a canary: the next pass would escalate them again.
+
     Returns:
         How many were requeued, and why the others were not. A canary that failed is in a person's hands as before;
         one that was delivered is done with.
@@ -212,18 +215,35 @@ def requeue(
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    wanted = once(ids)
+    named_ids = once(ids)
+    expired = _expired(settings, named_ids, surroundings)
+    wanted = [each for each in named_ids if each not in expired] if expired else named_ids
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
-        return Done(len(wanted), tried=tried, left=len(rest), reason="canary_failed")
+        return Done(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
     name = by or login_name()
 
     def act(position: int, at: datetime) -> Act:
         return Act.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
     after = perform(settings, ActKind.REQUEUED, rest, act, surroundings)
-    return replace(after, matched=len(wanted), tried=tried)
+    return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
+
+
+def _expired(settings: Settings, ids: Sequence[int], surroundings: Surroundings) -> dict[int, RetrycliError]:
+    """Find the failed messages that the next pass would escalate as expired."""
+    ages = {kind.value: policy.expires_after for kind, policy in settings.policies.items() if policy.expires_after}
+    if not ages or not ids:
+        return {}
+    with open_database(settings) as database:
+        now = clock(database, surroundings.now)()
+        made = (
+            (each.id, each.created_at or each.first_failed_at or now, ages[each.message_type])
+            for each in Views(database).pages(array("q", ids), Filter())
+            if each.message_type in ages
+        )
+        return {each: would_expire(each) for each, made_at, age in made if later(made_at, age) < now}
 
 
 def _try_canaries(

@@ -8,6 +8,7 @@
     ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
     ├── NotActionable          4   the message is in a state in which that can't be done
+    │   └── Expired            4   the message is too old, and passes would escalate it again
     ├── NotEdited              4   an edit was given up, or its text can't be taken
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
@@ -63,6 +64,10 @@ class NotActionable(RetrycliError):
     """A message that can't be acted on in the state it is in."""
 
     exit_code = 4
+
+
+class Expired(NotActionable):
+    """A message that is too old to be sent by a pass."""
 
 
 class NotEdited(RetrycliError):

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Literal, assert_never
 
 from retrycli import suggested
+from retrycli.errors import cause_of
 from retrycli.escape import printable
 from retrycli.events import (
     BreakerClosed,
@@ -197,6 +198,16 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
 def file_problem() -> str | None:
     """Return why the log file could not be written, if so."""
     return next((each.problem for each in logger.handlers if isinstance(each, LogFile)), None)
+
+
+def file_failure(error: Exception) -> None:
+    """Write to the log file why a pass failed. The command prints it, or leaves it out of cron's mail."""
+    record = logger.makeRecord(
+        logger.name, logging.ERROR, __file__, 0, "Message retry pass failed: %s", (cause_of(error),), None
+    )
+    for each in logger.handlers:
+        if isinstance(each, LogFile):
+            each.handle(record)
 
 
 class _Stderr(logging.Handler):

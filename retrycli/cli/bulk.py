@@ -144,13 +144,18 @@ def _tell(done: Done, act: str, *, named: bool) -> None:
 def _tell_of_refused(done: Done) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
     from retrycli import console
-    from retrycli.errors import InvalidMessage
+    from retrycli.errors import Expired, InvalidMessage
 
     unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         console.say(f"{console.count(unfit, 'message')} {words} left alone.")
-    if moved_on := len(done.refused) - unfit:
+    if expired := sum(isinstance(each, Expired) for each in done.refused.values()):
+        console.say(
+            f"{console.count(expired, 'message')} {'has' if expired == 1 else 'have'} expired and would expire again: "
+            "raise schedule.expires_after_hours, or `retrycli retry ID` sends one."
+        )
+    if moved_on := len(done.refused) - unfit - expired:
         console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
 
 

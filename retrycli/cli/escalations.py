@@ -92,6 +92,9 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         console.say(f"If they did: retrycli mark-sent --fingerprint {cause}")
         console.say(f"If not: retrycli requeue --fingerprint {cause} --canary 3")
         console.say(f"Next: retrycli list-failed --fingerprint {cause}")
+    elif alike and alike[0].example.reason == EscalationReason.EXPIRED:
+        console.say(f"No longer wanted: retrycli reject --fingerprint {alike[0].fingerprint} --reason expired")
+        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
         console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
         console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")

@@ -84,7 +84,7 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli import app, console
+    from retrycli import app, console, logs
 
     settings = load_settings(ctx, config)
     if dry_run:
@@ -92,16 +92,20 @@ def run_once(
         return
     signals = Signals()
     surroundings = replace(app.HERE, stop_requested=signals.stop_requested)
-    with console.progress() as follow:
-        summary = app.run_once(
-            settings,
-            limit=limit,
-            probe=probe,
-            wait_lock_seconds=wait_lock,
-            listen=follow,
-            surroundings=surroundings,
-            started_by=starter or _starter(),
-        )
+    try:
+        with console.progress() as follow:
+            summary = app.run_once(
+                settings,
+                limit=limit,
+                probe=probe,
+                wait_lock_seconds=wait_lock,
+                listen=follow,
+                surroundings=surroundings,
+                started_by=starter or _starter(),
+            )
+    except Exception as error:
+        logs.file_failure(error)
+        raise
     if as_json:
         console.show_json(asdict(summary))
     else:

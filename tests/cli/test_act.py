@@ -692,3 +692,41 @@ def test_an_option_that_is_no_utf8_is_wrong_usage(at_work: Cli, application: App
     assert done.returncode == 2
     assert "that is no UTF-8" in done.stderr
     assert application.dump() == before
+
+
+# -- expired messages ------------------------------------------------------------------------------------------------
+
+
+def test_requeue_leaves_alone_what_would_expire_again_and_tries_none_as_a_canary(
+    cli: Cli, application: Application
+) -> None:
+    escalate(application, 11, hours_ago=72)
+    escalate(application, 12, hours_ago=71)
+    escalate(application, 13, hours_ago=1)
+    with Scripted(TAKES) as api:
+        at_work = cli.having(application.variables(api.url) | {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+        named = at_work("requeue", "11", "--canary", "1")
+        screen = at_work.on_terminal("requeue", "--type", "customer", "--canary", "3", "--yes")
+    assert len(api.paths) == 1
+    assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
+    assert "message 11 has expired and would expire again" in named.stderr
+    assert "`retrycli retry 11` sends it" in named.stderr
+    words = "2 messages have expired and would expire again: raise schedule.expires_after_hours, or `retrycli retry ID`"
+    assert words in screen.words
+    assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0
+    assert application.state(11) == "waiting"
+
+
+@on_sqlite
+def test_escalations_suggests_to_reject_what_has_expired(at_work: Cli, application: Application) -> None:
+    application.add(11, hours_ago=72)
+    application.add(12, hours_ago=71)
+    old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+    assert old("run-once").returncode == 0
+    screen = old.on_terminal("escalations")
+    assert "requeue" not in screen.text
+    step = re.search(r"No longer wanted: retrycli (reject --fingerprint \w+ --reason expired)\n", screen.text)
+    assert step, screen.text
+    assert "Next: retrycli list-failed --fingerprint " in screen.text
+    assert old(*step[1].split(), "--yes").returncode == 0
+    assert application.row(11)["status"] == "rejected"

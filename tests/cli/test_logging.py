@@ -215,6 +215,17 @@ def test_cron_mails_that_no_pass_was_recorded_for_a_while(at_work: Cli, applicat
     assert at_work(*by_cron).stderr == ""
 
 
+def test_the_log_file_has_the_error_of_a_pass_that_could_not_begin_as_cron_is_mailed_it(
+    at_work: Cli, tmp_path: Path
+) -> None:
+    file = tmp_path / "retrycli.log"
+    missing = {"RETRYCLI_DATABASE__URL": f"sqlite:///{tmp_path}/none/x.db", "RETRYCLI_LOGGING__FILE": str(file)}
+    done = at_work("run-once", env=missing)
+    assert done.returncode == 69
+    [line] = file.read_text().splitlines()
+    assert line.partition(" ERROR Message retry pass failed: ")[2] == done.stderr.strip().removeprefix("retrycli: ")
+
+
 def test_debug_shows_the_traceback_of_an_error_before_its_line(cli: Cli) -> None:
     commands = ["--config no.toml status", "--debug --config no.toml status"]
     plain, debug = cli.show_all(piped=commands).piped.values()
