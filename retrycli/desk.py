@@ -90,6 +90,8 @@ class Status:
     """Why none may have come, if the newest began too long ago, and where that shows."""
     uncalled: tuple[str, str] | None
     """Why nothing calls the next pass, and the remedy; None if something does, or may on another host."""
+    unseen: bool
+    """Whether nothing was found that calls the passes, though cron or a timer of this host started them so far."""
     retry_interval_minutes: float
     max_retries: int
     messages: dict[str, int]
@@ -151,6 +153,7 @@ def status(
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
             missing=scheduler.why_none_came(callers) if late and uncalled is None else None,
             uncalled=uncalled,
+            unseen=callers is not None and not callers and _was_started_here(passes),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
             max_retries=settings.schedule.max_retries,
             messages=messages,
@@ -168,6 +171,12 @@ def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval:
     number = grid.after(at)
     nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))
+
+
+def _was_started_here(passes: Sequence[PassRecord]) -> bool:
+    """Tell whether the newest pass of a scheduler was made on this host."""
+    newest = next((each for each in passes if each.started_by in SCHEDULERS), None)
+    return newest is not None and newest.host == gethostname()
 
 
 def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]) -> frozenset[str]:

@@ -46,6 +46,8 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
+UNSEEN = "no cron line or timer found here; the next run is told by the passes that came"
+"""Another user's crontab may be hidden from who looks."""
 OF_THE_ROW = ("message_id", "ticket")
 """What the queue has of a message that its row says as well."""
 TIMES = ("created_at", "updated_at", "sent_at")
@@ -163,6 +165,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Next run": found.next_run
             if found.uncalled is None
             else _suggesting(loaded, f"none: {'; '.join(found.uncalled)}"),
+            **({"Schedule": UNSEEN} if found.unseen else {}),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
