@@ -32,6 +32,8 @@ from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import MessageDetails, Views
 
+LATENESS = timedelta(seconds=3)
+"""How long after the tick of its line a pass begins: what has ended by then does not hold it up."""
 WHOLE_SECONDS = timedelta(seconds=1)
 """Retry-After is written down to the second."""
 
@@ -118,6 +120,8 @@ class _Explainer:
         self._newest = passes[0].started_at if passes else None
         self._why_none_came = scheduler.why_none_came(callers)
         self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
+        # Ticks that are told by passes have their lateness in them.
+        self._late = LATENESS if callers else timedelta(0)
         self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
@@ -254,13 +258,23 @@ class _Explainer:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
             recover(self._world, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
             found = self._views.message(message_id)
-        opens = grid.first(number, lambda tick: all(each.open for each in self._gates(found, tick) if _passes(each)))
+        opens = grid.first(number, lambda tick: self._may_pass(found, tick))
         if opens is None:
             return None
         if (most := capacity(self._rules)) is not None:
             opens = self._turn(found, grid, number, opens, most)
         handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
         return None if handed_over else grid[opens]
+
+    def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
+        """Whether every gate that stays open once it is has opened by a tick."""
+        gates = [each for each in self._gates(found, tick) if _passes(each) and each.name not in BY_THE_START]
+        return all(each.open for each in gates) and self._is_let_through(found, tick)
+
+    def _is_let_through(self, found: MessageDetails, tick: datetime) -> bool:
+        """Whether neither a pause nor the breaker stands in the way of the pass of a tick."""
+        begins = tick + self._late
+        return self._pause(begins).open and self._breaker(found, begins).open
 
     def _one_goes_first(self, found: MessageDetails, tick: datetime) -> bool:
         """Whether a pass begins with one message, as its destination is down or refuses us, and others are due too."""
@@ -275,7 +289,7 @@ class _Explainer:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
         intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
-        begins = grid.first(number, lambda tick: self._pause(tick).open and self._breaker(found, tick).open)
+        begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0
         looked_to: datetime | None = None
@@ -297,6 +311,8 @@ class _Explainer:
 ENDED_EARLY = frozenset({PassResult.STOPPED, PassResult.INTERRUPTED, PassResult.FAILED})
 FOR_GOOD = frozenset({"status", "data", "escalation", "tries", "expiry"})
 """Gates that time alone does not open."""
+BY_THE_START = frozenset({"pause", "breaker"})
+"""Gates whose times are compared with the moment at which a pass begins."""
 IN_TURN = frozenset({"limit", "rate"})
 
 

@@ -431,6 +431,18 @@ def test_what_stopped_the_last_pass_is_quoted(at: Desk) -> None:
     assert gate.figure == "nothing stopped it"
 
 
+@pytest.mark.parametrize(("seconds", "ticks_on"), [(1, 0), (3, 0), (10, 1)])
+def test_a_pause_that_ends_as_cron_starts_the_pass_is_over_for_it(at: Desk, seconds: int, ticks_on: int) -> None:
+    """A pass of cron's begins a few seconds after its minute."""
+    at.run_at(NOON)
+    at.add(1, failed_at=NOON - 3 * TICK)
+    minute = NOON.replace(second=0, microsecond=0)
+    _pause(at, TICK + timedelta(seconds=seconds), since=minute)
+    around = Surroundings(now=lambda: NOON + MINUTE)
+    told = explain(at.settings, 1, callers=[caller("*/15 * * * *")], surroundings=around).next_attempt_at
+    assert told == minute + TICK + ticks_on * TICK
+
+
 def test_explaining_writes_nothing(at: Desk) -> None:
     not_seen_yet(at)
     before = at.application.dump()
