@@ -140,8 +140,11 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
         assert found["level"] == "failure"
         assert f"{api.url} is there (it answers HTTP 404" in found["found"]
+        assert desk("status", "--check").returncode == 3
         assert re.search(r"but the last refusal, at \S+Z, was: .*401", found["found"])
         application.execute("UPDATE pending_messages SET status = 'rejected'")
+        assert levels(desk, code=0)["api"] == "warning", "nothing waits any more"
+        assert desk("status", "--check").returncode == 0, "also while the refused pass is the newest"
         assert desk("run-once").returncode == 0
         assert levels(desk, code=0)["api"] == "warning", "no pass can find out whether it still refuses us"
         application.execute("UPDATE pending_messages SET status = 'failed'")
