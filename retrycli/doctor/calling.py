@@ -12,7 +12,7 @@ from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
 from retrycli.errors import ConfigurationError
-from retrycli.events import StartedBy
+from retrycli.events import SCHEDULERS, StartedBy
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
 from retrycli.store.ledger import PassRecord
@@ -88,11 +88,16 @@ def _one(case: Case, caller: Caller) -> Finding:
 
 def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
+    newest = passes[:1]
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON] or passes
     wanted = _in_words(case.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")
-    ago = f"the last one began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
+    which = "the last one"
+    if passes[:1] != newest:
+        is_known = passes[0].started_by in SCHEDULERS
+        which += " that cron or a timer started" if is_known else " not made by hand"
+    ago = f"{which} began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(case, passes[0]):
         return failure(
             "passes",

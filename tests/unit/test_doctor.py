@@ -641,7 +641,11 @@ def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) ->
     desk.with_passes(*(each * MINUTE for each in (5, 50, 65, 80)))
     only([of_cadence(desk)], Level.OK, "passes")
     desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
-    assert only([of_cadence(desk)], Level.FAILURE, "passes").found.startswith("the last one began 50 min ago")
+    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
+    assert found.startswith("the last one not made by hand began 50 min ago")
+    desk.execute("UPDATE retrycli_passes SET started_by = 'cron' WHERE id <> 'p0'")
+    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
+    assert found.startswith("the last one that cron or a timer started began 50 min ago")
 
 
 def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
