@@ -50,10 +50,6 @@ class Host:
     """Whether that is too long ago: two intervals and five minutes, or longer."""
 
 
-FAILED = frozenset({StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER, StopReason.FAULT})
-"""Reasons of a last pass for which nothing is delivered until somebody does something."""
-
-
 @dataclass(frozen=True, slots=True)
 class Refusal:
     """A destination that refused us, and has taken nothing since."""
@@ -131,12 +127,13 @@ def status(
         last = passes[0] if passes else None
         pause = ledger.pause(at)
         breakers = ledger.standing_breakers({each.base_url for each in settings.gateway.all.values()}, at)
-        failed = last is not None and last.reason in FAILED
         lost = _unrecorded(settings, ledger, passes)
         refusals = _refusals(settings, ledger, passes)
         disk = lack_of_room(database.file)
         messages = preview.counts(settings, database, at)
-        down = bool(breakers or (refusals and messages["waiting"]) or disk or failed or lost)
+        failed = last is not None and last.reason == StopReason.FAULT
+        refused = refusals or (last is not None and last.reason in news.REFUSED)
+        down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
         uncalled = scheduler.nothing_calls(callers, passes, interval, at)
         is_expected = (callers or last is not None) and uncalled is None and not late

@@ -158,7 +158,9 @@ def _show_status(loaded: Loaded, found: Status) -> None:
 
     console.show_facts(
         {
-            "State": found.state,
+            "State": f"{found.state}, but nothing calls the next pass"
+            if found.state == "ok" and found.uncalled is not None
+            else found.state,
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),

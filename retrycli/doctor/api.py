@@ -23,13 +23,13 @@ if TYPE_CHECKING:
 
 
 SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
-TRY_IT = "nothing waits, so no pass finds out; `retrycli deliver-test --ticket T` does"
+TRY_IT = "nothing waits for a pass to try; `retrycli deliver-test --ticket T` does"
 
 
 def api(case: Case, database: Database | None) -> Iterator[Finding]:
     """Whether each is there and takes our credentials, as far as can be told without a message.
 
-    What can't be told so is told by the last pass that tried.
+    What can't be told so is told by the last refusal.
     """
     refusals = {} if database is None else _refusals(case, database)
     waits = bool(refusals) and database is not None and Measures(database).counts(case.now())["waiting"] > 0
@@ -60,13 +60,13 @@ def _outages(case: Case, database: Database | None) -> Iterator[Finding]:
 
 
 def _refusals(case: Case, database: Database) -> dict[str, str]:
-    """What the last passes that tried were told by destinations that refuse everything."""
+    """Return the last refusal of each destination that refuses everything."""
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)
     passes = ledger.last_passes(news.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
     return {
-        destination: f"the last pass that tried, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was refused: {each.detail}"
+        destination: f"the last refusal, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {each.detail}"
         for destination, each in ledger.refusals(passes).items()
         if "certificate" not in str(each.detail).lower()  # a connection that is made now has verified it
     }

@@ -7,12 +7,12 @@ from datetime import timedelta
 from itertools import pairwise
 from statistics import median
 
-from retrycli import scheduler
+from retrycli import cronline, scheduler, units
 from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
 from retrycli.errors import ConfigurationError
-from retrycli.events import StartedBy
+from retrycli.events import SCHEDULERS, StartedBy
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
 from retrycli.store.ledger import PassRecord
@@ -33,8 +33,7 @@ def calling(case: Case, database: Database) -> Iterator[Finding]:
 
 def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
     """Whether cron, a timer, both or neither call a pass, and for whom."""
-    named = case.loaded.file is not None
-    callers = scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host)
+    callers = _callers(case)
     missed = scheduler.unread(case.host)
     match callers:
         case []:
@@ -88,11 +87,16 @@ def _one(case: Case, caller: Caller) -> Finding:
 
 def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     """Whether passes come as often as they should. Those made by hand show it only if there are no others."""
+    newest = passes[:1]
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON] or passes
     wanted = _in_words(case.interval)
     if not passes:
         return warning("passes", "there was none yet", "`retrycli run-once`")
-    ago = f"the last one began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
+    which = "the last one"
+    if passes[:1] != newest:
+        is_known = passes[0].started_by in SCHEDULERS
+        which += " that cron or a timer started" if is_known else " not made by hand"
+    ago = f"{which} began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(case, passes[0]):
         return failure(
             "passes",
@@ -103,8 +107,28 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
     usual = _usual(passes)
     if usual is None or _is_steady(case, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")
-    words = f"they come {_in_words(usual)} apart, and schedule.retry_interval_minutes says {wanted}"
+    words = f"they came {_in_words(usual)} apart until now, and schedule.retry_interval_minutes says {wanted}"
+    if (when := _as_set(case)) is not None:
+        return warning("passes", words, f"none if the schedule was changed since: it now calls at {when}, as it should")
     return warning("passes", words, "make the two the same: `retrycli cron check`")
+
+
+def _callers(case: Case) -> list[Caller]:
+    named = case.loaded.file is not None
+    return scheduler.callers_of(case.loaded, case.host) if named else scheduler.callers_for(None, case.host)
+
+
+def _as_set(case: Case) -> str | None:
+    """Return when the only caller calls, if that is as often as the settings say."""
+    callers = _callers(case)
+    if len(callers) != 1:
+        return None
+    [caller] = callers
+    try:
+        wanted = cronline.schedule(case.interval) if caller.kind == "cron" else units.when(case.interval)
+    except ConfigurationError:
+        return None
+    return caller.when if caller.when == wanted else None
 
 
 def _usual(passes: list[PassRecord]) -> timedelta | None:
@@ -125,5 +149,5 @@ def _is_late(case: Case, last: PassRecord) -> bool:
 def _in_words(time: timedelta) -> str:
     minutes = time / timedelta(minutes=1)
     if minutes < 1:
-        return "less than a minute"
+        return f"{time.total_seconds():.0f} s"
     return f"{minutes:.3g} min" if minutes < MANY else f"{minutes / 60:,.3g} h"

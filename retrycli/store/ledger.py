@@ -13,7 +13,7 @@ from sqlalchemy import delete, func, insert, or_, select, update
 from retrycli import news
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
-from retrycli.outcome import IN_DOUBT, OutcomeKind
+from retrycli.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
@@ -192,7 +192,8 @@ class Ledger:
     def refusals(self, passes: Sequence[PassRecord]) -> dict[str, PassRecord]:
         """Return the destinations that refuse us, each with the last pass that it refused.
 
-        A refusal stands until a pass finds out more, or anybody delivers something there.
+        A refusal stands until a pass finds out more, or anybody delivers something there. That of our credentials is
+        over, too, with a later answer about a message.
 
         Args:
             passes: the last passes, newest first.
@@ -201,18 +202,25 @@ class Ledger:
         return {destination: each for each in newest for destination in self._tried_in_vain(each)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:
-        """List the destinations that refused a pass, and to which nothing has been delivered since it began."""
+        """List the destinations that refused a pass, and have shown since it began no sign that this is over."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # there is an index of these
         with self._database.read() as connection:
             found = connection.execute(select(*kinds).where(since, kinds[0].is_not(None)).distinct()).all()
-        delivered = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
+        over = {to for to, _, outcome, _ in found if outcome == OutcomeKind.DELIVERED}
+        if tried.reason == StopReason.CREDENTIALS_REFUSED:
+            # Whoever judges a message has taken our credentials; what stands in between may give the answers in doubt.
+            over |= {
+                to
+                for to, pass_id, outcome, status in found
+                if pass_id != tried.pass_id and outcome in ALIVE and status not in {None, *IN_DOUBT}
+            }
         refused = {
             to
             for to, pass_id, outcome, status in found
             if pass_id == tried.pass_id and (outcome == OutcomeKind.UNAUTHORIZED or status in IN_DOUBT)
         }
-        return sorted(refused - delivered)
+        return sorted(refused - over)
 
     def hosts(self, since: datetime, until: datetime) -> dict[str, datetime]:
         """The hosts that have made passes between two times, with the start of each one's newest."""

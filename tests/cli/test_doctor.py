@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
+from tests.cli.api import BUSY, FORBIDS, REJECTS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
@@ -140,13 +140,33 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
         assert found["level"] == "failure"
         assert f"{api.url} is there (it answers HTTP 404" in found["found"]
-        assert re.search(r"but the last pass that tried, at \S+Z, was refused: .*401", found["found"])
+        assert desk("status", "--check").returncode == 3
+        assert re.search(r"but the last refusal, at \S+Z, was: .*401", found["found"])
         application.execute("UPDATE pending_messages SET status = 'rejected'")
+        assert levels(desk, code=0)["api"] == "warning", "nothing waits any more"
+        assert desk("status", "--check").returncode == 0, "also while the refused pass is the newest"
         assert desk("run-once").returncode == 0
         assert levels(desk, code=0)["api"] == "warning", "no pass can find out whether it still refuses us"
         application.execute("UPDATE pending_messages SET status = 'failed'")
         api._answers = [TAKES]
         assert desk("run-once").returncode == 0
+        assert levels(desk, code=0)["api"] == "ok"
+
+
+def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
+    """An API that says what is wrong with a message has taken the credentials."""
+    application.add_due(1)
+    file = desk.cwd / "retrycli.toml"
+    with Scripted(FORBIDS, FORBIDS, REJECTS) as api:
+        text = file.read_text().partition("[gateway]")[0]
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\nauth = "bearer"\ntoken = "t1"\n')
+        file.chmod(0o600)
+        assert desk("run-once").returncode == 77
+        assert [each["destination"] for each in desk.json("status")["refusals"]] == [api.url]
+        api._answers = [REJECTS]
+        assert desk("run-once").returncode == 0
+        assert desk.json("status", "--check")["refusals"] == []
+        api._answers = [(404, {})]
         assert levels(desk, code=0)["api"] == "ok"
 
 

@@ -322,6 +322,7 @@ def test_passes_that_only_people_start_have_no_next_run(at_work: Cli, applicatio
     found = desk.json("status")
     assert (found["state"], found["running"], found["next_run"]) == ("ok", True, None)
     assert f"\nNext run\tnone: {UNCALLED}\n" in desk("status").stdout
+    assert "\nState\tok, but nothing calls the next pass\n" in "\n" + desk("status").stdout
     checked = desk("status", "--check")
     assert (checked.returncode, checked.stderr) == (3, f"retrycli: {UNCALLED}\n")
     [cron] = [each for each in desk.json("explain", "2")["gates"] if each["name"] == "cron"]

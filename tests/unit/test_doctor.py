@@ -614,8 +614,19 @@ def test_passes_that_come_all_the_time_are_told_of_in_words(desk: Desk) -> None:
     desk.with_passes(*(timedelta(seconds=20 * each) for each in range(1, 5)))
     found = [each for each in desk.in_database(calling.calling) if each.name == "passes"]
     assert [each.found for each in found] == [
-        "they come less than a minute apart, and schedule.retry_interval_minutes says 15 min"
+        "they came 20 s apart until now, and schedule.retry_interval_minutes says 15 min"
     ]
+
+
+def test_passes_from_before_the_line_was_changed_are_no_reason_to_change_it(desk: Desk) -> None:
+    """One that cron starts a moment early is less than a minute after the one before it."""
+    (desk.root / "etc/crontab").write_text(LINE)
+    desk.with_passes(*(each * timedelta(seconds=59.98) for each in range(1, 5)))
+    found = only([of_cadence(desk)], Level.WARNING, "passes")
+    assert found.found == "they came 60 s apart until now, and schedule.retry_interval_minutes says 15 min"
+    assert found.remedy == "none if the schedule was changed since: it now calls at */15 * * * *, as it should"
+    (desk.root / "etc/crontab").write_text(LINE.replace("/15", ""))
+    assert only([of_cadence(desk)], Level.WARNING, "passes").remedy == "make the two the same: `retrycli cron check`"
 
 
 def test_one_line_of_crons_is_told_with_its_place(desk: Desk) -> None:
@@ -641,7 +652,11 @@ def test_passes_by_hand_do_not_hide_that_the_schedulers_stay_away(desk: Desk) ->
     desk.with_passes(*(each * MINUTE for each in (5, 50, 65, 80)))
     only([of_cadence(desk)], Level.OK, "passes")
     desk.execute("UPDATE retrycli_passes SET started_by = 'person' WHERE id = 'p0'")
-    assert only([of_cadence(desk)], Level.FAILURE, "passes").found.startswith("the last one began 50 min ago")
+    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
+    assert found.startswith("the last one not made by hand began 50 min ago")
+    desk.execute("UPDATE retrycli_passes SET started_by = 'cron' WHERE id <> 'p0'")
+    found = only([of_cadence(desk)], Level.FAILURE, "passes").found
+    assert found.startswith("the last one that cron or a timer started began 50 min ago")
 
 
 def test_who_is_not_the_one_who_makes_the_passes_is_told_so(desk: Desk) -> None:
