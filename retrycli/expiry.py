@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -10,7 +10,7 @@ from retrycli.backoff import later
 from retrycli.breaker import BreakerState
 from retrycli.events import PassSummary, StopReason
 from retrycli.logs import logger
-from retrycli.message import MessageType, State
+from retrycli.message import EscalationReason, MessageType, State
 from retrycli.news import LOOKBACK, REMIND_AFTER, lasting, utc
 from retrycli.settings import Settings
 from retrycli.store.database import Database
@@ -43,6 +43,8 @@ class Expiring:
     """What holds them back."""
     next_step: str = ""
     """The command to run, without the program."""
+    too_late: bool = False
+    """Some have expired since they were announced."""
 
     def __str__(self) -> str:
         what = "1 message expires before it" if self.count == 1 else f"{self.count:,} messages expire before they"
@@ -74,7 +76,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if not ages or (summary.reason not in HELD_BACK and not summary.sent):
         return None
     if summary.reason not in HELD_BACK:
-        return Expiring(0, now)
+        return Expiring(0, now, too_late=_are_too_late(database, ages))
     obstacle = _obstacle(Ledger(database), summary, now)
     until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
@@ -91,6 +93,17 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if expired and not count:
         return None  # the passes that come will tell of these
     return Expiring(count, first, obstacle.why, obstacle.next_step)
+
+
+def _are_too_late(database: Database, ages: Mapping[MessageType, timedelta]) -> bool:
+    """Return whether messages have been escalated that expired since the last warning."""
+    if (last := Totals(database).warned(WARNED)) is None:
+        return False
+    expired = Filter(state=State.ESCALATED, message_type=[*ages], reason=EscalationReason.EXPIRED, escalated_after=last)
+    return any(
+        later(each.created_at or each.first_failed_at or last, ages[MessageType(each.message_type)]) >= last
+        for each in Views(database).messages(expired, sort="id")
+    )
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:
@@ -124,7 +137,10 @@ def warn(database: Database, found: Expiring, now: datetime, remind: timedelta) 
     last = totals.warned(WARNED)
     if not found.count and last is not None:
         totals.set_warned(WARNED, None)
-        logger.warning("No message is about to expire any more")
+        if found.too_late:
+            logger.warning("Messages that were about to expire have expired; see `retrycli escalations`")
+        else:
+            logger.warning("No message is about to expire any more")
     elif found.count and (last is None or now - last >= remind):
         totals.set_warned(WARNED, now)
         logger.warning("%s. Next: `retrycli %s`", found, found.next_step)

@@ -39,7 +39,7 @@ TROUBLE: dict[str, str] = {
 REFUSED = (StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER)
 """Reasons for which a destination takes nothing of ours until somebody does something. Each pass tries again."""
 OVER: dict[str, str] = {
-    StopReason.BREAKER_OPEN: "The ticketing API takes messages again (it could not be reached {when})",
+    StopReason.BREAKER_OPEN: "The ticketing API takes messages again (it was down {when})",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API takes our credentials again (it refused them {when})",
     StopReason.SAME_ANSWER: "The ticketing API works again (it gave everything the same answer {when})",
     StopReason.DEADLINE: "Message retry passes have enough time again (they ran out of it {when})",
@@ -147,7 +147,7 @@ def works_again(passes: Sequence[PastPass]) -> str | None:
 
 def _when(passes: Sequence[PastPass]) -> str:
     first, last = utc(passes[-1].started_at), utc(passes[0].started_at)
-    return f"at {first}" if len(passes) == 1 else f"from {first} to {last}"
+    return f"at {first}" if first == last else f"from {first} to {last}"
 
 
 def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:

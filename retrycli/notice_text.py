@@ -88,7 +88,7 @@ HEADLINES = {
     (Topic.DEADLINE, Turn.ENDED): "passes get done in time again",
     (Topic.EXPIRY, Turn.BEGAN): "messages are about to expire",
     (Topic.EXPIRY, Turn.LASTS): "messages are still about to expire",
-    (Topic.EXPIRY, Turn.ENDED): "no message is about to expire any more",
+    (Topic.EXPIRY, Turn.ENDED): "no waiting message is about to expire any more",
     (Topic.FAULT, Turn.BEGAN): "passes fail",
     (Topic.FAULT, Turn.LASTS): "passes still fail",
     (Topic.FAULT, Turn.ENDED): "passes no longer fail",
@@ -128,12 +128,14 @@ def _paragraph(item: Item, around: Surroundings) -> str:
 def _of_trouble(change: Change, around: Surroundings) -> str:
     if change.turn is Turn.ENDED:
         lasted = f"since {_utc(change.since)}, for {_length(around.at - change.since)}"
+        times = f"at {_utc(change.since)}; accepted at {_utc(around.at)}"
         return {
             Topic.DOWN: f"{around.destination} takes messages again. It had been down {lasted}; nothing was lost.",
-            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It had refused them {lasted}.",
-            Topic.SAME_ANSWER: f"{around.destination} works again. It had given everything the same answer {lasted}.",
+            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. Refused {times}.",
+            Topic.SAME_ANSWER: f"{around.destination} works again. The same answer to everything {times}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
-            Topic.EXPIRY: f"No message is about to expire any more. Some had been {lasted}.",
+            Topic.EXPIRY: f"No waiting message is about to expire any more. Some had been {lasted}; those that "
+            "have expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
@@ -191,6 +193,8 @@ def _utc(time: datetime) -> str:
 
 
 def _length(time: timedelta) -> str:
+    if time < timedelta(minutes=1):
+        return "less than a minute"
     minutes = round(time.total_seconds() / 60)
     hours, minutes = divmod(minutes, 60)
     parts = [f"{hours} h" if hours else "", f"{minutes} min" if minutes or not hours else ""]

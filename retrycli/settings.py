@@ -127,9 +127,10 @@ class Schedule(Section):
                 raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
             shortest = rules.as_backoff().shortest(rules.max_retries)
             if shortest <= timedelta(seconds=self.due_slack_seconds):
+                key = "waits_minutes" if rules.backoff is BackoffKind.LIST else "base_minutes"
                 raise ValueError(
-                    f"{name}: with its jitter a wait can be {shortest.total_seconds() / 60:g} min, which is not longer "
-                    f"than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
+                    f"{name}.{key}: with its jitter a wait can be {shortest.total_seconds() / 60:g} min, which is not "
+                    f"longer than schedule.due_slack_seconds ({self.due_slack_seconds:g} s)"
                 )
         return self
 

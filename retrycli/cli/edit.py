@@ -65,7 +65,8 @@ def edit(
         return
     console.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
     escalated = read.queue is not None and read.queue["escalated_at"] is not None
-    console.say(f"Next: retrycli retry {message_id}" + (f", or retrycli requeue {message_id}" if escalated else ""))
+    retry = f"retrycli retry {message_id}"
+    console.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
 def show_edits(acts: Sequence[ActRecord]) -> None:

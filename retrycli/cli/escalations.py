@@ -103,7 +103,7 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         if messages[0].reason == EscalationReason.UNKNOWN:
             console.say(f"Next: {may_have_arrived(one)}")
         else:
-            console.say(f"Next: retrycli show {one}; when its cause is mended, retrycli retry {one}")
+            console.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
     else:
         console.say("Nothing is waiting for a person. Next: retrycli status")
 

@@ -297,7 +297,7 @@ def list_failed(
     show_messages(settings, messages)
     console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
-    console.say(f"Next: retrycli show {one}, or retrycli retry {one}" if messages else "Next: retrycli status")
+    console.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 
 
 def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:

@@ -327,7 +327,7 @@ def pause(
         console.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
     console.say(f"Paused {until}. Passes record themselves and send nothing.")
-    console.say("Next: retrycli resume, when deliveries may go on")
+    console.say("Next: `retrycli resume`, when deliveries may go on")
 
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:

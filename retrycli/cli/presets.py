@@ -82,7 +82,7 @@ def check(
             "Table": compared,
         }
     )
-    console.say("Next: retrycli deliver-test --ticket ID")
+    console.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
 
 
 def deliver_test(

@@ -114,7 +114,7 @@ def test_an_invalid_message_is_edited_and_then_requeued_or_retried(at_desk: Cli,
     assert application.state(11) == "escalated"
     env = editor(at_desk.cwd, 'echo "It is here." >> "$2"')
     screen = at_desk.having(env).on_terminal("edit", "11", answers=["y"])
-    assert screen.text.endswith("Next: retrycli retry 11, or retrycli requeue 11\n")
+    assert screen.text.endswith("Next: `retrycli retry 11` or `retrycli requeue 11`\n")
     assert (application.row(11)["body"], application.state(11)) == ("It is here.", "escalated")
     assert at_desk("requeue", "11").returncode == 0
     assert at_desk.json("run-once")["sent"] == 1

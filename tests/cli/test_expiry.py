@@ -65,6 +65,18 @@ def test_a_pause_announces_what_it_would_let_expire_with_whose_it_is_and_how_to_
     assert "expire" not in expiring("run-once").stderr
 
 
+def test_the_pass_that_lets_them_expire_gives_no_all_clear(at_work: Cli, application: Application) -> None:
+    fill(application)
+    expiring = at_work.having(EXPIRY)
+    assert expiring("pause", "--by", "anna").returncode == 0
+    assert "expire before" in expiring("run-once").stderr
+    assert expiring("resume").returncode == 0
+    application.execute("UPDATE retrycli_totals SET value = value - 10800 WHERE label = 'messages about to expire'")
+    over = at_work("run-once", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "5"}).stderr
+    assert "No message is about to expire" not in over
+    assert "WARNING Messages that were about to expire have expired; see `retrycli escalations`\n" in over
+
+
 @pytest.mark.parametrize(("length", "number"), [("10m", 0), ("1h", 1), ("3d", 3)])
 def test_a_pause_with_an_end_announces_what_expires_before_that(
     at_work: Cli, application: Application, length: str, number: int

@@ -134,7 +134,7 @@ def test_on_a_terminal_a_list_fits_in_80_columns_and_nothing_is_cut(shown: Shown
     assert "…" not in screen.text
     assert LONG in screen.words
     assert re.search(rf"^12  4712    supplier  waiting    5/10   {LOCAL_TIME}$", screen.text, re.MULTILINE)
-    assert re.search(r"6 messages\nNext: retrycli show (\d+), or retrycli retry \1\n$", screen.text)
+    assert re.search(r"6 messages\nNext: `retrycli show (\d+)` or `retrycli retry \1`\n$", screen.text)
 
 
 def test_on_a_wide_terminal_a_message_is_one_line(queue: Cli) -> None:
@@ -173,7 +173,7 @@ def test_escalations_fit_in_80_columns_and_nothing_is_cut(shown: Shown) -> None:
     assert re.search(rf"^13  4713    internal  exhausted  {LOCAL_TIME}\n    Max retries", screen.text, re.MULTILINE)
     assert "Max retries (10) exceeded. Manual intervention required. Last error: ConnectError" in screen.words
     assert "\n    retrycli retry 13\n" in re.sub(" +\n", "\n", screen.text)
-    assert screen.text.endswith("Next: retrycli show 13; when its cause is mended, retrycli retry 13\n")
+    assert screen.text.endswith("Next: `retrycli show 13` or, when its cause is fixed, `retrycli retry 13`\n")
 
 
 def test_where_nothing_waits_for_a_person_escalations_says_so(at_work: Cli) -> None:

@@ -495,7 +495,7 @@ def test_a_trouble_is_told_when_it_begins_and_when_it_ends_and_not_each_time(
     assert "The ticketing API can't be reached" in began.stderr
     assert lasts.stderr == ""
     assert re.search(
-        r"The ticketing API takes messages again \(it could not be reached from .* UTC to .* UTC\)$", ended.stderr
+        r"The ticketing API takes messages again \(it was down (at|from .* UTC to) .* UTC\)$", ended.stderr
     )
     assert usual.stderr == ""
 

@@ -756,6 +756,9 @@ def test_a_wait_within_the_slack_is_refused(toml: str) -> None:
 def test_the_wait_that_is_too_short_is_named() -> None:
     said = refusal('[schedule]\nbackoff = "list"\nwaits_minutes = [5, 0.5, 10]\n')
     assert "a wait can be 0.5 min, which is not longer than schedule.due_slack_seconds (60 s)" in said
+    assert "schedule.waits_minutes: " in said
+    assert "schedule.base_minutes: " in refusal("[schedule]\nbase_minutes = 1\n")
+    assert "schedule.types.supplier.base_minutes: " in refusal("[schedule.types.supplier]\nbase_minutes = 1\n")
 
 
 @pytest.mark.parametrize(

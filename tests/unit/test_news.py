@@ -90,6 +90,14 @@ def test_a_pass_that_delivered_nothing_has_not_found_out_that_the_api_is_back(re
     assert news(None, history(BUSY, nothing, nothing, trouble, trouble, BUSY)) == [over(reason, when)]
 
 
+def test_passes_of_one_minute_are_told_by_that_minute() -> None:
+    passes = [
+        replace(each, started_at=NOON + n * TICK / 60)
+        for n, each in zip((60, 1, 0), (BUSY, stopped(DOWN), stopped(DOWN)), strict=True)
+    ]
+    assert news(None, passes) == ["The ticketing API takes messages again (it was down at 2025-03-03 12:00 UTC)"]
+
+
 def test_two_troubles_that_end_together_are_both_told() -> None:
     assert len(news(None, history(BUSY, stopped(DOWN), stopped(REFUSED), BUSY))) == 2
 

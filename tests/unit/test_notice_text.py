@@ -29,10 +29,23 @@ def body(*items: Item, around: Surroundings = HERE) -> str:
 def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change: Change) -> None:
     notice = worded([change], HERE)
     assert notice.title == f"retrycli on mill: {HEADLINES[change.topic, change.turn]}"
-    assert "since 2025-03-03 02:45 UTC" in notice.body
+    assert "2025-03-03 02:45 UTC" in notice.body
     assert "Next: retrycli " in notice.body
-    assert ("for 9 h 15 min" in notice.body) is (change.turn is Turn.ENDED)
+    refused = change.topic in {Topic.CREDENTIALS, Topic.SAME_ANSWER}
+    ended = "2025-03-03 12:00 UTC" if refused else "for 9 h 15 min"
+    assert (ended in notice.body) is (change.turn is Turn.ENDED)
     assert notice.good is (change.turn is Turn.ENDED)
+
+
+def test_a_refusal_that_is_over_is_told_by_its_times_as_nothing_may_have_been_tried_between() -> None:
+    told = body(Change(Topic.CREDENTIALS, Turn.ENDED, NOON - timedelta(minutes=3)))
+    assert "Refused at 2025-03-03 11:57 UTC; accepted at 2025-03-03 12:00 UTC." in told
+    assert "3 min" not in told
+
+
+def test_no_outage_lasts_for_0_min() -> None:
+    told = body(Change(Topic.DOWN, Turn.ENDED, NOON - timedelta(seconds=20)))
+    assert "for less than a minute; nothing was lost" in told
 
 
 def test_every_trouble_can_be_told_in_every_turn() -> None:
