@@ -28,13 +28,15 @@ LOOKING = (
     *("status", "passes", "metrics", "stats --by type", "report --html -", "doctor", "config check"),
     *("list-failed --error HTTP", "escalations", "escalations --json", "run-once --dry-run", "explain 1", "explain 3"),
 )
+REQUEUE = "requeue 3 --at 2h"
+"""It builds the request, to see if the message can be sent."""
 ACTING = (
     *(
         "pause",
         "resume",
         "table accept --yes",
         "db prune --older-than 1d --yes",
-        "requeue 3 --at 2h",
+        REQUEUE,
         "reject 4 --reason no",
     ),
     *("escalations ack --error recipient --yes", "escalations note 6 tea"),
@@ -77,7 +79,7 @@ def test_a_body_is_read_by_those_commands_alone_that_show_change_or_send_it(
     done |= {each: watched(*shlex.split(each)) for each in WITH_BODIES}
     ended = {each: (it.returncode, it.stderr) for each, it in done.items() if it.returncode and each != "doctor"}
     assert not ended
-    assert {each for each, it in done.items() if FOUND in it.stderr} == {FIRST, *WITH_BODIES}
+    assert {each for each, it in done.items() if FOUND in it.stderr} == {FIRST, REQUEUE, *WITH_BODIES}
     assert len(sandbox.received) == 2
 
 

@@ -91,7 +91,7 @@ def test_passes_that_fail_are_told_of_and_when_they_no_longer_do(
         application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
         assert [told("run-once").returncode for _ in range(2)] == [1, 1]
         application.execute("DELETE FROM retrycli_pause")
-        assert "WARNING Message retry passes no longer fail. They failed from " in told("run-once").stderr
+        assert "WARNING Message retry passes no longer fail. They failed " in told("run-once").stderr
     fail, work = hook.texts
     assert re.match(r"retrycli on \S+: passes fail\s+Passes fail: internal error: ValueError. This is so since ", fail)
     assert re.match(r"retrycli on \S+: passes no longer fail\s+Passes no longer fail", work)

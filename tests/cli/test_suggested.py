@@ -70,9 +70,12 @@ def test_a_suggestion_has_the_configuration_file_that_was_given(far: Cli, applic
     for args in (["--config", file, "list-failed"], ["list-failed", "--config", file]):
         screen = far.on_terminal(*args)
         assert screen.returncode == 0, screen.text
-        [line] = suggested(screen.words, "retrycli")
-        assert line[:3] == ["retrycli", "--config", file]
-        assert pasted(line, far).returncode == 0
+        show, retry = suggested(screen.words, "retrycli")
+        assert [each[:4] for each in (show, retry)] == [
+            ["retrycli", "--config", file, "show"],
+            ["retrycli", "--config", file, "retry"],
+        ]
+        assert pasted(show, far).returncode == 0
 
 
 def test_a_suggestion_names_the_program_by_the_path_that_it_was_called_by(far: Cli, application: Application) -> None:

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from retrycli import casework, editing
 from retrycli.acts import ActKind
 from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.events import PassResult
 from tests.model.laws import Broken, is_readable
-from tests.model.picture import take
+from tests.model.picture import take, time_of
 from tests.model.place import OPERATOR, Host, Place, Script
 from tests.model.step import Step
 from tests.model.writes import Writes, next_ticket
@@ -212,7 +212,9 @@ class Steps(Writes):
             and {
                 ActKind.EDITED: queued["state"] != "sending",
                 ActKind.REJECTED: queued["state"] != "sending",
-                ActKind.REQUEUED: queued["state"] == "escalated" and is_readable(before.rows[message_id]),
+                ActKind.REQUEUED: queued["state"] == "escalated"
+                and is_readable(before.rows[message_id])
+                and not self._has_expired(before.rows[message_id], queued),
                 ActKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
             }[kind]
         )
@@ -228,6 +230,12 @@ class Steps(Writes):
         step.acts[kind] = message_id
         if kind is ActKind.REQUEUED:
             self.place.server.book.requeued(message_id)
+
+    def _has_expired(self, row: Mapping[str, Any], queued: Mapping[str, Any]) -> bool:
+        """Return whether the next pass would escalate it as expired."""
+        policy = next(p for kind, p in self.place.settings.policies.items() if kind == row["message_type"])
+        made = time_of(row["created_at"] or queued["first_failed_at"])
+        return policy.expires_after is not None and made + policy.expires_after < self.place.clock.now
 
     def _perform(self, kind: ActKind, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.surroundings
