@@ -128,11 +128,11 @@ def _paragraph(item: Item, around: Surroundings) -> str:
 def _of_trouble(change: Change, around: Surroundings) -> str:
     if change.turn is Turn.ENDED:
         lasted = f"since {_utc(change.since)}, for {_length(around.at - change.since)}"
-        times = f"at {_utc(change.since)}; accepted at {_utc(around.at)}"
+        times = f"at {_utc(change.since)}, and took a message at {_utc(around.at)}"
         return {
             Topic.DOWN: f"{around.destination} takes messages again. It had been down {lasted}; nothing was lost.",
-            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. Refused {times}.",
-            Topic.SAME_ANSWER: f"{around.destination} works again. The same answer to everything {times}.",
+            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It refused them {times}.",
+            Topic.SAME_ANSWER: f"{around.destination} works again. It gave everything the same answer {times}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.EXPIRY: f"No waiting message is about to expire any more. Some had been {lasted}; those that "
             "have expired are escalated.",

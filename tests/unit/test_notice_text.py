@@ -39,7 +39,7 @@ def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change:
 
 def test_a_refusal_that_is_over_is_told_by_its_times_as_nothing_may_have_been_tried_between() -> None:
     told = body(Change(Topic.CREDENTIALS, Turn.ENDED, NOON - timedelta(minutes=3)))
-    assert "Refused at 2025-03-03 11:57 UTC; accepted at 2025-03-03 12:00 UTC." in told
+    assert "It refused them at 2025-03-03 11:57 UTC, and took a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
 
 
