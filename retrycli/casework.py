@@ -20,7 +20,6 @@ from itertools import pairwise
 from retrycli import by_hand
 from retrycli.acts import Act, ActKind, not_written, unfit, would_expire
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
-from retrycli.backoff import later
 from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.message import Message, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
@@ -233,17 +232,17 @@ def requeue(
 
 def _expired(settings: Settings, ids: Sequence[int], surroundings: Surroundings) -> dict[int, RetrycliError]:
     """Find the failed messages that the next pass would escalate as expired."""
-    ages = {kind.value: policy.expires_after for kind, policy in settings.policies.items() if policy.expires_after}
-    if not ages or not ids:
+    policies = {kind.value: policy for kind, policy in settings.policies.items() if policy.expires_after}
+    if not policies or not ids:
         return {}
     with open_database(settings) as database:
         now = clock(database, surroundings.now)()
-        made = (
-            (each.id, each.created_at or each.first_failed_at or now, ages[each.message_type])
+        ends = {
+            each.id: policies[each.message_type].wanted_until(each.created_at or each.first_failed_at or now)
             for each in Views(database).pages(array("q", ids), Filter())
-            if each.message_type in ages
-        )
-        return {each: would_expire(each) for each, made_at, age in made if later(made_at, age) < now}
+            if each.message_type in policies
+        }
+        return {each: would_expire(each) for each, end in ends.items() if end is not None and end < now}
 
 
 def _try_canaries(

@@ -16,7 +16,7 @@ from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import Totals
-from retrycli.store.views import Filter, Views
+from retrycli.store.views import Filter, ListedMessage, Views
 
 HELD_BACK = frozenset(
     {
@@ -86,7 +86,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     waiting = Views(database).messages(Filter(state=State.WAITING, message_type=kinds), sort="id") if kinds else ()
     count, first, expired = 0, until, 0
     for each in waiting:
-        at = later(each.created_at or each.first_failed_at or now, ages[MessageType(each.message_type)])
+        at = _end_of(each, ages, now)
         expired += at < now
         if now <= at <= until:
             count, first = count + 1, min(first, at)
@@ -100,10 +100,18 @@ def _are_too_late(database: Database, ages: Mapping[MessageType, timedelta]) -> 
     if (last := Totals(database).warned(WARNED)) is None:
         return False
     expired = Filter(state=State.ESCALATED, message_type=[*ages], reason=EscalationReason.EXPIRED, escalated_after=last)
-    return any(
-        later(each.created_at or each.first_failed_at or last, ages[MessageType(each.message_type)]) >= last
-        for each in Views(database).messages(expired, sort="id")
-    )
+    return any(_end_of(each, ages, last) >= last for each in Views(database).messages(expired, sort="id"))
+
+
+def _end_of(message: ListedMessage, ages: Mapping[MessageType, timedelta], unknown: datetime) -> datetime:
+    """Return when a message expires.
+
+    Args:
+        message: the message.
+        ages: how old a message of each type may get.
+        unknown: when it was made, if it does not say.
+    """
+    return later(message.created_at or message.first_failed_at or unknown, ages[MessageType(message.message_type)])
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:

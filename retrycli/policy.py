@@ -304,14 +304,15 @@ class RetryPolicy:
 
     def expires_at(self, queued: QueuedMessage) -> datetime | None:
         """Until when a message is wanted; None is for ever."""
-        return self._end(queued.message.created_at or queued.first_failed_at)
+        return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
     def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:
         """Tell if a message is escalated in place of its next attempt, by its tries and its age alone."""
-        end = self._end(made_at)
+        end = self.wanted_until(made_at)
         return retry_count >= self.max_retries or (end is not None and now > end)
 
-    def _end(self, made_at: datetime) -> datetime | None:
+    def wanted_until(self, made_at: datetime) -> datetime | None:
+        """Return when a message expires that was made, or first failed, at a time; None is never."""
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
     def _exhausted(self, message: Message) -> Transition:
