@@ -123,7 +123,7 @@ def _problem(name: str, error: Exception) -> Finding:
 
 def _in_database(case: Case) -> list[Finding]:
     """Everything about the database, if it can be opened. What a full disk keeps from being looked at is left out."""
-    is_full = machine.is_full(case)
+    is_full = machine.lack_of_disk(case) is not None
     try:
         opened = Database(case.settings.database.url, case.settings.database.table, patience=PATIENCE_SECONDS)
     except Exception as error:  # noqa: BLE001  as in `_held`

@@ -170,15 +170,15 @@ def file_system(case: Case) -> Iterator[Finding]:
 
 def disk(case: Case) -> Iterator[Finding]:
     """Whether the disk is too full. Then nothing is delivered, and not all of the database can be looked at."""
-    if is_full(case):
-        yield of_error("disk", str(lack_of_room(case.database_file)))
+    if (lack := lack_of_disk(case)) is not None:
+        yield of_error("disk", lack)
 
 
-def is_full(case: Case) -> bool:
-    """Tell whether the database's disk is too full for any delivery."""
+def lack_of_disk(case: Case) -> str | None:
+    """Return that the database's disk is too full for any delivery; None if it is not, or can't be looked at."""
     with suppress(OSError):
-        return lack_of_room(case.database_file) is not None
-    return False
+        return lack_of_room(case.database_file)
+    return None
 
 
 def file_descriptors(case: Case) -> Iterator[Finding]:
@@ -253,7 +253,7 @@ def _log(path: Path) -> Finding:
         return failure("outputs", f"logging.file: {needed} can't be written", f"see to the owner of {needed}")
     if needed == path and others_may_have_linked(path.stat(), path.absolute().parent.stat()):
         words = f"logging.file: {path} has a second name, and other users may make names in its folder"
-        return failure("outputs", words, f"chmod go-w {quote(str(path.absolute().parent))}; then remove the file")
+        return failure("outputs", words, f"`chmod go-w {quote(str(path.absolute().parent))}`, then remove the file")
     return well("outputs", f"logging.file can be written: {path}")
 
 
