@@ -202,7 +202,7 @@ class Ledger:
         return {destination: each for each in newest for destination in self._tried_in_vain(each)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:
-        """List the destinations that refused a pass, and have shown since it began no sign that this is over."""
+        """List the destinations that refused a pass, and have shown no sign since that this is over."""
         kinds = (attempts.c.destination, attempts.c.pass_id, attempts.c.outcome, attempts.c.status_code)
         since = attempts.c.finished_at >= tried.started_at  # there is an index of these
         with self._database.read() as connection:
