@@ -65,6 +65,8 @@ def database(folder: Path, kind: str, template: str | None = None) -> Iterator[s
     if kind == "postgresql":
         with postgresql.database(template) as url:
             yield url
+        # It is in a folder of the user who runs the tests.
+        app.lock_path(settings_at(url, NOBODY)).unlink(missing_ok=True)
         return
     file = folder / f"{uuid.uuid4().hex}.db"
     file.touch()
@@ -322,8 +324,9 @@ def test_the_role_of_the_passes_is_enough(move: Move, sandbox: Sandbox) -> None:
         move.new.sql(each)
     try:
         url = make_url(move.new.url).set(username=name).render_as_string(hide_password=False)
-        assert move.cli.json("db", "copy", "--from", move.old.url, "--to", url)["verified"]
-        known = move.cli.having({"RETRYCLI_DATABASE__URL": url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
+        cli = move.cli.having({"RETRYCLI_RUN__LOCK_FILE": str(move.cli.cwd / "retrycli.lock")})
+        assert cli.json("db", "copy", "--from", move.old.url, "--to", url)["verified"]
+        known = cli.having({"RETRYCLI_DATABASE__URL": url, "RETRYCLI_GATEWAY__BASE_URL": sandbox.url})
         assert known.json("run-once")["sent"] == 3
     finally:
         move.new.sql(f"DROP OWNED BY {name}")
@@ -594,10 +597,11 @@ def test_a_password_is_never_shown(move: Move) -> None:
     move_data(move.old, move.new)
     url = make_url(move.new.url).set(password="hunter2").update_query_dict({"password": "hunter3"})
     args = ("db", "copy", "--from", move.old.url, "--to", url.render_as_string(hide_password=False))
-    said = [move.cli(*args, "--json"), move.cli(*args, "--from", "sqlite:///gone.db"), move.cli("--debug", *args)]
+    cli = move.cli.having({"RETRYCLI_RUN__LOCK_FILE": str(move.cli.cwd / "retrycli.lock")})
+    said = [cli(*args, "--json"), cli(*args, "--from", "sqlite:///gone.db"), cli("--debug", *args)]
     assert [each.returncode for each in said] == [0, 69, 0]
-    texts = [each.stdout + each.stderr for each in said] + [move.cli.on_terminal(*args).text]
+    texts = [each.stdout + each.stderr for each in said] + [cli.on_terminal(*args).text]
     move.new.delete(3)
-    texts.append(move.cli("--debug", *args).stderr)
+    texts.append(cli("--debug", *args).stderr)
     assert "Traceback" in texts[-1]
     assert not [each for each in texts if "hunter" in each]
