@@ -7,7 +7,7 @@ from functools import cached_property
 from itertools import repeat
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, ColumnElement, UpdateBase, bindparam, column, func
+from sqlalchemy import ARRAY, ColumnElement, Text, UpdateBase, bindparam, cast, column, func
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 OF = "of_"
 """A parameter's name begins so, for those that are columns' names are SQLAlchemy's own."""
 
+SEPARATOR, NULL = "\x1f", "\x1e"
+"""What stands between the values of a list, and for a null in it. The driver writes arrays in Python, value by value,
+and that takes longer than all else about them."""
+
 Values = Mapping[str, ColumnElement[Any]]
 """What a statement has of a row, by name."""
 
@@ -27,11 +31,12 @@ class ForEach:
     """A statement that is carried out for each of some rows.
 
     SQLite prepares it once and runs it again and again. A server, where nothing is left prepared, plans it anew each
-    time, which takes longer than to carry it out: there it is one statement for all rows, given an array of each value.
+    time, which takes longer than to carry it out: there it is one statement for all rows, given a list of each value.
 
     Args:
         make: puts the statement together, of a row's values.
-        types: what type each of them has. Where one is of a type that is not known, a server goes row by row too.
+        types: what type each of them has. Where one is of a type that is not known, or a text can't stand in a list, a
+            server goes row by row too.
         alike: which of them are mostly the same for all rows. Where they are, a server is given each of them once.
     """
 
@@ -56,16 +61,17 @@ class ForEach:
             return 0
         if connection.dialect.name == "sqlite":
             return self._execute_prepared(connection, rows, shared)
-        if not self._all_are_known:
+        columns = {name: [row[name] for row in rows] for name in self._types}
+        are_alike = all(columns[name].count(rows[0][name]) == len(rows) for name in self._alike)
+        once = {name: rows[0][name] for name in self._alike} if are_alike else {}
+        lists = {name: _joined(values) for name, values in columns.items() if name not in once}
+        if self._all_are_known and None not in lists.values():
+            statement = self._at_once_if_alike if are_alike else self._at_once
+            values = {OF + name: value for name, value in (once | lists).items()}
+            connection.execute(statement, values | shared, execution_options=UNREAD)
+        else:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
             connection.execute(self._row_by_row, each, execution_options=UNREAD)
-            return None
-        values: dict[str, Any] = {OF + name: [row[name] for row in rows] for name in self._types}
-        if all(values[OF + name].count(rows[0][name]) == len(rows) for name in self._alike):
-            once = {OF + name: rows[0][name] for name in self._alike}
-            connection.execute(self._at_once_if_alike, values | once | shared, execution_options=UNREAD)
-        else:
-            connection.execute(self._at_once, values | shared, execution_options=UNREAD)
         return None
 
     def _execute_prepared(
@@ -93,7 +99,10 @@ class ForEach:
         return self._for_rows([name for name in self._types if name not in self._alike])
 
     def _for_rows(self, differing: Collection[str]) -> Executable:
-        arrays = [bindparam(OF + name, type_=ARRAY(self._types[name])) for name in differing]
+        arrays = [
+            cast(func.string_to_array(bindparam(OF + name, type_=Text()), SEPARATOR, NULL), ARRAY(self._types[name]))
+            for name in differing
+        ]
         columns = [column(name, self._types[name]) for name in differing]
         rows = func.unnest(*arrays).table_valued(*columns, name="given").render_derived()
         return self._make({**self._values, **dict(rows.c.items())})
@@ -101,6 +110,13 @@ class ForEach:
     @property
     def _values(self) -> Values:
         return {name: bindparam(OF + name, type_=kind) for name, kind in self._types.items()}
+
+
+def _joined(values: Sequence[object]) -> str | None:
+    """Return a list as one text; None if it would not be read as the same values."""
+    joined = SEPARATOR.join([NULL if each is None else str(each) for each in values])
+    is_plain = joined.count(SEPARATOR) == len(values) - 1 and joined.count(NULL) == values.count(None)
+    return joined if joined and is_plain else None  # a server takes an empty text for no value at all
 
 
 class _Prepared:

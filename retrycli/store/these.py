@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ARRAY, BigInteger, TypeDecorator, any_, bindparam
+from sqlalchemy import ARRAY, BigInteger, String, TypeDecorator, any_, bindparam
 from sqlalchemy.ext.compiler import compiles
 from sqlalchemy.sql.functions import FunctionElement
-from sqlalchemy.types import NullType
 
 if TYPE_CHECKING:
-    from sqlalchemy import ColumnElement
+    from sqlalchemy import ColumnElement, Dialect
     from sqlalchemy.sql.compiler import SQLCompiler
 
 IDS = "ids"
@@ -42,5 +42,16 @@ def _one_by_one(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  
 def _as_an_array(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     kind = element.column.type
     # The application's columns have no type here, or one that only reads.
-    array = bindparam(IDS, type_=ARRAY(BigInteger() if isinstance(kind, NullType | TypeDecorator) else kind))
+    array = bindparam(IDS, type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())
     return compiler.process(element.column == any_(array), **how)
+
+
+class _Numbers(TypeDecorator[Iterable[int]]):
+    """An array of whole numbers, written as one text: the driver would write them in Python, one by one."""
+
+    impl = ARRAY(BigInteger())
+    cache_ok = True
+
+    def bind_processor(self, dialect: Dialect) -> Callable[[Any], str]:
+        """Return what writes them."""
+        return lambda numbers: f"{{{','.join(map(str, numbers))}}}"

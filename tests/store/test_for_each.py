@@ -9,18 +9,20 @@ from sqlalchemy import BigInteger, Text, bindparam, func, update
 from sqlalchemy.types import NullType, TypeEngine
 
 from retrycli.schema import attempts
-from retrycli.store.for_each import ForEach, Values
+from retrycli.store.for_each import NULL, SEPARATOR, ForEach, Values
 from retrycli.store.recording import START_ATTEMPTS, STARTED
 from tests.store.application import NOON
 from tests.store.heard import statements
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from sqlalchemy import Update
 
     from retrycli.store.database import Database
 
 
-def note_errors(kind: TypeEngine[str]) -> ForEach:
+def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> ForEach:
     """Gives attempts their own errors, where there is one, and an outcome that they share."""
 
     def make(of: Values) -> Update:
@@ -28,7 +30,7 @@ def note_errors(kind: TypeEngine[str]) -> ForEach:
         mine = update(attempts).where(attempts.c.message_id == of["message_id"])
         return mine.values(error=error, outcome=bindparam("result"))
 
-    return ForEach(make, {"message_id": BigInteger(), "error": kind}, alike=["error"])
+    return ForEach(make, {"message_id": BigInteger(), "error": kind}, alike=alike)
 
 
 def errors(database: Database) -> list[tuple[object, ...]]:
@@ -58,6 +60,17 @@ def test_each_row_gets_its_own_values(database: Database, kind: TypeEngine[str])
     assert errors(database) == [(3, "none", "refused"), (1, "{a, \"b'", "refused"), (2, "", "refused"), (4, None, None)]
 
 
+@pytest.mark.parametrize("error", ["", NULL, SEPARATOR, f"a{SEPARATOR}{NULL}", "\n\\,é"])
+@pytest.mark.parametrize("others", [0, 2])
+def test_a_text_is_written_as_it_is_whatever_it_holds(database: Database, error: str, others: int) -> None:
+    """Also what stands for something else where a server is given many texts in one."""
+    rows: list[dict[str, object]] = [{"message_id": 1 + each, "error": None} for each in range(others)]
+    with database.write() as connection:
+        note = note_errors(Text(), alike=())
+        note.execute(connection, [*rows, {"message_id": 4, "error": error}], result="refused")
+    assert errors(database)[-1] == (4, error, "refused")
+
+
 def test_a_server_is_asked_once_for_all_rows(database: Database) -> None:
     rows = [{"message_id": each, "error": "x"} for each in (1, 2, 3)]
     with statements(database) as heard, database.write() as connection:
@@ -74,7 +87,7 @@ def test_a_server_is_given_once_what_rows_have_in_common(database: Database) -> 
         note.execute(connection, [{"message_id": 4, "error": None}, {"message_id": 3, "error": "y"}], result="unknown")
     if not database.is_sqlite:
         alike, unlike = [values for sql, values in heard if sql.startswith("UPDATE")]
-        assert (alike["of_error"], unlike["of_error"]) == ("x", [None, "y"])
+        assert (alike["of_error"], unlike["of_error"]) == ("x", f"{NULL}{SEPARATOR}y")
     assert errors(database) == [(3, "y", "unknown"), (1, "x", "refused"), (2, "x", "refused"), (4, "none", "unknown")]
 
 
