@@ -15,11 +15,14 @@ LATELY = timedelta(hours=24)
 """So long an outage that is over is still worth the headline."""
 
 DOWN: dict[str | None, str] = {
+    StopReason.BREAKER_OPEN: "The ticketing API takes nothing from us just now",
     StopReason.CREDENTIALS_REFUSED: "The ticketing API refuses our credentials",
     StopReason.SAME_ANSWER: "The ticketing API gives everything the same answer",
     StopReason.FAULT: "The last pass has failed: `retrycli doctor` may know why",
     StopReason.THROTTLED: "The ticketing API has asked to be left alone for a while",
 }
+OF_OURS = "Nothing can be delivered just now: `retrycli doctor` may know why"
+"""What is said where nobody but this host is to blame: a full disk, or a pass that ended unrecorded."""
 
 Clock = Callable[[datetime], datetime]
 """Brings a time into the page's own zone."""
@@ -76,7 +79,9 @@ def _trouble(
         wait = f", and {amount(waiting, 'message')} {'waits' if waiting == 1 else 'wait'} for it" if waiting else ""
         return f"The ticketing API has been down since {moment(latest.began_at, clock)}{wait}", "bad"
     if state == "down":
-        return suggested.quoted(DOWN.get(reason, "The ticketing API takes nothing from us just now")), "bad"
+        return suggested.quoted(
+            DOWN.get(reason, "Nothing can be delivered just now: `retrycli doctor` may know why")
+        ), "bad"
     if state == "paused":
         return "Deliveries are paused by an operator", "mind"
     if latest is not None and latest.ended_at is not None and figures.until - latest.ended_at <= LATELY:
