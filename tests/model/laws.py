@@ -136,7 +136,8 @@ class Laws:
             was = self.before.rows[each]
             changed = {name for name, value in row.items() if value != was[name]}
             allowed = WRITTEN | EDITED if each == step.acts.get("edited") else WRITTEN
-            if changed and was["status"] != "failed":
+            taken_back = was["status"] == "rejected" and each == step.acts.get("requeued")
+            if changed and was["status"] != "failed" and not taken_back:
                 yield f"row {each} was {was['status']}, and its {changed} changed"
             if not changed <= allowed:
                 yield f"of message {each}, {changed - allowed} changed"
@@ -159,7 +160,7 @@ class Laws:
                 yield f"message {each} is sent, and its text is not recorded as delivered: {dict(row)}"
             elif status == "sent" and (row["sent_at"] is None or each in after.queue):
                 yield f"message {each} is sent, at {row['sent_at']}, and is it queued? {each in after.queue}"
-            elif status not in {"sent", "rejected"}:
+            elif status not in {"sent", "rejected"} and each != step.acts.get("requeued"):
                 yield f"message {each} is {status}"
 
     def _tries(self, after: Picture, step: Step) -> Iterator[str]:

@@ -58,6 +58,13 @@ class Picture:
         """Whether the destination is remembered as being down."""
         return any(row["state"] == "open" for row in self.breakers.values())
 
+    def was_rejected_by(self, operator: str, message_id: int) -> bool:
+        """Whether a message is as an operator's rejection left it: `requeue` takes it back."""
+        acts = [row["act"] for row in self.acts.values() if row["message_id"] == message_id]
+        row = self.rows[message_id]
+        is_theirs = str(row["last_error"]).startswith(f"Rejected by {operator}: ")
+        return row["status"] == "rejected" and is_theirs and acts[-1:] == ["rejected"] and message_id not in self.queue
+
     def is_taken_for_ours(self, attempt: Row) -> bool:
         """Whether an attempt's answer is one of those for which its pass stopped: none is about its message."""
         the_pass = self.passes.get(attempt["pass_id"])

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import replace
 from datetime import timedelta
 from enum import Enum
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from retrycli import casework, editing
 from retrycli.acts import ActKind
 from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.events import PassResult
 from tests.model.laws import Broken, is_readable
-from tests.model.picture import take, time_of
+from tests.model.picture import STUBBORN, take, time_of
 from tests.model.place import OPERATOR, Host, Place, Script
 from tests.model.step import Step
 from tests.model.writes import Writes, next_ticket
@@ -212,12 +212,12 @@ class Steps(Writes):
             and {
                 ActKind.EDITED: queued["state"] != "sending",
                 ActKind.REJECTED: queued["state"] != "sending",
-                ActKind.REQUEUED: queued["state"] == "escalated"
-                and is_readable(before.rows[message_id])
-                and not self._has_expired(before.rows[message_id], queued),
+                ActKind.REQUEUED: queued["state"] == "escalated" and self._is_wanted(message_id),
                 ActKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
             }[kind]
         )
+        if kind is ActKind.REQUEUED and before.was_rejected_by(OPERATOR, message_id):
+            able = self._is_wanted(message_id) and before.rows[message_id]["draft_of"] not in STUBBORN
         done = self._perform(kind, message_id)
         if message_id in before.stubborn and kind is not ActKind.ACKNOWLEDGED:
             able = able and done and kind is not ActKind.EDITED  # `requeue` may have nothing to write
@@ -231,11 +231,16 @@ class Steps(Writes):
         if kind is ActKind.REQUEUED:
             self.place.server.book.requeued(message_id)
 
-    def _has_expired(self, row: Mapping[str, Any], queued: Mapping[str, Any]) -> bool:
-        """Return whether the next pass would escalate it as expired."""
+    def _is_wanted(self, message_id: int) -> bool:
+        """Return whether a message can be sent, and the next pass would not escalate it as expired."""
+        row, queued = self.laws.before.rows[message_id], self.laws.before.queue.get(message_id)
+        if not is_readable(row):
+            return False
         policy = next(p for kind, p in self.place.settings.policies.items() if kind == row["message_type"])
-        made = time_of(row["created_at"] or queued["first_failed_at"])
-        return policy.expires_after is not None and made + policy.expires_after < self.place.clock.now
+        made = row["created_at"] or (queued and queued["first_failed_at"])
+        return (
+            policy.expires_after is None or made is None or time_of(made) + policy.expires_after >= self.place.clock.now
+        )
 
     def _perform(self, kind: ActKind, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.surroundings
