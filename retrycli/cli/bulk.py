@@ -10,6 +10,7 @@ import typer
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
 from retrycli.cli.shared import a_person_is_there, ask, require_a_person
+from retrycli.outcome import may_have_arrived
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -202,6 +203,7 @@ def tell_of_attempt(tried: Tried, start: str = "Message") -> None:
         console.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:
         words = f"{tried.outcome.kind}, {tried.outcome.error}"
-        console.show_text(f"{start} {tried.message_id} not sent: {words}. It is where it was.")
+        sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
+        console.show_text(f"{start} {tried.message_id} {sent}: {words}. It is where it was.")
     else:
         console.complain(f"retrycli: {tried.error}")

@@ -72,7 +72,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.UNKNOWN, None, NOON),
-        [("INFO", "Message 7 not sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
+        [("INFO", "Message 7 may have been sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
     ),
     (
         MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
