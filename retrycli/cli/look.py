@@ -342,6 +342,9 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
     most = _tries_allowed(settings)
     expire = any(each.expires_after for each in settings.policies.values())
     for_person, now = console.on_terminal(), utc_now()
+    if for_person:
+        messages = list(messages)
+        expire = any(_expiry(each, settings, now) for each in messages)
 
     def expiry(message: ListedMessage) -> Cell:
         return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
