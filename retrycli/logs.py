@@ -112,7 +112,12 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             text = f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited"
             return [(logging.WARNING, f"{text} for longer, {event.claims} claims held for longer, and are put right")]
         case ClaimsLapsed():
-            text = f"An earlier pass died: {event.released} messages released, {event.unknown} may have been delivered"
+            taken_back = (
+                "1 message is"
+                if event.released + event.unknown == 1
+                else f"{event.released + event.unknown:,} messages are"
+            )
+            text = f"An earlier pass died: {taken_back} taken back, of which {event.unknown:,} may have been delivered"
             return [(logging.WARNING, text)]
         case MessageDelivered():
             return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]

@@ -53,7 +53,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ClaimsLapsed(released=2, unknown=3),
-        [("WARNING", "An earlier pass died: 2 messages released, 3 may have been delivered")],
+        [("WARNING", "An earlier pass died: 5 messages are taken back, of which 3 may have been delivered")],
     ),
     (
         ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
