@@ -30,6 +30,11 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+UNFORESEEN = (
+    "A pass reads each message whole, and escalates it instead if its text was already delivered, if too many attempts "
+    "at it have an unknown outcome, or if no request can be built from its row."
+)
+"""What a dry run does not look at."""
 PUT_BACK = "put back with no try counted"
 """What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
 
@@ -216,6 +221,8 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     if foreseen.escalated:
         number = console.count(foreseen.escalated, "message")
         console.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+    if found.number:
+        console.say(UNFORESEEN)
     if not found.number and (later := count_waiting(settings)):
         console.say(f"{console.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:

@@ -393,6 +393,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated instead: expired, no tries left, or not valid." in screen.words
+    assert "escalates it instead if its text was already delivered, if too many attempts at it have" in screen.words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
