@@ -334,7 +334,7 @@ def perform(
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             messages = acts.read(batch) if kind is ActKind.REQUEUED else []
-            too_old = _too_old(settings, messages, at)
+            too_old = _too_old(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
             performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
             refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
@@ -349,11 +349,15 @@ def perform(
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
 
 
-def _too_old(settings: Settings, messages: Sequence[Message], now: datetime) -> set[int]:
-    """Find the messages that expire by when they were made, whatever their status: one may be rejected."""
-    made_at = {each.id: (each.created_at, settings.policies[each.message_type]) for each in messages}
-    ends = {each: policy.wanted_until(at) for each, (at, policy) in made_at.items() if at is not None}
-    return {each for each, end in ends.items() if end is not None and end < now}
+def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
+    """Find the messages that have expired, whatever their status: one may be rejected, and not in the queue."""
+    policies = {each.id: settings.policies[each.message_type] for each in messages}
+    if not any(each.expires_after for each in policies.values()):
+        return set()
+    failed_at = acts.first_failures([each.id for each in messages if each.created_at is None])
+    made_at = failed_at | {each.id: each.created_at for each in messages if each.created_at is not None}
+    ends = ((each, policies[each].wanted_until(at)) for each, at in made_at.items())
+    return {each for each, end in ends if end is not None and end < now}
 
 
 def _problems(

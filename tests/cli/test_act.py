@@ -760,3 +760,18 @@ def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli,
     assert application.state(11) is None
     assert at_work("requeue", "11").returncode == 0
     assert application.state(11) == "waiting"
+
+
+def test_a_message_that_is_taken_back_first_failed_when_it_first_failed(cli: Cli, application: Application) -> None:
+    """Its age counts from then, and so does its expiry if its table does not say when it was made."""
+    application.add(11, hours_ago=5)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        assert at_work("run-once").returncode == 0
+        before = at_work.json("show", "11")["queue"]["first_failed_at"]
+        assert at_work("reject", "11", "--reason", "by mistake", "--yes").returncode == 0
+        assert at_work("requeue", "11").returncode == 0
+        after = at_work.json("show", "11")["queue"]["first_failed_at"]
+        listed = at_work.json("list-failed", "--older-than", "4h")["messages"]
+    assert abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) <= timedelta(seconds=1)
+    assert [each["id"] for each in listed] == [11]
