@@ -205,7 +205,7 @@ def requeue(
         by: who asks for it, for the history; by default the login name.
         surroundings: clock and randomness, and whether to stop early.
 
-    Messages that have expired are left alone, and none is tried as a canary: the next pass would escalate them again.
+    Messages that have expired are left alone, and none is tried as a canary: a pass would escalate them again.
 
     Returns:
         How many were requeued, and why the others were not. A canary that failed is in a person's hands as before;
@@ -215,7 +215,9 @@ def requeue(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     named_ids = once(ids)
-    expired = _expired(settings, named_ids, surroundings)
+    expired: dict[int, RetrycliError] = {
+        each: would_expire(each) for each in expired_among(settings, named_ids, surroundings)
+    }
     wanted = [each for each in named_ids if each not in expired] if expired else named_ids
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
     rest = wanted[len(tried) :]
@@ -230,19 +232,19 @@ def requeue(
     return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
 
 
-def _expired(settings: Settings, ids: Sequence[int], surroundings: Surroundings) -> dict[int, RetrycliError]:
-    """Find the failed messages that the next pass would escalate as expired."""
-    policies = {kind.value: policy for kind, policy in settings.policies.items() if policy.expires_after}
-    if not policies or not ids:
-        return {}
+def expired_among(settings: Settings, ids: Sequence[int], surroundings: Surroundings = HERE) -> set[int]:
+    """Find the failed messages that a pass would escalate as expired.
+
+    Raises:
+        DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
+    """
+    if not ids or not any(each.expires_after for each in settings.policies.values()):
+        return set()
     with open_database(settings) as database:
         now = clock(database, surroundings.now)()
-        ends = {
-            each.id: policies[each.message_type].wanted_until(each.created_at or each.first_failed_at or now)
-            for each in Views(database).pages(array("q", ids), Filter())
-            if each.message_type in policies
-        }
-        return {each: would_expire(each) for each, end in ends.items() if end is not None and end < now}
+        listed = Views(database).pages(array("q", ids), Filter())
+        ends = ((each.id, each.expires_at(settings.policies)) for each in listed)
+        return {message_id for message_id, end in ends if end is not None and end < now}
 
 
 def _try_canaries(
@@ -331,15 +333,31 @@ def perform(
         at = now()
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
-            problems = _problems(settings, database, acts.read(batch), now) if kind is ActKind.REQUEUED else {}
-            performed = acts.perform(kind, batch, problems)
+            messages = acts.read(batch) if kind is ActKind.REQUEUED else []
+            too_old = _too_old(settings, acts, messages, at)
+            problems = _problems(settings, database, messages, now) if messages else {}
+            performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
             refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
-            refused |= {each: unfit(each, why) for each, why in performed.unfit.items()}
+            refused |= {
+                each: would_expire(each) if each in too_old else unfit(each, why)
+                for each, why in performed.unfit.items()
+            }
             if performed.moved_on:
                 refused |= acts.why_not(kind, performed.moved_on, now())
             came_to += len(batch)
     left = len(ids) - came_to
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+
+
+def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:
+    """Find the messages that have expired, whatever their status: one may be rejected, and not in the queue."""
+    policies = {each.id: settings.policies[each.message_type] for each in messages}
+    if not any(each.expires_after for each in policies.values()):
+        return set()
+    failed_at = acts.first_failures([each.id for each in messages if each.created_at is None])
+    made_at = failed_at | {each.id: each.created_at for each in messages if each.created_at is not None}
+    ends = ((each, policies[each].wanted_until(at)) for each, at in made_at.items())
+    return {each for each, end in ends if end is not None and end < now}
 
 
 def _problems(

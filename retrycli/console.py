@@ -137,7 +137,7 @@ def _show_stacked(
         return Text((" " * GAP).join(padded).rstrip(), style)
 
     def texts(cells: Sequence[str], style: str = "") -> list[Padding]:
-        return [Padding(Text(cell, style), INDENT) for cell in cells[len(widths) :]]
+        return [Padding(Text(cell, style), INDENT) for cell in cells[len(widths) :] if cell]
 
     screen.print(line(headers, "bold"), *texts(headers, "bold"), sep="\n")
     for row in rows:
@@ -317,6 +317,15 @@ def ago(time: datetime, now: datetime) -> str:
         if seconds >= length:
             return f"{count(int(seconds // length), unit)} ago"
     return "just now"
+
+
+def ahead(time: datetime, now: datetime) -> str:
+    """How far off a time is, in the one unit that fits."""
+    seconds = (time - now).total_seconds()
+    for unit, length in (("day", 86_400), ("hour", 3600), ("minute", 60)):
+        if seconds >= length:
+            return f"in {count(int(seconds // length), unit)}"
+    return "in less than a minute"
 
 
 def count(number: int, thing: str, things: str | None = None) -> str:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
@@ -93,7 +93,8 @@ class Status:
     messages: dict[str, int]
     """Counts of ``waiting`` (the due ones included), ``due``, ``sending`` and ``escalated`` messages.
 
-    Due is what a pass would take if it began now.
+    Due is what a pass would send if it began now. ``expired`` are waiting messages that are too old to be sent, and
+    ``expired_due`` those of them that a pass would escalate if it began now.
     """
     breakers: list[Breaker]
     refusals: list[Refusal]
@@ -189,6 +190,23 @@ def _unrecorded(settings: Settings, ledger: Ledger, passes: Sequence[PassRecord]
     return frozenset(each.pass_id for each in gone if each.pass_id in open_still)
 
 
+def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) -> frozenset[str]:
+    """Return which of some passes are known to have ended, recorded or not.
+
+    Args:
+        settings: which passes.
+        ledger: where passes are recorded.
+        pass_ids: the passes; what is not the id of a recent pass is left out.
+    """
+    if not pass_ids:
+        return frozenset()
+    passes = ledger.last_passes(news.LOOKBACK)
+    ended = frozenset(each.pass_id for each in passes if each.result is not None)
+    with suppress(LockUnusable):
+        ended |= _unrecorded(settings, ledger, passes)
+    return ended & frozenset(pass_ids)
+
+
 def _runs(pid: int) -> bool:
     try:
         os.kill(pid, 0)
@@ -278,7 +296,9 @@ def show(settings: Settings, message_id: int) -> MessageDetails:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        return Views(database).message(message_id, body=True)
+        found = Views(database).message(message_id, body=True)
+        running = {each.pass_id for each in found.attempts if each.outcome is None and each.pass_id is not None}
+        return replace(found, ended=ended_passes(settings, Ledger(database), running))
 
 
 def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Measured:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -16,7 +16,7 @@ from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import Totals
-from retrycli.store.views import Filter, ListedMessage, Views
+from retrycli.store.views import Filter, Views
 
 HELD_BACK = frozenset(
     {
@@ -30,7 +30,19 @@ HELD_BACK = frozenset(
 """A pass that ends for one of these leaves what is due as it is, and so may the next ones."""
 EARLIER = timedelta(hours=2)
 """How much longer than from one reminder to the next is looked ahead: nothing must expire between two of them."""
+SOON = timedelta(days=1)
+"""A message that expires so soon is marked in lists."""
 WARNED = "messages about to expire"
+
+
+def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: datetime) -> bool:
+    """Tell if a list says when a waiting message expires: soon, or before it can be delivered."""
+    return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
+
+
+def expired_in_words(*, due: bool) -> str:
+    """Say what becomes of a waiting message that has expired."""
+    return f"expired; {'the next pass escalates it' if due else 'a pass escalates it when it is due'}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,46 +84,36 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     Raises:
         DatabaseUnavailable: they can't be read.
     """
-    ages = {kind: policy.expires_after for kind, policy in settings.policies.items() if policy.expires_after}
-    if not ages or (summary.reason not in HELD_BACK and not summary.sent):
+    kinds = [kind for kind, policy in settings.policies.items() if policy.expires_after]
+    if not kinds or (summary.reason not in HELD_BACK and not summary.sent):
         return None
     if summary.reason not in HELD_BACK:
-        return Expiring(0, now, too_late=_are_too_late(database, ages))
+        return Expiring(0, now, too_late=_are_too_late(settings, database, kinds))
     obstacle = _obstacle(Ledger(database), summary, now)
     until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
         until = obstacle.end + timedelta(minutes=settings.schedule.retry_interval_minutes)
     places = obstacle.destinations
-    kinds = [each for each in ages if places is None or settings.gateway.of(each).destination in places]
-    waiting = Views(database).messages(Filter(state=State.WAITING, message_type=kinds), sort="id") if kinds else ()
+    held = [each for each in kinds if places is None or settings.gateway.of(each).destination in places]
+    waiting = Views(database).messages(Filter(state=State.WAITING, message_type=held), sort="id") if held else ()
     count, first, expired = 0, until, 0
     for each in waiting:
-        at = _end_of(each, ages, now)
-        expired += at < now
-        if now <= at <= until:
+        at = each.expires_at(settings.policies, unknown=now)
+        expired += at is not None and at < now
+        if at is not None and now <= at <= until:
             count, first = count + 1, min(first, at)
     if expired and not count:
         return None  # the passes that come will tell of these
     return Expiring(count, first, obstacle.why, obstacle.next_step)
 
 
-def _are_too_late(database: Database, ages: Mapping[MessageType, timedelta]) -> bool:
+def _are_too_late(settings: Settings, database: Database, kinds: Collection[MessageType]) -> bool:
     """Return whether messages have been escalated that expired since the last warning."""
     if (last := Totals(database).warned(WARNED)) is None:
         return False
-    expired = Filter(state=State.ESCALATED, message_type=[*ages], reason=EscalationReason.EXPIRED, escalated_after=last)
-    return any(_end_of(each, ages, last) >= last for each in Views(database).messages(expired, sort="id"))
-
-
-def _end_of(message: ListedMessage, ages: Mapping[MessageType, timedelta], unknown: datetime) -> datetime:
-    """Return when a message expires.
-
-    Args:
-        message: the message.
-        ages: how old a message of each type may get.
-        unknown: when it was made, if it does not say.
-    """
-    return later(message.created_at or message.first_failed_at or unknown, ages[MessageType(message.message_type)])
+    expired = Filter(state=State.ESCALATED, message_type=kinds, reason=EscalationReason.EXPIRED, escalated_after=last)
+    ends = (each.expires_at(settings.policies, unknown=last) for each in Views(database).messages(expired, sort="id"))
+    return any(each is not None and each >= last for each in ends)
 
 
 def _obstacle(ledger: Ledger, summary: PassSummary, now: datetime) -> _Obstacle:

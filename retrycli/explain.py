@@ -8,7 +8,7 @@ have left) is done here too, by the pass's own code, and rolled back.
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -18,8 +18,10 @@ from retrycli import intake, news, scheduler, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
+from retrycli.desk import ended_passes
 from retrycli.destination import Destination
 from retrycli.events import PassResult, StopReason
+from retrycli.expiry import expired_in_words
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
@@ -59,10 +61,14 @@ class Explanation:
     gates: list[Gate]
     next_attempt_at: datetime | None
     """When the pass begins that will try it, if nothing happens till then; None where none will."""
+    is_claimed: bool = False
+    """Whether a claim keeps everybody else from sending it."""
     being_sent: bool = False
     """Whether a pass is sending it, unless that pass has died."""
     one_goes_first: bool = False
     """Whether the pass tries one message first, alone, and others are due with this one."""
+    expires_first: bool = False
+    """Whether it has not expired, and will have by the time a pass comes to it."""
 
 
 def explain(
@@ -87,7 +93,8 @@ def explain(
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     with as_if(settings) as database:
         world = replace(make_world(settings, database, surroundings), jitter=lambda: 0.0)
-        return _Explainer(database, world, rules, interval, callers).explain(message_id)
+        ended = partial(ended_passes, settings, Ledger(database))
+        return _Explainer(database, world, rules, interval, callers, ended).explain(message_id)
 
 
 class _Explainer:
@@ -99,11 +106,20 @@ class _Explainer:
         rules: how a pass would go about it.
         interval: how often cron calls.
         callers: what calls the passes on this machine; None if nobody has looked.
+        ended_passes: tells which of some passes are known to have ended.
     """
 
     def __init__(
-        self, database: Database, world: World, rules: PassRules, interval: timedelta, callers: Sequence[Caller] | None
+        self,
+        database: Database,
+        world: World,
+        rules: PassRules,
+        interval: timedelta,
+        callers: Sequence[Caller] | None,
+        ended_passes: Callable[[Collection[str]], frozenset[str]],
     ) -> None:
+        self._ended_passes = ended_passes
+        self._ended = frozenset[str]()
         self._views = Views(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
@@ -120,6 +136,7 @@ class _Explainer:
         self._newest = passes[0].started_at if passes else None
         self._why_none_came = scheduler.why_none_came(callers)
         self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
+        self._expires_first = False
         # Ticks that are told by passes have their lateness in them.
         self._late = LATENESS if callers else timedelta(0)
         self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
@@ -131,7 +148,10 @@ class _Explainer:
         if self._rules.in_order:  # those of its ticket that go first may be as new
             intake.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
+        claimant = None if found.queue is None else found.queue["claimed_by"]
+        self._ended = self._ended_passes({claimant} if claimant else frozenset())
         gates = [*self._gates(found, self._now), self._cron()]
+        is_claimed = any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
         return Explanation(
             message_id=message_id,
@@ -139,8 +159,10 @@ class _Explainer:
             message_type=str(found.row["message_type"]),
             gates=gates,
             next_attempt_at=next_attempt_at,
-            being_sent=any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates),
+            is_claimed=is_claimed,
+            being_sent=is_claimed and claimant not in self._ended,
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
+            expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
         )
 
     # -- the gates --------------------------------------------------------------------------------------------
@@ -155,27 +177,34 @@ class _Explainer:
         yield Gate("data", isinstance(message, Message), getattr(message, "problem", "can be sent"))
         queue = found.queue
         yield Gate("escalation", queue["state"] != State.ESCALATED, queue["escalation_reason"] or "none")
-        yield _claim(queue)
+        yield _claim(queue, has_ended=queue["claimed_by"] in self._ended)
         wait = self._wait(queue, at)
         yield wait
         yield _retry_after(found, wait)
         if self._rules.in_order:
             yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
-            yield from self._policy_gates(_queued(message, queue), at)
+            yield from self._policy_gates(
+                _queued(message, queue), at, wait if queue["state"] == State.WAITING else None
+            )
         yield self._pause(at)
         yield self._breaker(found, at)
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "has room")
         yield from self._pace(queue["message_id"], at)
 
-    def _policy_gates(self, queued: QueuedMessage, at: datetime) -> Iterator[Gate]:
+    def _policy_gates(self, queued: QueuedMessage, at: datetime, wait: Gate | None) -> Iterator[Gate]:
+        """What the message's own policy says; ``wait`` is the gate of one that waits for its next attempt."""
         message = queued.message
         policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"
         yield Gate("tries", policy.has_tries_left(message), tries)
         until = policy.expires_at(queued)
-        yield Gate("expiry", not policy.expired(queued, at), "wanted until" if until else "never expires", until)
+        figure = "wanted until" if until else "never expires"
+        if expired := policy.expired(queued, at):
+            what = "expired" if wait is None else expired_in_words(due=wait.open)
+            figure = f"{what}; it was wanted until"
+        yield Gate("expiry", not expired, figure, until)
 
     def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:
         is_open = queue["state"] != State.WAITING or self._claims.is_due(queue["message_id"], self._rules.due_by(at))
@@ -264,6 +293,7 @@ class _Explainer:
         if (most := capacity(self._rules)) is not None:
             opens = self._turn(found, grid, number, opens, most)
         handed_over = [each for each in self._gates(found, grid[opens]) if not each.open and each.name in FOR_GOOD]
+        self._expires_first = [each.name for each in handed_over] == ["expiry"]
         return None if handed_over else grid[opens]
 
     def _may_pass(self, found: MessageDetails, tick: datetime) -> bool:
@@ -321,12 +351,13 @@ def _passes(gate: Gate) -> bool:
     return gate.name not in FOR_GOOD | IN_TURN
 
 
-def _claim(queue: Mapping[str, Any]) -> Gate:
+def _claim(queue: Mapping[str, Any], *, has_ended: bool) -> Gate:
     if queue["state"] != State.SENDING:
         return Gate("claim", open=True, figure="nobody is sending it")
-    return Gate(
-        "claim", open=False, figure=f"being sent by {queue['claimed_by']}; lapses at", time=queue["claim_expires_at"]
-    )
+    figure = f"being sent by {queue['claimed_by']}; lapses at"
+    if has_ended:
+        figure = "claimed by a pass that has ended; free at"
+    return Gate("claim", open=False, figure=figure, time=queue["claim_expires_at"])
 
 
 def _retry_after(found: MessageDetails, wait: Gate) -> Gate:

@@ -31,6 +31,7 @@ from retrycli.events import (
 )
 from retrycli.log_file import LogFile
 from retrycli.message import EscalationReason
+from retrycli.outcome import may_have_arrived
 
 logger = logging.getLogger("retrycli")
 
@@ -111,18 +112,25 @@ def _lines(event: Event) -> list[tuple[int, str]]:
             text = f"The clock was ahead by {by} or more in earlier passes: {event.messages} messages would have waited"
             return [(logging.WARNING, f"{text} for longer, {event.claims} claims held for longer, and are put right")]
         case ClaimsLapsed():
-            text = f"An earlier pass died: {event.released} messages released, {event.unknown} may have been delivered"
+            taken_back = (
+                "1 message is"
+                if event.released + event.unknown == 1
+                else f"{event.released + event.unknown:,} messages are"
+            )
+            text = f"An earlier pass died: {taken_back} taken back, of which {event.unknown:,} may have been delivered"
             return [(logging.WARNING, text)]
         case MessageDelivered():
             return [(logging.INFO, f"Message {event.message_id} sent successfully on retry")]
         case MessageRescheduled():
             said = _answer(event.outcome, event.status_code)
             at = _utc(event.next_attempt_at)
-            text = f"Message {event.message_id} not sent ({said}), try {event.retry_count}, next attempt at {at}"
+            sent = _sent(event.outcome, event.status_code)
+            text = f"Message {event.message_id} {sent} ({said}), try {event.retry_count}, next attempt at {at}"
             return [(logging.INFO, text)]
         case MessageReleased():
             said = _answer(event.outcome, event.status_code) if event.outcome else "no attempt was begun"
-            return [(logging.INFO, f"Message {event.message_id} not sent ({said}), its tries untouched")]
+            sent = _sent(event.outcome, event.status_code)
+            return [(logging.INFO, f"Message {event.message_id} {sent} ({said}), its tries untouched")]
         case MessageEscalated():
             return [(logging.WARNING, _escalation(event)), (logging.WARNING, _metric(event))]
         case MessageMovedOn() | ResultKept():
@@ -166,6 +174,10 @@ def _value(given: object) -> str:
     if '"' not in shown and not any(map(str.isspace, shown)):
         return shown
     return '"' + printable(text.replace("\\", r"\\").replace('"', r"\"")) + '"'
+
+
+def _sent(outcome: str | None, status_code: int | None) -> str:
+    return "may have been sent" if may_have_arrived(outcome, status_code) else "not sent"
 
 
 def _answer(outcome: str, status_code: int | None) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from itertools import takewhile
+from itertools import dropwhile, takewhile
 from typing import Protocol, TypeVar
 
 from retrycli.events import SCHEDULERS, PassResult, StartedBy, StopReason
@@ -90,6 +90,8 @@ class Trouble:
     detail: str | None = None
     next_step: str | None = None
     """The command to run, without the program, if it is not the same each time."""
+    at_the_latest: bool = False
+    """Whether it may have begun before: passes stayed away then, or could write nothing."""
 
 
 Past = TypeVar("Past", bound=PastPass)
@@ -130,6 +132,23 @@ def failed(passes: Iterable[Past]) -> list[Past]:
     return [each for each in since_then if each.result is PassResult.FAILED or each.reason == StopReason.DIED]
 
 
+def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | None:
+    """Return since when passes have failed, and the pass before that; None if none has.
+
+    A pass that has a start and no end, directly before the first one that is recorded as failed, has failed as well: it
+    could not write its end.
+
+    Args:
+        passes: the last passes, newest first.
+    """
+    if not (recorded := failed(passes)):
+        return None
+    earlier = [*dropwhile(lambda each: each is not recorded[-1], passes)][1:]
+    unrecorded = [*takewhile(lambda each: each.result is None, earlier)]
+    before = earlier[len(unrecorded) :]
+    return (unrecorded or recorded)[-1].started_at, before[0] if before else None
+
+
 def is_known(passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> bool:
     """Return whether the newest pass failed as one did that was told less than ``remind`` ago."""
     newest, *earlier = passes
@@ -142,11 +161,13 @@ def works_again(passes: Sequence[PastPass]) -> str | None:
     newest, *earlier = passes
     if not works(newest) or not (ended := failed(earlier)):
         return None
-    return f"Message retry passes no longer fail. They failed {_when(ended)}: {ended[0].detail}"
+    began = failing_since(earlier)
+    when = _when(ended, None if began is None else began[0])
+    return f"Message retry passes no longer fail. They failed {when}: {ended[0].detail}"
 
 
-def _when(passes: Sequence[PastPass]) -> str:
-    first, last = utc(passes[-1].started_at), utc(passes[0].started_at)
+def _when(passes: Sequence[PastPass], since: datetime | None = None) -> str:
+    first, last = utc(since or passes[-1].started_at), utc(passes[0].started_at)
     return f"at {first}" if first == last else f"from {first} to {last}"
 
 

@@ -139,7 +139,7 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
         }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
-    since = f"since {_utc(change.since)}"
+    since = f"since {_utc(change.since)}" + (" at the latest" if change.at_the_latest else "")
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
     fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
     same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"

@@ -15,7 +15,7 @@ from datetime import datetime, timedelta
 from enum import StrEnum
 
 from retrycli.events import PassResult, StopReason
-from retrycli.news import PastPass, Trouble, failed, lasting, works
+from retrycli.news import PastPass, Trouble, failing_since, lasting, works
 from retrycli.ticks import is_late
 
 SKIPPED_IN_A_ROW = 3
@@ -115,6 +115,7 @@ class Change:
     since: datetime
     detail: str | None = None
     next_step: str | None = None
+    at_the_latest: bool = False
 
 
 Item = Escalated | Missed | Change
@@ -169,7 +170,8 @@ def to_tell(
         known[topic] = told
         if turn is not None:
             detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
-            items.append(Change(topic, turn, told.since, detail, step))
+            is_latest = trouble is not None and trouble.at_the_latest and trouble.since == told.since
+            items.append(Change(topic, turn, told.since, detail, step, at_the_latest=is_latest))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
@@ -216,7 +218,7 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass that comes after the pause tells of the rest
     if newest.result is PassResult.FAILED:
-        return skipped | {Topic.FAULT: Trouble(failed(here.passes)[-1].started_at, here.detail)}
+        return skipped | {Topic.FAULT: _fault(here)}
     if works(newest):
         skipped[Topic.FAULT] = None
     return skipped | {
@@ -225,6 +227,12 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
         Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, here),
         Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
     }
+
+
+def _fault(here: Situation) -> Trouble:
+    since, before = failing_since(here.passes) or (here.at, None)
+    is_gap = before is not None and is_late(before.started_at, since, here.interval)
+    return Trouble(since, here.detail, at_the_latest=is_gap)
 
 
 def _was_met(topic: Topic, newest: PastPass) -> bool:

@@ -42,6 +42,10 @@ class _Foreseen:
     """How many that are new would be escalated at once."""
     displaced: int = 0
     """How many of those are due in the queue."""
+    expired: int = 0
+    """How many that are new have expired."""
+    expired_due: int = 0
+    """How many of those are due."""
     _here: Collection[int] = ()
     """Those of the range that was looked at last."""
     _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
@@ -68,6 +72,10 @@ class _Foreseen:
         if isinstance(message, UnusableMessage) or due is None:
             return True
         policy = self.rules.policies[message.message_type]
+        end = policy.wanted_until(message.created_at or failed_at)
+        if end is not None and self.at > end:
+            self.expired += 1
+            self.expired_due += due <= self.due_by
         return due <= self.due_by and policy.is_spent(message.retry_count, message.created_at or failed_at, self.at)
 
     @property
@@ -191,6 +199,21 @@ def _spent(views: Views, rules: PassRules, at: datetime) -> set[int]:
     }
 
 
+def _expired(views: Views, rules: PassRules, at: datetime) -> set[int]:
+    """Find the waiting messages in the queue that have expired, due or not."""
+    policies: dict[str, RetryPolicy] = {
+        kind.value: policy for kind, policy in rules.policies.items() if policy.expires_after is not None
+    }
+    if not policies:
+        return set()
+    ends = {
+        message_id: policies[kind].wanted_until(made_at)
+        for message_id, kind, _, made_at in views.chances(None)
+        if kind in policies and made_at is not None
+    }
+    return {message_id for message_id, end in ends.items() if end is not None and at > end}
+
+
 def count_waiting(settings: Settings) -> int:
     """Count the messages that wait, due or not. Nothing is written.
 
@@ -202,13 +225,22 @@ def count_waiting(settings: Settings) -> int:
 
 
 def counts(settings: Settings, database: Database, at: datetime) -> dict[str, int]:
-    """Count failed messages as `Measures.counts`, and as due those that a pass would take if it began at a time."""
+    """Count failed messages as `Measures.counts`, and as due those that a pass would take if it began at a time.
+
+    Besides, count as ``expired`` the waiting messages that a pass will escalate because of their age, and as
+    ``expired_due`` those of them that the next pass escalates.
+    """
     rules = pass_rules(settings, to_send=False)
     world = make_world(settings, database, replace(HERE, now=lambda: at))
     foreseen = _foresee(database, world, rules, at)
     found = Measures(database).counts(rules.due_by(at))
     spent = _spent(Views(database), rules, at) - foreseen.replaced
-    return found | {"due": found["due"] - foreseen.displaced - len(spent) + len(foreseen.ids)}
+    expired = _expired(Views(database), rules, at) - foreseen.replaced
+    return found | {
+        "due": found["due"] - foreseen.displaced - len(spent) + len(foreseen.ids),
+        "expired": len(expired) + foreseen.expired,
+        "expired_due": len(expired & spent) + foreseen.expired_due,
+    }
 
 
 def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:

@@ -176,6 +176,7 @@ def requeue(
         yes=yes,
         as_json=as_json,
         plan=_plan(due, spread, canary),
+        expired=lambda found: casework.expired_among(settings, found),
     )
     done, received = interruptible(
         lambda here: casework.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here)

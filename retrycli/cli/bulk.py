@@ -10,9 +10,10 @@ import typer
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
 from retrycli.cli.shared import a_person_is_there, ask, require_a_person
+from retrycli.outcome import may_have_arrived
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
     from retrycli.app import Surroundings
     from retrycli.casework import Done, Tried
@@ -52,6 +53,7 @@ def agreed(
     plan: str = "",
     for_good: bool = False,
     asks_a_person: bool = False,
+    expired: Callable[[Sequence[int]], Collection[int]] = lambda _: (),
 ) -> Sequence[int]:
     """Return the ids to act on. Messages that a filter finds are shown, as far as there is room, and confirmed.
 
@@ -64,6 +66,7 @@ def agreed(
         plan: more words for the question.
         for_good: it can't be undone, so that named messages are confirmed too.
         asks_a_person: named messages are confirmed if there is somebody to be asked.
+        expired: finds the messages that will be left alone because they have expired.
 
     Raises:
         NoSuchMessage: the filter finds none.
@@ -83,12 +86,21 @@ def agreed(
         found = casework.find(settings, wanted)
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
-    if not yes:
-        show_messages(settings, found.first)
-        if (more := len(found.ids) - len(found.first)) and found.first:
+    if not yes and (number := len(found.ids) - len(left_alone := expired(found.ids))):
+        first = [each for each in found.first if each.id not in left_alone]
+        show_messages(settings, first)
+        if (more := number - len(first)) and first:
             console.say(f"… and {more:,} more")
-        ask(f"{verb} {console.count(len(found.ids), 'message')}{plan}?")
+        if left_alone:
+            console.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
+        ask(f"{verb} {console.count(number, 'message')}{plan}?")
     return found.ids
+
+
+def _expired(number: int) -> str:
+    from retrycli import console
+
+    return f"{console.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
 def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | None]:
@@ -151,10 +163,7 @@ def _tell_of_refused(done: Done) -> None:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         console.say(f"{console.count(unfit, 'message')} {words} left alone.")
     if expired := sum(isinstance(each, Expired) for each in done.refused.values()):
-        console.say(
-            f"{console.count(expired, 'message')} {'has' if expired == 1 else 'have'} expired and would expire again: "
-            "raise schedule.expires_after_hours, or `retrycli retry ID` sends one."
-        )
+        console.say(f"{_expired(expired)}: raise schedule.expires_after_hours, or `retrycli retry ID` sends one.")
     if moved_on := len(done.refused) - unfit - expired:
         console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
 
@@ -202,6 +211,7 @@ def tell_of_attempt(tried: Tried, start: str = "Message") -> None:
         console.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:
         words = f"{tried.outcome.kind}, {tried.outcome.error}"
-        console.show_text(f"{start} {tried.message_id} not sent: {words}. It is where it was.")
+        sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
+        console.show_text(f"{start} {tried.message_id} {sent}: {words}. It is where it was.")
     else:
         console.complain(f"retrycli: {tried.error}")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
+from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -29,14 +30,14 @@ from retrycli.cli.shared import (
     load_settings,
 )
 from retrycli.events import PassResult
-from retrycli.message import EscalationReason, MessageType
+from retrycli.message import EscalationReason, MessageType, State
 from retrycli.message import Status as RowStatus
 
 if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.config import Loaded
-    from retrycli.console import Row
+    from retrycli.console import Cell, Row
     from retrycli.crontab import Asker, Caller
     from retrycli.desk import Status
     from retrycli.explain import Explanation, Gate
@@ -172,6 +173,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
             "Escalated": found.messages["escalated"],
+            **_expired_in_words(found),
             **{
                 f"Breaker {each.state}": f"{each.destination}, until {console.time_in_words(each.probe_at)}"
                 + (f", {console.count(each.failures, 'failure')} in a row" if each.failures else "")
@@ -192,6 +194,20 @@ def _show_status(loaded: Loaded, found: Status) -> None:
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+
+
+def _expired_in_words(found: Status) -> dict[str, str]:
+    """Return how many waiting messages are too old to be sent, and what becomes of them."""
+    expired = found.messages["expired"]
+    if not expired:
+        return {}
+    if found.pause is not None or found.breakers:
+        then = "a pass escalates them when deliveries go on"
+    elif found.messages["expired_due"] < expired:
+        then = "a pass escalates each when it is due"
+    else:
+        then = f"the next pass escalates {'it' if expired == 1 else 'them'}"
+    return {"Expired": f"{expired:,} of those waiting; {then}"}
 
 
 def _passes_in_words(found: Status) -> str:
@@ -287,7 +303,14 @@ def list_failed(
     with desk.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _tries_allowed(settings)
-            console.show_json({"messages": (_list_fields(each, most) for each in found.messages)})
+            policies = settings.policies
+            console.show_json(
+                {
+                    "messages": (
+                        _list_fields(each, most) | {"expires_at": each.expires_at(policies)} for each in found.messages
+                    )
+                }
+            )
             return
         if not console.on_terminal():
             show_messages(settings, found.messages, named=header)
@@ -309,12 +332,26 @@ def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[s
 
 
 def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    """Show messages as a list does."""
+    """Show messages as a list does, with a column for when they expire if they may.
+
+    A program gets the time; a person is told of those that expire soon, and of those that have.
+    """
     from retrycli import console
+    from retrycli.app import utc_now
 
     most = _tries_allowed(settings)
+    expire = any(each.expires_after for each in settings.policies.values())
+    for_person, now = console.on_terminal(), utc_now()
+    if for_person:
+        messages = list(messages)
+        expire = any(_expiry(each, settings, now) for each in messages)
+
+    def expiry(message: ListedMessage) -> Cell:
+        return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
+
+    columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
     console.show_table(
-        ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error"),
+        (*columns, "Expires") if expire else columns,
         (
             (
                 each.id,
@@ -324,12 +361,28 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
                 _tries(each.retry_count, _most(most, each.message_type)),
                 each.next_attempt_at,
                 each.last_error,
+                *((expiry(each),) if expire else ()),
             )
             for each in messages
         ),
-        texts=1,
+        texts=2 if expire else 1,
         named=named,
     )
+
+
+def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
+    """Say when a waiting message expires, if that is worth a word; else nothing."""
+    from retrycli import console
+    from retrycli.expiry import expired_in_words, is_shown
+
+    end, due = message.expires_at(settings.policies), message.next_attempt_at
+    if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
+        return ""
+    if end < now:
+        slack = timedelta(seconds=settings.schedule.due_slack_seconds)
+        return expired_in_words(due=due is not None and due <= now + slack)
+    early = ", before its next attempt" if due is not None and end < due else ""
+    return f"expires {console.ahead(end, now)}{early}"
 
 
 def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
@@ -432,17 +485,17 @@ def _show_history(found: MessageDetails) -> None:
 
 
 def _history(found: MessageDetails) -> list[Row]:
-    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each)) for each in found.attempts]
+    rows: list[tuple[datetime, Row]] = [(each.started_at, _attempt(each, found.ended)) for each in found.attempts]
     rows += [(each.at, (None, each.by, each.at, each.act, None, None, each.detail, None)) for each in found.acts]
     return [row for _, row in sorted(rows, key=lambda each: each[0])]
 
 
-def _attempt(made: AttemptRecord) -> Row:
+def _attempt(made: AttemptRecord, ended: frozenset[str]) -> Row:
     return (
         made.number,
         made.made_by,
         made.started_at,
-        made.outcome or "under way",
+        made.outcome or ("not recorded" if made.pass_id in ended else "under way"),
         made.status_code,
         made.duration_ms,
         made.error,
@@ -466,7 +519,8 @@ def explain(
     _name_the_silent(asker)
     if as_json:
         fields = asdict(found)
-        del fields["being_sent"], fields["one_goes_first"]
+        for each in ("is_claimed", "being_sent", "one_goes_first", "expires_first"):
+            del fields[each]
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
     console.show_table(
@@ -484,6 +538,8 @@ def _next_attempt(found: Explanation) -> datetime | str:
     if found.being_sent:
         later = f"; if that pass has died, {console.time_in_words(at)}" if at else ""
         return f"being sent just now{later}"
+    if found.expires_first:
+        return "none: it expires before a pass would try it"
     if at is None:
         return "none by a pass as things stand"
     if found.one_goes_first:
@@ -510,7 +566,7 @@ def _remedy(found: Explanation) -> str:
     """The command for what stands in the way, first gate first."""
     if any(each.name == "escalation" and each.figure == EscalationReason.UNKNOWN for each in found.gates):
         return may_have_arrived(found.message_id)
-    if found.being_sent:
+    if found.is_claimed:
         return f"retrycli show {found.message_id}"
     usual = "retrycli retry {id} tries it now"
     remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)

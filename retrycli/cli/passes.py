@@ -30,6 +30,13 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+UNFORESEEN = (
+    "A pass reads each message whole, and escalates it instead if its text was already delivered, if too many attempts "
+    "at it have an unknown outcome, or if no request can be built from its row."
+)
+"""What a dry run does not look at."""
+PUT_BACK = "put back with no try counted"
+"""What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
 
 
 def register(app: typer.Typer) -> None:
@@ -126,7 +133,7 @@ def _show(summary: PassSummary) -> None:
     console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
     console.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
-        f"{summary.released:,} released; {summary.unknown:,} of unknown outcome"
+        f"{summary.released:,} {PUT_BACK}; {summary.unknown:,} of unknown outcome"
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
     console.say(f"Next: {step or 'retrycli status'}")
@@ -214,6 +221,8 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     if foreseen.escalated:
         number = console.count(foreseen.escalated, "message")
         console.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+    if found.number:
+        console.say(UNFORESEEN)
     if not found.number and (later := count_waiting(settings)):
         console.say(f"{console.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
@@ -297,7 +306,8 @@ def _shown(pauses: Sequence[PauseRecord], since: datetime | None) -> Iterator[Pa
 
 def _came_of(found: PassRecord) -> str | None:
     """The counts that are not zero, and why the pass ended as it did, as far as there is anything to tell."""
-    counts = [f"{number:,} {name}" for name in COUNTS if (number := getattr(found, name))]
+    words = {"unknown": "of unknown outcome", "released": PUT_BACK}
+    counts = [f"{number:,} {words.get(name, name)}" for name in COUNTS if (number := getattr(found, name))]
     why = why_it_ended(found.reason, found.detail)
     quiet = "nothing was due" if found.result == "completed" else None
     return "; ".join(filter(None, (", ".join(counts), why))) or quiet

@@ -24,7 +24,7 @@ from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load,
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
-from retrycli.store.rejected import rejected_by_us, take_back
+from retrycli.store.rejected import first_failures, rejected_by_us, take_back
 from retrycli.store.remedies import IN_THE_WAY
 from retrycli.store.row_changes import (
     AS_WANTED,
@@ -112,6 +112,11 @@ class Acts:
         with self._database.read() as connection:
             rows = rows_of(connection.execute(select(m).where(among_ids(m.c.id)), {"ids": list(ids)}))
         return [each for each in map(message_of, rows) if isinstance(each, Message)]
+
+    def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
+        """Return when messages first failed, as far as their attempts tell."""
+        with self._database.read() as connection:
+            return first_failures(self._database, connection, ids)
 
     def perform(self, kind: ActKind, wanted: Mapping[int, Act], problems: Mapping[int, str] = NONE) -> Performed:
         """Do one kind of act to messages, each its own, and record who did it, in one transaction.

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
 
 from retrycli.acts import Act, ActKind
+from retrycli.identity import birth_of
 from retrycli.message import State, Status, ticket_text
-from retrycli.schema import acts, queue
+from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import rows_of, word
-from retrycli.store.identity import BIRTH, birth_text, encodable
+from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
 from retrycli.store.these import among_ids
@@ -54,6 +56,25 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     return {row["id"]: row for row in rows if row["id"] not in known and _is_its(row["last_error"], by_us[row["id"]])}
 
 
+def first_failures(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, datetime]:
+    """Return when messages first failed, as far as their attempts tell: one knows how long its message had waited."""
+    m = database.messages
+    a = attempts.c
+    statement = (
+        select(m.c.id, a.started_at, a.waited_s, a.birth.label(OWN + "attempt_birth"), birth_text(m).label(BIRTH))
+        .join_from(m, attempts, a.message_id == m.c.id)
+        .where(among_ids(m.c.id), a.waited_s.is_not(None))
+    )
+    rows = rows_of(connection.execute(statement, {"ids": list(ids)})) if ids else []
+    found: dict[int, datetime] = {}
+    for row in rows:
+        birth = row[OWN + "attempt_birth"]
+        if birth is not None and birth_of(birth) == birth_of(row[BIRTH]):
+            at = row["started_at"] - timedelta(seconds=row["waited_s"])
+            found[row["id"]] = min(at, found.get(row["id"], at))
+    return found
+
+
 def _is_its(error: object, written: str) -> bool:
     """Tell if an error is the one that was written; its column may have taken only the beginning."""
     return isinstance(error, str) and bool(error) and written.startswith(error)
@@ -63,13 +84,14 @@ def take_back(database: Database, connection: Connection, rows: Mapping[int, Row
     """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
     errors = {each: f"Requeued by {act.by} after: {rows[each]['last_error']}" for each, act in able.items()}
     written = restore_messages(database, connection, errors) if errors else AS_WANTED
+    failed_at = first_failures(database, connection, errors)
     enrolled: list[dict[str, Any]] = [
         {
             "message_id": each,
             "state": State.WAITING,
             "next_attempt_at": act.due,
             "delivery_key": provisional_key(each, encodable(rows[each][BIRTH]), act.at),
-            "first_failed_at": act.at,
+            "first_failed_at": failed_at.get(each, act.at),
             "unknown_count": 0,
             "ticket": ticket_text(rows[each]["ticket_id"]),
             "birth": encodable(rows[each][BIRTH]),

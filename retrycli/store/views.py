@@ -36,6 +36,7 @@ from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
 
 if TYPE_CHECKING:
+    from retrycli.policy import RetryPolicy
     from retrycli.store.database import Database
 
 
@@ -88,6 +89,19 @@ class ListedMessage:
     note: str | None = None
     recipient: str | None = None
 
+    def expires_at(
+        self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
+    ) -> datetime | None:
+        """Return when it expires; None if it never does, or if neither its row nor the queue says how old it is.
+
+        Args:
+            policies: the rules by message type.
+            unknown: when it was made, if nothing says.
+        """
+        made_at = self.created_at or self.first_failed_at or unknown
+        policy = next((each for kind, each in policies.items() if kind == self.message_type), None)
+        return None if policy is None or made_at is None else policy.wanted_until(made_at)
+
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
@@ -128,6 +142,8 @@ class MessageDetails:
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
     acts: list[ActRecord]
+    ended: frozenset[str] = frozenset()
+    """Passes that have ended although these attempts of theirs have no outcome."""
 
 
 PAGE = 500
@@ -220,18 +236,18 @@ class Views:
                 yield row.next_attempt_at, row.message_id
 
     def chances(
-        self, due_by: datetime, *, tries: int | None = None
+        self, due_by: datetime | None, *, tries: int | None = None
     ) -> Iterator[tuple[int, str, int | None, datetime | None]]:
-        """Yield what decides if a due message in the queue is still sent: its id, its type, its tries, its birth.
+        """Yield what decides if a waiting message in the queue is still sent: its id, its type, its tries, its birth.
 
         Args:
-            due_by: until when it must have come due.
+            due_by: until when it must have come due; None is any time.
             tries: leave out messages with fewer tries.
         """
         m = self._database.messages.c
         created = m.created_at if "created_at" in m else literal(None)
         columns = (m.id, m.message_type, m.retry_count, created.label("made_at"), queue.c.first_failed_at)
-        statement = self.failed(Filter(due_by=due_by), *columns)
+        statement = self.failed(Filter(due_by=due_by), *columns).where(queue.c.state == State.WAITING.value)
         statement = statement if tries is None else statement.where(m.retry_count >= tries)
         with self._database.read() as connection:
             for row in connection.execute(statement.execution_options(yield_per=KEPT_READY)):

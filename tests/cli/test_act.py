@@ -730,3 +730,48 @@ def test_escalations_suggests_to_reject_what_has_expired(at_work: Cli, applicati
     assert "Next: retrycli list-failed --fingerprint " in screen.text
     assert old(*step[1].split(), "--yes").returncode == 0
     assert application.row(11)["status"] == "rejected"
+
+
+@on_sqlite
+def test_requeue_says_before_it_asks_how_many_have_expired(at_work: Cli, application: Application) -> None:
+    escalate(application, 11, hours_ago=72)
+    escalate(application, 12, hours_ago=71)
+    escalate(application, 13, hours_ago=1)
+    old = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+    screen = old.on_terminal("requeue", "--type", "customer", answers=["n"])
+    words = "2 messages have expired and would expire again: they are left alone. Requeue 1 message? [y/N]"
+    assert words in screen.words, screen.words
+    assert "Expires" not in screen.text, "an escalated message does not expire"
+    assert re.findall(r"^(1\d)  ", screen.text, re.MULTILINE) == ["13"]
+    application.execute("DELETE FROM pending_messages WHERE id = 13")
+    screen = old.on_terminal("requeue", "--type", "customer")
+    assert "[y/N]" not in screen.text
+    assert "2 messages have expired and would expire again" in screen.words
+    assert screen.returncode == 4
+
+
+def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli, application: Application) -> None:
+    escalate(application, 11, hours_ago=72)
+    assert at_work("reject", "11", "--reason", "too late", "--yes").returncode == 0
+    named = at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
+    assert named.returncode == 4
+    assert "message 11 has expired and would expire again" in named.stderr
+    assert application.row(11)["status"] == "rejected"
+    assert application.state(11) is None
+    assert at_work("requeue", "11").returncode == 0
+    assert application.state(11) == "waiting"
+
+
+def test_a_message_that_is_taken_back_first_failed_when_it_first_failed(cli: Cli, application: Application) -> None:
+    """Its age counts from then, and so does its expiry if its table does not say when it was made."""
+    application.add(11, hours_ago=5)
+    with Scripted(REJECTS) as api:
+        at_work = cli.having(application.variables(api.url))
+        assert at_work("run-once").returncode == 0
+        before = at_work.json("show", "11")["queue"]["first_failed_at"]
+        assert at_work("reject", "11", "--reason", "by mistake", "--yes").returncode == 0
+        assert at_work("requeue", "11").returncode == 0
+        after = at_work.json("show", "11")["queue"]["first_failed_at"]
+        listed = at_work.json("list-failed", "--older-than", "4h")["messages"]
+    assert abs(datetime.fromisoformat(after) - datetime.fromisoformat(before)) <= timedelta(seconds=1)
+    assert [each["id"] for each in listed] == [11]

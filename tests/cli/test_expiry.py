@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 import pytest
@@ -15,6 +16,7 @@ from retrycli.logs import configure, logger
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Logging, Schedule, Settings
 from retrycli.store.database import Database
+from tests.cli.command import COLUMNS
 from tests.cli.test_bad_input import exclusively_locked
 from tests.conftest import on_both, on_sqlite
 
@@ -160,3 +162,93 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
 def test_nothing_is_announced_while_messages_are_delivered(at_work: Cli, application: Application) -> None:
     fill(application)
     assert "expire" not in at_work("run-once", env=EXPIRY).stderr.replace("(expired", "")
+
+
+# -- what expires, and what has expired, as an operator sees it ------------------------------------------------------
+
+
+def enrol(application: Application, at_work: Cli) -> None:
+    """Have a pass that delivers nothing put messages into the queue."""
+    assert at_work("run-once", env={"TICKETING_API_BASE_URL": NOWHERE}).returncode in {0, 69}
+    application.execute("DELETE FROM retrycli_breakers")
+
+
+def fill_to_be_listed(application: Application, at_work: Cli) -> None:
+    """Have one that has expired and is due, one that has and must wait, three that expire at times, one escalated."""
+    application.add(1, hours_ago=9, ticket_id=4701, last_error="HTTP 503: overloaded")
+    application.add(2, hours_ago=9, ticket_id=4702)
+    application.add(3, hours_ago=5.5, ticket_id=4703)
+    application.add(4, hours_ago=-30, ticket_id=4704)
+    application.add(5, hours_ago=-30, ticket_id=4705)
+    application.add(6, hours_ago=9, ticket_id=4706)
+    enrol(application, at_work)
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE message_id = 1")
+    later = str(datetime.now(UTC).replace(tzinfo=None) + timedelta(days=2))
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id IN (2, 5)", later)
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE message_id IN (3, 4)")
+    escalated = (
+        "state = 'escalated', escalation_reason = 'expired', escalated_at = '2026-01-01', next_attempt_at = NULL"
+    )
+    application.execute(f"UPDATE retrycli_queue SET {escalated} WHERE message_id = 6")
+
+
+def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, application: Application) -> None:
+    expiring = at_work.having(EXPIRY)
+    fill_to_be_listed(application, at_work)
+    explained = ("explain 1", "explain 2", "explain 6")
+    shown = expiring.show_all(
+        piped=("status --json", "list-failed --json --sort id", "list-failed --sort id --header", "status", *explained),
+        on_terminal=("list-failed --sort id", "status"),
+    )
+    listed = shown.json("list-failed --json --sort id")["messages"]
+    assert all(re.fullmatch(r"20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ", each["expires_at"]) for each in listed)
+    header, *lines = shown.piped["list-failed --sort id --header"].stdout.splitlines()
+    assert header.endswith("\tLast error\tExpires")
+    assert [each.rpartition("\t")[2] for each in lines] == [each["expires_at"] for each in listed]
+    text = re.sub(" +\n", "\n", shown.screens["list-failed --sort id"].text)
+    under = {line.split()[0]: rest for line, rest in re.findall(r"^(\d .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
+    assert under["1"].endswith("    expired; the next pass escalates it\n")
+    assert under["2"].endswith("    expired; a pass escalates it when it is due\n")
+    assert under["3"].endswith("    expires in 2 hours\n")
+    assert "expire" not in under["4"] + under["6"]
+    assert re.search(r"    expires in 1 day, before its next attempt\n$", under["5"]), under["5"]
+    assert all(len(each) <= COLUMNS for each in text.splitlines())
+    assert shown.json("status --json")["messages"] == {
+        "waiting": 5,
+        "due": 2,
+        "sending": 0,
+        "escalated": 1,
+        "expired": 2,
+        "expired_due": 1,
+    }
+    assert "Expired\t2 of those waiting; a pass escalates each when it is due\n" in shown.piped["status"].stdout
+    assert "Expired 2 of those waiting; a pass escalates each when it is due" in shown.screens["status"].words
+    assert "expired; the next pass escalates it" in shown.piped["explain 1"].stdout
+    assert "expired; a pass escalates it when it is due" in shown.piped["explain 2"].stdout
+    assert "escalates it" not in shown.piped["explain 6"].stdout
+
+
+def test_status_says_that_the_next_pass_escalates_what_has_expired(at_work: Cli, application: Application) -> None:
+    """Also of messages that no pass has seen yet."""
+    application.add(1, hours_ago=9)
+    application.add(2, hours_ago=9)
+    application.add(3, hours_ago=1)
+    expiring = at_work.having(EXPIRY)
+    assert expiring("run-once").returncode == 0
+    assert application.state(1) == "escalated"
+    application.add(4, hours_ago=9)
+    application.add(5, hours_ago=9)
+    said = expiring("status").stdout
+    assert "Expired\t2 of those waiting; the next pass escalates them\n" in said
+    assert "Expired" not in at_work("status").stdout
+
+
+@on_sqlite
+def test_explain_says_that_a_message_expires_before_its_next_attempt(at_work: Cli, application: Application) -> None:
+    expiring = at_work.having(EXPIRY)
+    application.add(1, hours_ago=7.5)
+    enrol(application, at_work)
+    tomorrow = datetime.now(UTC).replace(tzinfo=None) + timedelta(days=1)
+    application.execute("UPDATE retrycli_queue SET next_attempt_at = ?", str(tomorrow))
+    words = expiring.on_terminal("explain", "1").words
+    assert "Next attempt none: it expires before a pass would try it" in words, words

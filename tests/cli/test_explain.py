@@ -26,9 +26,9 @@ from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger, Pause
-from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted
+from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
-from tests.cli.command import COLUMNS
+from tests.cli.command import COLUMNS, end
 from tests.cli.test_lists import LOCAL_TIME, UTC_TIME
 
 if TYPE_CHECKING:
@@ -598,6 +598,36 @@ def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, ap
     screen = waiting.on_terminal("explain", "8")
     assert "being sent just now" not in screen.words
     assert screen.text.splitlines()[-1] == "Next: retrycli retry 8 tries it now"
+
+
+def test_of_a_pass_that_has_ended_nobody_is_told_that_it_sends(cli: Cli, application: Application) -> None:
+    """It was killed, or the disk was full at its end: nobody recorded its end, and its claim lasts on."""
+    application.add(8)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        running, lists = at_work("explain", "8"), at_work("show", "8")
+        process.kill()
+        end(process)
+        gate.opened.set()
+        dead, screen = at_work("explain", "8"), at_work.on_terminal("explain", "8")
+        shown = at_work("show", "8")
+        application.execute("UPDATE retrycli_passes SET finished_at = started_at, result = 'interrupted'")
+        recorded_since = at_work("explain", "8")
+        long_ago = str(datetime.now(UTC).replace(tzinfo=None) - timedelta(days=1))
+        application.execute("UPDATE retrycli_queue SET claim_expires_at = ?", long_ago)
+        log = at_work("--log-level", "INFO", "run-once").stderr
+    assert re.search(r"^claim\tfalse\tbeing sent by [0-9a-f-]{36}; lapses at\t20", running.stdout, re.MULTILINE)
+    assert "\tunder way\t" in lists.stdout
+    free = r"^claim\tfalse\tclaimed by a pass that has ended; free at\t20\d\d-\d\d-\d\dT\d\d:\d\d:\d\dZ$"
+    assert re.search(free, dead.stdout, re.MULTILINE), dead.stdout
+    assert re.search(free, recorded_since.stdout, re.MULTILINE), recorded_since.stdout
+    assert re.search(rf"Next attempt {LOCAL_TIME} Next: retrycli show 8$", screen.words), screen.words
+    assert "\tunder way\t" not in shown.stdout
+    assert "\tnot recorded\t" in shown.stdout
+    assert "Message 8 may have been sent (unknown), try 1, next attempt at 20" in log
+    assert "not sent (unknown)" not in log
 
 
 @pytest.mark.parametrize("answer", [BAD_GATEWAY, FORBIDS])

@@ -32,6 +32,7 @@ LIST_KEYS = [
     "last_error",
     "max_retries",
     "created_at",
+    "expires_at",
 ]
 ESCALATION_KEYS = [
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -459,3 +460,27 @@ def test_a_delivery_that_is_told_of_goes_on_as_usual(
     sandbox.behaviour = Behaviour()
     assert at_work.having(urls(hook.slack_shaped)).json("run-once")["sent"] == 3
     assert hook.requests == []
+
+
+@pytest.mark.parametrize(("hours", "latest"), [(0.75, ""), (5, " at the latest")])
+def test_a_fault_begins_with_the_first_pass_whose_end_was_not_recorded(
+    cli: Cli, application: Application, hook: Webhook, hours: float, latest: str
+) -> None:
+    """As on a full disk: two passes could write their start and no end, others maybe not even that."""
+    now = datetime.now(UTC)
+    lost = now - timedelta(minutes=30)
+    for number, at in enumerate((now - timedelta(hours=hours), lost, now - timedelta(minutes=15))):
+        result = "completed" if number == 0 else None
+        row = {"id": str(number), "host": "mill", "pid": 4711, "started_at": at, "heartbeat_at": now, "result": result}
+        counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released"), 0)
+        times = {name: str(row[name])[:26] for name in ("started_at", "heartbeat_at")}
+        finished = times["started_at"] if result else None
+        application.insert("retrycli_passes", [row | times | counts | {"finished_at": finished}])
+    told = cli.having(application.variables("http://127.0.0.1:9") | urls(hook.slack_shaped))
+    application.execute("INSERT INTO retrycli_pause VALUES ('a private time', NULL, 'anna', NULL)")
+    assert told("run-once").returncode == 1
+    application.execute("DELETE FROM retrycli_pause")
+    over = told("run-once").stderr
+    since = f"{lost:%Y-%m-%d %H:%M} UTC"
+    assert f"This is so since {since}{latest}. No message is lost." in hook.texts[0]
+    assert f"They failed from {since} to " in over, over

@@ -393,6 +393,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     screen = cli.on_terminal("run-once", "--dry-run")
     assert "A pass would send 2 messages to " in screen.words
     assert "5 messages would be escalated instead: expired, no tries left, or not valid." in screen.words
+    assert "escalates it instead if its text was already delivered, if too many attempts at it have" in screen.words
     done = cli.json("run-once")
     assert (done["sent"], done["escalated"]) == (2, 5)
 
@@ -650,3 +651,17 @@ def test_an_aiohttp_that_lacks_what_safe_delivery_relies_on_is_refused_before_th
     assert (done.returncode, sandbox.received) == (78, ())
     [line] = done.stderr.splitlines()
     assert "Connector._get(key, traces), on which safe delivery relies; install an older one" in line
+
+
+@on_sqlite
+def test_what_is_put_back_is_not_said_to_be_released_untried(cli: Cli, application: Application) -> None:
+    """A request went out for it; only its try was not counted."""
+    application.add_due(1)
+    with Scripted((429, {})) as api:
+        at_work = cli.having(application.variables(api.url))
+        screen, passes = at_work.on_terminal("run-once"), at_work.on_terminal("passes")
+        assert len(api.paths) == 1
+    assert "0 escalated, 1 put back with no try counted; 0 of unknown outcome" in screen.words
+    assert "1 put back with no try counted; throttled" in passes.words
+    assert "released" not in screen.text + passes.text
+    assert at_work.json("passes")["passes"][0]["released"] == 1

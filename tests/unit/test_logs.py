@@ -53,7 +53,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         ClaimsLapsed(released=2, unknown=3),
-        [("WARNING", "An earlier pass died: 2 messages released, 3 may have been delivered")],
+        [("WARNING", "An earlier pass died: 5 messages are taken back, of which 3 may have been delivered")],
     ),
     (
         ClockWasAhead(timedelta(days=30, seconds=5.5), messages=2, claims=1),
@@ -72,7 +72,7 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
     ),
     (
         MessageRescheduled(*ABOUT, 4, OutcomeKind.UNKNOWN, None, NOON),
-        [("INFO", "Message 7 not sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
+        [("INFO", "Message 7 may have been sent (unknown), try 4, next attempt at 2025-03-03T12:00:00Z")],
     ),
     (
         MessageReleased(*ABOUT, 4, OutcomeKind.THROTTLED, 429),
