@@ -221,8 +221,8 @@ class Steps(Writes):
         done = self._perform(kind, message_id)
         if message_id in before.stubborn and kind is not ActKind.ACKNOWLEDGED:
             able = able and done and kind is not ActKind.EDITED  # `requeue` may have nothing to write
-        elif message_id in self.laws.stirred:
-            able = done  # what the queue says may be about another message with that id
+        elif message_id in self.laws.stirred or (able and before.rows[message_id]["created_at"] is None):
+            able = done  # the queue may speak of another message with that id; or only attempts tell how old it is
         if done != able:
             raise Broken(f"{step.name}: message {message_id} was {'' if done else 'not '}{kind}, and was {queued}")
         if not done:
