@@ -150,12 +150,13 @@ def _tell_of_refused(done: Done) -> None:
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         console.say(f"{console.count(unfit, 'message')} {words} left alone.")
-    if expired := sum(isinstance(each, Expired) for each in done.refused.values()):
+    if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
+        have, one = ("has", "it") if len(expired) == 1 else ("have", "one")
         console.say(
-            f"{console.count(expired, 'message')} {'has' if expired == 1 else 'have'} expired and would expire again: "
-            "raise schedule.expires_after_hours, or `retrycli retry ID` sends one."
+            f"{console.count(len(expired), 'message')} {have} expired and would expire again: "
+            f"raise schedule.expires_after_hours, or `retrycli retry {expired[0]}` sends {one}."
         )
-    if moved_on := len(done.refused) - unfit - expired:
+    if moved_on := len(done.refused) - unfit - len(expired):
         console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
 
 
