@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sqlite3
 import subprocess
@@ -226,16 +227,19 @@ def test_a_cron_that_was_just_started_is_not_suspected(desk: Cli, application: A
 
 
 def test_a_user_who_finds_no_line_is_told_that_roots_crontab_can_not_be_read(
-    desk: Cli,
+    desk: Cli, application: Application
 ) -> None:
     """As after root's `cron remove`. No failure of it, as for `status --check`: passes came until now."""
     need_root()
     assert desk("run-once", "--started-by", "cron").returncode == 0
     assert desk("cron", "remove", "--user", "--yes").returncode == 0
+    for each in (desk.cwd, *desk.cwd.iterdir(), application.lock):
+        if each.exists():
+            os.chown(each, OURS, OURS)
     cli = desk.under(*wrapper(OURS))
-    findings = json.loads(cli("doctor", "--json").stdout)["findings"]
+    findings = json.loads(cli("doctor", "--json", "--config", desk.cwd / "retrycli.toml").stdout)["findings"]
     [found] = [each for each in findings if each["name"] == "scheduler"]
-    assert cli("status", "--check").returncode == 0
+    assert cli("status", "--check", "--config", desk.cwd / "retrycli.toml").returncode == 0
     assert found["level"] == "warning"
     assert "can't read other users' crontabs, such as root's" in found["found"]
     assert re.fullmatch(r"look as root: `sudo \S+ --config \S+ doctor`", found["remedy"])
