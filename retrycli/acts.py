@@ -183,7 +183,7 @@ def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: date
     if kind is ActKind.REQUEUED and standing.status == Status.REJECTED:
         return NotActionable(
             f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
-            "or changed its row after `retrycli reject`; set its status to failed there"
+            "or changed its row after retrycli had rejected it; set its status to failed there"
         )
     if (reason := not_free(standing, VERBS[kind], now)) is not None:
         return reason

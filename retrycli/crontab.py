@@ -8,11 +8,12 @@ from __future__ import annotations
 import os
 import pwd
 import re
+import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, tzinfo
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
@@ -41,6 +42,9 @@ ANSWER_SECONDS = 3
 SYSTEM_FILE = "etc/cron.d/retrycli"
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
+START_TIME = 19
+"""The place of a process's start in its stat file, counted after the name (proc(5): the 22nd field)."""
+CRON_LOGS = ("var/log/syslog", "var/log/cron", "var/log/messages")
 SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
 Finished = subprocess.CompletedProcess[bytes]
@@ -145,6 +149,8 @@ class Caller:
     """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
     zone: str | None = None
     """The time zone that it goes by; None if that is the system's."""
+    since: datetime | None = None
+    """When cron began to heed it as it is, because cron or the line is no older; None if that can't be seen."""
 
     @property
     def place(self) -> str:
@@ -315,12 +321,62 @@ def is_running(host: Host, caller: Caller) -> bool | None:
 
 def cron_is_running(host: Host) -> bool | None:
     """Return whether cron's daemon is at work; None if that can't be seen."""
-    names = list(_processes(host.root / "proc"))
+    names = [name for _, name in _processes(host.root / "proc")]
     if not DAEMONS.isdisjoint(names):
         return True
     if has_systemd(host) and (active := _is_active(host, *DAEMON_UNITS, own=False)) is not None:
         return active
     return False if names else None
+
+
+def heeded_since(host: Host, caller: Caller) -> datetime | None:
+    """Return since when cron heeds a line as it is; None if that can't be seen, or if a timer calls."""
+    if caller.kind != "cron":
+        return None
+    known = [each for each in (_cron_began(host.root / "proc"), *_written(host, caller)) if each is not None]
+    return max(known, default=None)
+
+
+def _written(host: Host, caller: Caller) -> Iterator[datetime]:
+    """Yield when the file was written that a line is in. A user's own is often for root alone to look at."""
+    own = [host.root / spool / caller.owner for spool in SPOOLS]
+    for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
+        with suppress(OSError):
+            yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
+
+
+def _cron_began(proc: Path) -> datetime | None:
+    """Return when cron's daemon began: the oldest process of its name, as jobs begin as its copies (proc(5))."""
+    daemons = [path for path, name in _processes(proc) if name in DAEMONS]
+    try:
+        boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
+        began = [int((each / "stat").read_text().rpartition(")")[2].split()[START_TIME]) for each in daemons]
+    except (OSError, ValueError, IndexError):
+        return None
+    if boot is None or not began:
+        return None
+    return datetime.fromtimestamp(int(boot[1]) + min(began) / os.sysconf("SC_CLK_TCK"), UTC)
+
+
+def daemon_commands(host: Host) -> dict[str, str]:
+    """Return what to call on this machine in place of the commands about cron that a text suggests.
+
+    Without systemd they are others, cron has another name on some systems, and `service` is often outside a user's
+    search path. Root needs no sudo, which may not be installed.
+    """
+    is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()
+    name, sudo = "crond" if is_crond else "cron", "" if host.uid == 0 else "sudo "
+    status, start, log = f"systemctl status {name}", f"systemctl enable --now {name}", f"journalctl -u {name}"
+    if not has_systemd(host):
+        service = "service" if shutil.which("service") else "/usr/sbin/service"
+        logs = [f"/{each}" for each in CRON_LOGS if (host.root / each).exists()]
+        status, start = f"{service} {name} status", f"{service} {name} start"
+        log = f"grep -i cron {logs[0] if logs else '/' + CRON_LOGS[0]}"
+    return {
+        "systemctl status cron": status,
+        "sudo systemctl enable --now cron": sudo + start,
+        "journalctl -u cron": log,
+    }
 
 
 def _is_active(host: Host, *units: str, own: bool) -> bool | None:
@@ -329,8 +385,11 @@ def _is_active(host: Host, *units: str, own: bool) -> bool | None:
     return None if code and code not in NOT_ACTIVE else not code
 
 
-def _processes(proc: Path) -> Iterator[str]:
-    """Yield the names of this machine's live processes, but for those in its containers; none if others' are hidden."""
+def _processes(proc: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folder and name of each live process of this machine, but for those in its containers.
+
+    There is none if those of others are hidden.
+    """
     if not (proc / "1/status").exists():
         return
     for path in proc.glob("[0-9]*/status"):
@@ -338,7 +397,7 @@ def _processes(proc: Path) -> Iterator[str]:
             status = dict(re.findall(r"^(Name|State|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
             has_ended = status.get("State", "")[:1] in DEFUNCT
             if not has_ended and len(status.get("NSpid", "").split()) <= 1:
-                yield status.get("Name", "")
+                yield path.parent, status.get("Name", "")
 
 
 def under_cron(host: Host, command: Sequence[str]) -> Finished:

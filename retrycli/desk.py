@@ -149,7 +149,7 @@ def status(
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-            missing=scheduler.why_none_came(callers) if late and uncalled is None else None,
+            missing=scheduler.why_none_came(callers, at) if late and uncalled is None else None,
             uncalled=uncalled,
             unseen=callers is not None and not callers and _was_started_here(passes),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,

@@ -72,9 +72,7 @@ class Draft:
         if self.recipient is not None and not recipient.strip() and before.recipient != self.recipient:
             raise NotEdited("the recipient is empty. Nothing was written")
         if self.body != before.body and not self.body.strip():
-            raise NotEdited(
-                "the body is empty; `retrycli reject` is for a message that is not to be sent. Nothing was written"
-            )
+            raise NotEdited("the body is empty; reject a message that is not to be sent. Nothing was written")
 
     def changes(self, row: Mapping[str, object]) -> dict[str, str]:
         """What a row is to get: its columns that differ from this, with their new values."""

@@ -134,7 +134,7 @@ class _Explainer:
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
-        self._why_none_came = scheduler.why_none_came(callers)
+        self._why_none_came = scheduler.why_none_came(callers, self._now)
         self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
         self._expires_first = False
         # Ticks that are told by passes have their lateness in them.

@@ -118,7 +118,7 @@ def _paragraph(item: Item, around: Surroundings) -> str:
             return (
                 f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
                 "or the database could not be written.\n"
-                + _next("retrycli passes; then see to cron, or whatever calls it")
+                + _next("`retrycli passes`; then see to cron, or whatever calls it")
             )
         case Escalated():
             return _of_escalations(item, around)
@@ -149,17 +149,17 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
         Topic.DOWN: f"{around.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
         f"{waiting} waiting.\n{_next('retrycli status')}",
         Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
-        f"retry. {waiting} waiting.\n{_next('retrycli config show; check gateway.auth and its secrets')}",
+        f"retry. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
-        + _next("retrycli passes; check gateway.base_url, the preset, and the proxy before the API"),
+        + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
         Topic.DEADLINE: f"Passes run out of time with messages left, {since}. {waiting} waiting.\n"
-        + _next("retrycli passes; raise run.concurrency or run.deadline_minutes"),
+        + _next("`retrycli passes`; raise run.concurrency or run.deadline_minutes"),
         Topic.EXPIRY: f"{inert(change.detail or 'Messages are about to expire', LONGEST_SAME)}. An expired message is "
         f"escalated. This is announced {since}.\n{_next(f'retrycli {step}')}",
         Topic.FAULT: f"Passes fail{fault}. This is so {since}. No message is lost. {waiting} waiting.\n"
-        + _next("retrycli passes; then remove the cause"),
+        + _next("`retrycli passes`; then remove the cause"),
         Topic.SKIPPED: f"Passes are skipped {since}, because another holds the lock{detail}.\n"
-        + _next("retrycli status; if that pass hangs, end it"),
+        + _next("`retrycli status`; if that pass hangs, end it"),
     }[change.topic]
 
 

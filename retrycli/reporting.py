@@ -84,7 +84,7 @@ def _problem(settings: Settings, database: Database, path: Path, summary: PassSu
     except RetrycliError as error:
         return str(error)
     except Exception as error:  # noqa: BLE001  a picture is no reason for a pass to fail
-        return f"{type(error).__name__}; see `retrycli report` with --debug before the command"
+        return f"{type(error).__name__}; see `retrycli --debug report`"
     return None
 
 

@@ -7,7 +7,7 @@ import sys
 import sysconfig
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta, tzinfo
+from datetime import UTC, datetime, timedelta, tzinfo
 from difflib import unified_diff
 from enum import Enum
 from pathlib import Path
@@ -27,11 +27,13 @@ LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
 CRON_IS_DOWN = (
     "cron is not running on this machine",
-    "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`",
+    "start it: `sudo systemctl enable --now cron`",
 )
-"""What is wrong, and the remedy."""
+"""What is wrong, and the remedy. `retrycli.suggested` has the machine's own command in its place."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
+BEGINS_WITHIN = timedelta(minutes=1)
+"""So long after its tick a pass has begun and recorded that."""
 
 
 UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli cron install`")
@@ -372,7 +374,7 @@ def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
         remedy = to_read(loaded, host, "cron check")
         return Verdict([], f"nothing that can be read calls the passes; {missed}; {remedy}", missed)
     if not checked:
-        return Verdict([], f"nothing calls the passes; {to_install(loaded, host)} has them called")
+        return Verdict([], f"nothing calls the passes; have them called: {to_install(loaded, host)}")
     return Verdict(checked, _verdict(checked), missed)
 
 
@@ -403,11 +405,13 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that has the passes called, in backticks.
 
-    It is root's, as the README has it, for a service user whom somebody became through sudo.
+    It is root's, as the README has it. Another user may have no sudo, and gets the command for a schedule of their own
+    too, unless they are a service user whom somebody became through sudo.
     """
-    if host.uid != 0 and suggested.is_by_sudo():
-        return as_user("root", "cron install", loaded)
-    return "`retrycli cron install`"
+    if host.uid == 0:
+        return "`retrycli cron install`"
+    by_root = as_user("root", "cron install", loaded)
+    return by_root if suggested.is_by_sudo() else f"{by_root}, or in your own crontab `retrycli cron install --user`"
 
 
 def as_user(user: str, command: str, loaded: Loaded) -> str:
@@ -490,15 +494,35 @@ def nothing_calls(
     return UNCALLED
 
 
-def why_none_came(callers: Sequence[Caller] | None) -> str:
+def why_none_came(callers: Sequence[Caller] | None, now: datetime) -> str:
     """Say why passes that should have come may not have, and where that shows. A log alone tells what cron refuses."""
     at_work = next((each for each in callers or () if each.running), None)
     if at_work is None:
-        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`, or syslog"
+        return "cron may be stopped, or refuse the user (PAM, cron.deny); see `journalctl -u cron`"
+    if (tick := first_tick(at_work, now)) is not None:
+        return f"cron, or its line, is newer than the last tick; the first one is at {tick:%Y-%m-%dT%H:%M:%SZ}"
     if at_work.kind == "timer":
         return f"its timer runs; see `journalctl -u {Path(at_work.title).with_suffix('.service').name}`"
     whose = at_work.user or at_work.owner
-    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; see `journalctl -u cron`, or syslog"
+    logs = f"see `journalctl -u cron`, and {whose}'s mail"
+    return f"cron runs, but may refuse {whose} (PAM, cron.deny), or the line fails; {logs}"
+
+
+def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> datetime | None:
+    """Return the first tick of a cron line since cron began to heed it; None if its pass should be there.
+
+    Args:
+        caller: what calls the passes.
+        now: the time.
+        zone: the time zone that cron goes by; by default the system's.
+    """
+    if caller.kind != "cron" or caller.since is None:
+        return None
+    zone = crontab.named_zone(caller.zone) or zone or crontab.system_zone()
+    if (line := ticks.by_cron(caller.when, caller.since, zone)) is None:
+        return None
+    tick = line.next(caller.since).astimezone(UTC)
+    return tick if now < tick + BEGINS_WITHIN else None
 
 
 def callers_of(loaded: Loaded, host: Host) -> list[Caller]:
@@ -525,7 +549,9 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = 
         missed: takes what can't be read, as `retrycli.crontab.callers` does.
     """
     found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
-    return [replace(each, running=crontab.is_running(host, each)) for each in found]
+    return [
+        replace(each, running=crontab.is_running(host, each), since=crontab.heeded_since(host, each)) for each in found
+    ]
 
 
 def stopped(caller: Caller) -> tuple[str, str] | None:

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 
 NAME = "retrycli"
 
@@ -27,6 +27,8 @@ class Call:
     """The configuration file, if one was given."""
     commands: frozenset[str] = frozenset()
     """The names of all commands. Other words after the program's name are prose."""
+    machine: Callable[[], Mapping[str, str]] = dict
+    """What to call in place of commands of the machine's; asked only for a text that may have one."""
 
     @cached_property
     def start(self) -> str:
@@ -37,22 +39,25 @@ class Call:
     def pattern(self) -> re.Pattern[str]:
         """Finds where a command begins; the group says if it stands in backticks."""
         names = "|".join(map(re.escape, sorted(self.commands, key=len, reverse=True)))
-        return re.compile(rf"(`|(?<![\w/.-])){NAME} (?=(?:{names})(?![\w-]))")
+        return re.compile(rf"(`|(?<![\w/.-])){NAME} (?=(?:--debug )?(?:{names})(?![\w-]))")
 
 
 class _Now:
     call = Call()
 
 
-def called_as(program: Sequence[str], commands: Iterable[str], *, full: Sequence[str]) -> None:
+def called_as(
+    program: Sequence[str], commands: Iterable[str], *, full: Sequence[str], machine: Callable[[], Mapping[str, str]]
+) -> None:
     """Remember how the program was called, and what its commands are.
 
     Args:
         program: the words before the command.
         commands: their names.
         full: the program by its full path and without sudo.
+        machine: tells what to call in place of commands of the machine's, such as those of systemd.
     """
-    _Now.call = Call(program, full, commands=frozenset(commands))
+    _Now.call = Call(program, full, commands=frozenset(commands), machine=cache(machine))
 
 
 def program() -> str:
@@ -96,6 +101,9 @@ def quoted(text: str) -> str:
 
 def _completed(text: str, least: str) -> str:
     call = _Now.call
+    if "cron`" in text:
+        for command, here in call.machine().items():
+            text = text.replace(f"`{command}`", f"`{here}`")
     if not call.commands or call.start == NAME or NAME not in text:
         return text
     return call.pattern.sub(lambda at: at[1] + call.start + " " if at[1] >= least else at[0], text)

@@ -196,7 +196,7 @@ def run() -> None:
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
     full = [str(Path(sys.argv[0]).absolute())] if len(program) == 1 else [sys.executable, *program[1:]]
     by_sudo = Path(os.environ.get("SUDO_COMMAND", "").split(" ")[0]).name == Path(program[0]).name
-    suggested.called_as([*(_sudo() if by_sudo else []), *program], HOMES, full=full)
+    suggested.called_as([*(_sudo() if by_sudo else []), *program], HOMES, full=full, machine=_cron_of_this_machine)
     try:
         try:
             app()
@@ -235,6 +235,12 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
             if found is not None and Path(found).samefile(script):
                 program = [Path(script).name]
     return program
+
+
+def _cron_of_this_machine() -> Mapping[str, str]:
+    from retrycli.crontab import Host, daemon_commands
+
+    return daemon_commands(Host())
 
 
 def _sudo() -> list[str]:

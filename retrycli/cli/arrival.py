@@ -110,8 +110,8 @@ def _next_step(message_id: int, result: Presence) -> str | None:
         case Presence.ABSENT:
             return f"retrycli retry {message_id}"
         case Presence.UNKNOWN:
-            again = f"retrycli look-up {message_id}, or look into its ticket"
-            return f"{again}; if it is there, retrycli mark-sent {message_id}"
+            again = f"`retrycli look-up {message_id}`, or look into its ticket"
+            return f"{again}; if it is there, `retrycli mark-sent {message_id}`"
 
 
 def mark_sent(

@@ -162,9 +162,10 @@ def _tell_of_refused(done: Done) -> None:
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
         console.say(f"{console.count(unfit, 'message')} {words} left alone.")
-    if expired := sum(isinstance(each, Expired) for each in done.refused.values()):
-        console.say(f"{_expired(expired)}: raise schedule.expires_after_hours, or `retrycli retry ID` sends one.")
-    if moved_on := len(done.refused) - unfit - expired:
+    if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
+        sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
+        console.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
+    if moved_on := len(done.refused) - unfit - len(expired):
         console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
 
 

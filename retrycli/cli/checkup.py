@@ -40,7 +40,8 @@ def doctor(
         console.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
     elif console.on_terminal():
         console.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
-        console.say("Next: " + ("mend what failed, then retrycli doctor" if bad else "retrycli status"))
+        again = "retrycli doctor" + (" --as-cron" if as_cron else "")
+        console.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
     else:
         console.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
     raise typer.Exit(FAILED if bad else 0)

@@ -107,7 +107,7 @@ def cron_check(
     loaded = load(ctx, config)
     found = scheduler.check(loaded, host, only=only)
     if as_json:
-        rows = [asdict(each.caller) | {"objection": each.objection} for each in found.callers]
+        rows = [_fields(each) for each in found.callers]
         console.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
@@ -126,9 +126,15 @@ def cron_check(
             remedy = scheduler.to_read(loaded, host, "cron check")
             console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
-            step = "retrycli status" if found.callers else scheduler.to_install(loaded, host).strip("`")
+            step = "retrycli status" if found.callers else scheduler.to_install(loaded, host)
             console.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
+
+
+def _fields(found: Checked) -> dict[str, object]:
+    fields = asdict(found.caller) | {"objection": found.objection}
+    del fields["since"]
+    return fields
 
 
 def _as_it_should_be(found: Checked) -> str:

@@ -42,6 +42,9 @@ ESCALATION_FIELDS = (
     *("fingerprint", "acknowledged_by", "acknowledged_at", "note"),
 )
 
+HINTS = 3
+"""For so many causes, the biggest, it says what to do about them."""
+
 
 def register(app: typer.Typer) -> None:
     """Add these commands."""
@@ -86,18 +89,13 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     _show_escalated(messages)
     if more:
         console.say(f"… and {more:,} more: retrycli list-failed --state escalated")
-    if alike and alike[0].example.reason == EscalationReason.UNKNOWN:
-        one, cause = alike[0].example.id, alike[0].fingerprint
-        console.say(f"Find out if they arrived: retrycli look-up {one}, or look into their tickets")
-        console.say(f"If they did: retrycli mark-sent --fingerprint {cause}")
-        console.say(f"If not: retrycli requeue --fingerprint {cause} --canary 3")
-        console.say(f"Next: retrycli list-failed --fingerprint {cause}")
-    elif alike and alike[0].example.reason == EscalationReason.EXPIRED:
-        console.say(f"No longer wanted: retrycli reject --fingerprint {alike[0].fingerprint} --reason expired")
+    biggest = sorted(alike, key=lambda each: -each.count)[:HINTS]
+    for each in biggest:
+        console.say(_hint(each))
+    if len(alike) == 1 and not messages:
         console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
-        console.say(f"When its cause is mended: retrycli requeue --fingerprint {alike[0].fingerprint} --canary 3")
-        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
+        console.say("Next: retrycli list-failed --state escalated")
     elif messages:
         one = messages[0].id
         if messages[0].reason == EscalationReason.UNKNOWN:
@@ -106,6 +104,21 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
             console.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
     else:
         console.say("Nothing is waiting for a person. Next: retrycli status")
+
+
+def _hint(group: EscalationGroup) -> str:
+    """Return what to do about all messages of a cause."""
+    of_cause = f"--fingerprint {group.fingerprint}"
+    match group.example.reason:
+        case EscalationReason.UNKNOWN:
+            return (
+                f"May have arrived, `retrycli look-up {group.example.id}` asks for one. If all did: "
+                f"`retrycli mark-sent {of_cause}`; if none: `retrycli requeue {of_cause} --canary 3`"
+            )
+        case EscalationReason.EXPIRED:
+            return f"No longer wanted: retrycli reject {of_cause} --reason expired"
+        case _:
+            return f"When its cause is mended: retrycli requeue {of_cause} --canary 3"
 
 
 def _group_fields(group: EscalationGroup) -> dict[str, object]:

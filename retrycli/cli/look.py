@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
 UNHEALTHY = 3
+LOOK_AT_CRON = "`retrycli doctor` and `systemctl status cron`"
 UNSEEN = "no cron line or timer found here; the next run is told by the passes that came"
 """Another user's crontab may be hidden from who looks."""
 OF_THE_ROW = ("message_id", "ticket")
@@ -187,8 +188,8 @@ def _show_status(loaded: Loaded, found: Status) -> None:
         }
     )
     steps = {
-        "never_run": "retrycli run-once, and then " + _suggesting(loaded, "`retrycli cron install`").strip("`"),
-        "late": "retrycli doctor, and `systemctl status cron`",
+        "never_run": "`retrycli run-once`, and then " + _suggesting(loaded, "`retrycli cron install`"),
+        "late": LOOK_AT_CRON,
         "paused": "retrycli resume",
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
@@ -436,17 +437,17 @@ def show(
 def _next_step(found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActKind.REJECTED:
-        return f"retrycli requeue {message_id} takes it back"
+        return f"`retrycli requeue {message_id}` takes it back"
     if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
         case EscalationReason.INVALID:
-            return f"retrycli edit {message_id}, or mend its row; then {retry}"
+            return f"`retrycli edit {message_id}`, or mend its row; then `{retry}`"
         case EscalationReason.UNKNOWN:
             return may_have_arrived(message_id)
         case EscalationReason.CHANGED:
-            return f"retrycli mark-sent {message_id} if it was delivered; {retry} sends it"
+            return f"`retrycli mark-sent {message_id}` if it was delivered; `{retry}` sends it"
         case _:
             return retry
 
@@ -454,8 +455,8 @@ def _next_step(found: MessageDetails, message_id: int) -> str:
 def may_have_arrived(message_id: int) -> str:
     """Return the commands for an escalated message that may have arrived."""
     return (
-        f"retrycli look-up {message_id}, or look into its ticket; "
-        f"then retrycli mark-sent {message_id} if it arrived, else retrycli retry {message_id}"
+        f"`retrycli look-up {message_id}`, or look into its ticket; "
+        f"then `retrycli mark-sent {message_id}` if it arrived, else `retrycli retry {message_id}`"
     )
 
 
@@ -554,11 +555,11 @@ def _figure(loaded: Loaded, gate: Gate) -> str:
 
 REMEDIES = {
     "status": "retrycli list-failed",
-    "data": "retrycli show {id}; mend its row in the application",
+    "data": "`retrycli show {id}`; mend its row in the application",
     "pause": "retrycli resume",
     "breaker": "retrycli status",
     "disk": "retrycli doctor",
-    "cron": "retrycli doctor, and `systemctl status cron`",
+    "cron": LOOK_AT_CRON,
 }
 
 
@@ -568,6 +569,6 @@ def _remedy(found: Explanation) -> str:
         return may_have_arrived(found.message_id)
     if found.is_claimed:
         return f"retrycli show {found.message_id}"
-    usual = "retrycli retry {id} tries it now"
+    usual = "`retrycli retry {id}` tries it now"
     remedy = next((REMEDIES.get(each.name, usual) for each in found.gates if not each.open), usual)
     return remedy.format(id=found.message_id)

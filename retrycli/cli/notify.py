@@ -34,5 +34,5 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
         rows = [(each.target, each.scheme, each.failure or "accepted") for each in tried]
         console.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
         mend = " and ".join(sorted(failed, reverse=True))
-        console.say("Next: " + (f"mend {mend}, then retrycli notify test" if failed else "retrycli status"))
+        console.say("Next: " + (f"mend {mend}, then `retrycli notify test`" if failed else "retrycli status"))
     raise typer.Exit(NOT_ACCEPTED if failed else 0)

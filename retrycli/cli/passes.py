@@ -330,7 +330,7 @@ def pause(
     span = None if length is None else length_of_time(length, "--for")
     if span is not None and not span:
         raise typer.BadParameter(
-            "it would be over at once; leave --for out to pause until `resume`", param_hint="--for"
+            "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
         )
     begun, replaced = desk.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
     if replaced is not None:

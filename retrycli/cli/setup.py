@@ -67,7 +67,9 @@ def init(
         raise
     console.say(f"Wrote {file}.")
     console.say(f"Made retrycli's tables in {place}.")
-    step = "retrycli run-once --dry-run" if settings.gateway.base_url else f"set gateway.base_url in {file}"
+    step = "retrycli run-once --dry-run"
+    if not settings.gateway.base_url:
+        step = f"set gateway.base_url in {file}, then `{step}`"
     console.say(f"Next: {step}")
 
 
@@ -267,11 +269,13 @@ def db_copy(
     if as_json:
         return
     if done.paused:
-        console.say("Deliveries are paused there as well, until retrycli resume.")
+        console.say("Deliveries are paused there as well.")
     else:
         console.say("Let no pass be made over the old database: it would send the same messages.")
-    change = "" if target is None else "set database.url to the URL of --to, then "
-    console.say(f"Next: {change}retrycli doctor")
+    steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
+    if target is not None:
+        steps.insert(0, "set database.url to the URL of --to")
+    console.say(f"Next: {', then '.join(steps)}")
 
 
 def db_index(

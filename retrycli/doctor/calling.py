@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 from itertools import pairwise
+from socket import gethostname
 from statistics import median
 
 from retrycli import cronline, scheduler, units
@@ -57,16 +58,26 @@ def scheduling(case: Case, passes: list[PassRecord]) -> Iterator[Finding]:
 
 
 def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
-    unread = "" if case.host.uid == 0 else " (other users' crontabs are not ours to read)"
+    """Return that nothing was found that calls a pass: a failure if `status --check` is one, as none come either."""
+    words = "no cron line or timer found here calls a pass"
+    unread = f"{case.host.login} can't read other users' crontabs, such as root's" if case.host.uid != 0 else None
+    hidden = missed or unread
     passes = [each for each in passes if each.started_by is not StartedBy.PERSON]
-    if passes and not _is_late(case, passes[0]) and _is_steady(case, _usual(passes)):
-        words = f"nothing on this machine{unread} calls a pass, but passes come, the last from {passes[0].host}"
+    last = passes[0] if passes else None
+    is_known = any(each.started_by in SCHEDULERS and not _is_late(case, each) for each in passes)
+    if last is None or _is_late(case, last) or not (is_known or _is_steady(case, _usual(passes))):
+        if missed is not None:
+            words = f"nothing that can be read calls a pass; {missed}"
+            return failure("scheduler", words, scheduler.to_read(case.loaded, case.host, "doctor"))
+        words += f"; {unread}" if unread else ""
+        return failure("scheduler", words, scheduler.to_install(case.loaded, case.host))
+    words += f", but passes come, the last from {last.host}"
+    if last.host != gethostname() or last.started_by not in SCHEDULERS:
         return well("scheduler", words)
-    if missed is not None:
-        words = f"nothing that can be read calls a pass; {missed}"
-        return failure("scheduler", words, scheduler.to_read(case.loaded, case.host, "doctor"))
-    words = f"nothing on this machine{unread} calls a pass"
-    return failure("scheduler", words, scheduler.to_install(case.loaded, case.host))
+    if hidden is not None:
+        return warning("scheduler", f"{words}; {hidden}", scheduler.to_read(case.loaded, case.host, "doctor"))
+    remedy = f"if its line was taken away: {scheduler.to_install(case.loaded, case.host)}"
+    return warning("scheduler", words, remedy)
 
 
 def _one(case: Case, caller: Caller) -> Finding:
@@ -98,12 +109,8 @@ def _cadence(case: Case, passes: list[PassRecord]) -> Finding:
         which += " that cron or a timer started" if is_known else " not made by hand"
     ago = f"{which} began {_in_words(max(case.now() - passes[0].started_at, timedelta()))} ago"
     if _is_late(case, passes[0]):
-        return failure(
-            "passes",
-            f"{ago}, and there should be one every {wanted}",
-            "cron may be stopped, or refuse the user (PAM, cron.deny), or the line fails: see `journalctl -u cron`, or "
-            "syslog, and the mail of the user whose line it is",
-        )
+        why = scheduler.why_none_came(_callers(case), case.now())
+        return failure("passes", f"{ago}, and there should be one every {wanted}", why)
     usual = _usual(passes)
     if usual is None or _is_steady(case, usual):
         return well("passes", f"{ago}; there should be one every {wanted}")

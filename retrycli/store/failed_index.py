@@ -96,7 +96,7 @@ class FailedIndex:
         except DatabaseUnavailable as error:
             if self.state() is not IndexState.INVALID:
                 raise
-            remedy = "what there is of the index is of no use: `retrycli db index` builds it anew, with --drop it goes"
+            remedy = "the index is of no use: `retrycli db index` builds it anew, `retrycli db index --drop` drops it"
             raise DatabaseUnavailable(f"{error}; {remedy}") from error
 
     def _find(self) -> tuple[IndexState, str]:

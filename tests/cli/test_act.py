@@ -484,7 +484,7 @@ def test_requeue_leaves_alone_what_the_application_rejected(at_work: Cli, applic
     assert (done.returncode, facts(done)["refused"]) == (4, 2)
     assert [re.sub(r"\d+", "N", line) for line in done.stderr.splitlines()] == [
         "retrycli: message N is rejected, not failed: there is nothing to requeue. The application rejected it, or "
-        "changed its row after `retrycli reject`; set its status to failed there"
+        "changed its row after retrycli had rejected it; set its status to failed there"
     ] * 2
     assert [application.row(each)["status"] for each in (11, 12)] == ["rejected", "rejected"]
     assert 11 not in application.rows("retrycli_queue")

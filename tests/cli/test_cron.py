@@ -126,7 +126,7 @@ def test_a_second_install_changes_nothing_and_remove_leaves_what_was_there(desk:
 def test_check_tells_what_calls_and_whether_it_is_as_it_should_be(desk: Cli, crontab: Crontab) -> None:
     done = desk("cron", "check", "--user")
     assert (done.returncode, done.stdout) == (3, "")
-    assert done.stderr == "retrycli: nothing calls the passes; `retrycli cron install` has them called\n"
+    assert done.stderr == "retrycli: nothing calls the passes; have them called: `retrycli cron install`\n"
     assert desk("cron", "install", *OWN, "--yes").returncode == 0
     found = desk.json("cron", "check", "--user")
     assert (found["ok"], found["objection"]) == (True, None)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
 import re
 import sqlite3
+import subprocess
 from contextlib import closing
 from typing import TYPE_CHECKING
 
@@ -14,7 +17,7 @@ from tests.cli.command import COLUMNS, Cli
 from tests.cli.schedulers import Crontab, a_cron
 from tests.cli.test_cron import OWN
 from tests.environment import NO_FILE, needs_no_file
-from tests.users import need_own_program
+from tests.users import OURS, need_own_program, need_root, wrapper
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -91,7 +94,7 @@ def test_on_a_terminal_it_is_a_table_that_fits_with_each_remedy_beneath(desk: Cl
     assert len(command) > COLUMNS
     assert lines[lines.index(command) - 1] == "→ run:", "it can be pasted: nothing breaks it, and nothing else is there"
     assert max(len(each) for each in screen.text.splitlines() if each.strip() != command) <= COLUMNS
-    assert screen.text.endswith("Next: mend what failed, then retrycli doctor\n")
+    assert screen.text.endswith("Next: mend what failed, then `retrycli doctor`\n")
 
 
 def test_piped_each_finding_is_a_line(desk: Cli) -> None:
@@ -209,3 +212,34 @@ def test_in_crons_bare_environment_it_runs(cli: Cli, application: Application) -
     done = bare("doctor")
     assert (done.returncode, done.stderr) == (3, "")
     assert "failure\tapi\tgateway.base_url is not set" in done.stdout
+
+
+def test_a_cron_that_was_just_started_is_not_suspected(desk: Cli, application: Application) -> None:
+    """No tick of the line has gone by since."""
+    running = subprocess.run(["pgrep", "-x", "cron"], capture_output=True, check=False)
+    if len(running.stdout.split()) != 1:
+        pytest.skip("another cron runs on this machine")
+    application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00', started_by = 'cron'")
+    [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "passes"]
+    assert "may refuse" not in found["remedy"]
+    assert re.search(r"newer than the last tick; the first one is at \d{4}-\S+:00Z$", found["remedy"])
+    assert "may refuse" not in desk("status").stdout
+
+
+def test_a_user_who_finds_no_line_is_told_that_roots_crontab_can_not_be_read(
+    desk: Cli, application: Application
+) -> None:
+    """As after root's `cron remove`. No failure of it, as for `status --check`: passes came until now."""
+    need_root()
+    assert desk("run-once", "--started-by", "cron").returncode == 0
+    assert desk("cron", "remove", "--user", "--yes").returncode == 0
+    for each in (desk.cwd, *desk.cwd.iterdir(), application.lock):
+        if each.exists():
+            os.chown(each, OURS, OURS)
+    cli = desk.under(*wrapper(OURS))
+    findings = json.loads(cli("doctor", "--json", "--config", desk.cwd / "retrycli.toml").stdout)["findings"]
+    [found] = [each for each in findings if each["name"] == "scheduler"]
+    assert cli("status", "--check", "--config", desk.cwd / "retrycli.toml").returncode == 0
+    assert found["level"] == "warning"
+    assert "can't read other users' crontabs, such as root's" in found["found"]
+    assert re.fullmatch(r"look as root: `sudo \S+ --config \S+ doctor`", found["remedy"])

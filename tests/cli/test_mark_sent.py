@@ -238,10 +238,10 @@ def test_the_advice_for_a_message_that_may_have_arrived_is_to_find_out(begin: Be
             story.insert(each)
         story.ticks(3)
         shown = story.command.on_terminal("show", "1").words
-        assert "Next: retrycli look-up 1, or look into its ticket; then retrycli mark-sent 1" in shown
-        assert "Next: retrycli look-up 1, or look into" in story.command.on_terminal("explain", "1").words
+        assert "Next: `retrycli look-up 1`, or look into its ticket; then `retrycli mark-sent 1`" in shown
+        assert "Next: `retrycli look-up 1`, or look into" in story.command.on_terminal("explain", "1").words
         listed = story.command.on_terminal("escalations").words
-        assert "Find out if they arrived: retrycli look-up 1" in listed
-        assert "If they did: retrycli mark-sent --fingerprint" in listed
+        assert "May have arrived, `retrycli look-up 1`" in listed
+        assert "If all did: `retrycli mark-sent --fingerprint" in listed
         story.operator(*MARK, "2")
-        assert "Next: retrycli look-up 1, or look into" in story.command.on_terminal("escalations").words
+        assert "Next: `retrycli look-up 1`, or look into" in story.command.on_terminal("escalations").words

@@ -364,7 +364,7 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
     good = cli.having(urls(hook.slack_shaped)).on_terminal("notify", "test")
     bad = cli.having(urls(f"nosuch://{TOKEN}", NOBODY)).on_terminal("notify", "test")
     assert good.text.endswith("Next: retrycli status\n")
-    assert bad.text.endswith("Next: mend notify.urls, then retrycli notify test\n")
+    assert bad.text.endswith("Next: mend notify.urls, then `retrycli notify test`\n")
     assert max(map(len, (good.text + bad.text).splitlines())) <= COLUMNS
     assert (good.returncode, bad.returncode) == (0, 3)
 
@@ -372,9 +372,9 @@ def test_on_a_terminal_it_fits_and_ends_with_the_next_step(cli: Cli, hook: Webho
 def test_the_next_step_names_the_setting_whose_target_did_not_take_it(cli: Cli, hook: Webhook) -> None:
     deaf = {"RETRYCLI_NOTIFY__PING_URL": "http://127.0.0.1:9/"}
     ping_alone = cli.having(urls(hook.slack_shaped) | deaf).on_terminal("notify", "test")
-    assert ping_alone.text.endswith("Next: mend notify.ping_url, then retrycli notify test\n")
+    assert ping_alone.text.endswith("Next: mend notify.ping_url, then `retrycli notify test`\n")
     both = cli.having(urls(NOBODY) | deaf).on_terminal("notify", "test")
-    assert both.text.endswith("Next: mend notify.urls and notify.ping_url, then retrycli notify test\n")
+    assert both.text.endswith("Next: mend notify.urls and notify.ping_url, then `retrycli notify test`\n")
 
 
 def test_with_no_target_it_says_what_to_set(cli: Cli) -> None:

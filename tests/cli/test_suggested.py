@@ -14,15 +14,18 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+import typer
+from typer.core import TyperGroup
+from typer.main import get_command
 
 import retrycli
-from retrycli.cli import HOMES
+from retrycli.cli import HOMES, app
 from tests.cli.command import BARE, SCRIPT, Cli, Finished
 from tests.cli.schedulers import Crontab
-from tests.users import OURS, need_root, wrapper
+from tests.users import OURS, mounted, need_root, wrapper
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from tests.cli.application import Application
 
@@ -30,6 +33,9 @@ ELSEWHERE = {"PATH": "/usr/bin:/bin"}
 """A search path without retrycli, as cron's and sudo's are."""
 PACKAGE = Path(retrycli.__file__).parent
 SUGGESTED = re.compile(r"(?<![\w/.`-])retrycli (?:" + "|".join(HOMES) + r")\b")
+USAGE_ERROR: type[Exception] = typer.BadParameter.__mro__[1]
+"""What wrong arguments raise, whatever is wrong with them."""
+SUGGESTED_ANYWHERE = re.compile(SUGGESTED.pattern.replace("`", ""))
 
 
 @pytest.fixture
@@ -88,7 +94,7 @@ def test_a_suggestion_names_the_program_by_the_path_that_it_was_called_by(far: C
     for program in (SCRIPT[0], str(link), "bin/retry it"):
         cli = replace(far.having(ELSEWHERE), program=(program,))
         screen = cli.on_terminal("status", "--config", file)
-        [line] = suggested(screen.text.replace("\n", " "), shlex.quote(program))
+        line, *_ = suggested(screen.text.replace("\n", " "), shlex.quote(program))
         assert line[:3] == [program, "--config", file]
         assert pasted(line, cli).returncode == 0
 
@@ -98,7 +104,7 @@ def test_a_suggestion_names_the_module_that_was_called(far: Cli, application: Ap
     start = [sys.executable, "-P", "-m", "retrycli"]
     cli = replace(far.having(ELSEWHERE), program=tuple(start))
     screen = cli.on_terminal("status", "--config", far.env["FILE"], columns=300)
-    [line] = suggested(screen.text, shlex.join(start))
+    line, _ = suggested(screen.text, shlex.join(start))
     assert pasted(line, cli).returncode == 0
 
 
@@ -160,12 +166,12 @@ def test_another_users_commands_are_suggested_with_sudo(far: Cli) -> None:
     name = pwd.getpwuid(os.geteuid()).pw_name
     sudo = "sudo" if os.geteuid() == 0 else f"sudo -u {name}"
     screen = far.on_terminal("status", "--config", far.env["FILE"], columns=300)
-    assert "Next: retrycli --config" in screen.text
+    assert "Next: `retrycli --config" in screen.text
     screen = far.having(as_svc).on_terminal("status", "--config", far.env["FILE"], columns=300)
-    assert f"Next: {sudo} retrycli --config" in screen.text
+    assert f"Next: `{sudo} retrycli --config" in screen.text
     in_a_shell = {**as_svc, "SUDO_COMMAND": "/bin/bash"}
     screen = far.having(in_a_shell).on_terminal("status", "--config", far.env["FILE"], columns=300)
-    assert "Next: retrycli --config" in screen.text
+    assert "Next: `retrycli --config" in screen.text
 
 
 def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once(far: Cli, tmp_path: Path) -> None:
@@ -185,20 +191,21 @@ def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once
 
 
 def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_readme_says(far: Cli, tmp_path: Path) -> None:
-    """The system's schedule is then removed as root too. Who came without sudo may have none."""
+    """The system's schedule is then removed as root too. Others can have a schedule of their own."""
     need_root()
     cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
     as_svc = {"SUDO_USER": "anna", "SUDO_UID": "4711", "SUDO_COMMAND": f"{SCRIPT[0]} cron check"}
     file = far.env["FILE"]
     by_root = ["sudo", SCRIPT[0], "--config", file, "cron", "install"]
-    for env, expected in ((as_svc, by_root), ({}, ["retrycli", "--config", file, "cron", "install"])):
+    own = ["retrycli", "--config", file, "cron", "install", "--user"]
+    for env, expected in ((as_svc, [by_root]), ({}, [by_root, own])):
         command = cli.having(env)
-        [line] = re.findall("`([^`]*cron install)`", command("cron", "check", "--config", file).stderr)
-        assert shlex.split(line) == expected
-        [line] = re.findall("`([^`]*cron install)`", command("doctor", "--config", file).stdout)
-        assert shlex.split(line) == expected
-        line = command.on_terminal("status", "--config", file, columns=400).text.rpartition(", and then ")[2]
-        assert shlex.split(line) == expected
+        for text in (
+            command("cron", "check", "--config", file).stderr,
+            command("doctor", "--config", file).stdout,
+            command.on_terminal("status", "--config", file, columns=400).text.rpartition(", and then ")[2],
+        ):
+            assert [shlex.split(each) for each in re.findall("`([^`]*cron install[^`]*)`", text)] == expected
 
 
 def test_somebody_elses_words_are_left_as_they_are(far: Cli, application: Application) -> None:
@@ -237,3 +244,168 @@ def test_every_suggestion_is_one_that_is_rewritten(file: Path) -> None:
         f"line {each.lineno}: {text}" for each, text in strings(tree) if id(each) not in said and SUGGESTED.search(text)
     ]
     assert not loose
+
+
+def texts(tree: ast.AST) -> Iterator[tuple[int, str]]:
+    """The texts of a module that are no docstrings, with a 1 for each value that is filled in."""
+    alone = {id(each.value) for each in ast.walk(tree) if isinstance(each, ast.Expr)}
+    parts = {id(part) for each in ast.walk(tree) if isinstance(each, ast.JoinedStr) for part in ast.walk(each)}
+    for each in ast.walk(tree):
+        if isinstance(each, ast.JoinedStr):
+            yield (
+                each.lineno,
+                "".join(str(part.value) if isinstance(part, ast.Constant) else "1" for part in each.values),
+            )
+        elif isinstance(each, ast.Constant) and isinstance(each.value, str) and not {id(each)} & (alone | parts):
+            yield each.lineno, each.value
+
+
+def is_command(words: Sequence[str]) -> bool:
+    """Whether the program takes these words as one of its commands with its arguments."""
+    command = get_command(app)
+    context = command.make_context("retrycli", [], resilient_parsing=True)
+    rest = list(words)
+    while rest and isinstance(command, TyperGroup) and (found := command.get_command(context, rest[0])) is not None:
+        command, rest = found, rest[1:]
+        if isinstance(command, TyperGroup) and (not rest or rest[0] not in command.commands):
+            break
+    if isinstance(command, TyperGroup) and rest:
+        return False
+    try:
+        command.make_context("retrycli", rest, resilient_parsing=isinstance(command, TyperGroup))
+    except USAGE_ERROR:
+        return False
+    return True
+
+
+@pytest.mark.parametrize("file", sorted(PACKAGE.rglob("*.py")), ids=lambda each: str(each.relative_to(PACKAGE)))
+def test_every_suggestion_is_a_whole_command_and_nothing_else(file: Path) -> None:
+    """It ends with its backtick, or with the text: no prose runs into it."""
+    if file.name in TOLD_ELSEWHERE:
+        return
+    wrong = []
+    for line, text in texts(ast.parse(file.read_text())):
+        for found in re.finditer(rf"(`?){SUGGESTED_ANYWHERE.pattern}", text):
+            end = text.find("`", found.end()) if found[1] else len(text)
+            command = text[found.start() : end].lstrip("`").replace("{id}", "1").replace("%s", "1")
+            if not is_command(shlex.split(command)[1:]):
+                wrong.append(f"line {line}: {command}")
+    assert not wrong
+
+
+SHELL = ("/bin/sh", "-c")
+UNUSABLE = {2, 78, 126, 127}
+"""What the shell or the program says of a command that can't be run as it is written."""
+
+
+def commands_in(text: str, start: str) -> list[str]:
+    """All commands that a screen suggests: what is in backticks, and else from the program's name to the line's end."""
+    found = []
+    for line in text.splitlines():
+        found += [
+            each for each in re.findall("`([^`]+)`", line) if each.startswith((start, "sudo ", "service", "/usr/sbin"))
+        ]
+        if "`" not in line and (at := re.search(rf"(?:^|: ){re.escape(start)} (.*)$", line)) is not None:
+            found.append(f"{start} {at[1]}")
+    return found
+
+
+SITUATIONS: dict[str, tuple[list[str], str, int]] = {
+    "nothing yet": ([], "status", 2),
+    "late": (["late"], "status", 2),
+    "paused": (["pause"], "status", 1),
+    "just paused": ([], "pause", 2),
+    "failed ones": (["fill"], "list-failed", 2),
+    "no such message": ([], "show 4711", 1),
+    "invalid": (["invalid"], "show 1", 2),
+    "invalid, listed": (["invalid"], "escalations", 2),
+    "explained": (["fill"], "explain 1", 1),
+    "explained, late": (["late"], "explain 1", 1),
+    "explained, invalid": (["invalid"], "explain 1", 1),
+    "rejected": (["reject"], "show 1", 1),
+    "a pass that escalates": (["none"], "run-once", 1),
+    "edited": (["fill"], "edit 1 --subject Hello --yes", 1),
+    "checked": ([], "doctor", 1),
+    "not notified": (["hook"], "notify test", 1),
+    "presets": ([], "presets", 1),
+    "a preset": ([], "presets check zammad", 0),
+}
+"""By its name: what goes before, the command that is looked at, and how many commands it suggests at least."""
+
+
+def prepare(step: str, cli: Cli, application: Application, file: Path) -> None:
+    match step:
+        case "pause":
+            assert cli("pause").returncode == 0
+        case "fill":
+            application.add(1)
+        case "late":
+            application.add(1)
+            assert cli("run-once").returncode in {0, 69}
+            application.execute("UPDATE retrycli_passes SET started_at = '2026-01-01 00:00:00'")
+        case "invalid":
+            application.add(1, message_type="carrier pigeon")
+            application.add(2, message_type="carrier pigeon")
+            assert cli("run-once").returncode == 0
+        case "none":
+            application.add(1, message_type="carrier pigeon")
+        case "reject":
+            application.add(1)
+            assert cli("reject", "1", "--reason", "no", "--yes").returncode == 0
+        case _:
+            file.write_text(file.read_text() + '[notify]\nping_url = "http://127.0.0.1:9/x"\n')
+
+
+@pytest.mark.parametrize("situation", SITUATIONS)
+def test_what_is_suggested_can_be_pasted_as_it_stands(far: Cli, application: Application, situation: str) -> None:
+    """Into a shell that finds no retrycli by its name, and is in another folder than the settings."""
+    before, command, least = SITUATIONS[situation]
+    file = Path(far.env["FILE"])
+    cli = replace(far.having(ELSEWHERE), program=(*SCRIPT, "--config", str(file)))
+    for each in before:
+        prepare(each, cli, application, file)
+    screen = cli.on_terminal(*shlex.split(command), columns=1000)
+    start = SCRIPT[0]
+    found = commands_in(screen.text, start)
+    assert len(found) >= least, screen.text
+    shell = replace(cli, program=SHELL).having({"EDITOR": "/bin/true"})
+    for each in found:
+        if each.startswith(start):
+            pasted = shell.on_terminal(each, columns=1000, answers=["n"])
+            is_ours = "name the user who may write the database" in pasted.text
+            assert pasted.returncode not in UNUSABLE or is_ours, (each, pasted.text)
+            assert f" --config '{file}' " in each or " presets " in each
+        elif not each.startswith("sudo"):
+            assert shell.on_terminal(each).returncode not in UNUSABLE, each
+    assert not re.search(r"(?<![\w/.-])retrycli (?:" + "|".join(HOMES) + r")\b", screen.text), "without its path"
+
+
+def test_a_cron_without_systemd_is_looked_at_by_service(far: Cli, application: Application) -> None:
+    """And with systemd by systemctl."""
+    need_root()
+    file = far.env["FILE"]
+    prepare("late", replace(far, program=(*SCRIPT, "--config", file)), application, Path(file))
+    (run := far.cwd / "run").mkdir()
+    for cli, status in ((far, "service cron status"), (far, "systemctl status cron")):
+        command = cli.under(*mounted(run, "/run"))
+        assert f"Next: `retrycli --config '{file}' doctor` and " in (
+            text := command.on_terminal("status", "--config", file, columns=1000).text
+        )
+        assert re.search(rf"`(/usr/sbin/)?{status}`\n$", text)
+        (run / "systemd/system").mkdir(parents=True, exist_ok=True)
+
+
+def test_escalations_suggests_what_to_do_about_each_of_the_biggest_causes(far: Cli, application: Application) -> None:
+    """One line a cause, for three of them, and one command for all that is shown."""
+    file = far.env["FILE"]
+    for cause, number in enumerate((2, 4, 3, 5)):
+        for each in range(number):
+            application.add(100 * cause + each + 1, message_type="carrier pigeon " + "abcd"[cause])
+    assert far("run-once", "--config", file).returncode == 0
+    groups = sorted(far.json("escalations", "--config", file)["groups"], key=lambda each: -each["count"])
+    assert [each["count"] for each in groups] == [5, 4, 3, 2]
+    *hints, last = far.on_terminal("escalations", "--config", file, columns=1000).text.splitlines()[-4:]
+    start = shlex.join(["retrycli", "--config", file])
+    for hint, group in zip(hints, groups, strict=False):
+        assert hint.endswith(f": {start} requeue --fingerprint {group['fingerprint']} --canary 3")
+    assert last == f"Next: {start} list-failed --state escalated"

@@ -12,6 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socket import gethostname
 
 import pytest
 
@@ -640,7 +641,7 @@ def test_a_cron_that_does_not_run_is_a_failure_wherever_its_line_is(desk: Desk) 
     (desk.root / "proc/2/status").write_text("Name:\tsshd\nNSpid:\t2\n")
     found = only([of_callers(desk)], Level.FAILURE, "scheduler")
     assert found.found.endswith(f"{desk.root}/etc/crontab, line 1; but cron is not running on this machine")
-    assert found.remedy == "start it: `sudo systemctl enable --now cron`, or `sudo service cron start`"
+    assert found.remedy == "start it: `sudo systemctl enable --now cron`"
     (desk.root / "proc/1/status").unlink()
     found = only([of_callers(desk)], Level.WARNING, "scheduler")
     (desk.root / "etc/crontab").unlink()
@@ -697,7 +698,7 @@ def test_two_lines_are_a_warning(desk: Desk) -> None:
 
 def test_who_may_not_read_other_crontabs_is_told_so(desk: Desk) -> None:
     desk.uid = 4711
-    assert "other users' crontabs are not ours to read" in of_callers(desk).found
+    assert "can't read other users' crontabs" in of_callers(desk).found
 
 
 @pytest.mark.parametrize(
@@ -744,3 +745,38 @@ def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> N
     found = {each.name: each for each in examine(desk.config, {}, host=desk.host, now=lambda: NOON)}
     assert found["database"].found == "database.url is no URL of a database"
     assert found["scheduler"].level is Level.FAILURE
+
+
+def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: Desk) -> None:
+    """As after root's `cron remove`; `status --check` says ok as well, for root's crontab is hidden from others."""
+    desk.with_passes(5 * MINUTE)
+    desk.execute(f"UPDATE retrycli_passes SET started_by = 'cron', host = '{gethostname()}'")
+    desk.uid = 4711
+    found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
+    assert "4711 can't read other users' crontabs" in found.found
+    assert found.remedy == f"look as root: `sudo retrycli --config {desk.config} doctor`"
+    desk.uid = 0
+    found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
+    assert found.remedy == "if its line was taken away: `retrycli cron install`"
+    desk.execute("UPDATE retrycli_passes SET host = 'box'")
+    only(desk.in_database(calling.calling)[:1], Level.OK, "scheduler")
+
+
+@pytest.mark.parametrize(("ago", "is_suspicious"), [(1, False), (15 * 60 - 1, False), (15 * 60 + 61, True)])
+def test_cron_is_suspected_only_after_a_tick_since_it_and_its_line_are_there(
+    desk: Desk, ago: int, *, is_suspicious: bool
+) -> None:
+    """NOON is a tick of its own, so a quarter of an hour has one more."""
+    desk.with_passes(180 * MINUTE)
+    (desk.root / "etc/crontab").write_text(LINE)
+    os.utime(desk.root / "etc/crontab", (0, 0))
+    began = (NOON - timedelta(seconds=ago)).timestamp() + 0.5
+    (desk.root / "proc/stat").write_text(f"btime {int(began)}\n")
+    daemon = next(each.parent for each in desk.root.glob("proc/*/status") if "cron" in each.read_text())
+    (daemon / "stat").write_text(f"2 (cron) S {'0 ' * 18}50 0\n")
+    found = only([of_cadence(desk)], Level.FAILURE, "passes").remedy
+    assert found is not None
+    assert ("may refuse desk" in found) is is_suspicious, found
+    assert ("the first one is at 2" in found) is not is_suspicious
+    os.utime(desk.root / "etc/crontab", (NOON.timestamp() - 1,) * 2)
+    assert "may refuse" not in str(of_cadence(desk).remedy), "the line is newer"
