@@ -42,9 +42,7 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
         return
     rows = [(each, _title(preset), _in_short(preset)) for each, preset in found.items()]
     console.show_table(("Name", "System", "What it can do"), rows, texts=1)
-    console.say(
-        f"Next: `retrycli presets show {next(iter(found))}` shows one whole; gateway.preset in the settings chooses it"
-    )
+    console.say(f"Next: `retrycli presets show {next(iter(found))}`, or set gateway.preset")
 
 
 def show(

@@ -43,7 +43,7 @@ def test_the_list_fits_a_terminal(cli: Cli) -> None:
     screen = cli.on_terminal("presets")
     assert screen.returncode == 0
     assert max(map(len, screen.text.splitlines())) <= 80
-    assert "Next: `retrycli presets show freescout` shows one whole" in screen.words
+    assert "Next: `retrycli presets show freescout`, or set gateway.preset" in screen.words
 
 
 @pytest.mark.parametrize("name", known_presets())

@@ -61,7 +61,7 @@ def test_before_the_first_pass_it_says_so_and_what_to_do(at_work: Cli, applicati
     assert list(found) == KEYS
     assert (found["state"], found["running"], found["last_pass"], found["next_run"]) == ("never_run", False, None, None)
     assert found["messages"] == {"waiting": 4, "due": 3, "sending": 0, "escalated": 0} | EXPIRED_NONE
-    assert "Next: retrycli run-once, and then retrycli cron install\n" in at_work.on_terminal("status").text
+    assert "Next: `retrycli run-once`, and then `retrycli cron install`\n" in at_work.on_terminal("status").text
 
 
 def test_after_a_first_pass_all_is_ok_and_the_next_run_is_the_clocks_next_quarter(
