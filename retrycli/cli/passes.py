@@ -30,11 +30,8 @@ if TYPE_CHECKING:
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
-UNFORESEEN = (
-    "A pass reads each message whole, and escalates it instead if its text was already delivered, if too many attempts "
-    "at it have an unknown outcome, or if no request can be built from its row."
-)
-"""What a dry run does not look at."""
+UNFORESEEN = "Not checked: already delivered, unknown outcome too often, invalid row."
+"""For what a pass may yet escalate a message: a dry run would have to load each one whole."""
 PUT_BACK = "put back with no try counted"
 """What people read for ``released``: a message that was tried, or not even that, and waits with its tries as before."""
 

@@ -711,7 +711,7 @@ def test_requeue_leaves_alone_what_would_expire_again_and_tries_none_as_a_canary
     assert (named.returncode, application.state(11), application.state(12)) == (4, "escalated", "escalated")
     assert "message 11 has expired and would expire again" in named.stderr
     assert "`retrycli retry 11` sends it" in named.stderr
-    words = "2 messages have expired and would expire again: raise schedule.expires_after_hours, or `retrycli retry ID`"
+    words = "2 messages have expired and would expire again: raise schedule.expires_after_hours, or `retrycli retry 11`"
     assert words in screen.words
     assert at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "96"}).returncode == 0
     assert application.state(11) == "waiting"

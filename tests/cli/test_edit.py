@@ -126,7 +126,7 @@ NOTHING = {
     'echo > "$2"': "the text is empty; nothing was written",
     'echo "no subject" > "$2"': "the text does not begin with a line `Subject: …` and a blank one",
     'rm "$2"': "the editor has removed the text; nothing was written",
-    'printf "Subject: x\\n\\n \\n" > "$2"': "the body is empty; `retrycli reject` is for a message that is not to be",
+    'printf "Subject: x\\n\\n \\n" > "$2"': "the body is empty; reject a message that is not to be",
     'printf "Subject: a\\rb\\n\\nx" > "$2"': "the subject has a line break in it; write it in one line",
     'printf "Subject: x\\n\\ncaf\\351" > "$2"': "the text is no UTF-8; nothing was written",
 }

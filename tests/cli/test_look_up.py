@@ -189,7 +189,7 @@ def test_a_system_that_does_not_answer_changes_nothing(
         desk.check_as_before(before, row)
         screen = desk.command.having(asking(f"http://127.0.0.1:{port}")).on_terminal("look-up", "1")
         assert "Nobody knows if message 1 has arrived: look-up: " in screen.words
-        assert "if it is there, retrycli mark-sent 1" in screen.words
+        assert "if it is there, `retrycli mark-sent 1`" in screen.words
 
 
 def check_not_possible(done: Finished) -> None:
