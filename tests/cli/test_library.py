@@ -175,7 +175,8 @@ def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: 
     application.fill()
     done = the_readmes_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout.endswith("{'state': 'ok', 'messages': {'waiting': 1, 'due': 0, 'sending': 0, 'escalated': 0}}\n")
+    counts = {"waiting": 1, "due": 0, "sending": 0, "escalated": 0, "expired": 0, "expired_due": 0}
+    assert done.stdout.endswith(f"{ {'state': 'ok', 'messages': counts} }\n")
     assert len(sandbox.received) == 3
 
 

@@ -202,10 +202,10 @@ def test_escalations_of_one_cause_stand_on_top_as_one_line(alike: Cli) -> None:
     assert "3 customer" in groups
     assert "HTTP 422: no recipient …" in groups
     assert re.findall(r"^(\d+) ", singles, re.MULTILINE) == ["30", "31"]
-    following = re.fullmatch(r"Next: retrycli (list-failed --fingerprint [0-9a-f]{12})", screen.text.splitlines()[-1])
-    assert following
-    listed = alike(*following[1].split()).stdout.splitlines()
-    assert [each.split("\t")[0] for each in listed] == ["20", "21", "22"]
+    suggested = re.findall(r"retrycli requeue (--fingerprint [0-9a-f]{12}) --canary 3", screen.text)
+    listed = [alike("list-failed", *each.split()).stdout.splitlines() for each in suggested]
+    assert [[each.split("\t")[0] for each in lines] for lines in listed] == [["20", "21", "22"], ["23", "24"]]
+    assert screen.text.splitlines()[-1] == "Next: retrycli list-failed --state escalated"
 
 
 def test_of_escalations_that_are_none_of_a_kind_a_terminal_is_shown_fifty(alike: Cli, application: Application) -> None:
@@ -270,7 +270,9 @@ def test_show_has_times_in_json_as_the_lists_have_them(shown: Shown) -> None:
 
 
 def test_show_of_what_can_not_be_sent_names_what_comes_before_a_retry(shown: Shown) -> None:
-    assert shown.screens["show 14"].text.endswith("Next: retrycli edit 14, or mend its row; then retrycli retry 14\n")
+    assert shown.screens["show 14"].text.endswith(
+        "Next: `retrycli edit 14`, or mend its row; then `retrycli retry 14`\n"
+    )
 
 
 def test_show_knows_messages_in_every_status_and_says_where_there_is_none(shown: Shown) -> None:
