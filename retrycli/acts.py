@@ -153,11 +153,11 @@ def unfit(message_id: int, problem: str) -> InvalidMessage:
     return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
 
 
-def would_expire(message_id: int) -> Expired:
-    """Return the error that passes would escalate a message as expired, again."""
+def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
+    """Return the error that passes would escalate a message as expired, again. `retry` takes no rejected one."""
+    retry = "" if is_rejected else f", or `retrycli retry {message_id}` sends it"
     return Expired(
-        f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours, or "
-        f"`retrycli retry {message_id}` sends it"
+        f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours{retry}"
     )
 
 

@@ -21,7 +21,7 @@ from retrycli import by_hand
 from retrycli.acts import Act, ActKind, not_written, unfit, would_expire
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
-from retrycli.message import Message, QueuedMessage
+from retrycli.message import Message, QueuedMessage, Status
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
@@ -334,12 +334,13 @@ def perform(
         while came_to < len(ids) and not surroundings.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             messages = acts.read(batch) if kind is ActKind.REQUEUED else []
+            rejected = {each.id for each in messages if each.fields["status"] == Status.REJECTED}
             too_old = _too_old(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
             performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
             refused |= {each: not_written(kind, each, why) for each, why in performed.refused.items()}
             refused |= {
-                each: would_expire(each) if each in too_old else unfit(each, why)
+                each: would_expire(each, is_rejected=each in rejected) if each in too_old else unfit(each, why)
                 for each, why in performed.unfit.items()
             }
             if performed.moved_on:

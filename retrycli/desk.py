@@ -106,7 +106,11 @@ class Status:
 
 
 def status(
-    settings: Settings, *, callers: Sequence[Caller] | None = None, now: Callable[[], datetime] = utc_now
+    settings: Settings,
+    *,
+    callers: Sequence[Caller] | None = None,
+    none_hidden: bool = False,
+    now: Callable[[], datetime] = utc_now,
 ) -> Status:
     """What is happening.
 
@@ -114,6 +118,7 @@ def status(
         settings: which passes.
         callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. If it is None, the next
             run is told by the passes that a scheduler started, or by the clock.
+        none_hidden: as `retrycli.scheduler.none_hidden` finds it.
         now: the clock.
 
     Raises:
@@ -136,7 +141,7 @@ def status(
         refused = refusals or (last is not None and last.reason in news.REFUSED)
         down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
         late = last is not None and ticks.is_late(last.started_at, at, interval)
-        uncalled = scheduler.nothing_calls(callers, passes, interval, at)
+        uncalled = scheduler.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=down),
@@ -205,6 +210,13 @@ def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) 
     with suppress(LockUnusable):
         ended |= _unrecorded(settings, ledger, passes)
     return ended & frozenset(pass_ids)
+
+
+def pass_runs(settings: Settings) -> bool:
+    """Return whether a pass is under way on this host."""
+    with suppress(LockUnusable):
+        return PassLock(lock_path(settings)).holder() is not None
+    return False
 
 
 def _runs(pid: int) -> bool:

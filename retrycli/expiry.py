@@ -40,9 +40,8 @@ def is_shown(end: datetime | None, next_attempt_at: datetime | None, now: dateti
     return end is not None and (end <= later(now, SOON) or (next_attempt_at is not None and end < next_attempt_at))
 
 
-def expired_in_words(*, due: bool) -> str:
-    """Say what becomes of a waiting message that has expired."""
-    return f"expired; {'the next pass escalates it' if due else 'a pass escalates it when it is due'}"
+EXPIRED = "expired; a pass will escalate it"
+"""What is said of a waiting message that has expired. No pass does before it is due, or during a pause or an outage."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +50,8 @@ class Expiring:
 
     count: int
     first: datetime
+    until: datetime
+    """How far was looked ahead."""
     why: str = ""
     """What holds them back."""
     next_step: str = ""
@@ -59,8 +60,8 @@ class Expiring:
     """Some have expired since they were announced."""
 
     def __str__(self) -> str:
-        what = "1 message expires before it" if self.count == 1 else f"{self.count:,} messages expire before they"
-        return f"{what} would be sent, the first at {utc(self.first)}, because {self.why}"
+        what = "1 message expires" if self.count == 1 else f"{self.count:,} messages expire"
+        return f"{what} by {utc(self.until)} unless deliveries go on, the first at {utc(self.first)}: {self.why}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +89,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
     if not kinds or (summary.reason not in HELD_BACK and not summary.sent):
         return None
     if summary.reason not in HELD_BACK:
-        return Expiring(0, now, too_late=_are_too_late(settings, database, kinds))
+        return Expiring(0, now, now, too_late=_are_too_late(settings, database, kinds))
     obstacle = _obstacle(Ledger(database), summary, now)
     until = now + max(REMIND_AFTER, settings.notify.remind) + EARLIER
     if obstacle.end is not None:
@@ -104,7 +105,7 @@ def expiring(settings: Settings, database: Database, summary: PassSummary, now: 
             count, first = count + 1, min(first, at)
     if expired and not count:
         return None  # the passes that come will tell of these
-    return Expiring(count, first, obstacle.why, obstacle.next_step)
+    return Expiring(count, first, until, obstacle.why, obstacle.next_step)
 
 
 def _are_too_late(settings: Settings, database: Database, kinds: Collection[MessageType]) -> bool:
@@ -148,7 +149,7 @@ def warn(database: Database, found: Expiring, now: datetime, remind: timedelta) 
     if not found.count and last is not None:
         totals.set_warned(WARNED, None)
         if found.too_late:
-            logger.warning("Messages that were about to expire have expired; see `retrycli escalations`")
+            logger.warning("Some of the messages that were about to expire have expired; see `retrycli escalations`")
         else:
             logger.warning("No message is about to expire any more")
     elif found.count and (last is None or now - last >= remind):

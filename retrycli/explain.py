@@ -18,10 +18,10 @@ from retrycli import intake, news, scheduler, ticks
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
-from retrycli.desk import ended_passes
+from retrycli.desk import ended_passes, pass_runs
 from retrycli.destination import Destination
 from retrycli.events import PassResult, StopReason
-from retrycli.expiry import expired_in_words
+from retrycli.expiry import EXPIRED
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
@@ -64,7 +64,11 @@ class Explanation:
     is_claimed: bool = False
     """Whether a claim keeps everybody else from sending it."""
     being_sent: bool = False
-    """Whether a pass is sending it, unless that pass has died."""
+    """Whether a pass or an operator has claimed it to send it, unless that has died."""
+    has_begun: bool = False
+    """Whether a request for it has gone out, of which no answer is recorded."""
+    pass_runs: bool = False
+    """Whether a pass is under way on this host."""
     one_goes_first: bool = False
     """Whether the pass tries one message first, alone, and others are due with this one."""
     expires_first: bool = False
@@ -72,7 +76,12 @@ class Explanation:
 
 
 def explain(
-    settings: Settings, message_id: int, *, callers: Sequence[Caller] | None = None, surroundings: Surroundings = HERE
+    settings: Settings,
+    message_id: int,
+    *,
+    callers: Sequence[Caller] | None = None,
+    none_hidden: bool = False,
+    surroundings: Surroundings = HERE,
 ) -> Explanation:
     """Why a message is where it is, and when it is tried next. Nothing is written.
 
@@ -83,6 +92,7 @@ def explain(
         settings: which passes.
         message_id: the message's id in the application's table.
         callers: what calls the passes on this machine, as for `retrycli.desk.status`.
+        none_hidden: as for `retrycli.desk.status`.
         surroundings: clock and randomness.
 
     Raises:
@@ -94,7 +104,9 @@ def explain(
     with as_if(settings) as database:
         world = replace(make_world(settings, database, surroundings), jitter=lambda: 0.0)
         ended = partial(ended_passes, settings, Ledger(database))
-        return _Explainer(database, world, rules, interval, callers, ended).explain(message_id)
+        explainer = _Explainer(database, world, rules, interval, callers, ended, none_hidden=none_hidden)
+        found = explainer.explain(message_id)
+    return replace(found, pass_runs=pass_runs(settings))
 
 
 class _Explainer:
@@ -107,6 +119,7 @@ class _Explainer:
         interval: how often cron calls.
         callers: what calls the passes on this machine; None if nobody has looked.
         ended_passes: tells which of some passes are known to have ended.
+        none_hidden: as for `explain`.
     """
 
     def __init__(
@@ -117,6 +130,8 @@ class _Explainer:
         interval: timedelta,
         callers: Sequence[Caller] | None,
         ended_passes: Callable[[Collection[str]], frozenset[str]],
+        *,
+        none_hidden: bool,
     ) -> None:
         self._ended_passes = ended_passes
         self._ended = frozenset[str]()
@@ -135,7 +150,7 @@ class _Explainer:
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
         self._why_none_came = scheduler.why_none_came(callers, self._now)
-        self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now)
+        self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
         # Ticks that are told by passes have their lateness in them.
         self._late = LATENESS if callers else timedelta(0)
@@ -161,6 +176,7 @@ class _Explainer:
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
             being_sent=is_claimed and claimant not in self._ended,
+            has_begun=any(each.outcome is None for each in found.attempts),
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
             expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
         )
@@ -184,17 +200,16 @@ class _Explainer:
         if self._rules.in_order:
             yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
-            yield from self._policy_gates(
-                _queued(message, queue), at, wait if queue["state"] == State.WAITING else None
-            )
+            is_waiting = queue["state"] == State.WAITING
+            yield from self._policy_gates(_queued(message, queue), at, is_waiting=is_waiting)
         yield self._pause(at)
         yield self._breaker(found, at)
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "has room")
         yield from self._pace(queue["message_id"], at)
 
-    def _policy_gates(self, queued: QueuedMessage, at: datetime, wait: Gate | None) -> Iterator[Gate]:
-        """What the message's own policy says; ``wait`` is the gate of one that waits for its next attempt."""
+    def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
+        """What the message's own policy says."""
         message = queued.message
         policy = self._rules.policies[message.message_type]
         tries = f"{message.retry_count} of {policy.max_retries} made"
@@ -202,8 +217,7 @@ class _Explainer:
         until = policy.expires_at(queued)
         figure = "wanted until" if until else "never expires"
         if expired := policy.expired(queued, at):
-            what = "expired" if wait is None else expired_in_words(due=wait.open)
-            figure = f"{what}; it was wanted until"
+            figure = f"{EXPIRED if is_waiting else 'expired'}; it was wanted until"
         yield Gate("expiry", not expired, figure, until)
 
     def _wait(self, queue: Mapping[str, Any], at: datetime) -> Gate:

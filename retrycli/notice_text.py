@@ -177,9 +177,9 @@ def _of_cause(group: Cause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
     tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])
-    more = ", …" if len(group.tickets) > TICKETS else ""
+    more = ", …" if len(group.tickets) > TICKETS or group.more_tickets else ""
     said = inert(cause(group.error), LONGEST_CAUSE) if group.error else "no error text"
-    noun = "ticket" if len(group.tickets) == 1 else "tickets"
+    noun = "tickets" if len(group.tickets) > 1 or group.more_tickets else "ticket"
     step = suggested.own(f"retrycli show {group.example}")
     return f"{group.count:,} × {said}\n    {types}; {noun} {tickets}{more}; {step}"
 

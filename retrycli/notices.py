@@ -89,6 +89,8 @@ class Cause:
     """One of them's ``last_error``."""
     example: int
     tickets: Sequence[str]
+    more_tickets: bool = False
+    """Whether its messages may be of other tickets too: not all of them were looked at."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import socket
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing, suppress
 from dataclasses import dataclass, replace
@@ -141,8 +142,10 @@ class _Round:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
+        seen: Counter[str | None] = Counter()
         for each in Views(self._database).messages(new, sort="id", limit=NAMED) if groups else ():
             tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
+            seen[each.fingerprint] += 1
         return [
             Cause(
                 count=each.count,
@@ -150,6 +153,7 @@ class _Round:
                 error=each.example.last_error,
                 example=each.example.id,
                 tickets=[*tickets.get(each.fingerprint, {str(each.example.ticket_id): None})],
+                more_tickets=each.count > max(seen[each.fingerprint], 1),
             )
             for each in groups
         ]

@@ -184,7 +184,8 @@ def requeue(
     report(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
         failed = next((each.message_id for each in done.tried if each.failed), None)
-        console.say(f"Next: retrycli {'list-failed --state waiting' if failed is None else f'show {failed}'}")
+        waiting = "list-failed --state waiting" if done.done else "escalations"
+        console.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import asdict
-from datetime import timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated
 
@@ -93,7 +92,8 @@ def status(
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
-    found = desk.status(loaded.settings, callers=_callers(loaded, asker := Asker()))
+    callers = _callers(loaded, asker := Asker())
+    found = desk.status(loaded.settings, callers=callers, none_hidden=_none_hidden(callers, asker))
     if as_json:
         console.show_json(_status_fields(found))
     else:
@@ -116,6 +116,14 @@ def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     from retrycli.crontab import Host
 
     return None if loaded.file is None else scheduler.callers_of(loaded, Host(run=asker))
+
+
+def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
+    """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
+    from retrycli import scheduler
+    from retrycli.crontab import Host
+
+    return callers == [] and scheduler.none_hidden(Host(run=asker))
 
 
 def _suggesting(loaded: Loaded, text: str) -> str:
@@ -173,6 +181,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
             "Sending": found.messages["sending"],
+            **_claimed_in_words(found),
             "Escalated": found.messages["escalated"],
             **_expired_in_words(found),
             **{
@@ -195,6 +204,13 @@ def _show_status(loaded: Loaded, found: Status) -> None:
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+
+
+def _claimed_in_words(found: Status) -> dict[str, str]:
+    """Return whose claims the messages in state ``sending`` are under: more are claimed than requests are out."""
+    if not found.messages["sending"] or (found.lock is None and not found.unrecorded):
+        return {}
+    return {"Claimed by": "the pass that runs" if found.lock else "a pass that has ended"}
 
 
 def _expired_in_words(found: Status) -> dict[str, str]:
@@ -232,7 +248,8 @@ def _cause_in_words(found: Status) -> dict[str, str]:
     from retrycli import suggested
 
     last = found.last_pass
-    if last is None or last.detail is None or last.result == PassResult.PAUSED:
+    is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
+    if last is None or last.detail is None or last.result == PassResult.PAUSED or is_over:
         return {}
     return {"Cause": suggested.quoted(last.detail)}
 
@@ -374,14 +391,13 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Say when a waiting message expires, if that is worth a word; else nothing."""
     from retrycli import console
-    from retrycli.expiry import expired_in_words, is_shown
+    from retrycli.expiry import EXPIRED, is_shown
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
         return ""
     if end < now:
-        slack = timedelta(seconds=settings.schedule.due_slack_seconds)
-        return expired_in_words(due=due is not None and due <= now + slack)
+        return EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
     return f"expires {console.ahead(end, now)}{early}"
 
@@ -408,7 +424,8 @@ def show(
     """Show one message with its text, and every attempt at it."""
     from retrycli import console, desk
 
-    found = desk.show(load_settings(ctx, config), message_id)
+    settings = load_settings(ctx, config)
+    found = desk.show(settings, message_id)
     if as_json:
         console.show_json(
             {
@@ -431,25 +448,34 @@ def show(
     _show_history(found)
     if not found.attempts:
         console.say("No attempt was made at it yet.")
-    console.say(f"Next: {_next_step(found, message_id)}")
+    console.say(f"Next: {_next_step(settings, found, message_id)}")
 
 
-def _next_step(found: MessageDetails, message_id: int) -> str:
+def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
     if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActKind.REJECTED:
+        if any(each.expires_after for each in settings.policies.values()):
+            return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
         return f"`retrycli requeue {message_id}` takes it back"
     if found.row["status"] != RowStatus.FAILED:
         return "retrycli list-failed"
     retry = f"retrycli retry {message_id}"
     match None if found.queue is None else found.queue["escalation_reason"]:
-        case EscalationReason.INVALID:
+        case EscalationReason.INVALID if _is_editable(found.row["last_error"]):
             return f"`retrycli edit {message_id}`, or mend its row; then `{retry}`"
+        case EscalationReason.INVALID:
+            return f"mend its row in the application; then `{retry}`"
         case EscalationReason.UNKNOWN:
             return may_have_arrived(message_id)
         case EscalationReason.CHANGED:
             return f"`retrycli mark-sent {message_id}` if it was delivered; `{retry}` sends it"
         case _:
             return retry
+
+
+def _is_editable(problem: object) -> bool:
+    """Tell if `retrycli edit` changes the column that makes a message invalid."""
+    return str(problem).startswith(("subject", "body", "recipient_email"))
 
 
 def may_have_arrived(message_id: int) -> str:
@@ -516,11 +542,13 @@ def explain(
     from retrycli.explain import explain as explained
 
     loaded = load(ctx, config)
-    found = explained(loaded.settings, message_id, callers=_callers(loaded, asker := Asker()))
+    callers = _callers(loaded, asker := Asker())
+    hidden = _none_hidden(callers, asker)
+    found = explained(loaded.settings, message_id, callers=callers, none_hidden=hidden)
     _name_the_silent(asker)
     if as_json:
         fields = asdict(found)
-        for each in ("is_claimed", "being_sent", "one_goes_first", "expires_first"):
+        for each in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
             del fields[each]
         console.show_json({"id": fields.pop("message_id")} | fields)
         return
@@ -538,13 +566,15 @@ def _next_attempt(found: Explanation) -> datetime | str:
     at = found.next_attempt_at
     if found.being_sent:
         later = f"; if that pass has died, {console.time_in_words(at)}" if at else ""
-        return f"being sent just now{later}"
+        return ("being sent just now" if found.has_begun else "in the pass that has claimed it") + later
     if found.expires_first:
         return "none: it expires before a pass would try it"
     if at is None:
         return "none by a pass as things stand"
     if found.one_goes_first:
         return f"not before {console.time_in_words(at)}, and then only if it is the one that is tried first"
+    if found.pass_runs and all(each.open for each in found.gates):
+        return f"in the pass that runs now, or at {console.time_in_words(at)}"
     return at
 
 

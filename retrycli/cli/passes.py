@@ -342,5 +342,5 @@ def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None
     from retrycli import console, desk
 
     ended = desk.resume(load_settings(ctx, config), by=by)
-    console.say("Resumed; the next pass sends again." if ended else "Nothing was paused.")
+    console.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
     console.say("Next: retrycli status")

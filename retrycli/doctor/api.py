@@ -119,7 +119,10 @@ def _answer(gateway: OneGateway, found: Probe, refusal: str | None) -> Finding:
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
         return failure("api", f"{where} has a certificate that does not verify: {said}", "set gateway.ca_file")
     if outcome.kind is OutcomeKind.UNAUTHORIZED and not has_credentials(gateway):
-        return warning("api", f"{where} asks for credentials ({said}), and there are none", "set gateway.auth")
+        words = f"{where} asks for credentials ({said}), and there are none"
+        if refusal is None:
+            return warning("api", words, "set gateway.auth")
+        return failure("api", f"{words}; {refusal}", "set gateway.auth")
     if outcome.kind is OutcomeKind.UNAUTHORIZED:
         return failure("api", f"{where} refuses our credentials: {said}", "mend them: `retrycli config show`")
     if outcome.status_code is None and outcome.kind in OUTAGE:

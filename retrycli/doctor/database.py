@@ -77,12 +77,12 @@ def age(case: Case, database: Database) -> Iterator[Finding]:
     if oldest is None:
         return
     days = max((case.now() - oldest).days, 0)
-    words = f"the oldest failed message is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
+    words = f"the oldest message that waits is of {oldest:%Y-%m-%d}, {days:,} day{'' if days == 1 else 's'} ago"
     if timedelta(days=days) <= LONG_AGO or all(each.expires_after for each in case.settings.policies.values()):
         yield well("age", words)
     else:
         remedy = "if that is too old, set schedule.expires_after_hours: older messages are escalated, not sent"
-        yield warning("age", f"{words}, and passes send it", remedy)
+        yield warning("age", words, remedy)
 
 
 def index(case: Case, database: Database) -> Iterator[Finding]:

@@ -756,6 +756,7 @@ def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli,
     named = at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
     assert named.returncode == 4
     assert "message 11 has expired and would expire again" in named.stderr
+    assert "retrycli retry" not in named.stderr, "it takes no rejected message"
     assert application.row(11)["status"] == "rejected"
     assert application.state(11) is None
     assert at_work("requeue", "11").returncode == 0

@@ -264,7 +264,7 @@ def test_the_settings_may_hold_one_of_the_two(between_files: Move, named: str) -
     assert screen.returncode == 0
     assert all_of(between_files.new) == all_of(between_files.old)
     change = "" if named == "--from" else "set database.url to the URL of --to, then "
-    assert screen.text.endswith(f"\nNext: {change}retrycli doctor\n")
+    assert screen.text.endswith(f"\nNext: {change}`retrycli doctor`\n")
 
 
 def test_the_new_table_may_be_in_a_schema(cli: Cli, templates: Templates) -> None:

@@ -156,6 +156,18 @@ def test_a_refusal_of_the_last_pass_is_quoted_until_one_is_taken(desk: Cli, appl
         assert levels(desk, code=0)["api"] == "ok"
 
 
+def test_a_refusal_is_a_failure_also_if_no_credentials_are_set(desk: Cli, application: Application) -> None:
+    """`status --check` fails then."""
+    application.add_due(1)
+    file = desk.cwd / "retrycli.toml"
+    with Scripted(FORBIDS, FORBIDS) as api:
+        text = file.read_text().partition("[gateway]")[0]
+        file.write_text(f'{text}[gateway]\nbase_url = "{api.url}"\n')
+        assert desk("run-once").returncode == 77
+        [found] = [each for each in desk.json("doctor", code=3)["findings"] if each["name"] == "api"]
+    assert "there are none; the last refusal" in found["found"]
+
+
 def test_an_answer_about_a_message_ends_a_refusal_of_our_credentials(desk: Cli, application: Application) -> None:
     """An API that says what is wrong with a message has taken the credentials."""
     application.add_due(1)

@@ -33,7 +33,7 @@ pytestmark = on_both
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens on this port."""
 EXPIRY = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "8"}
-ANNOUNCED = r"WARNING 2 messages expire before they would be sent, the first at .* UTC, because "
+ANNOUNCED = r"WARNING 2 messages expire by .* UTC unless deliveries go on, the first at .* UTC: "
 
 
 @pytest.fixture(autouse=True)
@@ -71,12 +71,12 @@ def test_the_pass_that_lets_them_expire_gives_no_all_clear(at_work: Cli, applica
     fill(application)
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--by", "anna").returncode == 0
-    assert "expire before" in expiring("run-once").stderr
+    assert "unless deliveries go on" in expiring("run-once").stderr
     assert expiring("resume").returncode == 0
     application.execute("UPDATE retrycli_totals SET value = value - 10800 WHERE label = 'messages about to expire'")
     over = at_work("run-once", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "5"}).stderr
     assert "No message is about to expire" not in over
-    assert "WARNING Messages that were about to expire have expired; see `retrycli escalations`\n" in over
+    assert "WARNING Some of the messages that were about to expire have expired; see `retrycli escalations`\n" in over
 
 
 @pytest.mark.parametrize(("length", "number"), [("10m", 0), ("1h", 1), ("3d", 3)])
@@ -88,7 +88,7 @@ def test_a_pause_with_an_end_announces_what_expires_before_that(
     expiring = at_work.having(EXPIRY)
     assert expiring("pause", "--for", length, "--by", "anna").returncode == 0
     said = expiring("run-once").stderr
-    found = re.search(r"WARNING (\d) messages? expires? before .* because passes are paused by anna until 20", said)
+    found = re.search(r"WARNING (\d) messages? expires? by .* UTC: passes are paused by anna until 20", said)
     assert int(found[1] if found else 0) == number, said
 
 
@@ -123,7 +123,7 @@ def test_an_outage_announces_no_message_that_goes_elsewhere(
     application.execute("UPDATE retrycli_queue SET next_attempt_at = '2020-01-01' WHERE message_id IN (3, 4)")
     elsewhere = {"RETRYCLI_GATEWAY__INTERNAL__BASE_URL": sandbox.url, "RETRYCLI_BREAKER__FAILURES": "2"}
     said = cli("run-once", env=env | EXPIRY | elsewhere).stderr
-    assert "1 message expires before it would be sent" in said, said
+    assert "1 message expires by " in said, said
 
 
 @pytest.mark.parametrize("env", [{}, {"RETRYCLI_SCHEDULE__TYPES__SUPPLIER__EXPIRES_AFTER_HOURS": "8"}])
@@ -207,8 +207,8 @@ def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, applic
     assert [each.rpartition("\t")[2] for each in lines] == [each["expires_at"] for each in listed]
     text = re.sub(" +\n", "\n", shown.screens["list-failed --sort id"].text)
     under = {line.split()[0]: rest for line, rest in re.findall(r"^(\d .*)\n((?:    .*\n)+)", text, re.MULTILINE)}
-    assert under["1"].endswith("    expired; the next pass escalates it\n")
-    assert under["2"].endswith("    expired; a pass escalates it when it is due\n")
+    assert under["1"].endswith("    expired; a pass will escalate it\n")
+    assert under["2"].endswith("    expired; a pass will escalate it\n")
     assert under["3"].endswith("    expires in 2 hours\n")
     assert "expire" not in under["4"] + under["6"]
     assert re.search(r"    expires in 1 day, before its next attempt\n$", under["5"]), under["5"]
@@ -223,8 +223,8 @@ def test_operators_see_which_messages_expire_and_which_have(at_work: Cli, applic
     }
     assert "Expired\t2 of those waiting; a pass escalates each when it is due\n" in shown.piped["status"].stdout
     assert "Expired 2 of those waiting; a pass escalates each when it is due" in shown.screens["status"].words
-    assert "expired; the next pass escalates it" in shown.piped["explain 1"].stdout
-    assert "expired; a pass escalates it when it is due" in shown.piped["explain 2"].stdout
+    assert "expired; a pass will escalate it" in shown.piped["explain 1"].stdout
+    assert "expired; a pass will escalate it" in shown.piped["explain 2"].stdout
     assert "escalates it" not in shown.piped["explain 6"].stdout
 
 

@@ -592,11 +592,12 @@ def test_a_message_that_is_being_sent_is_not_told_to_be_retried(waiting: Cli, ap
     soon = datetime.now(UTC).replace(tzinfo=None) + 5 * MINUTE
     application.execute(sending, str(soon))
     screen = waiting.on_terminal("explain", "8")
-    assert re.search(rf"Next attempt being sent just now; if that pass has died, {LOCAL_TIME} Next:", screen.words)
+    claimed = "in the pass that has claimed it; if that pass has died"
+    assert re.search(rf"Next attempt {claimed}, {LOCAL_TIME} Next:", screen.words)
     assert screen.text.splitlines()[-1] == "Next: retrycli show 8"
     application.execute(sending, str(soon - 10 * MINUTE))
     screen = waiting.on_terminal("explain", "8")
-    assert "being sent just now" not in screen.words
+    assert "claimed it" not in screen.words
     assert screen.text.splitlines()[-1] == "Next: `retrycli retry 8` tries it now"
 
 

@@ -233,6 +233,7 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
     assert found["messages"] == {"waiting": 0, "due": 0, "sending": 2, "escalated": 0} | EXPIRED_NONE
     assert found["last_pass"]["result"] is None
     assert "\nPasses\tthe last one began just now: running\n" in told, "what it has sent is counted at its end"
+    assert "\nSending\t2\nClaimed by\tthe pass that runs\n" in told
     assert "\trunning" + 6 * "\t" in passes
 
 

@@ -67,6 +67,11 @@ def test_escalations_are_told_by_cause_with_figures_tickets_and_the_command() ->
     assert not notice.good
 
 
+def test_tickets_that_were_not_looked_up_are_hinted_at() -> None:
+    told = body(Escalated([replace(CAUSE, count=250, tickets=["30000"], more_tickets=True)]))
+    assert "; tickets 30000, …; " in told
+
+
 def test_those_that_are_open_besides_are_counted() -> None:
     assert "40 are open in all" in body(Escalated([CAUSE]), around=replace(HERE, escalated=40))
     assert "in all" not in body(Escalated([CAUSE]))

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from socket import gethostname
 from zoneinfo import TZPATH, available_timezones
 
 import pytest
@@ -174,11 +175,24 @@ def test_only_passes_by_people_tell_that_nothing_calls_them() -> None:
     assert told(made(1, person))
     assert told(made(1, person), made(34, person), long_ago), "as they came then"
     assert told(made(600, person))
-    assert not told()
+    assert told(), "none has come yet"
     assert not told(long_ago, made(601, person)), "that they have stopped coming is another matter"
     for starter in set(StartedBy) - {person}:
         assert not told(made(1, person), made(34, starter))
     assert nothing_calls(None, [made(1, person)], 15 * MINUTE, NOON) is None
+
+
+def test_root_knows_that_the_line_is_gone_by_which_cron_called() -> None:
+    """Root sees all crontabs. A timer of a user, a library and another host may call all the same."""
+
+    def told(*passes: PassRecord) -> bool:
+        return nothing_calls([], passes, 15 * MINUTE, NOON, none_hidden=True) is not None
+
+    by_cron = replace(made(1, StartedBy.CRON), host=gethostname())
+    assert told(by_cron)
+    assert not told(replace(by_cron, host="elsewhere"))
+    for starter in {StartedBy.TIMER, StartedBy.LIBRARY, StartedBy.UNKNOWN}:
+        assert not told(by_cron, replace(by_cron, started_by=starter))
 
 
 @pytest.mark.parametrize(
