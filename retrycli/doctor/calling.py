@@ -76,8 +76,12 @@ def _none(case: Case, passes: list[PassRecord], missed: str | None) -> Finding:
         return well("scheduler", words)
     if hidden is not None:
         return warning("scheduler", f"{words}; {hidden}", scheduler.to_read(case.loaded, case.host, "doctor"))
-    remedy = f"if its line was taken away: {scheduler.to_install(case.loaded, case.host)}"
-    return warning("scheduler", words, remedy)
+    install = scheduler.to_install(case.loaded, case.host)
+    interval = timedelta(minutes=case.settings.schedule.retry_interval_minutes)
+    none_hidden = scheduler.none_hidden(case.host)
+    if scheduler.nothing_calls([], passes, interval, case.now(), none_hidden=none_hidden) is not None:
+        return failure("scheduler", f"{words}, by a cron line that is gone", install)
+    return warning("scheduler", words, f"if its line was taken away: {install}")
 
 
 def _one(case: Case, caller: Caller) -> Finding:

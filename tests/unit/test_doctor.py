@@ -748,7 +748,7 @@ def test_a_database_that_can_not_even_be_named_is_a_finding_too(desk: Desk) -> N
 
 
 def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: Desk) -> None:
-    """As after root's `cron remove`; `status --check` says ok as well, for root's crontab is hidden from others."""
+    """As after root's `cron remove`. Root's crontab is hidden from others; root sees that no line is left."""
     desk.with_passes(5 * MINUTE)
     desk.execute(f"UPDATE retrycli_passes SET started_by = 'cron', host = '{gethostname()}'")
     desk.uid = 4711
@@ -756,6 +756,10 @@ def test_passes_of_this_host_that_nothing_found_here_calls_are_a_warning(desk: D
     assert "4711 can't read other users' crontabs" in found.found
     assert found.remedy == f"look as root: `sudo retrycli --config {desk.config} doctor`"
     desk.uid = 0
+    found = only(desk.in_database(calling.calling)[:1], Level.FAILURE, "scheduler")
+    assert found.found.endswith(", by a cron line that is gone")
+    assert found.remedy == "`retrycli cron install`"
+    desk.execute("UPDATE retrycli_passes SET started_by = 'timer'")
     found = only(desk.in_database(calling.calling)[:1], Level.WARNING, "scheduler")
     assert found.remedy == "if its line was taken away: `retrycli cron install`"
     desk.execute("UPDATE retrycli_passes SET host = 'box'")
