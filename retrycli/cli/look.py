@@ -174,9 +174,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Passes": _passes_in_words(found),
             **_cause_in_words(found),
             **_hosts_in_words(found),
-            "Next run": found.next_run
-            if found.uncalled is None
-            else _suggesting(loaded, f"none: {'; '.join(found.uncalled)}"),
+            "Next run": _next_run(loaded, found),
             **({"Schedule": UNSEEN} if found.unseen else {}),
             "Waiting": found.messages["waiting"],
             "Due": found.messages["due"],
@@ -204,6 +202,14 @@ def _show_status(loaded: Loaded, found: Status) -> None:
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
     console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+
+
+def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
+    """Return when the next pass begins, or why none does. Before the first pass the last line has the remedy."""
+    if found.uncalled is None:
+        return found.next_run
+    why, remedy = found.uncalled
+    return _suggesting(loaded, f"none: {why}" if found.last_pass is None else f"none: {why}; {remedy}")
 
 
 def _claimed_in_words(found: Status) -> dict[str, str]:
@@ -475,7 +481,7 @@ def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> st
 
 def _is_editable(problem: object) -> bool:
     """Tell if `retrycli edit` changes the column that makes a message invalid."""
-    return str(problem).startswith(("subject", "body", "recipient_email"))
+    return str(problem).removeprefix("Can't be sent: ").startswith(("subject", "body", "recipient_email"))
 
 
 def may_have_arrived(message_id: int) -> str:

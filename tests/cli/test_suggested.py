@@ -317,7 +317,7 @@ SITUATIONS: dict[str, tuple[list[str], str, int]] = {
     "just paused": ([], "pause", 2),
     "failed ones": (["fill"], "list-failed", 2),
     "no such message": ([], "show 4711", 1),
-    "invalid": (["invalid"], "show 1", 2),
+    "invalid": (["invalid"], "show 1", 1),
     "invalid, listed": (["invalid"], "escalations", 2),
     "explained": (["fill"], "explain 1", 1),
     "explained, late": (["late"], "explain 1", 1),
