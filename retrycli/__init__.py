@@ -28,10 +28,10 @@ if TYPE_CHECKING:
     from retrycli.desk import Status, status
     from retrycli.errors import RetrycliError
     from retrycli.events import PassSummary
+    from retrycli.filter import Filter
     from retrycli.message import EscalationReason, MessageType, State
     from retrycli.outcome import LookUp, Outcome, Presence
     from retrycli.settings import Settings
-    from retrycli.store.views import Filter
 
 __all__ = [
     "Canary",

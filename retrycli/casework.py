@@ -21,13 +21,15 @@ from retrycli import by_hand
 from retrycli.acts import Act, ActKind, not_written, unfit, would_expire
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.filter import Filter
+from retrycli.listing import ListedMessage
 from retrycli.message import Message, QueuedMessage, Status
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database
-from retrycli.store.views import Filter, ListedMessage, Views
+from retrycli.store.views import Views
 
 BATCH = 500
 """How many messages are acted on in one transaction."""

@@ -18,17 +18,20 @@ from retrycli.crontab import Caller
 from retrycli.errors import LockUnusable
 from retrycli.events import SCHEDULERS, PassResult, StopReason
 from retrycli.figures import Figures, Group
+from retrycli.filter import Filter
 from retrycli.grouping import By
+from retrycli.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
+from retrycli.pass_record import PassRecord, Pause, PauseRecord
 from retrycli.settings import Settings
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
-from retrycli.store.escalations import EscalationGroup, escalation_groups
-from retrycli.store.ledger import Ledger, PassRecord, Pause, PauseRecord
+from retrycli.store.escalations import escalation_groups
+from retrycli.store.ledger import Ledger
 from retrycli.store.statistics import Statistics
-from retrycli.store.views import Filter, ListedMessage, MessageDetails, Views
+from retrycli.store.views import Views
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""

@@ -7,10 +7,11 @@ from retrycli.acts import Act
 from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.draft import Draft
 from retrycli.errors import NotEdited
+from retrycli.listing import MessageDetails
 from retrycli.message import ticket_text
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts
-from retrycli.store.views import MessageDetails, Views
+from retrycli.store.views import Views
 
 
 def read_draft(

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from retrycli.backoff import later
 from retrycli.breaker import BreakerState
 from retrycli.events import PassSummary, StopReason
+from retrycli.filter import Filter
 from retrycli.logs import logger
 from retrycli.message import EscalationReason, MessageType, State
 from retrycli.news import LOOKBACK, REMIND_AFTER, lasting, utc
@@ -16,7 +17,7 @@ from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import Totals
-from retrycli.store.views import Filter, Views
+from retrycli.store.views import Views
 
 HELD_BACK = frozenset(
     {

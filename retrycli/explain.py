@@ -22,6 +22,7 @@ from retrycli.desk import ended_passes, pass_runs
 from retrycli.destination import Destination
 from retrycli.events import PassResult, StopReason
 from retrycli.expiry import EXPIRED
+from retrycli.listing import MessageDetails
 from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
@@ -32,7 +33,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import MessageDetails, Views
+from retrycli.store.views import Views
 
 LATENESS = timedelta(seconds=3)
 """How long after the tick of its line a pass begins: what has ended by then does not hold it up."""

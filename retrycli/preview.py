@@ -13,15 +13,18 @@ from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.destination import Destination
+from retrycli.filter import Filter
+from retrycli.listing import ListedMessage
 from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessage
+from retrycli.pass_record import Pause
 from retrycli.policy import RetryPolicy, Settled, TransitionKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
-from retrycli.store.ledger import Ledger, Pause
+from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
-from retrycli.store.views import PAGE, Filter, ListedMessage, Views
+from retrycli.store.views import PAGE, Views
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta.resolution

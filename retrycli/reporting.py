@@ -14,10 +14,10 @@ from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliErr
 from retrycli.events import PassResult, PassSummary, StopReason
 
 if TYPE_CHECKING:
+    from retrycli.listing import EscalationGroup
     from retrycli.report import Cause
     from retrycli.settings import Settings
     from retrycli.store.database import Database
-    from retrycli.store.escalations import EscalationGroup
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""

@@ -20,8 +20,8 @@ from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.errors import ConfigurationError
 from retrycli.events import SCHEDULERS, StartedBy
+from retrycli.pass_record import PassRecord
 from retrycli.settings import Settings
-from retrycli.store.ledger import PassRecord
 from retrycli.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"

@@ -25,7 +25,8 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
     frozenset(names.split())
     for names in (
         "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
-        "notice_text outage figures grouping cronline units finding acts draft turns attempt doubt identity suggested",
+        "notice_text outage figures grouping cronline units finding acts draft turns attempt doubt identity suggested "
+        "filter listing pass_record",
         "settings section gateways address config config_text atomic trust extras descriptors log_file",
         "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor "
         "starter",

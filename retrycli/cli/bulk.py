@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from retrycli.app import Surroundings
     from retrycli.casework import Done, Tried
+    from retrycli.filter import Filter
     from retrycli.settings import Settings
-    from retrycli.store.views import Filter
 
 Result = TypeVar("Result")
 
@@ -32,7 +32,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     Raises:
         typer.BadParameter: both or neither were given.
     """
-    from retrycli.store.views import Filter
+    from retrycli.filter import Filter
 
     filtered = wanted != Filter()
     if message_ids and filtered:

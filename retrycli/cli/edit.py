@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from retrycli.draft import Draft
-    from retrycli.store.views import ActRecord
+    from retrycli.listing import ActRecord
 
 
 def register(app: typer.Typer) -> None:

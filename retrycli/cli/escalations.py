@@ -33,9 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from retrycli.console import Row
+    from retrycli.listing import EscalationGroup, ListedMessage
     from retrycli.settings import Settings
-    from retrycli.store.escalations import EscalationGroup
-    from retrycli.store.views import ListedMessage
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
@@ -60,7 +59,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
     if ctx.invoked_subcommand is not None:
         return
     from retrycli import console, desk
-    from retrycli.store.views import Filter
+    from retrycli.filter import Filter
 
     settings = load_settings(ctx, config)
     groups = desk.escalations(settings)
@@ -78,7 +77,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
     from retrycli import console, desk
-    from retrycli.store.views import Filter
+    from retrycli.filter import Filter
 
     alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)

@@ -40,8 +40,8 @@ if TYPE_CHECKING:
     from retrycli.crontab import Asker, Caller
     from retrycli.desk import Status
     from retrycli.explain import Explanation, Gate
+    from retrycli.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.settings import Settings
-    from retrycli.store.views import AttemptRecord, ListedMessage, MessageDetails
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""

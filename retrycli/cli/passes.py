@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from retrycli.console import Cell, Row
     from retrycli.events import PassSummary
+    from retrycli.listing import ListedMessage
+    from retrycli.pass_record import PassRecord, PauseRecord
     from retrycli.preview import Preview, Sum
     from retrycli.settings import Settings
-    from retrycli.store.ledger import PassRecord, PauseRecord
-    from retrycli.store.views import ListedMessage
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""

@@ -17,8 +17,8 @@ from retrycli.message import EscalationReason, MessageType, State
 
 if TYPE_CHECKING:
     from retrycli.config import Loaded
+    from retrycli.filter import Filter
     from retrycli.settings import Settings
-    from retrycli.store.views import Filter
 
 
 class LogLevel(StrEnum):
@@ -188,7 +188,7 @@ def filter_of(
     Raises:
         typer.BadParameter: ``older_than`` is no length of time.
     """
-    from retrycli.store.views import Filter
+    from retrycli.filter import Filter
 
     before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
     return Filter(

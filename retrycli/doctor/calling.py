@@ -15,8 +15,8 @@ from retrycli.doctor.database import newest_passes
 from retrycli.errors import ConfigurationError
 from retrycli.events import SCHEDULERS, StartedBy
 from retrycli.finding import Finding, failure, warning, well
+from retrycli.pass_record import PassRecord
 from retrycli.store.database import Database
-from retrycli.store.ledger import PassRecord
 from retrycli.ticks import is_late
 
 UNEVEN = 1.5

@@ -11,13 +11,14 @@ from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.message import OPTIONAL_COLUMNS
+from retrycli.pass_record import PassRecord
 from retrycli.preview import LONG_AGO
 from retrycli.store import selection
 from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
-from retrycli.store.ledger import Ledger, PassRecord
+from retrycli.store.ledger import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.store.views import Views
 

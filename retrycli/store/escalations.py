@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_
 
+from retrycli.filter import Filter
 from retrycli.fingerprint import cause
+from retrycli.listing import EscalationGroup, ListedMessage
 from retrycli.message import State
 from retrycli.schema import queue
-from retrycli.store.views import Filter, ListedMessage, Views
+from retrycli.store.views import Views
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -21,25 +21,6 @@ if TYPE_CHECKING:
 ESCALATED = Filter(state=State.ESCALATED)
 MOST_GROUPS = 1000
 """So many causes are told apart: no person looks at more."""
-
-
-@dataclass(frozen=True, slots=True)
-class EscalationGroup:
-    """Escalated messages of one cause."""
-
-    fingerprint: str | None
-    """None where they were escalated before there were fingerprints."""
-    cause: str | None
-    """The error of one of them, with its numbers and ids taken out."""
-    count: int
-    new: int
-    """How many of them nobody has acknowledged."""
-    oldest: datetime
-    newest: datetime
-    types: dict[str, int]
-    """How many there are of each message type."""
-    example: ListedMessage
-    """The one with the lowest id."""
 
 
 def escalation_groups(database: Database, among: Filter = ESCALATED) -> list[EscalationGroup]:

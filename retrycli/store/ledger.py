@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
@@ -14,6 +14,7 @@ from retrycli import news
 from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.outcome import ALIVE, IN_DOUBT, OutcomeKind
+from retrycli.pass_record import COUNTS, PassRecord, Pause, PauseRecord
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
@@ -30,69 +31,6 @@ ATTEMPTS_LOOKED_AT = 1_000
 """How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
 """Why nothing is known of the end of a pass."""
-COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
-
-
-@dataclass(frozen=True, slots=True)
-class PassRecord:
-    """One pass as it is written down; ``result`` and ``finished_at`` are None while it runs."""
-
-    pass_id: str
-    host: str
-    pid: int
-    started_at: datetime
-    finished_at: datetime | None
-    result: PassResult | None
-    reason: str | None
-    detail: str | None
-    sent: int
-    rescheduled: int
-    escalated: int
-    unknown: int
-    released: int
-    started_by: StartedBy = StartedBy.UNKNOWN
-
-    def result_in_words(self, unrecorded: Collection[str]) -> str:
-        """Return its result, or what is known instead, given the passes that ended although nobody recorded it."""
-        return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
-
-    @property
-    def has_tried(self) -> bool:
-        """Tell whether it had anything to deliver."""
-        return any(getattr(self, each) for each in COUNTS)
-
-
-@dataclass(frozen=True, slots=True)
-class Pause:
-    """Deliveries are held back; ``until`` None means until somebody resumes them."""
-
-    since: datetime
-    until: datetime | None
-    by: str
-    reason: str | None
-
-    @property
-    def end(self) -> str:
-        """Return until when it lasts, and why, for the history."""
-        until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
-        return f"{until}: {self.reason}" if self.reason else until
-
-    @property
-    def in_words(self) -> str:
-        """Return whose it is, and its end."""
-        return f"the pause by {self.by} {self.end}"
-
-
-@dataclass(frozen=True, slots=True)
-class PauseRecord:
-    """That an operator paused or resumed deliveries."""
-
-    at: datetime
-    by: str
-    act: str
-    """``paused`` or ``resumed``."""
-    detail: str | None
-    """Until when, and why; or which pause ended."""
 
 
 class Ledger:

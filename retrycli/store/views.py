@@ -7,10 +7,10 @@ a short transaction: which messages there are, and in which order, is settled fi
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Collection, Iterator, Mapping
-from dataclasses import dataclass, fields
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import fields
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import (
     BindParameter,
@@ -28,7 +28,9 @@ from sqlalchemy import (
 )
 
 from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
-from retrycli.message import EscalationReason, MessageType, State, Status, utc_time
+from retrycli.filter import Either, Filter, Value
+from retrycli.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
+from retrycli.message import State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.act_rows import texts
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
@@ -36,114 +38,7 @@ from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
 
 if TYPE_CHECKING:
-    from retrycli.policy import RetryPolicy
     from retrycli.store.database import Database
-
-
-Value = TypeVar("Value", bound=str)
-Either: TypeAlias = Value | Collection[Value] | None
-"""One value, or several of which either will do; none at all is any."""
-
-
-@dataclass(frozen=True, slots=True)
-class Filter:
-    """Which messages to show. They meet every condition that is set."""
-
-    state: Either[State] = None
-    message_type: Either[MessageType] = None
-    ticket: Either[str] = None
-    error: Either[str] = None
-    """A piece of ``last_error``, in any case; SQLite knows the two cases of ASCII letters alone."""
-    failed_before: datetime | None = None
-    due_by: datetime | None = None
-    """Waiting, and due by then."""
-    reason: Either[EscalationReason] = None
-    fingerprint: Either[str] = None
-    new: bool = False
-    """Acknowledged by nobody yet."""
-    escalated_after: datetime | None = None
-    escalated_until: datetime | None = None
-    other_than: Collection[str] = ()
-    """Escalated by none of these causes."""
-
-
-@dataclass(frozen=True, slots=True)
-class ListedMessage:
-    """A failed message in a list. What a bad row holds in place of a number or a time is None."""
-
-    id: int
-    ticket_id: object
-    message_type: str
-    state: State
-    retry_count: int | None
-    next_attempt_at: datetime | None
-    last_error: str | None
-    created_at: datetime | None
-    first_failed_at: datetime | None
-    reason: str | None
-    escalated_at: datetime | None
-    claimed_by: str | None
-    fingerprint: str | None = None
-    acknowledged_by: str | None = None
-    acknowledged_at: datetime | None = None
-    note: str | None = None
-    recipient: str | None = None
-
-    def expires_at(
-        self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
-    ) -> datetime | None:
-        """Return when it expires; None if it never does, or if neither its row nor the queue says how old it is.
-
-        Args:
-            policies: the rules by message type.
-            unknown: when it was made, if nothing says.
-        """
-        made_at = self.created_at or self.first_failed_at or unknown
-        policy = next((each for kind, each in policies.items() if kind == self.message_type), None)
-        return None if policy is None or made_at is None else policy.wanted_until(made_at)
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptRecord:
-    """One attempt as it is written down; ``outcome`` is None while it runs."""
-
-    number: int
-    made_by: str
-    pass_id: str | None
-    started_at: datetime
-    finished_at: datetime | None
-    outcome: str | None
-    status_code: int | None
-    error: str | None
-    retry_after_s: int | None
-    duration_ms: int | None
-    external_id: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class ActRecord:
-    """What a person did about a message, as it is written down."""
-
-    at: datetime
-    by: str
-    act: str
-    detail: str | None
-    before: Mapping[str, Any] | None = None
-    """What an edit replaced, by column, if bodies are read."""
-    after: Mapping[str, Any] | None = None
-    """What it wrote."""
-
-
-@dataclass(frozen=True, slots=True)
-class MessageDetails:
-    """Everything about one message."""
-
-    row: Mapping[str, Any]
-    queue: Mapping[str, Any] | None
-    attempts: list[AttemptRecord]
-    acts: list[ActRecord]
-    ended: frozenset[str] = frozenset()
-    """Passes that have ended although these attempts of theirs have no outcome."""
 
 
 PAGE = 500

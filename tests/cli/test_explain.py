@@ -19,13 +19,14 @@ from retrycli.crontab import Caller
 from retrycli.events import StartedBy, StopReason
 from retrycli.explain import Explanation, explain
 from retrycli.message import Claim
+from retrycli.pass_record import Pause
 from retrycli.policy import RetryPolicy
 from retrycli.schema import queue
 from retrycli.settings import Settings
 from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger, Pause
+from retrycli.store.ledger import Ledger
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS, end

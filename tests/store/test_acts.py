@@ -14,6 +14,8 @@ from sqlalchemy import Column, String, select
 from retrycli import schema
 from retrycli.acts import Act, ActKind
 from retrycli.errors import NoSuchMessage, NotActionable
+from retrycli.filter import Filter
+from retrycli.listing import ActRecord
 from retrycli.message import (
     ChangedMessage,
     Claim,
@@ -33,7 +35,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.identity import load, with_queue
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import ActRecord, Filter, Views
+from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows

@@ -13,6 +13,7 @@ from retrycli.events import ClockWasAhead, PassResult, PassSummary
 from retrycli.message import Claim, EscalationReason, Span
 from retrycli.notices import Told, Topic
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.pass_record import Pause
 from retrycli.policy import Settled, Transition
 from retrycli.schema import escalations
 from retrycli.store.acts import Acts
@@ -20,7 +21,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, mend_times
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import Ledger, Pause
+from retrycli.store.ledger import Ledger
 from retrycli.store.told import Targets
 from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

@@ -39,6 +39,7 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 
 from retrycli import schema
 from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.filter import Filter
 from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
@@ -46,7 +47,7 @@ from retrycli.store.connecting import UNREAD
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import Filter, Views
+from retrycli.store.views import Views
 from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows

@@ -10,11 +10,12 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import PassResult, PassSummary
 from retrycli.message import Span
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.pass_record import PassRecord, Pause
 from retrycli.policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
-from retrycli.store.ledger import UNRECORDED, Ledger, PassRecord, Pause
+from retrycli.store.ledger import UNRECORDED, Ledger
 from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode

@@ -19,6 +19,7 @@ import pytest
 from sqlalchemy import case, insert, literal, select
 
 from retrycli.acts import Act, ActKind
+from retrycli.filter import Filter
 from retrycli.message import Claim, Lane, MessageType, Span, State
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
@@ -34,7 +35,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.totals import Totals
-from retrycli.store.views import Filter, Views
+from retrycli.store.views import Views
 from tests.store.application import HOUR, NOON, Application, opened
 from tests.store.heard import statements
 

@@ -12,6 +12,8 @@ import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
 from retrycli.errors import NoSuchMessage, SchemaMismatch
+from retrycli.filter import Filter
+from retrycli.listing import AttemptRecord, ListedMessage
 from retrycli.message import Claim, EscalationReason, MessageType, Span, State, Status
 from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.policy import Settled, Transition
@@ -23,7 +25,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.measures import Measures
-from retrycli.store.views import PAGE, AttemptRecord, Filter, ListedMessage, Views
+from retrycli.store.views import PAGE, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows

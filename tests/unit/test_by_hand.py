@@ -13,8 +13,8 @@ from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
 from retrycli.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.pass_record import Pause
 from retrycli.schema import queue
-from retrycli.store.ledger import Pause
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

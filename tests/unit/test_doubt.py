@@ -14,7 +14,7 @@ from retrycli.doubt import HELD_AT_MOST, TICKETS
 from retrycli.events import PassResult, PassSummary, StopReason
 from retrycli.message import Claim, Lane, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.store.ledger import Pause
+from retrycli.pass_record import Pause
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

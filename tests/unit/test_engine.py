@@ -37,9 +37,9 @@ from retrycli.events import (
 from retrycli.intake import BATCH
 from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.pass_record import Pause
 from retrycli.policy import RetryPolicy
 from retrycli.ports import PassRules
-from retrycli.store.ledger import Pause
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

@@ -12,8 +12,8 @@ from retrycli.breaker import Breaker, BreakerState
 from retrycli.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
 from retrycli.message import Claim, QueuedMessage
 from retrycli.outcome import Outcome
+from retrycli.pass_record import Pause
 from retrycli.ports import LOOK_EVERY, PassRules
-from retrycli.store.ledger import Pause
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)

@@ -22,6 +22,7 @@ from retrycli.config import Loaded, load
 from retrycli.crontab import Asker, Finished, Host, system_zone
 from retrycli.errors import ConfigurationError
 from retrycli.events import PassResult, StartedBy
+from retrycli.pass_record import PassRecord
 from retrycli.scheduler import (
     Place,
     apply,
@@ -38,7 +39,6 @@ from retrycli.scheduler import (
     this_python,
     ticks_of,
 )
-from retrycli.store.ledger import PassRecord
 from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place
 
 USERS = {"root": 0, "desk": OURS, str(OURS): OURS, str(THEIRS): THEIRS, "me": os.geteuid()}

@@ -1,0 +1,74 @@
+"""Passes and pauses as they are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from retrycli.events import PassResult, StartedBy
+
+COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
+"""The counts of a pass."""
+
+
+@dataclass(frozen=True, slots=True)
+class PassRecord:
+    """One pass as it is written down; ``result`` and ``finished_at`` are None while it runs."""
+
+    pass_id: str
+    host: str
+    pid: int
+    started_at: datetime
+    finished_at: datetime | None
+    result: PassResult | None
+    reason: str | None
+    detail: str | None
+    sent: int
+    rescheduled: int
+    escalated: int
+    unknown: int
+    released: int
+    started_by: StartedBy = StartedBy.UNKNOWN
+
+    def result_in_words(self, unrecorded: Collection[str]) -> str:
+        """Return its result, or what is known instead, given the passes that ended although nobody recorded it."""
+        return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
+
+    @property
+    def has_tried(self) -> bool:
+        """Tell whether it had anything to deliver."""
+        return any(getattr(self, each) for each in COUNTS)
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Deliveries are held back; ``until`` None means until somebody resumes them."""
+
+    since: datetime
+    until: datetime | None
+    by: str
+    reason: str | None
+
+    @property
+    def end(self) -> str:
+        """Return until when it lasts, and why, for the history."""
+        until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
+        return f"{until}: {self.reason}" if self.reason else until
+
+    @property
+    def in_words(self) -> str:
+        """Return whose it is, and its end."""
+        return f"the pause by {self.by} {self.end}"
+
+
+@dataclass(frozen=True, slots=True)
+class PauseRecord:
+    """That an operator paused or resumed deliveries."""
+
+    at: datetime
+    by: str
+    act: str
+    """``paused`` or ``resumed``."""
+    detail: str | None
+    """Until when, and why; or which pause ended."""
