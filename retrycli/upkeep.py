@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from retrycli import schema
 from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
-from retrycli.errors import ConfigurationError, RetrycliError
+from retrycli.errors import ConfigurationError
 from retrycli.lock import PassLock
-from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS
+from retrycli.message import OPTIONAL_COLUMNS
 from retrycli.move import check_claims, keep_passes_off
 from retrycli.scheduler import LOG, LOGS
 from retrycli.settings import Settings
@@ -30,7 +30,6 @@ from retrycli.trust import write_private
 
 if TYPE_CHECKING:
     from retrycli.gateway.choice import Crossing
-    from retrycli.gateway.preset import Preset
     from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
@@ -79,22 +78,6 @@ async def _open_and_close(gateways: Crossing) -> None:
 def _name(gateway: str, what: str) -> str:
     """A fact's name: that of a gateway of its own bears the message type."""
     return what if gateway == "gateway" else f"{what} {gateway}"
-
-
-def check_preset(preset: Preset, settings: Settings) -> str:
-    """Compare a preset with the application's table, where that can be read; what was found, in words.
-
-    Raises:
-        ConfigurationError: the preset names a column that the table has not.
-    """
-    try:
-        with closing(Database(settings.database.url, settings.database.table)) as database:
-            columns = list(database.messages.c.keys())
-    except RetrycliError as error:  # a preset is often written before the rest is set up
-        others = ", ".join(sorted(preset.columns - {*REQUIRED_COLUMNS, *OPTIONAL_COLUMNS}))
-        return f"not looked at: {error}" + (f". It has to have the columns {others}" if others else "")
-    preset.check_columns({*columns, *OPTIONAL_COLUMNS})
-    return f"{settings.database.table} has every column that it names"
 
 
 def make_tables(settings: Settings) -> str:

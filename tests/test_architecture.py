@@ -33,7 +33,7 @@ FLOORS: tuple[frozenset[str], ...] = tuple(
         "ports engine delivery supply liaison destination intake pace record recovery by_hand",
         "logs console report",
         "app aftermath standing expiry desk upkeep explain preview tell measure reporting casework arrival editing "
-        "move demo trial scheduler doctor cli __init__ __main__",
+        "move demo trial scheduler doctor presets cli __init__ __main__",
     )
 )
 """Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""

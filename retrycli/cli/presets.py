@@ -10,8 +10,7 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_setti
 from retrycli.message import MessageType
 
 if TYPE_CHECKING:
-    from retrycli.gateway.preset import Preset
-    from retrycli.gateway.rules import MessageRule
+    from retrycli.presets import MessageSummary, PresetSummary
     from retrycli.trial import Trial
 
 NOT_DELIVERED = 3
@@ -34,15 +33,15 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
     if ctx.invoked_subcommand is not None:
         return
     from retrycli import console
-    from retrycli.gateway.preset import known_presets, load_preset
+    from retrycli import presets as operation
 
-    found = {each: load_preset(each) for each in known_presets()}
+    found = operation.bundled()
     if as_json:
-        console.show_json({"presets": [_facts(each, preset) for each, preset in found.items()]})
+        console.show_json({"presets": [_facts(preset) for preset in found]})
         return
-    rows = [(each, _title(preset), _in_short(preset)) for each, preset in found.items()]
+    rows = [(preset.name, preset.title, _in_short(preset)) for preset in found]
     console.show_table(("Name", "System", "What it can do"), rows, texts=1)
-    console.say(f"Next: `retrycli presets show {next(iter(found))}`, or set gateway.preset")
+    console.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
 
 
 def show(
@@ -50,9 +49,9 @@ def show(
 ) -> None:
     """Print a preset as it is written: a beginning for one of your own."""
     from retrycli import console
-    from retrycli.gateway.preset import preset_text
+    from retrycli import presets as operation
 
-    console.show_text(preset_text(preset))
+    console.show_text(operation.source(preset))
 
 
 def check(
@@ -62,23 +61,22 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check a preset, and say what it can do. Nothing is sent."""
-    from retrycli import console, upkeep
-    from retrycli.gateway.preset import load_preset
+    from retrycli import console
+    from retrycli import presets as operation
 
-    loaded = load_preset(preset)
-    compared = upkeep.check_preset(loaded, load_settings(ctx, config))
+    found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
-        console.show_json({"ok": True, **_facts(preset, loaded), "table": compared})
+        console.show_json({"ok": True, **_facts(found), "table": compared})
         return
     console.show_facts(
         {
-            "Preset": f"{preset}: {_title(loaded)}",
-            "Credentials": ", ".join(f"gateway.{each}" for each in _needs(loaded)) or "as gateway.auth says",
+            "Preset": f"{preset}: {found.title}",
+            "Credentials": ", ".join(f"gateway.{key}" for key in found.credentials) or "as gateway.auth says",
             **{
-                str(message_type).capitalize(): ", ".join([f"{rule.method} {rule.path}", *_can(rule)])
-                for message_type, rule in loaded.messages.items()
+                str(message_type).capitalize(): ", ".join([f"{sent.method} {sent.path}", *_can(sent)])
+                for message_type, sent in found.messages.items()
             },
-            "Looks up": "yes" if loaded.look_up else "no: what may have arrived is sent again at most twice",
+            "Looks up": "yes" if found.looks_up else "no: what may have arrived is sent again at most twice",
             "Table": compared,
         }
     )
@@ -158,39 +156,31 @@ def _show(tried: Trial) -> None:
     console.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
-def _title(preset: Preset) -> str:
-    return "" if preset.about is None else preset.about.title
+def _can(sent: MessageSummary) -> list[str]:
+    """Name what a message of one type may have besides its text."""
+    return [PLACES[column] for column in sent.capabilities]
 
 
-def _needs(preset: Preset) -> tuple[str, ...]:
-    return () if preset.auth is None else preset.auth.needs
-
-
-def _can(rule: MessageRule) -> list[str]:
-    """What a message of one type may have besides its text."""
-    return [PLACES[column] for column in rule.capabilities]
-
-
-def _in_short(preset: Preset) -> str:
+def _in_short(preset: PresetSummary) -> str:
     replies = _can(preset.messages[MessageType.CUSTOMER]) if MessageType.CUSTOMER in preset.messages else []
     notes = ["internal notes"] if MessageType.INTERNAL in preset.messages else []
-    return ", ".join([*replies, *notes, *(["look-up"] if preset.look_up else [])])
+    return ", ".join([*replies, *notes, *(["look-up"] if preset.looks_up else [])])
 
 
-def _facts(name: str, preset: Preset) -> dict[str, object]:
+def _facts(preset: PresetSummary) -> dict[str, object]:
     return {
-        "name": name,
-        "title": _title(preset),
-        "checked": None if preset.about is None else preset.about.checked,
-        "credentials": _needs(preset),
-        "looks_up": bool(preset.look_up),
+        "name": preset.name,
+        "title": preset.title,
+        "checked": preset.checked,
+        "credentials": preset.credentials,
+        "looks_up": preset.looks_up,
         "messages": {
             str(message_type): {
-                "method": rule.method,
-                "path": rule.path,
-                "format": rule.format,
-                "capabilities": _can(rule),
+                "method": sent.method,
+                "path": sent.path,
+                "format": sent.format,
+                "capabilities": _can(sent),
             }
-            for message_type, rule in preset.messages.items()
+            for message_type, sent in preset.messages.items()
         },
     }

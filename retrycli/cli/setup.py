@@ -287,7 +287,6 @@ def db_index(
 ) -> None:
     """Offer an index on the application's table, for a big one."""
     from retrycli import console, upkeep
-    from retrycli.store.failed_index import NAME
 
     with upkeep.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
@@ -302,7 +301,7 @@ def db_index(
         index.execute(statements)
         now = index.state()
     if as_json:
-        console.show_json({"index": NAME, "before": before, "now": now, "statements": statements})
+        console.show_json({"index": index.name, "before": before, "now": now, "statements": statements})
         return
     if statements:
         console.say(f"{'Took it away' if drop else 'Made it'}.")

@@ -48,6 +48,8 @@ class FailedIndex:
         database: where the table is.
     """
 
+    name = NAME
+
     def __init__(self, database: Database) -> None:
         self._database = database
 
