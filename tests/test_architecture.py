@@ -1,4 +1,4 @@
-"""The floors that modules stand on, held by a machine: who may import whom, and what each may never know.
+"""The layers, held by a machine: which folder may import which, and what each may never know.
 
 Imports inside functions count, for they are run too. Those under ``if TYPE_CHECKING`` never run, but whoever names
 another's types knows of it: they count for every rule but the one against circles.
@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import sys
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -21,38 +20,44 @@ ROOT = Path(retrycli.__file__).parent
 
 # -- the rules ------------------------------------------------------------------------------------------------
 
-FLOORS: tuple[frozenset[str], ...] = tuple(
-    frozenset(names.split())
-    for names in (
-        "errors message outcome backoff policy breaker events duration escape news fingerprint ticks notices "
-        "notice_text outage figures grouping cronline units finding acts draft turns attempt doubt identity suggested "
-        "filter listing pass_record",
-        "settings section gateways address config config_text atomic trust extras descriptors log_file",
-        "schema migrations store gateway lock sandbox example notify ping metrics crontab filesystem reach editor "
-        "starter",
-        "ports engine delivery supply liaison destination intake pace record recovery by_hand",
-        "logs console report",
-        "app aftermath standing expiry desk upkeep explain preview tell measure reporting casework arrival editing "
-        "move demo trial scheduler doctor presets cli __init__ __main__",
-    )
-)
-"""Modules, and packages with all that is in them. ``__init__`` is ``retrycli`` itself, the public face."""
-
-OPERATIONS = FLOORS[-1] - {"cli", "__init__", "__main__"}
-"""What an operator can ask for: commands call them, and so may a web page or an application."""
-
-FLOOR_OF = {name: floor for floor, names in enumerate(FLOORS) for name in names}
-
-STRANGERS = {2: "adapters", 4: "views"}
-"""On these floors nobody knows a neighbour; on the others they may, if not in a circle."""
-
-ACQUAINTED = {
-    ("store", "schema"),
-    ("migrations", "schema"),
-    ("example", "schema"),
-    ("example", "store"),
+MAY_IMPORT: Mapping[str, frozenset[str]] = {
+    folder: frozenset([folder, *others.split()])
+    for folder, others in {
+        "domain": "",
+        "system": "domain",
+        "config": "domain system",
+        "engine": "domain",
+        "store": "domain system config engine",
+        "gateway": "domain system config engine",
+        "notify": "domain system config",
+        "views": "domain system config",
+        "operations": "domain system config engine store gateway notify views retrycli",
+        "cli": "domain system config views operations retrycli",
+    }.items()
 }
-"""Neighbours on a floor of strangers that may be known all the same."""
+"""The folders, and what each of them may know of."""
+
+FLAT: Mapping[str, str] = {
+    "domain": (
+        "acts address attempt backoff breaker cronline doubt draft duration errors escape events figures "
+        "filter fingerprint grouping identity listing message news notices outage outcome pass_record "
+        "policy suggested ticks turns"
+    ),
+    "system": "atomic crontab descriptors editor extras filesystem lock log_file reach starter trust units",
+    "config": "config_text gateways section settings",
+    "engine": "by_hand delivery destination intake liaison pace ports record recovery supply",
+    "store": "example migrations schema",
+    "notify": "notice_text ping",
+    "views": "console logs metrics report",
+    "operations": (
+        "aftermath app arrival casework demo desk doctor editing expiry explain finding measure move "
+        "presets preview reporting sandbox scheduler standing tell trial upkeep"
+    ),
+}
+"""Modules that are not in their folder yet."""
+FOLDER_OF = {name: folder for folder, names in FLAT.items() for name in names.split()} | {
+    folder: folder for folder in MAY_IMPORT
+}
 
 DATABASE = {"sqlalchemy", "alembic", "sqlite3", "psycopg"}
 NETWORK = {"httpx", "httpx_aiohttp", "aiohttp", "tenacity", "socket", "http"}
@@ -60,41 +65,25 @@ SCREEN = {"typer", "rich"}
 WORLD = {"asyncio", "getpass", "io", "logging", "os", "pathlib", "shutil", "signal", "subprocess", "sys", "tempfile"}
 CHANCE = {"random", "secrets", "time"}
 
+NEVER: Mapping[str, tuple[set[str], str]] = {
+    "domain": (DATABASE | NETWORK | SCREEN | WORLD | CHANCE | {"uuid"}, "the domain is pure"),
+    "system": (DATABASE | (NETWORK - {"socket"}) | SCREEN, "the system is this machine alone"),
+    "config": (DATABASE | NETWORK | SCREEN, "settings know neither database nor network"),
+    "engine": (DATABASE | NETWORK | SCREEN | CHANCE | {"logging", "os", "sys"}, "the engine is given the world"),
+    "store": (NETWORK | SCREEN, "the store sends nothing and shows nothing"),
+    "gateway": (DATABASE | SCREEN, "the gateway stores nothing and shows nothing"),
+    "notify": (DATABASE | SCREEN, "a notification stores nothing and shows nothing"),
+    "views": (DATABASE | NETWORK, "views get values and give text"),
+    "operations": (SCREEN, "an operation is used without a terminal too"),
+    "cli": (DATABASE | NETWORK, "a command parses, calls one operation, shows"),
+}
+"""What a folder never imports from outside, and why."""
 
-def own(names: Iterable[str]) -> set[str]:
-    return {f"retrycli.{each}" for each in names}
+GIVEN = frozenset({"domain", "engine"})
+"""These are given the time, and written in plain Python."""
 
-
-@dataclass(frozen=True)
-class Rule:
-    """Some modules, and names that they never import, nor anything under them."""
-
-    who: Iterable[str]
-    never: Iterable[str]
-    why: str
-
-
-RULES = (
-    Rule(FLOORS[0], DATABASE | NETWORK | SCREEN | WORLD | CHANCE | {"uuid"}, "floor 0 is pure"),
-    Rule(FLOORS[1], DATABASE | NETWORK | SCREEN, "settings know neither database nor network"),
-    Rule(["schema"], own(["policy"]), "tables don't know what happens next"),
-    Rule(["schema", "migrations", "store", "example"], NETWORK | SCREEN, "the store sends nothing and shows nothing"),
-    Rule(["gateway"], DATABASE | SCREEN, "the gateway stores nothing and shows nothing"),
-    Rule(["lock", "sandbox"], (DATABASE | NETWORK | SCREEN) - {"socket", "http"}, "it stands on its own"),
-    Rule(FLOORS[3], own(FLOORS[2]), "the engine declares ports and knows no adapter"),
-    Rule(FLOORS[3], DATABASE | NETWORK | SCREEN, "the engine is given the world"),
-    Rule(FLOORS[3], CHANCE | {"logging", "os", "sys"}, "the engine is given clock, randomness and ears"),
-    Rule(FLOORS[4], own(FLOORS[2] | FLOORS[3]) | DATABASE | NETWORK, "views get values and give text"),
-    Rule(OPERATIONS, SCREEN | own(["cli"]), "an operation is used without a terminal too"),
-    Rule(
-        ["cli"],
-        DATABASE | NETWORK | own(["store", "schema", "migrations", "gateway"]) | own(FLOORS[3]),
-        "a command parses, calls one thing, shows",
-    ),
-)
-
-NO_CLOCK = FLOORS[0] | FLOORS[3]
-"""These are given the time."""
+PURE = {"idna"}
+"""Libraries that the domain may use: functions of their arguments alone."""
 
 BY_NAME = frozenset({"retrycli", "retrycli.cli"})
 """These may import what they name in a string, where no rule sees it."""
@@ -103,19 +92,22 @@ BY_NAME = frozenset({"retrycli", "retrycli.cli"})
 # -- how they are held ----------------------------------------------------------------------------------------
 
 
+FACE = "retrycli"
+"""The public names, and what the installed command calls: these may know of everything."""
+
+
 def breaches(module: str, source: str) -> list[str]:
     """What is wrong with a module, in words."""
     who = home(module)
-    if who not in FLOOR_OF:
-        return [f"{module} stands on no floor: add it to FLOORS in {__file__}"]
+    if who == FACE and module not in {"retrycli", "retrycli.__main__"}:
+        return [f"{module} is in no folder: see MAY_IMPORT in {__file__}"]
     tree = ast.parse(source)
-    found = []
-    for name in sorted(set(imports(tree, module))):
-        found += [f"{module} imports {name}: {why}" for why in objections(who, name)]
-    if who in NO_CLOCK:
+    names = sorted({*imports(tree, module)})
+    found = [f"{module} imports {name}: {why}" for name in names for why in objections(who, name)]
+    if who in GIVEN:
         found += [f"{module} reads the clock by {each}: it is to be given the time" for each in clocks(tree)]
-    if who in FLOORS[0]:
-        found += [f"{module} calls {each}(): floor 0 is pure" for each in calls(tree, {"open", "print", "input"})]
+    if who == "domain":
+        found += [f"{module} calls {each}(): the domain is pure" for each in calls(tree, {"open", "print", "input"})]
     if module not in BY_NAME and {*calls(tree, {"__import__"}), *attributes(tree, {"import_module"})}:
         found.append(f"{module} imports by a name in a string, where no rule sees it")
     return found
@@ -123,31 +115,24 @@ def breaches(module: str, source: str) -> list[str]:
 
 def objections(who: str, name: str) -> Iterator[str]:
     """Why one may not import a name."""
-    for rule in RULES:
-        if who in rule.who and any(name == each or name.startswith(f"{each}.") for each in rule.never):
-            yield rule.why
+    if who == FACE:
+        return
     top = name.partition(".")[0]
+    never, why = NEVER[who]
+    if top in never:
+        yield why
     if top == "retrycli":
-        yield from floor_objections(who, home(name))
-    elif who in FLOORS[0] | FLOORS[3] and top not in sys.stdlib_module_names:
+        whom = home(name)
+        if whom not in MAY_IMPORT[who]:
+            yield f"{who} may not import {whom}"
+    elif who in GIVEN and top not in sys.stdlib_module_names | PURE:
         yield "it is written in plain Python"
 
 
-def floor_objections(who: str, whom: str) -> Iterator[str]:
-    if whom not in FLOOR_OF and f"retrycli.{whom}" in MODULES:
-        yield "it stands on no floor"
-        return
-    mine, theirs = FLOOR_OF[who], FLOOR_OF.get(whom, FLOOR_OF["__init__"])
-    if theirs > mine:
-        yield f"it is on floor {theirs}, above floor {mine}"
-    if theirs == mine and mine in STRANGERS and who != whom and (who, whom) not in ACQUAINTED:
-        yield f"{STRANGERS[mine]} don't know each other"
-
-
 def home(name: str) -> str:
-    """The name under which FLOORS knows a module, or something in it."""
+    """The folder of a module, or of something in it; `FACE` for what is in none."""
     parts = name.split(".")
-    return parts[1] if len(parts) > 1 else "__init__"
+    return FOLDER_OF.get(parts[1], FACE) if len(parts) > 1 else FACE
 
 
 def imports(tree: ast.AST, module: str) -> Iterator[str]:
@@ -225,7 +210,7 @@ MODULES = {named(path): path.read_text(encoding="utf-8") for path in sorted(ROOT
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_every_module_keeps_to_its_floor(module: str) -> None:
+def test_every_module_keeps_to_its_layer(module: str) -> None:
     assert breaches(module, MODULES[module]) == []
 
 
@@ -233,43 +218,49 @@ def test_no_module_imports_itself_in_a_circle() -> None:
     assert circle(MODULES) == []
 
 
-def test_every_name_in_the_rules_is_on_a_floor_once() -> None:
-    """A misspelt name would hold nobody to anything."""
-    assert sum(map(len, FLOORS)) == len(FLOOR_OF)
-    assert {each for rule in RULES for each in rule.who} <= FLOOR_OF.keys()
-    assert {each for pair in ACQUAINTED for each in pair} <= FLOOR_OF.keys()
-
-
 # That each rule bites: made-up modules that break it, and what is said of them.
 
 BROKEN = [
-    # floors
-    ("retrycli.message", "from retrycli.settings import Settings", "on floor 1, above floor 0"),
-    ("retrycli.config", "from retrycli.store.database import Database", "on floor 2, above floor 1"),
-    ("retrycli.store.claims", "from retrycli import engine", "on floor 3, above floor 2"),
-    ("retrycli.engine", "from retrycli.logs import logger", "on floor 4, above floor 3"),
-    ("retrycli.logs", "import retrycli.app", "on floor 5, above floor 4"),
-    ("retrycli.events", "import retrycli", "on floor 5, above floor 0"),
-    ("retrycli.events", "from retrycli import run_once", "on floor 5, above floor 0"),
-    ("retrycli.policy", "from .settings import Settings", "on floor 1, above floor 0"),
-    ("retrycli.policy", "from . import config", "on floor 1, above floor 0"),
-    ("retrycli.policy", "def f():\n    from retrycli import config", "on floor 1, above floor 0"),
-    ("retrycli.policy", "if TYPE_CHECKING:\n    from retrycli.ports import World", "on floor 3, above floor 0"),
-    # strangers
-    ("retrycli.store.claims", "from retrycli.lock import Holder", "adapters don't know each other"),
-    ("retrycli.gateway.http", "from retrycli.schema import queue", "adapters don't know each other"),
-    ("retrycli.schema", "from retrycli.store.database import Database", "adapters don't know each other"),
-    ("retrycli.store.database", "from retrycli.migrations import env", "adapters don't know each other"),
-    ("retrycli.example", "from retrycli.sandbox import Sandbox", "adapters don't know each other"),
-    ("retrycli.console", "from retrycli.logs import logger", "views don't know each other"),
-    # floor 0
+    # whom a folder may know
+    ("retrycli.message", "from retrycli.settings import Settings", "domain may not import config"),
+    ("retrycli.policy", "from .lock import PassLock", "domain may not import system"),
+    ("retrycli.policy", "from . import config", "domain may not import config"),
+    ("retrycli.policy", "def f():\n    from retrycli import config", "domain may not import config"),
+    ("retrycli.policy", "if TYPE_CHECKING:\n    from retrycli.ports import World", "domain may not import engine"),
+    ("retrycli.events", "import retrycli", "domain may not import retrycli"),
+    ("retrycli.events", "from retrycli import run_once", "domain may not import retrycli"),
+    ("retrycli.lock", "from retrycli.settings import Settings", "system may not import config"),
+    ("retrycli.config", "from retrycli.store.database import Database", "config may not import store"),
+    ("retrycli.engine", "from retrycli.store.claims import Claims", "engine may not import store"),
+    ("retrycli.by_hand", "from retrycli import gateway", "engine may not import gateway"),
+    ("retrycli.intake", "if TYPE_CHECKING:\n    from retrycli.lock import PassLock", "engine may not import system"),
+    ("retrycli.engine", "from retrycli.settings import Settings", "engine may not import config"),
+    ("retrycli.store.claims", "from retrycli.gateway.http import HttpGateway", "store may not import gateway"),
+    ("retrycli.gateway.http", "from retrycli.schema import queue", "gateway may not import store"),
+    ("retrycli.ping", "from retrycli.store.ledger import Ledger", "notify may not import store"),
+    ("retrycli.logs", "from retrycli.engine import run_pass", "views may not import engine"),
+    ("retrycli.console", "from retrycli.store.views import Views", "views may not import store"),
+    ("retrycli.logs", "import retrycli.app", "views may not import operations"),
+    (
+        "retrycli.doctor.api",
+        "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json",
+        "may not import cli",
+    ),
+    ("retrycli.cli.look", "from retrycli.store.views import Views", "cli may not import store"),
+    (
+        "retrycli.cli.presets",
+        "def f():\n    from retrycli.gateway.preset import load_preset",
+        "may not import gateway",
+    ),
+    ("retrycli.cli.bulk", "if TYPE_CHECKING:\n    from retrycli.delivery import Delivery", "cli may not import engine"),
+    # what it may know of the world
     *[
-        ("retrycli.message", f"import {each}", "floor 0 is pure")
+        ("retrycli.message", f"import {each}", "the domain is pure")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "tenacity", "logging", "random", "time", "uuid")
     ],
-    ("retrycli.backoff", "from time import time", "floor 0 is pure"),
-    ("retrycli.outcome", "import sqlalchemy.orm", "floor 0 is pure"),
-    ("retrycli.breaker", "from pathlib import Path", "floor 0 is pure"),
+    ("retrycli.backoff", "from time import time", "the domain is pure"),
+    ("retrycli.outcome", "import sqlalchemy.orm", "the domain is pure"),
+    ("retrycli.breaker", "from pathlib import Path", "the domain is pure"),
     ("retrycli.policy", "import pydantic", "it is written in plain Python"),
     ("retrycli.policy", "datetime.now(UTC)", "reads the clock by datetime.now"),
     ("retrycli.policy", "import datetime\ndatetime.datetime.utcnow()", "reads the clock by datetime.datetime.utcnow"),
@@ -277,49 +268,29 @@ BROKEN = [
     ("retrycli.policy", "def f(now=datetime.now): ...", "reads the clock by datetime.now"),
     ("retrycli.news", "print('tea')", "calls print()"),
     ("retrycli.duration", "open('tea').read()", "calls open()"),
-    # settings
-    ("retrycli.config", "import sqlalchemy", "neither database nor network"),
+    ("retrycli.lock", "import sqlalchemy", "this machine alone"),
     ("retrycli.config_text", "def f():\n    import httpx", "neither database nor network"),
-    # adapters
-    ("retrycli.schema", "from retrycli.policy import Transition", "tables don't know what happens next"),
-    ("retrycli.store.views", "import httpx", "sends nothing"),
-    ("retrycli.store.views", "from aiohttp import web", "sends nothing"),
-    ("retrycli.gateway.preset", "from sqlalchemy import select", "stores nothing"),
-    ("retrycli.lock", "import sqlalchemy", "stands on its own"),
-    ("retrycli.sandbox", "import httpx", "stands on its own"),
-    # the engine
     *[
         ("retrycli.engine", f"import {each}", "the engine is given the world")
-        for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich")
+        for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "random", "logging")
     ],
-    ("retrycli.engine", "from retrycli.store.claims import Claims", "knows no adapter"),
-    ("retrycli.by_hand", "from retrycli import gateway", "knows no adapter"),
-    ("retrycli.intake", "if TYPE_CHECKING:\n    from retrycli.lock import PassLock", "knows no adapter"),
-    ("retrycli.engine", "import random", "given clock, randomness and ears"),
-    ("retrycli.engine", "import logging", "given clock, randomness and ears"),
     ("retrycli.engine", "import attrs", "it is written in plain Python"),
     ("retrycli.ports", "now = datetime.now(UTC)", "reads the clock by datetime.now"),
-    # views
-    ("retrycli.console", "from retrycli.store.views import ListedMessage", "get values and give text"),
-    ("retrycli.logs", "from retrycli.engine import run_pass", "get values and give text"),
+    ("retrycli.store.views", "import httpx", "sends nothing"),
+    ("retrycli.store.views", "from aiohttp import web", "sends nothing"),
+    ("retrycli.gateway.preset", "from sqlalchemy import select", "the gateway stores nothing"),
+    ("retrycli.ping", "import sqlalchemy", "a notification stores nothing"),
     ("retrycli.console", "import sqlalchemy", "get values and give text"),
     ("retrycli.report.html", "import httpx", "get values and give text"),
-    # the edge
     ("retrycli.app", "import typer", "without a terminal too"),
     ("retrycli.desk", "def f():\n    from rich.table import Table", "without a terminal too"),
-    ("retrycli.doctor.api", "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json", "without a terminal too"),
-    ("retrycli.presets", "import rich", "without a terminal too"),
-    ("retrycli.cli.look", "from retrycli.store.views import Views", "parses, calls one thing, shows"),
-    ("retrycli.cli.presets", "def f():\n    from retrycli.gateway.preset import load_preset", "calls one thing"),
-    ("retrycli.cli.bulk", "if TYPE_CHECKING:\n    from retrycli.delivery import Delivery", "calls one thing, shows"),
-    ("retrycli.cli.look", "from sqlalchemy import select", "parses, calls one thing, shows"),
-    ("retrycli.cli", "import sqlalchemy", "parses, calls one thing, shows"),
+    ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
     # anywhere
     ("retrycli.engine", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),
-    ("retrycli.utils", "", "stands on no floor: add it to FLOORS"),
-    ("retrycli.helpers.text", "", "stands on no floor: add it to FLOORS"),
+    ("retrycli.utils", "", "is in no folder"),
+    ("retrycli.helpers.text", "", "is in no folder"),
 ]
 
 
@@ -328,9 +299,9 @@ def test_each_rule_bites(module: str, source: str, said: str) -> None:
     assert [each for each in breaches(module, source) if said in each]
 
 
-@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.why)
-def test_each_rule_is_among_the_broken_ones(rule: Rule) -> None:
-    assert any(rule.why in each for module, source, _ in BROKEN for each in breaches(module, source))
+@pytest.mark.parametrize("why", [why for _, why in NEVER.values()])
+def test_each_rule_is_among_the_broken_ones(why: str) -> None:
+    assert any(why in each for module, source, _ in BROKEN for each in breaches(module, source))
 
 
 @pytest.mark.parametrize(
