@@ -237,6 +237,26 @@ def test_a_pass_under_way_shows_with_its_lock_and_what_it_sends(cli: Cli, applic
     assert "\trunning" + 6 * "\t" in passes
 
 
+def test_while_a_pass_runs_a_due_message_may_go_out_in_it(cli: Cli, application: Application) -> None:
+    """And once it has ended, nothing says that the lock kept another pass away."""
+    application.add_due(2)
+    with held_back() as (sandbox, gate):
+        at_work = cli.having(application.variables(sandbox.url))
+        process = at_work.start("run-once")
+        assert gate.reached.wait(60)
+        application.add(900, hours_ago=3)
+        explained = at_work.on_terminal("explain", "900").words
+        assert at_work("run-once").returncode == 75
+        meanwhile = at_work("status").stdout
+        gate.opened.set()
+        assert end(process).returncode == 0
+    assert "Next attempt in the pass that runs now, or at 20" in explained
+    assert "\nCause\tanother pass holds the lock" in meanwhile
+    afterwards = at_work("status").stdout
+    assert ": skipped" in afterwards
+    assert "Cause" not in afterwards
+
+
 def test_a_pass_whose_end_nobody_recorded_is_not_running_and_not_ok(cli: Cli, application: Application) -> None:
     """It was killed, or the disk was full at its end: until a pass takes its messages back, nothing goes on."""
     application.add_due(2)
