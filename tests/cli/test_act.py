@@ -755,6 +755,8 @@ def test_requeue_leaves_alone_a_rejected_message_that_would_expire(at_work: Cli,
     assert at_work("reject", "11", "--reason", "too late", "--yes").returncode == 0
     named = at_work("requeue", "11", env={"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"})
     assert named.returncode == 4
+    screen = at_work.having({"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "48"}).on_terminal("requeue", "11")
+    assert screen.words.endswith("Next: retrycli escalations"), "nothing was requeued"
     assert "message 11 has expired and would expire again" in named.stderr
     assert "retrycli retry" not in named.stderr, "it takes no rejected message"
     assert application.row(11)["status"] == "rejected"

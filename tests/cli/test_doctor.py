@@ -126,6 +126,7 @@ def test_a_log_in_is_tried_and_its_refusal_is_a_failure(desk: Cli, cli: Cli) -> 
 def test_the_age_of_what_would_be_sent_is_told(desk: Cli, application: Application) -> None:
     application.add(1, created_at="2023-05-06 07:08:09")
     [found] = [each for each in desk.json("doctor")["findings"] if "2023-05-06" in each["found"]]
+    assert found["found"].startswith("the oldest message that waits is of ")
     assert found["level"] == "warning"
     assert "schedule.expires_after_hours" in found["remedy"]
 
