@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from retrycli.casework import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.config import load_settings
     from retrycli.desk import Status, status
-    from retrycli.errors import RetrycliError
-    from retrycli.events import PassSummary
-    from retrycli.filter import Filter
-    from retrycli.message import EscalationReason, MessageType, State
-    from retrycli.outcome import LookUp, Outcome, Presence
+    from retrycli.domain.errors import RetrycliError
+    from retrycli.domain.events import PassSummary
+    from retrycli.domain.filter import Filter
+    from retrycli.domain.message import EscalationReason, MessageType, State
+    from retrycli.domain.outcome import LookUp, Outcome, Presence
     from retrycli.settings import Settings
 
 __all__ = [

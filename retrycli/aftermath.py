@@ -9,9 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
-from retrycli import logs, news
-from retrycli.errors import DatabaseUnavailable, RetrycliError
-from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli import logs
+from retrycli.domain import incidents
+from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
+from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -58,11 +59,11 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Ex
     If the pass could not be written down, nothing is known of it: then it is told by its error alone, each time.
     """
     with suppress(DatabaseUnavailable):
-        passes = Ledger(database).passes_up_to(pass_id, news.LOOKBACK)
+        passes = Ledger(database).passes_up_to(pass_id, incidents.LOOKBACK)
         if not passes or passes[0].result is not PassResult.FAILED:
             return
         if isinstance(error, RetrycliError):
-            error.is_known = news.is_known(news.as_mailed(passes), settings.notify.remind)
+            error.is_known = incidents.is_known(incidents.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
             from retrycli.tell import notify
 
@@ -83,13 +84,17 @@ def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> 
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
         logs.logger.warning("Message retry pass skipped: %s", summary.detail)
-    eventful = summary.reason in news.TROUBLE or summary.sent or summary.rescheduled
-    passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK if eventful else A_FEW)
+    eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled
+    passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else A_FEW)
     remind = settings.notify.remind
-    if news.failed(passes[1:]) or news.news(summary.detail, news.as_mailed(passes), remind):
-        passes = ledger.passes_up_to(summary.pass_id, news.LOOKBACK)
+    if incidents.failed(passes[1:]) or incidents.news(summary.detail, incidents.as_mailed(passes), remind):
+        passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-    mailed = news.as_mailed(passes)
-    lines = news.missing(passes, interval), news.works_again(mailed), *news.news(summary.detail, mailed, remind)
+    mailed = incidents.as_mailed(passes)
+    lines = (
+        incidents.missing(passes, interval),
+        incidents.works_again(mailed),
+        *incidents.news(summary.detail, mailed, remind),
+    )
     for line in filter(None, lines):
         logs.logger.warning("%s", line)

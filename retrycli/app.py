@@ -21,13 +21,13 @@ from functools import cache, partial
 from pathlib import Path
 
 from retrycli import aftermath, descriptors, engine, logs, schema
-from retrycli.acts import LONGEST_NAME
-from retrycli.errors import EventLoopRunning, again_if_lost
-from retrycli.escape import encodable
-from retrycli.events import Event, PassSummary, StartedBy
+from retrycli.domain.errors import EventLoopRunning, again_if_lost
+from retrycli.domain.events import Event, PassSummary, StartedBy
+from retrycli.domain.message import Lane, MessageType
+from retrycli.domain.operator_action import LONGEST_NAME
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.sanitize import encodable
 from retrycli.lock import OWN_STATE, Holder, PassLock
-from retrycli.message import Lane, MessageType
-from retrycli.outcome import Outcome
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims

@@ -7,14 +7,14 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import TypeVar
 
-from retrycli.acts import unfit
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
-from retrycli.events import BreakerClosed, Event, MessageDelivered
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
+from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
+from retrycli.domain.message import Claim, Message, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.operator_action import unfit
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.intake import enrol
-from retrycli.message import Claim, Message, QueuedMessage, Span, UnusableMessage
-from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.policy import Settled, Transition
 from retrycli.ports import Gateway, PassRules, World
 from retrycli.record import record
 

@@ -18,13 +18,13 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli import by_hand
-from retrycli.acts import Act, ActKind, not_written, unfit, would_expire
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
-from retrycli.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
-from retrycli.filter import Filter
-from retrycli.listing import ListedMessage
-from retrycli.message import Message, QueuedMessage, Status
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.domain.filter import Filter
+from retrycli.domain.listing import ListedMessage
+from retrycli.domain.message import Message, QueuedMessage, Status
+from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, would_expire
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.acts import Acts

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.settings import Database, Settings
 from retrycli.trust import find_weakness, trusted_users
 

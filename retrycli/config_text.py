@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pydantic import BaseModel, SecretStr
 
 from retrycli.config import Loaded
-from retrycli.message import MessageType
+from retrycli.domain.message import MessageType
 from retrycli.settings import Settings
 
 HEAD = """\

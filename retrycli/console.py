@@ -16,9 +16,8 @@ from math import isfinite
 from shutil import get_terminal_size
 from typing import TYPE_CHECKING
 
-from retrycli import suggested
-from retrycli.escape import printable
-from retrycli.events import (
+from retrycli.domain import suggested
+from retrycli.domain.events import (
     Event,
     MessageDelivered,
     MessageEscalated,
@@ -26,6 +25,7 @@ from retrycli.events import (
     MessageRescheduled,
     PassStarted,
 )
+from retrycli.domain.sanitize import printable
 
 if TYPE_CHECKING:
     from rich.console import Console as RichConsole
@@ -334,7 +334,7 @@ def count(number: int, thing: str, things: str | None = None) -> str:
 
 
 def length(time: timedelta) -> str:
-    """A length of time, as `retrycli.duration` would read it."""
+    """A length of time, as `retrycli.domain.duration` would read it."""
     seconds = time.total_seconds()
     for unit, size in (("d", 86_400), ("h", 3600), ("m", 60)):
         if seconds >= size and seconds % size == 0:

@@ -18,8 +18,9 @@ from pathlib import Path
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from retrycli import atomic, cronline, units
-from retrycli.errors import ConfigurationError
+from retrycli import atomic, units
+from retrycli.domain import cron_line
+from retrycli.domain.errors import ConfigurationError
 from retrycli.trust import user_name, user_number
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
@@ -435,7 +436,7 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
 def _calls(
     title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
 ) -> Iterator[Caller]:
-    for each in cronline.calls(text, system=system):
+    for each in cron_line.calls(text, system=system):
         whose = each.user or user
         found = (title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
         yield Caller("cron", *found, mail_to=each.mail_to, zone=each.zone)

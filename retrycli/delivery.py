@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from retrycli.attempt import Attempt
-from retrycli.breaker import Breaker
 from retrycli.destination import Destination
-from retrycli.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
-from retrycli.events import Event, ResultKept, StopReason
+from retrycli.domain.attempt import Attempt
+from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
+from retrycli.domain.events import Event, ResultKept, StopReason
+from retrycli.domain.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import STOOD_STILL, Outcome, OutcomeKind
+from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition, TransitionKind
 from retrycli.liaison import Liaison
-from retrycli.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
-from retrycli.outcome import STOOD_STILL, Outcome, OutcomeKind
 from retrycli.pace import Pace
-from retrycli.policy import RetryPolicy, Settled, Transition, TransitionKind
 from retrycli.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
 from retrycli.record import Decided, Results
 from retrycli.supply import Supply

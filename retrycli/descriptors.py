@@ -9,7 +9,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 
 RESERVE = 24
 """Numbers that no connection may take. They are for what a pass opens while requests are in flight: a database's

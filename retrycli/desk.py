@@ -10,20 +10,21 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
 
-from retrycli import measure, news, preview, scheduler, ticks
-from retrycli.acts import Act
+from retrycli import measure, preview, scheduler
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
-from retrycli.breaker import Breaker
 from retrycli.crontab import Caller
-from retrycli.errors import LockUnusable
-from retrycli.events import SCHEDULERS, PassResult, StopReason
-from retrycli.figures import Figures, Group
-from retrycli.filter import Filter
-from retrycli.grouping import By
-from retrycli.listing import EscalationGroup, ListedMessage, MessageDetails
+from retrycli.domain import incidents, schedule_grid
+from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.delivery_stats import Figures, Group
+from retrycli.domain.errors import LockUnusable
+from retrycli.domain.events import SCHEDULERS, PassResult, StopReason
+from retrycli.domain.filter import Filter
+from retrycli.domain.grouping import By
+from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
+from retrycli.domain.operator_action import Act
+from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
 from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
-from retrycli.pass_record import PassRecord, Pause, PauseRecord
 from retrycli.settings import Settings
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
@@ -130,9 +131,9 @@ def status(
     with open_database(settings) as database:
         ledger = Ledger(database)
         at = now()
-        upto = at + ticks.CLOCKS_DIFFER
+        upto = at + schedule_grid.CLOCKS_DIFFER
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-        passes = ledger.last_passes(news.LOOKBACK, until=upto)
+        passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
         last = passes[0] if passes else None
         pause = ledger.pause(at)
         breakers = ledger.standing_breakers({each.base_url for each in settings.gateway.all.values()}, at)
@@ -141,9 +142,9 @@ def status(
         disk = lack_of_room(database.file)
         messages = preview.counts(settings, database, at)
         failed = last is not None and last.reason == StopReason.FAULT
-        refused = refusals or (last is not None and last.reason in news.REFUSED)
+        refused = refusals or (last is not None and last.reason in incidents.REFUSED)
         down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
-        late = last is not None and ticks.is_late(last.started_at, at, interval)
+        late = last is not None and schedule_grid.is_late(last.started_at, at, interval)
         uncalled = scheduler.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
@@ -153,7 +154,7 @@ def status(
             last_pass=last,
             unrecorded=lost,
             hosts=[
-                Host(name, newest, ticks.is_late(newest, at, interval))
+                Host(name, newest, schedule_grid.is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
@@ -208,7 +209,7 @@ def ended_passes(settings: Settings, ledger: Ledger, pass_ids: Collection[str]) 
     """
     if not pass_ids:
         return frozenset()
-    passes = ledger.last_passes(news.LOOKBACK)
+    passes = ledger.last_passes(incidents.LOOKBACK)
     ended = frozenset(each.pass_id for each in passes if each.result is not None)
     with suppress(LockUnusable):
         ended |= _unrecorded(settings, ledger, passes)

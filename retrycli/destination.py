@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 
-from retrycli.attempt import Attempt
-from retrycli.breaker import Breaker, BreakerState, wider
-from retrycli.doubt import Doubt
-from retrycli.events import StopReason
-from retrycli.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
+from retrycli.domain.attempt import Attempt
+from retrycli.domain.circuit_breaker import Breaker, BreakerState, wider
+from retrycli.domain.doubt import Doubt
+from retrycli.domain.events import StopReason
+from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.ports import PassRules
 
 FORBIDDEN = 403

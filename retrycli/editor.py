@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 
-from retrycli.errors import NotEdited
+from retrycli.domain.errors import NotEdited
 
 NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")

@@ -9,11 +9,11 @@ from datetime import datetime
 from math import ceil
 from typing import TYPE_CHECKING
 
-from retrycli.breaker import BreakerState
-from retrycli.errors import DatabaseUnavailable, LockHeld, cause_of
-from retrycli.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
+from retrycli.domain.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
+from retrycli.domain.message import Claim, Lane
 from retrycli.intake import follow_the_table
-from retrycli.message import Claim, Lane
 from retrycli.ports import LOOK_EVERY, Identity, Lock, PassRules, World
 from retrycli.recovery import recover
 

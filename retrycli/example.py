@@ -17,10 +17,10 @@ from pathlib import Path
 
 from sqlalchemy import insert
 
-from retrycli.fingerprint import fingerprint
-from retrycli.message import EscalationReason, State
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import EscalationReason, State
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import attempts, queue
 from retrycli.store.database import Database
 from retrycli.store.keys import provisional_key

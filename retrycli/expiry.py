@@ -6,13 +6,13 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
-from retrycli.backoff import later
-from retrycli.breaker import BreakerState
-from retrycli.events import PassSummary, StopReason
-from retrycli.filter import Filter
+from retrycli.domain.backoff import later
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.events import PassSummary, StopReason
+from retrycli.domain.filter import Filter
+from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, lasting, utc
+from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.logs import logger
-from retrycli.message import EscalationReason, MessageType, State
-from retrycli.news import LOOKBACK, REMIND_AFTER, lasting, utc
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger

@@ -14,16 +14,17 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import intake, news, scheduler, ticks
+from retrycli import intake, scheduler
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
-from retrycli.breaker import BreakerState
 from retrycli.crontab import Caller
 from retrycli.desk import ended_passes, pass_runs
 from retrycli.destination import Destination
-from retrycli.events import PassResult, StopReason
+from retrycli.domain import incidents, schedule_grid
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.events import PassResult, StopReason
+from retrycli.domain.listing import MessageDetails
+from retrycli.domain.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.expiry import EXPIRED
-from retrycli.listing import MessageDetails
-from retrycli.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
 from retrycli.recovery import recover
@@ -143,8 +144,8 @@ class _Explainer:
         self._rules = rules
         self._interval = interval
         self._now = world.now()
-        until = self._now + ticks.CLOCKS_DIFFER
-        passes = self._ledger.last_passes(news.LOOKBACK, until=until)
+        until = self._now + schedule_grid.CLOCKS_DIFFER
+        passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
         ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
@@ -284,7 +285,7 @@ class _Explainer:
             return Gate("cron", open=False, figure="there was no pass yet")
         if self._uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(self._uncalled))
-        if self._newest is not None and ticks.is_late(self._newest, self._now, self._interval):
+        if self._newest is not None and schedule_grid.is_late(self._newest, self._now, self._interval):
             figure = f"none has begun for too long: {self._why_none_came}; the last pass began at"
             return Gate("cron", open=False, figure=figure, time=self._newest)
         number = self._grid.after(self._now)
@@ -330,7 +331,7 @@ class _Explainer:
         intake.follow_the_table(self._world, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
-    def _turn(self, found: MessageDetails, grid: ticks.Ticks, number: int, opens: int, most: int) -> int:
+    def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
         intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)

@@ -7,10 +7,10 @@ from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
-from retrycli.errors import again_if_lost
-from retrycli.events import Event, event_of
-from retrycli.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
-from retrycli.policy import Settled, Transition, TransitionKind, first_failure
+from retrycli.domain.errors import again_if_lost
+from retrycli.domain.events import Event, event_of
+from retrycli.domain.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
+from retrycli.domain.retry_policy import Settled, Transition, TransitionKind, first_failure
 from retrycli.ports import PassRules, World
 
 BATCH = 500

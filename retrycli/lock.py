@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Self
 
 from retrycli import descriptors
-from retrycli.errors import LockHeld, LockUnusable
+from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.trust import PRIVATE, is_planted, user_name
 
 OWN_STATE = Path(".local/state/retrycli")

@@ -11,10 +11,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Literal, assert_never
 
-from retrycli import suggested
-from retrycli.errors import cause_of
-from retrycli.escape import printable
-from retrycli.events import (
+from retrycli.domain import suggested
+from retrycli.domain.errors import cause_of
+from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
@@ -29,9 +28,10 @@ from retrycli.events import (
     PassStopped,
     ResultKept,
 )
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.outcome import may_have_arrived
+from retrycli.domain.sanitize import printable
 from retrycli.log_file import LogFile
-from retrycli.message import EscalationReason
-from retrycli.outcome import may_have_arrived
 
 logger = logging.getLogger("retrycli")
 

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from retrycli import schema
 from retrycli.app import lock_path, utc_now
-from retrycli.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
+from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
 from retrycli.lock import Holder, PassLock
 from retrycli.settings import Settings
 from retrycli.store import selection

@@ -10,11 +10,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import assert_never
 
-from retrycli import suggested
-from retrycli.escape import inert
-from retrycli.fingerprint import cause
-from retrycli.news import COST
-from retrycli.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+from retrycli.domain import suggested
+from retrycli.domain.fingerprint import cause
+from retrycli.domain.incidents import COST
+from retrycli.domain.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+from retrycli.domain.sanitize import inert
 
 CAUSES = 10
 """So many causes are told of, the most frequent first."""

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from retrycli.events import StopReason
+from retrycli.domain.events import StopReason
 from retrycli.ports import PassRules
 
 

@@ -9,9 +9,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Protocol
 
-from retrycli.breaker import Breaker, BreakerRules
-from retrycli.events import ClockWasAhead, Event, PassSummary, StartedBy
-from retrycli.message import (
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules
+from retrycli.domain.events import ClockWasAhead, Event, PassSummary, StartedBy
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.message import (
     ChangedMessage,
     Claim,
     Lane,
@@ -22,9 +23,8 @@ from retrycli.message import (
     Span,
     UnusableMessage,
 )
-from retrycli.outcome import LookUp, Outcome
-from retrycli.policy import Recorded, RetryPolicy, Settled
-from retrycli.turns import Turns
+from retrycli.domain.outcome import LookUp, Outcome
+from retrycli.domain.retry_policy import Recorded, RetryPolicy, Settled
 
 ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
 """A claim is enough for so many rounds of answers, and holds so many messages at least and at most."""

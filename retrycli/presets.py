@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
-from retrycli.errors import RetrycliError
+from retrycli.domain.errors import RetrycliError
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageType
 from retrycli.gateway.preset import Preset, known_presets, load_preset, preset_text
-from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageType
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 

@@ -11,13 +11,13 @@ from heapq import merge
 
 from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
-from retrycli.breaker import Breaker, BreakerState
 from retrycli.destination import Destination
-from retrycli.filter import Filter
-from retrycli.listing import ListedMessage
-from retrycli.message import ChangedMessage, Message, Span, State, UnusableMessage
-from retrycli.pass_record import Pause
-from retrycli.policy import RetryPolicy, Settled, TransitionKind
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.filter import Filter
+from retrycli.domain.listing import ListedMessage
+from retrycli.domain.message import ChangedMessage, Message, Span, State, UnusableMessage
+from retrycli.domain.pass_record import Pause
+from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
 from retrycli.ports import PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.database import Database

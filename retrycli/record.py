@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
-from retrycli.events import Event, MessageMovedOn, event_of
-from retrycli.message import Claim, QueuedMessage, UnusableMessage
-from retrycli.policy import Recorded, Settled
+from retrycli.domain.events import Event, MessageMovedOn, event_of
+from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage
+from retrycli.domain.retry_policy import Recorded, Settled
 from retrycli.ports import LOOK_EVERY, World
 
 Decided = tuple[QueuedMessage | UnusableMessage, Settled]

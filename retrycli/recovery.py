@@ -5,12 +5,12 @@ from __future__ import annotations
 from datetime import datetime
 from functools import partial
 
-from retrycli.errors import again_if_lost
-from retrycli.events import ClaimsLapsed, Event
-from retrycli.identity import Difference
-from retrycli.message import BY_PASS, Claim, Lapsed, UnusableMessage
-from retrycli.outcome import LAPSED, Outcome
-from retrycli.policy import Settled, Transition
+from retrycli.domain.errors import again_if_lost
+from retrycli.domain.events import ClaimsLapsed, Event
+from retrycli.domain.identity import Difference
+from retrycli.domain.message import BY_PASS, Claim, Lapsed, UnusableMessage
+from retrycli.domain.outcome import LAPSED, Outcome
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.ports import PassRules, World
 from retrycli.record import record
 

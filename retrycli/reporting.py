@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli import atomic, logs
-from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
+from retrycli.domain.events import PassResult, PassSummary, StopReason
 
 if TYPE_CHECKING:
-    from retrycli.listing import EscalationGroup
+    from retrycli.domain.listing import EscalationGroup
     from retrycli.report import Cause
     from retrycli.settings import Settings
     from retrycli.store.database import Database

@@ -14,13 +14,14 @@ from pathlib import Path
 from socket import gethostname
 
 import retrycli
-from retrycli import config_text, cronline, crontab, filesystem, suggested, ticks, units
+from retrycli import config_text, crontab, filesystem, units
 from retrycli.config import Loaded
-from retrycli.cronline import Job
 from retrycli.crontab import Caller, File, Host, Target, UserCrontab
-from retrycli.errors import ConfigurationError
-from retrycli.events import SCHEDULERS, StartedBy
-from retrycli.pass_record import PassRecord
+from retrycli.domain import cron_line, schedule_grid, suggested
+from retrycli.domain.cron_line import Job
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.events import SCHEDULERS, StartedBy
+from retrycli.domain.pass_record import PassRecord
 from retrycli.settings import Settings
 from retrycli.trust import ROOT, find_weakness, group_readers
 
@@ -30,7 +31,7 @@ CRON_IS_DOWN = (
     "cron is not running on this machine",
     "start it: `sudo systemctl enable --now cron`",
 )
-"""What is wrong, and the remedy. `retrycli.suggested` has the machine's own command in its place."""
+"""What is wrong, and the remedy. `retrycli.domain.suggested` has the machine's own command in its place."""
 MARGIN = timedelta(seconds=90)
 """Past its deadline and its last request a pass has so long to write things down."""
 BEGINS_WITHIN = timedelta(minutes=1)
@@ -288,7 +289,7 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
     if place.is_timer:
         parts = [units.service(wanted, system=system), units.timer(wanted)]
     else:
-        parts = [cronline.block(wanted, system=system)]
+        parts = [cron_line.block(wanted, system=system)]
     return list(zip(_targets(place, host), parts, strict=True))
 
 
@@ -440,7 +441,7 @@ def ticks_of(
     interval: timedelta,
     now: datetime,
     zone: tzinfo | None = None,
-) -> ticks.Ticks:
+) -> schedule_grid.Ticks:
     """Return when the next passes begin.
 
     A pass made by hand tells nothing of that.
@@ -454,24 +455,24 @@ def ticks_of(
         zone: the time zone that cron and timers go by; by default the system's.
     """
     zone = zone or crontab.system_zone()
-    latest = passes[: ticks.PASSES_LOOKED_AT]
+    latest = passes[: schedule_grid.PASSES_LOOKED_AT]
     starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
     at_work = [each for each in callers if each.running is not False]
     found = [each for caller in at_work if (each := _ticks(caller, starts, now, zone)) is not None]
     if found:
         return min(found, key=lambda each: each.next(now))
-    return ticks.grid(starts, interval) or ticks.by_clock(interval, now, zone)
+    return schedule_grid.grid(starts, interval) or schedule_grid.by_clock(interval, now, zone)
 
 
-def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> ticks.Ticks | None:
+def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
     if caller.kind == "cron":
-        return ticks.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
+        return schedule_grid.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
     for each in caller.when.split(", "):
         line, span = units.as_cron(each), units.span(each)
         if line is not None:
-            return ticks.by_cron(line, now, zone)
+            return schedule_grid.by_cron(line, now, zone)
         if span is not None and starts:
-            return ticks.Grid(starts[0], span)
+            return schedule_grid.Grid(starts[0], span)
     return None
 
 
@@ -497,7 +498,7 @@ def nothing_calls(
         return found[0] if all(found) else None
     if callers is None:
         return None
-    recent = [each for each in passes if not ticks.is_late(each.started_at, now, interval)]
+    recent = [each for each in passes if not schedule_grid.is_late(each.started_at, now, interval)]
     others = [each for each in [*passes[:1], *recent] if each.started_by is not StartedBy.PERSON]
     if others and not (none_hidden and all(_was_by_cron_here(each) for each in others)):
         return None
@@ -539,7 +540,7 @@ def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> dat
     if caller.kind != "cron" or caller.since is None:
         return None
     zone = crontab.named_zone(caller.zone) or zone or crontab.system_zone()
-    if (line := ticks.by_cron(caller.when, caller.since, zone)) is None:
+    if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
         return None
     tick = line.next(caller.since).astimezone(UTC)
     return tick if now < tick + BEGINS_WITHIN else None
@@ -611,7 +612,7 @@ def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> No
 def _put(place: Place, target: Target, text: str, config: str) -> Change:
     before = target.read()
     if not place.is_timer:
-        after = cronline.with_block(before, config, text)
+        after = cron_line.with_block(before, config, text)
     elif before and not units.is_marked(before, config):
         raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
     else:
@@ -623,7 +624,7 @@ def _removal(place: Place, config: str, host: Host) -> list[Change]:
     found = [(each, each.read()) for each in _targets(place, host)]
     if place.is_timer:
         return [Change(target, text, "") for target, text in found if units.is_marked(text, config)]
-    changed = [(target, text, cronline.without_block(text, config)) for target, text in found]
+    changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
     return [Change(*each) for each in changed if each[1] != each[2]]
 
 
@@ -643,7 +644,7 @@ def _targets(place: Place, host: Host) -> list[Target]:
 def _objection(caller: Caller, wanted: Job) -> str | None:
     """What `install` would have written otherwise."""
     if caller.kind == "cron":
-        when, command = cronline.schedule(wanted.interval), cronline.command(wanted)
+        when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
     else:
         when, command = units.when(wanted.interval), units.command(wanted)
     if caller.when != when:

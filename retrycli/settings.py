@@ -15,11 +15,11 @@ from pydantic import (
     model_validator,
 )
 
-from retrycli.backoff import Backoff, BackoffKind
-from retrycli.breaker import BreakerRules
+from retrycli.domain.backoff import Backoff, BackoffKind
+from retrycli.domain.circuit_breaker import BreakerRules
+from retrycli.domain.message import MessageType
+from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.gateways import Gateway
-from retrycli.message import MessageType
-from retrycli.policy import RetryPolicy
 from retrycli.section import Hours, Minutes, Named, Positive, Section, Waits, absolute
 
 

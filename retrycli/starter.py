@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from retrycli.events import StartedBy
+from retrycli.domain.events import StartedBy
 
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})

@@ -7,10 +7,10 @@ from collections.abc import Iterable
 from datetime import datetime
 
 from retrycli.destination import Destination
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.message import Lane
 from retrycli.liaison import Liaison
-from retrycli.message import Lane
 from retrycli.ports import Claims, PassRules
-from retrycli.turns import Turns
 
 
 class Supply:

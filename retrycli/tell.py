@@ -15,16 +15,17 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 
-from retrycli import notices, ping
 from retrycli import notify as adapter
-from retrycli.breaker import BreakerState
-from retrycli.errors import ConfigurationError, RetrycliError
-from retrycli.events import Event, PassResult, PassStarted, PassSummary
+from retrycli import ping
+from retrycli.domain import notices
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.errors import ConfigurationError, RetrycliError
+from retrycli.domain.events import Event, PassResult, PassStarted, PassSummary
+from retrycli.domain.incidents import LOOKBACK, Trouble
+from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.expiry import Expiring
 from retrycli.logs import logger
-from retrycli.news import LOOKBACK, Trouble
 from retrycli.notice_text import Surroundings, trial, worded
-from retrycli.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups

@@ -7,9 +7,9 @@ import shlex
 from collections.abc import Iterable, Mapping
 from datetime import timedelta
 
-from retrycli.cronline import Job, named_config, names_pass, schedule
-from retrycli.errors import ConfigurationError
-from retrycli.events import StartedBy
+from retrycli.domain.cron_line import Job, named_config, names_pass, schedule
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.events import StartedBy
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 STOP_SECONDS = 45

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 from retrycli import schema
 from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.lock import PassLock
-from retrycli.message import OPTIONAL_COLUMNS
 from retrycli.move import check_claims, keep_passes_off
 from retrycli.scheduler import LOG, LOGS
 from retrycli.settings import Settings

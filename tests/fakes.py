@@ -14,12 +14,12 @@ from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli import by_hand, engine
-from retrycli.breaker import BreakerRules
-from retrycli.errors import LockHeld
-from retrycli.events import Event, PassSummary
-from retrycli.message import MessageType, QueuedMessage
-from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.policy import RetryPolicy, Settled, Transition
+from retrycli.domain.circuit_breaker import BreakerRules
+from retrycli.domain.errors import LockHeld
+from retrycli.domain.events import Event, PassSummary
+from retrycli.domain.message import MessageType, QueuedMessage
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition
 from retrycli.ports import Gateway, Identity, PassRules, World
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

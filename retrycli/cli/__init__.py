@@ -68,7 +68,7 @@ class AsCalled(typer.Context):
     @property
     def command_path(self) -> str:
         """Return the words before a command."""
-        from retrycli import suggested
+        from retrycli.domain import suggested
 
         return suggested.program()
 
@@ -139,8 +139,8 @@ def _at(home: str) -> dict[str, Any]:
 
 
 def _give_examples(command: Any, *names: str) -> None:  # noqa: ANN401  as above
-    from retrycli import suggested
     from retrycli.cli.examples import EXAMPLES
+    from retrycli.domain import suggested
 
     # The first line keeps the help's formatter from filling the others up.
     command.epilog = f"\b\nExample:\n  {suggested.own(EXAMPLES[' '.join(names)])}"
@@ -188,9 +188,9 @@ def options(
 
 def run() -> None:
     """Run the command that the arguments name; every error ends here, in words and with its exit code."""
-    from retrycli import suggested
     from retrycli.cli import streams
-    from retrycli.errors import RetrycliError, cause_of
+    from retrycli.domain import suggested
+    from retrycli.domain.errors import RetrycliError, cause_of
 
     streams.prepare()
     program = _program(sys.orig_argv, sys.argv[0], os.environ)
@@ -255,8 +255,8 @@ def _sudo() -> list[str]:
 
 
 def _fail(error: BaseException, text: str, code: int) -> None:
-    from retrycli import suggested
-    from retrycli.escape import printable
+    from retrycli.domain import suggested
+    from retrycli.domain.sanitize import printable
 
     if "--debug" in sys.argv:
         import traceback

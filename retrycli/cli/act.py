@@ -38,7 +38,7 @@ from retrycli.cli.shared import (
     moment,
     utf8,
 )
-from retrycli.message import State
+from retrycli.domain.message import State
 
 if TYPE_CHECKING:
     from datetime import datetime

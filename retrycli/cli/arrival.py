@@ -24,7 +24,7 @@ from retrycli.cli.shared import (
     load_settings,
     utf8,
 )
-from retrycli.outcome import Presence
+from retrycli.domain.outcome import Presence
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

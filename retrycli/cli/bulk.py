@@ -10,14 +10,14 @@ import typer
 from retrycli.cli.look import show_messages
 from retrycli.cli.passes import Signals
 from retrycli.cli.shared import a_person_is_there, ask, require_a_person
-from retrycli.outcome import may_have_arrived
+from retrycli.domain.outcome import may_have_arrived
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
     from retrycli.app import Surroundings
     from retrycli.casework import Done, Tried
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
     from retrycli.settings import Settings
 
 Result = TypeVar("Result")
@@ -32,7 +32,7 @@ def chosen(message_ids: list[int] | None, wanted: Filter) -> list[int] | Filter:
     Raises:
         typer.BadParameter: both or neither were given.
     """
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
 
     filtered = wanted != Filter()
     if message_ids and filtered:
@@ -74,7 +74,7 @@ def agreed(
         typer.Exit: the person would rather not.
     """
     from retrycli import casework, console
-    from retrycli.errors import NoSuchMessage
+    from retrycli.domain.errors import NoSuchMessage
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
@@ -156,7 +156,7 @@ def _tell(done: Done, act: str, *, named: bool) -> None:
 def _tell_of_refused(done: Done) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
     from retrycli import console
-    from retrycli.errors import Expired, InvalidMessage
+    from retrycli.domain.errors import Expired, InvalidMessage
 
     unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
     if unfit:

@@ -49,7 +49,7 @@ def doctor(
 
 def _to_paste(finding: Finding) -> Finding:
     """Complete the commands that a finding suggests."""
-    from retrycli import suggested
+    from retrycli.domain import suggested
 
     remedy = None if finding.remedy is None else suggested.quoted(finding.remedy)
     return replace(finding, found=suggested.quoted(finding.found), remedy=remedy)

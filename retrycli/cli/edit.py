@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import By, ConfigFile, Json, MessageId, Yes, ask, load_settings, require_a_person, utf8
-from retrycli.escape import printable
+from retrycli.domain.sanitize import printable
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.draft import Draft
-    from retrycli.listing import ActRecord
+    from retrycli.domain.editable_message import Draft
+    from retrycli.domain.listing import ActRecord
 
 
 def register(app: typer.Typer) -> None:
@@ -43,7 +43,7 @@ def edit(
     The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
     """
     from retrycli import console, editing
-    from retrycli.draft import difference
+    from retrycli.domain.editable_message import difference
 
     require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
@@ -72,7 +72,7 @@ def edit(
 def show_edits(acts: Sequence[ActRecord]) -> None:
     """Show what edits changed, as bodies are shown."""
     from retrycli import console
-    from retrycli.draft import edit_in_lines
+    from retrycli.domain.editable_message import edit_in_lines
 
     for act in acts:
         if act.before is not None and act.after is not None:

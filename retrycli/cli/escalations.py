@@ -27,13 +27,13 @@ from retrycli.cli.shared import (
     load_settings,
     utf8,
 )
-from retrycli.message import EscalationReason, State
+from retrycli.domain.message import EscalationReason, State
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from retrycli.console import Row
-    from retrycli.listing import EscalationGroup, ListedMessage
+    from retrycli.domain.listing import EscalationGroup, ListedMessage
     from retrycli.settings import Settings
 
 ESCALATION_FIELDS = (
@@ -59,7 +59,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
     if ctx.invoked_subcommand is not None:
         return
     from retrycli import console, desk
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
 
     settings = load_settings(ctx, config)
     groups = desk.escalations(settings)
@@ -77,7 +77,7 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
     from retrycli import console, desk
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
 
     alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)
@@ -194,7 +194,7 @@ def _seen_to(message: ListedMessage) -> str | None:
 
 def _step(reason: str | None, message_id: int) -> str:
     """Return the command for the next step: a message that can't simply be tried again is shown first."""
-    from retrycli import suggested
+    from retrycli.domain import suggested
 
     commands = {EscalationReason.EXHAUSTED.value: "retry", EscalationReason.UNKNOWN.value: "look-up"}
     return suggested.own(f"retrycli {commands.get(reason or '', 'show')} {message_id}")

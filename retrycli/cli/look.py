@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.acts import ActKind
 from retrycli.cli.edit import show_edits
 from retrycli.cli.shared import (
     MOST,
@@ -28,9 +27,10 @@ from retrycli.cli.shared import (
     load,
     load_settings,
 )
-from retrycli.events import PassResult
-from retrycli.message import EscalationReason, MessageType, State
-from retrycli.message import Status as RowStatus
+from retrycli.domain.events import PassResult
+from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.message import Status as RowStatus
+from retrycli.domain.operator_action import ActKind
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -39,8 +39,8 @@ if TYPE_CHECKING:
     from retrycli.console import Cell, Row
     from retrycli.crontab import Asker, Caller
     from retrycli.desk import Status
+    from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.explain import Explanation, Gate
-    from retrycli.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.settings import Settings
 
 ON_SCREEN = 50
@@ -128,8 +128,9 @@ def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
 
 def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
-    from retrycli import scheduler, suggested
+    from retrycli import scheduler
     from retrycli.crontab import Host
+    from retrycli.domain import suggested
 
     install = scheduler.to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
@@ -234,7 +235,8 @@ def _expired_in_words(found: Status) -> dict[str, str]:
 
 
 def _passes_in_words(found: Status) -> str:
-    from retrycli import console, suggested
+    from retrycli import console
+    from retrycli.domain import suggested
 
     last = found.last_pass
     if last is None:
@@ -251,7 +253,7 @@ def _passes_in_words(found: Status) -> str:
 
 def _cause_in_words(found: Status) -> dict[str, str]:
     """Return why the last pass ended early, if it has more to say than its result."""
-    from retrycli import suggested
+    from retrycli.domain import suggested
 
     last = found.last_pass
     is_over = last is not None and last.result == PassResult.SKIPPED and found.lock is None
@@ -494,8 +496,8 @@ def may_have_arrived(message_id: int) -> str:
 
 def _rfc_3339(column: str, value: object) -> object:
     """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
-    from retrycli.errors import InvalidMessage
-    from retrycli.message import utc_time
+    from retrycli.domain.errors import InvalidMessage
+    from retrycli.domain.message import utc_time
 
     if column not in TIMES:
         return value

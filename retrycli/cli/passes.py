@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import MOST, By, ConfigFile, Header, Json, length_of_time, load_settings, utf8
-from retrycli.events import StartedBy
+from retrycli.domain.events import StartedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from retrycli.console import Cell, Row
-    from retrycli.events import PassSummary
-    from retrycli.listing import ListedMessage
-    from retrycli.pass_record import PassRecord, PauseRecord
+    from retrycli.domain.events import PassSummary
+    from retrycli.domain.listing import ListedMessage
+    from retrycli.domain.pass_record import PassRecord, PauseRecord
     from retrycli.preview import Preview, Sum
     from retrycli.settings import Settings
 
@@ -138,7 +138,7 @@ def _show(summary: PassSummary) -> None:
 
 def why_it_ended(reason: str | None, detail: str | None) -> str | None:
     """Return why a pass ended as it did. The details of two reasons say all of it."""
-    from retrycli import suggested
+    from retrycli.domain import suggested
 
     if detail is not None:
         detail = suggested.quoted(detail)
@@ -199,7 +199,8 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
 
 def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
-    from retrycli import console, suggested
+    from retrycli import console
+    from retrycli.domain import suggested
     from retrycli.preview import count_waiting
 
     would = "A pass would"
@@ -230,7 +231,7 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
 def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
     """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
     from retrycli import console
-    from retrycli.breaker import BreakerState
+    from retrycli.domain.circuit_breaker import BreakerState
 
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:

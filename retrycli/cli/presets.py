@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_settings, name, require_a_person, utf8
-from retrycli.message import MessageType
+from retrycli.domain.message import MessageType
 
 if TYPE_CHECKING:
     from retrycli.presets import MessageSummary, PresetSummary

@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
-from retrycli.grouping import By
+from retrycli.domain.grouping import By
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from retrycli.console import Row
-    from retrycli.figures import Figures, Group, Trouble
+    from retrycli.domain.delivery_stats import Figures, Group, Trouble
 
 ON_SCREEN = 20
 """So many groups a terminal is shown, but for hours, of which there are as many as there are."""
@@ -146,7 +146,7 @@ def _lines(figures: Figures, by: By, groups: Sequence[Group]) -> Iterator[Row]:
 
 
 def _waits(figures: Figures) -> list[timedelta | None]:
-    from retrycli.figures import quantile
+    from retrycli.domain.delivery_stats import quantile
 
     return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
 
@@ -156,8 +156,8 @@ def _waits(figures: Figures) -> list[timedelta | None]:
 
 def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
     from retrycli import console
-    from retrycli.figures import bar_for, bars
-    from retrycli.outcome import OutcomeKind
+    from retrycli.domain.delivery_stats import bar_for, bars
+    from retrycli.domain.outcome import OutcomeKind
 
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
     made = [sum(each.values()) for each in columns]
@@ -188,7 +188,7 @@ def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
 
 
 def _waited(figures: Figures) -> str:
-    from retrycli.duration import in_words
+    from retrycli.domain.duration import in_words
 
     median, most, longest = ("" if each is None else in_words(each) for each in _waits(figures))
     if not median:
@@ -197,7 +197,7 @@ def _waited(figures: Figures) -> str:
 
 
 def _outages(figures: Figures) -> str:
-    from retrycli.duration import in_words
+    from retrycli.domain.duration import in_words
 
     if not figures.outages:
         return "none"
@@ -207,7 +207,7 @@ def _outages(figures: Figures) -> str:
 
 def _show_outages(figures: Figures) -> None:
     from retrycli import console
-    from retrycli.duration import in_words
+    from retrycli.domain.duration import in_words
 
     rows = [
         (each.began_at, each.ended_at, in_words(each.length(figures.until))) for each in figures.outages[-NEWEST:][::-1]

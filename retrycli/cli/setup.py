@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, length_of_time, load, load_settings, require_a_person, utf8
-from retrycli.escape import printable
+from retrycli.domain.sanitize import printable
 
 NOT_VERIFIED = 3
 COUNTED = {True: "verified", False: "differ"}
@@ -55,7 +55,7 @@ def init(
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
     from retrycli import console, upkeep
-    from retrycli.errors import RetrycliError
+    from retrycli.domain.errors import RetrycliError
 
     file = config or ctx.obj.config or Path("retrycli.toml")
     upkeep.write_config(file, database_url=database_url, base_url=base_url)

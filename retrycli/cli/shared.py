@@ -12,12 +12,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.acts import LONGEST_NAME
-from retrycli.message import EscalationReason, MessageType, State
+from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.operator_action import LONGEST_NAME
 
 if TYPE_CHECKING:
     from retrycli.config import Loaded
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
     from retrycli.settings import Settings
 
 
@@ -58,7 +58,7 @@ def utf8(value: str | None) -> str | None:
     Raises:
         typer.BadParameter: it is no UTF-8, which no database would take.
     """
-    from retrycli.escape import encodable
+    from retrycli.domain.sanitize import encodable
 
     if value is not None and not encodable(value):
         raise typer.BadParameter("that is no UTF-8")
@@ -113,7 +113,7 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
     """
     from retrycli import config as configuration
     from retrycli import desk
-    from retrycli.escape import printable
+    from retrycli.domain.sanitize import printable
 
     try:
         given = ctx.params.get("config") or ctx.find_root().params.get("config")
@@ -188,7 +188,7 @@ def filter_of(
     Raises:
         typer.BadParameter: ``older_than`` is no length of time.
     """
-    from retrycli.filter import Filter
+    from retrycli.domain.filter import Filter
 
     before = None if older_than is None else datetime.now(UTC) - length_of_time(older_than, "--older-than")
     return Filter(
@@ -221,7 +221,7 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
 
 def given_file(ctx: typer.Context, config: Path | None) -> Path | None:
     """Return the configuration file that was given, if any, and have suggested commands name it."""
-    from retrycli import suggested
+    from retrycli.domain import suggested
 
     given: Globals = ctx.obj
     file = config or given.config
@@ -244,7 +244,7 @@ def length_of_time(text: str, option: str) -> timedelta:
     Raises:
         typer.BadParameter: it is none.
     """
-    from retrycli.duration import duration
+    from retrycli.domain.duration import duration
 
     try:
         return duration(text)
@@ -260,7 +260,7 @@ def moment(text: str, option: str) -> datetime:
     Raises:
         typer.BadParameter: it is none, or past.
     """
-    from retrycli.duration import LONGEST, duration
+    from retrycli.domain.duration import LONGEST, duration
 
     now = _local(datetime.now(UTC))
     with suppress(ValueError):

@@ -7,7 +7,7 @@ import sys
 from io import BufferedWriter, FileIO, TextIOWrapper
 from typing import TYPE_CHECKING, TextIO
 
-from retrycli.errors import OutputFailed
+from retrycli.domain.errors import OutputFailed
 
 if TYPE_CHECKING:
     from _typeshed import ReadableBuffer

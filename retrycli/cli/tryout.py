@@ -30,7 +30,8 @@ def sandbox(
     throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
 ) -> None:
     """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
-    from retrycli import console, suggested
+    from retrycli import console
+    from retrycli.domain import suggested
     from retrycli.sandbox import Behaviour, Sandbox, share
 
     try:
@@ -56,7 +57,7 @@ def _stop(_number: int, _frame: FrameType | None) -> None:
 
 
 def _tell(seen: Seen) -> None:
-    from retrycli.escape import printable
+    from retrycli.domain.sanitize import printable
 
     key = f"  key {printable(seen.key)}" if seen.key else ""
     typer.echo(f"{seen.status}  {seen.method} {printable(seen.path)}{key}")

@@ -20,7 +20,7 @@ from retrycli.config import HINT, load
 from retrycli.crontab import Asker, Host
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
-from retrycli.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.finding import Finding, Level, failure, of_error
 from retrycli.store.database import Database
 

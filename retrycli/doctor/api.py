@@ -8,12 +8,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from retrycli import news, schema
-from retrycli.breaker import BreakerState
+from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.domain import incidents
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.outcome import OUTAGE, OutcomeKind
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.gateways import OneGateway
-from retrycli.outcome import OUTAGE, OutcomeKind
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
@@ -64,7 +65,7 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
     if database.revision() != schema.HEAD:
         return {}
     ledger = Ledger(database)
-    passes = ledger.last_passes(news.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
+    passes = ledger.last_passes(incidents.LOOKBACK, until=case.now() + CLOCK_TOLERANCE)
     return {
         destination: f"the last refusal, at {each.started_at:%Y-%m-%dT%H:%M:%SZ}, was: {each.detail}"
         for destination, each in ledger.refusals(passes).items()

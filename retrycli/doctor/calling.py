@@ -8,16 +8,17 @@ from itertools import pairwise
 from socket import gethostname
 from statistics import median
 
-from retrycli import cronline, scheduler, units
+from retrycli import scheduler, units
 from retrycli.crontab import Caller
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
-from retrycli.errors import ConfigurationError
-from retrycli.events import SCHEDULERS, StartedBy
+from retrycli.domain import cron_line
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.events import SCHEDULERS, StartedBy
+from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.schedule_grid import is_late
 from retrycli.finding import Finding, failure, warning, well
-from retrycli.pass_record import PassRecord
 from retrycli.store.database import Database
-from retrycli.ticks import is_late
 
 UNEVEN = 1.5
 """Intervals that are so many times too long, or too short, are no chance."""
@@ -136,7 +137,7 @@ def _as_set(case: Case) -> str | None:
         return None
     [caller] = callers
     try:
-        wanted = cronline.schedule(case.interval) if caller.kind == "cron" else units.when(case.interval)
+        wanted = cron_line.schedule(case.interval) if caller.kind == "cron" else units.when(case.interval)
     except ConfigurationError:
         return None
     return caller.when if caller.when == wanted else None

@@ -9,9 +9,9 @@ from shlex import quote
 
 from retrycli import schema
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.domain.message import OPTIONAL_COLUMNS
+from retrycli.domain.pass_record import PassRecord
 from retrycli.finding import Finding, failure, warning, well
-from retrycli.message import OPTIONAL_COLUMNS
-from retrycli.pass_record import PassRecord
 from retrycli.preview import LONG_AGO
 from retrycli.store import selection
 from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode

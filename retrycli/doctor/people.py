@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from retrycli import notify, reach, scheduler
 from retrycli.doctor.case import Case
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.finding import Finding, failure, of_error, warning, well
 
 

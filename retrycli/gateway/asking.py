@@ -10,7 +10,8 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from enum import Enum
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
 from retrycli.gateway.json_path import find
 from retrycli.gateway.line import Line, Request
@@ -18,7 +19,6 @@ from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import Get, Question, Step
 from retrycli.gateway.template import Fields, fill_path
 from retrycli.gateway.transport import HEADERS
-from retrycli.outcome import Outcome, OutcomeKind
 
 REMEMBERED = 100
 """How many answers of preflights are kept at most."""

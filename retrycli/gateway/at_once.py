@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 from tenacity import AsyncRetrying, retry_if_result, stop_after_attempt, stop_before_delay, wait_random
 
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.outcome import Outcome, OutcomeKind
 
 WAIT_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before each."""

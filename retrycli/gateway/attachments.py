@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from retrycli import descriptors
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import Message
 from retrycli.gateway.in_thread import in_thread
-from retrycli.message import Message
 from retrycli.trust import others_may_have_linked
 
 MOST = 100

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import httpx
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
 from retrycli.gateway.attachments import Attachment, FileChanged, reopen
 from retrycli.gateway.in_thread import in_thread
 from retrycli.gateway.template import plain

@@ -15,12 +15,12 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from retrycli.address import Address
+from retrycli.domain.email_address import Address
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.mail import Mail
 from retrycli.gateway.reply import SHUTTING_DOWN, Reply
 from retrycli.gateway.smtp_client import Client, Garbled
-from retrycli.outcome import Outcome, OutcomeKind
 
 GO_AHEAD = 354
 END = "the end of the mail"

@@ -11,14 +11,14 @@ from typing import assert_never
 
 import httpx
 
-from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.gateway.answer import Answer, value_at, with_words
 from retrycli.gateway.quotation import starred
 from retrycli.gateway.rules import Auth, Session
 from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
 from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.gateways import OneGateway
-from retrycli.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.section import revealed
 
 VISIBLE = re.compile(r"[!-~]+")

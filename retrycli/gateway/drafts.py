@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.attachments import Folder
 from retrycli.gateway.content import FilePart, json_content, multipart_content
@@ -15,7 +16,6 @@ from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
 from retrycli.gateway.transport import HEADERS
 from retrycli.gateways import OneGateway
-from retrycli.message import LIST_COLUMNS, Message, QueuedMessage
 
 
 class Unfit(Exception):

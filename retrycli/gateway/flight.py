@@ -7,8 +7,8 @@ from collections.abc import Awaitable
 from dataclasses import replace
 from traceback import walk_tb
 
-from retrycli.errors import ConfigurationError
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome, OutcomeKind
 
 logger = logging.getLogger("retrycli")
 

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.answer import (
     ANSWER_LIMIT,
@@ -37,8 +39,6 @@ from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, open_transport
 from retrycli.gateways import OneGateway
-from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
-from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 
 if TYPE_CHECKING:
     from types import TracebackType

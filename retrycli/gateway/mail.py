@@ -17,11 +17,11 @@ from email.policy import SMTP
 from email.utils import format_datetime
 from urllib.parse import quote
 
-from retrycli.address import CONTROL, Address
-from retrycli.errors import InvalidMessage
+from retrycli.domain.email_address import CONTROL, Address
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged, reopen
 from retrycli.gateway.recipients import recipients
-from retrycli.message import QueuedMessage
 
 TO_ASCII = SMTP.clone(cte_type="7bit")
 """Every server takes what is encoded in ASCII lines; so no extension is needed for a body (RFC 6152)."""

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Self, get_args
 
 from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import MessageType
 from retrycli.gateway.names import check_names, parts_of
 from retrycli.gateway.rules import (
     AnswerRule,
@@ -26,7 +27,6 @@ from retrycli.gateway.rules import (
     Upload,
 )
 from retrycli.gateway.toml_lines import line_of
-from retrycli.message import MessageType
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.answer import Answer, outcome_of_question
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.preset import load_preset
@@ -18,7 +19,6 @@ from retrycli.gateway.template import fill_path
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
 from retrycli.gateways import OneGateway
-from retrycli.outcome import Outcome, OutcomeKind, one_line
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator
 
-from retrycli.message import Message
+from retrycli.domain.message import Message
 
 QUOTED = 16
 """So many characters in a row that stand in a message as well are a quotation of it, and not the answer's own."""

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from retrycli.address import Address
-from retrycli.errors import InvalidMessage
-from retrycli.message import Message, MessageType
+from retrycli.domain.email_address import Address
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import Message, MessageType
 
 
 def recipients(

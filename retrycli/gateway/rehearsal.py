@@ -11,7 +11,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.gateway.transport import TRANSPORT_ERRORS
 from retrycli.gateways import OneGateway
 

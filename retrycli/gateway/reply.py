@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 
 SHUTTING_DOWN = 421
 ASKS_FOR_LOG_IN = frozenset({530, 534, 535})

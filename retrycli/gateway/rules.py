@@ -9,10 +9,10 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
 
+from retrycli.domain.message import LIST_COLUMNS
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.json_path import JsonPath
 from retrycli.gateway.template import Place, Template, Tree, places
-from retrycli.message import LIST_COLUMNS
-from retrycli.outcome import OutcomeKind
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""

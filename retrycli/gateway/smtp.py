@@ -14,8 +14,10 @@ from urllib.parse import urlsplit
 import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
 
 from retrycli import descriptors
-from retrycli.address import Address
-from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.email_address import Address
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.at_once import until_sent
 from retrycli.gateway.conversation import Conversation, Server
@@ -26,8 +28,6 @@ from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
-from retrycli.message import OPTIONAL_COLUMNS, QueuedMessage
-from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.section import revealed
 
 if TYPE_CHECKING:

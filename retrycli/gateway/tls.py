@@ -5,7 +5,7 @@ from __future__ import annotations
 import ssl
 from pathlib import Path
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 
 
 def verifying(ca_file: Path | None) -> ssl.SSLContext:

@@ -22,11 +22,11 @@ import httpx
 from httpx_aiohttp import AiohttpTransport
 
 from retrycli import descriptors
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
-from retrycli.outcome import OutcomeKind
 
 if TYPE_CHECKING:
     from aiohappyeyeballs import AddrInfoType

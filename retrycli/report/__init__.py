@@ -14,11 +14,11 @@ from functools import partial
 from importlib import resources
 from itertools import pairwise
 
-from retrycli.duration import in_words
-from retrycli.errors import ConfigurationError
-from retrycli.escape import printable
+from retrycli.domain.delivery_stats import DAY, Figures, PassMark, bar_for, bars, quantile
+from retrycli.domain.duration import in_words
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.sanitize import printable
 from retrycli.extras import install
-from retrycli.figures import DAY, Figures, PassMark, bar_for, bars, quantile
 from retrycli.report import charts, words
 from retrycli.report.strip import Row, strip
 from retrycli.report.words import Clock

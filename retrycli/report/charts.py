@@ -9,8 +9,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from html import escape
 
-from retrycli.figures import OUTCOMES
-from retrycli.outage import Outage
+from retrycli.domain.delivery_stats import OUTCOMES
+from retrycli.domain.outage import Outage
 
 HEIGHT = 100
 BAND = 6

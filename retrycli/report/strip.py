@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import date, datetime, timedelta
 from itertools import pairwise
 
-from retrycli.figures import DAY, PassMark
+from retrycli.domain.delivery_stats import DAY, PassMark
 from retrycli.report.words import Clock
 
 MINUTE = timedelta(minutes=1)

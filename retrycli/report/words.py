@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
-from retrycli import suggested
-from retrycli.duration import in_words
-from retrycli.events import StopReason
-from retrycli.figures import Figures
-from retrycli.outage import Outage
+from retrycli.domain import suggested
+from retrycli.domain.delivery_stats import Figures
+from retrycli.domain.duration import in_words
+from retrycli.domain.events import StopReason
+from retrycli.domain.outage import Outage
 
 LATELY = timedelta(hours=24)
 """So long an outage that is over is still worth the headline."""

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, update
 from retrycli.schema import acts
 
 if TYPE_CHECKING:
-    from retrycli.acts import Act
+    from retrycli.domain.operator_action import Act
     from retrycli.store.database import Database
 
 HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
-from retrycli.acts import Act, ActKind, no_such, not_free, not_taken, refusal
-from retrycli.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.message import Message, State, Status, UnusableMessage, ticket_text
-from retrycli.policy import Settled, Transition
+from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.message import Message, State, Status, UnusableMessage, ticket_text
+from retrycli.domain.operator_action import Act, ActKind, no_such, not_free, not_taken, refusal
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.act_rows import act_values
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word

@@ -17,9 +17,9 @@ from sqlalchemy import (
     true,
 )
 
-from retrycli.acts import Standing
-from retrycli.errors import InvalidMessage, SchemaMismatch
-from retrycli.message import Message, MessageType, State, Status, UnusableMessage
+from retrycli.domain.errors import InvalidMessage, SchemaMismatch
+from retrycli.domain.message import Message, MessageType, State, Status, UnusableMessage
+from retrycli.domain.operator_action import Standing
 from retrycli.schema import queue
 
 if TYPE_CHECKING:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
-from retrycli.acts import no_such, not_free
-from retrycli.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, UnusableMessage
-from retrycli.outcome import LAPSED
-from retrycli.policy import Recorded, Settled, Transition, as_written
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, UnusableMessage
+from retrycli.domain.operator_action import no_such, not_free
+from retrycli.domain.outcome import LAPSED
+from retrycli.domain.retry_policy import Recorded, Settled, Transition, as_written
 from retrycli.schema import queue
 from retrycli.store import picking
 from retrycli.store.application import row_by_row, standings, status_of, word
@@ -43,7 +44,6 @@ from retrycli.store.recording import (
 from retrycli.store.remedies import is_busy
 from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.these import among_ids
-from retrycli.turns import Turns
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import and_, bindparam, case, func, or_, select, update
 
-from retrycli.acts import ActKind
-from retrycli.breaker import BreakerState
-from retrycli.events import ClockWasAhead
-from retrycli.message import State
-from retrycli.outcome import RETRY_AFTER_CAP
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.events import ClockWasAhead
+from retrycli.domain.message import State
+from retrycli.domain.operator_action import ActKind
+from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 from retrycli.store.claims import UNFINISHED
 from retrycli.store.for_each import ForEach

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from retrycli.message import Status
+from retrycli.domain.message import Status
 from retrycli.store.application import word
 from retrycli.store.failed_index import FailedIndex, IndexState
 

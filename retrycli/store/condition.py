@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import exc, select, text
 
-from retrycli.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.message import EscalationReason, State, Status
-from retrycli.outcome import ERROR_LENGTH
-from retrycli.policy import Settled, Transition, exhausted
+from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.message import EscalationReason, State, Status
+from retrycli.domain.outcome import ERROR_LENGTH
+from retrycli.domain.retry_policy import Settled, Transition, exhausted
 from retrycli.schema import queue
 from retrycli.store.application import row_by_row, word
 from retrycli.store.enrolment import START

@@ -10,7 +10,7 @@ from urllib.parse import unquote, urlsplit
 
 from sqlalchemy import create_engine, event, exc, make_url
 
-from retrycli.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.extras import install
 
 if TYPE_CHECKING:

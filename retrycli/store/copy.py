@@ -28,8 +28,8 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import REGCLASS
 
-from retrycli.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.escape import encodable
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.domain.sanitize import encodable
 from retrycli.schema import metadata, selection
 
 if TYPE_CHECKING:

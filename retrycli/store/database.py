@@ -29,14 +29,8 @@ from sqlalchemy import table as table_clause
 from sqlalchemy.types import NullType
 
 from retrycli import schema
-from retrycli.errors import (
-    ConfigurationError,
-    DatabaseBusy,
-    DatabaseUnavailable,
-    RetrycliError,
-    SchemaMismatch,
-)
-from retrycli.message import REQUIRED_COLUMNS
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
+from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store import selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,

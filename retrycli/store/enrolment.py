@@ -25,8 +25,8 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.identity import BY_TICKET, birth_of
-from retrycli.message import (
+from retrycli.domain.identity import BY_TICKET, birth_of
+from retrycli.domain.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
     ChangedMessage,
@@ -38,7 +38,7 @@ from retrycli.message import (
     UnusableMessage,
     ticket_text,
 )
-from retrycli.policy import Settled, TransitionKind, as_written
+from retrycli.domain.retry_policy import Settled, TransitionKind, as_written
 from retrycli.schema import queue
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState

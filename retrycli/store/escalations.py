@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_
 
-from retrycli.filter import Filter
-from retrycli.fingerprint import cause
-from retrycli.listing import EscalationGroup, ListedMessage
-from retrycli.message import State
+from retrycli.domain.filter import Filter
+from retrycli.domain.fingerprint import cause
+from retrycli.domain.listing import EscalationGroup, ListedMessage
+from retrycli.domain.message import State
 from retrycli.schema import queue
 from retrycli.store.views import Views
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import VARCHAR, text
 
-from retrycli.errors import DatabaseUnavailable
-from retrycli.message import Status
+from retrycli.domain.errors import DatabaseUnavailable
+from retrycli.domain.message import Status
 from retrycli.store.relation import require_indexable
 
 if TYPE_CHECKING:

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Text, cast, func, literal, select
 
-from retrycli.acts import ActKind
-from retrycli.identity import (
+from retrycli.domain.identity import (
     BY_TICKET,
     TEXT_COLUMNS,
     Difference,
@@ -24,9 +23,10 @@ from retrycli.identity import (
     digest_of,
     same_content,
 )
-from retrycli.message import BY_PASS, Lapsed, Message, QueuedMessage, Status, UnusableMessage, ticket_text
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled
+from retrycli.domain.message import BY_PASS, Lapsed, Message, QueuedMessage, Status, UnusableMessage, ticket_text
+from retrycli.domain.operator_action import ActKind
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
 from retrycli.store.keys import delivery_key
@@ -100,7 +100,7 @@ REQUEUES = (
 
 @lru_cache
 def birth_text(messages: TableClause) -> ColumnElement[str]:
-    """A message's birth as the database writes it: `retrycli.identity.birth_of` reads it."""
+    """A message's birth as the database writes it: `retrycli.domain.identity.birth_of` reads it."""
     m = messages.c
     by_ticket = literal(BY_TICKET) + func.coalesce(cast(m.ticket_id, Text), "")
     return func.coalesce(cast(m.created_at, Text), by_ticket) if "created_at" in m else by_ticket

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, func, insert, or_, select, update
 
-from retrycli import news
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
-from retrycli.outcome import ALIVE, IN_DOUBT, OutcomeKind
-from retrycli.pass_record import COUNTS, PassRecord, Pause, PauseRecord
+from retrycli.domain import incidents
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
+from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
+from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
 from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
@@ -22,7 +22,7 @@ from retrycli.store.act_rows import act_values
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from retrycli.acts import Act
+    from retrycli.domain.operator_action import Act
     from retrycli.store.database import Database
 
 MOST_HOSTS = 100
@@ -136,7 +136,7 @@ class Ledger:
         Args:
             passes: the last passes, newest first.
         """
-        newest = [found[0] for reason in news.REFUSED if (found := news.lasting(reason, passes))]
+        newest = [found[0] for reason in incidents.REFUSED if (found := incidents.lasting(reason, passes))]
         return {destination: each for each in newest for destination in self._tried_in_vain(each)}
 
     def _tried_in_vain(self, tried: PassRecord) -> list[str]:

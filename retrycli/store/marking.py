@@ -7,10 +7,10 @@ from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-from retrycli.acts import Act
-from retrycli.message import QueuedMessage, UnusableMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition, as_written
+from retrycli.domain.message import QueuedMessage, UnusableMessage
+from retrycli.domain.operator_action import Act
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition, as_written
 from retrycli.schema import queue
 from retrycli.store.identity import load, with_queue
 from retrycli.store.recording import finish_attempts, start_attempts

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, select
 
-from retrycli.message import State
+from retrycli.domain.message import State
 from retrycli.schema import acts, attempts, passes, queue
 
 if TYPE_CHECKING:

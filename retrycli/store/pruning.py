@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, delete, exists, func, or_, select
 
-from retrycli.acts import ActKind
-from retrycli.outcome import INTERRUPTED, OutcomeKind
+from retrycli.domain.operator_action import ActKind
+from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.schema import acts, attempts, escalations, passes, queue
 from retrycli.store import totals
 from retrycli.store.application import row_by_row

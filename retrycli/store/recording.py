@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
-from retrycli.fingerprint import fingerprint
-from retrycli.identity import BY_TICKET, OF_ANY_TICKET
-from retrycli.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
-from retrycli.policy import Settled, TransitionKind, as_written
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
+from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.domain.retry_policy import Settled, TransitionKind, as_written
 from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD

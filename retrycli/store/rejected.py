@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, insert, select
 
-from retrycli.acts import Act, ActKind
-from retrycli.identity import birth_of
-from retrycli.message import State, Status, ticket_text
+from retrycli.domain.identity import birth_of
+from retrycli.domain.message import State, Status, ticket_text
+from retrycli.domain.operator_action import Act, ActKind
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import rows_of, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable

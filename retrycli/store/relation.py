@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import func, literal, select, text
 
-from retrycli.errors import SchemaMismatch
-from retrycli.message import Status
+from retrycli.domain.errors import SchemaMismatch
+from retrycli.domain.message import Status
 from retrycli.store.application import word
 
 if TYPE_CHECKING:

@@ -32,9 +32,9 @@ from sqlalchemy import (
 )
 from sqlalchemy.types import NULLTYPE
 
-from retrycli.errors import TransactionLost
-from retrycli.message import QueuedMessage, Status
-from retrycli.policy import Settled, TransitionKind
+from retrycli.domain.errors import TransactionLost
+from retrycli.domain.message import QueuedMessage, Status
+from retrycli.domain.retry_policy import Settled, TransitionKind
 from retrycli.store.application import word
 from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
 from retrycli.store.for_each import ForEach, Values

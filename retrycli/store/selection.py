@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import delete, func, insert, select, text
 
-from retrycli.errors import ConfigurationError
-from retrycli.message import Status
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import Status
 from retrycli.schema import queue, selection
 from retrycli.store.application import word
 

@@ -9,12 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, String, and_, case, cast, func, or_, select
 
-from retrycli.events import StopReason
-from retrycli.figures import DAY, HOUR, TEN_MINUTES, UNDER_WAY, Figures, Group, PassMark, Slice, Trouble, unit_for
-from retrycli.fingerprint import cause
-from retrycli.grouping import By
-from retrycli.outage import Outage, outages
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.delivery_stats import (
+    DAY,
+    HOUR,
+    TEN_MINUTES,
+    UNDER_WAY,
+    Figures,
+    Group,
+    PassMark,
+    Slice,
+    Trouble,
+    unit_for,
+)
+from retrycli.domain.events import StopReason
+from retrycli.domain.fingerprint import cause
+from retrycli.domain.grouping import By
+from retrycli.domain.outage import Outage, outages
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.schema import attempts, passes
 
 if TYPE_CHECKING:

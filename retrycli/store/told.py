@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import delete, insert, select
 
-from retrycli.notices import Told, Topic
+from retrycli.domain.notices import Told, Topic
 from retrycli.schema import told
 
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.notices import Memory
+    from retrycli.domain.notices import Memory
     from retrycli.store.database import Database
 
 

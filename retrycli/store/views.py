@@ -27,10 +27,10 @@ from sqlalchemy import (
     select,
 )
 
-from retrycli.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
-from retrycli.filter import Either, Filter, Value
-from retrycli.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
-from retrycli.message import State, Status, utc_time
+from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
+from retrycli.domain.filter import Either, Filter, Value
+from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
+from retrycli.domain.message import State, Status, utc_time
 from retrycli.schema import acts, attempts, queue
 from retrycli.store.act_rows import texts
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word

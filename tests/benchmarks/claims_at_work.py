@@ -23,9 +23,9 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from sqlalchemy import event
 
-from retrycli.message import Claim, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.message import Claim, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 

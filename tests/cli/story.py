@@ -22,7 +22,7 @@ from tests.cli.application import TABLES, TICKETS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from retrycli.events import PassSummary
+    from retrycli.domain.events import PassSummary
     from retrycli.settings import Settings
     from tests.cli.application import Application, Row
     from tests.cli.command import Cli

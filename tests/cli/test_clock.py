@@ -14,9 +14,9 @@ import pytest
 
 from retrycli import desk
 from retrycli.app import never_set_back, open_database
-from retrycli.breaker import BreakerState
-from retrycli.events import StartedBy
-from retrycli.message import Claim
+from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.events import StartedBy
+from retrycli.domain.message import Claim
 from retrycli.store.claims import Claims
 from retrycli.store.ledger import Ledger
 from tests.cli.api import BUSY, TAKES, Scripted

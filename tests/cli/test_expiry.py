@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.aftermath import leave
 from retrycli.app import utc_now
-from retrycli.events import PassResult, PassSummary, StopReason
+from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.logs import configure, logger
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Logging, Schedule, Settings

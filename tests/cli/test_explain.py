@@ -14,13 +14,13 @@ import pytest
 
 from retrycli import app, casework, desk
 from retrycli.app import Surroundings
-from retrycli.breaker import Breaker, BreakerState
 from retrycli.crontab import Caller
-from retrycli.events import StartedBy, StopReason
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import StartedBy, StopReason
+from retrycli.domain.message import Claim
+from retrycli.domain.pass_record import Pause
+from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.explain import Explanation, explain
-from retrycli.message import Claim
-from retrycli.pass_record import Pause
-from retrycli.policy import RetryPolicy
 from retrycli.schema import queue
 from retrycli.settings import Settings
 from retrycli.store import claims
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from retrycli.events import PassSummary
+    from retrycli.domain.events import PassSummary
     from retrycli.sandbox import Answer
     from tests.cli.command import Cli
 

@@ -25,7 +25,7 @@ from tests.conftest import on_both
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.events import PassSummary
+    from retrycli.domain.events import PassSummary
     from retrycli.sandbox import Answer
     from tests.cli.application import Application
 

@@ -13,14 +13,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.events import MessageDelivered, PassResult
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.events import MessageDelivered, PassResult
+from retrycli.domain.outcome import OutcomeKind
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import BARE, LONGEST, Finished, end
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from retrycli.events import Event
+    from retrycli.domain.events import Event
     from retrycli.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli

@@ -14,8 +14,8 @@ import pytest
 
 from retrycli import app, desk
 from retrycli.app import Surroundings
-from retrycli.events import PassResult, StopReason
-from retrycli.grouping import By
+from retrycli.domain.events import PassResult, StopReason
+from retrycli.domain.grouping import By
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Settings
 from tests.channels import webhook

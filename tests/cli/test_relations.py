@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.message import REQUIRED_COLUMNS
+from retrycli.domain.message import REQUIRED_COLUMNS
 from tests.conftest import on_both
 
 if TYPE_CHECKING:

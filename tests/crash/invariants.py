@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from retrycli.outcome import LAPSED
+from retrycli.domain.outcome import LAPSED
 from tests.cli.command import wait_until
 from tests.crash.scene import FIRST_TICKET
 

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
     from contextlib import AbstractAsyncContextManager
 
-    from retrycli.message import QueuedMessage
-    from retrycli.outcome import LookUp, Outcome
+    from retrycli.domain.message import QueuedMessage
+    from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.ports import Gateway, World
 
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"

@@ -14,7 +14,7 @@ import pytest
 
 from retrycli import app, load_settings
 from retrycli.app import utc_now
-from retrycli.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from retrycli.app import utc_now
-from retrycli.errors import DatabaseUnavailable
+from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.store.condition import ROOM
 from tests.channels import webhook

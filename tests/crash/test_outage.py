@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.app import utc_now
-from retrycli.events import PassResult, StopReason
+from retrycli.domain.events import PassResult, StopReason
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.conftest import on_both
 from tests.crash import scene

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.app import utc_now
-from retrycli.events import PassResult
+from retrycli.domain.events import PassResult
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.conftest import on_both
 from tests.crash import scene

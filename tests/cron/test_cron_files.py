@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from retrycli import cronline
 from retrycli import units as systemd
 from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
-from retrycli.errors import LockHeld
+from retrycli.domain import cron_line
+from retrycli.domain.errors import LockHeld
 from retrycli.settings import Settings
 from tests.cron.machine import FILES, PROGRAM, Machine, an_empty_queue, run, tool
 
@@ -87,8 +87,8 @@ def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: 
 def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
     longest = timedelta(minutes=14)
-    block = cronline.block(
-        cronline.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", longest), system=system
+    block = cron_line.block(
+        cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", longest), system=system
     )
     line = block.splitlines()[-2]
     assert (FILES / crontab).read_text().splitlines()[-1] == line
@@ -281,7 +281,7 @@ OF_THE_PLACE = {"Description", "ExecStart", "User", "Group", "TimeoutStartSec", 
 
 
 def test_cron_install_writes_a_unit_that_is_confined_as_the_file_is() -> None:
-    job = cronline.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", timedelta(minutes=14))
+    job = cron_line.Job(INTERVAL, PROGRAM, "/etc/retrycli/retrycli.toml", "ticketing", timedelta(minutes=14))
     written = settings(systemd.service(replace(job, writes=("/var/lib/ticketing",)), system=True))
     shipped = settings((FILES / "retrycli.service").read_text())
     assert written["ExecStart"] == shipped["ExecStart"]

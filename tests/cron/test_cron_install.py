@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from retrycli import units
-from retrycli.cronline import Job
+from retrycli.domain.cron_line import Job
 from tests.cron.machine import Machine, an_empty_queue, run, tool
 
 in_private_folders = pytest.mark.skipif(

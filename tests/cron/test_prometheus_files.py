@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
-from retrycli import ticks
-from retrycli.message import State
+from retrycli.domain import schedule_grid
+from retrycli.domain.message import State
 from retrycli.metrics import samples
 from tests.cron.machine import FILES, run, tool
 from tests.test_readme import COMMANDS
@@ -97,7 +97,7 @@ def test_each_alert_has_its_case() -> None:
 
 def test_late_is_what_status_calls_late() -> None:
     [late] = [each["expr"] for each in ALERTS if each["alert"] == "RetrycliLate"]
-    allowed = f"{ticks.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {ticks.LATE_GRACE.total_seconds():g}"
+    allowed = f"{schedule_grid.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {schedule_grid.LATE_GRACE.total_seconds():g}"
     assert late.endswith(f">= {allowed}")
 
 

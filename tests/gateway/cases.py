@@ -10,7 +10,7 @@ import json
 import zlib
 from dataclasses import dataclass
 
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import PATH
 from tests.gateway.hostile import (
     SUCCEEDED,

@@ -7,9 +7,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
+from retrycli.domain.outcome import Outcome
 from retrycli.gateway.http import HttpGateway
-from retrycli.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
-from retrycli.outcome import Outcome
 from retrycli.settings import Gateway
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)

@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from retrycli.domain.message import QueuedMessage
+from retrycli.domain.outcome import Outcome
 from retrycli.gateway.smtp import SmtpGateway
-from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome
 from retrycli.settings import Gateway
 from tests.gateway.deliveries import COLUMNS, NOON, no_wait, queued
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from retrycli.domain.message import QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.preset import known_presets, load_preset
-from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, queued
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 from tests.gateway.ticketing.freescout import Freescout

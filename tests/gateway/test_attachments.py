@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
 from retrycli.gateway.attachments import MOST, Attachment, Folder, find
 from tests.gateway.deliveries import queued
 

@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import descriptors
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import gateway_settings, open_gateway, queued
 from tests.gateway.mails import mail_settings, open_smtp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.outcome import Outcome
+    from retrycli.domain.outcome import Outcome
 
 NOWHERE = "127.0.0.1:9"
 

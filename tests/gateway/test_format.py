@@ -15,7 +15,9 @@ import pytest
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.answer import Answer, holds
 from retrycli.gateway.attachments import Attachment
 from retrycli.gateway.content import Content, FilePart, file_content, json_content, multipart_content
@@ -24,8 +26,6 @@ from retrycli.gateway.plain_text import plain_text
 from retrycli.gateway.rules import Condition, MessageRule
 from retrycli.gateway.template import fill, fill_path, fill_text
 from retrycli.gateway.toml_lines import line_of
-from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import (
     KEY,

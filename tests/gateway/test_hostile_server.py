@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import pytest
 
-from retrycli.outcome import ERROR_LENGTH, Outcome, OutcomeKind
+from retrycli.domain.outcome import ERROR_LENGTH, Outcome, OutcomeKind
 from tests.gateway.cases import (
     CASES,
     DEADLINE,

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http import HttpGateway
 from retrycli.gateway.transport import IDLE_SECONDS
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, queued
 from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, close, http, reset
 

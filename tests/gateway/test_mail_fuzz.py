@@ -7,10 +7,10 @@ from email.header import decode_header, make_header
 
 from hypothesis import strategies as st
 
-from retrycli.address import CONTROL, Address
+from retrycli.domain.email_address import CONTROL, Address
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.mail import compose
 from retrycli.gateway.reply import Reply
-from retrycli.outcome import OutcomeKind
 from tests.gateway.deliveries import NOON, queued
 from tests.unit.test_fuzz import law
 

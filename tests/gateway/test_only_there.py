@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.probe import probe
-from retrycli.outcome import OutcomeKind
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 

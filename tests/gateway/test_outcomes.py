@@ -16,11 +16,11 @@ import httpx
 import pytest
 from pydantic import ValidationError
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
 from retrycli.gateway.answer import ANSWER_LIMIT
 from retrycli.gateway.at_once import WAIT_SECONDS
 from retrycli.gateway.transport import TRANSPORT_ERRORS, kind_of_exception
-from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind
 from tests.gateway.deliveries import (
     NOON,
     PATH,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.probe import probe
 from retrycli.gateway.template import fill_text
-from retrycli.outcome import OutcomeKind
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 

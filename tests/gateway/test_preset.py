@@ -11,12 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import REQUIRED_COLUMNS, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.preset import known_presets, load_preset, preset_text
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_path
-from retrycli.message import REQUIRED_COLUMNS, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import (
     COLUMNS,
     KEY,

@@ -8,9 +8,9 @@ from email.utils import format_datetime
 
 import pytest
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.probe import Probe, probe
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer, close, closed_port, raw, silence
 

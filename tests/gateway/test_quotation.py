@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from retrycli.domain.outcome import one_line
 from retrycli.gateway.quotation import LOOKED_AT, QUOTED, without_quotations
-from retrycli.outcome import one_line
 from tests.gateway.deliveries import deliver, gateway_settings, queued
 from tests.gateway.hostile import Hostile, answer
 

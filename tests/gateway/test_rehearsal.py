@@ -8,12 +8,12 @@ import aiohttp
 import httpx
 import pytest
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.flight import Flight, in_net
 from retrycli.gateway.line import Line, Request
 from retrycli.gateway.rehearsal import check_urls
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer
 

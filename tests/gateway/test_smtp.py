@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.smtp import ask
-from retrycli.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import queued
 from tests.gateway.mail_server import (
     EXTENSIONS,

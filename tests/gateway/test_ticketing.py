@@ -17,10 +17,10 @@ from typing import Any
 
 import pytest
 
+from retrycli.domain.message import MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.preset import load_preset, preset_text
 from retrycli.gateway.probe import probe
-from retrycli.message import MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
 from retrycli.settings import Gateway
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived

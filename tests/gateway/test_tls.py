@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.errors import ConfigurationError
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from tests.gateway.deliveries import deliver, deliver_in_turn, deliver_together, gateway_settings, queued
 from tests.gateway.hostile import (
     SUCCEEDED,

@@ -8,8 +8,8 @@ from urllib.parse import parse_qs
 
 import pytest
 
-from retrycli.errors import ConfigurationError
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import deliver, gateway_settings, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 from tests.gateway.ticketing.fake import Asked

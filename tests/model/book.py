@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from tests.model.picture import time_of
 
 if TYPE_CHECKING:
-    from retrycli.message import Message
+    from retrycli.domain.message import Message
     from tests.model.picture import Picture, Row
     from tests.model.server import Answer, Sender
 

@@ -10,8 +10,8 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from retrycli.errors import InvalidMessage
-from retrycli.message import Message
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import Message
 from tests.fakes import START
 from tests.model.book import MAX_RETRIES, name_of
 from tests.model.picture import Picture, time_of

@@ -14,8 +14,8 @@ from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
-from retrycli.acts import ActKind
-from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.domain.operator_action import ActKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
 from tests.model.picture import STUBBORN, Row

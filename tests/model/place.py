@@ -18,8 +18,8 @@ from sqlalchemy import text
 
 from retrycli import by_hand, desk, engine
 from retrycli.app import Surroundings, pass_rules
-from retrycli.backoff import LATEST
-from retrycli.message import MessageType
+from retrycli.domain.backoff import LATEST
+from retrycli.domain.message import MessageType
 from retrycli.ports import Gateway, Identity, World
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
@@ -36,8 +36,8 @@ from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
 if TYPE_CHECKING:
-    from retrycli.events import Event, PassSummary
-    from retrycli.outcome import Outcome
+    from retrycli.domain.events import Event, PassSummary
+    from retrycli.domain.outcome import Outcome
     from retrycli.store.database import Database
 
 Made = TypeVar("Made")

@@ -14,13 +14,13 @@ from datetime import datetime, timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from retrycli.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from tests import fakes
 from tests.model.book import Book, Request, name_in
 from tests.model.picture import time_of
 
 if TYPE_CHECKING:
-    from retrycli.message import QueuedMessage
+    from retrycli.domain.message import QueuedMessage
     from tests.fakes import Clock
     from tests.store.application import Application
 

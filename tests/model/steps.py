@@ -10,9 +10,9 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from retrycli import casework, editing
-from retrycli.acts import ActKind
-from retrycli.errors import DatabaseUnavailable, NotActionable, RetrycliError
-from retrycli.events import PassResult
+from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
+from retrycli.domain.events import PassResult
+from retrycli.domain.operator_action import ActKind
 from tests.model.laws import Broken, is_readable
 from tests.model.picture import STUBBORN, take, time_of
 from tests.model.place import OPERATOR, Host, Place, Script

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 
 from retrycli import notify
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.notice_text import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 

@@ -30,7 +30,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.message import REQUIRED_COLUMNS
+from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store.connecting import BUSY_SECONDS
 from retrycli.store.database import Database
 

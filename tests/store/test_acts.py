@@ -12,11 +12,10 @@ import pytest
 from sqlalchemy import Column, String, select
 
 from retrycli import schema
-from retrycli.acts import Act, ActKind
-from retrycli.errors import NoSuchMessage, NotActionable
-from retrycli.filter import Filter
-from retrycli.listing import ActRecord
-from retrycli.message import (
+from retrycli.domain.errors import NoSuchMessage, NotActionable
+from retrycli.domain.filter import Filter
+from retrycli.domain.listing import ActRecord
+from retrycli.domain.message import (
     ChangedMessage,
     Claim,
     EscalationReason,
@@ -27,7 +26,8 @@ from retrycli.message import (
     Status,
     UnusableMessage,
 )
-from retrycli.policy import Settled, Transition
+from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

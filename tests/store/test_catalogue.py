@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from sqlalchemy import func, select
 
-from retrycli.errors import DatabaseUnavailable
+from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.schema import selection
 from retrycli.store.database import Database
 from tests import traps

@@ -15,20 +15,20 @@ from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli import schema
-from retrycli.acts import Act, ActKind
-from retrycli.errors import NoSuchMessage, NotActionable
-from retrycli.fingerprint import fingerprint
-from retrycli.identity import digest_of
-from retrycli.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
-from retrycli.outcome import LAPSED, Outcome, OutcomeKind
-from retrycli.policy import Recorded, Settled, Transition
+from retrycli.domain.errors import NoSuchMessage, NotActionable
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.identity import digest_of
+from retrycli.domain.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Recorded, Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.keys import delivery_key
 from retrycli.store.views import Views
-from retrycli.turns import Turns
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.heard import statements

@@ -7,14 +7,14 @@ from datetime import datetime, timedelta
 import pytest
 from sqlalchemy import select
 
-from retrycli.acts import Act, ActKind
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import ClockWasAhead, PassResult, PassSummary
-from retrycli.message import Claim, EscalationReason, Span
-from retrycli.notices import Told, Topic
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.pass_record import Pause
-from retrycli.policy import Settled, Transition
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import ClockWasAhead, PassResult, PassSummary
+from retrycli.domain.message import Claim, EscalationReason, Span
+from retrycli.domain.notices import Told, Topic
+from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.pass_record import Pause
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import escalations
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims

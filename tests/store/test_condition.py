@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from sqlalchemy import CheckConstraint, Column, Text, make_url, text
 
-from retrycli.errors import DatabaseUnavailable, SchemaMismatch
+from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
 from tests.store.application import NOON, Application, opened

@@ -23,7 +23,7 @@ from sqlalchemy import (
     update,
 )
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.schema import UtcDateTime, metadata
 from retrycli.store.copy import COPIED, CopiedTable, copy_tables
 from retrycli.store.database import Database

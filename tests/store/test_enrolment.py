@@ -12,10 +12,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Text, update
 
-from retrycli.errors import DatabaseBusy
-from retrycli.fingerprint import fingerprint
-from retrycli.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
-from retrycli.policy import Settled, Transition
+from retrycli.domain.errors import DatabaseBusy
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -6,12 +6,12 @@ from datetime import datetime, timedelta, timezone
 
 import pytest
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import PassResult, PassSummary
-from retrycli.message import Span
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.pass_record import PassRecord, Pause
-from retrycli.policy import Settled, Transition
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import PassResult, PassSummary
+from retrycli.domain.message import Span
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.pass_record import PassRecord, Pause
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment

@@ -7,9 +7,9 @@ import re
 import pytest
 from sqlalchemy import update
 
-from retrycli.events import PassResult, PassSummary
-from retrycli.message import EscalationReason, MessageType, State
-from retrycli.policy import Settled, Transition
+from retrycli.domain.events import PassResult, PassSummary
+from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import update
 
-from retrycli.breaker import Breaker
-from retrycli.message import Claim, Lane, MessageType, State
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.message import Claim, Lane, MessageType, State
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

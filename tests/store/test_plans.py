@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import case, insert, literal, select
 
-from retrycli.acts import Act, ActKind
-from retrycli.filter import Filter
-from retrycli.message import Claim, Lane, MessageType, Span, State
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.filter import Filter
+from retrycli.domain.message import Claim, Lane, MessageType, Span, State
+from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import acts, attempts, passes, queue
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims

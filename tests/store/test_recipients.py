@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retrycli.message import Claim, EscalationReason, QueuedMessage
-from retrycli.outcome import LAPSED, Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.message import Claim, EscalationReason, QueuedMessage
+from retrycli.domain.outcome import LAPSED, Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.store.application import HOUR, MINUTE, NOON, Application

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url, text
 
-from retrycli.errors import ConfigurationError, DatabaseUnavailable
+from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.store.connecting import BUSY_SECONDS, UNREAD
 from retrycli.store.database import Database
 from tests import postgresql

@@ -10,11 +10,11 @@ import pytest
 from sqlalchemy import insert
 
 from retrycli import schema
-from retrycli.figures import Group, PassMark, Slice, Trouble
-from retrycli.grouping import By
-from retrycli.outage import Outage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.delivery_stats import Group, PassMark, Slice, Trouble
+from retrycli.domain.grouping import By
+from retrycli.domain.outage import Outage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.statistics import Statistics, _first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

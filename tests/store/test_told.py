@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert
 
-from retrycli.notices import Told, Topic
+from retrycli.domain.notices import Told, Topic
 from retrycli.schema import told
 from retrycli.store.told import Targets
 from tests.store.application import HOUR, MINUTE, NOON

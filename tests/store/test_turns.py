@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.message import Claim, Lane, MessageType, Span
-from retrycli.policy import Settled, Transition
-from retrycli.turns import Turns
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.message import Claim, Lane, MessageType, Span
+from retrycli.domain.retry_policy import Settled, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 

@@ -11,12 +11,12 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
-from retrycli.errors import NoSuchMessage, SchemaMismatch
-from retrycli.filter import Filter
-from retrycli.listing import AttemptRecord, ListedMessage
-from retrycli.message import Claim, EscalationReason, MessageType, Span, State, Status
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition
+from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
+from retrycli.domain.filter import Filter
+from retrycli.domain.listing import AttemptRecord, ListedMessage
+from retrycli.domain.message import Claim, EscalationReason, MessageType, Span, State, Status
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.completion import LOOKED_AT, failed_beginning

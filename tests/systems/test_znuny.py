@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.outcome import OutcomeKind
 from tests.gateway.deliveries import deliver_in_turn, gateway_settings, queued
 from tests.systems.desk import BODY, FILES, REFUSED, Desk, shipped, texts
 from tests.systems.fire import Fire, deliver_all, under_fire

@@ -6,9 +6,9 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
 
-from retrycli.acts import VERBS, Act, ActKind, Standing, not_free, refusal
-from retrycli.errors import NoSuchMessage, NotActionable
-from retrycli.message import State
+from retrycli.domain.errors import NoSuchMessage, NotActionable
+from retrycli.domain.message import State
+from retrycli.domain.operator_action import VERBS, Act, ActKind, Standing, not_free, refusal
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 

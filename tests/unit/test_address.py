@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from retrycli.address import Address
+from retrycli.domain.email_address import Address
 
 TAKEN = {
     "ana@example.com": ("ana", "example.com", ""),

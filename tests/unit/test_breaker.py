@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.breaker import Breaker, BreakerRules, BreakerState, wider
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, wider
+from retrycli.domain.outcome import OutcomeKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 RULES = BreakerRules()

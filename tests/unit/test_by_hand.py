@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
-from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.pass_record import Pause
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
+from retrycli.domain.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
+from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.pass_record import Pause
 from retrycli.schema import queue
 from tests.fakes import (
     CUT_OFF,

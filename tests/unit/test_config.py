@@ -12,12 +12,12 @@ import pytest
 from pydantic import ValidationError
 
 from retrycli import config_text
-from retrycli.backoff import Backoff, BackoffKind
-from retrycli.breaker import BreakerRules
 from retrycli.config import Loaded, candidates, load
-from retrycli.errors import ConfigurationError
-from retrycli.message import MessageType
-from retrycli.policy import RetryPolicy
+from retrycli.domain.backoff import Backoff, BackoffKind
+from retrycli.domain.circuit_breaker import BreakerRules
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.message import MessageType
+from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.settings import Database, Settings
 
 SECRET = "hush-hush"

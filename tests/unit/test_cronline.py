@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.cronline import END, Job, begin, block, calls, command, schedule, with_block, without_block
-from retrycli.errors import ConfigurationError
+from retrycli.domain.cron_line import END, Job, begin, block, calls, command, schedule, with_block, without_block
+from retrycli.domain.errors import ConfigurationError
 
 CONFIG = "/etc/retrycli/retrycli.toml"
 JOB = Job(timedelta(minutes=15), "/opt/retrycli/bin/python3", CONFIG, "ticketing", timedelta(minutes=14))

@@ -11,14 +11,14 @@ from typing import Any
 
 import pytest
 
-from retrycli.errors import ConfigurationError, DatabaseBusy
-from retrycli.events import BreakerOpened, ResultKept
-from retrycli.message import Claim, Lane, QueuedMessage, UnusableMessage
-from retrycli.outcome import Outcome
-from retrycli.policy import Recorded, Settled
+from retrycli.domain.errors import ConfigurationError, DatabaseBusy
+from retrycli.domain.events import BreakerOpened, ResultKept
+from retrycli.domain.fair_share import Turns
+from retrycli.domain.message import Claim, Lane, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.retry_policy import Recorded, Settled
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.turns import Turns
 from tests.fakes import DELIVERED, DOWN, RULES, Stage
 
 

@@ -21,7 +21,7 @@ from retrycli.config import Loaded, load
 from retrycli.crontab import Finished, Host
 from retrycli.doctor import calling, database, examine, machine, people
 from retrycli.doctor.case import Case
-from retrycli.events import PassResult, PassSummary
+from retrycli.domain.events import PassResult, PassSummary
 from retrycli.finding import Finding, Level, failed
 from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database

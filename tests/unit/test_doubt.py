@@ -9,12 +9,12 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.doubt import HELD_AT_MOST, TICKETS
-from retrycli.events import PassResult, PassSummary, StopReason
-from retrycli.message import Claim, Lane, MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.pass_record import Pause
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.doubt import HELD_AT_MOST, TICKETS
+from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.domain.message import Claim, Lane, MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.pass_record import Pause
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

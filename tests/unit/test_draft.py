@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.draft import Draft, difference
-from retrycli.errors import NotEdited
+from retrycli.domain.editable_message import Draft, difference
+from retrycli.domain.errors import NotEdited
 
 BEFORE = Draft("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
 LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.duration import LONGEST, UNITS, duration, in_words
+from retrycli.domain.duration import LONGEST, UNITS, duration, in_words
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 

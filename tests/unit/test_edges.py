@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.backoff import LATEST, Backoff, BackoffKind
-from retrycli.breaker import Breaker, BreakerRules
 from retrycli.config import Loaded, load
-from retrycli.errors import ConfigurationError, InvalidMessage
-from retrycli.message import Message, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind, parse_retry_after
-from retrycli.policy import RetryPolicy, exhausted
+from retrycli.domain.backoff import LATEST, Backoff, BackoffKind
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules
+from retrycli.domain.errors import ConfigurationError, InvalidMessage
+from retrycli.domain.message import Message, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind, parse_retry_after
+from retrycli.domain.retry_policy import RetryPolicy, exhausted
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 SECRET = "hush-hush"

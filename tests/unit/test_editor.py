@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from retrycli.domain.errors import NotEdited
 from retrycli.editor import ENDS, edited, editor_command
-from retrycli.errors import NotEdited
 
 
 @pytest.fixture

@@ -12,11 +12,10 @@ from itertools import pairwise
 import pytest
 from sqlalchemy import Connection, event
 
-from retrycli.backoff import Backoff, BackoffKind
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.engine import PRUNE_AT_MOST
-from retrycli.errors import DatabaseUnavailable, LockUnusable
-from retrycli.events import (
+from retrycli.domain.backoff import Backoff, BackoffKind
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.errors import DatabaseUnavailable, LockUnusable
+from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
@@ -34,11 +33,12 @@ from retrycli.events import (
     StopReason,
     Tally,
 )
+from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.pass_record import Pause
+from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.engine import PRUNE_AT_MOST
 from retrycli.intake import BATCH
-from retrycli.message import Claim, EscalationReason, MessageType, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.pass_record import Pause
-from retrycli.policy import RetryPolicy
 from retrycli.ports import PassRules
 from tests.fakes import (
     CUT_OFF,

@@ -6,8 +6,8 @@ import inspect
 
 import pytest
 
-from retrycli import errors
-from retrycli.errors import (
+from retrycli.domain import errors
+from retrycli.domain.errors import (
     ConfigurationError,
     DatabaseBusy,
     DatabaseUnavailable,

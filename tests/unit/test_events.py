@@ -7,7 +7,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.events import (
+from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
@@ -26,8 +26,8 @@ from retrycli.events import (
     StopReason,
     Tally,
 )
-from retrycli.message import EscalationReason, MessageType
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.outcome import OutcomeKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 PASS = "8c7c1f0e"

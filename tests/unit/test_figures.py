@@ -8,7 +8,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.figures import DAY, HOUR, MOST_BARS, OUTCOMES, Figures, Slice, bar_for, bars, quantile, unit_for
+from retrycli.domain.delivery_stats import (
+    DAY,
+    HOUR,
+    MOST_BARS,
+    OUTCOMES,
+    Figures,
+    Slice,
+    bar_for,
+    bars,
+    quantile,
+    unit_for,
+)
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -6,10 +6,10 @@ from functools import partial
 
 import pytest
 
-from retrycli.fingerprint import LENGTH, cause, fingerprint
-from retrycli.message import EscalationReason
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import Settled, Transition, exhausted
+from retrycli.domain.fingerprint import LENGTH, cause, fingerprint
+from retrycli.domain.message import EscalationReason
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Settled, Transition, exhausted
 from tests.cpu import cpu_seconds
 
 

@@ -30,18 +30,18 @@ from psycopg.pq import Format
 
 from retrycli import config_text, units
 from retrycli.config import load
-from retrycli.cronline import BEGIN, END, begin, block, calls, with_block, without_block
-from retrycli.draft import Draft, difference
-from retrycli.duration import LONGEST, duration, in_words
-from retrycli.errors import ConfigurationError, InvalidMessage, NotEdited
-from retrycli.escape import encodable
-from retrycli.fingerprint import cause
+from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
+from retrycli.domain.duration import LONGEST, duration, in_words
+from retrycli.domain.editable_message import Draft, difference
+from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
+from retrycli.domain.fingerprint import cause
+from retrycli.domain.message import REQUIRED_COLUMNS, MessageType, utc_time
+from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
+from retrycli.domain.sanitize import encodable
 from retrycli.gateway.answer import ANSWER_LIMIT, Answer, outcome_of
 from retrycli.gateway.preset import Preset, load_preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path
-from retrycli.message import REQUIRED_COLUMNS, MessageType, utc_time
-from retrycli.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
 from retrycli.settings import Settings
 from retrycli.store.values import BEYOND_PYTHON, _or_text
 from tests.cpu import cpu_seconds

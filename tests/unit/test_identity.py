@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.identity import (
+from retrycli.domain.identity import (
     OF_ANY_TICKET,
     Difference,
     History,

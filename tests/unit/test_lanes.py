@@ -8,10 +8,10 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import PassResult, StopReason
-from retrycli.message import Lane, MessageType, QueuedMessage
-from retrycli.outcome import Outcome
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import PassResult, StopReason
+from retrycli.domain.message import Lane, MessageType, QueuedMessage
+from retrycli.domain.outcome import Outcome
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage
 
 MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))

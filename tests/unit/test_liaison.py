@@ -8,11 +8,11 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from retrycli.breaker import Breaker, BreakerState
-from retrycli.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
-from retrycli.message import Claim, QueuedMessage
-from retrycli.outcome import Outcome
-from retrycli.pass_record import Pause
+from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
+from retrycli.domain.message import Claim, QueuedMessage
+from retrycli.domain.outcome import Outcome
+from retrycli.domain.pass_record import Pause
 from retrycli.ports import LOOK_EVERY, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 

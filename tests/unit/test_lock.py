@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.errors import LockHeld, LockUnusable
+from retrycli.domain.errors import LockHeld, LockUnusable
 from retrycli.lock import POLL_SECONDS, Holder, PassLock
 from tests.users import OURS, as_user, open_place
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import pytest
 
 from retrycli import logs
-from retrycli.events import (
+from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
     ClaimsLapsed,
@@ -31,8 +31,8 @@ from retrycli.events import (
     ResultKept,
     StopReason,
 )
-from retrycli.message import EscalationReason, MessageType
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.message import EscalationReason, MessageType
+from retrycli.domain.outcome import Outcome, OutcomeKind
 from tests.fakes import RULES, Stage
 
 if TYPE_CHECKING:

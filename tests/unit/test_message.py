@@ -13,8 +13,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.errors import InvalidMessage
-from retrycli.message import (
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import (
     LIST_COLUMNS,
     REQUIRED_COLUMNS,
     EscalationReason,
@@ -342,7 +342,7 @@ def test_a_time_is_aware_and_in_utc_and_a_naive_one_is_utc_already(value: object
 
 def test_a_naive_time_is_utc_wherever_the_machine_is() -> None:
     """Asked of a process of its own, because a process keeps its time zone."""
-    ask = "from retrycli.message import utc_time; print(utc_time('created_at', '2025-03-03 12:00:00'))"
+    ask = "from retrycli.domain.message import utc_time; print(utc_time('created_at', '2025-03-03 12:00:00'))"
     answer = subprocess.run(
         [sys.executable, "-c", ask], env=os.environ | {"TZ": "ABC+5"}, capture_output=True, text=True, check=True
     )

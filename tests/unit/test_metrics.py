@@ -14,7 +14,7 @@ from threading import Event, Thread
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.metrics import Measured, samples, text, write
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

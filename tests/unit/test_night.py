@@ -15,7 +15,7 @@ from retrycli.store.statistics import Statistics
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:
-    from retrycli.figures import Figures
+    from retrycli.domain.delivery_stats import Figures
 
 HOUR = timedelta(hours=1)
 DAWN = START + 9 * HOUR

@@ -8,9 +8,9 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.events import PassResult, StartedBy, StopReason
-from retrycli.news import Trouble
-from retrycli.notices import (
+from retrycli.domain.events import PassResult, StartedBy, StopReason
+from retrycli.domain.incidents import Trouble
+from retrycli.domain.notices import (
     Cause,
     Change,
     Escalated,

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.outcome import (
+from retrycli.domain.outcome import (
     ALIVE,
     LAPSED,
     OUTAGE,

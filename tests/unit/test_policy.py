@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.backoff import Backoff, BackoffKind
-from retrycli.message import EscalationReason, Message, QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
-from retrycli.policy import RetryPolicy, Transition, TransitionKind, exhausted, first_failure
+from retrycli.domain.backoff import Backoff, BackoffKind
+from retrycli.domain.message import EscalationReason, Message, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.retry_policy import RetryPolicy, Transition, TransitionKind, exhausted, first_failure
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 """The start of the pass."""

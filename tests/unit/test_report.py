@@ -11,9 +11,9 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from retrycli.errors import ConfigurationError
-from retrycli.figures import DAY, HOUR, OUTCOMES, Figures, PassMark, Slice, Trouble
-from retrycli.outage import Outage
+from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, Figures, PassMark, Slice, Trouble
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.outage import Outage
 from retrycli.report import Cause, Report, charts, render, words
 from retrycli.report.strip import BY_WEIGHT, Strip, strip
 

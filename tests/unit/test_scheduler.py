@@ -20,9 +20,9 @@ import retrycli
 from retrycli import units
 from retrycli.config import Loaded, load
 from retrycli.crontab import Asker, Finished, Host, system_zone
-from retrycli.errors import ConfigurationError
-from retrycli.events import PassResult, StartedBy
-from retrycli.pass_record import PassRecord
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.events import PassResult, StartedBy
+from retrycli.domain.pass_record import PassRecord
 from retrycli.scheduler import (
     Place,
     apply,

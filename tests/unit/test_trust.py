@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from retrycli.config import Loaded, load
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from retrycli.trust import find_weakness, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place
 

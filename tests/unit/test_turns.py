@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrycli.turns import MOST_PASSED_OVER, Turns
+from retrycli.domain.fair_share import MOST_PASSED_OVER, Turns
 
 AT_ONCE = 16
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 import pytest
 
 from retrycli import units
-from retrycli.errors import ConfigurationError
+from retrycli.domain.errors import ConfigurationError
 from tests.unit.test_cronline import CONFIG, JOB
 
 COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-level INFO run-once --started-by timer"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import hashlib
 import re
 
-from retrycli.outcome import OutcomeKind
-from retrycli.policy import EXHAUSTED, Settled
+from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.retry_policy import EXHAUSTED, Settled
 
 LENGTH = 12
 """Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from itertools import dropwhile, takewhile
 
-from retrycli.errors import ConfigurationError
-from retrycli.events import StartedBy
+from retrycli.domain.errors import ConfigurationError
+from retrycli.domain.events import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"

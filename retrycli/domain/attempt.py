@@ -5,8 +5,8 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 from typing import NamedTuple
 
-from retrycli.message import QueuedMessage
-from retrycli.outcome import Outcome, OutcomeKind
+from retrycli.domain.message import QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
 
 
 class Attempt(NamedTuple):
@@ -19,7 +19,7 @@ class Attempt(NamedTuple):
     probe: int = 0
     """How many probes its message has been since the breaker opened, this one included; 0 if it is no probe."""
     trial: bool = False
-    """Whether it was made to find out what answers in doubt are about: see `retrycli.doubt`."""
+    """Whether it was made to find out what answers in doubt are about: see `retrycli.domain.doubt`."""
     charged: bool = True
     """Whether a failure uses up one of the message's retries."""
     about_us: bool = False

@@ -21,8 +21,8 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
-from retrycli.backoff import later
-from retrycli.outcome import ALIVE, OUTAGE, OutcomeKind
+from retrycli.domain.backoff import later
+from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 
 TICKETS = 3
 """How many tickets must have had a failure before it says something about the destination."""

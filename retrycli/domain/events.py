@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.fingerprint import fingerprint
-from retrycli.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
-from retrycli.outcome import OutcomeKind
-from retrycli.policy import Settled, TransitionKind
+from retrycli.domain.fingerprint import fingerprint
+from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.retry_policy import Settled, TransitionKind
 
 
 class StartedBy(StrEnum):
@@ -151,7 +151,7 @@ class MessageEscalated(MessageEvent):
     problem: str | None = None
     """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
     fingerprint: str = ""
-    """Of its cause; see `retrycli.fingerprint`."""
+    """Of its cause; see `retrycli.domain.fingerprint`."""
     status_code: int | None = None
     """What the last attempt was answered with, if it was this that escalated the message."""
 

@@ -17,9 +17,9 @@ from datetime import datetime
 from enum import StrEnum
 from typing import NamedTuple
 
-from retrycli.errors import InvalidMessage
-from retrycli.message import utc_time
-from retrycli.outcome import OutcomeKind, may_have_arrived
+from retrycli.domain.errors import InvalidMessage
+from retrycli.domain.message import utc_time
+from retrycli.domain.outcome import OutcomeKind, may_have_arrived
 
 BY_TICKET = "ticket "
 """A birth begins with it if the row does not say when it was created."""

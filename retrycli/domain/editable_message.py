@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher, unified_diff
 
-from retrycli.errors import NotEdited
-from retrycli.escape import encodable
+from retrycli.domain.errors import NotEdited
+from retrycli.domain.sanitize import encodable
 
 HEAD = "Subject:"
 LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}

@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from retrycli.message import MessageType, State
+from retrycli.domain.message import MessageType, State
 
 if TYPE_CHECKING:
-    from retrycli.policy import RetryPolicy
+    from retrycli.domain.retry_policy import RetryPolicy
 
 
 @dataclass(frozen=True, slots=True)

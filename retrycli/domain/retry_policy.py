@@ -10,10 +10,10 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import NamedTuple, assert_never
 
-from retrycli.backoff import Backoff, later
-from retrycli.identity import Difference
-from retrycli.message import EscalationReason, Message, QueuedMessage, UnusableMessage
-from retrycli.outcome import Outcome, OutcomeKind, may_have_arrived
+from retrycli.domain.backoff import Backoff, later
+from retrycli.domain.identity import Difference
+from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
 
 
 class TransitionKind(StrEnum):

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from retrycli.outage import Outage
-from retrycli.outcome import OutcomeKind
+from retrycli.domain.outage import Outage
+from retrycli.domain.outcome import OutcomeKind
 
 UNDER_WAY = "under way"
 """What stands for the outcome of an attempt that has none yet."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TypeAlias, TypeVar
 
-from retrycli.message import EscalationReason, MessageType, State
+from retrycli.domain.message import EscalationReason, MessageType, State
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None

@@ -9,13 +9,13 @@ from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from retrycli.errors import InvalidMessage
+from retrycli.domain.errors import InvalidMessage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from retrycli.identity import Difference
-    from retrycli.outcome import Outcome
+    from retrycli.domain.identity import Difference
+    from retrycli.domain.outcome import Outcome
 
 
 class MessageType(StrEnum):
@@ -161,7 +161,7 @@ class QueuedMessage:
     unsettled_since: datetime | None = None
     """When the newest attempt ended that may have delivered it; None if there is none."""
     birth: str = ""
-    """See `retrycli.identity`."""
+    """See `retrycli.domain.identity`."""
     digest: str = ""
     deliveries: int = 0
     """How many deliveries of this text are recorded."""

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from typing import ClassVar
 
-from retrycli.backoff import later
-from retrycli.cronline import HOUR, schedule
-from retrycli.errors import ConfigurationError
+from retrycli.domain.backoff import later
+from retrycli.domain.cron_line import HOUR, schedule
+from retrycli.domain.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 LATE_AFTER_INTERVALS = 2

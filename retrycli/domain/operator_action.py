@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 
-from retrycli.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
-from retrycli.message import State, Status
-from retrycli.outcome import LookUp
+from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
+from retrycli.domain.message import State, Status
+from retrycli.domain.outcome import LookUp
 
 LONGEST_NAME = 255
 """A person's: what the history has room for."""

@@ -15,8 +15,8 @@ the queue may have a cause in common, as when many tickets are closed at once.
 
 from __future__ import annotations
 
-from retrycli.attempt import Attempt
-from retrycli.outcome import ALIVE, OutcomeKind
+from retrycli.domain.attempt import Attempt
+from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10
 """How many tickets in a row must get the same status before a trial is made."""

@@ -6,7 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
-from retrycli.events import PassResult, StartedBy
+from retrycli.domain.events import PassResult, StartedBy
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 """The counts of a pass."""
