@@ -20,14 +20,13 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, descriptors, engine, logs, schema
+from retrycli import aftermath, engine, logs, schema
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
 from retrycli.domain.message import Lane, MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
-from retrycli.lock import OWN_STATE, Holder, PassLock
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.settings import Settings
 from retrycli.store.claims import Claims
@@ -36,6 +35,8 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.relation import check_ids
+from retrycli.system import descriptors
+from retrycli.system.pass_lock import OWN_STATE, Holder, PassLock
 
 STATE_FOLDER = Path("/var/lib/retrycli")
 """Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""

@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.settings import Database, Settings
-from retrycli.trust import find_weakness, trusted_users
+from retrycli.system.trust import find_weakness, trusted_users
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping

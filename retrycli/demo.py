@@ -14,7 +14,7 @@ from pathlib import Path
 from retrycli import config_text, example
 from retrycli.app import utc_now
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.trust import write_private
+from retrycli.system.trust import write_private
 
 FAIL = 0.3
 SEED = 48

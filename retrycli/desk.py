@@ -12,7 +12,6 @@ from socket import gethostname
 
 from retrycli import measure, preview, scheduler
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
-from retrycli.crontab import Caller
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.delivery_stats import Figures, Group
@@ -23,7 +22,6 @@ from retrycli.domain.grouping import By
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.domain.operator_action import Act
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
-from retrycli.lock import Holder, PassLock
 from retrycli.metrics import Measured
 from retrycli.settings import Settings
 from retrycli.store import completion
@@ -33,6 +31,8 @@ from retrycli.store.escalations import escalation_groups
 from retrycli.store.ledger import Ledger
 from retrycli.store.statistics import Statistics
 from retrycli.store.views import Views
+from retrycli.system.crontab import Caller
+from retrycli.system.pass_lock import Holder, PassLock
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""

@@ -16,7 +16,6 @@ from typing import Any
 
 from retrycli import intake, scheduler
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
-from retrycli.crontab import Caller
 from retrycli.desk import ended_passes, pass_runs
 from retrycli.destination import Destination
 from retrycli.domain import incidents, schedule_grid
@@ -35,6 +34,7 @@ from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Views
+from retrycli.system.crontab import Caller
 
 LATENESS = timedelta(seconds=3)
 """How long after the tick of its line a pass begins: what has ended by then does not hold it up."""

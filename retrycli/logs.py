@@ -31,7 +31,7 @@ from retrycli.domain.events import (
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import may_have_arrived
 from retrycli.domain.sanitize import printable
-from retrycli.log_file import LogFile
+from retrycli.system.log_file import LogFile
 
 logger = logging.getLogger("retrycli")
 

@@ -12,9 +12,9 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import atomic
 from retrycli.domain.errors import ConfigurationError
-from retrycli.extras import install
+from retrycli.system import atomic
+from retrycli.system.python import install
 
 if TYPE_CHECKING:
     from prometheus_client.metrics_core import Metric

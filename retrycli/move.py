@@ -15,7 +15,6 @@ from pydantic import ValidationError
 from retrycli import schema
 from retrycli.app import lock_path, utc_now
 from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
-from retrycli.lock import Holder, PassLock
 from retrycli.settings import Settings
 from retrycli.store import selection
 from retrycli.store.condition import clock_ahead
@@ -23,6 +22,7 @@ from retrycli.store.copy import CopiedTable, copy_tables
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.moving import claimed_until, is_same, last_used, left_behind
+from retrycli.system.pass_lock import Holder, PassLock
 
 FROM, TO = "--from", "--to"
 

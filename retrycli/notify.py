@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.extras import install
+from retrycli.system.python import install
 
 if TYPE_CHECKING:
     from retrycli.notice_text import Notice

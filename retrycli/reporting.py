@@ -9,9 +9,10 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import atomic, logs
+from retrycli import logs
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.system import atomic
 
 if TYPE_CHECKING:
     from retrycli.domain.listing import EscalationGroup

@@ -14,16 +14,18 @@ from pathlib import Path
 from socket import gethostname
 
 import retrycli
-from retrycli import config_text, crontab, filesystem, units
+from retrycli import config_text
 from retrycli.config import Loaded
-from retrycli.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.domain import cron_line, schedule_grid, suggested
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import SCHEDULERS, StartedBy
 from retrycli.domain.pass_record import PassRecord
 from retrycli.settings import Settings
-from retrycli.trust import ROOT, find_weakness, group_readers
+from retrycli.system import crontab, filesystem
+from retrycli.system import systemd as units
+from retrycli.system.crontab import Caller, File, Host, Target, UserCrontab
+from retrycli.system.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
 """The folder of cron/logrotate, and the log's name there or elsewhere."""
@@ -567,7 +569,7 @@ def callers_for(config: str | None, host: Host, missed: dict[str, str] | None = 
     Args:
         config: the settings' file; None for any.
         host: the machine.
-        missed: takes what can't be read, as `retrycli.crontab.callers` does.
+        missed: takes what can't be read, as `retrycli.system.crontab.callers` does.
     """
     found = [each for each in crontab.callers(host, missed) if config is None or each.config in {None, config}]
     return [

@@ -18,7 +18,6 @@ from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config_text import template
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import OPTIONAL_COLUMNS
-from retrycli.lock import PassLock
 from retrycli.move import check_claims, keep_passes_off
 from retrycli.scheduler import LOG, LOGS
 from retrycli.settings import Settings
@@ -26,7 +25,8 @@ from retrycli.store import act_rows, selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
-from retrycli.trust import write_private
+from retrycli.system.pass_lock import PassLock
+from retrycli.system.trust import write_private
 
 if TYPE_CHECKING:
     from retrycli.gateway.choice import Crossing

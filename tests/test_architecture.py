@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "system": "atomic crontab descriptors editor extras filesystem lock log_file reach starter trust units",
     "config": "config_text gateways section settings",
     "engine": "by_hand delivery destination intake liaison pace ports record recovery supply",
     "store": "example migrations schema",
@@ -228,11 +227,15 @@ BROKEN = [
     ),
     ("retrycli.domain.events", "import retrycli", "domain may not import retrycli"),
     ("retrycli.domain.events", "from retrycli import run_once", "domain may not import retrycli"),
-    ("retrycli.lock", "from retrycli.settings import Settings", "system may not import config"),
+    ("retrycli.system.pass_lock", "from retrycli.settings import Settings", "system may not import config"),
     ("retrycli.config", "from retrycli.store.database import Database", "config may not import store"),
     ("retrycli.engine", "from retrycli.store.claims import Claims", "engine may not import store"),
     ("retrycli.by_hand", "from retrycli import gateway", "engine may not import gateway"),
-    ("retrycli.intake", "if TYPE_CHECKING:\n    from retrycli.lock import PassLock", "engine may not import system"),
+    (
+        "retrycli.intake",
+        "if TYPE_CHECKING:\n    from retrycli.system.pass_lock import PassLock",
+        "engine may not import system",
+    ),
     ("retrycli.engine", "from retrycli.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http", "from retrycli.schema import queue", "gateway may not import store"),
@@ -271,7 +274,7 @@ BROKEN = [
     ("retrycli.domain.retry_policy", "def f(now=datetime.now): ...", "reads the clock by datetime.now"),
     ("retrycli.domain.incidents", "print('tea')", "calls print()"),
     ("retrycli.domain.duration", "open('tea').read()", "calls open()"),
-    ("retrycli.lock", "import sqlalchemy", "this machine alone"),
+    ("retrycli.system.pass_lock", "import sqlalchemy", "this machine alone"),
     ("retrycli.config_text", "def f():\n    import httpx", "neither database nor network"),
     *[
         ("retrycli.engine", f"import {each}", "the engine is given the world")

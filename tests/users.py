@@ -19,7 +19,7 @@ from typing import TypeVar
 import pytest
 
 from retrycli.scheduler import relied_on
-from retrycli.trust import find_weakness, trusted_users
+from retrycli.system.trust import find_weakness, trusted_users
 
 Result = TypeVar("Result")
 

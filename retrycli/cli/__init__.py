@@ -238,7 +238,7 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
 
 
 def _cron_of_this_machine() -> Mapping[str, str]:
-    from retrycli.crontab import Host, daemon_commands
+    from retrycli.system.crontab import Host, daemon_commands
 
     return daemon_commands(Host())
 

@@ -11,8 +11,8 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
 
 if TYPE_CHECKING:
-    from retrycli.crontab import Host
     from retrycli.scheduler import Change, Checked, Place
+    from retrycli.system.crontab import Host
 
 UNHEALTHY = 3
 
@@ -44,7 +44,7 @@ def cron_print(
 ) -> None:
     """Print what `install` would write, and write nothing."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.system.crontab import Host
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -73,7 +73,7 @@ def cron_install(
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host, cron_is_running
+    from retrycli.system.crontab import Host, cron_is_running
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -100,7 +100,7 @@ def cron_check(
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Asker, Host
+    from retrycli.system.crontab import Asker, Host
 
     host = Host(run=Asker())
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
@@ -154,7 +154,7 @@ def cron_remove(
 ) -> None:
     """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
     from retrycli import console, scheduler
-    from retrycli.crontab import Host
+    from retrycli.system.crontab import Host
 
     host = Host()
     places = [scheduler.Place.of(host, user=user, systemd=systemd)] if user or systemd else scheduler.reachable(host)

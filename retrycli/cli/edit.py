@@ -83,7 +83,7 @@ def show_edits(acts: Sequence[ActRecord]) -> None:
 
 def _in_editor(message_id: int, before: Draft) -> Draft:
     from retrycli import console
-    from retrycli.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
+    from retrycli.system.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
 
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):

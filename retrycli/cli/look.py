@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from retrycli.config import Loaded
     from retrycli.console import Cell, Row
-    from retrycli.crontab import Asker, Caller
     from retrycli.desk import Status
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.explain import Explanation, Gate
     from retrycli.settings import Settings
+    from retrycli.system.crontab import Asker, Caller
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
@@ -87,7 +87,7 @@ def status(
 ) -> None:
     """Show whether passes are made, and what waits."""
     from retrycli import console, desk
-    from retrycli.crontab import Asker
+    from retrycli.system.crontab import Asker
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
@@ -113,7 +113,7 @@ def status(
 def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
     from retrycli import scheduler
-    from retrycli.crontab import Host
+    from retrycli.system.crontab import Host
 
     return None if loaded.file is None else scheduler.callers_of(loaded, Host(run=asker))
 
@@ -121,7 +121,7 @@ def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
 def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
     """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
     from retrycli import scheduler
-    from retrycli.crontab import Host
+    from retrycli.system.crontab import Host
 
     return callers == [] and scheduler.none_hidden(Host(run=asker))
 
@@ -129,8 +129,8 @@ def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
 def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
     from retrycli import scheduler
-    from retrycli.crontab import Host
     from retrycli.domain import suggested
+    from retrycli.system.crontab import Host
 
     install = scheduler.to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
@@ -139,7 +139,7 @@ def _suggesting(loaded: Loaded, text: str) -> str:
 def _name_the_silent(asker: Asker) -> None:
     """Say which programs of this machine gave no answer about the schedule."""
     from retrycli import console
-    from retrycli.crontab import ANSWER_SECONDS
+    from retrycli.system.crontab import ANSWER_SECONDS
 
     for each in sorted(asker.silent):
         words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
@@ -546,8 +546,8 @@ def explain(
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
     from retrycli import console
-    from retrycli.crontab import Asker
     from retrycli.explain import explain as explained
+    from retrycli.system.crontab import Asker
 
     loaded = load(ctx, config)
     callers = _callers(loaded, asker := Asker())

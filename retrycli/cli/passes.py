@@ -118,7 +118,7 @@ def run_once(
 
 
 def _starter() -> StartedBy:
-    from retrycli.starter import has_terminal, parents, started_by
+    from retrycli.system.starter import has_terminal, parents, started_by
 
     return started_by(os.environ, parents(), at_terminal=has_terminal())
 

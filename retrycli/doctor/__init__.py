@@ -14,15 +14,15 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from retrycli import crontab
 from retrycli.app import utc_now
 from retrycli.config import HINT, load
-from retrycli.crontab import Asker, Host
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.finding import Finding, Level, failure, of_error
 from retrycli.store.database import Database
+from retrycli.system import crontab
+from retrycli.system.crontab import Asker, Host
 
 PATIENCE_SECONDS = 5
 """For a database that somebody holds."""

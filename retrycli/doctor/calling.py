@@ -8,8 +8,7 @@ from itertools import pairwise
 from socket import gethostname
 from statistics import median
 
-from retrycli import scheduler, units
-from retrycli.crontab import Caller
+from retrycli import scheduler
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.doctor.database import newest_passes
 from retrycli.domain import cron_line
@@ -19,6 +18,8 @@ from retrycli.domain.pass_record import PassRecord
 from retrycli.domain.schedule_grid import is_late
 from retrycli.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
+from retrycli.system import systemd
+from retrycli.system.crontab import Caller
 
 UNEVEN = 1.5
 """Intervals that are so many times too long, or too short, are no chance."""
@@ -137,7 +138,7 @@ def _as_set(case: Case) -> str | None:
         return None
     [caller] = callers
     try:
-        wanted = cron_line.schedule(case.interval) if caller.kind == "cron" else units.when(case.interval)
+        wanted = cron_line.schedule(case.interval) if caller.kind == "cron" else systemd.when(case.interval)
     except ConfigurationError:
         return None
     return caller.when if caller.when == wanted else None

@@ -11,9 +11,9 @@ from pathlib import Path
 from retrycli import scheduler
 from retrycli.app import utc_now
 from retrycli.config import Loaded
-from retrycli.crontab import Host
 from retrycli.finding import Finding, warning, well
 from retrycli.settings import Settings
+from retrycli.system.crontab import Host
 
 CLOCK_TOLERANCE = timedelta(seconds=60)
 

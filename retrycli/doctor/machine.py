@@ -10,16 +10,17 @@ from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 
-from retrycli import descriptors, filesystem, scheduler
+from retrycli import scheduler
 from retrycli.app import STATE_FOLDER, lock_path
 from retrycli.config import SECRETS, Loaded
 from retrycli.config_text import masked_url
 from retrycli.doctor.case import Case
-from retrycli.extras import install
 from retrycli.finding import Finding, failure, of_error, warning, well
-from retrycli.lock import OWN_STATE, PassLock
 from retrycli.store.condition import lack_of_room
-from retrycli.trust import (
+from retrycli.system import descriptors, filesystem
+from retrycli.system.pass_lock import OWN_STATE, PassLock
+from retrycli.system.python import install
+from retrycli.system.trust import (
     ROOT,
     Weakness,
     find_weakness,

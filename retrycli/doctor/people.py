@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from retrycli import notify, reach, scheduler
+from retrycli import notify, scheduler
 from retrycli.doctor.case import Case
 from retrycli.domain.errors import ConfigurationError
 from retrycli.finding import Finding, failure, of_error, warning, well
+from retrycli.system import network
 
 
 def notifications(case: Case) -> Iterator[Finding]:
@@ -25,7 +26,7 @@ def notifications(case: Case) -> Iterator[Finding]:
             continue
         if place is None:
             yield well("notifications", f"{name}: whether it can be reached shows by `retrycli notify test` alone")
-        elif problem := reach.connect(*place):
+        elif problem := network.connect(*place):
             remedy = "see to the network, or mend notify.urls; then `retrycli notify test`"
             yield failure("notifications", f"{name} can't be reached: {problem}", remedy)
         else:
@@ -53,7 +54,7 @@ def ping(case: Case) -> Iterator[Finding]:
     if secret is None:
         return
     parts = urlsplit(secret.get_secret_value())
-    problem = reach.connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
+    problem = network.connect(parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80))
     if problem is None:
         yield well("ping", "the dead-man switch can be reached")
     else:

@@ -16,11 +16,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Self
 
-from retrycli import descriptors
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import Message
 from retrycli.gateway.in_thread import in_thread
-from retrycli.trust import others_may_have_linked
+from retrycli.system import descriptors
+from retrycli.system.trust import others_may_have_linked
 
 MOST = 100
 """How many attachments a message may have. Each file is opened twice, and a preset may upload each by itself."""

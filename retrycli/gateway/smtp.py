@@ -13,7 +13,6 @@ from urllib.parse import urlsplit
 
 import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
 
-from retrycli import descriptors
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
@@ -29,6 +28,7 @@ from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
 from retrycli.section import revealed
+from retrycli.system import descriptors
 
 if TYPE_CHECKING:
     from types import TracebackType

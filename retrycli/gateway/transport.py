@@ -21,12 +21,12 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli import descriptors
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
 from retrycli.gateways import OneGateway
+from retrycli.system import descriptors
 
 if TYPE_CHECKING:
     from aiohappyeyeballs import AddrInfoType

@@ -18,10 +18,10 @@ from retrycli.domain.delivery_stats import DAY, Figures, PassMark, bar_for, bars
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import printable
-from retrycli.extras import install
 from retrycli.report import charts, words
 from retrycli.report.strip import Row, strip
 from retrycli.report.words import Clock
+from retrycli.system.python import install
 
 MOST_CAUSES = 12
 """So many causes of escalations, and of failed attempts, the page shows."""

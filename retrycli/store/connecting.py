@@ -11,7 +11,7 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import create_engine, event, exc, make_url
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.extras import install
+from retrycli.system.python import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

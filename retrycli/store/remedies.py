@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy.exc import DataError, IntegrityError
 
-from retrycli import descriptors
+from retrycli.system import descriptors
 
 if TYPE_CHECKING:
     from sqlalchemy.exc import DBAPIError

@@ -14,10 +14,10 @@ from typing import Any
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
 from retrycli import app
-from retrycli.lock import Holder, PassLock
 from retrycli.settings import Database as DatabaseSettings
 from retrycli.settings import Gateway as GatewaySettings
 from retrycli.settings import Run, Settings
+from retrycli.system.pass_lock import Holder, PassLock
 
 TABLES = """
 CREATE TABLE ticket_states (

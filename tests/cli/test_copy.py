@@ -22,10 +22,10 @@ import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
 from retrycli import app, schema
-from retrycli.lock import Holder, PassLock
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.settings import Database, Gateway, Run, Settings
 from retrycli.store.copy import COPIED
+from retrycli.system.pass_lock import Holder, PassLock
 from tests import postgresql
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted
 from tests.cli.command import Cli, end, wait_until

@@ -14,7 +14,6 @@ import pytest
 
 from retrycli import app, casework, desk
 from retrycli.app import Surroundings
-from retrycli.crontab import Caller
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import StartedBy, StopReason
 from retrycli.domain.message import Claim
@@ -27,6 +26,7 @@ from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.system.crontab import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS, end

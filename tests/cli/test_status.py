@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import retrycli
-from retrycli.crontab import system_zone
 from retrycli.sandbox import Behaviour
+from retrycli.system.crontab import system_zone
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
 from tests.cli.schedulers import Crontab, a_cron

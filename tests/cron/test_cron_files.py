@@ -17,11 +17,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from retrycli import units as systemd
 from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
 from retrycli.domain import cron_line
 from retrycli.domain.errors import LockHeld
 from retrycli.settings import Settings
+from retrycli.system import systemd
 from tests.cron.machine import FILES, PROGRAM, Machine, an_empty_queue, run, tool
 
 if TYPE_CHECKING:

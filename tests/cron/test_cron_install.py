@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from retrycli import units
 from retrycli.domain.cron_line import Job
+from retrycli.system import systemd
 from tests.cron.machine import Machine, an_empty_queue, run, tool
 
 in_private_folders = pytest.mark.skipif(
@@ -104,9 +104,9 @@ def test_systemd_finds_no_fault_with_the_units_that_are_written(tmp_path: Path, 
     verify = tool("systemd-analyze", "systemd")
     config = f"{tmp_path}/desk 100%/$retrycli.toml"
     job = Job(timedelta(minutes=minutes), sys.executable, config, "root", timedelta(minutes=14))
-    service, timer = tmp_path / units.SERVICE, tmp_path / units.TIMER
-    service.write_text(units.service(job, system=system))
-    timer.write_text(units.timer(job))
+    service, timer = tmp_path / systemd.SERVICE, tmp_path / systemd.TIMER
+    service.write_text(systemd.service(job, system=system))
+    timer.write_text(systemd.timer(job))
     verified = run(verify, "verify", service, timer)
     assert (verified.returncode, verified.stdout, verified.stderr) == (0, "", "")
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import descriptors
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.system import descriptors
 from tests.gateway.deliveries import gateway_settings, open_gateway, queued
 from tests.gateway.mails import mail_settings, open_smtp
 

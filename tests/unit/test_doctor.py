@@ -18,14 +18,14 @@ import pytest
 
 from retrycli.app import STATE_FOLDER, open_database
 from retrycli.config import Loaded, load
-from retrycli.crontab import Finished, Host
 from retrycli.doctor import calling, database, examine, machine, people
 from retrycli.doctor.case import Case
 from retrycli.domain.events import PassResult, PassSummary
 from retrycli.finding import Finding, Level, failed
-from retrycli.lock import Holder, PassLock
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.system.crontab import Finished, Host
+from retrycli.system.pass_lock import Holder, PassLock
 from tests.users import OURS, SHARED, THEIRS, as_user, need_root, open_place
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from retrycli.domain.errors import NotEdited
-from retrycli.editor import ENDS, edited, editor_command
+from retrycli.system.editor import ENDS, edited, editor_command
 
 
 @pytest.fixture
@@ -113,7 +113,7 @@ def test_whoever_is_ended_meanwhile_leaves_no_text_behind(folder: Path, number: 
 
 EDIT = """
 import sys
-from retrycli.editor import edited
+from retrycli.system.editor import edited
 
 edited("tea", [sys.executable, "-c", "print('open', flush=True); import signal; signal.pause()"], name="a.txt")
 """

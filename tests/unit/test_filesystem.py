@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.filesystem import kind_of, others_may_read
+from retrycli.system.filesystem import kind_of, others_may_read
 
 MOUNTS = r"""
 proc /proc proc rw 0 0

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.pq import Format
 
-from retrycli import config_text, units
+from retrycli import config_text
 from retrycli.config import load
 from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
 from retrycli.domain.duration import LONGEST, duration, in_words
@@ -44,6 +44,7 @@ from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path
 from retrycli.settings import Settings
 from retrycli.store.values import BEYOND_PYTHON, _or_text
+from retrycli.system import systemd
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued
 from tests.gateway.hostile import Hostile, then_close
@@ -599,7 +600,7 @@ UNIT_LINES = st.builds(
 
 @law(lines=st.lists(UNIT_LINES, max_size=4))
 def test_a_unit_is_read_to_its_end(lines: list[str]) -> None:
-    called = units.called("\n".join(lines))
+    called = systemd.called("\n".join(lines))
     assert called is None or ("retrycli" in called[0] and "run-once" in called[0])
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.errors import LockHeld, LockUnusable
-from retrycli.lock import POLL_SECONDS, Holder, PassLock
+from retrycli.system.pass_lock import POLL_SECONDS, Holder, PassLock
 from tests.users import OURS, as_user, open_place
 
 if TYPE_CHECKING:

@@ -17,9 +17,7 @@ from zoneinfo import TZPATH, available_timezones
 import pytest
 
 import retrycli
-from retrycli import units
 from retrycli.config import Loaded, load
-from retrycli.crontab import Asker, Finished, Host, system_zone
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import PassResult, StartedBy
 from retrycli.domain.pass_record import PassRecord
@@ -39,6 +37,8 @@ from retrycli.scheduler import (
     this_python,
     ticks_of,
 )
+from retrycli.system import systemd
+from retrycli.system.crontab import Asker, Finished, Host, system_zone
 from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place
 
 USERS = {"root": 0, "desk": OURS, str(OURS): OURS, str(THEIRS): THEIRS, "me": os.geteuid()}
@@ -724,11 +724,11 @@ def test_an_own_schedule_is_its_users(desk: Desk) -> None:
 def test_the_systems_service_may_write_where_a_pass_writes_and_nowhere_else(desk: Desk) -> None:
     text = '[database]\nurl = "sqlite:////srv/a b/100%/agent.db"\n[metrics]\npath = "/var/lib/node/retrycli.prom"\n'
     wanted = replace(job(desk.settings(text), desk.host, user="desk"), config="/etc/retrycli.toml", reads=())
-    found = units.service(replace(wanted, interpreter="/opt/retrycli/bin/python3"), system=True)
+    found = systemd.service(replace(wanted, interpreter="/opt/retrycli/bin/python3"), system=True)
     assert 'ReadWritePaths="-/srv/a b/100%%" "-/var/lib/node"\n' in found
     assert "ProtectHome=true\nPrivateTmp=true\n" in found
     for path, expected in (("/home/ana/x", "ProtectHome=read-only"), ("/tmp/x", "PrivateTmp=false")):
-        assert expected in units.service(replace(wanted, reads=(path,)), system=True)
+        assert expected in systemd.service(replace(wanted, reads=(path,)), system=True)
 
 
 @pytest.mark.parametrize(
@@ -740,7 +740,7 @@ def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
     """The first pass makes it. A unit that named the folder of before would not be as it should be then."""
     wanted = job(desk.settings(IN_POSTGRESQL + more), desk.host, user="desk")
     wanted = replace(wanted, config="/etc/retrycli.toml", interpreter="/opt/bin/python3", reads=())
-    found = units.values(units.service(wanted, system=True))
+    found = systemd.values(systemd.service(wanted, system=True))
     assert found.get("ReadWritePaths", []) == expected
     assert (found["StateDirectory"], found["PrivateTmp"]) == (["retrycli"], ["true"])
 

@@ -15,13 +15,13 @@ import pytest
 
 from retrycli.config import Loaded, load
 from retrycli.domain.errors import ConfigurationError
-from retrycli.trust import find_weakness, write_private
+from retrycli.system.trust import find_weakness, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place
 
 WATCHED = """
 import os, stat, sys
 from pathlib import Path
-from retrycli.trust import write_private
+from retrycli.system.trust import write_private
 
 os.umask(0)
 file, modes = Path(sys.argv[1]), set()
@@ -287,7 +287,7 @@ def test_what_is_mounted_to_be_read_only_can_be_written_by_nobody(place: Path, m
     """Kubernetes mounts a ConfigMap so: with mode 0777, and read-only."""
     own(place, 0, SHARED, mode=mode)
     config_map(place)
-    check = "import sys; from pathlib import Path; from retrycli.trust import find_weakness as find; "
+    check = "import sys; from pathlib import Path; from retrycli.system.trust import find_weakness as find; "
     command = [sys.executable, "-c", f"{check}print(find(Path(sys.argv[1]), {{0}}))", str(place / "retrycli.toml")]
     mounted = f'mount --bind "{place}" "{place}" && mount -o remount,bind,ro "{place}" && exec "$@"'
     done = subprocess.run(
@@ -338,7 +338,7 @@ GROUPS: dict[str, tuple[str, str, int, str]] = {
 LOOK = """
 import sys
 from pathlib import Path
-from retrycli.trust import find_weakness
+from retrycli.system.trust import find_weakness
 print(find_weakness(Path(sys.argv[1]), {0, int(sys.argv[2])}))
 """
 UNDER_OTHER_ACCOUNTS = """

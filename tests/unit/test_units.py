@@ -7,8 +7,8 @@ from datetime import timedelta
 
 import pytest
 
-from retrycli import units
 from retrycli.domain.errors import ConfigurationError
+from retrycli.system import systemd
 from tests.unit.test_cronline import CONFIG, JOB
 
 COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-level INFO run-once --started-by timer"
@@ -20,7 +20,7 @@ COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-lev
 )
 def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: float, expected: str) -> None:
     job = replace(JOB, interval=timedelta(minutes=minutes))
-    assert units.times(units.timer(job)) == units.when(job.interval) == expected
+    assert systemd.times(systemd.timer(job)) == systemd.when(job.interval) == expected
 
 
 @pytest.mark.parametrize(
@@ -37,47 +37,47 @@ def test_a_timer_calls_at_crons_times_and_where_cron_has_none_counts(minutes: fl
     ],
 )
 def test_a_calendar_event_is_read_as_cron_has_it(event: str, line: str | None) -> None:
-    assert units.as_cron(event) == line
+    assert systemd.as_cron(event) == line
 
 
 @pytest.mark.parametrize(("when", "seconds"), [("420s", 420), ("7min", 420), ("1.5h", 5400), ("90", 90), ("*:0/15", 0)])
 def test_a_time_that_a_timer_counts_is_read(when: str, seconds: float) -> None:
-    assert units.span(when) == (timedelta(seconds=seconds) or None)
+    assert systemd.span(when) == (timedelta(seconds=seconds) or None)
 
 
 def test_a_service_is_known_by_its_command_and_names_its_settings() -> None:
-    assert units.called(units.service(JOB, system=True)) == (COMMAND, CONFIG)
-    assert units.called("[Service]\nExecStart=/usr/bin/true retrycli\n") is None
-    assert units.called("[Service]\nExecStart=/x/retrycli run-once\n") == ("/x/retrycli run-once", None)
+    assert systemd.called(systemd.service(JOB, system=True)) == (COMMAND, CONFIG)
+    assert systemd.called("[Service]\nExecStart=/usr/bin/true retrycli\n") is None
+    assert systemd.called("[Service]\nExecStart=/x/retrycli run-once\n") == ("/x/retrycli run-once", None)
 
 
 def test_only_a_service_of_the_systems_names_a_user() -> None:
-    assert units.values(units.service(JOB, system=True))["User"] == ["ticketing"]
-    assert "User" not in units.values(units.service(JOB, system=False))
+    assert systemd.values(systemd.service(JOB, system=True))["User"] == ["ticketing"]
+    assert "User" not in systemd.values(systemd.service(JOB, system=False))
 
 
 def test_a_service_says_what_takes_it_away() -> None:
     said = "`retrycli cron remove --systemd` takes it away; `systemctl edit retrycli.service` adds to it"
-    assert said in units.service(JOB, system=True)
+    assert said in systemd.service(JOB, system=True)
     said = "`retrycli cron remove --user --systemd` takes it away; `systemctl --user edit retrycli.service` adds to it"
-    assert said in units.service(JOB, system=False)
+    assert said in systemd.service(JOB, system=False)
 
 
 @pytest.mark.parametrize("path", ['/srv/a b/50%"$HOME".toml', "/srv/back\\slash"])
 def test_a_path_comes_back_as_it_was(path: str) -> None:
-    found = units.called(units.service(replace(JOB, config=path), system=True))
+    found = systemd.called(systemd.service(replace(JOB, config=path), system=True))
     assert found is not None
     assert found[1] == path
 
 
 def test_a_path_with_a_line_break_is_refused() -> None:
     with pytest.raises(ConfigurationError, match="can't stand in a unit"):
-        units.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
+        systemd.service(replace(JOB, config="/srv/a\nUser=root"), system=True)
 
 
 def test_a_unit_is_known_as_written_for_its_settings_alone() -> None:
-    text = units.timer(JOB)
-    assert units.is_marked(text)
-    assert units.is_marked(text, CONFIG)
-    assert not units.is_marked(text, "/etc/retrycli/other.toml")
-    assert not units.is_marked("[Timer]\n" + text)
+    text = systemd.timer(JOB)
+    assert systemd.is_marked(text)
+    assert systemd.is_marked(text, CONFIG)
+    assert not systemd.is_marked(text, "/etc/retrycli/other.toml")
+    assert not systemd.is_marked("[Timer]\n" + text)

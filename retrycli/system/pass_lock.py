@@ -19,9 +19,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Self
 
-from retrycli import descriptors
 from retrycli.domain.errors import LockHeld, LockUnusable
-from retrycli.trust import PRIVATE, is_planted, user_name
+from retrycli.system import descriptors
+from retrycli.system.trust import PRIVATE, is_planted, user_name
 
 OWN_STATE = Path(".local/state/retrycli")
 """A user's own state folder, beneath the home; the lock that is there makes it."""

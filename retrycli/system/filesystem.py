@@ -6,7 +6,7 @@ import re
 import stat
 from pathlib import Path
 
-from retrycli.trust import user_name
+from retrycli.system.trust import user_name
 
 NETWORK = {
     *("nfs", "nfs4", "cifs", "smb3", "smbfs", "ncpfs", "afs", "9p", "ceph", "glusterfs", "lustre", "vboxsf", "prl_fs"),

@@ -8,7 +8,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from retrycli.trust import PRIVATE, others_may_have_linked
+from retrycli.system.trust import PRIVATE, others_may_have_linked
 
 LINKED = "it has a second name (a hard link), and other users may make names in its folder"
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Literal, Protocol
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from retrycli import atomic, units
 from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
-from retrycli.trust import user_name, user_number
+from retrycli.system import atomic
+from retrycli.system import systemd as units
+from retrycli.system.trust import user_name, user_number
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
