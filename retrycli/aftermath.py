@@ -10,10 +10,10 @@ from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
 from retrycli import logs
+from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
 from retrycli.domain.events import PassResult, PassSummary, StopReason
-from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 

@@ -21,6 +21,7 @@ from functools import cache, partial
 from pathlib import Path
 
 from retrycli import aftermath, engine, logs, schema
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
 from retrycli.domain.message import Lane, MessageType
@@ -28,7 +29,6 @@ from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
 from retrycli.ports import Gateway, Identity, Lock, PassRules, World
-from retrycli.settings import Settings
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database

@@ -9,11 +9,11 @@ from dataclasses import dataclass
 from retrycli import by_hand
 from retrycli.app import HERE, Surroundings, login_name, ready_to_send
 from retrycli.casework import Done, once, perform
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import LookUp
 from retrycli.ports import PassRules, World
-from retrycli.settings import Settings
 from retrycli.store.acts import Acts
 
 

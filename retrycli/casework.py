@@ -19,6 +19,7 @@ from itertools import pairwise
 
 from retrycli import by_hand
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
@@ -26,7 +27,6 @@ from retrycli.domain.message import Message, QueuedMessage, Status
 from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, would_expire
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.ports import PassRules, World
-from retrycli.settings import Settings
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database
 from retrycli.store.views import Views

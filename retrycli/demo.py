@@ -11,8 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from retrycli import config_text, example
+from retrycli import example
 from retrycli.app import utc_now
+from retrycli.config import template
 from retrycli.sandbox import Behaviour, Sandbox
 from retrycli.system.trust import write_private
 
@@ -28,7 +29,7 @@ def run() -> None:
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
         settings = folder / "retrycli.toml"
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url}
-        write_private(settings, config_text.template(values))
+        write_private(settings, template.template(values))
         _print(f"A ticketing API that fails {FAIL:.0%} of deliveries runs at {sandbox.url}.")
         _print(f"The example's queue is in {database}.\n")
         for command in ("status", "run-once", "list-failed", "escalations", "passes"):

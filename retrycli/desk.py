@@ -12,6 +12,7 @@ from socket import gethostname
 
 from retrycli import measure, preview, scheduler
 from retrycli.app import clock, lock_path, login_name, open_database, utc_now
+from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.delivery_stats import Figures, Group
@@ -23,7 +24,6 @@ from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetai
 from retrycli.domain.operator_action import Act
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
 from retrycli.metrics import Measured
-from retrycli.settings import Settings
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database

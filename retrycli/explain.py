@@ -16,6 +16,7 @@ from typing import Any
 
 from retrycli import intake, scheduler
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.config.settings import Settings
 from retrycli.desk import ended_passes, pass_runs
 from retrycli.destination import Destination
 from retrycli.domain import incidents, schedule_grid
@@ -27,7 +28,6 @@ from retrycli.expiry import EXPIRED
 from retrycli.pace import capacity
 from retrycli.ports import PassRules, World
 from retrycli.recovery import recover
-from retrycli.settings import Settings
 from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
 from retrycli.store.condition import lack_of_room

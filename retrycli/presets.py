@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from contextlib import closing
 from dataclasses import dataclass
 
+from retrycli.config.settings import Settings
 from retrycli.domain.errors import RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageType
 from retrycli.gateway.preset import Preset, known_presets, load_preset, preset_text
-from retrycli.settings import Settings
 from retrycli.store.database import Database
 
 

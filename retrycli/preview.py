@@ -11,6 +11,7 @@ from heapq import merge
 
 from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.config.settings import Settings
 from retrycli.destination import Destination
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.filter import Filter
@@ -19,7 +20,6 @@ from retrycli.domain.message import ChangedMessage, Message, Span, State, Unusab
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
 from retrycli.ports import PassRules, World
-from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
 from retrycli.store.ledger import Ledger

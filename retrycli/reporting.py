@@ -15,9 +15,9 @@ from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.system import atomic
 
 if TYPE_CHECKING:
+    from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
     from retrycli.report import Cause
-    from retrycli.settings import Settings
     from retrycli.store.database import Database
 
 LOOKBACK = timedelta(days=7)

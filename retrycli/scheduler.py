@@ -14,14 +14,14 @@ from pathlib import Path
 from socket import gethostname
 
 import retrycli
-from retrycli import config_text
-from retrycli.config import Loaded
+from retrycli.config import template
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
 from retrycli.domain import cron_line, schedule_grid, suggested
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import SCHEDULERS, StartedBy
 from retrycli.domain.pass_record import PassRecord
-from retrycli.settings import Settings
 from retrycli.system import crontab, filesystem
 from retrycli.system import systemd as units
 from retrycli.system.crontab import Caller, File, Host, Target, UserCrontab
@@ -188,7 +188,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[Change]]:
     log = log_file(loaded.settings.database.file, lambda folder: filesystem.owner(folder) == wanted.user)
     target = File(file, keeps_mode=True)
     before = target.read()
-    after = None if log is None else config_text.with_value(before, "logging", "file", str(log))
+    after = None if log is None else template.with_value(before, "logging", "file", str(log))
     if log is None or after is None:
         return wanted, []
     folders = dict.fromkeys([*wanted.writes, *_in_full([log.parent])])

@@ -17,6 +17,7 @@ from functools import cache
 
 from retrycli import notify as adapter
 from retrycli import ping
+from retrycli.config.settings import Settings
 from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
@@ -26,7 +27,6 @@ from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.expiry import Expiring
 from retrycli.logs import logger
 from retrycli.notice_text import Surroundings, trial, worded
-from retrycli.settings import Settings
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.ledger import Ledger

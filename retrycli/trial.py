@@ -11,9 +11,9 @@ from datetime import datetime
 from typing import TYPE_CHECKING
 
 from retrycli.app import HERE, Surroundings
+from retrycli.config.settings import Settings
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
-from retrycli.settings import Settings
 
 if TYPE_CHECKING:
     import httpx

@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "config": "config_text gateways section settings",
     "engine": "by_hand delivery destination intake liaison pace ports record recovery supply",
     "store": "example migrations schema",
     "notify": "notice_text ping",
@@ -216,7 +215,7 @@ def test_no_module_imports_itself_in_a_circle() -> None:
 
 BROKEN = [
     # whom a folder may know
-    ("retrycli.domain.message", "from retrycli.settings import Settings", "domain may not import config"),
+    ("retrycli.domain.message", "from retrycli.config.settings import Settings", "domain may not import config"),
     ("retrycli.domain.retry_policy", "from .lock import PassLock", "domain may not import system"),
     ("retrycli.domain.retry_policy", "from . import config", "domain may not import config"),
     ("retrycli.domain.retry_policy", "def f():\n    from retrycli import config", "domain may not import config"),
@@ -227,8 +226,8 @@ BROKEN = [
     ),
     ("retrycli.domain.events", "import retrycli", "domain may not import retrycli"),
     ("retrycli.domain.events", "from retrycli import run_once", "domain may not import retrycli"),
-    ("retrycli.system.pass_lock", "from retrycli.settings import Settings", "system may not import config"),
-    ("retrycli.config", "from retrycli.store.database import Database", "config may not import store"),
+    ("retrycli.system.pass_lock", "from retrycli.config.settings import Settings", "system may not import config"),
+    ("retrycli.config.loader", "from retrycli.store.database import Database", "config may not import store"),
     ("retrycli.engine", "from retrycli.store.claims import Claims", "engine may not import store"),
     ("retrycli.by_hand", "from retrycli import gateway", "engine may not import gateway"),
     (
@@ -236,7 +235,7 @@ BROKEN = [
         "if TYPE_CHECKING:\n    from retrycli.system.pass_lock import PassLock",
         "engine may not import system",
     ),
-    ("retrycli.engine", "from retrycli.settings import Settings", "engine may not import config"),
+    ("retrycli.engine", "from retrycli.config.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http", "from retrycli.schema import queue", "gateway may not import store"),
     ("retrycli.ping", "from retrycli.store.ledger import Ledger", "notify may not import store"),
@@ -275,7 +274,7 @@ BROKEN = [
     ("retrycli.domain.incidents", "print('tea')", "calls print()"),
     ("retrycli.domain.duration", "open('tea').read()", "calls open()"),
     ("retrycli.system.pass_lock", "import sqlalchemy", "this machine alone"),
-    ("retrycli.config_text", "def f():\n    import httpx", "neither database nor network"),
+    ("retrycli.config.template", "def f():\n    import httpx", "neither database nor network"),
     *[
         ("retrycli.engine", f"import {each}", "the engine is given the world")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "random", "logging")
@@ -315,7 +314,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
     [
         ("retrycli.domain.retry_policy", "from retrycli.domain.message import Message"),
         ("retrycli.domain.events", "from datetime import UTC, datetime, timedelta\nworld.now()\nself._world.now()"),
-        ("retrycli.settings", "from retrycli.domain.backoff import Backoff"),
+        ("retrycli.config.settings", "from retrycli.domain.backoff import Backoff"),
         ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
         ("retrycli.store.claims", "from retrycli.schema import queue"),
         ("retrycli.gateway.http", "import httpx\nfrom .preset import load_preset"),

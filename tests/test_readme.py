@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.settings import Settings
+from retrycli.config.settings import Settings
 
 README = Path(__file__).parents[1] / "README.md"
 TEXT = README.read_text(encoding="utf-8")

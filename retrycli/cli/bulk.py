@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
     from retrycli.app import Surroundings
     from retrycli.casework import Done, Tried
+    from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.settings import Settings
 
 Result = TypeVar("Result")
 

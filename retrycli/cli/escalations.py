@@ -32,9 +32,9 @@ from retrycli.domain.message import EscalationReason, State
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from retrycli.config.settings import Settings
     from retrycli.console import Row
     from retrycli.domain.listing import EscalationGroup, ListedMessage
-    from retrycli.settings import Settings
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),

@@ -35,12 +35,12 @@ from retrycli.domain.operator_action import ActKind
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.config import Loaded
+    from retrycli.config.loader import Loaded
+    from retrycli.config.settings import Settings
     from retrycli.console import Cell, Row
     from retrycli.desk import Status
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.explain import Explanation, Gate
-    from retrycli.settings import Settings
     from retrycli.system.crontab import Asker, Caller
 
 ON_SCREEN = 50

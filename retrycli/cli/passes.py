@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
+    from retrycli.config.settings import Settings
     from retrycli.console import Cell, Row
     from retrycli.domain.events import PassSummary
     from retrycli.domain.listing import ListedMessage
     from retrycli.domain.pass_record import PassRecord, PauseRecord
     from retrycli.preview import Preview, Sum
-    from retrycli.settings import Settings
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""

@@ -75,10 +75,11 @@ def init(
 
 def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Show each setting, and where it came from. Secrets are masked."""
-    from retrycli import config_text, console
+    from retrycli import console
+    from retrycli.config import template
 
     loaded = load(ctx, config)
-    values = config_text.shown(loaded)
+    values = template.shown(loaded)
     if as_json:
         console.show_json(
             {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}

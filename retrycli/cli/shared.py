@@ -16,9 +16,9 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.operator_action import LONGEST_NAME
 
 if TYPE_CHECKING:
-    from retrycli.config import Loaded
+    from retrycli.config.loader import Loaded
+    from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.settings import Settings
 
 
 class LogLevel(StrEnum):
@@ -111,8 +111,8 @@ def failed_messages(ctx: typer.Context, incomplete: str) -> list[tuple[str, str]
 
     Nothing is offered where something is wrong: nobody asked for an error by pressing a key.
     """
-    from retrycli import config as configuration
     from retrycli import desk
+    from retrycli.config import loader as configuration
     from retrycli.domain.sanitize import printable
 
     try:
@@ -208,8 +208,8 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     Raises:
         ConfigurationError: they are wrong.
     """
-    from retrycli import config as configuration
     from retrycli import logs
+    from retrycli.config import loader as configuration
 
     given: Globals = ctx.obj
     loaded = configuration.load(given_file(ctx, config))

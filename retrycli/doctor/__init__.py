@@ -15,7 +15,7 @@ from functools import partial
 from pathlib import Path
 
 from retrycli.app import utc_now
-from retrycli.config import HINT, load
+from retrycli.config.loader import HINT, load
 from retrycli.doctor import api, calling, database, machine, people
 from retrycli.doctor.case import Case
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
@@ -64,7 +64,7 @@ def examine(
     """Look at everything.
 
     Args:
-        config: the settings' file, as `retrycli.config.load` takes it.
+        config: the settings' file, as `retrycli.config.loader.load` takes it.
         environment: by default the process's own.
         host: by default this machine.
         now: the clock.

@@ -10,9 +10,9 @@ from pathlib import Path
 
 from retrycli import scheduler
 from retrycli.app import utc_now
-from retrycli.config import Loaded
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
 from retrycli.finding import Finding, warning, well
-from retrycli.settings import Settings
 from retrycli.system.crontab import Host
 
 CLOCK_TOLERANCE = timedelta(seconds=60)

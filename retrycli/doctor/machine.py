@@ -12,8 +12,8 @@ from shlex import quote
 
 from retrycli import scheduler
 from retrycli.app import STATE_FOLDER, lock_path
-from retrycli.config import SECRETS, Loaded
-from retrycli.config_text import masked_url
+from retrycli.config.loader import SECRETS, Loaded
+from retrycli.config.template import masked_url
 from retrycli.doctor.case import Case
 from retrycli.finding import Finding, failure, of_error, warning, well
 from retrycli.store.condition import lack_of_room

@@ -7,9 +7,9 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
+from retrycli.config.gateway import Gateway, OneGateway
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
-from retrycli.gateways import Gateway, OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType

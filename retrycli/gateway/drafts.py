@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
+from retrycli.config.gateway import OneGateway
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
 from retrycli.gateway import attachments
@@ -15,7 +16,6 @@ from retrycli.gateway.preset import Preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path, plain
 from retrycli.gateway.transport import HEADERS
-from retrycli.gateways import OneGateway
 
 
 class Unfit(Exception):

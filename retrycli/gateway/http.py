@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
+from retrycli.config.gateway import OneGateway
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
@@ -38,7 +39,6 @@ from retrycli.gateway.rules import Upload
 from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, open_transport
-from retrycli.gateways import OneGateway
 
 if TYPE_CHECKING:
     from types import TracebackType

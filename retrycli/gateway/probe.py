@@ -9,6 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
+from retrycli.config.gateway import OneGateway
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.answer import Answer, outcome_of_question
 from retrycli.gateway.credentials import Credentials
@@ -18,7 +19,6 @@ from retrycli.gateway.rules import Get
 from retrycli.gateway.template import fill_path
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception, open_transport
-from retrycli.gateways import OneGateway
 
 
 @dataclass(frozen=True, slots=True)

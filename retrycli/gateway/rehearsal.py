@@ -11,9 +11,9 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli.config.gateway import OneGateway
 from retrycli.domain.errors import ConfigurationError
 from retrycli.gateway.transport import TRANSPORT_ERRORS
-from retrycli.gateways import OneGateway
 
 LOOPBACK = "127.0.0.1"
 REMEDIES = {

@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 
 import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
 
+from retrycli.config.gateway import OneGateway
+from retrycli.config.types import revealed
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
@@ -26,8 +28,6 @@ from retrycli.gateway.mail import Mail, columns_of, compose
 from retrycli.gateway.quotation import starred, without_quotations
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
-from retrycli.gateways import OneGateway
-from retrycli.section import revealed
 from retrycli.system import descriptors
 
 if TYPE_CHECKING:

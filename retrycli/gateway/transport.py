@@ -21,11 +21,11 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
+from retrycli.config.gateway import OneGateway
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.tls import verifying
-from retrycli.gateways import OneGateway
 from retrycli.system import descriptors
 
 if TYPE_CHECKING:

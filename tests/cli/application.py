@@ -14,9 +14,9 @@ from typing import Any
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
 from retrycli import app
-from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Gateway as GatewaySettings
-from retrycli.settings import Run, Settings
+from retrycli.config.settings import Database as DatabaseSettings
+from retrycli.config.settings import Gateway as GatewaySettings
+from retrycli.config.settings import Run, Settings
 from retrycli.system.pass_lock import Holder, PassLock
 
 TABLES = """

@@ -11,8 +11,8 @@ from random import Random
 import pytest
 
 from retrycli.app import open_database
+from retrycli.config.settings import Database, Settings
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Database, Settings
 from tests.cli.application import Application
 from tests.cli.command import Cli
 from tests.cli.story import Api, Begin, Story, tables_without

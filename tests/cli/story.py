@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, cast
 from sqlalchemy import make_url
 
 from retrycli import app
+from retrycli.config.settings import BreakerSettings
 from retrycli.sandbox import Answer, Behaviour, Sandbox
-from retrycli.settings import BreakerSettings
 from tests.cli.api import REJECTS
 from tests.cli.application import TABLES, TICKETS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
+    from retrycli.config.settings import Settings
     from retrycli.domain.events import PassSummary
-    from retrycli.settings import Settings
     from tests.cli.application import Application, Row
     from tests.cli.command import Cli
 

@@ -16,8 +16,8 @@ import pytest
 from sqlalchemy import URL, make_url
 
 from retrycli import app
+from retrycli.config.settings import Database, Settings
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Database, Settings
 from retrycli.store.remedies import BY_STATE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back

@@ -22,8 +22,8 @@ import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
 from retrycli import app, schema
+from retrycli.config.settings import Database, Gateway, Run, Settings
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Database, Gateway, Run, Settings
 from retrycli.store.copy import COPIED
 from retrycli.system.pass_lock import Holder, PassLock
 from tests import postgresql

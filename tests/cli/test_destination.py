@@ -18,8 +18,8 @@ from tests.cli.api import BUSY, TAKES, Gate
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
+    from retrycli.config.settings import Settings
     from retrycli.domain.events import PassSummary
-    from retrycli.settings import Settings
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

@@ -11,10 +11,10 @@ import pytest
 
 from retrycli.aftermath import leave
 from retrycli.app import utc_now
+from retrycli.config.settings import Database as DatabaseSettings
+from retrycli.config.settings import Logging, Schedule, Settings
 from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.logs import configure, logger
-from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Logging, Schedule, Settings
 from retrycli.store.database import Database
 from tests.cli.command import COLUMNS
 from tests.cli.test_bad_input import exclusively_locked

@@ -14,6 +14,7 @@ import pytest
 
 from retrycli import app, casework, desk
 from retrycli.app import Surroundings
+from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import StartedBy, StopReason
 from retrycli.domain.message import Claim
@@ -21,7 +22,6 @@ from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.explain import Explanation, explain
 from retrycli.schema import queue
-from retrycli.settings import Settings
 from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database

@@ -17,7 +17,7 @@ import pytest
 
 import retrycli
 from retrycli import app
-from retrycli.settings import BreakerSettings
+from retrycli.config.settings import BreakerSettings
 from tests.cli.api import TAKES, Scripted
 from tests.cli.application import Application
 from tests.cli.command import Cli
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
     from pathlib import Path
 
-    from retrycli.settings import Settings
+    from retrycli.config.settings import Settings
     from tests.cli.application import Row
     from tests.store.conftest import Factory
 

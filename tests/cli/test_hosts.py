@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli import app
+from retrycli.config.settings import Run
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Run
 from tests.channels import webhook
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import Cli, Finished, end, side_by_side

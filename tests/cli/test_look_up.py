@@ -11,7 +11,7 @@ import pytest
 
 import retrycli
 from retrycli.app import HERE
-from retrycli.config import load_settings
+from retrycli.config.loader import load_settings
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
 from tests.cli.test_refused_rows import refuse

@@ -19,17 +19,17 @@ from prometheus_client.parser import text_string_to_metric_families
 import retrycli
 from retrycli import desk, logs
 from retrycli.app import Surroundings, lock_path, open_database
+from retrycli.config.settings import Database as DatabaseSettings
+from retrycli.config.settings import Gateway, Metrics, Run
 from retrycli.measure import write_metrics
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Gateway, Metrics, Run
 from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.settings import Settings
+    from retrycli.config.settings import Settings
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

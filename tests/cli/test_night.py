@@ -14,10 +14,10 @@ import pytest
 
 from retrycli import app, desk
 from retrycli.app import Surroundings
+from retrycli.config.settings import Settings
 from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.grouping import By
 from retrycli.sandbox import Behaviour, Sandbox
-from retrycli.settings import Settings
 from tests.channels import webhook
 from tests.conftest import on_both
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.config import load
+from retrycli.config.loader import load
+from retrycli.config.settings import Settings
 from retrycli.schema import HEAD
-from retrycli.settings import Settings
 from retrycli.upkeep import write_config
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL

@@ -17,10 +17,10 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import yaml
 
-from retrycli.config import CONFIG_VARIABLE, PREFIX, SECRETS, load
+from retrycli.config.loader import CONFIG_VARIABLE, PREFIX, SECRETS, load
+from retrycli.config.settings import Settings
 from retrycli.domain import cron_line
 from retrycli.domain.errors import LockHeld
-from retrycli.settings import Settings
 from retrycli.system import systemd
 from tests.cron.machine import FILES, PROGRAM, Machine, an_empty_queue, run, tool
 

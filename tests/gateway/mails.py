@@ -6,10 +6,10 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
+from retrycli.config.settings import Gateway
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.smtp import SmtpGateway
-from retrycli.settings import Gateway
 from tests.gateway.deliveries import COLUMNS, NOON, no_wait, queued
 
 SENDER = "Support <support@example.com>"

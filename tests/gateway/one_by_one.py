@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retrycli.settings import Gateway
+from retrycli.config.settings import Gateway
 from tests.gateway.deliveries import open_gateway, queued
 
 ROOT = Path(__file__).parents[2]

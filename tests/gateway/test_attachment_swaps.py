@@ -25,7 +25,7 @@ from tests.gateway.mails import mail, mail_settings
 from tests.users import THEIRS, open_place
 
 if TYPE_CHECKING:
-    from retrycli.settings import Gateway
+    from retrycli.config.settings import Gateway
 
 PRESET = """
 [messages.customer]

@@ -11,12 +11,12 @@ from pathlib import Path
 import httpx
 import pytest
 
+from retrycli.config.settings import Gateway
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.answer import Answer
 from retrycli.gateway.credentials import Credentials
 from retrycli.gateway.rules import Auth, Session
-from retrycli.settings import Gateway
 from tests.gateway.deliveries import (
     NOON,
     PATH,

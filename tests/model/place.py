@@ -18,12 +18,12 @@ from sqlalchemy import text
 
 from retrycli import by_hand, desk, engine
 from retrycli.app import Surroundings, pass_rules
+from retrycli.config.settings import Database as DatabaseSettings
+from retrycli.config.settings import Gateway as GatewaySettings
+from retrycli.config.settings import Schedule, Settings, TypeSchedule
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
 from retrycli.ports import Gateway, Identity, World
-from retrycli.settings import Database as DatabaseSettings
-from retrycli.settings import Gateway as GatewaySettings
-from retrycli.settings import Schedule, Settings, TypeSchedule
 from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger

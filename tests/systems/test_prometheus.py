@@ -9,7 +9,7 @@ import pytest
 
 import retrycli
 from retrycli.app import Surroundings
-from retrycli.settings import Metrics
+from retrycli.config.settings import Metrics
 from tests.systems.conftest import Prometheus
 from tests.systems.servers import wait_until
 

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
-from retrycli import config_text
-from retrycli.config import Loaded, candidates, load
+from retrycli.config import template
+from retrycli.config.loader import Loaded, candidates, load
+from retrycli.config.settings import Database, Settings
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.settings import Database, Settings
 
 SECRET = "hush-hush"
 
@@ -562,7 +562,7 @@ def test_where_a_file_names_no_database_the_default_is_beside_it(folder: Path, t
     file.write_text(toml, encoding="utf-8")
     loaded = load(file, {})
     assert loaded.settings.database.url == f"sqlite:///{folder}/etc/ticketing_agent.db"
-    (shown,) = (each for each in config_text.shown(loaded) if each[0] == "database.url")
+    (shown,) = (each for each in template.shown(loaded) if each[0] == "database.url")
     assert shown == ("database.url", loaded.settings.database.url, "default")
     assert load(file, {"RETRYCLI_DATABASE__URL": "sqlite:///here.db"}).settings.database.url == "sqlite:///here.db"
 
@@ -915,7 +915,7 @@ def test_a_ping_url_loses_the_slash_at_its_end() -> None:
 
 def test_urls_are_masked_one_by_one() -> None:
     loaded = read("", RETRYCLI_NOTIFY__URLS=f"{MAIL} {CHAT}", RETRYCLI_NOTIFY__PING_URL="https://hc.example/uuid")
-    values = {key: value for key, value, _ in config_text.shown(loaded)}
+    values = {key: value for key, value, _ in template.shown(loaded)}
     assert values["notify.urls"] == "********, ********"
     assert values["notify.ping_url"] == "********"
 
@@ -938,7 +938,7 @@ def test_urls_are_masked_one_by_one() -> None:
     ],
 )
 def test_a_databases_url_is_shown_without_its_passwords(url: str, shown: str) -> None:
-    values = {key: value for key, value, _ in config_text.shown(read("", RETRYCLI_DATABASE__URL=url))}
+    values = {key: value for key, value, _ in template.shown(read("", RETRYCLI_DATABASE__URL=url))}
     assert values["database.url"] == shown
 
 

@@ -17,7 +17,7 @@ from socket import gethostname
 import pytest
 
 from retrycli.app import STATE_FOLDER, open_database
-from retrycli.config import Loaded, load
+from retrycli.config.loader import Loaded, load
 from retrycli.doctor import calling, database, examine, machine, people
 from retrycli.doctor.case import Case
 from retrycli.domain.events import PassResult, PassSummary

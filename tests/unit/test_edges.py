@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.config import Loaded, load
+from retrycli.config.loader import Loaded, load
 from retrycli.domain.backoff import LATEST, Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import Breaker, BreakerRules
 from retrycli.domain.errors import ConfigurationError, InvalidMessage

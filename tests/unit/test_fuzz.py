@@ -28,8 +28,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.pq import Format
 
-from retrycli import config_text
-from retrycli.config import load
+from retrycli.config import template as config_text
+from retrycli.config.loader import load
+from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
 from retrycli.domain.duration import LONGEST, duration, in_words
 from retrycli.domain.editable_message import Draft, difference
@@ -42,7 +43,6 @@ from retrycli.gateway.answer import ANSWER_LIMIT, Answer, outcome_of
 from retrycli.gateway.preset import Preset, load_preset
 from retrycli.gateway.rules import MessageRule
 from retrycli.gateway.template import fill, fill_header, fill_path
-from retrycli.settings import Settings
 from retrycli.store.values import BEYOND_PYTHON, _or_text
 from retrycli.system import systemd
 from tests.cpu import cpu_seconds

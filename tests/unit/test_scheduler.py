@@ -17,7 +17,7 @@ from zoneinfo import TZPATH, available_timezones
 import pytest
 
 import retrycli
-from retrycli.config import Loaded, load
+from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import PassResult, StartedBy
 from retrycli.domain.pass_record import PassRecord

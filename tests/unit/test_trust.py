@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from retrycli.config import Loaded, load
+from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import find_weakness, write_private
 from tests.users import OURS, SHARED, THEIRS, as_user, open_place

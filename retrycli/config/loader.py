@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
+from retrycli.config.settings import Database, Settings
 from retrycli.domain.errors import ConfigurationError
-from retrycli.settings import Database, Settings
 from retrycli.system.trust import find_weakness, trusted_users
 
 if TYPE_CHECKING:

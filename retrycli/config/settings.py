@@ -15,12 +15,12 @@ from pydantic import (
     model_validator,
 )
 
+from retrycli.config.gateway import Gateway
+from retrycli.config.types import Hours, Minutes, Named, Positive, Section, Waits, absolute
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.gateways import Gateway
-from retrycli.section import Hours, Minutes, Named, Positive, Section, Waits, absolute
 
 
 def _urls(value: object) -> object:

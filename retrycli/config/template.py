@@ -9,9 +9,9 @@ from collections.abc import Iterator, Mapping
 
 from pydantic import BaseModel, SecretStr
 
-from retrycli.config import Loaded
+from retrycli.config.loader import Loaded
+from retrycli.config.settings import Settings
 from retrycli.domain.message import MessageType
-from retrycli.settings import Settings
 
 HEAD = """\
 # retrycli's settings. Every line that begins with # and a key shows a default; take the # away to change it.

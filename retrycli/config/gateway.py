@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
+from retrycli.config.types import Named, Section, absolute, revealed
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Lane, MessageType
-from retrycli.section import Named, Section, absolute, revealed
 
 IN_COMMON = (
     "connect_timeout_seconds",
