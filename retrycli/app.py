@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, engine, logs, schema
+from retrycli import aftermath, logs, schema
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
@@ -28,7 +28,8 @@ from retrycli.domain.message import Lane, MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
-from retrycli.ports import Gateway, Identity, Lock, PassRules, World
+from retrycli.engine import runner
+from retrycli.engine.ports import Gateway, Identity, Lock, PassRules, World
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database
@@ -149,7 +150,7 @@ def _make_pass(
 ) -> PassSummary:
     with ready_to_send(settings, surroundings, listen, limit=limit, probe=probe) as (world, rules, database):
         try:
-            summary = asyncio.run(engine.run_pass(world, lock, rules, me))
+            summary = asyncio.run(runner.run_pass(world, lock, rules, me))
         except Exception as error:
             aftermath.leave_failed(settings, database, me.pass_id, error, world.now())
             raise
@@ -228,10 +229,10 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         InvalidMessage: its data can't be turned into a request.
         DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `run_once`.
     """
-    from retrycli import by_hand
+    from retrycli.engine import manual_attempt
 
     with ready_to_send(settings, surroundings) as (world, rules, _):
-        return asyncio.run(by_hand.attempt_by_hand(world, rules, message_id, by=by or login_name()))
+        return asyncio.run(manual_attempt.attempt_by_hand(world, rules, message_id, by=by or login_name()))
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:

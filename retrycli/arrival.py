@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retrycli import by_hand
 from retrycli.app import HERE, Surroundings, login_name, ready_to_send
 from retrycli.casework import Done, once, perform
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import LookUp
-from retrycli.ports import PassRules, World
+from retrycli.engine import manual_attempt
+from retrycli.engine.ports import PassRules, World
 from retrycli.store.acts import Acts
 
 
@@ -72,7 +72,7 @@ async def _ask(world: World, rules: PassRules, acts: Acts, ids: Iterable[int], b
             if world.stop_requested():
                 break
             try:
-                found = await by_hand.look_up_through(gateway, world, rules, each, by=by)
+                found = await manual_attempt.look_up_through(gateway, world, rules, each, by=by)
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
                 asked.append(LookedUp(each, error=error))
                 continue

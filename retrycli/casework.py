@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from retrycli import by_hand
 from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
@@ -26,7 +25,8 @@ from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import Message, QueuedMessage, Status
 from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, would_expire
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.ports import PassRules, World
+from retrycli.engine import manual_attempt
+from retrycli.engine.ports import PassRules, World
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database
 from retrycli.store.views import Views
@@ -175,7 +175,7 @@ async def _try(
             if in_a_row == (give_up_after or -1):
                 return tried, "destination_down"
             try:
-                tried.append(Tried(each, await by_hand.attempt_through(gateway, world, rules, each, by=by)))
+                tried.append(Tried(each, await manual_attempt.attempt_through(gateway, world, rules, each, by=by)))
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
                 tried.append(Tried(each, error=error))
             outcome = tried[-1].outcome

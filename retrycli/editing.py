@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from retrycli import by_hand
 from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import Draft
@@ -10,6 +9,7 @@ from retrycli.domain.errors import NotEdited
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import ticket_text
 from retrycli.domain.operator_action import Act
+from retrycli.engine import manual_attempt
 from retrycli.store.acts import Acts
 from retrycli.store.views import Views
 
@@ -72,7 +72,7 @@ def write_draft(
         ticket, name = ticket_text(row["ticket_id"]), by or login_name()
         act, acts = Act.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
         if not acts.check(message_id, at):
-            by_hand.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
+            manual_attempt.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
         columns = ("subject", "body", "recipient_email")
         acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

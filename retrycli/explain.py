@@ -14,20 +14,21 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import intake, scheduler
+from retrycli import scheduler
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.config.settings import Settings
 from retrycli.desk import ended_passes, pass_runs
-from retrycli.destination import Destination
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
+from retrycli.engine import enrolment
+from retrycli.engine.destination import Destination
+from retrycli.engine.limits import capacity
+from retrycli.engine.ports import PassRules, World
+from retrycli.engine.recovery import recover
 from retrycli.expiry import EXPIRED
-from retrycli.pace import capacity
-from retrycli.ports import PassRules, World
-from retrycli.recovery import recover
 from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
 from retrycli.store.condition import lack_of_room
@@ -161,9 +162,9 @@ class _Explainer:
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._world.ledger.mend_times(first, self._rules.lease)
-        intake.follow(self._world, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
+        enrolment.follow(self._world, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.in_order:  # those of its ticket that go first may be as new
-            intake.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
+            enrolment.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
         claimant = None if found.queue is None else found.queue["claimed_by"]
         self._ended = self._ended_passes({claimant} if claimant else frozenset())
@@ -328,13 +329,13 @@ class _Explainer:
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
         if not is_down and destination not in self._refusals:
             return False
-        intake.follow_the_table(self._world, self._rules, tick, emit=lambda _: None)
+        enrolment.follow_the_table(self._world, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
     def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
-        intake.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
+        enrolment.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0

@@ -9,17 +9,17 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from heapq import merge
 
-from retrycli import intake
 from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.config.settings import Settings
-from retrycli.destination import Destination
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import ChangedMessage, Message, Span, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
-from retrycli.ports import PassRules, World
+from retrycli.engine import enrolment
+from retrycli.engine.destination import Destination
+from retrycli.engine.ports import PassRules, World
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
 from retrycli.store.ledger import Ledger
@@ -249,7 +249,7 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:
     """Find what would come due in the queue if a pass followed the application's table."""
     foreseen = _Foreseen(Enrolment(database), rules, at)
-    intake.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
+    enrolment.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 

@@ -13,14 +13,14 @@ from datetime import UTC, datetime, timedelta
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from retrycli import by_hand, engine
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
 from retrycli.domain.events import Event, PassSummary
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition
-from retrycli.ports import Gateway, Identity, PassRules, World
+from retrycli.engine import manual_attempt, runner
+from retrycli.engine.ports import Gateway, Identity, PassRules, World
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -243,12 +243,12 @@ class Stage:
         """Make a pass in the loop that is running."""
         self.passes += 1
         me = Identity(f"pass-{self.passes}", host="mill", pid=self.passes)
-        return await engine.run_pass(self._world(script, takes), self.lock, rules, me)
+        return await runner.run_pass(self._world(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
         """Try one message by hand."""
         world = self._world(script, timedelta(seconds=1))
-        return asyncio.run(by_hand.attempt_by_hand(world, RULES, message_id, by=by))
+        return asyncio.run(manual_attempt.attempt_by_hand(world, RULES, message_id, by=by))
 
     @property
     def order(self) -> list[int]:

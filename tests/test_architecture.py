@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "engine": "by_hand delivery destination intake liaison pace ports record recovery supply",
     "store": "example migrations schema",
     "notify": "notice_text ping",
     "views": "console logs metrics report",
@@ -221,25 +220,25 @@ BROKEN = [
     ("retrycli.domain.retry_policy", "def f():\n    from retrycli import config", "domain may not import config"),
     (
         "retrycli.domain.retry_policy",
-        "if TYPE_CHECKING:\n    from retrycli.ports import World",
+        "if TYPE_CHECKING:\n    from retrycli.engine.ports import World",
         "domain may not import engine",
     ),
     ("retrycli.domain.events", "import retrycli", "domain may not import retrycli"),
     ("retrycli.domain.events", "from retrycli import run_once", "domain may not import retrycli"),
     ("retrycli.system.pass_lock", "from retrycli.config.settings import Settings", "system may not import config"),
     ("retrycli.config.loader", "from retrycli.store.database import Database", "config may not import store"),
-    ("retrycli.engine", "from retrycli.store.claims import Claims", "engine may not import store"),
-    ("retrycli.by_hand", "from retrycli import gateway", "engine may not import gateway"),
+    ("retrycli.engine.runner", "from retrycli.store.claims import Claims", "engine may not import store"),
+    ("retrycli.engine.manual_attempt", "from retrycli import gateway", "engine may not import gateway"),
     (
-        "retrycli.intake",
+        "retrycli.engine.enrolment",
         "if TYPE_CHECKING:\n    from retrycli.system.pass_lock import PassLock",
         "engine may not import system",
     ),
-    ("retrycli.engine", "from retrycli.config.settings import Settings", "engine may not import config"),
+    ("retrycli.engine.runner", "from retrycli.config.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http", "from retrycli.schema import queue", "gateway may not import store"),
     ("retrycli.ping", "from retrycli.store.ledger import Ledger", "notify may not import store"),
-    ("retrycli.logs", "from retrycli.engine import run_pass", "views may not import engine"),
+    ("retrycli.logs", "from retrycli.engine.runner import run_pass", "views may not import engine"),
     ("retrycli.console", "from retrycli.store.views import Views", "views may not import store"),
     ("retrycli.logs", "import retrycli.app", "views may not import operations"),
     (
@@ -253,7 +252,11 @@ BROKEN = [
         "def f():\n    from retrycli.gateway.preset import load_preset",
         "may not import gateway",
     ),
-    ("retrycli.cli.bulk", "if TYPE_CHECKING:\n    from retrycli.delivery import Delivery", "cli may not import engine"),
+    (
+        "retrycli.cli.bulk",
+        "if TYPE_CHECKING:\n    from retrycli.engine.delivery import Delivery",
+        "cli may not import engine",
+    ),
     # what it may know of the world
     *[
         ("retrycli.domain.message", f"import {each}", "the domain is pure")
@@ -276,11 +279,11 @@ BROKEN = [
     ("retrycli.system.pass_lock", "import sqlalchemy", "this machine alone"),
     ("retrycli.config.template", "def f():\n    import httpx", "neither database nor network"),
     *[
-        ("retrycli.engine", f"import {each}", "the engine is given the world")
+        ("retrycli.engine.runner", f"import {each}", "the engine is given the world")
         for each in ("sqlalchemy", "httpx", "aiohttp", "typer", "rich", "random", "logging")
     ],
-    ("retrycli.engine", "import attrs", "it is written in plain Python"),
-    ("retrycli.ports", "now = datetime.now(UTC)", "reads the clock by datetime.now"),
+    ("retrycli.engine.runner", "import attrs", "it is written in plain Python"),
+    ("retrycli.engine.ports", "now = datetime.now(UTC)", "reads the clock by datetime.now"),
     ("retrycli.store.views", "import httpx", "sends nothing"),
     ("retrycli.store.views", "from aiohttp import web", "sends nothing"),
     ("retrycli.gateway.preset", "from sqlalchemy import select", "the gateway stores nothing"),
@@ -291,7 +294,7 @@ BROKEN = [
     ("retrycli.desk", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
     # anywhere
-    ("retrycli.engine", "__import__('httpx')", "imports by a name in a string"),
+    ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
     ("retrycli.store", "import importlib\nimportlib.import_module('httpx')", "imports by a name in a string"),
     ("retrycli.store", "from importlib import import_module", "imports by a name in a string"),
     ("retrycli.utils", "", "is in no folder"),
@@ -318,7 +321,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
         ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
         ("retrycli.store.claims", "from retrycli.schema import queue"),
         ("retrycli.gateway.http", "import httpx\nfrom .preset import load_preset"),
-        ("retrycli.engine", "import asyncio\nfrom retrycli.ports import World"),
+        ("retrycli.engine.runner", "import asyncio\nfrom retrycli.engine.ports import World"),
         ("retrycli.console", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),
         ("retrycli.cli.look", "import typer\nfrom retrycli.console import say\nfrom retrycli import __version__"),
         ("retrycli.app", "import random, time\nfrom retrycli.store.claims import Claims\ndatetime.now(UTC)"),

@@ -24,7 +24,7 @@ COST = (
     "No message is lost. The failures that showed it used up one retry each. So does a probe that is answered, from a "
     "message's third probe on; the other messages keep theirs."
 )
-"""What an outage costs (see `retrycli.destination`)."""
+"""What an outage costs (see `retrycli.engine.destination`)."""
 
 TROUBLE: dict[str, str] = {
     StopReason.BREAKER_OPEN: f"The ticketing API can't be reached ({{detail}}). {COST} Next: `retrycli status`",

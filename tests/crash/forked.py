@@ -25,8 +25,8 @@ from typing import TYPE_CHECKING
 
 from retrycli import app, load_settings
 from retrycli.aftermath import leave
-from retrycli.engine import run_pass
-from retrycli.ports import Identity
+from retrycli.engine.ports import Identity
+from retrycli.engine.runner import run_pass
 from retrycli.system.pass_lock import PassLock
 from tests.crash.points import Points
 from tests.crash.scene import ROOT

@@ -16,14 +16,16 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import text
 
-from retrycli import by_hand, desk, engine
+from retrycli import desk
 from retrycli.app import Surroundings, pass_rules
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Gateway as GatewaySettings
 from retrycli.config.settings import Schedule, Settings, TypeSchedule
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
-from retrycli.ports import Gateway, Identity, World
+from retrycli.engine import manual_attempt
+from retrycli.engine import runner as engine
+from retrycli.engine.ports import Gateway, Identity, World
 from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -190,14 +192,14 @@ class Place:
         sender = Sender(by_pass=False)
         world = self._world(self.first, script, sender, fate)
         rules = pass_rules(self.settings)
-        outcome = self.first.run(by_hand.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
+        outcome = self.first.run(manual_attempt.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
         sender.killed = outcome is None
         return outcome
 
     def try_by_hand_meanwhile(self, message_id: int) -> None:
         """The same at the second host, while the first one stands still with a request out."""
         world = self._world(self.second, Script(), Sender(by_pass=False), Fate())
-        process = by_hand.attempt_by_hand(world, pass_rules(self.settings), message_id, by=OPERATOR)
+        process = manual_attempt.attempt_by_hand(world, pass_rules(self.settings), message_id, by=OPERATOR)
         self._elsewhere.submit(self.second.run, process, Fate()).result()
 
     def _world(self, host: Host, script: Script, sender: Sender, fate: Fate) -> World:

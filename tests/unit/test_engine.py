@@ -37,9 +37,9 @@ from retrycli.domain.message import Claim, EscalationReason, MessageType, Queued
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.engine import PRUNE_AT_MOST
-from retrycli.intake import BATCH
-from retrycli.ports import PassRules
+from retrycli.engine.enrolment import BATCH
+from retrycli.engine.ports import PassRules
+from retrycli.engine.runner import PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

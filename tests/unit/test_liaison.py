@@ -13,7 +13,7 @@ from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMoved
 from retrycli.domain.message import Claim, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_record import Pause
-from retrycli.ports import LOOK_EVERY, PassRules
+from retrycli.engine.ports import LOOK_EVERY, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)

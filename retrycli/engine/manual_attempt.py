@@ -14,9 +14,9 @@ from retrycli.domain.message import Claim, Message, QueuedMessage, Span, Unusabl
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.intake import enrol
-from retrycli.ports import Gateway, PassRules, World
-from retrycli.record import record
+from retrycli.engine.enrolment import enrol
+from retrycli.engine.ports import Gateway, PassRules, World
+from retrycli.engine.recording import record
 
 TRY_AGAIN_SECONDS = 0.2
 """How long to wait for the application before a result is written again."""

@@ -6,11 +6,11 @@ from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
 
-from retrycli.destination import Destination
 from retrycli.domain.fair_share import Turns
 from retrycli.domain.message import Lane
-from retrycli.liaison import Liaison
-from retrycli.ports import Claims, PassRules
+from retrycli.engine.coordination import Liaison
+from retrycli.engine.destination import Destination
+from retrycli.engine.ports import Claims, PassRules
 
 
 class Supply:

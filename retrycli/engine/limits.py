@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 
 from retrycli.domain.events import StopReason
-from retrycli.ports import PassRules
+from retrycli.engine.ports import PassRules
 
 
 def capacity(rules: PassRules) -> int | None:

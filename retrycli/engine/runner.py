@@ -13,12 +13,12 @@ from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
 from retrycli.domain.message import Claim, Lane
-from retrycli.intake import follow_the_table
-from retrycli.ports import LOOK_EVERY, Identity, Lock, PassRules, World
-from retrycli.recovery import recover
+from retrycli.engine.enrolment import follow_the_table
+from retrycli.engine.ports import LOOK_EVERY, Identity, Lock, PassRules, World
+from retrycli.engine.recovery import recover
 
 if TYPE_CHECKING:
-    from retrycli.delivery import Delivery
+    from retrycli.engine.delivery import Delivery
 
 PRUNE_AT_MOST = 10_000
 """How many attempts one pass looks at to forget them, and how many acts and passes it forgets at most.
@@ -123,7 +123,7 @@ class _Pass:
             rules = self._rules_for(lane, number, of=len(lanes))
             if self._deliveries and rules.limit == 0:
                 break
-            from retrycli.delivery import Delivery  # a pass with nothing due needs none of it
+            from retrycli.engine.delivery import Delivery  # a pass with nothing due needs none of it
 
             delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)

@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import NamedTuple
 
-from retrycli.destination import Destination
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
@@ -17,11 +16,12 @@ from retrycli.domain.events import Event, ResultKept, StopReason
 from retrycli.domain.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import STOOD_STILL, Outcome, OutcomeKind
 from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition, TransitionKind
-from retrycli.liaison import Liaison
-from retrycli.pace import Pace
-from retrycli.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
-from retrycli.record import Decided, Results
-from retrycli.supply import Supply
+from retrycli.engine.coordination import Liaison
+from retrycli.engine.destination import Destination
+from retrycli.engine.limits import Pace
+from retrycli.engine.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
+from retrycli.engine.recording import Decided, Results
+from retrycli.engine.supply import Supply
 
 TRY_AGAIN_SECONDS = 0.05
 """How long to wait for the application before a transaction is begun, or committed, again."""

@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from datetime import datetime
 
-from retrycli.destination import Destination
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.message import Claim
-from retrycli.ports import LOOK_EVERY, Identity, PassRules, World
+from retrycli.engine.destination import Destination
+from retrycli.engine.ports import LOOK_EVERY, Identity, PassRules, World
 
 
 class Liaison:

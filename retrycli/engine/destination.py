@@ -10,7 +10,7 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState, wider
 from retrycli.domain.doubt import Doubt
 from retrycli.domain.events import StopReason
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
-from retrycli.ports import PassRules
+from retrycli.engine.ports import PassRules
 
 FORBIDDEN = 403
 FREE_PROBES = 2

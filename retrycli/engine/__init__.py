@@ -1,0 +1,1 @@
+"""One pass, and the ports that it needs."""
