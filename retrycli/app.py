@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, logs, schema
+from retrycli import aftermath, logs
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
@@ -30,6 +30,7 @@ from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
 from retrycli.engine import runner
 from retrycli.engine.ports import Gateway, Identity, Lock, PassRules, World
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database

@@ -11,10 +11,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from retrycli import example
 from retrycli.app import utc_now
 from retrycli.config import template
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.store import example_data
 from retrycli.system.trust import write_private
 
 FAIL = 0.3
@@ -25,7 +25,7 @@ SEED = 48
 def run() -> None:
     """Run the real commands, one after another, and leave their files for the user to play with."""
     folder = Path(tempfile.mkdtemp(prefix="retrycli-demo-"))
-    database = example.copy(folder, now=utc_now())
+    database = example_data.copy(folder, now=utc_now())
     with Sandbox(Behaviour(fail=FAIL), rng=random.Random(SEED)) as sandbox:  # noqa: S311  no secret
         settings = folder / "retrycli.toml"
         values = {"database.url": f"sqlite:///{database.name}", "gateway.base_url": sandbox.url}

@@ -8,13 +8,14 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retrycli import logs, metrics, schema, standing
+from retrycli import logs, metrics, standing
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.events import PassResult
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.metrics import Measured
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger

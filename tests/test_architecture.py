@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "store": "example migrations schema",
     "notify": "notice_text ping",
     "views": "console logs metrics report",
     "operations": (
@@ -236,7 +235,7 @@ BROKEN = [
     ),
     ("retrycli.engine.runner", "from retrycli.config.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http import HttpGateway", "store may not import gateway"),
-    ("retrycli.gateway.http", "from retrycli.schema import queue", "gateway may not import store"),
+    ("retrycli.gateway.http", "from retrycli.store.schema import queue", "gateway may not import store"),
     ("retrycli.ping", "from retrycli.store.ledger import Ledger", "notify may not import store"),
     ("retrycli.logs", "from retrycli.engine.runner import run_pass", "views may not import engine"),
     ("retrycli.console", "from retrycli.store.views import Views", "views may not import store"),
@@ -319,7 +318,7 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
         ("retrycli.domain.events", "from datetime import UTC, datetime, timedelta\nworld.now()\nself._world.now()"),
         ("retrycli.config.settings", "from retrycli.domain.backoff import Backoff"),
         ("retrycli.store.claims", "from sqlalchemy import select\nfrom retrycli.store.database import Database"),
-        ("retrycli.store.claims", "from retrycli.schema import queue"),
+        ("retrycli.store.claims", "from retrycli.store.schema import queue"),
         ("retrycli.gateway.http", "import httpx\nfrom .preset import load_preset"),
         ("retrycli.engine.runner", "import asyncio\nfrom retrycli.engine.ports import World"),
         ("retrycli.console", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),

@@ -8,13 +8,13 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from retrycli import schema
 from retrycli.config.gateway import OneGateway
 from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
 from retrycli.finding import Finding, failure, warning, well
+from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures

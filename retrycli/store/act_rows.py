@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, select, update
 
-from retrycli.schema import acts
+from retrycli.store.schema import acts
 
 if TYPE_CHECKING:
     from retrycli.domain.operator_action import Act

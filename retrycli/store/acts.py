@@ -16,7 +16,6 @@ from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import Message, State, Status, UnusableMessage, ticket_text
 from retrycli.domain.operator_action import Act, ActKind, no_such, not_free, not_taken, refusal
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import acts, attempts, escalations, queue
 from retrycli.store.act_rows import act_values
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word
 from retrycli.store.enrolment import DECIDES
@@ -34,6 +33,7 @@ from retrycli.store.row_changes import (
     reset_retry_counts,
     write_text,
 )
+from retrycli.store.schema import acts, attempts, escalations, queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

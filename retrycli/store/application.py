@@ -20,7 +20,7 @@ from sqlalchemy import (
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.message import Message, MessageType, State, Status, UnusableMessage
 from retrycli.domain.operator_action import Standing
-from retrycli.schema import queue
+from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result

@@ -16,7 +16,6 @@ from retrycli.domain.message import Claim, Lane, Lapsed, MessageType, QueuedMess
 from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import LAPSED
 from retrycli.domain.retry_policy import Recorded, Settled, Transition, as_written
-from retrycli.schema import queue
 from retrycli.store import picking
 from retrycli.store.application import row_by_row, standings, status_of, word
 from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
@@ -43,6 +42,7 @@ from retrycli.store.recording import (
 )
 from retrycli.store.remedies import is_busy
 from retrycli.store.row_changes import read_rows, write_messages
+from retrycli.store.schema import queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

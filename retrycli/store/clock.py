@@ -18,9 +18,9 @@ from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
-from retrycli.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 from retrycli.store.claims import UNFINISHED
 from retrycli.store.for_each import ForEach
+from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 from retrycli.store.totals import WARNED
 
 if TYPE_CHECKING:

@@ -14,11 +14,11 @@ from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, State, Status
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import Settled, Transition, exhausted
-from retrycli.schema import queue
 from retrycli.store.application import row_by_row, word
 from retrycli.store.enrolment import START
 from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
 from retrycli.store.row_changes import write_messages
+from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
     from pathlib import Path

@@ -30,7 +30,7 @@ from sqlalchemy.dialects.postgresql import REGCLASS
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.sanitize import encodable
-from retrycli.schema import metadata, selection
+from retrycli.store.schema import metadata, selection
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -28,10 +28,9 @@ from sqlalchemy import (
 from sqlalchemy import table as table_clause
 from sqlalchemy.types import NullType
 
-from retrycli import schema
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
-from retrycli.store import selection
+from retrycli.store import schema, selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,
     ON_ITS_OWN,

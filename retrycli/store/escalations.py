@@ -12,7 +12,7 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
-from retrycli.schema import queue
+from retrycli.store.schema import queue
 from retrycli.store.views import Views
 
 if TYPE_CHECKING:

@@ -27,9 +27,9 @@ from retrycli.domain.message import BY_PASS, Lapsed, Message, QueuedMessage, Sta
 from retrycli.domain.operator_action import ActKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled
-from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
 from retrycli.store.keys import delivery_key
+from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

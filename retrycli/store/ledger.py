@@ -15,9 +15,9 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
-from retrycli.schema import acts, attempts, breakers, passes, pause, rates
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
+from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 
 if TYPE_CHECKING:
     from sqlalchemy import Row

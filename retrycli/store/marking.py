@@ -11,10 +11,10 @@ from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import Act
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition, as_written
-from retrycli.schema import queue
 from retrycli.store.identity import load, with_queue
 from retrycli.store.recording import finish_attempts, start_attempts
 from retrycli.store.row_changes import Written, write_messages
+from retrycli.store.schema import queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

@@ -11,9 +11,9 @@ from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
 from retrycli.domain.events import PassResult
 from retrycli.domain.message import MessageType, State, Status
-from retrycli.schema import passes, queue
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
+from retrycli.store.schema import passes, queue
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, select
 
 from retrycli.domain.message import State
-from retrycli.schema import acts, attempts, passes, queue
+from retrycli.store.schema import acts, attempts, passes, queue
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import func, or_, select, true
 
-from retrycli.schema import attempts, queue
+from retrycli.store.schema import attempts, queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Select

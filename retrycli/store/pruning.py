@@ -15,9 +15,9 @@ from sqlalchemy import and_, delete, exists, func, or_, select
 
 from retrycli.domain.operator_action import ActKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
-from retrycli.schema import acts, attempts, escalations, passes, queue
 from retrycli.store import totals
 from retrycli.store.application import row_by_row
+from retrycli.store.schema import acts, attempts, escalations, passes, queue
 
 if TYPE_CHECKING:
     from sqlalchemy import ColumnElement, Connection, Table

@@ -15,12 +15,12 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.retry_policy import Settled, TransitionKind, as_written
-from retrycli.schema import MOST, attempts, escalations, queue
 from retrycli.store.application import row_by_row
 from retrycli.store.connecting import UNREAD
 from retrycli.store.for_each import ForEach, Values
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
+from retrycli.store.schema import MOST, attempts, escalations, queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

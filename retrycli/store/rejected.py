@@ -11,11 +11,11 @@ from sqlalchemy import func, insert, select
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import State, Status, ticket_text
 from retrycli.domain.operator_action import Act, ActKind
-from retrycli.schema import acts, attempts, queue
 from retrycli.store.application import rows_of, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
+from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.these import among_ids
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from sqlalchemy import delete, func, insert, select, text
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import Status
-from retrycli.schema import queue, selection
 from retrycli.store.application import word
+from retrycli.store.schema import queue, selection
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -26,7 +26,7 @@ from retrycli.domain.fingerprint import cause
 from retrycli.domain.grouping import By
 from retrycli.domain.outage import Outage, outages
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.schema import attempts, passes
+from retrycli.store.schema import attempts, passes
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

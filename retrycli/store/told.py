@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import delete, insert, select
 
 from retrycli.domain.notices import Told, Topic
-from retrycli.schema import told
+from retrycli.store.schema import told
 
 if TYPE_CHECKING:
     from datetime import datetime

@@ -31,11 +31,11 @@ from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
 from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
 from retrycli.domain.message import State, Status, utc_time
-from retrycli.schema import acts, attempts, queue
 from retrycli.store.act_rows import texts
 from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
+from retrycli.store.schema import acts, attempts, queue
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database

@@ -21,9 +21,10 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
-from retrycli import app, schema
+from retrycli import app
 from retrycli.config.settings import Database, Gateway, Run, Settings
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.store import schema
 from retrycli.store.copy import COPIED
 from retrycli.system.pass_lock import Holder, PassLock
 from tests import postgresql

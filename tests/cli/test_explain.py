@@ -21,11 +21,11 @@ from retrycli.domain.message import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.explain import Explanation, explain
-from retrycli.schema import queue
 from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.store.schema import queue
 from retrycli.system.crontab import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application

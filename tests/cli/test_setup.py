@@ -12,7 +12,7 @@ import pytest
 
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
-from retrycli.schema import HEAD
+from retrycli.store.schema import HEAD
 from retrycli.upkeep import write_config
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import schema
+from retrycli.store import schema
 from retrycli.store.database import Database
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import end

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import select
 
-from retrycli import schema
 from retrycli.domain.message import Claim
 from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.store import schema
 from retrycli.store.enrolment import Enrolment
 from tests.store.application import HOUR, MINUTE, NOON, TICKET
 

@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, String, select
 
-from retrycli import schema
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ActRecord
@@ -28,6 +27,7 @@ from retrycli.domain.message import (
 )
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.store import schema
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

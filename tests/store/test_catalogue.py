@@ -6,8 +6,8 @@ import pytest
 from sqlalchemy import func, select
 
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.schema import selection
 from retrycli.store.database import Database
+from retrycli.store.schema import selection
 from tests import traps
 from tests.store.application import Application, opened
 

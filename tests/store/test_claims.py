@@ -14,7 +14,6 @@ import pytest
 from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
-from retrycli import schema
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.fair_share import Turns
 from retrycli.domain.fingerprint import fingerprint
@@ -23,6 +22,7 @@ from retrycli.domain.message import Claim, EscalationReason, Lapsed, QueuedMessa
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import LAPSED, Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Recorded, Settled, Transition
+from retrycli.store import schema
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -15,13 +15,13 @@ from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import escalations
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, mend_times
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
+from retrycli.store.schema import escalations
 from retrycli.store.told import Targets
 from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

@@ -37,11 +37,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN
 
-from retrycli import schema
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.filter import Filter
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
 from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.connecting import UNREAD
 from retrycli.store.database import Database

@@ -16,10 +16,10 @@ from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment
+from retrycli.store.schema import queue
 from tests.cli.story import impatient
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, naive, opened
 from tests.store.conftest import Factory, application_with

@@ -8,9 +8,9 @@ import pytest
 from sqlalchemy import BigInteger, Text, bindparam, func, update
 from sqlalchemy.types import NullType, TypeEngine
 
-from retrycli.schema import attempts
 from retrycli.store.for_each import NULL, SEPARATOR, ForEach, Values
 from retrycli.store.recording import START_ATTEMPTS, STARTED
+from retrycli.store.schema import attempts
 from tests.store.application import NOON
 from tests.store.heard import statements
 

@@ -10,12 +10,12 @@ from sqlalchemy import update
 from retrycli.domain.events import PassResult, PassSummary
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures, Run
+from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol

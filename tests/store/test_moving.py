@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert, make_url
 
-from retrycli import schema
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger

@@ -11,10 +11,10 @@ from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.message import Claim, Lane, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
 

@@ -23,7 +23,6 @@ from retrycli.domain.message import Claim, Lane, MessageType, Span, State
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import acts, attempts, passes, queue
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable
@@ -33,6 +32,7 @@ from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
+from retrycli.store.schema import acts, attempts, passes, queue
 from retrycli.store.statistics import Statistics
 from retrycli.store.totals import Totals
 from retrycli.store.views import Views

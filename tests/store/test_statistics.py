@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from retrycli import schema
 from retrycli.domain.delivery_stats import Group, PassMark, Slice, Trouble
 from retrycli.domain.grouping import By
 from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.statistics import Statistics, _first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import insert, select
 
-from retrycli.schema import queue
+from retrycli.store.schema import queue
 from retrycli.store.these import among_ids
 from tests.store.application import NOON
 from tests.store.heard import statements

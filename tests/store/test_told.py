@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert
 
 from retrycli.domain.notices import Told, Topic
-from retrycli.schema import told
+from retrycli.store.schema import told
 from retrycli.store.told import Targets
 from tests.store.application import HOUR, MINUTE, NOON
 

@@ -10,8 +10,8 @@ import pytest
 from alembic import command
 from sqlalchemy import insert, select, update
 
-from retrycli import schema
 from retrycli.domain.events import PassResult, PassSummary
+from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import GIVEN_UP, SETTLING, Totals

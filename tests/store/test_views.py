@@ -17,7 +17,6 @@ from retrycli.domain.listing import AttemptRecord, ListedMessage
 from retrycli.domain.message import Claim, EscalationReason, MessageType, Span, State, Status
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import queue
 from retrycli.store.claims import Claims
 from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
@@ -25,6 +24,7 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.measures import Measures
+from retrycli.store.schema import queue
 from retrycli.store.views import PAGE, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory

@@ -14,7 +14,7 @@ from retrycli.domain.events import BreakerClosed, MessageDelivered, MessageEscal
 from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
-from retrycli.schema import queue
+from retrycli.store.schema import queue
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

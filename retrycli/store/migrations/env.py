@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from alembic import context
 
-from retrycli.schema import metadata
+from retrycli.store.schema import metadata
 
 context.configure(
     connection=context.config.attributes["connection"],

@@ -1,6 +1,6 @@
 """The example database: an application's queue with a little of everything in it.
 
-``ticketing_agent.db.example`` in the project's top folder is made by ``python -m retrycli.example``; a test holds the
+``ticketing_agent.db.example`` in the project's top folder is made by ``python -m retrycli.store.example_data``; a test holds the
 two together.
 """
 
@@ -21,9 +21,9 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.schema import attempts, queue
 from retrycli.store.database import Database
 from retrycli.store.keys import provisional_key
+from retrycli.store.schema import attempts, queue
 
 MADE_AT = datetime(2026, 3, 2, 8, 0, tzinfo=UTC)
 """When it is Monday morning in the example."""
