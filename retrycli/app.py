@@ -347,7 +347,7 @@ def make_world(
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.choice import crossing_of
+        from retrycli.gateway.router import crossing_of
 
         # Or what came of a message could not be written down, and it would go out again.
         again_if_lost(lambda: check_writable(database, now()))
@@ -358,9 +358,9 @@ def make_world(
 
     @cache
     def looks_up(message_type: MessageType) -> bool:
-        from retrycli.gateway import choice
+        from retrycli.gateway import router
 
-        return choice.looks_up(settings.gateway.of(message_type), message_type)
+        return router.looks_up(settings.gateway.of(message_type), message_type)
 
     return World(
         enrolment=Enrolment(database),

@@ -370,7 +370,7 @@ def _problems(
 
     Where no gateway can be used as it is set, nothing is known of them: a pass finds out.
     """
-    from retrycli.gateway.choice import crossing_of
+    from retrycli.gateway.router import crossing_of
 
     async def ask() -> dict[int, str]:
         columns = database.messages.c.keys()

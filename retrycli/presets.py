@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import RetrycliError
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, MessageType
-from retrycli.gateway.preset import Preset, known_presets, load_preset, preset_text
+from retrycli.gateway.presets.loader import Preset, known_presets, load_preset, preset_text
 from retrycli.store.database import Database
 
 

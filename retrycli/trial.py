@@ -18,9 +18,9 @@ from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
 if TYPE_CHECKING:
     import httpx
 
-    from retrycli.gateway.answer import Answer
-    from retrycli.gateway.content import Content
-    from retrycli.gateway.http import HttpGateway
+    from retrycli.gateway.http.body import Content
+    from retrycli.gateway.http.gateway import HttpGateway
+    from retrycli.gateway.http.response import Answer
 
 SHOWN = 4000
 """So many characters of a request or an answer are shown."""
@@ -78,8 +78,8 @@ def deliver_test(
 
 
 async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
-    from retrycli.gateway.choice import gateway_of
-    from retrycli.gateway.http import HttpGateway
+    from retrycli.gateway.http.gateway import HttpGateway
+    from retrycli.gateway.router import gateway_of
 
     exchanges: list[tuple[str, str]] = []
 

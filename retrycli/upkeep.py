@@ -28,7 +28,7 @@ from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
 
 if TYPE_CHECKING:
-    from retrycli.gateway.choice import Crossing
+    from retrycli.gateway.router import Crossing
     from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
@@ -46,7 +46,7 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first thing that is wrong.
     """
-    from retrycli.gateway.choice import crossing_of
+    from retrycli.gateway.router import crossing_of
 
     pass_rules(settings)
     with open_database(settings) as database:

@@ -20,7 +20,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
 
 if TYPE_CHECKING:
-    from retrycli.gateway.probe import Probe
+    from retrycli.gateway.http.probe import Probe
 
 
 SEE_TO_IT = "check the credentials and the preset: `retrycli config show`; then `retrycli run-once`"
@@ -74,7 +74,7 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
 
 
 def _mail_server(gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.smtp import ask
+    from retrycli.gateway.smtp.gateway import ask
 
     found = asyncio.run(ask(gateway))
     where, said = gateway.destination, found.error
@@ -101,7 +101,7 @@ def _is_here(url: str) -> bool:
 
 
 def _ticketing_api(case: Case, gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
-    from retrycli.gateway.probe import probe
+    from retrycli.gateway.http.probe import probe
 
     found = asyncio.run(probe(gateway, now=case.now))
     yield _answer(gateway, found, refusal)

@@ -27,7 +27,7 @@ LOOK_BACK = 10
 
 def table(case: Case, database: Database) -> Iterator[Finding]:
     """The application's table, what it shows of changes, and whether the preset fits it."""
-    from retrycli.gateway.choice import check_columns
+    from retrycli.gateway.router import check_columns
 
     columns = database.messages.c.keys()
     check_ids(database)

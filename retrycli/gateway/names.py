@@ -9,11 +9,20 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from retrycli.gateway.rules import CREDENTIALS, KEY, OF_ATTACHMENTS, OURS, Auth, MessageRule, Preflight, Question
-from retrycli.gateway.template import EACH, places
+from retrycli.gateway.presets.model import (
+    CREDENTIALS,
+    KEY,
+    OF_ATTACHMENTS,
+    OURS,
+    Auth,
+    MessageRule,
+    Preflight,
+    Question,
+)
+from retrycli.gateway.presets.template import EACH, places
 
 if TYPE_CHECKING:
-    from retrycli.gateway.preset import Preset
+    from retrycli.gateway.presets.loader import Preset
 
 Names = frozenset[str]
 NONE: Names = frozenset()

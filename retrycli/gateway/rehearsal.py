@@ -13,7 +13,7 @@ from httpx_aiohttp import AiohttpTransport
 
 from retrycli.config.gateway import OneGateway
 from retrycli.domain.errors import ConfigurationError
-from retrycli.gateway.transport import TRANSPORT_ERRORS
+from retrycli.gateway.http.transport import TRANSPORT_ERRORS
 
 LOOPBACK = "127.0.0.1"
 REMEDIES = {

@@ -8,7 +8,7 @@ from random import Random
 
 import pytest
 
-from retrycli.gateway.preset import known_presets
+from retrycli.gateway.presets.loader import known_presets
 from retrycli.sandbox import Behaviour, Sandbox
 from tests.cli.application import Application
 from tests.cli.command import Cli

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 
 IMPORTED_LATE = (
     "alembic.command",
-    "retrycli.gateway.http",
+    "retrycli.gateway.http.gateway",
     "sqlalchemy.dialects.postgresql.psycopg",
 )
 """What passes import when they need it."""

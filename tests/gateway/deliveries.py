@@ -10,7 +10,7 @@ from pathlib import Path
 from retrycli.config.settings import Gateway
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.gateway.http import HttpGateway
+from retrycli.gateway.http.gateway import HttpGateway
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 KEY = "message-7-20250303T1200"

@@ -9,7 +9,7 @@ from dataclasses import replace
 from retrycli.config.settings import Gateway
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.gateway.smtp import SmtpGateway
+from retrycli.gateway.smtp.gateway import SmtpGateway
 from tests.gateway.deliveries import COLUMNS, NOON, no_wait, queued
 
 SENDER = "Support <support@example.com>"

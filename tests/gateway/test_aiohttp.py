@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.gateway.transport import check_aiohttp
+from retrycli.gateway.http.transport import check_aiohttp
 
 
 class Renamed:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.answer import LOOK_UP_LIMIT
+from retrycli.gateway.http.response import LOOK_UP_LIMIT
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.fake import Answered, Asked, Fake
 

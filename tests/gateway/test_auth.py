@@ -14,9 +14,9 @@ import pytest
 from retrycli.config.settings import Gateway
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.answer import Answer
-from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.rules import Auth, Session
+from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.response import Answer
+from retrycli.gateway.presets.model import Auth, Session
 from tests.gateway.deliveries import (
     NOON,
     PATH,

@@ -12,11 +12,11 @@ from typing import NoReturn
 import pytest
 
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.flight import Flight, in_net, logger
-from retrycli.gateway.http import HttpGateway
-from retrycli.gateway.line import Watch
-from retrycli.gateway.reply import Reply
-from retrycli.gateway.smtp import SmtpGateway
+from retrycli.gateway.http.client import Watch
+from retrycli.gateway.http.gateway import HttpGateway
+from retrycli.gateway.progress import Flight, in_net, logger
+from retrycli.gateway.smtp.gateway import SmtpGateway
+from retrycli.gateway.smtp.reply import Reply
 from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 from tests.gateway.mail_server import MailServer

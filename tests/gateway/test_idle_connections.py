@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.http import HttpGateway
-from retrycli.gateway.transport import IDLE_SECONDS
+from retrycli.gateway.http.gateway import HttpGateway
+from retrycli.gateway.http.transport import IDLE_SECONDS
 from tests.gateway.deliveries import COLUMNS, NOON, deliver_in_turn, gateway_settings, queued
 from tests.gateway.hostile import SUCCEEDED, Behaviour, Connection, Hostile, answer, close, http, reset
 

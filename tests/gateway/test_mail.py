@@ -17,7 +17,7 @@ import pytest
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import Attachment
-from retrycli.gateway.mail import Mail, compose
+from retrycli.gateway.smtp.mime import Mail, compose
 from tests.gateway.deliveries import NOON, queued
 from tests.gateway.mail_server import MailServer, Taken
 from tests.gateway.mails import mail, mail_settings, three

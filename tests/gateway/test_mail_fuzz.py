@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.mail import compose
-from retrycli.gateway.reply import Reply
+from retrycli.gateway.smtp.mime import compose
+from retrycli.gateway.smtp.reply import Reply
 from tests.gateway.deliveries import NOON, queued
 from tests.unit.test_fuzz import law
 

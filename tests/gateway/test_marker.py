@@ -9,8 +9,8 @@ import pytest
 from pydantic import ValidationError
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.preset import Preset
-from retrycli.gateway.template import fill_text
+from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.template import fill_text
 from tests.gateway.deliveries import KEY, deliver, deliver_in_turn, gateway_settings, preset_file, queued
 from tests.gateway.hostile import Behaviour, Hostile, answer
 

@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import REQUIRED_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.preset import known_presets, load_preset, preset_text
-from retrycli.gateway.rules import MessageRule
-from retrycli.gateway.template import fill, fill_path
+from retrycli.gateway.presets.loader import known_presets, load_preset, preset_text
+from retrycli.gateway.presets.model import MessageRule
+from retrycli.gateway.presets.template import fill, fill_path
 from tests.gateway.deliveries import (
     COLUMNS,
     KEY,

@@ -10,9 +10,9 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.flight import Flight, in_net
-from retrycli.gateway.line import Line, Request
+from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.client import Line, Request
+from retrycli.gateway.progress import Flight, in_net
 from retrycli.gateway.rehearsal import check_urls
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer

@@ -13,7 +13,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.smtp import ask
+from retrycli.gateway.smtp.gateway import ask
 from tests.gateway.deliveries import queued
 from tests.gateway.mail_server import (
     EXTENSIONS,

@@ -20,8 +20,8 @@ import pytest
 from retrycli.config.settings import Gateway
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.preset import load_preset, preset_text
-from retrycli.gateway.probe import probe
+from retrycli.gateway.http.probe import probe
+from retrycli.gateway.presets.loader import load_preset, preset_text
 from tests.gateway.deliveries import KEY, NOON, deliver, gateway_settings, preset_file, queued
 from tests.gateway.ticketing.arrived import Arrived
 from tests.gateway.ticketing.fake import Fake, Refusing

@@ -39,10 +39,10 @@ from retrycli.domain.fingerprint import cause
 from retrycli.domain.message import REQUIRED_COLUMNS, MessageType, utc_time
 from retrycli.domain.outcome import ERROR_LENGTH, RETRY_AFTER_CAP, Outcome, OutcomeKind, one_line, parse_retry_after
 from retrycli.domain.sanitize import encodable
-from retrycli.gateway.answer import ANSWER_LIMIT, Answer, outcome_of
-from retrycli.gateway.preset import Preset, load_preset
-from retrycli.gateway.rules import MessageRule
-from retrycli.gateway.template import fill, fill_header, fill_path
+from retrycli.gateway.http.response import ANSWER_LIMIT, Answer, outcome_of
+from retrycli.gateway.presets.loader import Preset, load_preset
+from retrycli.gateway.presets.model import MessageRule
+from retrycli.gateway.presets.template import fill, fill_header, fill_path
 from retrycli.store.values import BEYOND_PYTHON, _or_text
 from retrycli.system import systemd
 from tests.cpu import cpu_seconds

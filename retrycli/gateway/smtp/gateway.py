@@ -20,12 +20,12 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.at_once import until_sent
-from retrycli.gateway.conversation import Conversation, Server
-from retrycli.gateway.flight import Flight, in_net
+from retrycli.gateway.immediate_retry import until_sent
 from retrycli.gateway.in_thread import in_thread
-from retrycli.gateway.mail import Mail, columns_of, compose
-from retrycli.gateway.quotation import starred, without_quotations
+from retrycli.gateway.progress import Flight, in_net
+from retrycli.gateway.redaction import starred, without_quotations
+from retrycli.gateway.smtp.mime import Mail, columns_of, compose
+from retrycli.gateway.smtp.session import Conversation, Server
 from retrycli.gateway.time_limit import TimeLimit
 from retrycli.gateway.tls import verifying
 from retrycli.system import descriptors

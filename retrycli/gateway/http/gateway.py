@@ -16,7 +16,12 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.answer import (
+from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.body import file_content, multipart_content
+from retrycli.gateway.http.client import Line, Request, Watch
+from retrycli.gateway.http.lookup import Found, Questions, Unanswered
+from retrycli.gateway.http.request_builder import Draft, Drafts, Unfit
+from retrycli.gateway.http.response import (
     ANSWER_LIMIT,
     LOOK_UP_LIMIT,
     Answer,
@@ -25,20 +30,15 @@ from retrycli.gateway.answer import (
     outcome_of_question,
     value_at,
 )
-from retrycli.gateway.asking import Found, Questions, Unanswered
-from retrycli.gateway.at_once import until_sent
-from retrycli.gateway.content import file_content, multipart_content
-from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.drafts import Draft, Drafts, Unfit
-from retrycli.gateway.flight import Flight, in_net
-from retrycli.gateway.line import Line, Request, Watch
-from retrycli.gateway.preset import load_preset
-from retrycli.gateway.quotation import without_quotations
+from retrycli.gateway.http.transport import HEADERS, open_transport
+from retrycli.gateway.immediate_retry import until_sent
+from retrycli.gateway.presets.loader import load_preset
+from retrycli.gateway.presets.model import Upload
+from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
+from retrycli.gateway.progress import Flight, in_net
+from retrycli.gateway.redaction import without_quotations
 from retrycli.gateway.rehearsal import check_urls
-from retrycli.gateway.rules import Upload
-from retrycli.gateway.template import fill_header, fill_path, fill_text, plain
 from retrycli.gateway.time_limit import TimeLimit
-from retrycli.gateway.transport import HEADERS, open_transport
 
 if TYPE_CHECKING:
     from types import TracebackType

@@ -21,7 +21,7 @@ from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import QueuedMessage
 from retrycli.gateway.attachments import ANY_TYPE, Attachment, FileChanged, reopen
-from retrycli.gateway.recipients import recipients
+from retrycli.gateway.smtp.recipients import recipients
 
 TO_ASCII = SMTP.clone(cte_type="7bit")
 """Every server takes what is encoded in ASCII lines; so no extension is needed for a body (RFC 6152)."""

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from retrycli.domain.email_address import Address
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
-from retrycli.gateway.mail import Mail
-from retrycli.gateway.reply import SHUTTING_DOWN, Reply
-from retrycli.gateway.smtp_client import Client, Garbled
+from retrycli.gateway.smtp.mime import Mail
+from retrycli.gateway.smtp.protocol import Client, Garbled
+from retrycli.gateway.smtp.reply import SHUTTING_DOWN, Reply
 
 GO_AHEAD = 354
 END = "the end of the mail"

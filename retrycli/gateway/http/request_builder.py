@@ -10,12 +10,12 @@ from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
 from retrycli.gateway import attachments
 from retrycli.gateway.attachments import Folder
-from retrycli.gateway.content import FilePart, json_content, multipart_content
-from retrycli.gateway.line import Request, url_below
-from retrycli.gateway.preset import Preset
-from retrycli.gateway.rules import MessageRule
-from retrycli.gateway.template import fill, fill_header, fill_path, plain
-from retrycli.gateway.transport import HEADERS
+from retrycli.gateway.http.body import FilePart, json_content, multipart_content
+from retrycli.gateway.http.client import Request, url_below
+from retrycli.gateway.http.transport import HEADERS
+from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.model import MessageRule
+from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
 
 
 class Unfit(Exception):

@@ -14,9 +14,9 @@ from retrycli.domain.outcome import LookUp, Outcome
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from retrycli.gateway.http import HttpGateway
-    from retrycli.gateway.line import Watch
-    from retrycli.gateway.smtp import SmtpGateway
+    from retrycli.gateway.http.client import Watch
+    from retrycli.gateway.http.gateway import HttpGateway
+    from retrycli.gateway.smtp.gateway import SmtpGateway
 
 
 class Crossing:
@@ -101,13 +101,13 @@ def gateway_of(
     """
     match settings.kind:
         case "http":
-            from retrycli.gateway.http import HttpGateway
+            from retrycli.gateway.http.gateway import HttpGateway
 
             return HttpGateway(
                 settings, columns=columns, connections=connections, now=now, watch=watch, section=section
             )
         case "smtp":
-            from retrycli.gateway.smtp import SmtpGateway
+            from retrycli.gateway.smtp.gateway import SmtpGateway
 
             return SmtpGateway(settings, columns=columns, connections=connections, now=now)
 
@@ -120,7 +120,7 @@ def looks_up(settings: OneGateway, message_type: MessageType) -> bool:
     """
     if settings.kind == "smtp":
         return False
-    from retrycli.gateway.preset import load_preset
+    from retrycli.gateway.presets.loader import load_preset
 
     preset = load_preset(settings.preset)
     return message_type in preset.messages and bool(preset.look_up)
@@ -134,10 +134,10 @@ def check_columns(settings: OneGateway, columns: Collection[str]) -> None:
     """
     match settings.kind:
         case "http":
-            from retrycli.gateway.preset import load_preset
+            from retrycli.gateway.presets.loader import load_preset
 
             load_preset(settings.preset).check_columns(columns)
         case "smtp":
-            from retrycli.gateway.smtp import check_subject
+            from retrycli.gateway.smtp.gateway import check_subject
 
             check_subject(settings, columns)

@@ -12,11 +12,11 @@ import httpx
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.answer import ANSWER_LIMIT, Answer
-from retrycli.gateway.content import Content
-from retrycli.gateway.credentials import Credentials
-from retrycli.gateway.flight import Flight
-from retrycli.gateway.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.auth import Credentials
+from retrycli.gateway.http.body import Content
+from retrycli.gateway.http.response import ANSWER_LIMIT, Answer
+from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.progress import Flight
 
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
 """A path, with its query, that a URL's parser leaves as it is (RFC 3986, sections 2 and 5.2.4)."""

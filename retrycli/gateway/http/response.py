@@ -14,10 +14,10 @@ from typing import Self
 import httpx
 
 from retrycli.domain.outcome import Outcome, OutcomeKind, in_doubt, kind_of_status, one_line, parse_retry_after
-from retrycli.gateway.json_path import find, first_gap
-from retrycli.gateway.preset import Preset
-from retrycli.gateway.rules import Condition, Reclassification, SuccessRule
-from retrycli.gateway.template import Fields, fill_text, plain
+from retrycli.gateway.presets.json_path import find, first_gap
+from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.model import Condition, Reclassification, SuccessRule
+from retrycli.gateway.presets.template import Fields, fill_text, plain
 
 ANSWER_LIMIT = 64 * 1024
 """How many bytes of an answer are read, but where it repeats a long message, or has been asked for."""

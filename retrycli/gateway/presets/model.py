@@ -11,8 +11,8 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 
 from retrycli.domain.message import LIST_COLUMNS
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.gateway.json_path import JsonPath
-from retrycli.gateway.template import Place, Template, Tree, places
+from retrycli.gateway.presets.json_path import JsonPath
+from retrycli.gateway.presets.template import Place, Template, Tree, places
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""

@@ -13,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 from retrycli.gateway.names import check_names, parts_of
-from retrycli.gateway.rules import (
+from retrycli.gateway.presets.model import (
     AnswerRule,
     Auth,
     Get,

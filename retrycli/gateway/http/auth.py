@@ -15,11 +15,11 @@ from retrycli.config.gateway import OneGateway
 from retrycli.config.types import revealed
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
-from retrycli.gateway.answer import Answer, value_at, with_words
-from retrycli.gateway.quotation import starred
-from retrycli.gateway.rules import Auth, Session
-from retrycli.gateway.template import fill, fill_header, fill_path, fill_text, plain
-from retrycli.gateway.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.http.response import Answer, value_at, with_words
+from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
+from retrycli.gateway.presets.model import Auth, Session
+from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
+from retrycli.gateway.redaction import starred
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""

@@ -9,7 +9,7 @@ from typing import Annotated
 
 from pydantic import AfterValidator
 
-from retrycli.gateway.template import Fields, check_template, fill_text, plain
+from retrycli.gateway.presets.template import Fields, check_template, fill_text, plain
 
 STEP = re.compile(r"\[(\w+(?:\.(?:\w+|\*))*)(=|\*=|!=)([^\[\]]*)\]|([^.\[\]]+)")
 

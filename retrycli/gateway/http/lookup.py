@@ -12,13 +12,13 @@ from enum import Enum
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.answer import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
-from retrycli.gateway.json_path import find
-from retrycli.gateway.line import Line, Request
-from retrycli.gateway.preset import Preset
-from retrycli.gateway.rules import Get, Question, Step
-from retrycli.gateway.template import Fields, fill_path
-from retrycli.gateway.transport import HEADERS
+from retrycli.gateway.http.client import Line, Request
+from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
+from retrycli.gateway.http.transport import HEADERS
+from retrycli.gateway.presets.json_path import find
+from retrycli.gateway.presets.loader import Preset
+from retrycli.gateway.presets.model import Get, Question, Step
+from retrycli.gateway.presets.template import Fields, fill_path
 
 REMEMBERED = 100
 """How many answers of preflights are kept at most."""

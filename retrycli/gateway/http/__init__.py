@@ -1,0 +1,1 @@
+"""Deliver to an HTTP API."""

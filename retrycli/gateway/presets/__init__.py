@@ -1,0 +1,1 @@
+"""What is known of ticketing systems: the presets, and what reads them."""
