@@ -15,8 +15,6 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import cache
 
-from retrycli import notify as adapter
-from retrycli import ping
 from retrycli.config.settings import Settings
 from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
@@ -26,7 +24,9 @@ from retrycli.domain.incidents import LOOKBACK, Trouble
 from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.expiry import Expiring
 from retrycli.logs import logger
-from retrycli.notice_text import Surroundings, trial, worded
+from retrycli.notify import apprise as adapter
+from retrycli.notify import heartbeat
+from retrycli.notify.message import Surroundings, trial, worded
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.ledger import Ledger
@@ -196,7 +196,7 @@ def watched(
         whatever making the pass raises, after the switch was told of it.
     """
     url = settings.notify.ping_url
-    pings = ping.Ping(url.get_secret_value() if url else "", pass_id)
+    pings = heartbeat.Ping(url.get_secret_value() if url else "", pass_id)
 
     def follow(event: Event) -> None:
         if isinstance(event, PassStarted):
@@ -261,5 +261,5 @@ def try_out(settings: Settings, pass_id: str) -> list[Tried]:
     tried = [Tried(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
     if ping_url is not None:
         text = ping_url.get_secret_value()
-        tried.append(Tried(PING, adapter.scheme(text), ping.Ping(text, pass_id).note()))
+        tried.append(Tried(PING, adapter.scheme(text), heartbeat.Ping(text, pass_id).note()))
     return tried

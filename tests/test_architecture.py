@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "notify": "notice_text ping",
     "views": "console logs metrics report",
     "operations": (
         "aftermath app arrival casework demo desk doctor editing expiry explain finding measure move "
@@ -236,7 +235,7 @@ BROKEN = [
     ("retrycli.engine.runner", "from retrycli.config.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http.gateway import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http.gateway", "from retrycli.store.schema import queue", "gateway may not import store"),
-    ("retrycli.ping", "from retrycli.store.ledger import Ledger", "notify may not import store"),
+    ("retrycli.notify.heartbeat", "from retrycli.store.ledger import Ledger", "notify may not import store"),
     ("retrycli.logs", "from retrycli.engine.runner import run_pass", "views may not import engine"),
     ("retrycli.console", "from retrycli.store.views import Views", "views may not import store"),
     ("retrycli.logs", "import retrycli.app", "views may not import operations"),
@@ -286,7 +285,7 @@ BROKEN = [
     ("retrycli.store.views", "import httpx", "sends nothing"),
     ("retrycli.store.views", "from aiohttp import web", "sends nothing"),
     ("retrycli.gateway.presets.loader", "from sqlalchemy import select", "the gateway stores nothing"),
-    ("retrycli.ping", "import sqlalchemy", "a notification stores nothing"),
+    ("retrycli.notify.heartbeat", "import sqlalchemy", "a notification stores nothing"),
     ("retrycli.console", "import sqlalchemy", "get values and give text"),
     ("retrycli.report.html", "import httpx", "get values and give text"),
     ("retrycli.app", "import typer", "without a terminal too"),

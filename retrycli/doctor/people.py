@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from urllib.parse import urlsplit
 
-from retrycli import notify, scheduler
+from retrycli import scheduler
 from retrycli.doctor.case import Case
 from retrycli.domain.errors import ConfigurationError
 from retrycli.finding import Finding, failure, of_error, warning, well
+from retrycli.notify import apprise
 from retrycli.system import network
 
 
@@ -18,9 +19,9 @@ def notifications(case: Case) -> Iterator[Finding]:
         yield from _cron_mail(case)
     for number, secret in enumerate(case.settings.notify.urls, 1):
         url = secret.get_secret_value()
-        name = f"target {number} ({notify.scheme(url)})"
+        name = f"target {number} ({apprise.scheme(url)})"
         try:
-            place = notify.place(url)
+            place = apprise.place(url)
         except ConfigurationError as error:
             yield of_error("notifications", f"{name}: {error}")
             continue

@@ -11,9 +11,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from retrycli import notify
 from retrycli.domain.errors import ConfigurationError
-from retrycli.notice_text import Notice
+from retrycli.notify import apprise
+from retrycli.notify.message import Notice
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 
 TITLE = "retrycli on mill: 3 messages need a person"
@@ -35,7 +35,7 @@ def nobody() -> Iterator[str]:
 
 
 def send(*urls: str, good: bool = False) -> list[str | None]:
-    return list(notify.send(dict.fromkeys(urls, Notice(TITLE, BODY, good))).values())
+    return list(apprise.send(dict.fromkeys(urls, Notice(TITLE, BODY, good))).values())
 
 
 def test_a_slack_shaped_webhook_gets_title_and_text_and_nothing_from_elsewhere(hook: Webhook) -> None:
@@ -68,7 +68,7 @@ def test_a_mail_has_the_title_for_its_subject_and_the_text_as_it_is() -> None:
 def test_a_mail_in_html_shows_the_text_as_text() -> None:
     with mail_server() as (mailbox, url):
         notice = Notice(TITLE, f'{BODY}\n<b>bold</b> & "so"', good=False)
-        assert list(notify.send({f"{url}&format=html": notice}).values()) == [None]
+        assert list(apprise.send({f"{url}&format=html": notice}).values()) == [None]
         [mail] = mailbox.mails
     page = mail.get_body(("html",))
     assert page is not None
@@ -141,7 +141,7 @@ def test_nothing_of_it_is_logged_and_the_loggers_are_as_before(
 
 
 def test_the_scheme_is_all_that_is_shown_of_a_url() -> None:
-    assert notify.scheme(f"MMOST://host/{TOKEN}") == "mmost"
+    assert apprise.scheme(f"MMOST://host/{TOKEN}") == "mmost"
 
 
 def test_what_is_missing_is_named_with_the_extra() -> None:
@@ -150,7 +150,7 @@ def test_what_is_missing_is_named_with_the_extra() -> None:
         "from retrycli import notify\nprint(*notify.send({'json://127.0.0.1/x': None}).values())"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
-    assert done.stdout == f"{notify.MISSING}\n"
+    assert done.stdout == f"{apprise.MISSING}\n"
     assert done.stderr == ""
 
 
@@ -173,11 +173,11 @@ def test_what_is_missing_is_named_with_the_extra() -> None:
 )
 def test_the_place_of_a_target_is_its_mail_server_its_service_or_its_host(url: str, place: tuple[str, int]) -> None:
     """And never what is a token there where others have a host."""
-    assert notify.place(url) == place
+    assert apprise.place(url) == place
 
 
 @pytest.mark.parametrize("url", ["nonsense://s3cret", "slack://s3cret"])
 def test_a_url_that_apprise_does_not_understand_has_no_place_and_is_not_quoted(url: str) -> None:
     with pytest.raises(ConfigurationError, match="does not understand this") as raised:
-        notify.place(url)
+        apprise.place(url)
     assert "s3cret" not in str(raised.value)

@@ -8,7 +8,7 @@ from threading import Event
 
 import pytest
 
-from retrycli.ping import Ping
+from retrycli.notify.heartbeat import Ping
 from tests.channels import Webhook, webhook
 
 RUN = "0dbb3a43-d660-4a35-9e83-9bab74508207"

@@ -10,7 +10,7 @@ import pytest
 
 from retrycli.domain.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
 from retrycli.domain.sanitize import inert
-from retrycli.notice_text import HEADLINES, Surroundings, trial, worded
+from retrycli.notify.message import HEADLINES, Surroundings, trial, worded
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HERE = Surroundings("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)

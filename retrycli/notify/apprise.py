@@ -17,7 +17,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.system.python import install
 
 if TYPE_CHECKING:
-    from retrycli.notice_text import Notice
+    from retrycli.notify.message import Notice
 
 MISSING = f"apprise is not installed; {install('notify')}"
 
