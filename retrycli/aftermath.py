@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
 
-from retrycli import logs
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
 from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.views import log_lines
 
 A_FEW = 20
 """A pass with nothing to send looks no further back for the one before it: between them are skipped ones and those of
@@ -30,7 +30,9 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
         from retrycli import standing
 
         with _or_warn("The log file was not checked"):
-            standing.warn(database, "The log file was", "written", logs.file_problem(), now, settings.notify.remind)
+            standing.warn(
+                database, "The log file was", "written", log_lines.file_problem(), now, settings.notify.remind
+            )
     about_to_expire = None
     if any(each.expires_after for each in settings.policies.values()):
         from retrycli import expiry
@@ -77,13 +79,13 @@ def _or_warn(what: str) -> Iterator[None]:
     try:
         yield
     except DatabaseUnavailable as error:
-        logs.logger.warning("%s: %s", what, error)
+        log_lines.logger.warning("%s: %s", what, error)
 
 
 def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> None:
     """Warn of what is new, so that cron mails it."""
     if summary.reason == StopReason.LOCK_HELD:
-        logs.logger.warning("Message retry pass skipped: %s", summary.detail)
+        log_lines.logger.warning("Message retry pass skipped: %s", summary.detail)
     eventful = summary.reason in incidents.TROUBLE or summary.sent or summary.rescheduled
     passes = ledger.passes_up_to(summary.pass_id, incidents.LOOKBACK if eventful else A_FEW)
     remind = settings.notify.remind
@@ -97,4 +99,4 @@ def _tell_the_news(settings: Settings, ledger: Ledger, summary: PassSummary) -> 
         *incidents.news(summary.detail, mailed, remind),
     )
     for line in filter(None, lines):
-        logs.logger.warning("%s", line)
+        log_lines.logger.warning("%s", line)

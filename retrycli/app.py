@@ -20,7 +20,7 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath, logs
+from retrycli import aftermath
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
@@ -39,6 +39,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.system import descriptors
 from retrycli.system.pass_lock import OWN_STATE, Holder, PassLock
+from retrycli.views import log_lines
 
 STATE_FOLDER = Path("/var/lib/retrycli")
 """Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""
@@ -178,7 +179,7 @@ def ready_to_send(
     _refuse_a_running_loop()
     bounded = _bounded(settings)
     rules = pass_rules(bounded, limit=limit, probe=probe)
-    with open_database(bounded) as database, closing(logs.EventLog()) as log:
+    with open_database(bounded) as database, closing(log_lines.EventLog()) as log:
 
         def emit(event: Event) -> None:
             log(event)
@@ -194,7 +195,7 @@ def _bounded(settings: Settings) -> Settings:
     concurrency = descriptors.affordable(wanted)
     if concurrency < wanted:
         words = "At most %d requests in flight, not run.concurrency = %d: the file descriptor limit is too low"
-        logs.logger.info(words, concurrency, wanted)
+        log_lines.logger.info(words, concurrency, wanted)
     run = settings.run.model_copy(update={"concurrency": concurrency})
     return settings.model_copy(update={"run": run})
 
@@ -340,7 +341,7 @@ def make_world(
     settings: Settings,
     database: Database,
     surroundings: Surroundings,
-    emit: Callable[[Event], None] = logs.log_event,
+    emit: Callable[[Event], None] = log_lines.log_event,
 ) -> World:
     """What a pass over this database is given."""
     now = clock(database, surroundings.now)

@@ -23,7 +23,6 @@ from retrycli.domain.grouping import By
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.domain.operator_action import Act
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
-from retrycli.metrics import Measured
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
@@ -33,6 +32,7 @@ from retrycli.store.statistics import Statistics
 from retrycli.store.views import Views
 from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock
+from retrycli.views.prometheus import Measured
 
 LATELY = timedelta(days=7)
 """A host that has made no pass for so long makes none any more."""

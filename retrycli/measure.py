@@ -8,13 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retrycli import logs, metrics, standing
+from retrycli import standing
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.events import PassResult
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.metrics import Measured
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -22,6 +21,8 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
 from retrycli.store.totals import Totals
+from retrycli.views import log_lines, prometheus
+from retrycli.views.prometheus import Measured
 
 OTHER = "other"
 """A type that is none of ours: its message is escalated, and each name of its own would be a series for ever."""
@@ -34,14 +35,14 @@ def write_metrics(settings: Settings, database: Database, path: Path, now: datet
             database, "The metrics were", "written", _write(settings, database, path, now), now, settings.notify.remind
         )
     except DatabaseUnavailable as error:
-        logs.logger.warning("The metrics were not written: %s", error)
+        log_lines.logger.warning("The metrics were not written: %s", error)
 
 
 def _write(settings: Settings, database: Database, path: Path, now: datetime) -> str | None:
     """Write the file; why that could not be done, if so."""
     Totals(database).roll_up(now)
     try:
-        metrics.write(path, metrics.text(measured(settings, database, now)))
+        prometheus.write(path, prometheus.text(measured(settings, database, now)))
     except ConfigurationError as error:
         return str(error)
     return None

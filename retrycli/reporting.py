@@ -9,16 +9,16 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import logs
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
 from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.system import atomic
+from retrycli.views import log_lines
 
 if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
-    from retrycli.report import Cause
     from retrycli.store.database import Database
+    from retrycli.views.report import Cause
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
@@ -33,10 +33,10 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         DatabaseUnavailable: the database can't be read.
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
-    from retrycli.report import Report, passes_since, render
     from retrycli.store.escalations import escalation_groups
     from retrycli.store.measures import Measures
     from retrycli.store.statistics import Statistics
+    from retrycli.views.report import Report, passes_since, render
 
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
@@ -74,7 +74,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
             settings.notify.remind,
         )
     except DatabaseUnavailable as error:
-        logs.logger.warning("The report was not renewed: %s", error)
+        log_lines.logger.warning("The report was not renewed: %s", error)
 
 
 def _problem(settings: Settings, database: Database, path: Path, summary: PassSummary, now: datetime) -> str | None:
@@ -131,7 +131,7 @@ def write(path: Path, text: str) -> None:
 
 
 def _cause(group: EscalationGroup) -> Cause:
-    from retrycli.report import Cause
+    from retrycli.views.report import Cause
 
     example = group.example
     return Cause(

@@ -8,9 +8,9 @@ from __future__ import annotations
 import socket
 from datetime import datetime, timedelta
 
-from retrycli.logs import logger
 from retrycli.store.database import Database
 from retrycli.store.totals import Totals
+from retrycli.views.log_lines import logger
 
 
 def warn(database: Database, what: str, done: str, problem: str | None, now: datetime, remind: timedelta) -> None:

@@ -23,7 +23,6 @@ from retrycli.domain.events import Event, PassResult, PassStarted, PassSummary
 from retrycli.domain.incidents import LOOKBACK, Trouble
 from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.expiry import Expiring
-from retrycli.logs import logger
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import Surroundings, trial, worded
@@ -33,6 +32,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.measures import Measures
 from retrycli.store.told import Targets
 from retrycli.store.views import Views
+from retrycli.views.log_lines import logger
 
 NAMED = 200
 """Of so many new escalations the tickets are looked up."""

@@ -38,7 +38,6 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 """The folders, and what each of them may know of."""
 
 FLAT: Mapping[str, str] = {
-    "views": "console logs metrics report",
     "operations": (
         "aftermath app arrival casework demo desk doctor editing expiry explain finding measure move "
         "presets preview reporting sandbox scheduler standing tell trial upkeep"
@@ -236,9 +235,9 @@ BROKEN = [
     ("retrycli.store.claims", "from retrycli.gateway.http.gateway import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http.gateway", "from retrycli.store.schema import queue", "gateway may not import store"),
     ("retrycli.notify.heartbeat", "from retrycli.store.ledger import Ledger", "notify may not import store"),
-    ("retrycli.logs", "from retrycli.engine.runner import run_pass", "views may not import engine"),
-    ("retrycli.console", "from retrycli.store.views import Views", "views may not import store"),
-    ("retrycli.logs", "import retrycli.app", "views may not import operations"),
+    ("retrycli.views.log_lines", "from retrycli.engine.runner import run_pass", "views may not import engine"),
+    ("retrycli.views.terminal", "from retrycli.store.views import Views", "views may not import store"),
+    ("retrycli.views.log_lines", "import retrycli.app", "views may not import operations"),
     (
         "retrycli.doctor.api",
         "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json",
@@ -286,8 +285,8 @@ BROKEN = [
     ("retrycli.store.views", "from aiohttp import web", "sends nothing"),
     ("retrycli.gateway.presets.loader", "from sqlalchemy import select", "the gateway stores nothing"),
     ("retrycli.notify.heartbeat", "import sqlalchemy", "a notification stores nothing"),
-    ("retrycli.console", "import sqlalchemy", "get values and give text"),
-    ("retrycli.report.html", "import httpx", "get values and give text"),
+    ("retrycli.views.terminal", "import sqlalchemy", "get values and give text"),
+    ("retrycli.views.report.html", "import httpx", "get values and give text"),
     ("retrycli.app", "import typer", "without a terminal too"),
     ("retrycli.desk", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
@@ -320,8 +319,11 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
         ("retrycli.store.claims", "from retrycli.store.schema import queue"),
         ("retrycli.gateway.http.gateway", "import httpx\nfrom .preset import load_preset"),
         ("retrycli.engine.runner", "import asyncio\nfrom retrycli.engine.ports import World"),
-        ("retrycli.console", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),
-        ("retrycli.cli.look", "import typer\nfrom retrycli.console import say\nfrom retrycli import __version__"),
+        ("retrycli.views.terminal", "from rich.table import Table\nfrom retrycli.domain.sanitize import printable"),
+        (
+            "retrycli.cli.look",
+            "import typer\nfrom retrycli.views.terminal import say\nfrom retrycli import __version__",
+        ),
         ("retrycli.app", "import random, time\nfrom retrycli.store.claims import Claims\ndatetime.now(UTC)"),
         ("retrycli", "from importlib import import_module"),
     ],

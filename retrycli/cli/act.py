@@ -71,7 +71,8 @@ def retry(
     config: ConfigFile = None,
 ) -> None:
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
-    from retrycli import casework, console
+    from retrycli import casework
+    from retrycli.views import terminal
 
     found = filter_of(
         state=state,
@@ -91,30 +92,32 @@ def retry(
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
-        console.show_json({"results": [result_of(each) for each in done.tried], **counts})
+        terminal.show_json({"results": [result_of(each) for each in done.tried], **counts})
     _show_attempts(done, as_json=as_json)
     raise typer.Exit(128 + received if received else _retry_code(done))
 
 
 def _show_attempts(done: Done, *, as_json: bool) -> None:
     """Each attempt as it went; what could not be tried goes to stderr in any case."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     for each in done.tried:
         if each.error is not None:
-            console.complain(f"retrycli: {each.error}")
+            terminal.complain(f"retrycli: {each.error}")
         elif as_json:
             continue
-        elif console.on_terminal():
+        elif terminal.on_terminal():
             tell_of_attempt(each)
         elif each.outcome is not None:
-            console.show_table((), [(each.message_id, each.outcome.kind, each.outcome.status_code, each.outcome.error)])
+            terminal.show_table(
+                (), [(each.message_id, each.outcome.kind, each.outcome.status_code, each.outcome.error)]
+            )
     if as_json:
         return
     if done.left:
-        console.complain(f"retrycli: {left_in_words(done)}")
+        terminal.complain(f"retrycli: {left_in_words(done)}")
     if failed := [each.message_id for each in done.tried if each.outcome and not each.delivered]:
-        console.say(f"Next: retrycli show {failed[0]}")
+        terminal.say(f"Next: retrycli show {failed[0]}")
 
 
 def _retry_code(done: Done) -> int:
@@ -154,7 +157,8 @@ def requeue(
 
     By its ID, a message that `reject` rejected can be requeued too.
     """
-    from retrycli import casework, console
+    from retrycli import casework
+    from retrycli.views import terminal
 
     found = filter_of(
         message_type=message_type,
@@ -185,16 +189,16 @@ def requeue(
     if not as_json:
         failed = next((each.message_id for each in done.tried if each.failed), None)
         waiting = "list-failed --state waiting" if done.done else "escalations"
-        console.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
+        terminal.say(f"Next: retrycli {waiting if failed is None else f'show {failed}'}")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
 
 
 def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
     """What the question says besides."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     words = (
-        f" for {console.local_time(due)}" if due else "",
+        f" for {terminal.local_time(due)}" if due else "",
         f" over {spread}" if spread else "",
         f", trying {canary} of them first" if canary else "",
     )
@@ -231,7 +235,8 @@ def reject(
     config: ConfigFile = None,
 ) -> None:
     """Give messages up. Their status becomes rejected, and no pass touches them; `requeue ID` takes one back."""
-    from retrycli import casework, console
+    from retrycli import casework
+    from retrycli.views import terminal
 
     found = filter_of(
         state=state,
@@ -249,5 +254,5 @@ def reject(
     done, received = interruptible(lambda here: casework.reject(settings, ids, reason, by=by, surroundings=here))
     report(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:
-        console.say("Next: retrycli list-failed")
+        terminal.say("Next: retrycli list-failed")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

@@ -46,7 +46,8 @@ def look_up(
     config: ConfigFile = None,
 ) -> None:
     """Ask if messages have arrived, and send nothing. One that has arrived becomes sent."""
-    from retrycli import arrival, console
+    from retrycli import arrival
+    from retrycli.views import terminal
 
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
@@ -54,9 +55,9 @@ def look_up(
     asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, surroundings=here))
     for each in asked:
         if each.error is not None:
-            console.complain(f"retrycli: {each.error}")
+            terminal.complain(f"retrycli: {each.error}")
     if as_json:
-        console.show_json({"results": [_fields(each) for each in asked]})
+        terminal.show_json({"results": [_fields(each) for each in asked]})
     else:
         _show(asked)
     raise typer.Exit(128 + received if received else _code(asked))
@@ -79,18 +80,18 @@ def _code(asked: Sequence[LookedUp]) -> int:
 
 
 def _show(asked: Sequence[LookedUp]) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
-    if not console.on_terminal():
+    if not terminal.on_terminal():
         answers = [(each.message_id, each.found.result, each.found.error) for each in asked if each.found]
-        console.show_table((), answers)
+        terminal.show_table((), answers)
     for each in asked:
         if each.found is None:
             continue
-        if console.on_terminal():
-            console.show_text(_in_words(each.message_id, each.found.result, each.found.error))
+        if terminal.on_terminal():
+            terminal.show_text(_in_words(each.message_id, each.found.result, each.found.error))
         if (step := _next_step(each.message_id, each.found.result)) is not None:
-            console.say(f"Next: {step}")
+            terminal.say(f"Next: {step}")
 
 
 def _in_words(message_id: int, result: Presence, error: str | None) -> str:
@@ -133,7 +134,8 @@ def mark_sent(
     config: ConfigFile = None,
 ) -> None:
     """State that messages have arrived. They become sent, and no pass sends them again. It can't be undone."""
-    from retrycli import arrival, console
+    from retrycli import arrival
+    from retrycli.views import terminal
 
     found = filter_of(
         state=state,
@@ -151,5 +153,5 @@ def mark_sent(
     done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, surroundings=here))
     report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
     if not as_json:
-        console.say("Next: retrycli escalations")
+        terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))

@@ -73,8 +73,9 @@ def agreed(
         typer.BadParameter: there is nobody to be asked.
         typer.Exit: the person would rather not.
     """
-    from retrycli import casework, console
+    from retrycli import casework
     from retrycli.domain.errors import NoSuchMessage
+    from retrycli.views import terminal
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
@@ -90,17 +91,17 @@ def agreed(
         first = [each for each in found.first if each.id not in left_alone]
         show_messages(settings, first)
         if (more := number - len(first)) and first:
-            console.say(f"… and {more:,} more")
+            terminal.say(f"… and {more:,} more")
         if left_alone:
-            console.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
-        ask(f"{verb} {console.count(number, 'message')}{plan}?")
+            terminal.say(f"{_expired(len(left_alone))}: {'it is' if len(left_alone) == 1 else 'they are'} left alone.")
+        ask(f"{verb} {terminal.count(number, 'message')}{plan}?")
     return found.ids
 
 
 def _expired(number: int) -> str:
-    from retrycli import console
+    from retrycli.views import terminal
 
-    return f"{console.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
+    return f"{terminal.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
 def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | None]:
@@ -117,10 +118,10 @@ def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | 
 
 def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:
     """Tell what came of an act: in sentences to a person, in figures to a program."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     if as_json:
-        console.show_json(
+        terminal.show_json(
             {
                 "act": act,
                 **{name: getattr(done, name) for name in ("matched", "done", "left", "reason")},
@@ -128,52 +129,52 @@ def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:
                 "canaries": [result_of(each) for each in done.tried],
             }
         )
-    elif console.on_terminal():
+    elif terminal.on_terminal():
         _tell(done, act, named=named)
     else:
         canaries = {"tried": len(done.tried), "delivered": sum(each.delivered for each in done.tried)}
         facts = {act: done.done, "refused": len(done.refused), "left": done.left}
-        console.show_facts((canaries if done.tried else {}) | facts)
+        terminal.show_facts((canaries if done.tried else {}) | facts)
     if named:
         for error in done.refused.values():
-            console.complain(f"retrycli: {error}")
+            terminal.complain(f"retrycli: {error}")
 
 
 def _tell(done: Done, act: str, *, named: bool) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     for each in done.tried:
         tell_of_attempt(each, "Canary: message")
     if done.done or not (named or done.left):
         verb, _, what = act.partition("_")
-        console.say(f"{verb.capitalize()} {console.count(done.done, 'message')}{what and f' as {what}'}.")
+        terminal.say(f"{verb.capitalize()} {terminal.count(done.done, 'message')}{what and f' as {what}'}.")
     if not named:
         _tell_of_refused(done)
     if done.left:
-        console.say(left_in_words(done))
+        terminal.say(left_in_words(done))
 
 
 def _tell_of_refused(done: Done) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
-    from retrycli import console
     from retrycli.domain.errors import Expired, InvalidMessage
+    from retrycli.views import terminal
 
     unfit = sum(isinstance(each, InvalidMessage) for each in done.refused.values())
     if unfit:
         words = "can't be sent as it is and was" if unfit == 1 else "can't be sent as they are and were"
-        console.say(f"{console.count(unfit, 'message')} {words} left alone.")
+        terminal.say(f"{terminal.count(unfit, 'message')} {words} left alone.")
     if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
-        console.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
+        terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
     if moved_on := len(done.refused) - unfit - len(expired):
-        console.say(f"{console.count(moved_on, 'message')} had moved on and were left alone.")
+        terminal.say(f"{terminal.count(moved_on, 'message')} had moved on and were left alone.")
 
 
 def left_in_words(done: Done) -> str:
     """Why some messages were not come to."""
-    from retrycli import console
+    from retrycli.views import terminal
 
-    they = f"{console.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
+    they = f"{terminal.count(done.left, 'message')} {'is' if done.left == 1 else 'are'} as before"
     failed = sum(each.failed for each in done.tried)
     why = {
         "canary_failed": f"{failed} of the {len(done.tried)} that went first failed",
@@ -206,13 +207,13 @@ def result_of(tried: Tried) -> dict[str, object]:
 
 def tell_of_attempt(tried: Tried, start: str = "Message") -> None:
     """One attempt by hand, for a person."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     if tried.delivered:
-        console.say(f"{start} {tried.message_id} sent.")
+        terminal.say(f"{start} {tried.message_id} sent.")
     elif tried.outcome is not None:
         words = f"{tried.outcome.kind}, {tried.outcome.error}"
         sent = "may have been sent" if may_have_arrived(tried.outcome.kind, tried.outcome.status_code) else "not sent"
-        console.show_text(f"{start} {tried.message_id} {sent}: {words}. It is where it was.")
+        terminal.show_text(f"{start} {tried.message_id} {sent}: {words}. It is where it was.")
     else:
-        console.complain(f"retrycli: {tried.error}")
+        terminal.complain(f"retrycli: {tried.error}")

@@ -28,22 +28,22 @@ def doctor(
     config: ConfigFile = None,
 ) -> None:
     """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
-    from retrycli import console
     from retrycli import doctor as checks
     from retrycli.finding import failed
+    from retrycli.views import terminal
 
     file = given_file(ctx, config)
     found = checks.examine_as_cron(file) if as_cron else checks.examine(file)
     findings = [_to_paste(each) for each in found]
     bad = failed(findings)
     if as_json:
-        console.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
-    elif console.on_terminal():
-        console.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
+        terminal.show_json({"ok": not bad, "findings": [asdict(each) for each in findings]})
+    elif terminal.on_terminal():
+        terminal.show_findings([(MARKS[each.level], each.name, each.found, each.remedy) for each in findings])
         again = "retrycli doctor" + (" --as-cron" if as_cron else "")
-        console.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
+        terminal.say("Next: " + (f"mend what failed, then `{again}`" if bad else "retrycli status"))
     else:
-        console.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
+        terminal.show_table((), [(each.level, each.name, each.found, each.remedy) for each in findings])
     raise typer.Exit(FAILED if bad else 0)
 
 

@@ -43,8 +43,9 @@ def cron_print(
     config: ConfigFile = None,
 ) -> None:
     """Print what `install` would write, and write nothing."""
-    from retrycli import console, scheduler
+    from retrycli import scheduler
     from retrycli.system.crontab import Host
+    from retrycli.views import terminal
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -53,13 +54,13 @@ def cron_print(
     parts = scheduler.texts(place, wanted, host)
     if as_json:
         files = [{"name": target.title, "text": text} for target, text in parts]
-        console.show_json({"place": place.value, "files": files})
+        terminal.show_json({"place": place.value, "files": files})
         return
     for target, text in parts:
         if len(parts) > 1:
-            console.show_text(f"# {target.title}")
-        console.show_text(text)
-    console.say("Next: retrycli cron install" + _flags(place, host, run_as))
+            terminal.show_text(f"# {target.title}")
+        terminal.show_text(text)
+    terminal.say("Next: retrycli cron install" + _flags(place, host, run_as))
 
 
 def cron_install(
@@ -72,8 +73,9 @@ def cron_install(
     config: ConfigFile = None,
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
-    from retrycli import console, scheduler
+    from retrycli import scheduler
     from retrycli.system.crontab import Host, cron_is_running
+    from retrycli.views import terminal
 
     host = Host()
     place = _place(host, user=user, systemd=systemd, run_as=run_as)
@@ -82,25 +84,26 @@ def cron_install(
     changes = [*log, *scheduler.install(place, wanted, host)]
     _agree_and_apply({place: changes} if changes else {}, host, yes=yes, as_json=as_json)
     if as_json:
-        console.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
+        terminal.show_json({"changed": bool(changes), "place": place.value, "diff": [each.diff for each in changes]})
     elif not changes:
-        console.say("It is there already, as it should be.")
+        terminal.say("It is there already, as it should be.")
     elif not log and loaded.settings.logging.file is None:
-        console.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
+        terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
     elif place is scheduler.Place.OWN_TIMER:
-        console.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
+        terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
-        console.complain(f"retrycli: it is installed, but {'; '.join(scheduler.CRON_IS_DOWN)}")
+        terminal.complain(f"retrycli: it is installed, but {'; '.join(scheduler.CRON_IS_DOWN)}")
     if not as_json:
-        console.say("Next: retrycli cron check")
+        terminal.say("Next: retrycli cron check")
 
 
 def cron_check(
     ctx: typer.Context, user: User = False, systemd: Systemd = False, as_json: Json = False, config: ConfigFile = None
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
-    from retrycli import console, scheduler
+    from retrycli import scheduler
     from retrycli.system.crontab import Asker, Host
+    from retrycli.views import terminal
 
     host = Host(run=Asker())
     only = scheduler.Place.of(host, user=user, systemd=systemd) if user or systemd else None
@@ -108,26 +111,26 @@ def cron_check(
     found = scheduler.check(loaded, host, only=only)
     if as_json:
         rows = [_fields(each) for each in found.callers]
-        console.show_json(
+        terminal.show_json(
             {"ok": found.objection is None, "objection": found.objection, "unread": found.unread, "schedulers": rows}
         )
     else:
-        console.show_table(
+        terminal.show_table(
             ("By", "Where", "When", "As it should be"),
             [(each.caller.kind, each.caller.place, each.caller.when, _as_it_should_be(each)) for each in found.callers],
             texts=1,
         )
         if found.objection is not None:
-            console.complain(f"retrycli: {found.objection}")
+            terminal.complain(f"retrycli: {found.objection}")
         elif any(each.caller.running is None for each in found.callers):
             as_root = scheduler.as_user("root", "cron check", loaded)
-            console.complain(f"retrycli: can't see whether cron is running; {as_root} can")
+            terminal.complain(f"retrycli: can't see whether cron is running; {as_root} can")
         if found.callers and found.unread is not None:
             remedy = scheduler.to_read(loaded, host, "cron check")
-            console.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
+            terminal.complain(f"retrycli: {found.unread}, where a pass may be called too; {remedy}")
         if found.callers or found.unread is None:
             step = "retrycli status" if found.callers else scheduler.to_install(loaded, host)
-            console.say(f"Next: {step}")
+            terminal.say(f"Next: {step}")
     raise typer.Exit(UNHEALTHY if found.objection else 0)
 
 
@@ -153,21 +156,22 @@ def cron_remove(
     config: ConfigFile = None,
 ) -> None:
     """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
-    from retrycli import console, scheduler
+    from retrycli import scheduler
     from retrycli.system.crontab import Host
+    from retrycli.views import terminal
 
     host = Host()
     places = [scheduler.Place.of(host, user=user, systemd=systemd)] if user or systemd else scheduler.reachable(host)
     found = scheduler.remove(places, scheduler.config_path(load(ctx, config)), host)
     _agree_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
-        console.show_json(
+        terminal.show_json(
             {"changed": bool(found), "diff": [each.diff for changes in found.values() for each in changes]}
         )
     elif not found:
-        console.say("`retrycli cron install` has written nothing for these settings that you may take away.")
+        terminal.say("`retrycli cron install` has written nothing for these settings that you may take away.")
     if not as_json:
-        console.say("Next: retrycli cron check")
+        terminal.say("Next: retrycli cron check")
 
 
 def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Place:
@@ -191,7 +195,8 @@ def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool,
         typer.BadParameter: there is nobody to be asked.
         typer.Exit: the person would rather not.
     """
-    from retrycli import console, scheduler
+    from retrycli import scheduler
+    from retrycli.views import terminal
 
     if not found:
         return
@@ -199,7 +204,7 @@ def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool,
     for changes in found.values():
         for each in changes:
             if not as_json:
-                console.show_text(each.diff)
+                terminal.show_text(each.diff)
     if not yes:
         ask("Change it so?")
     for place, changes in found.items():

@@ -42,8 +42,9 @@ def edit(
 
     The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
     """
-    from retrycli import console, editing
+    from retrycli import editing
     from retrycli.domain.editable_message import difference
+    from retrycli.views import terminal
 
     require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
@@ -54,40 +55,40 @@ def edit(
         after = _given(before, subject, body_file, recipient)
     after.check(before)
     if not yes and after != before:
-        console.show_difference(difference(before, after))
+        terminal.show_difference(difference(before, after))
         ask(f"Write this to message {message_id}?")
     changed = editing.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
-        console.show_json({"id": message_id, "changed": changed})
+        terminal.show_json({"id": message_id, "changed": changed})
         return
     if not changed:
-        console.complain("Nothing is different; nothing was written.")
+        terminal.complain("Nothing is different; nothing was written.")
         return
-    console.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
+    terminal.say(f"Wrote {', '.join(changed)} of message {message_id}, which has a new delivery key.")
     escalated = read.queue is not None and read.queue["escalated_at"] is not None
     retry = f"retrycli retry {message_id}"
-    console.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
+    terminal.say(f"Next: `{retry}` or `retrycli requeue {message_id}`" if escalated else f"Next: {retry}")
 
 
 def show_edits(acts: Sequence[ActRecord]) -> None:
     """Show what edits changed, as bodies are shown."""
-    from retrycli import console
     from retrycli.domain.editable_message import edit_in_lines
+    from retrycli.views import terminal
 
     for act in acts:
         if act.before is not None and act.after is not None:
-            print(f"Edited by {printable(act.by)}, {console.time_in_words(act.at)}:")  # noqa: T201
-            console.show_text("\n".join(edit_in_lines(act.before, act.after)))
+            print(f"Edited by {printable(act.by)}, {terminal.time_in_words(act.at)}:")  # noqa: T201
+            terminal.show_text("\n".join(edit_in_lines(act.before, act.after)))
             print()  # noqa: T201
 
 
 def _in_editor(message_id: int, before: Draft) -> Draft:
-    from retrycli import console
     from retrycli.system.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
+    from retrycli.views import terminal
 
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
-        console.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {KEEP_IT}")
+        terminal.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {KEEP_IT}")
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 

@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from retrycli.config.settings import Settings
-    from retrycli.console import Row
     from retrycli.domain.listing import EscalationGroup, ListedMessage
+    from retrycli.views.terminal import Row
 
 ESCALATION_FIELDS = (
     *("id", "ticket_id", "message_type", "reason", "retry_count", "last_error", "escalated_at"),
@@ -58,26 +58,28 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
     """List what a person must look at, by cause."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli import console, desk
+    from retrycli import desk
     from retrycli.domain.filter import Filter
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     groups = desk.escalations(settings)
-    if console.on_terminal() and not as_json:
+    if terminal.on_terminal() and not as_json:
         _show(settings, groups)
         return
     with desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
             fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
-            console.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
+            terminal.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
         else:
             _show_escalated(found.messages, named=header)
 
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
-    from retrycli import console, desk
+    from retrycli import desk
     from retrycli.domain.filter import Filter
+    from retrycli.views import terminal
 
     alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)
@@ -87,22 +89,22 @@ def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
     if more:
-        console.say(f"… and {more:,} more: retrycli list-failed --state escalated")
+        terminal.say(f"… and {more:,} more: retrycli list-failed --state escalated")
     biggest = sorted(alike, key=lambda each: -each.count)[:HINTS]
     for each in biggest:
-        console.say(_hint(each))
+        terminal.say(_hint(each))
     if len(alike) == 1 and not messages:
-        console.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
+        terminal.say(f"Next: retrycli list-failed --fingerprint {alike[0].fingerprint}")
     elif alike:
-        console.say("Next: retrycli list-failed --state escalated")
+        terminal.say("Next: retrycli list-failed --state escalated")
     elif messages:
         one = messages[0].id
         if messages[0].reason == EscalationReason.UNKNOWN:
-            console.say(f"Next: {may_have_arrived(one)}")
+            terminal.say(f"Next: {may_have_arrived(one)}")
         else:
-            console.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
+            terminal.say(f"Next: `retrycli show {one}` or, when its cause is fixed, `retrycli retry {one}`")
     else:
-        console.say("Nothing is waiting for a person. Next: retrycli status")
+        terminal.say("Nothing is waiting for a person. Next: retrycli status")
 
 
 def _hint(group: EscalationGroup) -> str:
@@ -135,9 +137,9 @@ def _group_fields(group: EscalationGroup) -> dict[str, object]:
 
 
 def _show_groups(groups: Sequence[EscalationGroup]) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
-    console.show_table(
+    terminal.show_table(
         ("Count", "New", "Oldest", "Fingerprint", "Example", "Types", "Cause"),
         [
             (
@@ -154,20 +156,20 @@ def _show_groups(groups: Sequence[EscalationGroup]) -> None:
         texts=2,
     )
     if groups:
-        console.say("")
+        terminal.say("")
 
 
 def _show_escalated(messages: Iterable[ListedMessage], *, named: bool = False) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     headers = ("ID", "Ticket", "Type", "Reason", "Since", "Last error", "Next step", "Seen to")
-    if not console.on_terminal():
-        console.show_table(headers, map(_escalated, messages), named=named)
+    if not terminal.on_terminal():
+        terminal.show_table(headers, map(_escalated, messages), named=named)
         return
     rows = [_escalated(each) for each in messages]
     seen_to = any(row[-1] for row in rows)
     columns = len(headers) if seen_to else len(headers) - 1
-    console.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
+    terminal.show_table(headers[:columns], [row[:columns] for row in rows], texts=3 if seen_to else 2)
 
 
 def _escalated(message: ListedMessage) -> Row:
@@ -185,10 +187,10 @@ def _escalated(message: ListedMessage) -> Row:
 
 def _seen_to(message: ListedMessage) -> str | None:
     """Who sees to it since when, and what was noted."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     since = message.acknowledged_at
-    seen = f"by {message.acknowledged_by}, {console.time_in_words(since)}" if since else None
+    seen = f"by {message.acknowledged_by}, {terminal.time_in_words(since)}" if since else None
     return ": ".join(filter(None, (seen, message.note))) or None
 
 
@@ -215,7 +217,8 @@ def acknowledge(
     config: ConfigFile = None,
 ) -> None:
     """Say that somebody sees to messages. They stay in the list, and are no longer new."""
-    from retrycli import casework, console
+    from retrycli import casework
+    from retrycli.views import terminal
 
     found = filter_of(
         message_type=message_type,
@@ -233,7 +236,7 @@ def acknowledge(
     done, received = interruptible(lambda here: casework.acknowledge(settings, ids, by=by, surroundings=here))
     report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
-        console.say("Next: retrycli escalations")
+        terminal.say("Next: retrycli escalations")
     raise typer.Exit(exit_code(done, received, named=bool(message_ids)))
 
 
@@ -246,11 +249,12 @@ def note(
     config: ConfigFile = None,
 ) -> None:
     """Leave a word with an escalated message, for whoever looks next."""
-    from retrycli import casework, console
+    from retrycli import casework
+    from retrycli.views import terminal
 
     casework.note(load_settings(ctx, config), message_id, text, by=by)
     if as_json:
-        console.show_json({"id": message_id, "note": text})
+        terminal.show_json({"id": message_id, "note": text})
         return
-    console.say(f"Noted with message {message_id}.")
-    console.say("Next: retrycli escalations")
+    terminal.say(f"Noted with message {message_id}.")
+    terminal.say("Next: retrycli escalations")

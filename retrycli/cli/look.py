@@ -37,11 +37,11 @@ if TYPE_CHECKING:
 
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
-    from retrycli.console import Cell, Row
     from retrycli.desk import Status
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.explain import Explanation, Gate
     from retrycli.system.crontab import Asker, Caller
+    from retrycli.views.terminal import Cell, Row
 
 ON_SCREEN = 50
 """How many rows a terminal is shown unless ``--limit`` says otherwise."""
@@ -86,8 +86,9 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli import console, desk
+    from retrycli import desk
     from retrycli.system.crontab import Asker
+    from retrycli.views import terminal
 
     if max_escalated is not None and not check:
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
@@ -95,17 +96,17 @@ def status(
     callers = _callers(loaded, asker := Asker())
     found = desk.status(loaded.settings, callers=callers, none_hidden=_none_hidden(callers, asker))
     if as_json:
-        console.show_json(_status_fields(found))
+        terminal.show_json(_status_fields(found))
     else:
         _show_status(loaded, found)
     _name_the_silent(asker)
     if check and found.uncalled is not None:
-        console.complain(f"retrycli: {_suggesting(loaded, '; '.join(found.uncalled))}")
+        terminal.complain(f"retrycli: {_suggesting(loaded, '; '.join(found.uncalled))}")
     escalated = found.messages["escalated"]
     too_many = max_escalated is not None and escalated > max_escalated
     if too_many:
-        words = f"{console.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
-        console.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
+        words = f"{terminal.count(escalated, 'message')} {'is' if escalated == 1 else 'are'} escalated"
+        terminal.complain(f"retrycli: {words}, more than {max_escalated}; see `retrycli escalations`")
     is_healthy = found.state == "ok" and found.uncalled is None and not too_many
     raise typer.Exit(UNHEALTHY if check and not is_healthy else 0)
 
@@ -138,12 +139,12 @@ def _suggesting(loaded: Loaded, text: str) -> str:
 
 def _name_the_silent(asker: Asker) -> None:
     """Say which programs of this machine gave no answer about the schedule."""
-    from retrycli import console
     from retrycli.system.crontab import ANSWER_SECONDS
+    from retrycli.views import terminal
 
     for each in sorted(asker.silent):
         words = f"`{each}` gave no answer within {ANSWER_SECONDS} s; a schedule that only it knows is not counted"
-        console.complain(f"retrycli: {words}")
+        terminal.complain(f"retrycli: {words}")
 
 
 def _status_fields(found: Status) -> dict[str, object]:
@@ -165,9 +166,9 @@ def _status_fields(found: Status) -> dict[str, object]:
 
 
 def _show_status(loaded: Loaded, found: Status) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
-    console.show_facts(
+    terminal.show_facts(
         {
             "State": f"{found.state}, but nothing calls the next pass"
             if found.state == "ok" and found.uncalled is not None
@@ -184,8 +185,8 @@ def _show_status(loaded: Loaded, found: Status) -> None:
             "Escalated": found.messages["escalated"],
             **_expired_in_words(found),
             **{
-                f"Breaker {each.state}": f"{each.destination}, until {console.time_in_words(each.probe_at)}"
-                + (f", {console.count(each.failures, 'failure')} in a row" if each.failures else "")
+                f"Breaker {each.state}": f"{each.destination}, until {terminal.time_in_words(each.probe_at)}"
+                + (f", {terminal.count(each.failures, 'failure')} in a row" if each.failures else "")
                 for each in found.breakers
                 if each.probe_at is not None
             },
@@ -202,7 +203,7 @@ def _show_status(loaded: Loaded, found: Status) -> None:
         "down": "retrycli passes" if found.breakers else "retrycli doctor",
     }
     usual = "retrycli escalations" if found.messages["escalated"] else "retrycli list-failed"
-    console.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
+    terminal.say(f"Next: {steps.get(found.state, 'retrycli doctor' if found.uncalled else usual)}")
 
 
 def _next_run(loaded: Loaded, found: Status) -> datetime | str | None:
@@ -235,13 +236,13 @@ def _expired_in_words(found: Status) -> dict[str, str]:
 
 
 def _passes_in_words(found: Status) -> str:
-    from retrycli import console
     from retrycli.domain import suggested
+    from retrycli.views import terminal
 
     last = found.last_pass
     if last is None:
         return "there was none yet"
-    words = f"the last one began {console.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
+    words = f"the last one began {terminal.ago(last.started_at, found.now)}: {last.result_in_words(found.unrecorded)}"
     if last.result == "stopped" and last.reason:
         words += f" ({last.reason.replace('_', ' ')})"
     if last.result is not None:  # the counts are written when it ends
@@ -264,10 +265,10 @@ def _cause_in_words(found: Status) -> dict[str, str]:
 
 def _refusals_in_words(found: Status) -> dict[str, str]:
     """Return what refused us before the last pass, which says itself what refused it."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     return {
-        f"API {each.destination}": f"refused us at {console.time_in_words(each.at)}: {each.detail}; "
+        f"API {each.destination}": f"refused us at {terminal.time_in_words(each.at)}: {each.detail}; "
         + ("not tried since, nothing was due" if each.was_idle else "nothing was delivered there since")
         for each in found.refusals
         if found.last_pass is None or found.last_pass.started_at != each.at
@@ -276,10 +277,10 @@ def _refusals_in_words(found: Status) -> dict[str, str]:
 
 def _hosts_in_words(found: Status) -> dict[str, str]:
     """Each host's newest pass, where there are several."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     return {
-        f"Host {each.host}": f"its last one began {console.ago(each.started_at, found.now)}"
+        f"Host {each.host}": f"its last one began {terminal.ago(each.started_at, found.now)}"
         + ("; look at its cron" if each.late else "")
         for each in found.hosts
         if len(found.hosts) > 1
@@ -287,11 +288,11 @@ def _hosts_in_words(found: Status) -> dict[str, str]:
 
 
 def _pause_in_words(found: Status) -> str:
-    from retrycli import console
+    from retrycli.views import terminal
 
     if found.pause is None:
         return "none"
-    until = f" until {console.time_in_words(found.pause.until)}" if found.pause.until else ""
+    until = f" until {terminal.time_in_words(found.pause.until)}" if found.pause.until else ""
     return f"by {found.pause.by}{until}" + (f": {found.pause.reason}" if found.pause.reason else "")
 
 
@@ -313,7 +314,8 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages: which wait, until when, and why."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     wanted = filter_of(
@@ -325,12 +327,12 @@ def list_failed(
         older_than=older_than,
         fingerprint=fingerprint,
     )
-    shown = limit or (ON_SCREEN if console.on_terminal() and not as_json else None)
+    shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
     with desk.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _tries_allowed(settings)
             policies = settings.policies
-            console.show_json(
+            terminal.show_json(
                 {
                     "messages": (
                         _list_fields(each, most) | {"expires_at": each.expires_at(policies)} for each in found.messages
@@ -338,15 +340,15 @@ def list_failed(
                 }
             )
             return
-        if not console.on_terminal():
+        if not terminal.on_terminal():
             show_messages(settings, found.messages, named=header)
             return
         messages = list(found.messages)
         total = found.total() if found.number == shown else found.number
     show_messages(settings, messages)
-    console.say(f"{console.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
+    terminal.say(f"{terminal.count(total, 'message')}" + (f", {len(messages)} shown" if len(messages) < total else ""))
     one = messages[0].id if messages else None
-    console.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
+    terminal.say(f"Next: `retrycli show {one}` or `retrycli retry {one}`" if messages else "Next: retrycli status")
 
 
 def _list_fields(message: ListedMessage, most: dict[MessageType, int]) -> dict[str, object]:
@@ -362,12 +364,12 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
     A program gets the time; a person is told of those that expire soon, and of those that have.
     """
-    from retrycli import console
     from retrycli.app import utc_now
+    from retrycli.views import terminal
 
     most = _tries_allowed(settings)
     expire = any(each.expires_after for each in settings.policies.values())
-    for_person, now = console.on_terminal(), utc_now()
+    for_person, now = terminal.on_terminal(), utc_now()
     if for_person:
         messages = list(messages)
         expire = any(_expiry(each, settings, now) for each in messages)
@@ -376,7 +378,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
         return _expiry(message, settings, now) if for_person else message.expires_at(settings.policies)
 
     columns = ("ID", "Ticket", "Type", "State", "Tries", "Next attempt", "Last error")
-    console.show_table(
+    terminal.show_table(
         (*columns, "Expires") if expire else columns,
         (
             (
@@ -398,8 +400,8 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Say when a waiting message expires, if that is worth a word; else nothing."""
-    from retrycli import console
     from retrycli.expiry import EXPIRED, is_shown
+    from retrycli.views import terminal
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
     if message.state is not State.WAITING or end is None or not is_shown(end, due, now):
@@ -407,7 +409,7 @@ def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     if end < now:
         return EXPIRED
     early = ", before its next attempt" if due is not None and end < due else ""
-    return f"expires {console.ahead(end, now)}{early}"
+    return f"expires {terminal.ahead(end, now)}{early}"
 
 
 def _tries_allowed(settings: Settings) -> dict[MessageType, int]:
@@ -430,12 +432,13 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message with its text, and every attempt at it."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     found = desk.show(settings, message_id)
     if as_json:
-        console.show_json(
+        terminal.show_json(
             {
                 "message": {name: _rfc_3339(name, value) for name, value in found.row.items()},
                 "queue": found.queue,
@@ -448,15 +451,15 @@ def show(
     queue = {f"queue.{name}": value for name, value in (found.queue or {}).items() if name not in OF_THE_ROW}
     if found.queue is not None:
         queue["queue.delivered_to"] = ", ".join(found.queue["delivered_to"]) or None
-    console.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
-    console.say("")
-    console.show_text("" if found.row["body"] is None else str(found.row["body"]))
-    console.say("")
+    terminal.show_facts(facts | {name: value for name, value in queue.items() if value is not None})
+    terminal.say("")
+    terminal.show_text("" if found.row["body"] is None else str(found.row["body"]))
+    terminal.say("")
     show_edits(found.acts)
     _show_history(found)
     if not found.attempts:
-        console.say("No attempt was made at it yet.")
-    console.say(f"Next: {_next_step(settings, found, message_id)}")
+        terminal.say("No attempt was made at it yet.")
+    terminal.say(f"Next: {_next_step(settings, found, message_id)}")
 
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
@@ -509,14 +512,14 @@ def _rfc_3339(column: str, value: object) -> object:
 
 def _show_history(found: MessageDetails) -> None:
     """Attempts and what people did besides, in the order in which they came about."""
-    from retrycli import console
+    from retrycli.views import terminal
 
     headers = ("No.", "By", "Started", "Outcome", "Code", "ms", "Error")
     rows = _history(found)
     if any(each.external_id for each in found.attempts):
-        console.show_table((*headers, "Known there as"), rows, texts=2)
+        terminal.show_table((*headers, "Known there as"), rows, texts=2)
     else:
-        console.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
+        terminal.show_table(headers, [row[: len(headers)] for row in rows], texts=1)
 
 
 def _history(found: MessageDetails) -> list[Row]:
@@ -545,9 +548,9 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
-    from retrycli import console
     from retrycli.explain import explain as explained
     from retrycli.system.crontab import Asker
+    from retrycli.views import terminal
 
     loaded = load(ctx, config)
     callers = _callers(loaded, asker := Asker())
@@ -558,31 +561,31 @@ def explain(
         fields = asdict(found)
         for each in ("is_claimed", "being_sent", "has_begun", "pass_runs", "one_goes_first", "expires_first"):
             del fields[each]
-        console.show_json({"id": fields.pop("message_id")} | fields)
+        terminal.show_json({"id": fields.pop("message_id")} | fields)
         return
-    console.show_table(
+    terminal.show_table(
         ("Gate", "Open", "Figure", "Time"),
         [(each.name.replace("_", "-"), each.open, _figure(loaded, each), each.time) for each in found.gates],
     )
-    console.show_facts({"Next attempt": _next_attempt(found)})
-    console.say(f"Next: {_remedy(found)}")
+    terminal.show_facts({"Next attempt": _next_attempt(found)})
+    terminal.say(f"Next: {_remedy(found)}")
 
 
 def _next_attempt(found: Explanation) -> datetime | str:
-    from retrycli import console
+    from retrycli.views import terminal
 
     at = found.next_attempt_at
     if found.being_sent:
-        later = f"; if that pass has died, {console.time_in_words(at)}" if at else ""
+        later = f"; if that pass has died, {terminal.time_in_words(at)}" if at else ""
         return ("being sent just now" if found.has_begun else "in the pass that has claimed it") + later
     if found.expires_first:
         return "none: it expires before a pass would try it"
     if at is None:
         return "none by a pass as things stand"
     if found.one_goes_first:
-        return f"not before {console.time_in_words(at)}, and then only if it is the one that is tried first"
+        return f"not before {terminal.time_in_words(at)}, and then only if it is the one that is tried first"
     if found.pass_runs and all(each.open for each in found.gates):
-        return f"in the pass that runs now, or at {console.time_in_words(at)}"
+        return f"in the pass that runs now, or at {terminal.time_in_words(at)}"
     return at
 
 

@@ -14,15 +14,16 @@ def register(app: typer.Typer) -> None:
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Print what Prometheus is told."""
-    from retrycli import console, desk
-    from retrycli.metrics import samples, text
+    from retrycli import desk
+    from retrycli.views import terminal
+    from retrycli.views.prometheus import samples, text
 
     settings = load_settings(ctx, config)
     measured = desk.metrics(settings)
     if as_json:
-        console.show_json({"metrics": samples(measured)})
+        terminal.show_json({"metrics": samples(measured)})
         return
     typer.echo(text(measured), nl=False)
     path = settings.metrics.path
-    console.say(f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.")
-    console.say("Next: retrycli status")
+    terminal.say(f"Each pass writes this to {path}." if path else "Set metrics.path, and each pass writes this there.")
+    terminal.say("Next: retrycli status")

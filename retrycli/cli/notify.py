@@ -20,7 +20,8 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     """Send a test to each target of notifications. Exits with 3 unless all have taken it."""
     import uuid
 
-    from retrycli import console, tell
+    from retrycli import tell
+    from retrycli.views import terminal
 
     tried = tell.try_out(load_settings(ctx, config), str(uuid.uuid4()))
     failed = {"notify.ping_url" if each.target == tell.PING else "notify.urls" for each in tried if each.failure}
@@ -29,10 +30,10 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
             {"target": each.target, "scheme": each.scheme, "accepted": each.failure is None, "error": each.failure}
             for each in tried
         ]
-        console.show_json({"targets": found})
+        terminal.show_json({"targets": found})
     else:
         rows = [(each.target, each.scheme, each.failure or "accepted") for each in tried]
-        console.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
+        terminal.show_table(("Target", "Scheme", "What came of it"), rows, texts=1)
         mend = " and ".join(sorted(failed, reverse=True))
-        console.say("Next: " + (f"mend {mend}, then `retrycli notify test`" if failed else "retrycli status"))
+        terminal.say("Next: " + (f"mend {mend}, then `retrycli notify test`" if failed else "retrycli status"))
     raise typer.Exit(NOT_ACCEPTED if failed else 0)

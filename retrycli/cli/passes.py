@@ -21,11 +21,11 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.config.settings import Settings
-    from retrycli.console import Cell, Row
     from retrycli.domain.events import PassSummary
     from retrycli.domain.listing import ListedMessage
     from retrycli.domain.pass_record import PassRecord, PauseRecord
     from retrycli.preview import Preview, Sum
+    from retrycli.views.terminal import Cell, Row
 
 ON_SCREEN = 50
 """So many of the messages that would be sent a terminal is shown."""
@@ -88,7 +88,8 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli import app, console, logs
+    from retrycli import app
+    from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
     if dry_run:
@@ -97,7 +98,7 @@ def run_once(
     signals = Signals()
     surroundings = replace(app.HERE, stop_requested=signals.stop_requested)
     try:
-        with console.progress() as follow:
+        with terminal.progress() as follow:
             summary = app.run_once(
                 settings,
                 limit=limit,
@@ -108,10 +109,10 @@ def run_once(
                 started_by=starter or _starter(),
             )
     except Exception as error:
-        logs.file_failure(error)
+        log_lines.file_failure(error)
         raise
     if as_json:
-        console.show_json(asdict(summary))
+        terminal.show_json(asdict(summary))
     else:
         _show(summary)
     raise typer.Exit(128 + signals.received if signals.received else summary.exit_status)
@@ -124,16 +125,16 @@ def _starter() -> StartedBy:
 
 
 def _show(summary: PassSummary) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     why = why_it_ended(summary.reason, summary.detail)
-    console.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
-    console.say(
+    terminal.say(f"Pass {summary.result} after {summary.duration_seconds:.1f} s" + (f": {why}" if why else ""))
+    terminal.say(
         f"  {summary.sent:,} sent, {summary.rescheduled:,} rescheduled, {summary.escalated:,} escalated, "
         f"{summary.released:,} {PUT_BACK}; {summary.unknown:,} of unknown outcome"
     )
     step = "retrycli escalations" if summary.escalated else "retrycli list-failed" if summary.rescheduled else None
-    console.say(f"Next: {step or 'retrycli status'}")
+    terminal.say(f"Next: {step or 'retrycli status'}")
 
 
 def why_it_ended(reason: str | None, detail: str | None) -> str | None:
@@ -148,16 +149,16 @@ def why_it_ended(reason: str | None, detail: str | None) -> str | None:
 
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
-    from retrycli import console
     from retrycli.app import utc_now
     from retrycli.preview import preview, sum_of
+    from retrycli.views import terminal
 
     found = sum_of(settings)
     with preview(settings, limit=limit) as foreseen:
         messages = found.count(foreseen.messages)
         if as_json:
             fields = ("id", "ticket_id", "message_type", "retry_count", "next_attempt_at", "recipient", "created_at")
-            console.show_json(
+            terminal.show_json(
                 {
                     "would_send": (
                         {name: getattr(each, name) for name in fields}
@@ -173,20 +174,20 @@ def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
                 }
             )
             return
-        if not console.on_terminal():
-            console.show_table((), (_would_send(each, each.created_at, found) for each in messages))
+        if not terminal.on_terminal():
+            terminal.show_table((), (_would_send(each, each.created_at, found) for each in messages))
             return
         now = utc_now()
         rows = [
-            _would_send(each, each.created_at and console.ago(each.created_at, now), found)
+            _would_send(each, each.created_at and terminal.ago(each.created_at, now), found)
             for each in islice(messages, ON_SCREEN)
         ]
         deque(messages, maxlen=0)
-    console.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
+    terminal.show_table(("ID", "Ticket", "Type", "Tries", "Recipient", "Made", "To"), rows, texts=1)
     if foreseen.number > ON_SCREEN:
-        console.say(f"… and {foreseen.number - ON_SCREEN:,} more")
+        terminal.say(f"… and {foreseen.number - ON_SCREEN:,} more")
     _sum_up(settings, found, foreseen, now)
-    console.say("Next: retrycli run-once")
+    terminal.say("Next: retrycli run-once")
 
 
 def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
@@ -199,14 +200,14 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
 
 def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
-    from retrycli import console
     from retrycli.domain import suggested
     from retrycli.preview import count_waiting
+    from retrycli.views import terminal
 
     would = "A pass would"
     if (pause := foreseen.pause) is not None:
-        until = f"until {console.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
-        console.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
+        until = f"until {terminal.local_time(pause.until)}" if pause.until else "until `retrycli resume`"
+        terminal.say(f"Passes are paused by {suggested.quoted(pause.by)} {until}: a pass would send nothing now.")
         would = "If they were not, it would"
     sent = {
         to: 1 if to in foreseen.probed else count for to, count in found.destinations.items() if to not in foreseen.down
@@ -214,43 +215,43 @@ def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) ->
     places = [to if len(sent) == 1 else f"{count:,} to {to}" for to, count in sent.items()]
     to = f"{' to' if len(places) == 1 else ':'} {', '.join(places)}" if places else ""
     if sent or not found.destinations:
-        console.say(f"{would} send {console.count(sum(sent.values()), 'message')}{to}.")
+        terminal.say(f"{would} send {terminal.count(sum(sent.values()), 'message')}{to}.")
     _say_what_is_down(found, foreseen)
     if foreseen.escalated:
-        number = console.count(foreseen.escalated, "message")
-        console.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
+        number = terminal.count(foreseen.escalated, "message")
+        terminal.say(f"{number} would be escalated instead: expired, no tries left, or not valid.")
     if found.number:
-        console.say(UNFORESEEN)
+        terminal.say(UNFORESEEN)
     if not found.number and (later := count_waiting(settings)):
-        console.say(f"{console.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
+        terminal.say(f"{terminal.count(later, 'message')} {'waits' if later == 1 else 'wait'} until later.")
     if found.oldest is not None:
         _say_how_old(settings, found.oldest, now)
-    console.say("Nothing was sent or written.")
+    terminal.say("Nothing was sent or written.")
 
 
 def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
     """Say how many messages a pass would not send, because their destination is down or asked for a rest."""
-    from retrycli import console
     from retrycli.domain.circuit_breaker import BreakerState
+    from retrycli.views import terminal
 
     for to, count in found.destinations.items():
         if (breaker := foreseen.down.get(to)) is not None:
-            until = "" if breaker.probe_at is None else f" {console.local_time(breaker.probe_at)}"
+            until = "" if breaker.probe_at is None else f" {terminal.local_time(breaker.probe_at)}"
             why = "is down until its probe at" if breaker.state is BreakerState.OPEN else "asked for a rest until"
-            waiting = f"{console.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
-            console.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
+            waiting = f"{terminal.count(count, 'message')} {'waits' if count == 1 else 'wait'} for it"
+            terminal.say(f"{to} {why}{until}: a pass would send nothing there before; {waiting}.")
         elif to in foreseen.probed:
             rest = f"; if it is delivered, {count - 1:,} more follow" if count > 1 else ""
-            console.say(f"{to} is down: that message is its probe{rest}.")
+            terminal.say(f"{to} is down: that message is its probe{rest}.")
 
 
 def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
-    from retrycli import console
     from retrycli.preview import LONG_AGO
+    from retrycli.views import terminal
 
-    console.say(f"The oldest is of {console.local_time(oldest)}, {console.ago(oldest, now)}.")
+    terminal.say(f"The oldest is of {terminal.local_time(oldest)}, {terminal.ago(oldest, now)}.")
     if now - oldest > LONG_AGO and any(each.expires_after is None for each in settings.policies.values()):
-        console.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
+        terminal.say("Too old? Set schedule.expires_after_hours, and older ones are escalated.")
 
 
 def passes(
@@ -261,22 +262,23 @@ def passes(
     config: ConfigFile = None,
 ) -> None:
     """Show the last passes, skipped ones too."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     found, pauses, lost = desk.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
-        console.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
+        terminal.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
-    if console.on_terminal():
+    if terminal.on_terminal():
         rows: list[tuple[datetime, str | None, str, str | None]]
         rows = [(each.started_at, each.started_by, each.result_in_words(lost), _came_of(each)) for each in found]
         since = min((at for at, *_ in rows), default=None)
         rows += [(each.at, each.by, each.act, each.detail) for each in _shown(pauses, since)]
         rows.sort(key=itemgetter(0), reverse=True)
-        console.show_table(("Started", "By", "Result", "What came of it"), rows)
-        console.say("Next: retrycli status")
+        terminal.show_table(("Started", "By", "Result", "What came of it"), rows)
+        terminal.say("Next: retrycli status")
         return
-    console.show_table(
+    terminal.show_table(
         ("Started", "Finished", "Result", *map(str.capitalize, COUNTS), "Reason", "Started by"),
         [
             (
@@ -323,7 +325,8 @@ def pause(
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     span = None if length is None else length_of_time(length, "--for")
     if span is not None and not span:
@@ -332,16 +335,17 @@ def pause(
         )
     begun, replaced = desk.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
     if replaced is not None:
-        console.complain(f"retrycli: this replaces {replaced.in_words}")
-    until = f"until {console.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
-    console.say(f"Paused {until}. Passes record themselves and send nothing.")
-    console.say("Next: `retrycli resume`, when deliveries may go on")
+        terminal.complain(f"retrycli: this replaces {replaced.in_words}")
+    until = f"until {terminal.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
+    terminal.say(f"Paused {until}. Passes record themselves and send nothing.")
+    terminal.say("Next: `retrycli resume`, when deliveries may go on")
 
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     ended = desk.resume(load_settings(ctx, config), by=by)
-    console.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
-    console.say("Next: retrycli status")
+    terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
+    terminal.say("Next: retrycli status")

@@ -32,26 +32,26 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
     """Look at presets: what retrycli knows of ticketing systems. Without a command, list them."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli import console
     from retrycli import presets as operation
+    from retrycli.views import terminal
 
     found = operation.bundled()
     if as_json:
-        console.show_json({"presets": [_facts(preset) for preset in found]})
+        terminal.show_json({"presets": [_facts(preset) for preset in found]})
         return
     rows = [(preset.name, preset.title, _in_short(preset)) for preset in found]
-    console.show_table(("Name", "System", "What it can do"), rows, texts=1)
-    console.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
+    terminal.show_table(("Name", "System", "What it can do"), rows, texts=1)
+    terminal.say(f"Next: `retrycli presets show {found[0].name}`, or set gateway.preset")
 
 
 def show(
     preset: Annotated[str, typer.Argument(metavar="NAME", help="One of retrycli's own, or a file.", callback=utf8)],
 ) -> None:
     """Print a preset as it is written: a beginning for one of your own."""
-    from retrycli import console
     from retrycli import presets as operation
+    from retrycli.views import terminal
 
-    console.show_text(operation.source(preset))
+    terminal.show_text(operation.source(preset))
 
 
 def check(
@@ -61,14 +61,14 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check a preset, and say what it can do. Nothing is sent."""
-    from retrycli import console
     from retrycli import presets as operation
+    from retrycli.views import terminal
 
     found, compared = operation.check(load_settings(ctx, config), preset)
     if as_json:
-        console.show_json({"ok": True, **_facts(found), "table": compared})
+        terminal.show_json({"ok": True, **_facts(found), "table": compared})
         return
-    console.show_facts(
+    terminal.show_facts(
         {
             "Preset": f"{preset}: {found.title}",
             "Credentials": ", ".join(f"gateway.{key}" for key in found.credentials) or "as gateway.auth says",
@@ -80,7 +80,7 @@ def check(
             "Table": compared,
         }
     )
-    console.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
+    terminal.say("Next: `retrycli deliver-test --ticket ID`, which posts a note to that ticket")
 
 
 def deliver_test(
@@ -116,8 +116,9 @@ def deliver_test(
 
     It goes past the queue. Secrets are masked.
     """
-    from retrycli import console, trial
+    from retrycli import trial
     from retrycli.app import login_name
+    from retrycli.views import terminal
 
     if not ticket.strip():
         raise typer.BadParameter("it is empty; name one that may be written to", param_hint="--ticket")
@@ -138,22 +139,22 @@ def deliver_test(
     if as_json:
         exchanges = [{"request": each.request, "answer": each.answer} for each in tried.exchanges]
         what = {"outcome": outcome.kind, "status_code": outcome.status_code, "error": outcome.error}
-        console.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
+        terminal.show_json({**what, "found_again": tried.found_again, "exchanges": exchanges})
     else:
         _show(tried)
     raise typer.Exit(0 if tried.delivered else NOT_DELIVERED)
 
 
 def _show(tried: Trial) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     for each in tried.exchanges:
-        console.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
-        console.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
+        terminal.show_text("\n".join(f"> {line}" for line in each.request.splitlines()))
+        terminal.show_text("\n".join(f"< {line}" for line in each.answer.splitlines()))
     found = {True: "yes", False: NOT_FOUND, None: "not known"}[tried.found_again]
     error = {} if tried.outcome.error is None else {"Error": tried.outcome.error}
-    console.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
-    console.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
+    terminal.show_facts({"Outcome": tried.outcome.kind.value, **error, "Found again by a look-up": found})
+    terminal.say(f"Next: {'retrycli run-once --dry-run' if tried.delivered else 'retrycli doctor'}")
 
 
 def _can(sent: MessageSummary) -> list[str]:

@@ -15,8 +15,8 @@ from retrycli.domain.grouping import By
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from retrycli.console import Row
     from retrycli.domain.delivery_stats import Figures, Group, Trouble
+    from retrycli.views.terminal import Row
 
 ON_SCREEN = 20
 """So many groups a terminal is shown, but for hours, of which there are as many as there are."""
@@ -47,20 +47,21 @@ def stats(
     config: ConfigFile = None,
 ) -> None:
     """Show what came of the attempts, and when the API was down."""
-    from retrycli import console, desk
+    from retrycli import desk
+    from retrycli.views import terminal
 
     span = _span(since)
-    on_terminal = console.on_terminal() and not as_json
+    on_terminal = terminal.on_terminal() and not as_json
     shown = ON_SCREEN if on_terminal and by is not By.HOUR else MOST
     figures, groups = desk.stats(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
-        console.show_json(_fields(figures, by, groups))
+        terminal.show_json(_fields(figures, by, groups))
         return
     if on_terminal:
         _show(figures, by, groups)
     else:
-        console.show_table((), list(_lines(figures, by, groups)))
-    console.say("Next: retrycli report --html report.html")
+        terminal.show_table((), list(_lines(figures, by, groups)))
+    terminal.say("Next: retrycli report --html report.html")
 
 
 def report(
@@ -73,7 +74,8 @@ def report(
     config: ConfigFile = None,
 ) -> None:
     """Write a page of HTML that shows how it has been going."""
-    from retrycli import console, desk, reporting
+    from retrycli import desk, reporting
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     file = html or settings.report.path
@@ -84,8 +86,8 @@ def report(
         print(page, end="")  # noqa: T201
         return
     reporting.write(file, page)
-    console.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
-    console.say(f"Next: look at it with a browser, as in xdg-open {file}")
+    terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
+    terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
 
 
 def _span(since: str) -> timedelta:
@@ -155,35 +157,35 @@ def _waits(figures: Figures) -> list[timedelta | None]:
 
 
 def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
-    from retrycli import console
     from retrycli.domain.delivery_stats import bar_for, bars
     from retrycli.domain.outcome import OutcomeKind
+    from retrycli.views import terminal
 
     columns = bars(figures, bar_for(figures.until - figures.since, most=CURVE)).values()
     made = [sum(each.values()) for each in columns]
     good = [each.get(OutcomeKind.DELIVERED, 0) for each in columns]
-    console.show_facts(
+    terminal.show_facts(
         {
             "Since": figures.since,
-            "Attempts": f"{figures.attempts:<9,} {console.curve(made)}",
-            "Delivered": f"{figures.delivered:<9,} {console.curve(good)}",
+            "Attempts": f"{figures.attempts:<9,} {terminal.curve(made)}",
+            "Delivered": f"{figures.delivered:<9,} {terminal.curve(good)}",
             "Waited": _waited(figures),
             "Outages": _outages(figures),
         }
     )
     if figures.outages:
-        console.say("")
+        terminal.say("")
         _show_outages(figures)
     if not figures.attempts:
         return
     if by is not By.ERROR:
-        console.say("")
+        terminal.say("")
         _show_groups(by, groups)
     if figures.tries:
-        console.say("")
+        terminal.say("")
         _show_tries(figures.tries)
     if figures.troubles:
-        console.say("")
+        terminal.say("")
         _show_troubles(figures.troubles, CAUSES if by is not By.ERROR else None)
 
 
@@ -206,28 +208,28 @@ def _outages(figures: Figures) -> str:
 
 
 def _show_outages(figures: Figures) -> None:
-    from retrycli import console
     from retrycli.domain.duration import in_words
+    from retrycli.views import terminal
 
     rows = [
         (each.began_at, each.ended_at, in_words(each.length(figures.until))) for each in figures.outages[-NEWEST:][::-1]
     ]
-    console.show_table(("Down from", "To", "Length"), rows)
+    terminal.show_table(("Down from", "To", "Length"), rows)
 
 
 def _show_groups(by: By, groups: Sequence[Group]) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     whole = sum(each.attempts for each in groups)
     most = max(each.attempts for each in groups)
-    console.show_table(
+    terminal.show_table(
         (by.value.capitalize(), "Attempts", "Share" if by is By.OUTCOME else "Delivered", ""),
         [
             (
                 each.key,
                 f"{each.attempts:,}",
                 _percent(each.attempts, whole) if by is By.OUTCOME else _percent(each.delivered, each.attempts),
-                console.bar(each.attempts, most),
+                terminal.bar(each.attempts, most),
             )
             for each in groups
         ],
@@ -235,23 +237,23 @@ def _show_groups(by: By, groups: Sequence[Group]) -> None:
 
 
 def _show_tries(tries: Mapping[int, int]) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     whole, most = sum(tries.values()), max(tries.values())
     rows = [
-        (f"retry {number}", f"{messages:,}", _percent(messages, whole), console.bar(messages, most))
+        (f"retry {number}", f"{messages:,}", _percent(messages, whole), terminal.bar(messages, most))
         for number, messages in tries.items()
     ]
-    console.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
+    terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
 
 
 def _show_troubles(troubles: Sequence[Trouble], limit: int | None) -> None:
-    from retrycli import console
+    from retrycli.views import terminal
 
     rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]
-    console.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
+    terminal.show_table(("Attempts", "Outcome", "Last seen", "Error"), rows, texts=1)
     if len(rows) < len(troubles):
-        console.say(f"{console.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
+        terminal.say(f"{terminal.count(len(troubles), 'error')}, {len(rows)} shown: retrycli stats --by error")
 
 
 def _percent(part: int, whole: int) -> str:

@@ -54,8 +54,9 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
-    from retrycli import console, upkeep
+    from retrycli import upkeep
     from retrycli.domain.errors import RetrycliError
+    from retrycli.views import terminal
 
     file = config or ctx.obj.config or Path("retrycli.toml")
     upkeep.write_config(file, database_url=database_url, base_url=base_url)
@@ -65,41 +66,42 @@ def init(
     except RetrycliError:
         file.unlink()  # or it would be in the way of the command that is put right
         raise
-    console.say(f"Wrote {file}.")
-    console.say(f"Made retrycli's tables in {place}.")
+    terminal.say(f"Wrote {file}.")
+    terminal.say(f"Made retrycli's tables in {place}.")
     step = "retrycli run-once --dry-run"
     if not settings.gateway.base_url:
         step = f"set gateway.base_url in {file}, then `{step}`"
-    console.say(f"Next: {step}")
+    terminal.say(f"Next: {step}")
 
 
 def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Show each setting, and where it came from. Secrets are masked."""
-    from retrycli import console
     from retrycli.config import template
+    from retrycli.views import terminal
 
     loaded = load(ctx, config)
     values = template.shown(loaded)
     if as_json:
-        console.show_json(
+        terminal.show_json(
             {"settings": [{"key": key, "value": value, "source": source} for key, value, source in values]}
         )
         return
-    console.show_table(("Setting", "Value", "From"), values)
-    console.say("Next: retrycli config check")
+    terminal.show_table(("Setting", "Value", "From"), values)
+    terminal.say("Next: retrycli config check")
 
 
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     facts = upkeep.check(settings)
     if as_json:
-        console.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
+        terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
-    console.show_facts(facts)
-    console.say("Next: retrycli run-once --dry-run")
+    terminal.show_facts(facts)
+    terminal.say("Next: retrycli run-once --dry-run")
 
 
 def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, config: ConfigFile = None) -> None:
@@ -107,15 +109,16 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
 
     It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
     """
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     with upkeep.belonging(load_settings(ctx, config)) as (before, accept):
-        messages = console.count(before.messages, "message")
+        messages = terminal.count(before.messages, "message")
         if not as_json:
-            console.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
+            terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
         if before.remembered != before.configured:
             if not as_json:
-                console.say(
+                terminal.say(
                     f"{before.found} of them have a failed row in {before.configured}; the rest would be dropped."
                 )
             require_a_person("a message without a row there leaves the queue", yes=yes, as_json=as_json)
@@ -123,7 +126,7 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
                 ask(f"Let the queue belong to {before.configured}?")
             accept()
     if as_json:
-        console.show_json(
+        terminal.show_json(
             {
                 "before": before.remembered,
                 "table": before.configured,
@@ -132,17 +135,18 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
             }
         )
         return
-    console.say(f"It belongs to {before.configured}.")
-    console.say("Next: retrycli run-once --dry-run")
+    terminal.say(f"It belongs to {before.configured}.")
+    terminal.say("Next: retrycli run-once --dry-run")
 
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Bring retrycli's own tables to this program's version."""
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     before, after = upkeep.upgrade(load_settings(ctx, config))
-    console.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
-    console.say("Next: retrycli status")
+    terminal.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
+    terminal.say("Next: retrycli status")
 
 
 def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None) -> None:
@@ -150,16 +154,17 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
 
     Stop cron first, on every host: the next pass of this program would upgrade them again.
     """
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
     require_a_person("what the older version does not know is deleted", yes=yes, as_json=False)
     if not yes:
-        console.say("It deletes what the older version does not know. Cron must be stopped on every host.")
+        terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
         ask("Downgrade the tables?")
     before, after = upkeep.downgrade(settings)
-    console.say(f"Tables are at version {after}, from {before}.")
-    console.say("Next: install the older version; every command of this one upgrades them again")
+    terminal.say(f"Tables are at version {after}, from {before}.")
+    terminal.say("Next: install the older version; every command of this one upgrades them again")
 
 
 def db_prune(
@@ -170,24 +175,25 @@ def db_prune(
     config: ConfigFile = None,
 ) -> None:
     """Forget old attempts, acts and passes. Messages and the queue are not touched."""
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     old = upkeep.count_history(settings, before=before)
-    attempts, acts = console.count(old["attempts"], "attempt"), console.count(old["acts"], "act")
-    found = f"{attempts}, {acts} and {console.count(old['passes'], 'pass', 'passes')}"
+    attempts, acts = terminal.count(old["attempts"], "attempt"), terminal.count(old["acts"], "act")
+    found = f"{attempts}, {acts} and {terminal.count(old['passes'], 'pass', 'passes')}"
     if not as_json:
-        console.say(f"{found} ended before {console.local_time(before)}.")
+        terminal.say(f"{found} ended before {terminal.local_time(before)}.")
     if not yes:
         ask("Forget them for good?")
     upkeep.prune(settings, before=before)
     if as_json:
-        console.show_json(old)
+        terminal.show_json(old)
         return
-    console.say(f"Forgot {found}.")
-    console.say("Next: retrycli status")
+    terminal.say(f"Forgot {found}.")
+    terminal.say("Next: retrycli status")
 
 
 def db_erase(
@@ -203,22 +209,23 @@ def db_erase(
 
     The history still has that there was an edit, by whom, and of which columns. The application's table is not touched.
     """
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     require_a_person("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
     found = upkeep.count_texts(settings, ticket)
-    edits = console.count(found, "edit")
+    edits = terminal.count(found, "edit")
     if not as_json:
-        console.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
+        terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
     if found and not yes:
         ask("Erase them for good?")
     erased = upkeep.erase_texts(settings, ticket)
     if as_json:
-        console.show_json({"ticket": ticket, "edits": erased})
+        terminal.show_json({"ticket": ticket, "edits": erased})
         return
-    console.say(f"Erased the texts of {console.count(erased, 'edit')}.")
-    console.say("Next: retrycli status")
+    terminal.say(f"Erased the texts of {terminal.count(erased, 'edit')}.")
+    terminal.say("Next: retrycli status")
 
 
 def db_copy(
@@ -248,35 +255,36 @@ def db_copy(
     It is for when the application's data has moved, and may be run again at any time. Others on this machine can see a
     password in an option: leave out what database.url says.
     """
-    from retrycli import console, move
+    from retrycli import move
+    from retrycli.views import terminal
 
     if source is None and target is None:
         raise typer.BadParameter("name the other database; the one left out is database.url", param_hint="--from, --to")
     settings = load_settings(ctx, config)
-    with console.tally("Looking at both") as follow:
+    with terminal.tally("Looking at both") as follow:
         done = move.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
     if as_json:
         tables = [{**asdict(each), "verified": each.verified} for each in done.tables]
         facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
-        console.show_json({**facts, "tables": tables})
+        terminal.show_json({**facts, "tables": tables})
     else:
         headers = ("Table", "From", "To", "Added", "Changed", "Removed", "Counts")
-        console.show_table(headers, [(*astuple(each), COUNTED[each.verified]) for each in done.tables])
+        terminal.show_table(headers, [(*astuple(each), COUNTED[each.verified]) for each in done.tables])
     if not done.verified:
-        console.complain(
+        terminal.complain(
             "retrycli: the counts differ, so somebody was at work meanwhile: see to that, and run this again"
         )
         raise typer.Exit(NOT_VERIFIED)
     if as_json:
         return
     if done.paused:
-        console.say("Deliveries are paused there as well.")
+        terminal.say("Deliveries are paused there as well.")
     else:
-        console.say("Let no pass be made over the old database: it would send the same messages.")
+        terminal.say("Let no pass be made over the old database: it would send the same messages.")
     steps = ["`retrycli doctor`", *(["`retrycli resume`"] if done.paused else [])]
     if target is not None:
         steps.insert(0, "set database.url to the URL of --to")
-    console.say(f"Next: {', then '.join(steps)}")
+    terminal.say(f"Next: {', then '.join(steps)}")
 
 
 def db_index(
@@ -287,14 +295,15 @@ def db_index(
     config: ConfigFile = None,
 ) -> None:
     """Offer an index on the application's table, for a big one."""
-    from retrycli import console, upkeep
+    from retrycli import upkeep
+    from retrycli.views import terminal
 
     with upkeep.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
-            console.say(FAILED_INDEX[before])
+            terminal.say(FAILED_INDEX[before])
             for each in statements:
-                console.show_text(f"{each};")
+                terminal.show_text(f"{each};")
         if statements and not yes:
             require_a_person("it is on the application's table", yes=yes, as_json=as_json)
             meanwhile = " Nobody else can write to the file meanwhile." if index.holds_writers_up else ""
@@ -302,19 +311,19 @@ def db_index(
         index.execute(statements)
         now = index.state()
     if as_json:
-        console.show_json({"index": index.name, "before": before, "now": now, "statements": statements})
+        terminal.show_json({"index": index.name, "before": before, "now": now, "statements": statements})
         return
     if statements:
-        console.say(f"{'Took it away' if drop else 'Made it'}.")
-    console.say("Next: retrycli status")
+        terminal.say(f"{'Took it away' if drop else 'Made it'}.")
+    terminal.say("Next: retrycli status")
 
 
 def version(as_json: Json = False) -> None:
     """Show retrycli's version."""
     import retrycli
-    from retrycli import console
+    from retrycli.views import terminal
 
     if as_json:
-        console.show_json({"version": retrycli.__version__})
+        terminal.show_json({"version": retrycli.__version__})
         return
     typer.echo(f"retrycli {retrycli.__version__}")

@@ -208,14 +208,14 @@ def load(ctx: typer.Context, config: Path | None) -> Loaded:
     Raises:
         ConfigurationError: they are wrong.
     """
-    from retrycli import logs
     from retrycli.config import loader as configuration
+    from retrycli.views import log_lines
 
     given: Globals = ctx.obj
     loaded = configuration.load(given_file(ctx, config))
     chosen = loaded.settings.logging
     level = given.log_level or chosen.level or ("INFO" if sys.stderr.isatty() else "WARNING")
-    logs.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
+    log_lines.configure(level, (given.log_format or LogFormat(chosen.format)).value, chosen.file)
     return loaded
 
 
@@ -291,9 +291,9 @@ def _local(time: datetime) -> datetime:
 
 def a_person_is_there(*, as_json: bool) -> bool:
     """Return if somebody can be asked: not if the output is piped, or is to hold JSON alone."""
-    from retrycli import console
+    from retrycli.views import terminal
 
-    return console.on_terminal() and sys.stdin.isatty() and not as_json
+    return terminal.on_terminal() and sys.stdin.isatty() and not as_json
 
 
 def require_a_person(what: str, *, yes: bool, as_json: bool) -> None:

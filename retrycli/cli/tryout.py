@@ -30,9 +30,9 @@ def sandbox(
     throttle: Annotated[bool, typer.Option("--throttle", help="Answer 429 to more than 10 a second.")] = False,
 ) -> None:
     """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
-    from retrycli import console
     from retrycli.domain import suggested
     from retrycli.sandbox import Behaviour, Sandbox, share
+    from retrycli.views import terminal
 
     try:
         behaviour = Behaviour(share(fail), length_of_time(latency, "--latency"), down, throttle)
@@ -49,7 +49,7 @@ def sandbox(
         try:
             server.wait()
         except KeyboardInterrupt:
-            typer.echo(f"Kept {console.count(len(server.received), 'message')}.")
+            typer.echo(f"Kept {terminal.count(len(server.received), 'message')}.")
 
 
 def _stop(_number: int, _frame: FrameType | None) -> None:

@@ -14,8 +14,8 @@ from retrycli.app import utc_now
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Logging, Schedule, Settings
 from retrycli.domain.events import PassResult, PassSummary, StopReason
-from retrycli.logs import configure, logger
 from retrycli.store.database import Database
+from retrycli.views.log_lines import configure, logger
 from tests.cli.command import COLUMNS
 from tests.cli.test_bad_input import exclusively_locked
 from tests.conftest import on_both, on_sqlite

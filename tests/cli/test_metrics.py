@@ -17,12 +17,13 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
-from retrycli import desk, logs
+from retrycli import desk
 from retrycli.app import Surroundings, lock_path, open_database
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Gateway, Metrics, Run
 from retrycli.measure import write_metrics
 from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.views import log_lines
 from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
 
@@ -256,9 +257,9 @@ def logged() -> Iterator[list[str]]:
     lines: list[str] = []
     handler = logging.Handler()
     handler.emit = lambda record: lines.append(record.getMessage())  # type: ignore[method-assign]
-    logs.logger.addHandler(handler)
+    log_lines.logger.addHandler(handler)
     yield lines
-    logs.logger.removeHandler(handler)
+    log_lines.logger.removeHandler(handler)
 
 
 def test_a_missing_folder_is_a_warning_with_its_remedy_and_the_pass_goes_on(

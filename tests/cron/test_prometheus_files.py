@@ -16,7 +16,7 @@ import yaml
 
 from retrycli.domain import schedule_grid
 from retrycli.domain.message import State
-from retrycli.metrics import samples
+from retrycli.views.prometheus import samples
 from tests.cron.machine import FILES, run, tool
 from tests.test_readme import COMMANDS
 from tests.unit.test_metrics import AT_WORK

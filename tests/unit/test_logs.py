@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pytest
 
-from retrycli import logs
 from retrycli.domain.events import (
     BreakerClosed,
     BreakerOpened,
@@ -33,6 +32,7 @@ from retrycli.domain.events import (
 )
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.views import log_lines
 from tests.fakes import RULES, Stage
 
 if TYPE_CHECKING:
@@ -123,9 +123,9 @@ LINES: list[tuple[Event, list[tuple[str, str]]]] = [
 @pytest.fixture(autouse=True)
 def the_logger_as_it_was() -> Iterator[None]:
     """Configuring it changes the process's one logger."""
-    before = logs.logger.handlers, logs.logger.level, logs.logger.propagate
+    before = log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate
     yield
-    logs.logger.handlers, logs.logger.level, logs.logger.propagate = before
+    log_lines.logger.handlers, log_lines.logger.level, log_lines.logger.propagate = before
 
 
 def text_lines(capsys: pytest.CaptureFixture[str]) -> list[tuple[str, str]]:
@@ -147,15 +147,15 @@ def json_lines(capsys: pytest.CaptureFixture[str]) -> list[dict[str, Any]]:
 def test_each_event_has_its_lines(
     capsys: pytest.CaptureFixture[str], event: Event, lines: list[tuple[str, str]]
 ) -> None:
-    logs.configure("INFO", "text")
-    logs.log_event(event)
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(event)
     assert text_lines(capsys) == lines
 
 
 @pytest.mark.parametrize("reason", StopReason)
 def test_the_end_of_a_pass_is_told_in_words(capsys: pytest.CaptureFixture[str], reason: StopReason) -> None:
-    logs.configure("INFO", "text")
-    logs.log_event(PassStopped(reason))
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(PassStopped(reason))
     [(_, line)] = text_lines(capsys)
     assert line.startswith("Message retry pass stops: ")
     assert "_" not in line
@@ -167,39 +167,39 @@ def test_every_kind_of_event_is_among_them() -> None:
 
 def test_off_a_terminal_only_what_a_person_should_see_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
     """The level there is WARNING: cron mails whatever is printed."""
-    logs.configure("WARNING", "text")
+    log_lines.configure("WARNING", "text")
     for event, _ in LINES:
-        logs.log_event(event)
+        log_lines.log_event(event)
     warnings = [line for _, lines in LINES for line in lines if line[0] == "WARNING"]
     assert text_lines(capsys) == warnings
 
 
 def test_the_time_of_a_line_is_in_utc(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "text")
+    log_lines.configure("INFO", "text")
     record = logging.makeLogRecord(
         {"msg": "tea", "levelno": logging.INFO, "levelname": "INFO", "created": NOON.timestamp()}
     )
-    logs.logger.handle(record)
+    log_lines.logger.handle(record)
     assert capsys.readouterr().err == "2025-03-03T12:00:00Z INFO tea\n"
 
 
 def test_configuring_again_does_not_double_the_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "json")
-    logs.configure("INFO", "text")
-    logs.log_event(BreakerClosed("x"))
+    log_lines.configure("INFO", "json")
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(BreakerClosed("x"))
     assert text_lines(capsys) == [("INFO", "x is back")]
 
 
 def test_a_line_is_not_printed_again_by_the_root_logger(caplog: pytest.LogCaptureFixture) -> None:
-    logs.configure("INFO", "text")
-    logs.log_event(BreakerClosed("x"))
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(BreakerClosed("x"))
     assert caplog.records == []
 
 
 def test_what_embeds_us_gets_the_events_with_its_own_logging(caplog: pytest.LogCaptureFixture) -> None:
     """Without `configure`, an application's handlers see the lines, each with its event."""
     with caplog.at_level(logging.INFO, logger="retrycli"):
-        logs.log_event(MessageDelivered(*ABOUT, 3))
+        log_lines.log_event(MessageDelivered(*ABOUT, 3))
     (record,) = caplog.records
     assert record.getMessage() == "Message 7 sent successfully on retry"
     assert record.__dict__["event"] == MessageDelivered(*ABOUT, 3)
@@ -213,9 +213,9 @@ class FullDisk(io.StringIO):
 
 
 def test_a_log_that_can_not_be_written_does_not_end_a_pass() -> None:
-    logs.configure("INFO", "text")
+    log_lines.configure("INFO", "text")
     with redirect_stderr(FullDisk()):
-        logs.log_event(BreakerClosed("x"))
+        log_lines.log_event(BreakerClosed("x"))
 
 
 # What no line holds.
@@ -238,9 +238,9 @@ def test_no_line_holds_a_word_of_a_message_or_of_an_answer(
     stage.run(dict(enumerate(outcomes, start=2)), replace(RULES, limit=20))
     stage.run(Outcome(OutcomeKind.THROTTLED, 429, answer))
     stage.run(Outcome(OutcomeKind.UNAUTHORIZED, 401, answer))
-    logs.configure("DEBUG", style)
+    log_lines.configure("DEBUG", style)
     for event in stage.events.all:
-        logs.log_event(event)
+        log_lines.log_event(event)
     printed = capsys.readouterr().err
     assert printed.count("sent successfully") == len(stage.sent()) > 1
     assert all(str(each.kind) in printed for each in outcomes[1:])
@@ -253,16 +253,16 @@ NASTY = "1\n2025-03-03T12:00:00Z INFO Message 8 sent\r\t\x1b[31m\x00\u202e\u2028
 
 @pytest.mark.parametrize("style", ["text", "json"])
 def test_a_ticket_id_makes_no_line_of_its_own_and_no_colour(capsys: pytest.CaptureFixture[str], style: Style) -> None:
-    logs.configure("INFO", style)
-    logs.log_event(MessageEscalated(7, NASTY, NASTY, 10, EscalationReason.EXHAUSTED))
+    log_lines.configure("INFO", style)
+    log_lines.log_event(MessageEscalated(7, NASTY, NASTY, 10, EscalationReason.EXHAUSTED))
     printed = capsys.readouterr().err
     assert len(printed.splitlines()) == 2
     assert printed.replace("\n", "").isprintable()
 
 
 def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "text")
-    logs.log_event(MessageEscalated(7, "1\x1b2\n3", "fax", 0, EscalationReason.INVALID))
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(MessageEscalated(7, "1\x1b2\n3", "fax", 0, EscalationReason.INVALID))
     assert text_lines(capsys)[1] == (
         "WARNING",
         r"METRIC: message_escalated ticket_id=1\x1b2\n3 message_type=fax retry_count=0",
@@ -281,19 +281,19 @@ def test_control_characters_are_shown_and_not_dropped(capsys: pytest.CaptureFixt
     ],
 )
 def test_a_ticket_id_adds_no_field_to_a_metric(capsys: pytest.CaptureFixture[str], ticket: str, shown: str) -> None:
-    logs.configure("INFO", "text")
-    logs.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
+    log_lines.configure("INFO", "text")
+    log_lines.log_event(MessageEscalated(7, ticket, "customer", 3, EscalationReason.INVALID))
     assert (
         text_lines(capsys)[1][1] == f"METRIC: message_escalated ticket_id={shown} message_type=customer retry_count=3"
     )
 
 
 def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "text")
+    log_lines.configure("INFO", "text")
     try:
         int("tea\x1b[2J")
     except ValueError:
-        logs.logger.exception("spilt")
+        log_lines.logger.exception("spilt")
     assert len(text_lines(capsys)) == 1
 
 
@@ -301,8 +301,8 @@ def test_a_traceback_stays_on_its_line(capsys: pytest.CaptureFixture[str]) -> No
 
 
 def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "json")
-    logs.log_event(MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON))
+    log_lines.configure("INFO", "json")
+    log_lines.log_event(MessageRescheduled(*ABOUT, 4, OutcomeKind.TRANSIENT, 503, NOON))
     (line,) = json_lines(capsys)
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", line.pop("time"))
     assert line == {
@@ -323,23 +323,23 @@ def test_a_json_line_holds_the_event_with_all_its_fields(capsys: pytest.CaptureF
 def test_every_json_line_parses_and_says_what_the_text_says(
     capsys: pytest.CaptureFixture[str], event: Event, lines: list[tuple[str, str]]
 ) -> None:
-    logs.configure("INFO", "json")
-    logs.log_event(event)
+    log_lines.configure("INFO", "json")
+    log_lines.log_event(event)
     found = json_lines(capsys)
     assert [(each["level"], each["message"]) for each in found] == lines
     assert {each["event"] for each in found} == {type(event).__name__}
 
 
 def test_a_json_line_keeps_a_nasty_value_whole(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "json")
+    log_lines.configure("INFO", "json")
     nasty = NASTY + "\udcff\"'\\"
-    logs.log_event(MessageDelivered(7, nasty, MessageType.CUSTOMER, 0))
+    log_lines.log_event(MessageDelivered(7, nasty, MessageType.CUSTOMER, 0))
     (line,) = json_lines(capsys)
     assert line["ticket_id"] == nasty
 
 
 def test_a_line_without_an_event_parses_too(capsys: pytest.CaptureFixture[str]) -> None:
-    logs.configure("INFO", "json")
-    logs.logger.warning("Message retry pass skipped: %s", "pid 7")
+    log_lines.configure("INFO", "json")
+    log_lines.logger.warning("Message retry pass skipped: %s", "pid 7")
     (line,) = json_lines(capsys)
     assert (line["event"], line["message"]) == (None, "Message retry pass skipped: pid 7")

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.metrics import Measured, samples, text, write
+from retrycli.views.prometheus import Measured, samples, text, write
 
 NOON = datetime(2026, 3, 2, 12, tzinfo=UTC)
 NOTHING_YET = Measured(

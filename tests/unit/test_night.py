@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.report import Report, render
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
+from retrycli.views.report import Report, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:

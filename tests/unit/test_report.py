@@ -14,8 +14,8 @@ import pytest
 from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, Figures, PassMark, Slice, Trouble
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outage import Outage
-from retrycli.report import Cause, Report, charts, render, words
-from retrycli.report.strip import BY_WEIGHT, Strip, strip
+from retrycli.views.report import Cause, Report, charts, render, words
+from retrycli.views.report.strip import BY_WEIGHT, Strip, strip
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

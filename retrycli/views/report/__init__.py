@@ -18,10 +18,10 @@ from retrycli.domain.delivery_stats import DAY, Figures, PassMark, bar_for, bars
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import printable
-from retrycli.report import charts, words
-from retrycli.report.strip import Row, strip
-from retrycli.report.words import Clock
 from retrycli.system.python import install
+from retrycli.views.report import charts, words
+from retrycli.views.report.strip import Row, strip
+from retrycli.views.report.words import Clock
 
 MOST_CAUSES = 12
 """So many causes of escalations, and of failed attempts, the page shows."""
@@ -134,7 +134,7 @@ def _offset(time: datetime, zone: tzinfo | None) -> tzinfo:
 
 
 def _template() -> str:
-    return (resources.files("retrycli.report") / "page.html").read_text(encoding="utf-8")
+    return (resources.files("retrycli.views.report") / "page.html").read_text(encoding="utf-8")
 
 
 def _cut(text: object, room: int) -> str:

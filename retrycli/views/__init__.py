@@ -1,0 +1,1 @@
+"""Values in, text out: terminal, log lines, Prometheus, report."""
