@@ -21,17 +21,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from retrycli.app import retry, run_once
-    from retrycli.arrival import look_up, mark_sent
-    from retrycli.casework import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
-    from retrycli.desk import Status, status
     from retrycli.domain.errors import RetrycliError
     from retrycli.domain.events import PassSummary
     from retrycli.domain.filter import Filter
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
+    from retrycli.operations.arrival import look_up, mark_sent
+    from retrycli.operations.message_actions import Canary, Done, Found, acknowledge, find, reject, requeue
+    from retrycli.operations.status import Status, status
+    from retrycli.operations.wiring import retry, run_once
 
 __all__ = [
     "Canary",

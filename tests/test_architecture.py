@@ -37,12 +37,7 @@ MAY_IMPORT: Mapping[str, frozenset[str]] = {
 }
 """The folders, and what each of them may know of."""
 
-FLAT: Mapping[str, str] = {
-    "operations": (
-        "aftermath app arrival casework demo desk doctor editing expiry explain finding measure move "
-        "presets preview reporting sandbox scheduler standing tell trial upkeep"
-    ),
-}
+FLAT: Mapping[str, str] = {}
 """Modules that are not in their folder yet."""
 FOLDER_OF = {name: folder for folder, names in FLAT.items() for name in names.split()} | {
     folder: folder for folder in MAY_IMPORT
@@ -237,9 +232,9 @@ BROKEN = [
     ("retrycli.notify.heartbeat", "from retrycli.store.ledger import Ledger", "notify may not import store"),
     ("retrycli.views.log_lines", "from retrycli.engine.runner import run_pass", "views may not import engine"),
     ("retrycli.views.terminal", "from retrycli.store.views import Views", "views may not import store"),
-    ("retrycli.views.log_lines", "import retrycli.app", "views may not import operations"),
+    ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),
     (
-        "retrycli.doctor.api",
+        "retrycli.operations.doctor.api",
         "if TYPE_CHECKING:\n    from retrycli.cli.shared import Json",
         "may not import cli",
     ),
@@ -287,8 +282,8 @@ BROKEN = [
     ("retrycli.notify.heartbeat", "import sqlalchemy", "a notification stores nothing"),
     ("retrycli.views.terminal", "import sqlalchemy", "get values and give text"),
     ("retrycli.views.report.html", "import httpx", "get values and give text"),
-    ("retrycli.app", "import typer", "without a terminal too"),
-    ("retrycli.desk", "def f():\n    from rich.table import Table", "without a terminal too"),
+    ("retrycli.operations.wiring", "import typer", "without a terminal too"),
+    ("retrycli.operations.status", "def f():\n    from rich.table import Table", "without a terminal too"),
     ("retrycli.cli", "import sqlalchemy", "parses, calls one operation, shows"),
     # anywhere
     ("retrycli.engine.runner", "__import__('httpx')", "imports by a name in a string"),
@@ -324,7 +319,10 @@ def test_each_rule_is_among_the_broken_ones(why: str) -> None:
             "retrycli.cli.look",
             "import typer\nfrom retrycli.views.terminal import say\nfrom retrycli import __version__",
         ),
-        ("retrycli.app", "import random, time\nfrom retrycli.store.claims import Claims\ndatetime.now(UTC)"),
+        (
+            "retrycli.operations.wiring",
+            "import random, time\nfrom retrycli.store.claims import Claims\ndatetime.now(UTC)",
+        ),
         ("retrycli", "from importlib import import_module"),
     ],
 )

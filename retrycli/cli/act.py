@@ -43,7 +43,7 @@ from retrycli.domain.message import State
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.casework import Canary, Done
+    from retrycli.operations.message_actions import Canary, Done
 
 DEFAULT_SHARE = "30%"
 
@@ -71,7 +71,7 @@ def retry(
     config: ConfigFile = None,
 ) -> None:
     """Try messages now, whatever their wait, also escalated ones. It takes none of their tries."""
-    from retrycli import casework
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
     found = filter_of(
@@ -88,7 +88,7 @@ def retry(
     ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
     done, received = interruptible(
-        lambda here: casework.retry_all(settings, ids, by=by, give_up_after=patience, surroundings=here)
+        lambda here: message_actions.retry_all(settings, ids, by=by, give_up_after=patience, surroundings=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
@@ -157,7 +157,7 @@ def requeue(
 
     By its ID, a message that `reject` rejected can be requeued too.
     """
-    from retrycli import casework
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
     found = filter_of(
@@ -180,10 +180,12 @@ def requeue(
         yes=yes,
         as_json=as_json,
         plan=_plan(due, spread, canary),
-        expired=lambda found: casework.expired_among(settings, found),
+        expired=lambda found: message_actions.expired_among(settings, found),
     )
     done, received = interruptible(
-        lambda here: casework.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here)
+        lambda here: message_actions.requeue(
+            settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here
+        )
     )
     report(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
@@ -206,8 +208,8 @@ def _plan(due: datetime | None, spread: str | None, canary: int | None) -> str:
 
 
 def _canary(number: int | None, abort_over: str | None) -> Canary | None:
-    from retrycli.casework import Canary
-    from retrycli.sandbox import share
+    from retrycli.operations.message_actions import Canary
+    from retrycli.operations.sandbox import share
 
     if number is None:
         if abort_over is not None:
@@ -235,7 +237,7 @@ def reject(
     config: ConfigFile = None,
 ) -> None:
     """Give messages up. Their status becomes rejected, and no pass touches them; `requeue ID` takes one back."""
-    from retrycli import casework
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
     found = filter_of(
@@ -251,7 +253,7 @@ def reject(
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
     ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
-    done, received = interruptible(lambda here: casework.reject(settings, ids, reason, by=by, surroundings=here))
+    done, received = interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, surroundings=here))
     report(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli list-failed")

@@ -29,7 +29,7 @@ from retrycli.domain.outcome import Presence
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.arrival import LookedUp
+    from retrycli.operations.arrival import LookedUp
 
 
 def register(app: typer.Typer) -> None:
@@ -46,7 +46,7 @@ def look_up(
     config: ConfigFile = None,
 ) -> None:
     """Ask if messages have arrived, and send nothing. One that has arrived becomes sent."""
-    from retrycli import arrival
+    from retrycli.operations import arrival
     from retrycli.views import terminal
 
     if not message_ids:
@@ -134,7 +134,7 @@ def mark_sent(
     config: ConfigFile = None,
 ) -> None:
     """State that messages have arrived. They become sent, and no pass sends them again. It can't be undone."""
-    from retrycli import arrival
+    from retrycli.operations import arrival
     from retrycli.views import terminal
 
     found = filter_of(

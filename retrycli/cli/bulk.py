@@ -15,10 +15,10 @@ from retrycli.domain.outcome import may_have_arrived
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Sequence
 
-    from retrycli.app import Surroundings
-    from retrycli.casework import Done, Tried
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
+    from retrycli.operations.message_actions import Done, Tried
+    from retrycli.operations.wiring import Surroundings
 
 Result = TypeVar("Result")
 
@@ -73,18 +73,18 @@ def agreed(
         typer.BadParameter: there is nobody to be asked.
         typer.Exit: the person would rather not.
     """
-    from retrycli import casework
     from retrycli.domain.errors import NoSuchMessage
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
     if isinstance(wanted, list):
         if yes or not (for_good or (asks_a_person and a_person_is_there(as_json=as_json))):
             return list(dict.fromkeys(wanted))
         require_a_person("it can't be undone", yes=yes, as_json=as_json)
-        found = casework.named(settings, wanted)
+        found = message_actions.named(settings, wanted)
     else:
         require_a_person("a filter may find many messages", yes=yes, as_json=as_json)
-        found = casework.find(settings, wanted)
+        found = message_actions.find(settings, wanted)
         if not found.ids:
             raise NoSuchMessage("no failed message matches, and nothing was changed; see `retrycli list-failed`")
     if not yes and (number := len(found.ids) - len(left_alone := expired(found.ids))):
@@ -109,7 +109,7 @@ def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | 
 
     What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
     """
-    from retrycli.app import HERE
+    from retrycli.operations.wiring import HERE
 
     signals = Signals()
     done = act(replace(HERE, stop_requested=signals.stop_requested))

@@ -10,7 +10,7 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, given_file
 
 if TYPE_CHECKING:
-    from retrycli.finding import Finding
+    from retrycli.operations.doctor.finding import Finding
 
 FAILED = 3
 MARKS = {"ok": "ok", "warning": "WARN", "failure": "FAIL"}
@@ -28,8 +28,8 @@ def doctor(
     config: ConfigFile = None,
 ) -> None:
     """Look whether everything is all right. Sends and writes nothing; exits with 3 if not."""
-    from retrycli import doctor as checks
-    from retrycli.finding import failed
+    from retrycli.operations import doctor as checks
+    from retrycli.operations.doctor.finding import failed
     from retrycli.views import terminal
 
     file = given_file(ctx, config)

@@ -42,13 +42,13 @@ def edit(
 
     The text is the subject on its first line, a blank line, and the body. The message gets a new delivery key.
     """
-    from retrycli import editing
     from retrycli.domain.editable_message import difference
+    from retrycli.operations import edit_message
     from retrycli.views import terminal
 
     require_a_person("the change is shown before it is written", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    read, before = editing.read_draft(settings, message_id)
+    read, before = edit_message.read_draft(settings, message_id)
     if subject is None and body_file is None and recipient is None:
         after = _in_editor(message_id, before)
     else:
@@ -57,7 +57,7 @@ def edit(
     if not yes and after != before:
         terminal.show_difference(difference(before, after))
         ask(f"Write this to message {message_id}?")
-    changed = editing.write_draft(settings, read, after, by=by) if after != before else []
+    changed = edit_message.write_draft(settings, read, after, by=by) if after != before else []
     if as_json:
         terminal.show_json({"id": message_id, "changed": changed})
         return

@@ -58,16 +58,16 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
     """List what a person must look at, by cause."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli import desk
     from retrycli.domain.filter import Filter
+    from retrycli.operations import status
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    groups = desk.escalations(settings)
+    groups = status.escalations(settings)
     if terminal.on_terminal() and not as_json:
         _show(settings, groups)
         return
-    with desk.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
+    with status.list_messages(settings, Filter(state=State.ESCALATED), sort="id") as found:
         if as_json:
             fields = ({name: getattr(each, name) for name in ESCALATION_FIELDS} for each in found.messages)
             terminal.show_json({"escalations": fields, "groups": [_group_fields(each) for each in groups]})
@@ -77,14 +77,14 @@ def escalations(ctx: typer.Context, header: Header = False, as_json: Json = Fals
 
 def _show(settings: Settings, groups: Sequence[EscalationGroup]) -> None:
     """Those of one cause as one line, and then the others, as many as fit on a screen or two."""
-    from retrycli import desk
     from retrycli.domain.filter import Filter
+    from retrycli.operations import status
     from retrycli.views import terminal
 
     alike = [each for each in groups if each.count > 1 and each.fingerprint]
     _show_groups(alike)
     others = Filter(state=State.ESCALATED, other_than=[each.fingerprint for each in alike if each.fingerprint])
-    with desk.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
+    with status.list_messages(settings, others, sort="id", limit=ON_SCREEN) as found:
         messages = list(found.messages)
         more = found.total() - found.number if found.number == ON_SCREEN else 0
     _show_escalated(messages)
@@ -217,7 +217,7 @@ def acknowledge(
     config: ConfigFile = None,
 ) -> None:
     """Say that somebody sees to messages. They stay in the list, and are no longer new."""
-    from retrycli import casework
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
     found = filter_of(
@@ -233,7 +233,7 @@ def acknowledge(
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
     ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
-    done, received = interruptible(lambda here: casework.acknowledge(settings, ids, by=by, surroundings=here))
+    done, received = interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, surroundings=here))
     report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")
@@ -249,10 +249,10 @@ def note(
     config: ConfigFile = None,
 ) -> None:
     """Leave a word with an escalated message, for whoever looks next."""
-    from retrycli import casework
+    from retrycli.operations import message_actions
     from retrycli.views import terminal
 
-    casework.note(load_settings(ctx, config), message_id, text, by=by)
+    message_actions.note(load_settings(ctx, config), message_id, text, by=by)
     if as_json:
         terminal.show_json({"id": message_id, "note": text})
         return

@@ -37,9 +37,9 @@ if TYPE_CHECKING:
 
     from retrycli.config.loader import Loaded
     from retrycli.config.settings import Settings
-    from retrycli.desk import Status
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
-    from retrycli.explain import Explanation, Gate
+    from retrycli.operations.explain import Explanation, Gate
+    from retrycli.operations.status import Status
     from retrycli.system.crontab import Asker, Caller
     from retrycli.views.terminal import Cell, Row
 
@@ -86,7 +86,7 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli import desk
+    from retrycli.operations import status as desk
     from retrycli.system.crontab import Asker
     from retrycli.views import terminal
 
@@ -113,27 +113,27 @@ def status(
 
 def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
-    from retrycli import scheduler
+    from retrycli.operations import schedule
     from retrycli.system.crontab import Host
 
-    return None if loaded.file is None else scheduler.callers_of(loaded, Host(run=asker))
+    return None if loaded.file is None else schedule.callers_of(loaded, Host(run=asker))
 
 
 def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
     """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
-    from retrycli import scheduler
+    from retrycli.operations import schedule
     from retrycli.system.crontab import Host
 
-    return callers == [] and scheduler.none_hidden(Host(run=asker))
+    return callers == [] and schedule.none_hidden(Host(run=asker))
 
 
 def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
-    from retrycli import scheduler
     from retrycli.domain import suggested
+    from retrycli.operations import schedule
     from retrycli.system.crontab import Host
 
-    install = scheduler.to_install(loaded, Host())
+    install = schedule.to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
 
 
@@ -314,7 +314,7 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages: which wait, until when, and why."""
-    from retrycli import desk
+    from retrycli.operations import status as desk
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
@@ -364,7 +364,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
     A program gets the time; a person is told of those that expire soon, and of those that have.
     """
-    from retrycli.app import utc_now
+    from retrycli.operations.wiring import utc_now
     from retrycli.views import terminal
 
     most = _tries_allowed(settings)
@@ -400,7 +400,7 @@ def show_messages(settings: Settings, messages: Iterable[ListedMessage], *, name
 
 def _expiry(message: ListedMessage, settings: Settings, now: datetime) -> str:
     """Say when a waiting message expires, if that is worth a word; else nothing."""
-    from retrycli.expiry import EXPIRED, is_shown
+    from retrycli.operations.expiry import EXPIRED, is_shown
     from retrycli.views import terminal
 
     end, due = message.expires_at(settings.policies), message.next_attempt_at
@@ -432,7 +432,7 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message with its text, and every attempt at it."""
-    from retrycli import desk
+    from retrycli.operations import status as desk
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
@@ -548,7 +548,7 @@ def explain(
     config: ConfigFile = None,
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
-    from retrycli.explain import explain as explained
+    from retrycli.operations.explain import explain as explained
     from retrycli.system.crontab import Asker
     from retrycli.views import terminal
 

@@ -14,12 +14,12 @@ def register(app: typer.Typer) -> None:
 
 def metrics(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Print what Prometheus is told."""
-    from retrycli import desk
+    from retrycli.operations import status
     from retrycli.views import terminal
     from retrycli.views.prometheus import samples, text
 
     settings = load_settings(ctx, config)
-    measured = desk.metrics(settings)
+    measured = status.metrics(settings)
     if as_json:
         terminal.show_json({"metrics": samples(measured)})
         return

@@ -20,11 +20,13 @@ def try_out(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None
     """Send a test to each target of notifications. Exits with 3 unless all have taken it."""
     import uuid
 
-    from retrycli import tell
+    from retrycli.operations import notifications
     from retrycli.views import terminal
 
-    tried = tell.try_out(load_settings(ctx, config), str(uuid.uuid4()))
-    failed = {"notify.ping_url" if each.target == tell.PING else "notify.urls" for each in tried if each.failure}
+    tried = notifications.try_out(load_settings(ctx, config), str(uuid.uuid4()))
+    failed = {
+        "notify.ping_url" if each.target == notifications.PING else "notify.urls" for each in tried if each.failure
+    }
     if as_json:
         found = [
             {"target": each.target, "scheme": each.scheme, "accepted": each.failure is None, "error": each.failure}

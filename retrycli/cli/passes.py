@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retrycli.domain.events import PassSummary
     from retrycli.domain.listing import ListedMessage
     from retrycli.domain.pass_record import PassRecord, PauseRecord
-    from retrycli.preview import Preview, Sum
+    from retrycli.operations.dry_run import Preview, Sum
     from retrycli.views.terminal import Cell, Row
 
 ON_SCREEN = 50
@@ -88,7 +88,7 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli import app
+    from retrycli.operations import wiring as app
     from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
@@ -149,8 +149,8 @@ def why_it_ended(reason: str | None, detail: str | None) -> str | None:
 
 
 def _preview(settings: Settings, limit: int | None, *, as_json: bool) -> None:
-    from retrycli.app import utc_now
-    from retrycli.preview import preview, sum_of
+    from retrycli.operations.dry_run import preview, sum_of
+    from retrycli.operations.wiring import utc_now
     from retrycli.views import terminal
 
     found = sum_of(settings)
@@ -201,7 +201,7 @@ def _would_send(message: ListedMessage, made: Cell, found: Sum) -> Row:
 def _sum_up(settings: Settings, found: Sum, foreseen: Preview, now: datetime) -> None:
     """Say how many messages would go where, and how old the oldest is: it may be nobody's wish any more."""
     from retrycli.domain import suggested
-    from retrycli.preview import count_waiting
+    from retrycli.operations.dry_run import count_waiting
     from retrycli.views import terminal
 
     would = "A pass would"
@@ -246,7 +246,7 @@ def _say_what_is_down(found: Sum, foreseen: Preview) -> None:
 
 
 def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
-    from retrycli.preview import LONG_AGO
+    from retrycli.operations.dry_run import LONG_AGO
     from retrycli.views import terminal
 
     terminal.say(f"The oldest is of {terminal.local_time(oldest)}, {terminal.ago(oldest, now)}.")
@@ -262,10 +262,10 @@ def passes(
     config: ConfigFile = None,
 ) -> None:
     """Show the last passes, skipped ones too."""
-    from retrycli import desk
+    from retrycli.operations import status
     from retrycli.views import terminal
 
-    found, pauses, lost = desk.last_passes(load_settings(ctx, config), limit=limit)
+    found, pauses, lost = status.last_passes(load_settings(ctx, config), limit=limit)
     if as_json:
         terminal.show_json({"passes": [asdict(each) for each in found], "pauses": [asdict(each) for each in pauses]})
         return
@@ -325,7 +325,7 @@ def pause(
     config: ConfigFile = None,
 ) -> None:
     """Hold deliveries back until `resume`, or for a time."""
-    from retrycli import desk
+    from retrycli.operations import status
     from retrycli.views import terminal
 
     span = None if length is None else length_of_time(length, "--for")
@@ -333,7 +333,7 @@ def pause(
         raise typer.BadParameter(
             "it would be over at once; leave --for out to pause until `retrycli resume`", param_hint="--for"
         )
-    begun, replaced = desk.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
+    begun, replaced = status.pause(load_settings(ctx, config), length=span, reason=reason, by=by)
     if replaced is not None:
         terminal.complain(f"retrycli: this replaces {replaced.in_words}")
     until = f"until {terminal.local_time(begun.until)}" if begun.until else "until `retrycli resume`"
@@ -343,9 +343,9 @@ def pause(
 
 def resume(ctx: typer.Context, by: By = None, config: ConfigFile = None) -> None:
     """End a pause."""
-    from retrycli import desk
+    from retrycli.operations import status
     from retrycli.views import terminal
 
-    ended = desk.resume(load_settings(ctx, config), by=by)
+    ended = status.resume(load_settings(ctx, config), by=by)
     terminal.say("Resumed; passes deliver again." if ended else "Nothing was paused.")
     terminal.say("Next: retrycli status")

@@ -10,8 +10,8 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, all_utf8, ask, load_setti
 from retrycli.domain.message import MessageType
 
 if TYPE_CHECKING:
-    from retrycli.presets import MessageSummary, PresetSummary
-    from retrycli.trial import Trial
+    from retrycli.operations.presets import MessageSummary, PresetSummary
+    from retrycli.operations.trial_delivery import Trial
 
 NOT_DELIVERED = 3
 NOT_FOUND = "no: such a message would be sent again; mend the preset's look_up, unless the system shows it later"
@@ -32,7 +32,7 @@ def presets(ctx: typer.Context, as_json: Json = False) -> None:
     """Look at presets: what retrycli knows of ticketing systems. Without a command, list them."""
     if ctx.invoked_subcommand is not None:
         return
-    from retrycli import presets as operation
+    from retrycli.operations import presets as operation
     from retrycli.views import terminal
 
     found = operation.bundled()
@@ -48,7 +48,7 @@ def show(
     preset: Annotated[str, typer.Argument(metavar="NAME", help="One of retrycli's own, or a file.", callback=utf8)],
 ) -> None:
     """Print a preset as it is written: a beginning for one of your own."""
-    from retrycli import presets as operation
+    from retrycli.operations import presets as operation
     from retrycli.views import terminal
 
     terminal.show_text(operation.source(preset))
@@ -61,7 +61,7 @@ def check(
     config: ConfigFile = None,
 ) -> None:
     """Check a preset, and say what it can do. Nothing is sent."""
-    from retrycli import presets as operation
+    from retrycli.operations import presets as operation
     from retrycli.views import terminal
 
     found, compared = operation.check(load_settings(ctx, config), preset)
@@ -116,8 +116,8 @@ def deliver_test(
 
     It goes past the queue. Secrets are masked.
     """
-    from retrycli import trial
-    from retrycli.app import login_name
+    from retrycli.operations import trial_delivery
+    from retrycli.operations.wiring import login_name
     from retrycli.views import terminal
 
     if not ticket.strip():
@@ -127,7 +127,7 @@ def deliver_test(
         require_a_person(f"a message to a {message_type} leaves the house", yes=yes, as_json=as_json)
         if not yes:
             ask(f"Send a test to the {message_type} of ticket {ticket}?")
-    tried = trial.deliver_test(
+    tried = trial_delivery.deliver_test(
         settings,
         ticket=ticket,
         message_type=message_type,

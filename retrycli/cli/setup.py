@@ -54,15 +54,15 @@ def init(
     config: ConfigFile = None,
 ) -> None:
     """Write a commented retrycli.toml, and make the tables."""
-    from retrycli import upkeep
     from retrycli.domain.errors import RetrycliError
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
     file = config or ctx.obj.config or Path("retrycli.toml")
-    upkeep.write_config(file, database_url=database_url, base_url=base_url)
+    maintenance.write_config(file, database_url=database_url, base_url=base_url)
     try:
         settings = load_settings(ctx, file)
-        place = upkeep.make_tables(settings)
+        place = maintenance.make_tables(settings)
     except RetrycliError:
         file.unlink()  # or it would be in the way of the command that is put right
         raise
@@ -92,11 +92,11 @@ def config_show(ctx: typer.Context, as_json: Json = False, config: ConfigFile = 
 
 def config_check(ctx: typer.Context, as_json: Json = False, config: ConfigFile = None) -> None:
     """Check the settings, the preset, the database and its tables. Nothing is sent."""
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    facts = upkeep.check(settings)
+    facts = maintenance.check(settings)
     if as_json:
         terminal.show_json({"ok": True} | {name.lower(): value for name, value in facts.items()})
         return
@@ -109,10 +109,10 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
 
     It is for when the application has renamed its table. The queue belongs to one table, and every other is refused.
     """
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
-    with upkeep.belonging(load_settings(ctx, config)) as (before, accept):
+    with maintenance.belonging(load_settings(ctx, config)) as (before, accept):
         messages = terminal.count(before.messages, "message")
         if not as_json:
             terminal.say(f"The queue belongs to {before.remembered or 'no table yet'}, and has {messages}.")
@@ -141,10 +141,10 @@ def table_accept(ctx: typer.Context, yes: Yes = False, as_json: Json = False, co
 
 def db_upgrade(ctx: typer.Context, config: ConfigFile = None) -> None:
     """Bring retrycli's own tables to this program's version."""
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
-    before, after = upkeep.upgrade(load_settings(ctx, config))
+    before, after = maintenance.upgrade(load_settings(ctx, config))
     terminal.say(f"Tables are at version {after}" + (f", from {before}." if before not in {None, after} else "."))
     terminal.say("Next: retrycli status")
 
@@ -154,7 +154,7 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
 
     Stop cron first, on every host: the next pass of this program would upgrade them again.
     """
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
@@ -162,7 +162,7 @@ def db_downgrade(ctx: typer.Context, yes: Yes = False, config: ConfigFile = None
     if not yes:
         terminal.say("It deletes what the older version does not know. Cron must be stopped on every host.")
         ask("Downgrade the tables?")
-    before, after = upkeep.downgrade(settings)
+    before, after = maintenance.downgrade(settings)
     terminal.say(f"Tables are at version {after}, from {before}.")
     terminal.say("Next: install the older version; every command of this one upgrades them again")
 
@@ -175,20 +175,20 @@ def db_prune(
     config: ConfigFile = None,
 ) -> None:
     """Forget old attempts, acts and passes. Messages and the queue are not touched."""
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
     before = datetime.now(UTC) - length_of_time(older_than, "--older-than")
     require_a_person("what is forgotten is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    old = upkeep.count_history(settings, before=before)
+    old = maintenance.count_history(settings, before=before)
     attempts, acts = terminal.count(old["attempts"], "attempt"), terminal.count(old["acts"], "act")
     found = f"{attempts}, {acts} and {terminal.count(old['passes'], 'pass', 'passes')}"
     if not as_json:
         terminal.say(f"{found} ended before {terminal.local_time(before)}.")
     if not yes:
         ask("Forget them for good?")
-    upkeep.prune(settings, before=before)
+    maintenance.prune(settings, before=before)
     if as_json:
         terminal.show_json(old)
         return
@@ -209,18 +209,18 @@ def db_erase(
 
     The history still has that there was an edit, by whom, and of which columns. The application's table is not touched.
     """
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
     require_a_person("what is erased is gone", yes=yes, as_json=as_json)
     settings = load_settings(ctx, config)
-    found = upkeep.count_texts(settings, ticket)
+    found = maintenance.count_texts(settings, ticket)
     edits = terminal.count(found, "edit")
     if not as_json:
         terminal.say(f"retrycli has the texts of {edits} of ticket {printable(ticket)}.")
     if found and not yes:
         ask("Erase them for good?")
-    erased = upkeep.erase_texts(settings, ticket)
+    erased = maintenance.erase_texts(settings, ticket)
     if as_json:
         terminal.show_json({"ticket": ticket, "edits": erased})
         return
@@ -255,14 +255,14 @@ def db_copy(
     It is for when the application's data has moved, and may be run again at any time. Others on this machine can see a
     password in an option: leave out what database.url says.
     """
-    from retrycli import move
+    from retrycli.operations import copy_database
     from retrycli.views import terminal
 
     if source is None and target is None:
         raise typer.BadParameter("name the other database; the one left out is database.url", param_hint="--from, --to")
     settings = load_settings(ctx, config)
     with terminal.tally("Looking at both") as follow:
-        done = move.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
+        done = copy_database.copy(settings, source=source, target=target, overwrite=overwrite, listen=follow)
     if as_json:
         tables = [{**asdict(each), "verified": each.verified} for each in done.tables]
         facts = {"source": done.source, "target": done.target, "paused": done.paused, "verified": done.verified}
@@ -295,10 +295,10 @@ def db_index(
     config: ConfigFile = None,
 ) -> None:
     """Offer an index on the application's table, for a big one."""
-    from retrycli import upkeep
+    from retrycli.operations import maintenance
     from retrycli.views import terminal
 
-    with upkeep.failed_index(load_settings(ctx, config)) as index:
+    with maintenance.failed_index(load_settings(ctx, config)) as index:
         before, statements = index.state(), index.statements(drop=drop)
         if not as_json:
             terminal.say(FAILED_INDEX[before])

@@ -13,7 +13,7 @@ from retrycli.cli.shared import length_of_time
 if TYPE_CHECKING:
     from types import FrameType
 
-    from retrycli.sandbox import Seen
+    from retrycli.operations.sandbox import Seen
 
 
 def register(app: typer.Typer) -> None:
@@ -31,7 +31,7 @@ def sandbox(
 ) -> None:
     """Play a ticketing API on loopback, to try things out. It keeps what it receives: GET /received."""
     from retrycli.domain import suggested
-    from retrycli.sandbox import Behaviour, Sandbox, share
+    from retrycli.operations.sandbox import Behaviour, Sandbox, share
     from retrycli.views import terminal
 
     try:
@@ -65,6 +65,6 @@ def _tell(seen: Seen) -> None:
 
 def demo() -> None:
     """Show the main job at work, on an example made for it."""
-    from retrycli.demo import run
+    from retrycli.operations.demo import run
 
     run()

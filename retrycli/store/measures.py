@@ -82,7 +82,7 @@ class Measures:
         """Failed messages: waiting (due ones included), due, sending, escalated.
 
         Those that the queue does not know yet are waiting; when they are due, the next pass decides (see
-        `retrycli.preview.counts`).
+        `retrycli.operations.dry_run.counts`).
         """
         m = self._database.messages
         statement = (

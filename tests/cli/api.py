@@ -8,7 +8,7 @@ from datetime import timedelta
 from random import Random
 from threading import Event
 
-from retrycli.sandbox import Answer, Behaviour, Sandbox
+from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.cli.command import LONGEST
 
 BAD_GATEWAY: Answer = (502, {})

@@ -13,10 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
-from retrycli import app
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Gateway as GatewaySettings
 from retrycli.config.settings import Run, Settings
+from retrycli.operations import wiring
 from retrycli.system.pass_lock import Holder, PassLock
 
 TABLES = """
@@ -96,15 +96,15 @@ class Application:
     def lock(self) -> Path:
         """The lock file of its passes; that for a server's database is none of this machine's usual place."""
         if self.is_sqlite:
-            return app.lock_path(self.settings("http://127.0.0.1:9"))
+            return wiring.lock_path(self.settings("http://127.0.0.1:9"))
         return Path(tempfile.gettempdir(), f"{make_url(self.url).database}.lock")
 
     @contextmanager
     def held(self) -> Iterator[None]:
         """Hold the lock as a pass does."""
         lock = PassLock(self.lock)
-        holder = Holder(os.getpid(), "mill", app.utc_now())
-        lock.acquire(holder, wait_seconds=0, now=app.utc_now, sleep=lambda _: None)
+        holder = Holder(os.getpid(), "mill", wiring.utc_now())
+        lock.acquire(holder, wait_seconds=0, now=wiring.utc_now, sleep=lambda _: None)
         try:
             yield
         finally:

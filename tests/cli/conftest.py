@@ -10,9 +10,9 @@ from random import Random
 
 import pytest
 
-from retrycli.app import open_database
 from retrycli.config.settings import Database, Settings
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import open_database
 from tests.cli.application import Application
 from tests.cli.command import Cli
 from tests.cli.story import Api, Begin, Story, tables_without

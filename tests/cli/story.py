@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, cast
 
 from sqlalchemy import make_url
 
-from retrycli import app
 from retrycli.config.settings import BreakerSettings
-from retrycli.sandbox import Answer, Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.cli.api import REJECTS
 from tests.cli.application import TABLES, TICKETS
 
@@ -129,7 +129,7 @@ class Story:
     def write(self, message_id: int = 1, /, **columns: object) -> None:
         """Change a row; the application sets ``updated_at`` if its table has one."""
         if "updated_at" in self.columns:
-            columns = {"updated_at": str((app.utc_now() + self.ahead).replace(tzinfo=None)), **columns}
+            columns = {"updated_at": str((wiring.utc_now() + self.ahead).replace(tzinfo=None)), **columns}
         assignments = ", ".join(f"{name} = ?" for name in columns)
         statement = f"UPDATE pending_messages SET {assignments} WHERE id = ?"
         self.application.execute(statement, *columns.values(), message_id)
@@ -168,7 +168,7 @@ class Story:
         """Make a pass, a while after the last one."""
         self.ahead += wait
         ahead = self.ahead
-        return app.run_once(self.settings, surroundings=replace(app.HERE, now=lambda: app.utc_now() + ahead))
+        return wiring.run_once(self.settings, surroundings=replace(wiring.HERE, now=lambda: wiring.utc_now() + ahead))
 
     def ticks(self, number: int) -> None:
         """Make passes."""

@@ -10,7 +10,7 @@ from tests.cli.api import BUSY, Scripted
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

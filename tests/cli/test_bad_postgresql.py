@@ -15,9 +15,9 @@ import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
-from retrycli import app
 from retrycli.config.settings import Database, Settings
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store.remedies import BY_STATE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back
@@ -85,7 +85,7 @@ class Desk:
             self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
         )
         now = datetime.now(UTC) + later
-        return app.run_once(settings, surroundings=replace(app.HERE, now=lambda: now))
+        return wiring.run_once(settings, surroundings=replace(wiring.HERE, now=lambda: now))
 
     def role(self, *grants: str) -> str:
         """Make a role that may do this much; its name."""
@@ -101,7 +101,7 @@ def template(server: Server) -> Iterator[str]:
     """A database that retrycli has its tables in."""
     with postgresql.database(at=server.url) as url:
         Application(url)
-        with app.open_database(Settings(database=Database(url=url))):
+        with wiring.open_database(Settings(database=Database(url=url))):
             pass
         yield url
 

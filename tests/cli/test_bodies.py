@@ -18,7 +18,7 @@ from tests.store.application import Application
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.command import Cli
 
 BODY = "Dear Ms Oyelaran"

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import desk
-from retrycli.app import never_set_back, open_database
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.events import StartedBy
 from retrycli.domain.message import Claim
+from retrycli.operations import status
+from retrycli.operations.wiring import never_set_back, open_database
 from retrycli.store.claims import Claims
 from retrycli.store.ledger import Ledger
 from tests.cli.api import BUSY, TAKES, Scripted
@@ -107,7 +107,7 @@ def test_an_outage_that_began_by_a_wrong_clock_ends_with_the_next_probe(at: Desk
 def test_a_pass_made_by_hand_between_two_ticks_is_no_tick(at: Desk) -> None:
     tried(at, range(3))
     at.run_at(NOON + 2 * TICK + TICK / 2, StartedBy.PERSON)
-    found = desk.status(at.settings, now=lambda: NOON + 2 * TICK + TICK / 2)
+    found = status.status(at.settings, now=lambda: NOON + 2 * TICK + TICK / 2)
     assert found.next_run == NOON + 3 * TICK
 
 
@@ -116,7 +116,7 @@ def test_a_pass_that_began_a_little_before_its_tick_is_that_ticks(at: Desk) -> N
     tried(at, range(3))
     early = 3 * TICK - timedelta(seconds=20)
     tried(at, range(1), ahead=early)
-    found = desk.status(at.settings, now=lambda: NOON + early)
+    found = status.status(at.settings, now=lambda: NOON + early)
     assert found.next_run == NOON + 4 * TICK
 
 
@@ -125,12 +125,12 @@ def test_meanwhile_status_tells_of_what_was_by_the_right_clock(at: Desk) -> None
     at.add(1)
     tried(at, range(1))
     tried(at, range(1, 2), ahead=MONTH)
-    found = desk.status(at.settings, now=lambda: NOON + 2 * TICK)
+    found = status.status(at.settings, now=lambda: NOON + 2 * TICK)
     assert (found.state, found.next_run) == ("ok", NOON + 3 * TICK)
     assert found.last_pass is not None
     assert found.last_pass.started_at == NOON
     assert [each.started_at for each in found.hosts] == [NOON]
-    assert desk.status(at.settings, now=lambda: NOON + 10 * TICK).state == "late"
+    assert status.status(at.settings, now=lambda: NOON + 10 * TICK).state == "late"
 
 
 @on_both

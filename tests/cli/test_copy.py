@@ -21,9 +21,9 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
-from retrycli import app
 from retrycli.config.settings import Database, Gateway, Run, Settings
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store import schema
 from retrycli.store.copy import COPIED
 from retrycli.system.pass_lock import Holder, PassLock
@@ -67,7 +67,7 @@ def database(folder: Path, kind: str, template: str | None = None) -> Iterator[s
         with postgresql.database(template) as url:
             yield url
         # It is in a folder of the user who runs the tests.
-        app.lock_path(settings_at(url, NOBODY)).unlink(missing_ok=True)
+        wiring.lock_path(settings_at(url, NOBODY)).unlink(missing_ok=True)
         return
     file = folder / f"{uuid.uuid4().hex}.db"
     file.touch()
@@ -89,7 +89,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Templates]:
             url = until_the_end.enter_context(database(folder, kind))
             Application(url).close()
             if age == "old":
-                with app.open_database(settings_at(url, NOBODY)):
+                with wiring.open_database(settings_at(url, NOBODY)):
                     pass
             made[kind, age] = url
         yield made
@@ -170,8 +170,8 @@ def fill(application: Application) -> None:
     """
     with Scripted(TAKES, REJECTS, BUSY) as api:
         application.add_all([{}, {}, {}, {}])
-        here = replace(app.HERE, now=lambda: HOURS_AGO)
-        app.run_once(settings_at(application.url, api.url), surroundings=here)
+        here = replace(wiring.HERE, now=lambda: HOURS_AGO)
+        wiring.run_once(settings_at(application.url, api.url), surroundings=here)
     application.add()
     queued = {
         "message_id": 5,
@@ -517,7 +517,7 @@ def test_while_messages_are_being_sent_it_is_refused(between_files: Move, side: 
 
 
 def test_while_a_pass_holds_the_lock_it_is_refused(between_files: Move) -> None:
-    lock = PassLock(app.lock_path(settings_at(between_files.old.url, NOBODY)))
+    lock = PassLock(wiring.lock_path(settings_at(between_files.old.url, NOBODY)))
     lock.acquire(Holder(4711, "mill", NOON), wait_seconds=0, now=lambda: NOON, sleep=lambda _: None)
     patient = replace(between_files, cli=between_files.cli.having({"RETRYCLI_RUN__WAIT_LOCK_SECONDS": "0"}))
     assert "another pass holds the lock" in patient.refusal(code=75)

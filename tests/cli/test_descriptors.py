@@ -22,7 +22,7 @@ from tests.store.conftest import in_every_mode
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli, Finished
 
@@ -32,7 +32,7 @@ ADDRESS = re.compile(r"at (http://127\.0\.0\.1:\d+);")
 IMPORTS_AFTER_THE_FIRST_REQUEST = """
 import os, random, sys
 import retrycli
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
 
 at_first, at_last = [], []
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app
-from retrycli.sandbox import Answer, Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Answer, Behaviour, Sandbox
 from tests.channels import webhook
 from tests.cli.api import BUSY, TAKES, Gate
 from tests.conftest import on_both
@@ -67,8 +67,8 @@ class Passes:
     now: datetime
 
     def run(self, *, probe: bool = False) -> PassSummary:
-        here = replace(app.HERE, now=lambda: self.now)
-        return app.run_once(self.settings, probe=probe, surroundings=here)
+        here = replace(wiring.HERE, now=lambda: self.now)
+        return wiring.run_once(self.settings, probe=probe, surroundings=here)
 
     def wait(self, time: timedelta) -> Passes:
         self.now += time
@@ -92,7 +92,7 @@ def attempts(application: Application) -> list[tuple[object, object, object]]:
 def test_one_message_that_always_gets_a_500_is_escalated_in_the_end(application: Application) -> None:
     application.add(1)
     with api(BROKEN) as server:
-        passes = Passes(application.settings(server.url), app.utc_now())
+        passes = Passes(application.settings(server.url), wiring.utc_now())
         while application.state(1) != "escalated" and len(server.tickets) < 25:
             passes.wait(timedelta(hours=6)).run()
     assert len(server.tickets) == 10
@@ -105,7 +105,7 @@ def test_a_message_that_is_alone_in_an_outage_is_escalated_by_its_answers(applic
     application.add(1)
     with api(BROKEN) as server:
         down = server.url
-    passes = Passes(application.settings(down), app.utc_now())
+    passes = Passes(application.settings(down), wiring.utc_now())
     while not application.rows("retrycli_breakers") or len(attempts(application)) < 5:
         passes.wait(timedelta(hours=6)).run()
     assert application.row(1)["retry_count"] == 5
@@ -204,8 +204,8 @@ def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, applic
         finally:
             gate.opened.set()
         assert attempts(application) == [*((each, "permanent", 403) for each in (1, 2, 3)), (4, None, None)]
-        later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
-        summary = app.run_once(application.settings(server.url), surroundings=later)
+        later = replace(wiring.HERE, now=lambda: wiring.utc_now() + timedelta(hours=1))
+        summary = wiring.run_once(application.settings(server.url), surroundings=later)
     assert (summary.escalated, summary.released) == (3, 3)
     assert queue(application)[1] == ("escalated", "permanent")
     assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]
@@ -224,7 +224,7 @@ def open_breaker(application: Application, passes: Passes) -> None:
 
 def test_a_delivery_by_hand_closes_the_breaker(cli: Cli, application: Application) -> None:
     with api(BUSY) as server:
-        open_breaker(application, Passes(application.settings(server.url), app.utc_now()))
+        open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
         server.says = lambda _: TAKES
         command = cli.having(application.variables(server.url))
         assert command("run-once").returncode == 69
@@ -237,7 +237,7 @@ def test_a_delivery_by_hand_closes_the_breaker(cli: Cli, application: Applicatio
 
 def test_run_once_probes_now_if_it_is_told_to(cli: Cli, application: Application) -> None:
     with api(BUSY) as server:
-        open_breaker(application, Passes(application.settings(server.url), app.utc_now()))
+        open_breaker(application, Passes(application.settings(server.url), wiring.utc_now()))
         command = cli.having(application.variables(server.url))
         assert command("run-once", "--probe").returncode == 69
         assert len(server.tickets) == 6
@@ -250,7 +250,7 @@ def test_run_once_probes_now_if_it_is_told_to(cli: Cli, application: Application
 
 def test_a_pass_made_from_python_probes_now_if_it_is_told_to(application: Application) -> None:
     with api(BUSY) as server:
-        passes = Passes(application.settings(server.url), app.utc_now())
+        passes = Passes(application.settings(server.url), wiring.utc_now())
         open_breaker(application, passes)
         server.says = lambda _: TAKES
         assert passes.run().reason == "breaker_open"

@@ -18,7 +18,7 @@ from tests.conftest import on_both, on_sqlite
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

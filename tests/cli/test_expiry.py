@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.aftermath import leave
-from retrycli.app import utc_now
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Logging, Schedule, Settings
 from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.operations.aftermath import leave
+from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.views.log_lines import configure, logger
 from tests.cli.command import COLUMNS
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

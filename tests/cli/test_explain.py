@@ -12,15 +12,16 @@ from typing import TYPE_CHECKING, Literal
 
 import pytest
 
-from retrycli import app, casework, desk
-from retrycli.app import Surroundings
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import StartedBy, StopReason
 from retrycli.domain.message import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.explain import Explanation, explain
+from retrycli.operations import message_actions, wiring
+from retrycli.operations import status as desk
+from retrycli.operations.explain import Explanation, explain
+from retrycli.operations.wiring import Surroundings
 from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from sqlalchemy import ColumnElement
 
     from retrycli.domain.events import PassSummary
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.cli.command import Cli
 
 NOON = datetime(2026, 3, 2, 12, 0, 2, 700_000, tzinfo=UTC)
@@ -76,7 +77,7 @@ class Desk:
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
         """Have cron make a pass, or whoever is named."""
         around = Surroundings(now=self.clock(now), rng=self.rng)
-        return app.run_once(self.settings, surroundings=around, started_by=starter)
+        return wiring.run_once(self.settings, surroundings=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
         return explain(self.settings, message_id, surroundings=Surroundings(now=lambda: now))
@@ -193,7 +194,7 @@ def requeued(desk: Desk) -> None:
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
     desk.run_at(NOON)
-    done = casework.requeue(desk.settings, [1], by="ada", surroundings=Surroundings(now=lambda: NOON))
+    done = message_actions.requeue(desk.settings, [1], by="ada", surroundings=Surroundings(now=lambda: NOON))
     assert done.done == 1
 
 
@@ -204,7 +205,7 @@ def tried_by_hand(desk: Desk) -> None:
     desk.answers(OVERLOADED)
     desk.run_at(NOON)
     desk.api.retry_after[503] = "7200"
-    app.retry(desk.settings, 1, by="ada", surroundings=Surroundings(now=lambda: NOON))
+    wiring.retry(desk.settings, 1, by="ada", surroundings=Surroundings(now=lambda: NOON))
     desk.answers(TAKES)
 
 
@@ -312,7 +313,7 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     for message_id in due:
         at.add(message_id)
     nothing_sent = Surroundings(now=lambda: NOON, stop_requested=lambda: True)
-    app.run_once(at.settings, surroundings=nothing_sent, started_by=StartedBy.CRON)
+    wiring.run_once(at.settings, surroundings=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app
 from retrycli.config.settings import Run
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.channels import webhook
 from tests.cli.api import BUSY, REJECTS, TAKES, Scripted, held_back
 from tests.cli.command import Cli, Finished, end, side_by_side
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from retrycli.domain.events import PassSummary
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.cli.application import Application
 
 on_postgresql = pytest.mark.databases("postgresql")
@@ -56,7 +56,7 @@ def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: tim
     """Make a pass as another host does, when so much time has gone by."""
     settings = application.settings(api.url).model_copy(update={"run": Run(lock_file=lock)})
     now = datetime.now(UTC) + later
-    return app.run_once(settings, surroundings=replace(app.HERE, now=lambda: now))
+    return wiring.run_once(settings, surroundings=replace(wiring.HERE, now=lambda: now))
 
 
 def statuses(application: Application) -> Counter[object]:

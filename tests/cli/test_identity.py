@@ -11,7 +11,7 @@ from tests.cli.story import LATER, LOST, OK, OTHER_TICKET, PERMANENT, REFUSED, T
 from tests.conftest import on_both, on_sqlite
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.cli.story import Begin
 
 pytestmark = on_both

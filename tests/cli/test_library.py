@@ -21,7 +21,7 @@ from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from retrycli.domain.events import Event
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

@@ -34,7 +34,7 @@ from tests.conftest import on_both
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.cli.application import Application
     from tests.cli.command import Cli
     from tests.cli.story import Begin, Story

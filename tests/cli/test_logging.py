@@ -19,7 +19,7 @@ from tests.users import OURS, need_root
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.sandbox import Answer, Sandbox
+    from retrycli.operations.sandbox import Answer, Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.app import HERE
 from retrycli.config.loader import load_settings
+from retrycli.operations.wiring import HERE
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
 from tests.cli.test_refused_rows import refuse

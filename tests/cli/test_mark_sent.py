@@ -15,7 +15,7 @@ from tests.cli.test_refused_rows import refuse
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
     from tests.cli.story import Begin

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from retrycli.sandbox import Sandbox
+from retrycli.operations.sandbox import Sandbox
 from tests.cli.api import BUSY, Scripted
 from tests.conftest import on_both
 

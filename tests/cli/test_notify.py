@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.sandbox import Behaviour
+from retrycli.operations.sandbox import Behaviour
 from tests.channels import TOKEN, Webhook, mail_server, webhook
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted
 from tests.cli.command import COLUMNS, Cli, wait_until
@@ -19,7 +19,7 @@ from tests.cli.command import COLUMNS, Cli, wait_until
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.sandbox import Answer, Sandbox
+    from retrycli.operations.sandbox import Answer, Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Finished
 

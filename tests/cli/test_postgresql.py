@@ -24,7 +24,7 @@ from tests.cli.command import end, side_by_side, wait_until
 from tests.users import mounted
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.command import Cli
 
 pytestmark = pytest.mark.databases("postgresql")

@@ -9,14 +9,14 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app
+from retrycli.operations import wiring
 from tests.cli.api import held_back
 from tests.conftest import on_both
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli, Finished
 
@@ -123,8 +123,8 @@ def check_a_later_pass_sends_others(
         close(application, closed)
         others = application.add_due(MESSAGES, first=201)
         gate.opened.set()
-        later = replace(app.HERE, now=lambda: app.utc_now() + timedelta(hours=1))
-        summary = app.run_once(application.settings(api.url), surroundings=later)
+        later = replace(wiring.HERE, now=lambda: wiring.utc_now() + timedelta(hours=1))
+        summary = wiring.run_once(application.settings(api.url), surroundings=later)
         assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
         check_handed_over(application, api, closed, others)
 

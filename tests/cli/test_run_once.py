@@ -15,9 +15,9 @@ from random import Random
 
 import pytest
 
-from retrycli import app, desk
-from retrycli.preview import preview
-from retrycli.sandbox import Behaviour, Received, Sandbox
+from retrycli.operations import status, wiring
+from retrycli.operations.dry_run import preview
+from retrycli.operations.sandbox import Behaviour, Received, Sandbox
 from tests.cli.api import BAD_GATEWAY, BUSY, FORBIDS, REJECTS, Meanwhile, Scripted, held_back
 from tests.cli.application import DUE, OWN, Application, Row
 from tests.cli.command import MODULE, Cli, Finished, end, wait_until
@@ -310,7 +310,9 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     application.add(1, hours_ago=2)
     application.add(2, hours_ago=5, retry_count=2)
     application.add(3, hours_ago=1)
-    app.run_once(settings, surroundings=replace(app.HERE, stop_requested=lambda: True))  # takes in and sends nothing
+    wiring.run_once(
+        settings, surroundings=replace(wiring.HERE, stop_requested=lambda: True)
+    )  # takes in and sends nothing
     application.add(4, hours_ago=4)
     application.add(5, hours_ago=1.5)
     application.add(6, hours_ago=0)
@@ -330,14 +332,14 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
 def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: Application, sandbox: Sandbox) -> None:
     """Whatever the application has done since the last pass: rows that are new, other messages now, or changed."""
     settings = application.settings(sandbox.url)
-    earlier = replace(app.HERE, stop_requested=lambda: True)  # takes in and sends nothing
+    earlier = replace(wiring.HERE, stop_requested=lambda: True)  # takes in and sends nothing
     for each in (1, 2, 3):
         application.add(each, hours_ago=0)
     for each in (4, 5):
         application.add(each, hours_ago=3)
     for each in (6, 7, 8):
         application.add(each, hours_ago=3, retry_count=10)
-    app.run_once(settings, surroundings=earlier)
+    wiring.run_once(settings, surroundings=earlier)
     assert [application.state(each) for each in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
     long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=each)) for each in (5, 0))
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
@@ -350,10 +352,10 @@ def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: 
     application.add(9, hours_ago=3)
     application.add(10, hours_ago=0)
     application.add(11, hours_ago=3, body=None)
-    due = desk.status(settings).messages["due"]
+    due = status.status(settings).messages["due"]
     with preview(settings) as found:
         foreseen, number = {each.id for each in found.messages}, found.number
-    app.run_once(settings)
+    wiring.run_once(settings)
     tried = {each["message_id"] for each in application.execute("SELECT message_id FROM retrycli_attempts")}
     assert foreseen == tried == {1, 6, 7, 9}
     assert (due, number) == (4, 4)
@@ -379,7 +381,9 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
     }.items():
         application.add(each, **columns)
     settings = application.settings(sandbox.url)
-    app.run_once(settings, surroundings=replace(app.HERE, stop_requested=lambda: True))  # takes in and sends nothing
+    wiring.run_once(
+        settings, surroundings=replace(wiring.HERE, stop_requested=lambda: True)
+    )  # takes in and sends nothing
     limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}
     cli = at_work.having(limits)
     application.add(4, hours_ago=5)

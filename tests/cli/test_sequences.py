@@ -22,7 +22,7 @@ from tests.conftest import on_both
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.cli.story import Begin, Story
 
 pytestmark = on_both

@@ -12,8 +12,8 @@ import pytest
 
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
+from retrycli.operations.maintenance import write_config
 from retrycli.store.schema import HEAD
-from retrycli.upkeep import write_config
 from tests.cli.application import OWN, Application
 from tests.cli.command import OPEN_TO_ALL
 from tests.conftest import on_both

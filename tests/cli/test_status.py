@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import retrycli
-from retrycli.sandbox import Behaviour
+from retrycli.operations.sandbox import Behaviour
 from retrycli.system.crontab import system_zone
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
@@ -21,7 +21,7 @@ from tests.conftest import on_both, on_sqlite
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

@@ -14,7 +14,7 @@ from tests.cli.command import Cli
 from tests.users import OURS, THEIRS, need_own_program, need_root, open_place, wrapper
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
 
 SECRET = "for root alone"
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import make_url
 
-from retrycli.app import utc_now
+from retrycli.operations.wiring import utc_now
 from tests.cli.story import LOST, OK, PERMANENT, REFUSED, impatient
 from tests.cli.test_refused_rows import CLOSED, refuse, refuse_rows
 from tests.conftest import on_both

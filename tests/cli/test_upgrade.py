@@ -19,7 +19,7 @@ from tests.conftest import on_both
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

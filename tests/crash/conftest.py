@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

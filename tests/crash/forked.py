@@ -23,10 +23,11 @@ from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli import app, load_settings
-from retrycli.aftermath import leave
+from retrycli import load_settings
 from retrycli.engine.ports import Identity
 from retrycli.engine.runner import run_pass
+from retrycli.operations import wiring
+from retrycli.operations.aftermath import leave
 from retrycli.system.pass_lock import PassLock
 from tests.crash.points import Points
 from tests.crash.scene import ROOT
@@ -118,11 +119,11 @@ def _make_pass_and_end(wanted: Wanted) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         ahead = timedelta(seconds=wanted.ahead_seconds)
-        surroundings = replace(app.HERE, now=lambda: app.utc_now() + ahead)
+        surroundings = replace(wiring.HERE, now=lambda: wiring.utc_now() + ahead)
         if wanted.point or wanted.listing:
             _make_pass_with_points(wanted, surroundings)
         else:
-            app.run_once(load_settings(Path(wanted.config)), surroundings=surroundings)
+            wiring.run_once(load_settings(Path(wanted.config)), surroundings=surroundings)
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -132,16 +133,16 @@ def _make_pass_and_end(wanted: Wanted) -> None:
         os._exit(code)
 
 
-def _make_pass_with_points(wanted: Wanted, surroundings: app.Surroundings) -> None:
+def _make_pass_with_points(wanted: Wanted, surroundings: wiring.Surroundings) -> None:
     """As `app.run_once` does, with a world in which there are points."""
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
-    lock = app._Lock(PassLock(app.lock_path(settings)), me, 0, surroundings.now, surroundings.stop_requested)
-    with app.open_database(settings) as database:
-        world = points.watch(app.make_world(settings, database, surroundings))
-        leave(settings, database, asyncio.run(run_pass(world, lock, app.pass_rules(settings), me)), world.now())
+    lock = wiring._Lock(PassLock(wiring.lock_path(settings)), me, 0, surroundings.now, surroundings.stop_requested)
+    with wiring.open_database(settings) as database:
+        world = points.watch(wiring.make_world(settings, database, surroundings))
+        leave(settings, database, asyncio.run(run_pass(world, lock, wiring.pass_rules(settings), me)), world.now())
     if wanted.listing is not None:
         Path(wanted.listing).write_text(json.dumps(points.reached))
 

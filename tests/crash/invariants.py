@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from datetime import datetime
 
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.crash.scene import Scene
 
 OTHERS_AT_THE_SERVER = "pg_stat_activity WHERE datname = current_database() AND pid <> pg_backend_pid()"

@@ -9,7 +9,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from retrycli import app, load_settings
+from retrycli import load_settings
+from retrycli.operations import wiring
 from tests.cli.application import Application
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ class Scene:
 
     def make_tables(self) -> None:
         """Make retrycli's own tables, as ``init`` does."""
-        with app.open_database(load_settings(self.config)):
+        with wiring.open_database(load_settings(self.config)):
             pass
 
     def has_tables(self) -> bool:
@@ -74,7 +75,7 @@ class Scene:
 
     def run_once_at(self, now: datetime) -> PassSummary:
         """Make a pass within this process, at a time that stands still."""
-        return app.run_once(load_settings(self.config), surroundings=replace(app.HERE, now=lambda: now))
+        return wiring.run_once(load_settings(self.config), surroundings=replace(wiring.HERE, now=lambda: now))
 
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None

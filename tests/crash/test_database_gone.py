@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app, load_settings
-from retrycli.app import utc_now
+from retrycli import load_settings
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
 from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
@@ -24,7 +25,7 @@ from tests.crash.points import AFTER_AN_ANSWER
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.crash.scene import Scene
 
 MESSAGES = 12
@@ -213,10 +214,10 @@ def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
             return utc_now() + (timedelta(0) if api.locks else LATER)
 
         with pytest.raises(DatabaseUnavailable, match="held its write lock for too long; end its transaction"):
-            app.run_once(load_settings(stage.config), surroundings=replace(app.HERE, now=now))
+            wiring.run_once(load_settings(stage.config), surroundings=replace(wiring.HERE, now=now))
         api.unlock()
         check_nothing_is_lost(stage, api, MESSAGES)
-        app.run_once(load_settings(stage.config))
+        wiring.run_once(load_settings(stage.config))
         assert [each.times for each in api.received] == [1], "another pass touched what was claimed"
         clear_up(stage, utc_now() + LATER)
         check_messages(stage, api, MESSAGES)

@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from retrycli.app import utc_now
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from retrycli.store.condition import ROOM
 from tests.channels import webhook
 from tests.cli.application import Application
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from pathlib import Path
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.crash.conftest import Disk
     from tests.crash.scene import Scene
 

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.app import utc_now
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from tests.crash import scene
 from tests.crash.invariants import check_messages, check_nothing_is_lost, clear_up
 

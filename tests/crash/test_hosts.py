@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import make_url
 
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.benchmarks.processes import Server
 from tests.cli.command import wait_until
 from tests.crash import scene
@@ -28,7 +28,7 @@ from tests.crash.scene import FIRST_TICKET
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
     from tests.crash.scene import Scene
 
 pytestmark = pytest.mark.databases("postgresql")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli import app, load_settings
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli import load_settings
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
 from tests.crash.invariants import (
@@ -103,7 +104,7 @@ class Lane:
 
         The last run is not killed. Its clock is past the lease of every pass before it, so that it can close them.
         """
-        ahead, lease = timedelta(0), app.pass_rules(load_settings(stage.config)).lease
+        ahead, lease = timedelta(0), wiring.pass_rules(load_settings(stage.config)).lease
         killed = {}
         for _ in range(MOST_RUNS + len(self.moments)):  # each kill uses up a moment, however slow the machine is
             done = nothing_is_left(stage)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.app import utc_now
 from retrycli.domain.events import PassResult, StopReason
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from tests.conftest import on_both
 from tests.crash import scene
 from tests.crash.gate import FREE, LONGEST_SECONDS, Gate
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from retrycli.sandbox import Received
+    from retrycli.operations.sandbox import Received
     from tests.crash.scene import Scene
 
 pytestmark = on_both

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.app import utc_now
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.crash import scene
 from tests.crash.forked import Wanted, forking
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
-    from retrycli.sandbox import Answer, Received
+    from retrycli.operations.sandbox import Answer, Received
     from tests.crash.forked import Ended
     from tests.crash.scene import Scene
     from tests.store.conftest import Factory

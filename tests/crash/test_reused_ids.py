@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.app import utc_now
+from retrycli.operations.wiring import utc_now
 from tests.cli.application import Application
 from tests.cli.story import Api
 from tests.crash import scene

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import create_engine, text
 
-from retrycli import app, load_settings
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli import load_settings
+from retrycli.operations import wiring
+from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests import postgresql
 from tests.crash import scene
 from tests.crash.scene import Scene
@@ -185,7 +186,7 @@ def _database(config: Path, rows: int) -> Iterator[Path]:
     with postgresql.database() as url:
         config.write_text(f'[database]\nurl = "{url}"\n[gateway]\nbase_url = "{NOBODY}"\n')
         _execute(config, TABLE_THERE)
-        with app.open_database(load_settings(config)):
+        with wiring.open_database(load_settings(config)):
             pass
         _execute(config, ROWS_THERE, rows=rows)
         _execute(config, QUEUE_THERE)

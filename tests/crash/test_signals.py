@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.app import utc_now
 from retrycli.domain.events import PassResult
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from tests.conftest import on_both
 from tests.crash import scene
 from tests.crash.gate import FREE, LONGEST_SECONDS, Gate

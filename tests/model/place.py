@@ -1,6 +1,6 @@
 """Where messages live: a database that the application, two hosts and a person share, and the clock.
 
-It is put together as `retrycli.app` does it, but for the ticketing API, which follows a script, and for death.
+It is put together as `retrycli.operations.wiring` does it, but for the ticketing API, which follows a script, and for death.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import text
 
-from retrycli import desk
-from retrycli.app import Surroundings, pass_rules
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Gateway as GatewaySettings
 from retrycli.config.settings import Schedule, Settings, TypeSchedule
@@ -26,6 +24,8 @@ from retrycli.domain.message import MessageType
 from retrycli.engine import manual_attempt
 from retrycli.engine import runner as engine
 from retrycli.engine.ports import Gateway, Identity, World
+from retrycli.operations import status
+from retrycli.operations.wiring import Surroundings, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -155,12 +155,12 @@ class Place:
 
     def pause(self, length: timedelta | None) -> None:
         """Hold deliveries back, for a time or until somebody resumes them."""
-        desk.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
+        status.pause(self.settings, length=length, by=OPERATOR, now=self.clock)
         self._paused_until = LATEST if length is None else self.clock.now + length
 
     def resume(self) -> None:
         """Let deliveries go on."""
-        desk.resume(self.settings, now=self.clock)
+        status.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
     def make_pass(self, host: Host, script: Script, *, limit: int | None, in_order: bool) -> PassSummary | None:

@@ -9,10 +9,10 @@ from datetime import timedelta
 from enum import Enum
 from typing import TYPE_CHECKING
 
-from retrycli import casework, editing
 from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
 from retrycli.domain.events import PassResult
 from retrycli.domain.operator_action import ActKind
+from retrycli.operations import edit_message, message_actions
 from tests.model.laws import Broken, is_readable
 from tests.model.picture import STUBBORN, take, time_of
 from tests.model.place import OPERATOR, Host, Place, Script
@@ -21,7 +21,7 @@ from tests.model.writes import Writes, next_ticket
 from tests.store.application import MINUTE, naive
 
 if TYPE_CHECKING:
-    from retrycli.casework import Done
+    from retrycli.operations.message_actions import Done
 
 LAST_CALLS = 4
 """So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
@@ -249,19 +249,19 @@ class Steps(Writes):
             case ActKind.EDITED:
                 return self._edit(message_id)
             case ActKind.REJECTED:
-                done = casework.reject(settings, [message_id], "no longer true", by=OPERATOR, surroundings=here)
+                done = message_actions.reject(settings, [message_id], "no longer true", by=OPERATOR, surroundings=here)
             case ActKind.REQUEUED:
-                done = casework.requeue(settings, [message_id], by=OPERATOR, surroundings=here)
+                done = message_actions.requeue(settings, [message_id], by=OPERATOR, surroundings=here)
             case _:
-                done = casework.acknowledge(settings, [message_id], by=OPERATOR, surroundings=here)
+                done = message_actions.acknowledge(settings, [message_id], by=OPERATOR, surroundings=here)
         return done.done == 1
 
     def _edit(self, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.surroundings
         try:
-            found, draft = editing.read_draft(settings, message_id, surroundings=here)
+            found, draft = edit_message.read_draft(settings, message_id, surroundings=here)
             wanted = replace(draft, subject=f"{draft.subject}, and once more")
-            return bool(editing.write_draft(settings, found, wanted, by=OPERATOR, surroundings=here))
+            return bool(edit_message.write_draft(settings, found, wanted, by=OPERATOR, surroundings=here))
         except RetrycliError:
             return False
 

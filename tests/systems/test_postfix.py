@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from retrycli.sandbox import Answer
+    from retrycli.operations.sandbox import Answer
 
 pytestmark = [pytest.mark.slow, *needs_postfix]
 

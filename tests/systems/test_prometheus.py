@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.app import Surroundings
 from retrycli.config.settings import Metrics
+from retrycli.operations.wiring import Surroundings
 from tests.systems.conftest import Prometheus
 from tests.systems.servers import wait_until
 
 if TYPE_CHECKING:
-    from retrycli.sandbox import Sandbox
+    from retrycli.operations.sandbox import Sandbox
     from tests.cli.application import Application
     from tests.cli.command import Cli
 

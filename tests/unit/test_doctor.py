@@ -16,12 +16,12 @@ from socket import gethostname
 
 import pytest
 
-from retrycli.app import STATE_FOLDER, open_database
 from retrycli.config.loader import Loaded, load
-from retrycli.doctor import calling, database, examine, machine, people
-from retrycli.doctor.case import Case
 from retrycli.domain.events import PassResult, PassSummary
-from retrycli.finding import Finding, Level, failed
+from retrycli.operations.doctor import calling, database, examine, machine, people
+from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.finding import Finding, Level, failed
+from retrycli.operations.wiring import STATE_FOLDER, open_database
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.system.crontab import Finished, Host

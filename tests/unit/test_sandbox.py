@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.sandbox import FAILURES, KEPT, LARGEST_BODY, Behaviour, Sandbox, Seen, share
+from retrycli.operations.sandbox import FAILURES, KEPT, LARGEST_BODY, Behaviour, Sandbox, Seen, share
 
 NOW = datetime(2026, 3, 1, 12, tzinfo=UTC)
 MESSAGE = {

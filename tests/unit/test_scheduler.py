@@ -21,7 +21,7 @@ from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import PassResult, StartedBy
 from retrycli.domain.pass_record import PassRecord
-from retrycli.scheduler import (
+from retrycli.operations.schedule import (
     Place,
     apply,
     callers_of,

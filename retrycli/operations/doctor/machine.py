@@ -10,12 +10,12 @@ from importlib.util import find_spec
 from pathlib import Path
 from shlex import quote
 
-from retrycli import scheduler
-from retrycli.app import STATE_FOLDER, lock_path
 from retrycli.config.loader import SECRETS, Loaded
 from retrycli.config.template import masked_url
-from retrycli.doctor.case import Case
-from retrycli.finding import Finding, failure, of_error, warning, well
+from retrycli.operations import schedule
+from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
+from retrycli.operations.wiring import STATE_FOLDER, lock_path
 from retrycli.store.condition import lack_of_room
 from retrycli.system import descriptors, filesystem
 from retrycli.system.pass_lock import OWN_STATE, PassLock
@@ -37,7 +37,7 @@ BY_THEM = "run doctor as the user who makes the passes"
 def settings(case: Case) -> Iterator[Finding]:
     """Where the settings come from, and whether a pass that cron begins would find them."""
     sources = {each.partition(" ")[0] for each in case.loaded.sources.values()}
-    where = None if case.loaded.file is None else scheduler.config_path(case.loaded)
+    where = None if case.loaded.file is None else schedule.config_path(case.loaded)
     if where is None:
         yield warning(
             "settings",
@@ -127,7 +127,7 @@ def _users(case: Case) -> frozenset[int]:
 
 def _pass_makers(case: Case) -> Iterator[int]:
     """Yield who may make the passes: whom a schedule names, then the owners of the database and the configuration."""
-    for each in scheduler.callers_of(case.loaded, case.host):
+    for each in schedule.callers_of(case.loaded, case.host):
         if (number := user_number(each.user or each.owner)) is not None:
             yield number
     for path in (case.database_file, case.loaded.file):
@@ -212,7 +212,7 @@ def lock(case: Case) -> Iterator[Finding]:
         yield well("lock", f"{path} is free")
         return
     words = f"{path} is held by {holder.in_words(case.now())}"
-    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + scheduler.MARGIN
+    longest = timedelta(minutes=case.settings.run.deadline_minutes) + case.settings.gateway.longest + schedule.MARGIN
     if holder.since is not None and case.now() - holder.since > longest:
         yield warning("lock", f"{words}, longer than a pass may take", f"see what it does: `ps {holder.pid}`; end it")
     else:

@@ -20,7 +20,6 @@ from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
 
-from retrycli import aftermath
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event, PassSummary, StartedBy
@@ -30,6 +29,7 @@ from retrycli.domain.outcome import Outcome
 from retrycli.domain.sanitize import encodable
 from retrycli.engine import runner
 from retrycli.engine.ports import Gateway, Identity, Lock, PassRules, World
+from retrycli.operations import aftermath
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable, clock_ahead
@@ -135,7 +135,7 @@ def run_once(
     make = partial(_make_pass, settings, lock, me, limit, surroundings, probe=probe)
     if settings.notify.ping_url is None:
         return make(listen)
-    from retrycli.tell import watched
+    from retrycli.operations.notifications import watched
 
     return watched(settings, me.pass_id, make, listen, surroundings.now)
 

@@ -6,14 +6,14 @@ import asyncio
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from retrycli.app import HERE, Surroundings, login_name, ready_to_send
-from retrycli.casework import Done, once, perform
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
 from retrycli.engine.ports import PassRules, World
+from retrycli.operations.message_actions import Done, once, perform
+from retrycli.operations.wiring import HERE, Surroundings, login_name, ready_to_send
 from retrycli.store.acts import Acts
 
 

@@ -62,7 +62,7 @@ def renew(settings: Settings, database: Database, path: Path, summary: PassSumma
     """
     if summary.result is PassResult.SKIPPED or not (_is_news(summary) or _is_stale(path, now)):
         return
-    from retrycli import standing
+    from retrycli.operations import standing
 
     try:
         standing.warn(

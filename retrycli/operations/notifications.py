@@ -22,10 +22,10 @@ from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.events import Event, PassResult, PassStarted, PassSummary
 from retrycli.domain.incidents import LOOKBACK, Trouble
 from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
-from retrycli.expiry import Expiring
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import Surroundings, trial, worded
+from retrycli.operations.expiry import Expiring
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.ledger import Ledger

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from retrycli.app import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.config.settings import Settings
 from retrycli.domain.editable_message import Draft
 from retrycli.domain.errors import NotEdited
@@ -10,6 +9,7 @@ from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import ticket_text
 from retrycli.domain.operator_action import Act
 from retrycli.engine import manual_attempt
+from retrycli.operations.wiring import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
 from retrycli.store.acts import Acts
 from retrycli.store.views import Views
 

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from retrycli.config.gateway import OneGateway
-from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
-from retrycli.finding import Finding, failure, warning, well
+from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger

@@ -8,12 +8,12 @@ from importlib.metadata import version
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from retrycli import standing
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
 from retrycli.domain.events import PassResult
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.operations import standing
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -27,7 +27,7 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
     with _or_warn("The log does not tell what has changed"):
         _tell_the_news(settings, Ledger(database), summary)
     if settings.logging.file is not None:
-        from retrycli import standing
+        from retrycli.operations import standing
 
         with _or_warn("The log file was not checked"):
             standing.warn(
@@ -35,22 +35,22 @@ def leave(settings: Settings, database: Database, summary: PassSummary, now: dat
             )
     about_to_expire = None
     if any(each.expires_after for each in settings.policies.values()):
-        from retrycli import expiry
+        from retrycli.operations import expiry
 
         with _or_warn("No messages about to expire were looked for"):
             about_to_expire = expiry.expiring(settings, database, summary, now)
             if about_to_expire is not None:
                 expiry.warn(database, about_to_expire, now, settings.notify.remind)
     if settings.notify.urls:
-        from retrycli.tell import notify
+        from retrycli.operations.notifications import notify
 
         notify(settings, database, summary, now, about_to_expire)
     if settings.metrics.path is not None:
-        from retrycli.measure import write_metrics
+        from retrycli.operations.metrics import write_metrics
 
         write_metrics(settings, database, settings.metrics.path, now)
     if settings.report.path is not None:
-        from retrycli.reporting import renew
+        from retrycli.operations.report import renew
 
         renew(settings, database, settings.report.path, summary, now)
 
@@ -67,7 +67,7 @@ def leave_failed(settings: Settings, database: Database, pass_id: str, error: Ex
         if isinstance(error, RetrycliError):
             error.is_known = incidents.is_known(incidents.as_mailed(passes), settings.notify.remind)
         if settings.notify.urls:
-            from retrycli.tell import notify
+            from retrycli.operations.notifications import notify
 
             summary = PassSummary(pass_id, PassResult.FAILED, reason=StopReason.FAULT, detail=passes[0].detail)
             notify(settings, database, summary, now, None)

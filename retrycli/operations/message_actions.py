@@ -17,7 +17,6 @@ from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from itertools import pairwise
 
-from retrycli.app import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.filter import Filter
@@ -27,6 +26,7 @@ from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, wo
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
 from retrycli.engine.ports import PassRules, World
+from retrycli.operations.wiring import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database
 from retrycli.store.views import Views

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 from datetime import datetime, timedelta
 from shlex import quote
 
-from retrycli.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
 from retrycli.domain.message import OPTIONAL_COLUMNS
 from retrycli.domain.pass_record import PassRecord
-from retrycli.finding import Finding, failure, warning, well
-from retrycli.preview import LONG_AGO
+from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_clocks
+from retrycli.operations.doctor.finding import Finding, failure, warning, well
+from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import schema, selection
 from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode
 from retrycli.store.database import Database

@@ -10,8 +10,6 @@ from datetime import datetime, timedelta
 from itertools import takewhile
 from socket import gethostname
 
-from retrycli import measure, preview, scheduler
-from retrycli.app import clock, lock_path, login_name, open_database, utc_now
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
@@ -23,6 +21,9 @@ from retrycli.domain.grouping import By
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.domain.operator_action import Act
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
+from retrycli.operations import dry_run, schedule
+from retrycli.operations import metrics as measure
+from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
@@ -120,9 +121,9 @@ def status(
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `retrycli.scheduler.callers_of` finds it. If it is None, the next
+        callers: what calls them on this machine, as `retrycli.operations.schedule.callers_of` finds it. If it is None, the next
             run is told by the passes that a scheduler started, or by the clock.
-        none_hidden: as `retrycli.scheduler.none_hidden` finds it.
+        none_hidden: as `retrycli.operations.schedule.none_hidden` finds it.
         now: the clock.
 
     Raises:
@@ -140,12 +141,12 @@ def status(
         lost = _unrecorded(settings, ledger, passes)
         refusals = _refusals(settings, ledger, passes)
         disk = lack_of_room(database.file)
-        messages = preview.counts(settings, database, at)
+        messages = dry_run.counts(settings, database, at)
         failed = last is not None and last.reason == StopReason.FAULT
         refused = refusals or (last is not None and last.reason in incidents.REFUSED)
         down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
         late = last is not None and schedule_grid.is_late(last.started_at, at, interval)
-        uncalled = scheduler.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
+        uncalled = schedule.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
             state=_state(last, late=late, paused=pause is not None, down=down),
@@ -158,7 +159,7 @@ def status(
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
-            missing=scheduler.why_none_came(callers, at) if late and uncalled is None else None,
+            missing=schedule.why_none_came(callers, at) if late and uncalled is None else None,
             uncalled=uncalled,
             unseen=callers is not None and not callers and _was_started_here(passes),
             retry_interval_minutes=settings.schedule.retry_interval_minutes,
@@ -174,7 +175,7 @@ def status(
 
 def _next_run(callers: Sequence[Caller], passes: Sequence[PassRecord], interval: timedelta, at: datetime) -> datetime:
     """When the next pass begins. One that began a little before its tick is that tick's."""
-    grid = scheduler.ticks_of(callers, passes, interval, at)
+    grid = schedule.ticks_of(callers, passes, interval, at)
     number = grid.after(at)
     nearly = min(NEARLY, (grid[number + 1] - grid[number]) / 2)
     return grid.next(max([at, *(each.started_at + nearly for each in passes if each.started_by in SCHEDULERS)]))
@@ -361,7 +362,7 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
         DatabaseUnavailable: as in `retrycli.run_once`.
         ConfigurationError: that too; or Jinja2 is not installed.
     """
-    from retrycli import reporting
+    from retrycli.operations import report as reporting
 
     until = now()
     state = status(settings, now=lambda: until).state

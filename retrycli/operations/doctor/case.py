@@ -8,11 +8,11 @@ from datetime import datetime, timedelta
 from functools import cached_property
 from pathlib import Path
 
-from retrycli import scheduler
-from retrycli.app import utc_now
 from retrycli.config.loader import Loaded
 from retrycli.config.settings import Settings
-from retrycli.finding import Finding, warning, well
+from retrycli.operations import schedule
+from retrycli.operations.doctor.finding import Finding, warning, well
+from retrycli.operations.wiring import utc_now
 from retrycli.system.crontab import Host
 
 CLOCK_TOLERANCE = timedelta(seconds=60)
@@ -25,7 +25,7 @@ class Case:
     loaded: Loaded
     host: Host = field(default_factory=Host)
     now: Callable[[], datetime] = utc_now
-    program: tuple[Path, ...] = field(default_factory=scheduler.relied_on)
+    program: tuple[Path, ...] = field(default_factory=schedule.relied_on)
     """What runs: the interpreter and its packages."""
 
     @property

@@ -14,12 +14,12 @@ from datetime import datetime
 from functools import partial
 from pathlib import Path
 
-from retrycli.app import utc_now
 from retrycli.config.loader import HINT, load
-from retrycli.doctor import api, calling, database, machine, people
-from retrycli.doctor.case import Case
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.finding import Finding, Level, failure, of_error
+from retrycli.operations.doctor import api, calling, database, machine, people
+from retrycli.operations.doctor.case import Case
+from retrycli.operations.doctor.finding import Finding, Level, failure, of_error
+from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
 from retrycli.system import crontab
 from retrycli.system.crontab import Asker, Host

@@ -11,9 +11,9 @@ import sys
 import tempfile
 from pathlib import Path
 
-from retrycli.app import utc_now
 from retrycli.config import template
-from retrycli.sandbox import Behaviour, Sandbox
+from retrycli.operations.sandbox import Behaviour, Sandbox
+from retrycli.operations.wiring import utc_now
 from retrycli.store import example_data
 from retrycli.system.trust import write_private
 

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from pydantic import ValidationError
 
-from retrycli.app import lock_path, utc_now
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, LockHeld, RetrycliError, SchemaMismatch
+from retrycli.operations.wiring import lock_path, utc_now
 from retrycli.store import schema, selection
 from retrycli.store.condition import clock_ahead
 from retrycli.store.copy import CopiedTable, copy_tables

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from heapq import merge
 
-from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.filter import Filter
@@ -20,6 +19,7 @@ from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.ports import PassRules, World
+from retrycli.operations.wiring import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
 from retrycli.store.ledger import Ledger

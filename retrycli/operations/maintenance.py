@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from retrycli.app import lock_path, open_database, pass_rules, utc_now
 from retrycli.config.settings import Settings
 from retrycli.config.template import template
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import OPTIONAL_COLUMNS
-from retrycli.move import check_claims, keep_passes_off
-from retrycli.scheduler import LOG, LOGS
+from retrycli.operations.copy_database import check_claims, keep_passes_off
+from retrycli.operations.schedule import LOG, LOGS
+from retrycli.operations.wiring import lock_path, open_database, pass_rules, utc_now
 from retrycli.store import act_rows, schema, selection
 from retrycli.store.database import Database
 from retrycli.store.failed_index import FailedIndex

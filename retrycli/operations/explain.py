@@ -14,10 +14,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
-from retrycli import scheduler
-from retrycli.app import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.config.settings import Settings
-from retrycli.desk import ended_passes, pass_runs
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.events import PassResult, StopReason
@@ -28,7 +25,10 @@ from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.ports import PassRules, World
 from retrycli.engine.recovery import recover
-from retrycli.expiry import EXPIRED
+from retrycli.operations import schedule
+from retrycli.operations.expiry import EXPIRED
+from retrycli.operations.status import ended_passes, pass_runs
+from retrycli.operations.wiring import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
 from retrycli.store.condition import lack_of_room
@@ -94,8 +94,8 @@ def explain(
     Args:
         settings: which passes.
         message_id: the message's id in the application's table.
-        callers: what calls the passes on this machine, as for `retrycli.desk.status`.
-        none_hidden: as for `retrycli.desk.status`.
+        callers: what calls the passes on this machine, as for `retrycli.operations.status.status`.
+        none_hidden: as for `retrycli.operations.status.status`.
         surroundings: clock and randomness.
 
     Raises:
@@ -152,12 +152,12 @@ class _Explainer:
         self._ended_early = ended if ended is not None and ended.result in ENDED_EARLY else None
         self._disk = lack_of_room(database.file)
         self._newest = passes[0].started_at if passes else None
-        self._why_none_came = scheduler.why_none_came(callers, self._now)
-        self._uncalled = scheduler.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
+        self._why_none_came = schedule.why_none_came(callers, self._now)
+        self._uncalled = schedule.nothing_calls(callers, passes, interval, self._now, none_hidden=none_hidden)
         self._expires_first = False
         # Ticks that are told by passes have their lateness in them.
         self._late = LATENESS if callers else timedelta(0)
-        self._grid = scheduler.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
+        self._grid = schedule.ticks_of(callers or (), passes, interval, self._now) if passes or callers else None
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)

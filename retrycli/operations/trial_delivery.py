@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from retrycli.app import HERE, Surroundings
 from retrycli.config.settings import Settings
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
+from retrycli.operations.wiring import HERE, Surroundings
 
 if TYPE_CHECKING:
     import httpx

@@ -1,0 +1,1 @@
+"""What an operator can ask for. Commands, pages and applications call these."""
