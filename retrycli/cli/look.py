@@ -86,7 +86,7 @@ def status(
     config: ConfigFile = None,
 ) -> None:
     """Show whether passes are made, and what waits."""
-    from retrycli.operations import status as desk
+    from retrycli.operations import status as operation
     from retrycli.system.crontab import Asker
     from retrycli.views import terminal
 
@@ -94,7 +94,7 @@ def status(
         raise typer.BadParameter("it is a limit for --check; give --check too", param_hint="--max-escalated")
     loaded = load(ctx, config)
     callers = _callers(loaded, asker := Asker())
-    found = desk.status(loaded.settings, callers=callers, none_hidden=_none_hidden(callers, asker))
+    found = operation.status(loaded.settings, callers=callers, none_hidden=_none_hidden(callers, asker))
     if as_json:
         terminal.show_json(_status_fields(found))
     else:
@@ -314,7 +314,7 @@ def list_failed(
     config: ConfigFile = None,
 ) -> None:
     """List failed messages: which wait, until when, and why."""
-    from retrycli.operations import status as desk
+    from retrycli.operations import status as operation
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
@@ -328,7 +328,7 @@ def list_failed(
         fingerprint=fingerprint,
     )
     shown = limit or (ON_SCREEN if terminal.on_terminal() and not as_json else None)
-    with desk.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
+    with operation.list_messages(settings, wanted, sort=sort.value, limit=shown) as found:
         if as_json:
             most = _tries_allowed(settings)
             policies = settings.policies
@@ -432,11 +432,11 @@ def show(
     config: ConfigFile = None,
 ) -> None:
     """Show one message with its text, and every attempt at it."""
-    from retrycli.operations import status as desk
+    from retrycli.operations import status as operation
     from retrycli.views import terminal
 
     settings = load_settings(ctx, config)
-    found = desk.show(settings, message_id)
+    found = operation.show(settings, message_id)
     if as_json:
         terminal.show_json(
             {

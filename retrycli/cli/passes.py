@@ -88,7 +88,7 @@ def run_once(
     config: ConfigFile = None,
 ) -> None:
     """Make one pass: deliver what is due. This is what cron calls."""
-    from retrycli.operations import wiring as app
+    from retrycli.operations import wiring
     from retrycli.views import log_lines, terminal
 
     settings = load_settings(ctx, config)
@@ -96,10 +96,10 @@ def run_once(
         _preview(settings, limit, as_json=as_json)
         return
     signals = Signals()
-    surroundings = replace(app.HERE, stop_requested=signals.stop_requested)
+    surroundings = replace(wiring.HERE, stop_requested=signals.stop_requested)
     try:
         with terminal.progress() as follow:
-            summary = app.run_once(
+            summary = wiring.run_once(
                 settings,
                 limit=limit,
                 probe=probe,

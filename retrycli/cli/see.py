@@ -74,7 +74,7 @@ def report(
     config: ConfigFile = None,
 ) -> None:
     """Write a page of HTML that shows how it has been going."""
-    from retrycli.operations import report as reporting
+    from retrycli.operations import report as operation
     from retrycli.operations import status
     from retrycli.views import terminal
 
@@ -86,7 +86,7 @@ def report(
     if file == STDOUT:
         print(page, end="")  # noqa: T201
         return
-    reporting.write(file, page)
+    operation.write(file, page)
     terminal.say(f"Wrote {file} ({len(page.encode()) / 1024:.0f} KiB).")
     terminal.say(f"Next: look at it with a browser, as in xdg-open {file}")
 

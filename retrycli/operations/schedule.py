@@ -22,8 +22,7 @@ from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.events import SCHEDULERS, StartedBy
 from retrycli.domain.pass_record import PassRecord
-from retrycli.system import crontab, filesystem
-from retrycli.system import systemd as units
+from retrycli.system import crontab, filesystem, systemd
 from retrycli.system.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.system.trust import ROOT, find_weakness, group_readers
 
@@ -280,7 +279,7 @@ def reachable(host: Host) -> list[Place]:
 
 
 def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
-    """What is put where: the part of a crontab that is retrycli's own, or whole units.
+    """What is put where: the part of a crontab that is retrycli's own, or whole systemd.
 
     Raises:
         ConfigurationError: cron does not know such an interval, or a path can't stand there, or there is no such user.
@@ -289,7 +288,7 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
     if system and host.number(wanted.user) is None:
         raise ConfigurationError(f"there is no user {wanted.user} here to make the passes; name one with --run-as")
     if place.is_timer:
-        parts = [units.service(wanted, system=system), units.timer(wanted)]
+        parts = [systemd.service(wanted, system=system), systemd.timer(wanted)]
     else:
         parts = [cron_line.block(wanted, system=system)]
     return list(zip(_targets(place, host), parts, strict=True))
@@ -348,14 +347,14 @@ def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
         if change.target.read() != change.before:
             raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
     own, goes = place is Place.OWN_TIMER, all(not change.after for change in changes)
-    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(units.TIMER) for each in changes):
-        crontab.systemctl(host, "disable", "--now", units.TIMER, own=own)
+    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
+        crontab.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
     for change in changes:
         change.target.write(change.after)
     if place.is_timer and crontab.has_systemd(host):
         crontab.systemctl(host, "daemon-reload", own=own)
         if not goes:
-            crontab.systemctl(host, "enable", "--now", units.TIMER, own=own)
+            crontab.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 
 def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
@@ -470,7 +469,7 @@ def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzin
     if caller.kind == "cron":
         return schedule_grid.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
     for each in caller.when.split(", "):
-        line, span = units.as_cron(each), units.span(each)
+        line, span = systemd.as_cron(each), systemd.span(each)
         if line is not None:
             return schedule_grid.by_cron(line, now, zone)
         if span is not None and starts:
@@ -615,7 +614,7 @@ def _put(place: Place, target: Target, text: str, config: str) -> Change:
     before = target.read()
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)
-    elif before and not units.is_marked(before, config):
+    elif before and not systemd.is_marked(before, config):
         raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
     else:
         after = text
@@ -625,7 +624,7 @@ def _put(place: Place, target: Target, text: str, config: str) -> Change:
 def _removal(place: Place, config: str, host: Host) -> list[Change]:
     found = [(each, each.read()) for each in _targets(place, host)]
     if place.is_timer:
-        return [Change(target, text, "") for target, text in found if units.is_marked(text, config)]
+        return [Change(target, text, "") for target, text in found if systemd.is_marked(text, config)]
     changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
     return [Change(*each) for each in changed if each[1] != each[2]]
 
@@ -640,7 +639,7 @@ def _targets(place: Place, host: Host) -> list[Target]:
             folder = host.unit_folder
         case Place.SYSTEM_TIMER:
             folder = host.root / crontab.SYSTEM_UNITS
-    return [File(folder / units.SERVICE), File(folder / units.TIMER)]
+    return [File(folder / systemd.SERVICE), File(folder / systemd.TIMER)]
 
 
 def _objection(caller: Caller, wanted: Job) -> str | None:
@@ -648,7 +647,7 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
     if caller.kind == "cron":
         when, command = cron_line.schedule(wanted.interval), cron_line.command(wanted)
     else:
-        when, command = units.when(wanted.interval), units.command(wanted)
+        when, command = systemd.when(wanted.interval), systemd.command(wanted)
     if caller.when != when:
         return f"it calls at {caller.when}; schedule.retry_interval_minutes makes that {when}"
     if caller.command != command:
@@ -656,7 +655,7 @@ def _objection(caller: Caller, wanted: Job) -> str | None:
     if caller.kind == "timer" and caller.installed:
         system = caller.user is not None
         service = Path(caller.title).with_suffix(".service")
-        if File(service).read() != units.service(replace(wanted, user=caller.user or wanted.user), system=system):
+        if File(service).read() != systemd.service(replace(wanted, user=caller.user or wanted.user), system=system):
             return f"{service} is not as it would be written now"
     return None
 

@@ -22,7 +22,7 @@ from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetai
 from retrycli.domain.operator_action import Act
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
 from retrycli.operations import dry_run, schedule
-from retrycli.operations import metrics as measure
+from retrycli.operations.metrics import measured
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store import completion
 from retrycli.store.condition import lack_of_room
@@ -121,8 +121,8 @@ def status(
 
     Args:
         settings: which passes.
-        callers: what calls them on this machine, as `retrycli.operations.schedule.callers_of` finds it. If it is None, the next
-            run is told by the passes that a scheduler started, or by the clock.
+        callers: what calls them on this machine, as `retrycli.operations.schedule.callers_of` finds it. If it is None,
+            the next run is told by the passes that a scheduler started, or by the clock.
         none_hidden: as `retrycli.operations.schedule.none_hidden` finds it.
         now: the clock.
 
@@ -325,7 +325,7 @@ def metrics(settings: Settings, *, now: Callable[[], datetime] = utc_now) -> Mea
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        return measure.measured(settings, database, now())
+        return measured(settings, database, now())
 
 
 def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], list[PauseRecord], frozenset[str]]:
@@ -362,12 +362,12 @@ def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] =
         DatabaseUnavailable: as in `retrycli.run_once`.
         ConfigurationError: that too; or Jinja2 is not installed.
     """
-    from retrycli.operations import report as reporting
+    from retrycli.operations import report
 
     until = now()
     state = status(settings, now=lambda: until).state
     with open_database(settings) as database:
-        return reporting.page(settings, database, since=until - span, until=until, state=state)
+        return report.page(settings, database, since=until - span, until=until, state=state)
 
 
 def pause(

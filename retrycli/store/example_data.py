@@ -1,7 +1,7 @@
 """The example database: an application's queue with a little of everything in it.
 
-``ticketing_agent.db.example`` in the project's top folder is made by ``python -m retrycli.store.example_data``; a test holds the
-two together.
+``python -m retrycli.store.example_data`` writes ``ticketing_agent.db.example`` in the project's top folder. A test
+compares the two.
 """
 
 from __future__ import annotations

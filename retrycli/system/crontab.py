@@ -20,8 +20,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
-from retrycli.system import atomic
-from retrycli.system import systemd as units
+from retrycli.system import atomic, systemd
 from retrycli.system.trust import user_name, user_number
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
@@ -456,13 +455,13 @@ def _in_timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
 
 def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
     text = _text(path, unread)
-    named = units.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
+    named = systemd.values(text).get("Unit", [path.with_suffix(".service").name])[-1]
     service = _text(path.with_name(named), unread)
-    found = units.called(service)
+    found = systemd.called(service)
     if found is None:
         return None
-    user = next(iter(units.values(service).get("User", [])), None)
-    return Caller("timer", str(path), None, units.times(text), *found, user, units.is_marked(text), owner)
+    user = next(iter(systemd.values(service).get("User", [])), None)
+    return Caller("timer", str(path), None, systemd.times(text), *found, user, systemd.is_marked(text), owner)
 
 
 def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:

@@ -97,7 +97,8 @@ def test_each_alert_has_its_case() -> None:
 
 def test_late_is_what_status_calls_late() -> None:
     [late] = [each["expr"] for each in ALERTS if each["alert"] == "RetrycliLate"]
-    allowed = f"{schedule_grid.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {schedule_grid.LATE_GRACE.total_seconds():g}"
+    grace = schedule_grid.LATE_GRACE.total_seconds()
+    allowed = f"{schedule_grid.LATE_AFTER_INTERVALS} * retrycli_retry_interval_seconds + {grace:g}"
     assert late.endswith(f">= {allowed}")
 
 

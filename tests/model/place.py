@@ -1,6 +1,6 @@
 """Where messages live: a database that the application, two hosts and a person share, and the clock.
 
-It is put together as `retrycli.operations.wiring` does it, but for the ticketing API, which follows a script, and for death.
+`retrycli.operations.wiring` puts the same parts together; here a script answers as the ticketing API, and passes die.
 """
 
 from __future__ import annotations
@@ -21,8 +21,7 @@ from retrycli.config.settings import Gateway as GatewaySettings
 from retrycli.config.settings import Schedule, Settings, TypeSchedule
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
-from retrycli.engine import manual_attempt
-from retrycli.engine import runner as engine
+from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway, Identity, World
 from retrycli.operations import status
 from retrycli.operations.wiring import Surroundings, pass_rules
@@ -178,7 +177,7 @@ class Place:
         )
         fate = script.fate or Fate()
         world = self._world(host, script, sender, fate)
-        summary = host.run(engine.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
+        summary = host.run(runner.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
         sender.killed = summary is None
         return summary
 

@@ -28,7 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from psycopg.pq import Format
 
-from retrycli.config import template as config_text
+from retrycli.config import template as settings_text
 from retrycli.config.loader import load
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
@@ -327,7 +327,7 @@ def test_settings_are_taken_or_a_key_is_named_and_no_secret_is_told(
             told = "".join(traceback.format_exception(error))
         else:
             assert set(loaded.settings.policies) == set(MessageType)
-            told = f"{loaded} {config_text.shown(loaded)}"
+            told = f"{loaded} {settings_text.shown(loaded)}"
         assert SECRET not in told
 
 
