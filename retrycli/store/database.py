@@ -386,7 +386,7 @@ class Database:
         from alembic.config import Config
 
         config = Config()
-        config.set_main_option("script_location", "retrycli:migrations")
+        config.set_main_option("script_location", "retrycli:store/migrations")
         config.set_main_option("path_separator", "os")
         config.attributes["messages"] = self.messages
         with UPGRADING, self.write() as connection:

@@ -132,7 +132,7 @@ def copy(folder: Path, *, now: datetime) -> Path:
     packaged = resources.files("retrycli") / NAME
     with resources.as_file(packaged) as path:
         # In a source checkout the example stands beside the package and not in it.
-        shutil.copyfile(path if path.is_file() else Path(__file__).parents[1] / NAME, file)
+        shutil.copyfile(path if path.is_file() else Path(__file__).parents[2] / NAME, file)
     seconds = (now - MADE_AT).total_seconds()
     with closing(sqlite3.connect(file)) as connection:
         for table, column in _time_columns(connection):

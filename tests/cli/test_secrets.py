@@ -366,8 +366,8 @@ def test_a_mark_is_found_in_every_form(form: str) -> None:
 
 LEAK = """
 import sys
-from retrycli import logs
-logs.configure("INFO", "json")
+from retrycli.views import log_lines
+log_lines.configure("INFO", "json")
 {}
 """
 
@@ -391,7 +391,7 @@ def test_a_mark_is_found_in_every_place(scene: Scene) -> None:
     urlopen(f"http://{scene.hook.host}/", data=WORDS["subject"].encode()).close()
     python = replace(scene.cli, program=(sys.executable, "-c"))
     done = {
-        "log": python(LEAK.format(f"logs.logger.warning({SECRET!r})")),
+        "log": python(LEAK.format(f"log_lines.logger.warning({SECRET!r})")),
         "stdout": python(LEAK.format(f"print({SECRET!r})")),
         "stderr": python(LEAK.format(f"print({SECRET!r}, file=sys.stderr)")),
     }

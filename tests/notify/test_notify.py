@@ -147,7 +147,7 @@ def test_the_scheme_is_all_that_is_shown_of_a_url() -> None:
 def test_what_is_missing_is_named_with_the_extra() -> None:
     """In a process of its own, in which apprise can't be imported."""
     source = "import sys; sys.modules['apprise'] = None\n" + (
-        "from retrycli import notify\nprint(*notify.send({'json://127.0.0.1/x': None}).values())"
+        "from retrycli.notify import apprise\nprint(*apprise.send({'json://127.0.0.1/x': None}).values())"
     )
     done = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, check=True)
     assert done.stdout == f"{apprise.MISSING}\n"

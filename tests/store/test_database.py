@@ -590,7 +590,7 @@ def test_tables_of_an_older_version_are_refused_where_upgrades_are_off(database:
 
 def alembic() -> Config:
     config = Config()
-    config.set_main_option("script_location", "retrycli:migrations")
+    config.set_main_option("script_location", "retrycli:store/migrations")
     config.set_main_option("path_separator", "os")
     return config
 

@@ -30,7 +30,7 @@ HOLD = """
 import os, sys
 from datetime import UTC, datetime
 from pathlib import Path
-from retrycli.lock import Holder, PassLock
+from retrycli.system.pass_lock import Holder, PassLock
 
 me = Holder(os.getpid(), "barn", datetime.fromisoformat("2025-03-03T11:59:30+00:00"))
 PassLock(Path(sys.argv[1])).acquire(me, wait_seconds=0, now=lambda: datetime.now(UTC), sleep=print)
@@ -235,7 +235,7 @@ def test_a_full_disk_does_not_end_a_pass_before_it_begins(path: Path) -> None:
     """The lock holds without its text; a process that may write no byte to any file stands for the full disk."""
     script = (
         "import resource, sys; from datetime import datetime; from pathlib import Path\n"
-        "from retrycli.lock import Holder, PassLock\n"
+        "from retrycli.system.pass_lock import Holder, PassLock\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n"
         "lock = PassLock(Path(sys.argv[1]))\n"
         "lock.acquire(Holder(1, 'mill', None), wait_seconds=0, now=datetime.now, sleep=print)\n"
