@@ -19,7 +19,7 @@ from retrycli.domain.message import State
 from retrycli.views.prometheus import samples
 from tests.cron.machine import FILES, run, tool
 from tests.test_readme import COMMANDS
-from tests.unit.test_metrics import AT_WORK
+from tests.unit.views.test_prometheus import AT_WORK
 
 RULES = FILES / "prometheus-rules.yml"
 CASES = Path(__file__).with_name("prometheus-rules-test.yml")

@@ -48,7 +48,7 @@ from retrycli.system import systemd
 from tests.cpu import cpu_seconds
 from tests.gateway.deliveries import NOON, deliver, gateway_settings, open_gateway, queued
 from tests.gateway.hostile import Hostile, then_close
-from tests.unit.test_cronline import CONFIG, JOB
+from tests.unit.domain.test_cron_line import CONFIG, JOB
 
 FEW, MANY = 100, 20_000
 

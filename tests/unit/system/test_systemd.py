@@ -9,7 +9,7 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system import systemd
-from tests.unit.test_cronline import CONFIG, JOB
+from tests.unit.domain.test_cron_line import CONFIG, JOB
 
 COMMAND = f"/opt/retrycli/bin/python3 -P -m retrycli --config {CONFIG} --log-level INFO run-once --started-by timer"
 
