@@ -24,10 +24,10 @@ if TYPE_CHECKING:
     from retrycli.config.loader import load_settings
     from retrycli.config.settings import Settings
     from retrycli.domain.errors import RetrycliError
-    from retrycli.domain.events import PassSummary
     from retrycli.domain.filter import Filter
     from retrycli.domain.message import EscalationReason, MessageType, State
     from retrycli.domain.outcome import LookUp, Outcome, Presence
+    from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.arrival import look_up, mark_sent
     from retrycli.operations.message_actions import Canary, Done, Found, acknowledge, find, reject, requeue
     from retrycli.operations.status import Status, status

@@ -15,12 +15,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import LockHeld
-from retrycli.domain.events import Event, PassSummary
+from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
+from retrycli.domain.pass_summary import PassSummary
 from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition
 from retrycli.engine import manual_attempt, runner
-from retrycli.engine.ports import Gateway, Identity, PassRules, World
+from retrycli.engine.ports import Gateway
+from retrycli.engine.rules import Identity, PassRules, World
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment

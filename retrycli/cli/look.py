@@ -27,10 +27,10 @@ from retrycli.cli.shared import (
     load,
     load_settings,
 )
-from retrycli.domain.events import PassResult
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.message import Status as RowStatus
 from retrycli.domain.operator_action import ActKind
+from retrycli.domain.pass_summary import PassResult
 
 if TYPE_CHECKING:
     from datetime import datetime

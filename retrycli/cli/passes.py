@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import MOST, By, ConfigFile, Header, Json, length_of_time, load_settings, utf8
-from retrycli.domain.events import StartedBy
+from retrycli.domain.pass_summary import StartedBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from datetime import datetime
 
     from retrycli.config.settings import Settings
-    from retrycli.domain.events import PassSummary
     from retrycli.domain.listing import ListedMessage
     from retrycli.domain.pass_record import PassRecord, PauseRecord
+    from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.dry_run import Preview, Sum
     from retrycli.views.terminal import Cell, Row
 

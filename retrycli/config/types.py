@@ -35,7 +35,13 @@ Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
 class Section(BaseModel):
     """A section: frozen, and what it does not know is an error, which does not quote it."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, validate_default=False)
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        hide_input_in_errors=True,
+        validate_default=False,
+        defer_build=True,  # a start builds the validators that it needs
+    )
 
 
 def revealed(value: object) -> str:

@@ -14,7 +14,7 @@ from datetime import timedelta
 from itertools import dropwhile, takewhile
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.events import StartedBy
+from retrycli.domain.pass_summary import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"

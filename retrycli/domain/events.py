@@ -3,95 +3,24 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass
 from datetime import datetime, timedelta
-from enum import StrEnum
+from typing import NamedTuple
 
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.domain.retry_policy import Settled, TransitionKind
 
 
-class StartedBy(StrEnum):
-    """Who started a pass."""
-
-    CRON = "cron"
-    TIMER = "timer"
-    """One of systemd's."""
-    PERSON = "person"
-    LIBRARY = "library"
-    """An application that calls `retrycli.run_once`."""
-    UNKNOWN = "unknown"
-
-
-SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
-
-
-class PassResult(StrEnum):
-    """How a pass ended."""
-
-    COMPLETED = "completed"
-    """Nothing due is left, or the limit that was asked for is reached."""
-    STOPPED = "stopped"
-    """Something due is left; the reason says why."""
-    SKIPPED = "skipped"
-    """Another pass holds the lock."""
-    PAUSED = "paused"
-    """An operator has paused deliveries."""
-    INTERRUPTED = "interrupted"
-    """A signal ended it, or its process died."""
-    FAILED = "failed"
-    """A fault ended it."""
-
-
-class StopReason(StrEnum):
-    """Why a pass ended before everything due was tried."""
-
-    BREAKER_OPEN = "breaker_open"
-    CREDENTIALS_REFUSED = "credentials_refused"
-    SAME_ANSWER = "same_answer"
-    """A destination answers everything with the same status, which is about no message."""
-    THROTTLED = "throttled"
-    DEADLINE = "deadline"
-    LIMIT = "limit"
-    SIGNAL = "signal"
-    LOCK_HELD = "lock_held"
-    PAUSED = "paused"
-    FAULT = "fault"
-    DIED = "died"
-
-    @property
-    def in_words(self) -> str:
-        """Return it as the end of a sentence."""
-        return WORDS[self]
-
-
-WORDS: dict[StopReason, str] = {
-    StopReason.BREAKER_OPEN: "the ticketing API is down",
-    StopReason.CREDENTIALS_REFUSED: "our credentials are refused",
-    StopReason.SAME_ANSWER: "everything gets the same answer",
-    StopReason.THROTTLED: "the ticketing API has asked for a rest",
-    StopReason.DEADLINE: "its time is up",
-    StopReason.LIMIT: "its limit is reached",
-    StopReason.SIGNAL: "a signal has come",
-    StopReason.LOCK_HELD: "another pass holds the lock",
-    StopReason.PAUSED: "deliveries are paused",
-    StopReason.FAULT: "it has failed",
-    StopReason.DIED: "its process has died",
-}
-
-
-@dataclass(frozen=True, slots=True)
-class PassStarted:
+class PassStarted(NamedTuple):
     """A pass has its lock and has looked at the table; ``due`` messages are due."""
 
     pass_id: str
     due: int
 
 
-@dataclass(frozen=True, slots=True)
-class ClockWasAhead:
+class ClockWasAhead(NamedTuple):
     """What earlier passes wrote by a clock that has since been put right was still to come, and is put right too."""
 
     by: timedelta
@@ -102,17 +31,15 @@ class ClockWasAhead:
     """How many would have held for longer."""
 
 
-@dataclass(frozen=True, slots=True)
-class ClaimsLapsed:
+class ClaimsLapsed(NamedTuple):
     """Messages whose pass died were taken back; ``unknown`` of them may have been delivered by it."""
 
     released: int
     unknown: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageEvent:
-    """Something happened to one message. It carries no word of the message's or of the answer's text."""
+class MessageDelivered(NamedTuple):
+    """The other side has it."""
 
     message_id: int
     ticket_id: int | str
@@ -120,33 +47,37 @@ class MessageEvent:
     retry_count: int
 
 
-@dataclass(frozen=True, slots=True)
-class MessageDelivered(MessageEvent):
-    """The other side has it."""
-
-
-@dataclass(frozen=True, slots=True)
-class MessageRescheduled(MessageEvent):
+class MessageRescheduled(NamedTuple):
     """It goes back to wait, with one try less."""
 
+    message_id: int
+    ticket_id: int | str
+    message_type: MessageType | str
+    retry_count: int
     outcome: OutcomeKind
     status_code: int | None
     next_attempt_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class MessageReleased(MessageEvent):
+class MessageReleased(NamedTuple):
     """It goes back to wait with its tries untouched."""
 
+    message_id: int
+    ticket_id: int | str
+    message_type: MessageType | str
+    retry_count: int
     outcome: OutcomeKind | None
     """None where no attempt was made: its claim lapsed before."""
     status_code: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class MessageEscalated(MessageEvent):
+class MessageEscalated(NamedTuple):
     """It is in a person's hands now."""
 
+    message_id: int
+    ticket_id: int | str
+    message_type: MessageType | str
+    retry_count: int
     reason: EscalationReason
     problem: str | None = None
     """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
@@ -156,23 +87,20 @@ class MessageEscalated(MessageEvent):
     """What the last attempt was answered with, if it was this that escalated the message."""
 
 
-@dataclass(frozen=True, slots=True)
-class MessageMovedOn:
+class MessageMovedOn(NamedTuple):
     """The application, or another pass after this one's claim had lapsed, changed the message meanwhile."""
 
     message_id: int
     outcome: OutcomeKind | None
 
 
-@dataclass(frozen=True, slots=True)
-class ResultKept:
+class ResultKept(NamedTuple):
     """The application held a message's row until the end of the pass. A later pass writes the result."""
 
     message_id: int
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerOpened:
+class BreakerOpened(NamedTuple):
     """The destination is taken to be down; it is probed at ``probe_at``."""
 
     destination: str
@@ -180,15 +108,13 @@ class BreakerOpened:
     probe_at: datetime
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerClosed:
+class BreakerClosed(NamedTuple):
     """The destination is back."""
 
     destination: str
 
 
-@dataclass(frozen=True, slots=True)
-class PassStopped:
+class PassStopped(NamedTuple):
     """The pass has ended, and there is a reason to tell."""
 
     reason: StopReason
@@ -208,39 +134,6 @@ Event = (
     | BreakerClosed
     | PassStopped
 )
-
-
-@dataclass(frozen=True, slots=True)
-class PassSummary:
-    """What one pass came to; ``retrycli run-once --json`` shows these fields."""
-
-    pass_id: str
-    result: PassResult
-    sent: int = 0
-    rescheduled: int = 0
-    escalated: int = 0
-    unknown: int = 0
-    released: int = 0
-    reason: str | None = None
-    """A `StopReason`, or None for a pass that had nothing to say."""
-    detail: str | None = None
-    """The reason in words, with its figures."""
-    duration_seconds: float = 0.0
-
-    @property
-    def exit_status(self) -> int:
-        """What a command that made this pass exits with; where a signal has ended it, as by SIGTERM."""
-        return EXIT_STATUSES.get(self.reason, 0)
-
-
-EXIT_STATUSES: dict[str | None, int] = {
-    StopReason.BREAKER_OPEN: 69,
-    StopReason.SAME_ANSWER: 69,
-    StopReason.LOCK_HELD: 75,
-    StopReason.CREDENTIALS_REFUSED: 77,
-    StopReason.SIGNAL: 143,
-}
-"""By the reason; any other is 0."""
 
 
 class Tally:

@@ -11,9 +11,9 @@ from datetime import UTC, datetime, timedelta
 from itertools import dropwhile, takewhile
 from typing import Protocol, TypeVar
 
-from retrycli.domain.events import SCHEDULERS, PassResult, StartedBy, StopReason
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.schedule_grid import is_late
+from retrycli.domain.pass_record import is_late
+from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StartedBy, StopReason
 
 REMIND_AFTER = timedelta(hours=6)
 

@@ -14,9 +14,9 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.incidents import PastPass, Trouble, failing_since, lasting, works
-from retrycli.domain.schedule_grid import is_late
+from retrycli.domain.pass_record import is_late
+from retrycli.domain.pass_summary import PassResult, StopReason
 
 SKIPPED_IN_A_ROW = 3
 """One skipped pass is a long one before it; three are something that hangs."""

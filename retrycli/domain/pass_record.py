@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
-from retrycli.domain.events import PassResult, StartedBy
+from retrycli.domain.pass_summary import PassResult, StartedBy
 
 COUNTS = ("sent", "rescheduled", "escalated", "unknown", "released")
 """The counts of a pass."""
+LATE_AFTER_INTERVALS = 2
+LATE_GRACE = timedelta(minutes=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,3 +74,8 @@ class PauseRecord:
     """``paused`` or ``resumed``."""
     detail: str | None
     """Until when, and why; or which pause ended."""
+
+
+def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
+    """Tell whether passes have stopped coming: the newest began two intervals and five minutes ago, or longer."""
+    return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE

@@ -15,8 +15,6 @@ from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-LATE_AFTER_INTERVALS = 2
-LATE_GRACE = timedelta(minutes=5)
 CLOCKS_DIFFER = timedelta(minutes=5)
 """A pass that began later than so long after now did so by a wrong clock, and tells nothing of the next one."""
 PASSES_LOOKED_AT = 10
@@ -247,8 +245,3 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     phases = [(each - EPOCH) % interval // MINUTE for each in starts]
     usual, _ = Counter(phases).most_common(1)[0]  # of equally common ones the first that came, which is the newest
     return Grid(starts[phases.index(usual)], interval)
-
-
-def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
-    """Tell whether passes have stopped coming: the newest began two intervals and five minutes ago, or longer."""
-    return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE

@@ -10,7 +10,7 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.message import Claim
 from retrycli.engine.destination import Destination
-from retrycli.engine.ports import LOOK_EVERY, Identity, PassRules, World
+from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
 
 
 class Liaison:

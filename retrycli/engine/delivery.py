@@ -7,21 +7,25 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
-from retrycli.domain.events import Event, ResultKept, StopReason
+from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import STOOD_STILL, Outcome, OutcomeKind
+from retrycli.domain.pass_summary import StopReason
 from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition, TransitionKind
 from retrycli.engine.coordination import Liaison
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import Pace
-from retrycli.engine.ports import LOOK_EVERY, Gateway, Identity, PassRules, World
 from retrycli.engine.recording import Decided, Results
+from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
 from retrycli.engine.supply import Supply
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.05
 """How long to wait for the application before a transaction is begun, or committed, again."""

@@ -8,9 +8,9 @@ from datetime import datetime, timedelta
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState, wider
 from retrycli.domain.doubt import Doubt
-from retrycli.domain.events import StopReason
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
-from retrycli.engine.ports import PassRules
+from retrycli.domain.pass_summary import StopReason
+from retrycli.engine.rules import PassRules
 
 FORBIDDEN = 403
 FREE_PROBES = 2

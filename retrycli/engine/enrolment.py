@@ -11,7 +11,7 @@ from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
 from retrycli.domain.retry_policy import Settled, Transition, TransitionKind, first_failure
-from retrycli.engine.ports import PassRules, World
+from retrycli.engine.rules import PassRules, World
 
 BATCH = 500
 """How many messages are taken in with one transaction."""

@@ -6,8 +6,8 @@ import math
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from retrycli.domain.events import StopReason
-from retrycli.engine.ports import PassRules
+from retrycli.domain.pass_summary import StopReason
+from retrycli.engine.rules import PassRules
 
 
 def capacity(rules: PassRules) -> int | None:

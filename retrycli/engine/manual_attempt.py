@@ -5,7 +5,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
@@ -15,8 +15,11 @@ from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.engine.enrolment import enrol
-from retrycli.engine.ports import Gateway, PassRules, World
 from retrycli.engine.recording import record
+from retrycli.engine.rules import PassRules, World
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2
 """How long to wait for the application before a result is written again."""

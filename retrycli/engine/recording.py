@@ -8,7 +8,7 @@ from datetime import datetime
 from retrycli.domain.events import Event, MessageMovedOn, event_of
 from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage
 from retrycli.domain.retry_policy import Recorded, Settled
-from retrycli.engine.ports import LOOK_EVERY, World
+from retrycli.engine.rules import LOOK_EVERY, World
 
 Decided = tuple[QueuedMessage | UnusableMessage, Settled]
 """A claimed message, and what was decided of it."""

@@ -11,8 +11,8 @@ from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, Claim, Lapsed, UnusableMessage
 from retrycli.domain.outcome import LAPSED, Outcome
 from retrycli.domain.retry_policy import Settled, Transition
-from retrycli.engine.ports import PassRules, World
 from retrycli.engine.recording import record
+from retrycli.engine.rules import PassRules, World
 
 BATCH = 500
 """How many messages are taken over with one transaction."""

@@ -11,14 +11,16 @@ from typing import TYPE_CHECKING
 
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
-from retrycli.domain.events import Event, PassResult, PassStarted, PassStopped, PassSummary, StopReason, Tally
+from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
 from retrycli.domain.message import Claim, Lane
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.engine.enrolment import follow_the_table
-from retrycli.engine.ports import LOOK_EVERY, Identity, Lock, PassRules, World
 from retrycli.engine.recovery import recover
+from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
+    from retrycli.engine.ports import Lock
 
 PRUNE_AT_MOST = 10_000
 """How many attempts one pass looks at to forget them, and how many acts and passes it forgets at most.

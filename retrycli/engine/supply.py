@@ -5,12 +5,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from retrycli.domain.fair_share import Turns
 from retrycli.domain.message import Lane
 from retrycli.engine.coordination import Liaison
 from retrycli.engine.destination import Destination
-from retrycli.engine.ports import Claims, PassRules
+from retrycli.engine.rules import PassRules
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Claims
 
 
 class Supply:

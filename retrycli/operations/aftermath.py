@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents
 from retrycli.domain.errors import DatabaseUnavailable, RetrycliError
-from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.views import log_lines

@@ -11,7 +11,7 @@ from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable,
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
-from retrycli.engine.ports import PassRules, World
+from retrycli.engine.rules import PassRules, World
 from retrycli.operations.message_actions import Done, once, perform
 from retrycli.operations.wiring import HERE, Surroundings, login_name, ready_to_send
 from retrycli.store.acts import Acts

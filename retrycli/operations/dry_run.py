@@ -18,7 +18,7 @@ from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
-from retrycli.engine.ports import PassRules, World
+from retrycli.engine.rules import PassRules, World
 from retrycli.operations.wiring import HERE, Surroundings, as_if, make_world, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired

@@ -9,10 +9,10 @@ from datetime import datetime, timedelta
 from retrycli.config.settings import Settings
 from retrycli.domain.backoff import later
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.events import PassSummary, StopReason
 from retrycli.domain.filter import Filter
 from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, lasting, utc
 from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.pass_summary import PassSummary, StopReason
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.totals import Totals

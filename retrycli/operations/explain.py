@@ -17,14 +17,15 @@ from typing import Any
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
+from retrycli.domain.pass_record import is_late
+from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
-from retrycli.engine.ports import PassRules, World
 from retrycli.engine.recovery import recover
+from retrycli.engine.rules import PassRules, World
 from retrycli.operations import schedule
 from retrycli.operations.expiry import EXPIRED
 from retrycli.operations.status import ended_passes, pass_runs
@@ -286,7 +287,7 @@ class _Explainer:
             return Gate("cron", open=False, figure="there was no pass yet")
         if self._uncalled is not None:
             return Gate("cron", open=False, figure="; ".join(self._uncalled))
-        if self._newest is not None and schedule_grid.is_late(self._newest, self._now, self._interval):
+        if self._newest is not None and is_late(self._newest, self._now, self._interval):
             figure = f"none has begun for too long: {self._why_none_came}; the last pass began at"
             return Gate("cron", open=False, figure=figure, time=self._newest)
         number = self._grid.after(self._now)

@@ -25,7 +25,7 @@ from retrycli.domain.message import Message, QueuedMessage, Status
 from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, would_expire
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
-from retrycli.engine.ports import PassRules, World
+from retrycli.engine.rules import PassRules, World
 from retrycli.operations.wiring import HERE, Surroundings, clock, login_name, open_database, ready_to_send
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database

@@ -11,8 +11,8 @@ from urllib.parse import urlsplit
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.domain.events import PassResult
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_summary import PassResult
 from retrycli.operations import standing
 from retrycli.store import schema
 from retrycli.store.claims import Claims

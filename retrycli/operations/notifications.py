@@ -19,9 +19,10 @@ from retrycli.config.settings import Settings
 from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
-from retrycli.domain.events import Event, PassResult, PassStarted, PassSummary
+from retrycli.domain.events import Event, PassStarted
 from retrycli.domain.incidents import LOOKBACK, Trouble
 from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
 from retrycli.notify.message import Surroundings, trial, worded

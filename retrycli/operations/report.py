@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError
-from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.system import atomic
 from retrycli.views import log_lines
 

@@ -20,8 +20,8 @@ from retrycli.config.settings import Settings
 from retrycli.domain import cron_line, schedule_grid, suggested
 from retrycli.domain.cron_line import Job
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.events import SCHEDULERS, StartedBy
-from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
 from retrycli.system import crontab, filesystem, systemd
 from retrycli.system.crontab import Caller, File, Host, Target, UserCrontab
 from retrycli.system.trust import ROOT, find_weakness, group_readers
@@ -499,7 +499,7 @@ def nothing_calls(
         return found[0] if all(found) else None
     if callers is None:
         return None
-    recent = [each for each in passes if not schedule_grid.is_late(each.started_at, now, interval)]
+    recent = [each for each in passes if not is_late(each.started_at, now, interval)]
     others = [each for each in [*passes[:1], *recent] if each.started_by is not StartedBy.PERSON]
     if others and not (none_hidden and all(_was_by_cron_here(each) for each in others)):
         return None

@@ -15,12 +15,12 @@ from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.delivery_stats import Figures, Group
 from retrycli.domain.errors import LockUnusable
-from retrycli.domain.events import SCHEDULERS, PassResult, StopReason
 from retrycli.domain.filter import Filter
 from retrycli.domain.grouping import By
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.domain.operator_action import Act
-from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord
+from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
 from retrycli.operations import dry_run, schedule
 from retrycli.operations.metrics import measured
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
@@ -145,7 +145,7 @@ def status(
         failed = last is not None and last.reason == StopReason.FAULT
         refused = refusals or (last is not None and last.reason in incidents.REFUSED)
         down = bool(breakers or (refused and messages["waiting"]) or disk or failed or lost)
-        late = last is not None and schedule_grid.is_late(last.started_at, at, interval)
+        late = last is not None and is_late(last.started_at, at, interval)
         uncalled = schedule.nothing_calls(callers, passes, interval, at, none_hidden=none_hidden)
         is_expected = (callers or last is not None) and uncalled is None and not late
         return Status(
@@ -155,7 +155,7 @@ def status(
             last_pass=last,
             unrecorded=lost,
             hosts=[
-                Host(name, newest, schedule_grid.is_late(newest, at, interval))
+                Host(name, newest, is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,

@@ -19,20 +19,21 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache, partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
-from retrycli.domain.events import Event, PassSummary, StartedBy
+from retrycli.domain.events import Event
 from retrycli.domain.message import Lane, MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
+from retrycli.domain.pass_summary import PassSummary, StartedBy
 from retrycli.domain.sanitize import encodable
 from retrycli.engine import runner
-from retrycli.engine.ports import Gateway, Identity, Lock, PassRules, World
+from retrycli.engine.rules import Identity, PassRules, World
 from retrycli.operations import aftermath
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.condition import check_writable, clock_ahead
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -40,6 +41,9 @@ from retrycli.store.relation import check_ids
 from retrycli.system import descriptors
 from retrycli.system.pass_lock import OWN_STATE, Holder, PassLock
 from retrycli.views import log_lines
+
+if TYPE_CHECKING:
+    from retrycli.engine.ports import Gateway, Lock
 
 STATE_FOLDER = Path("/var/lib/retrycli")
 """Where the locks for servers' databases are. Whoever sets retrycli up makes it, for the user who makes the passes."""
@@ -349,6 +353,7 @@ def make_world(
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
         from retrycli.gateway.router import crossing_of
+        from retrycli.store.condition import check_writable
 
         # Or what came of a message could not be written down, and it would go out again.
         again_if_lost(lambda: check_writable(database, now()))
@@ -384,6 +389,10 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
     """
     if given is not utc_now:
         return given
+    if database.is_sqlite:
+        return never_set_back(utc_now)
+    from retrycli.store.condition import clock_ahead
+
     ahead = clock_ahead(database, utc_now)
     return never_set_back(lambda: utc_now() + ahead)
 

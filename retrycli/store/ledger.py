@@ -12,9 +12,10 @@ from sqlalchemy import delete, func, insert, or_, select, update
 
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import ClockWasAhead, PassResult, PassSummary, StartedBy, StopReason
+from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
+from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
 from retrycli.store import clock, pruning, totals
 from retrycli.store.act_rows import act_values
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
-from retrycli.domain.events import PassResult
 from retrycli.domain.message import MessageType, State, Status
+from retrycli.domain.pass_summary import PassResult
 from retrycli.store.application import word
 from retrycli.store.claims import is_due
 from retrycli.store.schema import passes, queue

@@ -21,11 +21,11 @@ from retrycli.domain.delivery_stats import (
     Trouble,
     unit_for,
 )
-from retrycli.domain.events import StopReason
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.grouping import By
 from retrycli.domain.outage import Outage, outages
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_summary import StopReason
 from retrycli.store.schema import attempts, passes
 
 if TYPE_CHECKING:

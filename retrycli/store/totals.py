@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, and_, case, delete, func, insert, or_, select, update
 
-from retrycli.domain.events import PassResult
+from retrycli.domain.pass_summary import PassResult
 from retrycli.store.schema import attempts, passes, totals
 
 if TYPE_CHECKING:

@@ -9,7 +9,7 @@ from datetime import timedelta
 
 from retrycli.domain.cron_line import Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.events import StartedBy
+from retrycli.domain.pass_summary import StartedBy
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 STOP_SECONDS = 45

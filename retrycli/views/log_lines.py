@@ -241,7 +241,7 @@ class _Text(logging.Formatter):
 class _Json(logging.Formatter):
     def format(self, record: logging.LogRecord) -> str:
         event = getattr(record, "event", None)
-        fields = {name: getattr(event, name) for name in _slots(type(event))}
+        fields = {} if event is None else event._asdict()
         line = {
             "time": _utc(datetime.fromtimestamp(record.created, UTC)),
             "level": record.levelname,
@@ -254,7 +254,3 @@ class _Json(logging.Formatter):
 
 def _json_value(value: object) -> str:
     return _utc(value) if isinstance(value, datetime) else str(value)
-
-
-def _slots(kind: type) -> list[str]:
-    return [name for each in reversed(kind.__mro__) for name in getattr(each, "__slots__", ())]

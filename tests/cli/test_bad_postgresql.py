@@ -29,7 +29,7 @@ from tests.proxy import Loses, proxy
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from retrycli.domain.events import PassSummary
+    from retrycli.domain.pass_summary import PassSummary
     from tests.cli.api import Gate
     from tests.cli.command import Finished
     from tests.postgresql import Server

@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.config.settings import Database as DatabaseSettings
 from retrycli.config.settings import Logging, Schedule, Settings
-from retrycli.domain.events import PassResult, PassSummary, StopReason
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.operations.aftermath import leave
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database

@@ -14,9 +14,9 @@ import pytest
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import StartedBy, StopReason
 from retrycli.domain.message import Claim
 from retrycli.domain.pass_record import Pause
+from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.operations import message_actions, wiring
 from retrycli.operations import status as desk
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy import ColumnElement
 
-    from retrycli.domain.events import PassSummary
+    from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.sandbox import Answer
     from tests.cli.command import Cli
 

@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.domain.events import MessageDelivered, PassResult
+from retrycli.domain.events import MessageDelivered
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_summary import PassResult
 from tests.cli.api import BUSY, Scripted, held_back
 from tests.cli.command import BARE, LONGEST, Finished, end
 from tests.conftest import on_both

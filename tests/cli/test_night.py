@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.config.settings import Settings
-from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.grouping import By
+from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.operations import status, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import Surroundings

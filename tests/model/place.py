@@ -22,7 +22,8 @@ from retrycli.config.settings import Schedule, Settings, TypeSchedule
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
 from retrycli.engine import manual_attempt, runner
-from retrycli.engine.ports import Gateway, Identity, World
+from retrycli.engine.ports import Gateway
+from retrycli.engine.rules import Identity, World
 from retrycli.operations import status
 from retrycli.operations.wiring import Surroundings, pass_rules
 from retrycli.store.claims import Claims
@@ -37,8 +38,9 @@ from tests.model.server import Answer, ScriptedGateway, Sender, Server
 from tests.store.application import Application, is_sqlite, opened
 
 if TYPE_CHECKING:
-    from retrycli.domain.events import Event, PassSummary
+    from retrycli.domain.events import Event
     from retrycli.domain.outcome import Outcome
+    from retrycli.domain.pass_summary import PassSummary
     from retrycli.store.database import Database
 
 Made = TypeVar("Made")

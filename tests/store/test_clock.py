@@ -8,12 +8,13 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import ClockWasAhead, PassResult, PassSummary
+from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import Claim, EscalationReason, Span
 from retrycli.domain.notices import Told, Topic
 from retrycli.domain.operator_action import Act, ActKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims

@@ -7,10 +7,10 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import PassResult, PassSummary
 from retrycli.domain.message import Span
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import PassRecord, Pause
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -7,8 +7,8 @@ import re
 import pytest
 from sqlalchemy import update
 
-from retrycli.domain.events import PassResult, PassSummary
 from retrycli.domain.message import EscalationReason, MessageType, State
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Settled, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

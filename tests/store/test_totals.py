@@ -10,7 +10,7 @@ import pytest
 from alembic import command
 from sqlalchemy import insert, select, update
 
-from retrycli.domain.events import PassResult, PassSummary
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.store import schema
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger

@@ -10,9 +10,8 @@ from statistics import median
 
 from retrycli.domain import cron_line
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.events import SCHEDULERS, StartedBy
-from retrycli.domain.pass_record import PassRecord
-from retrycli.domain.schedule_grid import is_late
+from retrycli.domain.pass_record import PassRecord, is_late
+from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
 from retrycli.operations import schedule
 from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case
 from retrycli.operations.doctor.database import newest_passes

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 from retrycli.domain import suggested
 from retrycli.domain.delivery_stats import Figures
 from retrycli.domain.duration import in_words
-from retrycli.domain.events import StopReason
 from retrycli.domain.outage import Outage
+from retrycli.domain.pass_summary import StopReason
 
 LATELY = timedelta(hours=24)
 """So long an outage that is over is still worth the headline."""

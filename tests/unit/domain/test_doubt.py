@@ -11,10 +11,10 @@ import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.doubt import HELD_AT_MOST, TICKETS
-from retrycli.domain.events import PassResult, PassSummary, StopReason
 from retrycli.domain.message import Claim, Lane, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from tests.fakes import (
     CUT_OFF,
     DELIVERED,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, asdict, fields
+import inspect
+from dataclasses import asdict, fields
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -15,19 +16,16 @@ from retrycli.domain.events import (
     Event,
     MessageDelivered,
     MessageEscalated,
-    MessageEvent,
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
-    PassResult,
     PassStarted,
     PassStopped,
-    PassSummary,
-    StopReason,
     Tally,
 )
 from retrycli.domain.message import EscalationReason, MessageType
 from retrycli.domain.outcome import OutcomeKind
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 PASS = "8c7c1f0e"
@@ -188,14 +186,15 @@ def test_a_pass_ends_in_one_of_six_ways() -> None:
     ids=lambda value: type(value).__name__,
 )
 def test_events_and_summaries_are_frozen(value: Event | PassSummary) -> None:
-    with pytest.raises(FrozenInstanceError):
-        setattr(value, fields(value)[0].name, None)
+    first = next(iter(inspect.signature(type(value)).parameters))
+    with pytest.raises(AttributeError):
+        setattr(value, first, None)
 
 
 @pytest.mark.parametrize("event", [delivered(), rescheduled(), released(), escalated()])
-def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEvent) -> None:
+def test_an_event_of_a_message_carries_no_text_of_it(event: MessageEscalated) -> None:
     """Bodies and answers are never logged; what an event does not hold can't be."""
-    held = {each.name for each in fields(event)}
+    held = {*event._fields}
     assert held <= {
         "message_id",
         "fingerprint",

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.events import PassResult, StartedBy, StopReason
 from retrycli.domain.incidents import OVER, TROUBLE, is_known, lasting, missing, news, works_again
+from retrycli.domain.pass_summary import PassResult, StartedBy, StopReason
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)

@@ -8,7 +8,6 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.events import PassResult, StartedBy, StopReason
 from retrycli.domain.incidents import Trouble
 from retrycli.domain.notices import (
     Cause,
@@ -23,6 +22,7 @@ from retrycli.domain.notices import (
     introduction,
     to_tell,
 )
+from retrycli.domain.pass_summary import PassResult, StartedBy, StopReason
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 TICK = timedelta(minutes=15)

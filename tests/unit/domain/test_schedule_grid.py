@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.schedule_grid import FARTHEST, Grid, Ticks, by_clock, by_cron, grid, is_late
+from retrycli.domain.pass_record import is_late
+from retrycli.domain.schedule_grid import FARTHEST, Grid, Ticks, by_clock, by_cron, grid
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)

@@ -9,11 +9,12 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn, PassResult, PassSummary
+from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn
 from retrycli.domain.message import Claim, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_record import Pause
-from retrycli.engine.ports import LOOK_EVERY, PassRules
+from retrycli.domain.pass_summary import PassResult, PassSummary
+from retrycli.engine.rules import LOOK_EVERY, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)

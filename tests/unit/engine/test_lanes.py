@@ -9,9 +9,9 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.events import PassResult, StopReason
 from retrycli.domain.message import Lane, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome
+from retrycli.domain.pass_summary import PassResult, StopReason
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage
 
 MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -194,7 +193,7 @@ def test_what_is_escalated_as_it_is_enrolled_is_told_of(stage: Stage) -> None:
     stage.add(1, retry_count=10, last_error="HTTP 500")
     stage.retry(1, DOWN)
     assert stage.states() == {1: "escalated"}
-    assert [replace(each, fingerprint="") for each in stage.events.of(MessageEscalated)] == [
+    assert [each._replace(fingerprint="") for each in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.CUSTOMER, 10, EscalationReason.EXHAUSTED)
     ]
 

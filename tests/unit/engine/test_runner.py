@@ -26,19 +26,17 @@ from retrycli.domain.events import (
     MessageMovedOn,
     MessageReleased,
     MessageRescheduled,
-    PassResult,
     PassStarted,
     PassStopped,
-    PassSummary,
-    StopReason,
     Tally,
 )
 from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
+from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.engine.enrolment import BATCH
-from retrycli.engine.ports import PassRules
+from retrycli.engine.rules import PassRules
 from retrycli.engine.runner import PRUNE_AT_MOST
 from tests.fakes import (
     CUT_OFF,
@@ -1178,7 +1176,7 @@ def test_the_tenth_failure_escalates_with_the_words_that_operators_search_for(st
         "Max retries (10) exceeded. Manual intervention required. Last error: HTTP 503",
     )
     assert stage.sql("SELECT status FROM pending_messages") == [("failed",)]
-    assert [replace(each, fingerprint="") for each in stage.events.of(MessageEscalated)] == [
+    assert [each._replace(fingerprint="") for each in stage.events.of(MessageEscalated)] == [
         MessageEscalated(1, 1001, MessageType.SUPPLIER, 10, EscalationReason.EXHAUSTED, status_code=503)
     ]
     assert summary.escalated == 1

@@ -17,7 +17,7 @@ from socket import gethostname
 import pytest
 
 from retrycli.config.loader import Loaded, load
-from retrycli.domain.events import PassResult, PassSummary
+from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.operations.doctor import calling, database, examine, machine, people
 from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, Level, failed

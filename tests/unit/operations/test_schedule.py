@@ -19,8 +19,8 @@ import pytest
 import retrycli
 from retrycli.config.loader import Loaded, load
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.events import PassResult, StartedBy
 from retrycli.domain.pass_record import PassRecord
+from retrycli.domain.pass_summary import PassResult, StartedBy
 from retrycli.operations.schedule import (
     Place,
     apply,
