@@ -20,6 +20,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from enum import StrEnum
+from typing import NamedTuple
 
 from retrycli.domain.backoff import later
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
@@ -36,8 +37,7 @@ class BreakerState(StrEnum):
     RESTING = "resting"
 
 
-@dataclass(frozen=True, slots=True)
-class BreakerRules:
+class BreakerRules(NamedTuple):
     """When the breaker opens, and how long it stays so."""
 
     failures: int = 5

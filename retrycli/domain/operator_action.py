@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.message import State, Status
@@ -29,8 +29,7 @@ class ActKind(StrEnum):
     RESUMED = "resumed"
 
 
-@dataclass(frozen=True, slots=True)
-class Act:
+class Act(NamedTuple):
     """One thing that an operator does, mostly to one message. Each constructor below fixes its own fields.
 
     None means: this field stays as it is.
@@ -103,8 +102,7 @@ class Act:
         return cls(ActKind.RESUMED, by, at, pause)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Standing(NamedTuple):
     """Where a message is, as far as it decides what can be done to it; no state: the queue does not know it."""
 
     message_id: int

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from email.utils import parsedate_to_datetime
 from enum import StrEnum
+from typing import NamedTuple
 
 RETRY_AFTER_CAP = timedelta(hours=6)
 """No server can make a message wait longer than this."""
@@ -72,8 +73,7 @@ class Presence(StrEnum):
     """The other side could not be asked, or its answer proves nothing."""
 
 
-@dataclass(frozen=True, slots=True)
-class LookUp:
+class LookUp(NamedTuple):
     """The result of asking whether a message has arrived."""
 
     result: Presence

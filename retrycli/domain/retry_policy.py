@@ -26,8 +26,7 @@ class TransitionKind(StrEnum):
     RELEASED = "released"
 
 
-@dataclass(frozen=True, slots=True)
-class Transition:
+class Transition(NamedTuple):
     """One change of a message. Made by the constructors below, each of which fixes exactly its own fields.
 
     None means: this field stays as it is.
@@ -117,8 +116,7 @@ class Transition:
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
-@dataclass(frozen=True, slots=True)
-class Settled:
+class Settled(NamedTuple):
     """A message whose fate is decided and not yet written down."""
 
     message_id: int
@@ -140,7 +138,7 @@ class Settled:
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
-        return replace(self, transition=Transition.unwritten(), outcome=outcome)
+        return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
     def superseded(self, difference: Difference) -> Settled:
         """Return what becomes of the message if its row holds another text or ticket by now.
@@ -150,14 +148,14 @@ class Settled:
         """
         outcome = self.outcome
         if outcome is None:
-            return replace(self, transition=Transition.released())
+            return self._replace(transition=Transition.released())
         arrived = _arrival(outcome)
         if difference is Difference.MOVED and arrived is None:
             return self
         what = "ticket" if difference is Difference.MOVED else "text"
         result = arrived or "was not delivered"
         why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
-        return replace(self, transition=Transition.changed(why))
+        return self._replace(transition=Transition.changed(why))
 
 
 def _arrival(outcome: Outcome) -> str | None:

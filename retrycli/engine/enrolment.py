@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import replace
 from datetime import datetime
 from functools import partial
 
@@ -78,10 +77,10 @@ def _reviewed(world: World, rules: PassRules, found: ChangedMessage, now: dateti
     has_lookup = world.looks_up(queued.message.message_type)
     if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
         # An error or a count that the application writes at every tick is not worth another word.
-        return replace(stays, transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
+        return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)
     transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=world.jitter())
-    return replace(stays, transition=replace(transition, unknown_count=queued.unknown_count))
+    return stays._replace(transition=transition._replace(unknown_count=queued.unknown_count))
 
 
 def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime) -> list[Event]:

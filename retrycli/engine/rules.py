@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.domain.pass_summary import StartedBy
 
@@ -29,8 +29,7 @@ LOOK_EVERY = timedelta(seconds=1)
 """How often a pass looks what others have found out. So long one host may go on while another knows better."""
 
 
-@dataclass(frozen=True, slots=True)
-class World:
+class World(NamedTuple):
     """Everything outside the engine."""
 
     enrolment: Enrolment
@@ -94,8 +93,7 @@ class PassRules:
         return started_at + self.due_slack
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """Which process this pass is, and who started it."""
 
     pass_id: str

@@ -249,7 +249,7 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
 def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:
     """Find what would come due in the queue if a pass followed the application's table."""
     foreseen = _Foreseen(Enrolment(database), rules, at)
-    enrolment.follow_the_table(replace(world, enrolment=foreseen), rules, at, emit=lambda _: None)
+    enrolment.follow_the_table(world._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 

@@ -106,7 +106,7 @@ def explain(
     rules = pass_rules(settings)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
     with as_if(settings) as database:
-        world = replace(make_world(settings, database, surroundings), jitter=lambda: 0.0)
+        world = make_world(settings, database, surroundings)._replace(jitter=lambda: 0.0)
         ended = partial(ended_passes, settings, Ledger(database))
         explainer = _Explainer(database, world, rules, interval, callers, ended, none_hidden=none_hidden)
         found = explainer.explain(message_id)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -388,7 +387,7 @@ class Claims:
             writable = [one for each, one in ours.items() if each not in kept] if kept else ours.values()
             final = as_written([*writable, *(by_id[each] for each in hidden)], refused)
             # Nothing is written into their rows, whatever was decided.
-            left_alone = [replace(each, transition=Transition.released()) for each in theirs]
+            left_alone = [each._replace(transition=Transition.released()) for each in theirs]
             finish_attempts(connection, [*final, *left_alone], now)
             unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)

@@ -244,7 +244,7 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
     if difference is Difference.NONE:
         return settled
     there = replace(_as_it_is(settled, message, identity), as_read=tuple(row[FIRST_IDENTIFYING:]))
-    return replace(settled.superseded(difference), message=there)
+    return settled.superseded(difference)._replace(message=there)
 
 
 def _as_it_is(

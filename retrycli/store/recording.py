@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import uuid
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
@@ -234,7 +233,7 @@ def escalate(
     theirs = {"ids": ids, "claimant": claim.claimant}
     found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
     whole = {each.message_id: each for each in load(connection, found, ids)}
-    known = [replace(each, message=whole[each.message_id]) for each in settled if each.message_id in whole]
+    known = [each._replace(message=whole[each.message_id]) for each in settled if each.message_id in whole]
     # What is not failed any more, or another message now, leaves the queue with the next pass.
     gone = [each for each in settled if each.message_id not in whole]
     written = write_messages(database, connection, known)

@@ -13,7 +13,6 @@ import signal
 import sys
 from collections import Counter
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, Engine, Pool, event
@@ -67,7 +66,7 @@ class Points:
 
     def watch(self, world: World) -> World:
         """The same with a gateway that is at a point before each request and after each answer."""
-        return replace(world, open_gateway=lambda: self._watched(world.open_gateway))
+        return world._replace(open_gateway=lambda: self._watched(world.open_gateway))
 
     # -- what is heard ------------------------------------------------------------------------------------------
 

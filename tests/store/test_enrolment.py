@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
@@ -541,7 +540,7 @@ def test_a_message_that_an_operator_is_sending_is_not_reviewed(
     Claims(database).claim_one(PASS, 1, NOON)
     before = queue_rows(database)
     anew = Transition.changed("Not sent: this text was already delivered")
-    assert enrolment.review([1], lambda found: replace(stays(found), transition=anew), NOON) == []
+    assert enrolment.review([1], lambda found: stays(found)._replace(transition=anew), NOON) == []
     assert queue_rows(database) == before
 
 

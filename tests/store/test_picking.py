@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 from sqlalchemy import update
@@ -156,7 +155,7 @@ def test_an_answer_is_recorded_and_its_message_stays_claimed(
     assert queue_rows(database) == held
     [row] = attempt_rows(database, 1)
     assert (row["outcome"], row["status_code"], row["finished_at"]) == ("permanent", 403, NOON)
-    claims.record(PASS, [replace(settled(1), outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
+    claims.record(PASS, [settled(1)._replace(outcome=Outcome(OutcomeKind.REFUSED, 200, "no"))], NOON + MINUTE)
     assert attempt_rows(database, 1) == [row], "what has ended is never rewritten"
 
 

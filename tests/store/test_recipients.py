@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timedelta
 
 import pytest
@@ -29,7 +28,7 @@ def attempt(
 ) -> None:
     """Make an attempt at each of some messages."""
     begun = {each.message_id: each for each in begin(claims, [each.message_id for each in settled], claim, at=at)}
-    known = [replace(each, message=begun.get(each.message_id)) for each in settled]
+    known = [each._replace(message=begun.get(each.message_id)) for each in settled]
     claims.record(written_by or claim, known, at)
 
 
@@ -74,7 +73,7 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
     claims.claim_one(HAND, 1, NOON)
     [queued] = begin(claims, [1], HAND)
     assert queued.delivered_to == {"bo@x.test"}
-    claims.record(HAND, [replace(again(1, BUSY), message=queued)], NOON)
+    claims.record(HAND, [again(1, BUSY)._replace(message=queued)], NOON)
     assert queue_rows(database)[1]["delivered_to"] == '["ana@x.test", "bo@x.test", "cy@x.test"]'
 
 
@@ -87,7 +86,7 @@ def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalate
     enrol(database, [1])
     escalated = Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived")
     unknown = Outcome(OutcomeKind.UNKNOWN, error="no answer", delivered_to=("bo@x.test",))
-    attempt(claims, Settled(1, replace(escalated, unknown_count=2), unknown))
+    attempt(claims, Settled(1, escalated._replace(unknown_count=2), unknown))
     before = queue_rows(database)
     application.change(1, body="b")
     claims.claim_one(HAND, 1, NOON)

@@ -148,7 +148,7 @@ class HttpGateway:
                 found = await self._look_up(queued)
         except TimeoutError:
             return LookUp(Presence.UNKNOWN, f"look-up: no answer within {limit:g} s")
-        return found if found.error is None else replace(found, error=self._clean(found.error, queued))
+        return found if found.error is None else found._replace(error=self._clean(found.error, queued))
 
     async def _look_up(self, queued: QueuedMessage) -> LookUp:
         if not self._preset.look_up:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -34,7 +33,7 @@ OPEN = after(*[OutcomeKind.TRANSIENT] * 5)
 
 @pytest.mark.parametrize("value", [CLOSED, RULES])
 def test_a_breaker_and_its_rules_are_frozen(value: Breaker | BreakerRules) -> None:
-    with pytest.raises(FrozenInstanceError):
+    with pytest.raises(AttributeError):
         value.failures = 1  # type: ignore[misc]
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import FrozenInstanceError, fields, replace
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -82,10 +82,12 @@ def decide(
     return policy.decide(queued, outcome, since=since, now=now, jitter=jitter, charged=charged)
 
 
-@pytest.mark.parametrize("value", [DEFAULT, DEFAULT.backoff, Transition.delivered()])
-def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transition) -> None:
-    with pytest.raises(FrozenInstanceError):
-        setattr(value, fields(value)[0].name, None)
+@pytest.mark.parametrize(
+    ("value", "field"), [(DEFAULT, "max_retries"), (DEFAULT.backoff, "kind"), (Transition.delivered(), "kind")]
+)
+def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transition, field: str) -> None:
+    with pytest.raises(AttributeError):
+        setattr(value, field, None)
 
 
 # Each outcome.
