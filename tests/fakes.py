@@ -19,10 +19,10 @@ from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.pass_summary import PassSummary
-from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition
+from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition
 from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Identity, PassRules, World
+from retrycli.engine.rules import Dependencies, Identity, PassRules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -192,7 +192,7 @@ class Stage:
                 [(each, 1000 + each, *row.values()) for each in ids],
             )
         if due is not None:
-            entries = [(Settled(each, Transition.enrolled(due)), START, 1000 + each) for each in ids]
+            entries = [(Decision(each, Transition.enrolled(due)), START, 1000 + each) for each in ids]
             self.enrolment.enrol(entries, START)
 
     def sql(self, statement: str, *values: object) -> list[tuple[Any, ...]]:
@@ -245,12 +245,12 @@ class Stage:
         """Make a pass in the loop that is running."""
         self.passes += 1
         me = Identity(f"pass-{self.passes}", host="mill", pid=self.passes)
-        return await runner.run_pass(self._world(script, takes), self.lock, rules, me)
+        return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:
         """Try one message by hand."""
-        world = self._world(script, timedelta(seconds=1))
-        return asyncio.run(manual_attempt.attempt_by_hand(world, RULES, message_id, by=by))
+        deps = self._deps(script, timedelta(seconds=1))
+        return asyncio.run(manual_attempt.attempt_by_hand(deps, RULES, message_id, by=by))
 
     @property
     def order(self) -> list[int]:
@@ -267,7 +267,7 @@ class Stage:
         """When each delivery of the last pass began."""
         return self.gateway.begun_at if self.gateway else []
 
-    def _world(self, script: Script, takes: timedelta) -> World:
+    def _deps(self, script: Script, takes: timedelta) -> Dependencies:
         self.gateway = None
 
         @asynccontextmanager
@@ -275,7 +275,7 @@ class Stage:
             self.gateway = FakeGateway(script, self.clock, takes)
             yield self.gateway
 
-        return World(
+        return Dependencies(
             enrolment=self.enrolment,
             claims=self.claims,
             ledger=self.ledger,

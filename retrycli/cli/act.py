@@ -88,7 +88,7 @@ def retry(
     ids = agreed(settings, "Try", wanted, yes=yes, as_json=as_json, plan=" now, one after the other")
     patience = None if message_ids else settings.breaker.failures
     done, received = interruptible(
-        lambda here: message_actions.retry_all(settings, ids, by=by, give_up_after=patience, surroundings=here)
+        lambda here: message_actions.retry_all(settings, ids, by=by, give_up_after=patience, runtime=here)
     )
     if as_json:
         counts = {name: getattr(done, name) for name in ("matched", "done", "left", "reason")}
@@ -183,9 +183,7 @@ def requeue(
         expired=lambda found: message_actions.expired_among(settings, found),
     )
     done, received = interruptible(
-        lambda here: message_actions.requeue(
-            settings, ids, due=due, spread=span, canary=birds, by=by, surroundings=here
-        )
+        lambda here: message_actions.requeue(settings, ids, due=due, spread=span, canary=birds, by=by, runtime=here)
     )
     report(done, "requeued", named=bool(message_ids), as_json=as_json)
     if not as_json:
@@ -253,7 +251,7 @@ def reject(
         raise typer.BadParameter("say why", param_hint="--reason")
     settings = load_settings(ctx, config)
     ids = agreed(settings, "Reject", wanted, yes=yes, as_json=as_json, asks_a_person=True)
-    done, received = interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, surroundings=here))
+    done, received = interruptible(lambda here: message_actions.reject(settings, ids, reason, by=by, runtime=here))
     report(done, "rejected", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli list-failed")

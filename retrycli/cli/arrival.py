@@ -52,7 +52,7 @@ def look_up(
     if not message_ids:
         raise typer.BadParameter("name messages by their ids", param_hint="ID…")
     settings = load_settings(ctx, config)
-    asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, surroundings=here))
+    asked, received = interruptible(lambda here: arrival.look_up_all(settings, message_ids, by=by, runtime=here))
     for each in asked:
         if each.error is not None:
             terminal.complain(f"retrycli: {each.error}")
@@ -150,7 +150,7 @@ def mark_sent(
     settings = load_settings(ctx, config)
     plan = " as sent, and send nothing"
     ids = agreed(settings, "Mark", wanted, yes=yes, as_json=as_json, plan=plan, for_good=True)
-    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, surroundings=here))
+    done, received = interruptible(lambda here: arrival.mark_sent(settings, ids, note=note, by=by, runtime=here))
     report(done, "marked_sent", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
     from retrycli.operations.message_actions import Done, Tried
-    from retrycli.operations.wiring import Surroundings
+    from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
 
@@ -104,15 +104,15 @@ def _expired(number: int) -> str:
     return f"{terminal.count(number, 'message')} {'has' if number == 1 else 'have'} expired and would expire again"
 
 
-def interruptible(act: Callable[[Surroundings], Result]) -> tuple[Result, int | None]:
+def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]:
     """Do something that SIGINT, SIGTERM and SIGHUP end in good order; what came of it, and the signal, if one came.
 
     What is under way has its end first: a message that is being sent, its answer. A second signal leaves at once.
     """
-    from retrycli.operations.wiring import HERE
+    from retrycli.operations.wiring import DEFAULT_RUNTIME
 
     signals = Signals()
-    done = act(replace(HERE, stop_requested=signals.stop_requested))
+    done = act(replace(DEFAULT_RUNTIME, stop_requested=signals.stop_requested))
     return done, signals.received
 
 
@@ -166,8 +166,8 @@ def _tell_of_refused(done: Done) -> None:
     if expired := [message_id for message_id, each in done.refused.items() if isinstance(each, Expired)]:
         sends = f"`retrycli retry {expired[0]}` sends {'it' if len(expired) == 1 else 'one'}"
         terminal.say(f"{_expired(len(expired))}: raise schedule.expires_after_hours, or {sends}.")
-    if moved_on := len(done.refused) - unfit - len(expired):
-        terminal.say(f"{terminal.count(moved_on, 'message')} had moved on and were left alone.")
+    if lost := len(done.refused) - unfit - len(expired):
+        terminal.say(f"{terminal.count(lost, 'message')} had moved on and were left alone.")
 
 
 def left_in_words(done: Done) -> str:

@@ -233,7 +233,7 @@ def acknowledge(
     if not isinstance(wanted, list):
         wanted = replace(wanted, state=State.ESCALATED, new=True)
     ids = agreed(settings, "Acknowledge", wanted, yes=yes, as_json=as_json)
-    done, received = interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, surroundings=here))
+    done, received = interruptible(lambda here: message_actions.acknowledge(settings, ids, by=by, runtime=here))
     report(done, "acknowledged", named=bool(message_ids), as_json=as_json)
     if not as_json:
         terminal.say("Next: retrycli escalations")

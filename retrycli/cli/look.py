@@ -29,7 +29,7 @@ from retrycli.cli.shared import (
 )
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.message import Status as RowStatus
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.pass_summary import PassResult
 
 if TYPE_CHECKING:
@@ -464,7 +464,7 @@ def show(
 
 def _next_step(settings: Settings, found: MessageDetails, message_id: int) -> str:
     """What to do about a message; one that can't be sent as it is has to be mended before it is tried."""
-    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActKind.REJECTED:
+    if found.row["status"] == RowStatus.REJECTED and found.acts and found.acts[-1].act == ActionKind.REJECTED:
         if any(each.expires_after for each in settings.policies.values()):
             return f"`retrycli requeue {message_id}` takes it back, unless it has expired"
         return f"`retrycli requeue {message_id}` takes it back"

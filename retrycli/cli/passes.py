@@ -96,7 +96,7 @@ def run_once(
         _preview(settings, limit, as_json=as_json)
         return
     signals = Signals()
-    surroundings = replace(wiring.HERE, stop_requested=signals.stop_requested)
+    runtime = replace(wiring.DEFAULT_RUNTIME, stop_requested=signals.stop_requested)
     try:
         with terminal.progress() as follow:
             summary = wiring.run_once(
@@ -105,7 +105,7 @@ def run_once(
                 probe=probe,
                 wait_lock_seconds=wait_lock,
                 listen=follow,
-                surroundings=surroundings,
+                runtime=runtime,
                 started_by=starter or _starter(),
             )
     except Exception as error:

@@ -15,7 +15,7 @@ from retrycli.domain.grouping import By
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from retrycli.domain.delivery_stats import Figures, Group, Trouble
+    from retrycli.domain.delivery_stats import DeliveryStats, Group, Trouble
     from retrycli.views.terminal import Row
 
 ON_SCREEN = 20
@@ -105,7 +105,7 @@ def _span(since: str) -> timedelta:
 # -- stats as JSON and as lines --------------------------------------------------------------------------------------
 
 
-def _fields(figures: Figures, by: By, groups: Sequence[Group]) -> dict[str, object]:
+def _fields(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> dict[str, object]:
     median, most, longest = (None if each is None else round(each.total_seconds()) for each in _waits(figures))
     troubles = [asdict(each) for each in figures.troubles]
     return {
@@ -133,7 +133,7 @@ def _fields(figures: Figures, by: By, groups: Sequence[Group]) -> dict[str, obje
     }
 
 
-def _lines(figures: Figures, by: By, groups: Sequence[Group]) -> Iterator[Row]:
+def _lines(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> Iterator[Row]:
     """What is piped: each line says first what it is about."""
     for each in groups:
         yield by.value, each.key, each.attempts, each.delivered
@@ -148,7 +148,7 @@ def _lines(figures: Figures, by: By, groups: Sequence[Group]) -> Iterator[Row]:
         yield "error", trouble.outcome, trouble.status_code, trouble.attempts, trouble.last_at, trouble.cause
 
 
-def _waits(figures: Figures) -> list[timedelta | None]:
+def _waits(figures: DeliveryStats) -> list[timedelta | None]:
     from retrycli.domain.delivery_stats import quantile
 
     return [quantile(figures.waits, share) for share in (0.5, 0.95, 1)]
@@ -157,7 +157,7 @@ def _waits(figures: Figures) -> list[timedelta | None]:
 # -- stats on a terminal ---------------------------------------------------------------------------------------------
 
 
-def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
+def _show(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> None:
     from retrycli.domain.delivery_stats import bar_for, bars
     from retrycli.domain.outcome import OutcomeKind
     from retrycli.views import terminal
@@ -190,7 +190,7 @@ def _show(figures: Figures, by: By, groups: Sequence[Group]) -> None:
         _show_troubles(figures.troubles, CAUSES if by is not By.ERROR else None)
 
 
-def _waited(figures: Figures) -> str:
+def _waited(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
     median, most, longest = ("" if each is None else in_words(each) for each in _waits(figures))
@@ -199,7 +199,7 @@ def _waited(figures: Figures) -> str:
     return f"half within {median}, 95 % within {most}, all within {longest}"
 
 
-def _outages(figures: Figures) -> str:
+def _outages(figures: DeliveryStats) -> str:
     from retrycli.domain.duration import in_words
 
     if not figures.outages:
@@ -208,7 +208,7 @@ def _outages(figures: Figures) -> str:
     return f"{len(figures.outages):,}, {in_words(down)} in all"
 
 
-def _show_outages(figures: Figures) -> None:
+def _show_outages(figures: DeliveryStats) -> None:
     from retrycli.domain.duration import in_words
     from retrycli.views import terminal
 

@@ -76,7 +76,7 @@ def all_utf8(values: list[str] | None) -> list[str] | None:
     return values
 
 
-def looked_for(values: list[str] | None) -> list[str] | None:
+def has_lookup(values: list[str] | None) -> list[str] | None:
     """Check the texts of a filter, if any.
 
     Raises:
@@ -149,11 +149,11 @@ Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 OfState = Annotated[list[State] | None, typer.Option("--state", help="In this state.", show_default=False)]
 OfType = Annotated[list[MessageType] | None, typer.Option("--type", help="Of this type.", show_default=False)]
 OfTicket = Annotated[
-    list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=looked_for)
+    list[str] | None, typer.Option("--ticket", help="Of this ticket.", show_default=False, callback=has_lookup)
 ]
 WithError = Annotated[
     list[str] | None,
-    typer.Option("--error", help="With this in the last error.", show_default=False, callback=looked_for),
+    typer.Option("--error", help="With this in the last error.", show_default=False, callback=has_lookup),
 ]
 ForReason = Annotated[
     list[EscalationReason] | None, typer.Option("--reason", help="Escalated for this reason.", show_default=False)
@@ -168,7 +168,7 @@ OfCause = Annotated[
         "--fingerprint",
         help="Escalated by this cause, as `escalations` shows it.",
         show_default=False,
-        callback=looked_for,
+        callback=has_lookup,
     ),
 ]
 

@@ -10,10 +10,10 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
-from retrycli.config.types import Named, Section, absolute, revealed
+from retrycli.config.types import Named, SettingsModel, absolute, secret_text
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import Lane, MessageType
+from retrycli.domain.message import MessageType, Route
 
 IN_COMMON = (
     "connect_timeout_seconds",
@@ -32,7 +32,7 @@ OF_THE_OTHER_KIND = {
 """Keys that have no effect, by the kind of the gateway that they are set for."""
 
 
-class OneGateway(Section):
+class GatewaySettings(SettingsModel):
     """How messages leave."""
 
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
@@ -135,7 +135,7 @@ class OneGateway(Section):
         if self.kind == "smtp":
             if self.sender is None:
                 raise ValueError("gateway.kind = 'smtp' needs gateway.sender")
-            if bool(self.username) != bool(revealed(self.password)):
+            if bool(self.username) != bool(secret_text(self.password)):
                 raise ValueError("gateway.username and gateway.password (or its _file) go together; set both or none")
             if urlsplit(self.base_url or "").path:
                 raise ValueError("gateway.base_url ends with its host and port for gateway.kind = 'smtp'")
@@ -147,17 +147,17 @@ class OneGateway(Section):
             self.auth or "none", ()
         )
         for name in needed:
-            if not revealed(getattr(self, name)):
+            if not secret_text(getattr(self, name)):
                 raise ValueError(f"gateway.auth = {self.auth!r} needs gateway.{name} or gateway.{name}_file")
         return self
 
 
-class Gateway(OneGateway):
+class Gateway(GatewaySettings):
     """The gateway of all messages but those whose type has one of its own."""
 
-    customer: OneGateway | None = Field(None, description="another gateway for messages to customers")
-    supplier: OneGateway | None = Field(None, description="another gateway for messages to suppliers")
-    internal: OneGateway | None = Field(None, description="another gateway for internal messages")
+    customer: GatewaySettings | None = Field(None, description="another gateway for messages to customers")
+    supplier: GatewaySettings | None = Field(None, description="another gateway for messages to suppliers")
+    internal: GatewaySettings | None = Field(None, description="another gateway for internal messages")
 
     @model_validator(mode="before")
     @classmethod
@@ -169,13 +169,13 @@ class Gateway(OneGateway):
         own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
         return values | own
 
-    def of(self, message_type: MessageType) -> OneGateway:
+    def of(self, message_type: MessageType) -> GatewaySettings:
         """The gateway of a message type."""
-        own: OneGateway | None = getattr(self, message_type)
+        own: GatewaySettings | None = getattr(self, message_type)
         return own or self
 
     @property
-    def all(self) -> dict[str, OneGateway]:
+    def all(self) -> dict[str, GatewaySettings]:
         """Every gateway that has messages, by the name of its section."""
         own = {f"gateway.{each}": self.of(each) for each in MessageType if self.of(each) is not self}
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
@@ -186,7 +186,7 @@ class Gateway(OneGateway):
         return timedelta(seconds=max(each.request_timeout_seconds for each in self.all.values()))
 
     @property
-    def lanes(self) -> tuple[Lane, ...]:
+    def routes(self) -> tuple[Route, ...]:
         """Where messages go.
 
         Raises:
@@ -197,4 +197,4 @@ class Gateway(OneGateway):
             ways.setdefault(self.of(each).destination, set()).add(each)
         *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
         but = frozenset(MessageType) - theirs
-        return (*(Lane(where, only=frozenset(only)) for where, only in others), Lane(rest, but=but))
+        return (*(Route(where, only=frozenset(only)) for where, only in others), Route(rest, but=but))

@@ -16,7 +16,7 @@ from pydantic import (
 )
 
 from retrycli.config.gateway import Gateway
-from retrycli.config.types import Hours, Minutes, Named, Positive, Section, Waits, absolute
+from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.message import MessageType
@@ -31,7 +31,7 @@ def _urls(value: object) -> object:
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
-class Database(Section):
+class Database(SettingsModel):
     """Where the application's table is."""
 
     url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
@@ -60,7 +60,7 @@ class Database(Section):
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
 
 
-class TypeSchedule(Section):
+class TypeSchedule(SettingsModel):
     """What one message type does otherwise than the rest; None is: as the rest."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
@@ -73,7 +73,7 @@ class TypeSchedule(Section):
     expires_after_hours: Hours | None = None
 
 
-class Schedule(Section):
+class Schedule(SettingsModel):
     """When a message is tried again."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
@@ -135,7 +135,7 @@ class Schedule(Section):
         return self
 
 
-class Run(Section):
+class Run(SettingsModel):
     """How much one pass does."""
 
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
@@ -150,7 +150,7 @@ class Run(Section):
     retention_days: int | None = Field(None, ge=1, le=36_500, description="how long attempts, acts and passes are kept")
 
 
-class BreakerSettings(Section):
+class BreakerSettings(SettingsModel):
     """When a destination is taken to be down."""
 
     failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
@@ -164,13 +164,13 @@ class BreakerSettings(Section):
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
-class Report(Section):
+class Report(SettingsModel):
     """The page that a person looks at."""
 
     path: Named | None = Field(None, description="an HTML file that passes renew; needs the report extra")
 
 
-class Logging(Section):
+class Logging(SettingsModel):
     """What goes to stderr and to a file."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
@@ -180,7 +180,7 @@ class Logging(Section):
     file: Named | None = Field(None, description="a file that gets every line at INFO or above")
 
 
-class Notify(Section):
+class Notify(SettingsModel):
     """Whom a pass tells of what changed, and who is to notice that passes stay away."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
@@ -210,7 +210,7 @@ class Notify(Section):
         return None if url is None else SecretStr(absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
-class Metrics(Section):
+class Metrics(SettingsModel):
     """What Prometheus is told."""
 
     path: Named | None = Field(
@@ -225,7 +225,7 @@ class Metrics(Section):
         return path
 
 
-class Settings(Section):
+class Settings(SettingsModel):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
     database: Database = Database()

@@ -32,7 +32,7 @@ Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
 Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
 
 
-class Section(BaseModel):
+class SettingsModel(BaseModel):
     """A section: frozen, and what it does not know is an error, which does not quote it."""
 
     model_config = ConfigDict(
@@ -44,7 +44,7 @@ class Section(BaseModel):
     )
 
 
-def revealed(value: object) -> str:
+def secret_text(value: object) -> str:
     """A value or a secret as text; None is an empty one."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 

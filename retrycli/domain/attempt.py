@@ -20,7 +20,7 @@ class Attempt(NamedTuple):
     """How many probes its message has been since the breaker opened, this one included; 0 if it is no probe."""
     trial: bool = False
     """Whether it was made to find out what answers in doubt are about: see `retrycli.domain.doubt`."""
-    charged: bool = True
+    counts_as_retry: bool = True
     """Whether a failure uses up one of the message's retries."""
     about_us: bool = False
     """Whether its answer is about us: then its message goes back to wait as it was."""

@@ -60,12 +60,12 @@ class Breaker:
     """While closed: at most `TICKETS` tickets, each with its failures in the row that may be its own fault."""
 
     @property
-    def at_ease(self) -> bool:
+    def is_healthy(self) -> bool:
         """Whether nothing stands against the destination: no failure since its last answer, no rest it asked for."""
         return self == Breaker(self.destination)
 
     @property
-    def outlook(self) -> str:
+    def description(self) -> str:
         """The destination, and when it is tried again, in words."""
         at = self.probe_at
         until = "" if at is None else f", to be tried again at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
@@ -97,7 +97,7 @@ class Breaker:
         if self.blocks(since):
             return self  # what was in flight when it opened tells nothing new
         if kind in ALIVE:
-            return self if self.at_ease else Breaker(self.destination)
+            return self if self.is_healthy else Breaker(self.destination)
         if kind not in OUTAGE:
             return self
         row = self._with_failure(kind, ticket)
@@ -126,18 +126,19 @@ class Breaker:
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 
-def wider(width: int, kind: OutcomeKind, limit: int, *, at_ease: bool) -> int:
-    """How many requests may be in flight after one more outcome.
+def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: bool) -> int:
+    """Return the maximum number of concurrent requests after one more outcome.
+
+    A failure halves it. An answer raises it by one, so that it doubles with each full round, as in TCP's slow start
+    (RFC 5681, section 3.1): a destination that has just recovered is not overloaded again.
 
     Args:
-        width: how many might be before it.
+        width: the maximum before this outcome.
         kind: the outcome.
-        limit: how many the destination bears at once, by its operator's word.
-        at_ease: whether nothing has failed of late. One delivery then shows that the word still holds. Else it is one
-            more for each answer, which doubles the width with each full round, as in TCP's slow start (RFC 5681,
-            section 3.1): what has just come back is not to be knocked over again. A failure halves it.
+        limit: the configured maximum.
+        is_healthy: whether nothing has failed recently. Then one delivery restores the limit at once.
     """
-    if kind is OutcomeKind.DELIVERED and at_ease:
+    if kind is OutcomeKind.DELIVERED and is_healthy:
         return limit
     if kind in ALIVE:
         return min(width + 1, limit)

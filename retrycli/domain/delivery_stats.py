@@ -68,7 +68,7 @@ class PassMark:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class DeliveryStats:
     """The figures of a time."""
 
     since: datetime
@@ -120,7 +120,7 @@ def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
     return next((each for each in BARS if span / each <= most), BARS[-1])
 
 
-def bars(figures: Figures, length: timedelta) -> dict[datetime, dict[str, int]]:
+def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
     """The attempts by outcome of each stretch of a length, empty ones too; the first begins where its slice does."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]

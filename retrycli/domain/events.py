@@ -10,7 +10,7 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.domain.retry_policy import Settled, TransitionKind
+from retrycli.domain.retry_policy import Decision, TransitionKind
 
 
 class PassStarted(NamedTuple):
@@ -180,7 +180,7 @@ class Tally:
 
 
 def event_of(
-    message: Message | QueuedMessage | UnusableMessage, settled: Settled, *, refusal: str | None = None
+    message: Message | QueuedMessage | UnusableMessage, settled: Decision, *, refusal: str | None = None
 ) -> Event:
     """What the world is told of a transition, or why the message's row takes none: then a person has it."""
     if refusal is not None:

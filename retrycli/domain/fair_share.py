@@ -11,16 +11,16 @@ MOST_PASSED_OVER = 500
 """So many tickets are passed over at most: each claim reads past the messages of all of them."""
 
 
-class Turns:
+class FairShare:
     """Which due messages a pass takes next. Tickets that have had their share are passed over until the others have.
 
     Args:
         at_once: how many messages are taken at once.
-        in_order: of one ticket's messages, take none before the earlier ones are delivered or in a person's hands.
+        per_ticket_order: take a ticket's message only after the earlier ones are delivered or escalated.
     """
 
-    def __init__(self, at_once: int, *, in_order: bool = False) -> None:
-        self.in_order = in_order
+    def __init__(self, at_once: int, *, per_ticket_order: bool = False) -> None:
+        self.per_ticket_order = per_ticket_order
         self.passed_over: set[str] = set()
         self._share = max(at_once // SHARE, 1)
         self._largest_share = max(at_once // LARGEST_SHARE, 1)
@@ -28,7 +28,7 @@ class Turns:
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
         """Those among messages, given with their tickets, whose turn it is."""
         if len(self.passed_over) > MOST_PASSED_OVER:
-            self.next_round()
+            self.widen()
         had: Counter[str] = Counter()
         taken = []
         for message_id, ticket in candidates:
@@ -40,7 +40,7 @@ class Turns:
             taken.append(message_id)
         return taken
 
-    def next_round(self) -> bool:
+    def widen(self) -> bool:
         """Pass over nobody any more, and take twice as many of each; whether anybody was passed over."""
         anybody = bool(self.passed_over)
         self.passed_over.clear()

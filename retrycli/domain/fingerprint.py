@@ -6,7 +6,7 @@ import hashlib
 import re
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.retry_policy import EXHAUSTED, Settled
+from retrycli.domain.retry_policy import EXHAUSTED, Decision
 
 LENGTH = 12
 """Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""
@@ -35,7 +35,7 @@ def cause(error: str) -> str:
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 
-def fingerprint(settled: Settled) -> str:
+def fingerprint(settled: Decision) -> str:
     """The fingerprint of an escalation: its outcome (or its reason, where no attempt was made), status and cause."""
     outcome, transition = settled.outcome, settled.transition
     kind: OutcomeKind | str | None = outcome.kind if outcome else transition.reason

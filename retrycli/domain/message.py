@@ -212,7 +212,7 @@ class UnusableMessage:
         )
 
 
-class Lapsed(NamedTuple):
+class ExpiredClaim(NamedTuple):
     """A message whose claim has expired."""
 
     message: QueuedMessage | UnusableMessage
@@ -235,7 +235,7 @@ class ChangedMessage(NamedTuple):
     """Its text, count or error is another."""
 
 
-class Lane(NamedTuple):
+class Route(NamedTuple):
     """The messages that go one way: to one destination."""
 
     destination: str
@@ -255,7 +255,7 @@ class Span(NamedTuple):
 class Claim(NamedTuple):
     """The exclusive right to some messages: who has it, and until when it outlives a crash."""
 
-    claimant: str
+    owner: str
     expires_at: datetime
 
 

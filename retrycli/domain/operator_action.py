@@ -15,7 +15,7 @@ LONGEST_NAME = 255
 """A person's: what the history has room for."""
 
 
-class ActKind(StrEnum):
+class ActionKind(StrEnum):
     """The acts, by the words that the history keeps."""
 
     EDITED = "edited"
@@ -29,13 +29,13 @@ class ActKind(StrEnum):
     RESUMED = "resumed"
 
 
-class Act(NamedTuple):
+class OperatorAction(NamedTuple):
     """One thing that an operator does, mostly to one message. Each constructor below fixes its own fields.
 
     None means: this field stays as it is.
     """
 
-    kind: ActKind
+    kind: ActionKind
     by: str
     at: datetime
     detail: str | None = None
@@ -53,53 +53,53 @@ class Act(NamedTuple):
     @classmethod
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
-    ) -> Act:
+    ) -> OperatorAction:
         """Another text, and so another message to the other side: it gets a new delivery key."""
-        return cls(ActKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
+        return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
-    def rejected(cls, reason: str, *, by: str, at: datetime) -> Act:
+    def rejected(cls, reason: str, *, by: str, at: datetime) -> OperatorAction:
         """Never to be sent: it is the application's again."""
-        return cls(ActKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
+        return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
-    def requeued(cls, due: datetime, *, by: str, at: datetime) -> Act:
+    def requeued(cls, due: datetime, *, by: str, at: datetime) -> OperatorAction:
         """Out of a person's hands and back to wait, with all its tries before it.
 
         It is the same message as before and keeps its delivery key, by which the other side knows it should it have
         arrived after all.
         """
-        return cls(ActKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
+        return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
     @classmethod
-    def acknowledged(cls, *, by: str, at: datetime) -> Act:
+    def acknowledged(cls, *, by: str, at: datetime) -> OperatorAction:
         """Somebody has seen it and sees to it."""
-        return cls(ActKind.ACKNOWLEDGED, by, at)
+        return cls(ActionKind.ACKNOWLEDGED, by, at)
 
     @classmethod
-    def noted(cls, text: str, *, by: str, at: datetime) -> Act:
+    def noted(cls, text: str, *, by: str, at: datetime) -> OperatorAction:
         """A word to whoever looks next, in place of any earlier one."""
-        return cls(ActKind.NOTED, by, at, text, note=text)
+        return cls(ActionKind.NOTED, by, at, text, note=text)
 
     @classmethod
-    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> Act:
+    def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> OperatorAction:
         """State that the other side has it."""
-        return cls(ActKind.MARKED_SENT, by, at, note)
+        return cls(ActionKind.MARKED_SENT, by, at, note)
 
     @classmethod
-    def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> Act:
+    def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> OperatorAction:
         """Record a question and its answer. It changes nothing by itself."""
-        return cls(ActKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
+        return cls(ActionKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
 
     @classmethod
-    def paused(cls, end: str, *, by: str, at: datetime) -> Act:
+    def paused(cls, end: str, *, by: str, at: datetime) -> OperatorAction:
         """Hold deliveries back; ``end`` says until when, and why."""
-        return cls(ActKind.PAUSED, by, at, end)
+        return cls(ActionKind.PAUSED, by, at, end)
 
     @classmethod
-    def resumed(cls, pause: str, *, by: str, at: datetime) -> Act:
+    def resumed(cls, pause: str, *, by: str, at: datetime) -> OperatorAction:
         """End a pause, which ``pause`` describes."""
-        return cls(ActKind.RESUMED, by, at, pause)
+        return cls(ActionKind.RESUMED, by, at, pause)
 
 
 class Standing(NamedTuple):
@@ -114,16 +114,16 @@ class Standing(NamedTuple):
 
 
 VERBS = {
-    ActKind.EDITED: "edit",
-    ActKind.REJECTED: "reject",
-    ActKind.REQUEUED: "requeue",
-    ActKind.ACKNOWLEDGED: "acknowledge",
-    ActKind.NOTED: "note",
-    ActKind.MARKED_SENT: "mark as sent",
-    ActKind.LOOKED_UP: "look up",
+    ActionKind.EDITED: "edit",
+    ActionKind.REJECTED: "reject",
+    ActionKind.REQUEUED: "requeue",
+    ActionKind.ACKNOWLEDGED: "acknowledge",
+    ActionKind.NOTED: "note",
+    ActionKind.MARKED_SENT: "mark as sent",
+    ActionKind.LOOKED_UP: "look up",
 }
 """What is done to messages, for errors."""
-OF_ESCALATIONS = (ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED)
+OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
 """What is done only to messages in a person's hands."""
 
 
@@ -164,9 +164,9 @@ def not_taken(message_id: int, why: str) -> NotActionable:
     return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
 
 
-def not_written(kind: ActKind, message_id: int, why: str) -> NotActionable:
+def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
     """Return the error of an act whose row the application's table did not let change."""
-    if kind is not ActKind.MARKED_SENT:
+    if kind is not ActionKind.MARKED_SENT:
         return not_taken(message_id, why)
     return NotActionable(
         f"message {message_id} is recorded as delivered, and no pass sends it, but its row can't be changed: {why}. "
@@ -174,11 +174,11 @@ def not_written(kind: ActKind, message_id: int, why: str) -> NotActionable:
     )
 
 
-def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:
+def refusal(kind: ActionKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:
     """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
     if standing is None:
         return no_such(message_id)
-    if kind is ActKind.REQUEUED and standing.status == Status.REJECTED:
+    if kind is ActionKind.REQUEUED and standing.status == Status.REJECTED:
         return NotActionable(
             f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
             "or changed its row after retrycli had rejected it; set its status to failed there"
@@ -190,7 +190,7 @@ def refusal(kind: ActKind, message_id: int, standing: Standing | None, now: date
             f"message {message_id} is in no person's hands but waits for its next attempt: "
             f"there is nothing to {VERBS[kind]}; `retrycli retry {message_id}` tries it now"
         )
-    if kind is ActKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
+    if kind is ActionKind.ACKNOWLEDGED and standing.acknowledged_by is not None:
         return NotActionable(f"message {message_id} is acknowledged already, by {standing.acknowledged_by}")
     return NotActionable(
         f"message {message_id} was being changed by another just now; see `retrycli show {message_id}`"

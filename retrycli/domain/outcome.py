@@ -90,10 +90,12 @@ def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
-LAPSED = Outcome(OutcomeKind.UNKNOWN, error="no answer was recorded: the process was killed, or the disk was full")
+PROCESS_DIED = Outcome(
+    OutcomeKind.UNKNOWN, error="no answer was recorded: the process was killed, or the disk was full"
+)
 """What came of an attempt whose claim lapsed."""
 
-STOOD_STILL = Outcome(
+CLAIM_EXPIRED_BEFORE_SEND = Outcome(
     OutcomeKind.UNREACHABLE, error="not sent: this process stood still until another might have taken the message"
 )
 """What comes of an attempt that was begun and then held up for longer than its claim lasts."""

@@ -116,7 +116,7 @@ class Transition(NamedTuple):
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
-class Settled(NamedTuple):
+class Decision(NamedTuple):
     """A message whose fate is decided and not yet written down."""
 
     message_id: int
@@ -133,14 +133,14 @@ class Settled(NamedTuple):
         """Tell if the attempt delivered, whatever becomes of the message's row."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
-    def refused(self, why: str) -> Settled:
+    def refused(self, why: str) -> Decision:
         """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
         return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
-    def superseded(self, difference: Difference) -> Settled:
+    def superseded(self, difference: Difference) -> Decision:
         """Return what becomes of the message if its row holds another text or ticket by now.
 
         A message that only moved, and that was certainly not delivered, goes on as decided. If there was no attempt, it
@@ -165,20 +165,20 @@ def _arrival(outcome: Outcome) -> str | None:
     return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
 
 
-class Recorded(NamedTuple):
+class WriteResult(NamedTuple):
     """What was not written as it was decided, by the messages' ids."""
 
-    moved_on: frozenset[int] = frozenset()
+    lost: frozenset[int] = frozenset()
     """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
     held: frozenset[int] = frozenset()
     """The application holds their rows: only the attempts' outcomes were written."""
     refused: Mapping[int, str] = MappingProxyType({})
     """The application's table takes no change of their rows, and why: they were escalated."""
-    changed: Mapping[int, Settled] = MappingProxyType({})
+    changed: Mapping[int, Decision] = MappingProxyType({})
     """Their rows hold another text now: they were escalated instead."""
 
 
-def as_written(settled: Sequence[Settled], refused: Mapping[int, str]) -> list[Settled]:
+def as_written(settled: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
     """What becomes of messages of which the application's table takes no change of some."""
     return [each.refused(refused[each.message_id]) if each.message_id in refused else each for each in settled]
 
@@ -201,8 +201,8 @@ class RetryPolicy:
         since: datetime,
         now: datetime,
         jitter: float,
-        charged: bool = True,
-        looked_for: bool = False,
+        counts_as_retry: bool = True,
+        has_lookup: bool = False,
     ) -> Transition:
         """What an outcome does to a message.
 
@@ -212,9 +212,9 @@ class RetryPolicy:
             since: the start of the pass; waits count from it, so that they end before a tick, not after.
             now: the time of the answer; Retry-After counts from it.
             jitter: one roll of the dice, -1 to 1.
-            charged: False where the destination is known to be down, so that the failure says nothing about
+            counts_as_retry: False where the destination is known to be down, so that the failure says nothing about
                 the message: it keeps its tries.
-            looked_for: whether the next attempt begins by asking whether this one has arrived, so that nothing is
+            has_lookup: whether the next attempt begins by asking whether this one has arrived, so that nothing is
                 sent again by guess.
         """
         match outcome.kind:
@@ -228,16 +228,16 @@ class RetryPolicy:
                 # Either stops the pass: should it be for this message's sake, the next one begins with another.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
-                charged = True
+                counts_as_retry = True
             case OutcomeKind.TRANSIENT | OutcomeKind.UNREACHABLE:
                 pass
-            case OutcomeKind.UNKNOWN if not looked_for and queued.unknown_count >= self.unknown_limit:
-                return _escalated_unknown(queued, outcome, charged=charged)
+            case OutcomeKind.UNKNOWN if not has_lookup and queued.unknown_count >= self.unknown_limit:
+                return _escalated_unknown(queued, outcome, counts_as_retry=counts_as_retry)
             case OutcomeKind.UNKNOWN:
                 queued = replace(queued, unknown_count=queued.unknown_count + 1)
             case _:
                 assert_never(outcome.kind)
-        if not charged:
+        if not counts_as_retry:
             return Transition.released(now, unknown_count=queued.unknown_count)
         due = self._due(queued.message, queued.message.retry_count + 2, since, jitter)
         return self._counted(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
@@ -350,11 +350,11 @@ def exhausted(max_retries: int, error: str | None) -> str:
     return error if EXHAUSTED.match(error) else f"{start} Last error: {error}"
 
 
-def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, charged: bool) -> Transition:
+def _escalated_unknown(queued: QueuedMessage, outcome: Outcome, *, counts_as_retry: bool) -> Transition:
     unknowns = queued.unknown_count + 1
     return Transition.escalated(
         EscalationReason.UNKNOWN,
         last_error=f"May have arrived: {outcome.error} ({unknowns} times)",
-        retry_count=queued.message.retry_count + charged,
+        retry_count=queued.message.retry_count + counts_as_retry,
         unknown_count=unknowns,
     )

@@ -10,14 +10,14 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.message import Claim
 from retrycli.engine.destination import Destination
-from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
 
 
-class Liaison:
+class PassCoordinator:
     """What this pass and those of other hosts tell each other, through the database.
 
     Args:
-        world: where the database is, and the clock.
+        deps: where the database is, and the clock.
         rules: how long a claim lasts, and when the breaker opens.
         me: whose claims to keep.
         since: the start of the pass.
@@ -25,14 +25,14 @@ class Liaison:
     """
 
     def __init__(
-        self, world: World, rules: PassRules, me: Identity, *, since: datetime, tell: Callable[[Event], None]
+        self, deps: Dependencies, rules: PassRules, me: Identity, *, since: datetime, tell: Callable[[Event], None]
     ) -> None:
         self.claim = Claim(me.pass_id, since + rules.lease)
         self.paused: str | None = None
         """Why deliveries are held back, in words, where somebody has paused them meanwhile."""
-        self._ledger = world.ledger
-        self._claims = world.claims
-        self._now = world.now
+        self._ledger = deps.ledger
+        self._claims = deps.claims
+        self._now = deps.now
         self._rules = rules
         self._since = since
         self._tell = tell
@@ -46,7 +46,7 @@ class Liaison:
         self._undone: tuple[Breaker, Breaker] | None = None
         """What both are again if the present transaction fails, in which the breaker was saved."""
 
-    def meet(self) -> Destination:
+    def claim_destination(self) -> Destination:
         """The destination as this pass finds it, with the one probe taken where it is down and a probe is due."""
         self._known = self._ledger.breaker(self._rules.destination)
         destination = Destination(self._known, self._rules, since=self._since)
@@ -58,15 +58,15 @@ class Liaison:
                 destination.learn_of(self._known, self._now())
         return destination
 
-    def look_around(self, destination: Destination) -> None:
+    def sync(self, destination: Destination) -> None:
         """Every now and then: show that this pass is alive, keep its claims, and see what others have found out."""
         now = self._now()
-        if now - self._looked_at < LOOK_EVERY:
+        if now - self._looked_at < SYNC_INTERVAL:
             return
         self._looked_at = now
-        self._ledger.heartbeat(self.claim.claimant, now)
+        self._ledger.heartbeat(self.claim.owner, now)
         if self.claim.expires_at - now <= self._rules.lease * 2 / 3:
-            self.claim = Claim(self.claim.claimant, now + self._rules.lease)
+            self.claim = Claim(self.claim.owner, now + self._rules.lease)
             self._claims.renew(self.claim)
         self.paused = self._ledger.paused(now)
         self._compare(destination, self._ledger.breaker(self._rules.destination))

@@ -1,4 +1,4 @@
-"""Delivery: the messages of one lane are claimed, sent, decided and recorded."""
+"""Delivery: the messages of one route are claimed, sent, decided and recorded."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
-from retrycli.domain.message import BY_PASS, Lane, QueuedMessage, UnusableMessage
-from retrycli.domain.outcome import STOOD_STILL, Outcome, OutcomeKind
+from retrycli.domain.message import BY_PASS, QueuedMessage, Route, UnusableMessage
+from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.retry_policy import RetryPolicy, Settled, Transition, TransitionKind
-from retrycli.engine.coordination import Liaison
+from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition, TransitionKind
+from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
-from retrycli.engine.limits import Pace
+from retrycli.engine.limits import PassLimits
 from retrycli.engine.recording import Decided, Results
-from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
@@ -53,39 +53,39 @@ class Begun(NamedTuple):
 
 
 class Delivery:
-    """One lane as a pass delivers it.
+    """One route as a pass delivers it.
 
     Args:
-        world: everything outside the engine.
-        rules: destination, limit and deadline are the lane's.
+        deps: everything outside the engine.
+        rules: destination, limit and deadline are the route's.
         me: which pass this is.
-        lane: which messages.
+        route: which messages.
         since: the start of the pass.
         tell: is given what has happened, once that is committed.
     """
 
     def __init__(
         self,
-        world: World,
+        deps: Dependencies,
         rules: PassRules,
         me: Identity,
-        lane: Lane,
+        route: Route,
         *,
         since: datetime,
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.begun = 0
         """How many attempts have begun."""
-        self._world = world
+        self._deps = deps
         self._rules = rules
         self._me = me
         self._since = since
         self._tell_all = tell
         self._events: list[Event] = []
-        self._pace = Pace(rules, since, world.now, world.stop_requested, self._take_turn)
-        self._liaison = Liaison(world, rules, me, since=since, tell=self._events.append)
+        self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._take_turn)
+        self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
-        self._supply = Supply(world.claims, self._liaison, rules, lane, since=since)
+        self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
         self._in_flight = 0
         self._begun: list[Begun] = []
         """Attempts that go out as soon as they are on the disk."""
@@ -95,17 +95,17 @@ class Delivery:
         # An answer is in one of these three until its result is committed.
         self._new: list[Attempt] = []
         """Answers that are not judged yet."""
-        self._in_doubt: list[Settled] = []
+        self._in_doubt: list[Decision] = []
         """Answers that are held back until it is clear what they are about, and are not recorded yet."""
-        self._results = Results(world, tell=self._events.extend, written=self._free_tickets)
+        self._results = Results(deps, tell=self._events.extend, written=self._free_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
         # Not before it runs, for it takes the one probe that may be due.
-        self._destination = self._liaison.meet()
+        self._destination = self._coordinator.claim_destination()
         if self._may_begin():
             try:
-                async with self._world.open_gateway() as gateway, asyncio.TaskGroup() as group:
+                async with self._deps.open_gateway() as gateway, asyncio.TaskGroup() as group:
                     await self._deliver(gateway, group)
             except ExceptionGroup as faults:
                 # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
@@ -119,15 +119,15 @@ class Delivery:
     @property
     def reason(self) -> StopReason | None:
         """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
-        if self._pace.reason in {None, StopReason.LIMIT}:
-            return self._destination.trouble or self._pace.reason
-        return self._pace.reason
+        if self._limits.reason in {None, StopReason.LIMIT}:
+            return self._destination.trouble or self._limits.reason
+        return self._limits.reason
 
     @property
     def detail(self) -> str | None:
         """The same in words, where there is more to be said of it."""
         if self.reason is StopReason.PAUSED:
-            return self._liaison.paused
+            return self._coordinator.paused
         return self._destination.detail if self.reason is self._destination.trouble else None
 
     def release(self) -> None:
@@ -147,19 +147,19 @@ class Delivery:
             if not isinstance(error, DatabaseBusy):
                 self._supply.forget()
             is_kept = await self._save_answers()
-            if not (is_kept and isinstance(error, DatabaseBusy) and self._world.stop_requested()):
+            if not (is_kept and isinstance(error, DatabaseBusy) and self._deps.stop_requested()):
                 raise
-            self._pace.stop(StopReason.SIGNAL)
+            self._limits.stop(StopReason.SIGNAL)
             self.release()
         unjudged = [each.queued.message_id for each in self._new]
         undone = [each.message_id for each in self._results.waiting]
-        self._events += map(ResultKept, [*self._results.held_up, *undone, *unjudged])
+        self._events += map(ResultKept, [*self._results.unwritten, *undone, *unjudged])
         self._tell()
         if self._fault is not None:
             raise self._fault
         if self._is_held_up and self._supply.any_left():
             raise DatabaseBusy(
-                f"the application holds the rows of {len(self._results.held_up)} messages that were sent; end its "
+                f"the application holds the rows of {len(self._results.unwritten)} messages that were sent; end its "
                 "transaction. A later pass writes these rows, and sends the other messages"
             )
 
@@ -173,17 +173,17 @@ class Delivery:
         """
         while True:
             try:
-                with self._world.claims.together(wait=False) as commit:
+                with self._deps.claims.transaction(wait=False) as commit:
                     work()
                     await self._commit(commit)
                 break
             except DatabaseBusy:
                 self._roll_back()
-                if self._keep_answers() and self._world.stop_requested() and not self._in_flight:
+                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight:
                     raise
-                if self._world.now() >= self._give_up_at:
+                if self._deps.now() >= self._give_up_at:
                     raise
-            await self._world.sleep(TRY_AGAIN_SECONDS)
+            await self._deps.sleep(TRY_AGAIN_SECONDS)
         self._committed()
         self._tell()
 
@@ -192,23 +192,23 @@ class Delivery:
         for _ in range(COMMIT_TIMES):
             if commit():
                 return
-            await self._world.sleep(TRY_AGAIN_SECONDS)
+            await self._deps.sleep(TRY_AGAIN_SECONDS)
         raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
 
     @property
     def _give_up_at(self) -> datetime:
-        expires_at = self._liaison.claim.expires_at
-        return expires_at if self._world.stop_requested() else max(expires_at, self._since + self._rules.deadline)
+        expires_at = self._coordinator.claim.expires_at
+        return expires_at if self._deps.stop_requested() else max(expires_at, self._since + self._rules.deadline)
 
     def _committed(self) -> None:
-        self._liaison.committed()
+        self._coordinator.committed()
         self._supply.committed()
         self._results.committed()
         self._in_doubt.clear()
 
     def _roll_back(self) -> None:
         """Have everything to do again that the failed transaction has done."""
-        self._liaison.rolled_back()
+        self._coordinator.rolled_back()
         self._supply.rolled_back()
         self._results.rolled_back()
         self._events.clear()
@@ -216,7 +216,7 @@ class Delivery:
         self._begun.clear()
         self._in_flight -= not_begun
         self.begun -= not_begun
-        self._pace.not_begun(not_begun)
+        self._limits.not_begun(not_begun)
 
     def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         """Let the attempts go out that have been recorded."""
@@ -231,24 +231,24 @@ class Delivery:
         """
         self._new += self._arrived()
         # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
-        ended, kept = [*self._in_doubt], list[Settled]()
+        ended, kept = [*self._in_doubt], list[Decision]()
         for each in self._results.waiting:
             (ended if each.transition.kind is TransitionKind.RELEASED else kept).append(each)
         for answer in self._new:
             (ended if answer.is_spared else kept).append(_settled(answer, Transition.released()))
         try:
-            with self._world.claims.together(wait=False) as commit:
-                self._look_around()
-                now, claim = self._world.now(), self._liaison.claim
-                self._world.claims.record_answers(claim, ended, now)
-                self._world.claims.keep_outcomes(claim, kept, now)
+            with self._deps.claims.transaction(wait=False) as commit:
+                self._sync()
+                now, claim = self._deps.now(), self._coordinator.claim
+                self._deps.claims.record_answers(claim, ended, now)
+                self._deps.claims.keep_outcomes(claim, kept, now)
                 is_kept = commit()
         except DatabaseBusy:
             is_kept = False
         if is_kept:
-            self._liaison.committed()
+            self._coordinator.committed()
         else:
-            self._liaison.rolled_back()
+            self._coordinator.rolled_back()
         return is_kept
 
     async def _save_answers(self) -> bool:
@@ -258,8 +258,8 @@ class Delivery:
             self._new.append(await self._answered.get())
             self._in_flight -= 1
         with suppress(DatabaseUnavailable):
-            while not (is_kept := self._keep_answers()) and self._world.now() < self._liaison.claim.expires_at:
-                await self._world.sleep(TRY_AGAIN_SECONDS)
+            while not (is_kept := self._keep_answers()) and self._deps.now() < self._coordinator.claim.expires_at:
+                await self._deps.sleep(TRY_AGAIN_SECONDS)
             return is_kept
         return False
 
@@ -269,33 +269,33 @@ class Delivery:
         Returns:
             Whether more attempts may begin, because some rows are free again.
         """
-        if not self._results.held_up:
+        if not self._results.unwritten:
             return False
-        until = self._world.now() + self._world.claims.patience()
-        while self._results.held_up and self._world.now() < until and not self._world.stop_requested():
-            await self._world.sleep(TRY_AGAIN_SECONDS)
+        until = self._deps.now() + self._deps.claims.patience()
+        while self._results.unwritten and self._deps.now() < until and not self._deps.stop_requested():
+            await self._deps.sleep(TRY_AGAIN_SECONDS)
             await self._write(self._try_held)
             if self._may_begin():
                 return True
         return False
 
     def _try_held(self) -> None:
-        self._look_around()
-        self._results.write_held(self._liaison.claim)
+        self._sync()
+        self._results.write_held(self._coordinator.claim)
 
-    def _look_around(self) -> None:
-        self._liaison.look_around(self._destination)
-        if self._liaison.paused:
-            self._pace.stop(StopReason.PAUSED)
+    def _sync(self) -> None:
+        self._coordinator.sync(self._destination)
+        if self._coordinator.paused:
+            self._limits.stop(StopReason.PAUSED)
 
     def _begin_attempts(self) -> None:
         """Begin as many attempts as there is room for, each written down first."""
         while ids := self._take(self._room()):
-            now = self._world.now()
+            now = self._deps.now()
             probing = self._destination.probing
             escalations: dict[int, Transition] = {}
-            loaded = self._world.claims.begin(
-                self._liaison.claim,
+            loaded = self._deps.claims.begin(
+                self._coordinator.claim,
                 ids,
                 made_by=BY_PASS,
                 pass_id=self._me.pass_id,
@@ -309,31 +309,31 @@ class Delivery:
             for each in loaded:
                 if isinstance(each, UnusableMessage):
                     invalid = Transition.invalid(each.problem)
-                    unfit.append((each, Settled(each.message_id, invalid, message=each)))
+                    unfit.append((each, Decision(each.message_id, invalid, message=each)))
                 elif escalation := escalations.get(each.message_id):
-                    unfit.append((each, Settled(each.message_id, escalation, message=each)))
+                    unfit.append((each, Decision(each.message_id, escalation, message=each)))
                 else:
                     probe = self._count_probes(each.message_id) if probing else 0
                     self._begun.append(Begun(each, now, probe, self._destination.on_trial))
                     begun += 1
             self._in_flight += begun
-            self._pace.begun(begun)
+            self._limits.begun(begun)
             self.begun += begun
-            self._results.write(self._liaison.claim, unfit)
+            self._results.write(self._coordinator.claim, unfit)
 
     def _count_probes(self, message_id: int) -> int:
-        return self._world.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
+        return self._deps.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
 
     async def _attempt(self, gateway: Gateway, begun: Begun) -> None:
-        stood_still = self._world.now() >= self._liaison.claim.expires_at
+        stood_still = self._deps.now() >= self._coordinator.claim.expires_at
         about_us = False
         try:
-            outcome = STOOD_STILL if stood_still else await gateway.deliver(begun.queued)
+            outcome = CLAIM_EXPIRED_BEFORE_SEND if stood_still else await gateway.deliver(begun.queued)
         except ConfigurationError as fault:  # the others' answers still come in
             self._fault = self._fault or fault
             outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
             about_us = True
-        now = self._world.now()
+        now = self._deps.now()
         self._answered.put_nowait(
             Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial, about_us=about_us)
         )
@@ -341,11 +341,11 @@ class Delivery:
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
         answers = []
-        if pause := self._pace.pause():
-            await self._world.sleep(min(pause, RECORD_WITHIN_SECONDS))
+        if pause := self._limits.pause():
+            await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
         elif self._in_flight:
             with suppress(TimeoutError):
-                async with asyncio.timeout(LOOK_EVERY.total_seconds()):
+                async with asyncio.timeout(SYNC_INTERVAL.total_seconds()):
                     answers.append(await self._answered.get())
             await self._gather()
             self._in_flight -= len(answers)
@@ -368,7 +368,7 @@ class Delivery:
     def _may_begin(self) -> bool:
         if self._is_held_up or self._fault is not None:
             return False
-        return bool(self._supply) and self._destination.trouble is None and self._pace.may_begin()
+        return bool(self._supply) and self._destination.trouble is None and self._limits.may_begin()
 
     @property
     def _is_held_up(self) -> bool:
@@ -379,7 +379,7 @@ class Delivery:
         """How many attempts may begin now."""
         one_by_one = self._destination.on_trial or self._destination.probing
         width = 1 if one_by_one else self._destination.width
-        return self._pace.room(width - self._in_flight) if self._may_begin() else 0
+        return self._limits.room(width - self._in_flight) if self._may_begin() else 0
 
     def _take(self, room: int) -> list[int]:
         """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
@@ -390,11 +390,11 @@ class Delivery:
         return found
 
     def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
-        return self._world.ledger.take_turn(self._rules.destination, self._world.now(), interval, too_late)
+        return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
 
     def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
         """Tell if a message may be sent; if not, note what becomes of it instead."""
-        has_lookup = self._world.looks_up(queued.message.message_type)
+        has_lookup = self._deps.looks_up(queued.message.message_type)
         escalation = self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
         if escalation is not None:
             escalations[queued.message_id] = escalation
@@ -404,7 +404,7 @@ class Delivery:
 
     def _settle_and_begin(self) -> None:
         """Record the results of some attempts, and begin the next ones. No request goes out before it is committed."""
-        self._look_around()
+        self._sync()
         self._settle()
         self._begin_attempts()
 
@@ -417,21 +417,21 @@ class Delivery:
         if self._fault is not None:  # nothing can be learnt of a request that could not be made
             self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
             self._new = [each for each in self._new if not each.about_us]
-        judged = self._liaison.judge(self._destination, self._new, last=last)
+        judged = self._coordinator.judge(self._destination, self._new, last=last)
         self._new = []
         self._results.add((each.queued, self._decide(each)) for each in judged)
         self._in_doubt += [_settled(each, Transition.released()) for each in self._destination.newly_in_doubt()]
-        self._liaison.save(self._destination)
+        self._coordinator.save(self._destination)
         if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
-            self._world.claims.record_answers(self._liaison.claim, self._in_doubt, self._world.now())
-        self._results.write(self._liaison.claim)
+            self._deps.claims.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
+        self._results.write(self._coordinator.claim)
 
     def _free_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
-        if self._rules.in_order:
+        if self._rules.per_ticket_order:
             self._supply.free(str(each.ticket_id) for each in messages)
 
-    def _decide(self, attempt: Attempt) -> Settled:
+    def _decide(self, attempt: Attempt) -> Decision:
         queued = attempt.queued
         if attempt.about_us:
             return _settled(attempt, Transition.released(attempt.finished_at))
@@ -440,9 +440,9 @@ class Delivery:
             attempt.outcome,
             since=self._since,
             now=attempt.finished_at,
-            jitter=self._world.jitter(),
-            charged=attempt.charged,
-            looked_for=self._world.looks_up(queued.message.message_type),
+            jitter=self._deps.jitter(),
+            counts_as_retry=attempt.counts_as_retry,
+            has_lookup=self._deps.looks_up(queued.message.message_type),
         )
         return _settled(attempt, transition)
 
@@ -455,6 +455,6 @@ class Delivery:
         self._tell_all(events)
 
 
-def _settled(attempt: Attempt, transition: Transition) -> Settled:
+def _settled(attempt: Attempt, transition: Transition) -> Decision:
     message_id = attempt.queued.message_id
-    return Settled(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)
+    return Decision(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from retrycli.domain.attempt import Attempt
-from retrycli.domain.circuit_breaker import Breaker, BreakerState, wider
+from retrycli.domain.circuit_breaker import Breaker, BreakerState, next_concurrency
 from retrycli.domain.doubt import Doubt
 from retrycli.domain.outcome import ALIVE, OUTAGE, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
@@ -35,7 +35,7 @@ class Destination:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
         self.width = 1
-        self._at_ease = breaker.at_ease
+        self._at_ease = breaker.is_healthy
         """Whether nothing has failed in this pass, nor as the last one ended."""
         self.trouble: StopReason | None = None
         self.detail: str | None = None
@@ -54,7 +54,7 @@ class Destination:
 
     def may_change(self, attempts: Sequence[Attempt]) -> bool:
         """Whether these attempts could tell anything new of the breaker."""
-        return not (self.breaker.at_ease and all(each.outcome.kind in ALIVE for each in attempts))
+        return not (self.breaker.is_healthy and all(each.outcome.kind in ALIVE for each in attempts))
 
     @property
     def probing(self) -> bool:
@@ -113,9 +113,9 @@ class Destination:
 
     def _learn(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
-        charged = self._charges(attempt)
+        counts_as_retry = self._charges(attempt)
         self._at_ease &= kind not in OUTAGE
-        self.width = wider(self.width, kind, self._concurrency, at_ease=self._at_ease)
+        self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._at_ease)
         match kind:
             case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
@@ -126,7 +126,7 @@ class Destination:
                 self.breaker = self.breaker.after(kind, self._rules, since=self._since, ticket=attempt.ticket)
         if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
             self._stop(StopReason.BREAKER_OPEN)
-        return attempt._replace(charged=charged)
+        return attempt._replace(counts_as_retry=counts_as_retry)
 
     def _charges(self, attempt: Attempt) -> bool:
         """Return whether a failure uses up a retry.
@@ -150,4 +150,4 @@ class Destination:
 
     def _stop(self, reason: StopReason) -> None:
         if self.trouble is None and self.breaker.probe_at is not None:
-            self.trouble, self.detail = reason, self.breaker.outlook
+            self.trouble, self.detail = reason, self.breaker.description

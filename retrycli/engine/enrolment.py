@@ -9,8 +9,8 @@ from functools import partial
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
-from retrycli.domain.retry_policy import Settled, Transition, TransitionKind, first_failure
-from retrycli.engine.rules import PassRules, World
+from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, first_failure
+from retrycli.engine.rules import Dependencies, PassRules
 
 BATCH = 500
 """How many messages are taken in with one transaction."""
@@ -18,11 +18,11 @@ CHANGED_AT_ONCE = 100
 """So many escalated messages are read whole at once, because their texts may be long."""
 
 
-def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
+def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
     """Take in messages that have failed, and let go of those that are the application's again.
 
     Args:
-        world: everything outside the engine.
+        deps: everything outside the engine.
         rules: how messages are retried.
         now: the start of the pass: waits count from it.
         emit: is given what has happened, once that is committed.
@@ -30,23 +30,23 @@ def follow_the_table(world: World, rules: PassRules, now: datetime, *, emit: Cal
     Returns:
         Where the next pass goes on with the older messages; None where this one was to stop before it had gone so far.
     """
-    spans, swept_to = world.enrolment.plan_sweep(world.ledger.swept_to())
+    spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
     for span in spans:
-        if not follow(world, rules, span, now, emit=emit):
+        if not follow(deps, rules, span, now, emit=emit):
             return None
     return swept_to
 
 
-def follow(world: World, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
+def follow(deps: Dependencies, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
     """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
-    changed = world.enrolment.retire(span).changed
+    changed = deps.enrolment.retire(span).changed
     for start in range(0, len(changed), CHANGED_AT_ONCE):
-        review_escalations(world, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
+        review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
     rest = span
-    while fresh := world.enrolment.newly_failed(rest, BATCH):
-        for escalated in enrol(world, rules, fresh, now):
+    while fresh := deps.enrolment.newly_failed(rest, BATCH):
+        for escalated in enrol(deps, rules, fresh, now):
             emit(escalated)
-        if world.stop_requested():
+        if deps.stop_requested():
             return False
         last = fresh[-1]
         rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
@@ -54,49 +54,51 @@ def follow(world: World, rules: PassRules, span: Span, now: datetime, *, emit: C
 
 
 def review_escalations(
-    world: World, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
+    deps: Dependencies, rules: PassRules, ids: Collection[int], now: datetime, *, emit: Callable[[Event], None]
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
     It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
     difference.
     """
-    decide = partial(_reviewed, world, rules, now=now)
-    for each in again_if_lost(lambda: world.enrolment.review(ids, decide, world.now())):
+    decide = partial(_reviewed, deps, rules, now=now)
+    for each in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
         if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
             emit(event_of(each.message, each))
 
 
-def _reviewed(world: World, rules: PassRules, found: ChangedMessage, now: datetime) -> Settled:
+def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
     """Decide if an escalated message waits again; `RELEASED` stands for one that stays escalated."""
     queued = found.message
-    stays = Settled(queued.message_id, Transition.released(), message=queued)
+    stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
         return stays
     policy = rules.policies[queued.message.message_type]
-    has_lookup = world.looks_up(queued.message.message_type)
+    has_lookup = deps.looks_up(queued.message.message_type)
     if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
         # An error or a count that the application writes at every tick is not worth another word.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)
-    transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=world.jitter())
+    transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
     return stays._replace(transition=transition._replace(unknown_count=queued.unknown_count))
 
 
-def enrol(world: World, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime) -> list[Event]:
+def enrol(
+    deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
+) -> list[Event]:
     """Take messages into the queue; those that go straight to a person are told of in the events."""
     entries = []
     for each in fresh:
         if isinstance(each, UnusableMessage):
-            settled, failed_at = Settled(each.message_id, Transition.invalid(each.problem)), now
+            settled, failed_at = Decision(each.message_id, Transition.invalid(each.problem)), now
         else:
             failed_at = first_failure(each, now)
             policy = rules.policies[each.message_type]
-            transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=world.jitter())
-            settled = Settled(each.id, transition)
+            transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=deps.jitter())
+            settled = Decision(each.id, transition)
         entries.append((settled, failed_at, each.ticket_id))
     # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
-    refused = again_if_lost(lambda: world.enrolment.enrol(entries, world.now()))
+    refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
         event_of(each, settled, refusal=refused.get(settled.message_id))
         for each, (settled, _, _) in zip(fresh, entries, strict=True)

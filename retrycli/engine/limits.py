@@ -18,7 +18,7 @@ def capacity(rules: PassRules) -> int | None:
     return min((each for each in (rules.limit, by_rate) if each is not None), default=None)
 
 
-class Pace:
+class PassLimits:
     """What a pass may still do of its own accord.
 
     Args:

@@ -13,10 +13,10 @@ from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.message import Claim, Message, QueuedMessage, Span, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.recording import record
-from retrycli.engine.rules import PassRules, World
+from retrycli.engine.rules import Dependencies, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
@@ -27,18 +27,20 @@ TRY_AGAIN_SECONDS = 0.2
 Result = TypeVar("Result")
 
 
-async def attempt_by_hand(world: World, rules: PassRules, message_id: int, *, by: str) -> Outcome:
+async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
     """Try one message now, for a person; it takes none of the message's tries.
 
     Raises:
         As `attempt_through`.
     """
     # Before anything is claimed: a preset that is wrong must leave the message where it is.
-    async with world.open_gateway() as gateway:
-        return await attempt_through(gateway, world, rules, message_id, by=by)
+    async with deps.open_gateway() as gateway:
+        return await attempt_through(gateway, deps, rules, message_id, by=by)
 
 
-async def attempt_through(gateway: Gateway, world: World, rules: PassRules, message_id: int, *, by: str) -> Outcome:
+async def attempt_through(
+    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
+) -> Outcome:
     """The same through a gateway that is open already, as for one message of many.
 
     Raises:
@@ -46,21 +48,23 @@ async def attempt_through(gateway: Gateway, world: World, rules: PassRules, mess
         NotActionable: it is not failed, or is being sent just now.
         InvalidMessage: its data can't be turned into a request.
     """
-    now = world.now()
+    now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
-    queued = _claimed(world, rules, claim, message_id, by, now)
+    queued = _claimed(deps, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
-    finished_at = world.now()
+    finished_at = deps.now()
     transition = Transition.after_attempt_by_hand(queued, outcome)
-    settled = Settled(message_id, transition, outcome, finished_at - now, finished_at, queued)
-    for event in await _recorded(world, claim, queued, settled):
-        world.emit(event)
+    settled = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
+    for event in await _recorded(deps, claim, queued, settled):
+        deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
-        _close_breaker(world, rules.destination_of(queued.message.message_type))
+        _close_breaker(deps, rules.destination_of(queued.message.message_type))
     return outcome
 
 
-async def look_up_through(gateway: Gateway, world: World, rules: PassRules, message_id: int, *, by: str) -> LookUp:
+async def look_up_through(
+    gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
+) -> LookUp:
     """Ask whether a message has arrived, and record it as delivered if it has. Nothing is sent.
 
     The message is claimed meanwhile, so that no pass sends it. Unless it arrived, it stays where it was.
@@ -70,31 +74,31 @@ async def look_up_through(gateway: Gateway, world: World, rules: PassRules, mess
         NotActionable: it is not failed, is being sent, can't be looked up, or is known to have been delivered.
         InvalidMessage: its data can't be turned into a request.
     """
-    now = world.now()
+    now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
     arrived = False
     try:
-        queued = _claimed_to_ask(world, rules, claim, message_id, by, now)
+        queued = _claimed_to_ask(deps, rules, claim, message_id, by, now)
         found = await gateway.look_up(queued)
         arrived = found.result is Presence.ARRIVED
     finally:
         if not arrived:
-            world.claims.release(claim, [message_id])
+            deps.claims.release(claim, [message_id])
     if arrived:
-        return await _arrived(world, rules, claim, queued, by, now)
+        return await _arrived(deps, rules, claim, queued, by, now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
         return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, look there")
     return found
 
 
 def _claimed_to_ask(
-    world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
+    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
     """Claim a message that can be looked up."""
-    queued, _ = _begun(world, rules, claim, message_id, by, now, "look up", sends=False)
+    queued, _ = _begun(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
         raise _unusable(queued)
-    if not world.looks_up(queued.message.message_type):
+    if not deps.looks_up(queued.message.message_type):
         raise NotActionable(
             f"message {message_id} can't be looked up: its gateway has no look-up. Search ticket {queued.ticket_id} "
             f"for it; if it is there, run `retrycli mark-sent {message_id}`, else `retrycli retry {message_id}`"
@@ -108,99 +112,109 @@ def _claimed_to_ask(
 
 
 async def _arrived(
-    world: World, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
+    deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
     """Record that a look-up found a message."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
-    finished_at = world.now()
-    settled = Settled(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
+    finished_at = deps.now()
+    settled = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
 
     def record_arrival() -> None:
-        world.claims.record_arrival(claim, settled, made_by=by, destination=destination, started_at=began)
+        deps.claims.record_arrival(claim, settled, made_by=by, destination=destination, started_at=began)
 
-    await _patiently(world, claim, record_arrival)
-    events = await _recorded(world, claim, queued, settled)
+    await _patiently(deps, claim, record_arrival)
+    events = await _recorded(deps, claim, queued, settled)
     for event in events:
-        world.emit(event)
+        deps.emit(event)
     if any(isinstance(each, MessageDelivered) for each in events):
         return LookUp(Presence.ARRIVED)
     words = f"its row could not be marked as sent; see `retrycli show {queued.message_id}`"
     return LookUp(Presence.ARRIVED, words)
 
 
-async def _recorded(world: World, claim: Claim, queued: QueuedMessage, settled: Settled) -> list[Event]:
+async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, settled: Decision) -> list[Event]:
     """Write the result, however long the application holds the row or the file while the claim lives.
 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
     """
     while True:
-        events, held = await _patiently(world, claim, lambda: record(world, claim, [(queued, settled)]))
-        if not held or world.now() >= claim.expires_at:
+        events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, settled)]))
+        if not held or deps.now() >= claim.expires_at:
             return events
-        await world.sleep(TRY_AGAIN_SECONDS)
+        await deps.sleep(TRY_AGAIN_SECONDS)
 
 
-async def _patiently(world: World, claim: Claim, write: Callable[[], Result]) -> Result:
+async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
     """Write, however long the application holds the file while the claim lives."""
     while True:
         try:
             return write()
         except DatabaseBusy:
-            if world.now() >= claim.expires_at:
+            if deps.now() >= claim.expires_at:
                 raise
-        await world.sleep(TRY_AGAIN_SECONDS)
+        await deps.sleep(TRY_AGAIN_SECONDS)
 
 
-def _close_breaker(world: World, destination: str) -> None:
+def _close_breaker(deps: Dependencies, destination: str) -> None:
     """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone.
 
     The delivery is recorded. If another holds the breaker for too long, the next probe finds out that it works.
     """
     try:
-        with world.claims.together():
-            breaker = world.ledger.breaker_to_judge(destination)
-            if breaker.at_ease or breaker.state is BreakerState.RESTING:
+        with deps.claims.transaction():
+            breaker = deps.ledger.breaker_to_judge(destination)
+            if breaker.is_healthy or breaker.state is BreakerState.RESTING:
                 return
-            world.ledger.save_breaker(Breaker(destination))
+            deps.ledger.save_breaker(Breaker(destination))
     except DatabaseBusy:
         return
     if breaker.state is BreakerState.OPEN:
-        world.emit(BreakerClosed(destination))
+        deps.emit(BreakerClosed(destination))
 
 
-def take_in(world: World, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
+def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
     """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
     span = Span(message_id - 1, message_id)
-    world.enrolment.retire(span)  # the id may belong to another message now
-    unknown_yet = world.enrolment.newly_failed(span, limit=1)
-    for escalated in enrol(world, rules, unknown_yet, now):
-        world.emit(escalated)
+    deps.enrolment.retire(span)  # the id may belong to another message now
+    unknown_yet = deps.enrolment.newly_failed(span, limit=1)
+    for escalated in enrol(deps, rules, unknown_yet, now):
+        deps.emit(escalated)
     return unknown_yet
 
 
-def _claimed(world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime) -> QueuedMessage:
+def _claimed(
+    deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
+) -> QueuedMessage:
     """Claim the message, which the queue may not know yet, and record an attempt."""
-    queued, was_escalated = _begun(world, rules, claim, message_id, by, now, "retry", sends=True)
+    queued, was_escalated = _begun(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
-        invalid = Settled(message_id, Transition.invalid(queued.problem), message=queued)
-        events, _ = again_if_lost(lambda: record(world, claim, [(queued, invalid)]))
+        invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
+        events, _ = again_if_lost(lambda: record(deps, claim, [(queued, invalid)]))
         for event in events:
             if not was_escalated:  # else it has been told
-                world.emit(event)
+                deps.emit(event)
         raise _unusable(queued)
     return queued
 
 
 def _begun(
-    world: World, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime, verb: str, *, sends: bool
+    deps: Dependencies,
+    rules: PassRules,
+    claim: Claim,
+    message_id: int,
+    by: str,
+    now: datetime,
+    verb: str,
+    *,
+    sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
     """Claim and load a message, and record an attempt if a request is to be sent; tell if it was escalated."""
-    for each in take_in(world, rules, message_id, now):
+    for each in take_in(deps, rules, message_id, now):
         if isinstance(each, UnusableMessage):
             raise _unusable(each)
-    was_escalated = world.claims.claim_one(claim, message_id, now, verb)
-    loaded = world.claims.begin(
+    was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
+    loaded = deps.claims.begin(
         claim,
         [message_id],
         made_by=by,

@@ -9,20 +9,20 @@ from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.events import ClockWasAhead
-from retrycli.domain.fair_share import Turns
+from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import (
     ChangedMessage,
     Claim,
-    Lane,
-    Lapsed,
+    ExpiredClaim,
     Message,
     QueuedMessage,
+    Route,
     Span,
     UnusableMessage,
 )
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
-from retrycli.domain.retry_policy import Recorded, Settled
+from retrycli.domain.retry_policy import Decision, WriteResult
 
 
 class Retired(Protocol):
@@ -42,20 +42,22 @@ class Enrolment(Protocol):
     def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know."""
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages: first transition, first failure, ticket; whose rows took no change, and why."""
 
     def retire(self, span: Span) -> Retired:
         """Drop messages that are the application's again, and find escalated ones whose rows it may have written."""
 
-    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+    def review(
+        self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+    ) -> list[Decision]:
         """Let escalated messages wait again, or remember their rows as they are now; return what was decided."""
 
 
 class Claims(Protocol):
     """The queue as a pass works on it."""
 
-    def together(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
+    def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
         """Write all that is written inside in one transaction.
 
         It is committed at the end, or before by the function that is given: it returns False if readers of a SQLite
@@ -71,16 +73,22 @@ class Claims(Protocol):
     def count_due(self, due_by: datetime) -> int:
         """How many messages are due."""
 
-    def any_due(self, due_by: datetime, lane: Lane) -> bool:
-        """Whether any message of a lane is due."""
+    def any_due(self, due_by: datetime, route: Route) -> bool:
+        """Whether any message of a route is due."""
 
     def claim(
-        self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
+        self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
-        """Claim due messages of a lane whose turn it is."""
+        """Claim due messages of a route whose turn it is."""
 
     def claim_probe(
-        self, claim: Claim, due_by: datetime, since: datetime, lane: Lane | None = None, *, in_order: bool = False
+        self,
+        claim: Claim,
+        due_by: datetime,
+        since: datetime,
+        route: Route | None = None,
+        *,
+        per_ticket_order: bool = False,
     ) -> list[int]:
         """Claim one due message to probe with, another one each time."""
 
@@ -89,9 +97,9 @@ class Claims(Protocol):
         claim: Claim,
         due_by: datetime,
         tickets: Collection[str],
-        lane: Lane | None = None,
+        route: Route | None = None,
         *,
-        in_order: bool = False,
+        per_ticket_order: bool = False,
     ) -> list[int]:
         """Claim one due message of another ticket than these."""
 
@@ -99,7 +107,7 @@ class Claims(Protocol):
         """Count the probes that a message has been since a time."""
 
     def claim_first_of(
-        self, claim: Claim, due_by: datetime, tickets: Collection[str], lane: Lane | None = None
+        self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
     ) -> list[int]:
         """Claim the first unfinished message of each ticket, where it is due."""
 
@@ -110,7 +118,7 @@ class Claims(Protocol):
         """Claim one message, whatever its wait; return whether it was escalated."""
 
     def record_arrival(
-        self, claim: Claim, settled: Settled, *, made_by: str, destination: str, started_at: datetime
+        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
         """Record an attempt at a claimed message that is found to have arrived, and its outcome."""
 
@@ -128,19 +136,19 @@ class Claims(Protocol):
     ) -> list[QueuedMessage | UnusableMessage]:
         """Load claimed messages, and record an attempt for each that is fit for one."""
 
-    def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet."""
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         """Write down what came of messages, but only the attempts' outcomes if the application holds their rows."""
 
-    def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts, and touch no row of the application's."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
         """Give back messages that no attempt was begun for."""
 
-    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
+    def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose claims have expired."""
 
 
@@ -152,7 +160,7 @@ class Ledger(Protocol):
     ) -> None:
         """A pass has begun."""
 
-    def mend_times(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+    def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
         """Put right what was written by a clock that was ahead."""
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
@@ -161,7 +169,7 @@ class Ledger(Protocol):
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
         """A pass has ended."""
 
-    def bury_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
+    def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
         """Passes that have not ended, and have given no sign of life since a time, are dead."""
 
     def prune(self, before: datetime, limit: int) -> int:

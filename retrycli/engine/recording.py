@@ -7,16 +7,16 @@ from datetime import datetime
 
 from retrycli.domain.events import Event, MessageMovedOn, event_of
 from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage
-from retrycli.domain.retry_policy import Recorded, Settled
-from retrycli.engine.rules import LOOK_EVERY, World
+from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 
-Decided = tuple[QueuedMessage | UnusableMessage, Settled]
+Decided = tuple[QueuedMessage | UnusableMessage, Decision]
 """A claimed message, and what was decided of it."""
 WAITED_FOR = 8
 """A transaction waits for so many rows at most that the application holds."""
 
 
-def record(world: World, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
+def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
     """Write down what was decided of claimed messages, in one transaction.
 
     Returns:
@@ -24,15 +24,15 @@ def record(world: World, claim: Claim, decided: Sequence[Decided]) -> tuple[list
     """
     if not decided:
         return [], []
-    recorded = world.claims.record(claim, [each for _, each in decided], world.now())
+    recorded = deps.claims.record(claim, [each for _, each in decided], deps.now())
     held = [each for each in decided if each[1].message_id in recorded.held] if recorded.held else []
     return _events(decided, recorded), held
 
 
-def _events(decided: Sequence[Decided], recorded: Recorded) -> list[Event]:
+def _events(decided: Sequence[Decided], recorded: WriteResult) -> list[Event]:
     return [
         MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None)
-        if each.message_id in recorded.moved_on
+        if each.message_id in recorded.lost
         else event_of(
             message, recorded.changed.get(each.message_id, each), refusal=recorded.refused.get(each.message_id)
         )
@@ -45,24 +45,24 @@ class Results:
     """What a pass has decided of messages, until that is committed. A transaction may fail at any time.
 
     Args:
-        world: where it is written down.
+        deps: where it is written down.
         tell: is given what happened to messages.
         written: is given the messages whose results are written.
     """
 
     def __init__(
         self,
-        world: World,
+        deps: Dependencies,
         *,
         tell: Callable[[Iterable[Event]], object],
         written: Callable[[Iterable[QueuedMessage | UnusableMessage]], object],
     ) -> None:
-        self._world = world
+        self._deps = deps
         self._tell = tell
         self._tell_written = written
         self._waiting: list[Decided] = []
         """What the next transaction writes."""
-        self._held_up: list[Decided] = []
+        self._unwritten: list[Decided] = []
         """What is not written because the application holds its row. The outcome of its attempt is on the disk."""
         self._now: list[Decided] = []
         """What the present transaction writes, with what it finds held."""
@@ -74,14 +74,14 @@ class Results:
         """How many results the application has held up since one was last written."""
 
     @property
-    def waiting(self) -> Sequence[Settled]:
+    def waiting(self) -> Sequence[Decision]:
         """Return what the next transaction writes."""
         return [each for _, each in self._waiting]
 
     @property
-    def held_up(self) -> list[int]:
+    def unwritten(self) -> list[int]:
         """Return the messages whose results are not written because the application holds their rows."""
-        return [each.message_id for _, each in self._held_up]
+        return [each.message_id for _, each in self._unwritten]
 
     def add(self, decided: Iterable[Decided]) -> None:
         """Take in what was decided."""
@@ -94,38 +94,38 @@ class Results:
             claim: which holds them.
             others: what was decided in the present transaction without an attempt. It is forgotten if that fails.
         """
-        if self._held_up and self._still_held is None and self._is_time():
+        if self._unwritten and self._still_held is None and self._is_time():
             self.write_held(claim)
         decided, self._waiting = [*self._waiting, *others], []
         self._now += decided
         self._now_held += self._write(claim, decided)
 
     def _is_time(self) -> bool:
-        return self._looked_at is None or self._world.now() - self._looked_at >= LOOK_EVERY
+        return self._looked_at is None or self._deps.now() - self._looked_at >= SYNC_INTERVAL
 
     def write_held(self, claim: Claim) -> None:
         """Write what the application held the last time."""
-        self._looked_at = self._world.now()
-        self._still_held = self._write(claim, self._held_up)
+        self._looked_at = self._deps.now()
+        self._still_held = self._write(claim, self._unwritten)
 
     def _write(self, claim: Claim, decided: Sequence[Decided]) -> list[Decided]:
-        events, held = record(self._world, claim, decided)
+        events, held = record(self._deps, claim, decided)
         self._tell(events)
-        held_up = {each.message_id for _, each in held}
-        self._tell_written(message for message, each in decided if each.message_id not in held_up)
+        unwritten = {each.message_id for _, each in held}
+        self._tell_written(message for message, each in decided if each.message_id not in unwritten)
         return held
 
     def committed(self) -> None:
         """Take note that the transaction is committed."""
         if self._still_held is not None:
-            if len(self._still_held) < len(self._held_up):
+            if len(self._still_held) < len(self._unwritten):
                 self.barren = 0
             # The next time it is the turn of others to be waited for.
-            self._held_up = self._still_held[WAITED_FOR:] + self._still_held[:WAITED_FOR]
+            self._unwritten = self._still_held[WAITED_FOR:] + self._still_held[:WAITED_FOR]
             self._still_held = None
         if self._now:
             self.barren = 0 if len(self._now_held) < len(self._now) else self.barren + len(self._now_held)
-            self._held_up += self._now_held
+            self._unwritten += self._now_held
             self._now, self._now_held = [], []
 
     def rolled_back(self) -> None:

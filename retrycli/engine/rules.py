@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from retrycli.domain.circuit_breaker import BreakerRules
     from retrycli.domain.events import Event
-    from retrycli.domain.message import Lane, MessageType
+    from retrycli.domain.message import MessageType, Route
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
 
@@ -25,11 +25,11 @@ ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
 CLAIM_MARGIN = timedelta(seconds=60)
 """A pass that is alive can be held up for half of it by an application that keeps a database locked."""
 
-LOOK_EVERY = timedelta(seconds=1)
+SYNC_INTERVAL = timedelta(seconds=1)
 """How often a pass looks what others have found out. So long one host may go on while another knows better."""
 
 
-class World(NamedTuple):
+class Dependencies(NamedTuple):
     """Everything outside the engine."""
 
     enrolment: Enrolment
@@ -52,7 +52,7 @@ class PassRules:
     """How a pass is to go about it."""
 
     destination: str
-    """Where messages go that have no lane of their own."""
+    """Where messages go that have no route of their own."""
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -61,10 +61,10 @@ class PassRules:
     concurrency: int
     limit: int | None = None
     rate_per_second: float | None = None
-    in_order: bool = False
+    per_ticket_order: bool = False
     """Of one ticket's messages, a later one waits until an earlier one is delivered or in a person's hands."""
-    lanes: tuple[Lane, ...] = ()
-    """Where messages go, one lane after the other; without any, all of them go to ``destination``."""
+    routes: tuple[Route, ...] = ()
+    """Where messages go, one route after the other; without any, all of them go to ``destination``."""
     retention: timedelta | None = None
     """How long attempts and passes are kept; None is for ever."""
     probe_now: bool = False
@@ -74,7 +74,7 @@ class PassRules:
 
     def destination_of(self, message_type: str) -> str:
         """Where a message goes."""
-        own = (each.destination for each in self.lanes if each.only is not None and message_type in each.only)
+        own = (each.destination for each in self.routes if each.only is not None and message_type in each.only)
         return next(own, self.destination)
 
     @property

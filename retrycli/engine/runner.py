@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
-from retrycli.domain.message import Claim, Lane
+from retrycli.domain.message import Claim, Route
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.engine.enrolment import follow_the_table
+from retrycli.engine.enrolment import sync_queue
 from retrycli.engine.recovery import recover
-from retrycli.engine.rules import LOOK_EVERY, Identity, PassRules, World
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
@@ -39,7 +39,7 @@ GRAVITY = (
 )
 """Why deliveries end early: where they differ, the pass ends for the first of these."""
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
-"""Reasons that hold for every lane."""
+"""Reasons that hold for every route."""
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
@@ -47,24 +47,24 @@ RESULTS: dict[StopReason | None, PassResult] = {
 """How a pass ends for a reason, where that is not `STOPPED`."""
 
 
-async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> PassSummary:
+async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: Identity) -> PassSummary:
     """Make one pass, and write down how it went, whatever happens.
 
     Raises:
         RetrycliError: the pass could not be made at all.
     """
-    the_pass = _Pass(world, rules, me)
+    the_pass = _Pass(deps, rules, me)
     began_at = the_pass.began_at
-    world.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=began_at, started_by=me.started_by)
+    deps.ledger.start_pass(me.pass_id, host=me.host, pid=me.pid, now=began_at, started_by=me.started_by)
     try:
         lock.acquire()
         the_pass.start()
-        if why := world.ledger.paused(the_pass.started_at):
+        if why := deps.ledger.paused(the_pass.started_at):
             return the_pass.finish(PassResult.PAUSED, StopReason.PAUSED, why)
         the_pass.recover()
         the_pass.enrol()
         await the_pass.deliver_what_is_due()
-        the_pass.forget_the_old()
+        the_pass.prune_history()
         return the_pass.report()
     except LockHeld as error:
         return the_pass.finish(PassResult.SKIPPED, StopReason.LOCK_HELD, str(error))
@@ -78,9 +78,9 @@ async def run_pass(world: World, lock: Lock, rules: PassRules, me: Identity) -> 
 class _Pass:
     """What a pass knows while it runs."""
 
-    def __init__(self, world: World, rules: PassRules, me: Identity) -> None:
-        self.began_at = self.started_at = world.now()
-        self._world = world
+    def __init__(self, deps: Dependencies, rules: PassRules, me: Identity) -> None:
+        self.began_at = self.started_at = deps.now()
+        self._deps = deps
         self._rules = rules
         self._me = me
         self._deliveries: list[Delivery] = []
@@ -95,67 +95,65 @@ class _Pass:
 
         And have nobody wait because a clock was ahead for a while.
         """
-        self.started_at = self._world.now()
-        if self.started_at - self.began_at >= LOOK_EVERY:
-            self._world.ledger.heartbeat(self._me.pass_id, self.started_at)
-        mended = self._world.ledger.mend_times(self.started_at, self._rules.lease)
+        self.started_at = self._deps.now()
+        if self.started_at - self.began_at >= SYNC_INTERVAL:
+            self._deps.ledger.heartbeat(self._me.pass_id, self.started_at)
+        mended = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
         self._tell([] if mended is None else [mended])
 
     def recover(self) -> None:
         """Take back the messages of passes that died."""
-        self._world.ledger.bury_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
+        self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
-        self._tell(recover(self._world, self._rules, claim, self.started_at))
+        self._tell(recover(self._deps, self._rules, claim, self.started_at))
 
     def enrol(self) -> None:
         """Follow the application's table: messages that have failed come in, others go out."""
-        self._swept_to = follow_the_table(
-            self._world, self._rules, self.started_at, emit=lambda event: self._tell([event])
-        )
+        self._swept_to = sync_queue(self._deps, self._rules, self.started_at, emit=lambda event: self._tell([event]))
 
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver one lane after the other, each that has something due within its share of time and limit."""
+        """Deliver one route after the other, each that has something due within its share of time and limit."""
         due_by = self._rules.due_by(self.started_at)
-        due = self._world.claims.count_due(due_by)
+        due = self._deps.claims.count_due(due_by)
         self._tell([PassStarted(self._me.pass_id, due)])
-        lanes = self._lanes_with_something_due(due_by) if due else []
-        for number, lane in enumerate(lanes):
-            rules = self._rules_for(lane, number, of=len(lanes))
+        routes = self._routes_with_due_messages(due_by) if due else []
+        for number, route in enumerate(routes):
+            rules = self._rules_for(route, number, of=len(routes))
             if self._deliveries and rules.limit == 0:
                 break
             from retrycli.engine.delivery import Delivery  # a pass with nothing due needs none of it
 
-            delivery = Delivery(self._world, rules, self._me, lane, since=self.started_at, tell=self._tell)
+            delivery = Delivery(self._deps, rules, self._me, route, since=self.started_at, tell=self._tell)
             self._deliveries.append(delivery)
             await delivery.run()
             if delivery.reason in ENDS_THE_PASS:
                 break
 
-    def _lanes_with_something_due(self, due_by: datetime) -> list[Lane]:
-        """List the lanes that have something due, from the one after that with which the last pass started.
+    def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
+        """List the routes that have something due, from the one after that with which the last pass started.
 
-        So each lane has its turn, also if the limit is smaller than their number.
+        So each route has its turn, also if the limit is smaller than their number.
         """
-        lanes = self._rules.lanes or (Lane(self._rules.destination),)
-        last = self._world.ledger.last_start() if len(lanes) > 1 else None
-        first = next((number for number, each in enumerate(lanes, 1) if each.destination == last), 0)
-        return [each for each in (*lanes[first:], *lanes[:first]) if self._world.claims.any_due(due_by, each)]
+        routes = self._rules.routes or (Route(self._rules.destination),)
+        last = self._deps.ledger.last_start() if len(routes) > 1 else None
+        first = next((number for number, each in enumerate(routes, 1) if each.destination == last), 0)
+        return [each for each in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, each)]
 
-    def _rules_for(self, lane: Lane, number: int, *, of: int) -> PassRules:
-        """A lane's rules: so much of the time and of what is left of the limit that the lanes after it have theirs."""
+    def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
+        """Give a route its share of the deadline and of the remaining limit."""
         limit, begun = self._rules.limit, sum(each.begun for each in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
         until = self._rules.deadline * ((number + 1) / of)
-        return replace(self._rules, destination=lane.destination, limit=share, deadline=until)
+        return replace(self._rules, destination=route.destination, limit=share, deadline=until)
 
     # -- forget and report ------------------------------------------------------------------------------------
 
-    def forget_the_old(self) -> None:
+    def prune_history(self) -> None:
         """Forget attempts and passes that are older than anybody wants to look back."""
         if self._rules.retention is not None:
-            self._world.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
+            self._deps.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
         """Write down how the pass ended, as its deliveries did."""
@@ -170,18 +168,18 @@ class _Pass:
     def _down_all_along(self) -> str | None:
         """A destination that is still down, though nothing was tried there: others tell nothing of it."""
         tried = {each.destination for each in self._deliveries}
-        others = [each.destination for each in self._rules.lanes if tried and each.destination not in tried]
-        breakers = (self._world.ledger.breaker(each) for each in others)
-        return next((each.outlook for each in breakers if each.state is BreakerState.OPEN), None)
+        others = [each.destination for each in self._rules.routes if tried and each.destination not in tried]
+        breakers = (self._deps.ledger.breaker(each) for each in others)
+        return next((each.description for each in breakers if each.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""
-        now = self._world.now()
+        now = self._deps.now()
         summary = self._tally.summary(self._me.pass_id, result, now - self.began_at, reason=reason, detail=detail)
-        self._world.ledger.finish_pass(summary, now, swept_to=self._swept_to)
+        self._deps.ledger.finish_pass(summary, now, swept_to=self._swept_to)
         self._finished = True
         if reason is not None:
-            self._world.emit(PassStopped(reason))
+            self._deps.emit(PassStopped(reason))
         return summary
 
     def finish_failed(self, error: BaseException) -> None:
@@ -197,4 +195,4 @@ class _Pass:
         """Tell the world what is committed, and only then."""
         for event in events:
             self._tally.count(event)
-            self._world.emit(event)
+            self._deps.emit(event)

@@ -1,4 +1,4 @@
-"""The messages of one lane that a pass has claimed and not begun yet, and which it claims next."""
+"""The messages of one route that a pass has claimed and not begun yet, and which it claims next."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
-from retrycli.domain.fair_share import Turns
-from retrycli.domain.message import Lane
-from retrycli.engine.coordination import Liaison
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.message import Route
+from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import PassRules
 
@@ -22,23 +22,25 @@ class Supply:
 
     Args:
         claims: the queue.
-        liaison: who claims, and until when.
+        coordinator: who claims, and until when.
         rules: how many messages are claimed at once, and whether tickets keep their order.
-        lane: which messages.
+        route: which messages.
         since: the start of the pass.
     """
 
-    def __init__(self, claims: Claims, liaison: Liaison, rules: PassRules, lane: Lane, *, since: datetime) -> None:
+    def __init__(
+        self, claims: Claims, coordinator: PassCoordinator, rules: PassRules, route: Route, *, since: datetime
+    ) -> None:
         self._claims = claims
-        self._liaison = liaison
+        self._coordinator = coordinator
         self._rules = rules
-        self._lane = lane
+        self._route = route
         self._since = since
         self._due_by = rules.due_by(since)
-        self._turns = Turns(rules.claim_at_once, in_order=rules.in_order)
+        self._turns = FairShare(rules.claim_at_once, per_ticket_order=rules.per_ticket_order)
         self._claimed: deque[int] = deque()
         self._all_claimed = False
-        self._freed: set[str] = set()
+        self._unblocked_tickets: set[str] = set()
         """Tickets of which the next message may go out, where their order is kept."""
         self._taken: list[int] = []
         """Claimed messages that went out or were given back in the present transaction."""
@@ -47,7 +49,7 @@ class Supply:
 
     def __bool__(self) -> bool:
         """Return whether there may be more to send."""
-        return bool(self._claimed or self._freed or not self._all_claimed)
+        return bool(self._claimed or self._unblocked_tickets or not self._all_claimed)
 
     def take(self, room: int, destination: Destination) -> list[int]:
         """Return at most so many claimed messages, the one that has waited longest first, and claim more as needed.
@@ -68,19 +70,19 @@ class Supply:
 
     def free(self, tickets: Iterable[str]) -> None:
         """Let the next message of tickets go out, because the one before it is decided."""
-        self._freed.update(tickets)
+        self._unblocked_tickets.update(tickets)
 
     def release(self) -> None:
         """Give back what was claimed and not begun."""
         if self._claimed:
-            self._claims.release(self._liaison.claim, self._claimed)
+            self._claims.release(self._coordinator.claim, self._claimed)
             self._taken += self._claimed
             self._claimed.clear()
             self._all_claimed = False
 
     def any_left(self) -> bool:
-        """Return whether anything else of the lane is due."""
-        return self._claims.any_due(self._due_by, self._lane)
+        """Return whether anything else of the route is due."""
+        return self._claims.any_due(self._due_by, self._route)
 
     def committed(self) -> None:
         """Take note that the transaction is committed in which messages were claimed, taken or given back."""
@@ -100,18 +102,18 @@ class Supply:
     def _start_again(self) -> None:
         """Give back whatever is claimed, and claim from the beginning."""
         self.release()
-        self._turns = Turns(self._rules.claim_at_once, in_order=self._rules.in_order)
+        self._turns = FairShare(self._rules.claim_at_once, per_ticket_order=self._rules.per_ticket_order)
         self._is_unsure = False
 
     def _take_probe(self, destination: Destination) -> list[int]:
         """Claim one message to probe with."""
         self.release()
         since = destination.breaker.opened_at or self._since
-        claim, in_order = self._claims.claim_probe, self._rules.in_order
-        found = claim(self._liaison.claim, self._due_by, since, self._lane, in_order=in_order)
+        claim, per_ticket_order = self._claims.claim_probe, self._rules.per_ticket_order
+        found = claim(self._coordinator.claim, self._due_by, since, self._route, per_ticket_order=per_ticket_order)
         if not found:
             self._all_claimed = True
-            self._freed.clear()
+            self._unblocked_tickets.clear()
         self._taken += found
         return found
 
@@ -119,8 +121,14 @@ class Supply:
         """Claim one message of a ticket that is not in doubt. The others are claimed again once nothing is."""
         self.release()
         self._all_claimed = False
-        claim, in_order = self._claims.claim_elsewhere, self._rules.in_order
-        found = claim(self._liaison.claim, self._due_by, destination.tickets_in_doubt, self._lane, in_order=in_order)
+        claim, per_ticket_order = self._claims.claim_elsewhere, self._rules.per_ticket_order
+        found = claim(
+            self._coordinator.claim,
+            self._due_by,
+            destination.tickets_in_doubt,
+            self._route,
+            per_ticket_order=per_ticket_order,
+        )
         self._taken += found
         return found
 
@@ -128,12 +136,12 @@ class Supply:
         found: list[int] = []
         while not (found or self._all_claimed):
             at_once = self._rules.claim_at_once
-            found = self._claims.claim(self._liaison.claim, self._due_by, at_once, self._turns, self._lane)
-            self._all_claimed = not found and not self._turns.next_round()
+            found = self._claims.claim(self._coordinator.claim, self._due_by, at_once, self._turns, self._route)
+            self._all_claimed = not found and not self._turns.widen()
         return found
 
     def _claim_freed(self) -> list[int]:
         """Claim what comes after messages of the same ticket that are decided."""
-        freed, self._freed = self._freed, set()
+        freed, self._unblocked_tickets = self._unblocked_tickets, set()
         claim = self._claims.claim_first_of
-        return claim(self._liaison.claim, self._due_by, freed, self._lane) if freed else []
+        return claim(self._coordinator.claim, self._due_by, freed, self._route) if freed else []

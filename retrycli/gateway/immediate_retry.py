@@ -13,7 +13,7 @@ WAIT_SECONDS = (0.1, 0.5)
 """The shortest and the longest wait before each."""
 
 
-async def until_sent(
+async def retry_unreachable(
     attempt: Callable[[], Awaitable[Outcome]],
     *,
     retries: int,

@@ -13,7 +13,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 logger = logging.getLogger("retrycli")
 
 
-class Flight:
+class DeliveryProgress:
     """How far a message has got, for whoever ends the wait for its answer."""
 
     def __init__(self) -> None:
@@ -25,7 +25,7 @@ class Flight:
         """What came of it, where it is known to have been delivered."""
 
 
-async def in_net(delivery: Awaitable[Outcome], message_id: int, flight: Flight) -> Outcome:
+async def guard(delivery: Awaitable[Outcome], message_id: int, flight: DeliveryProgress) -> Outcome:
     """What comes of a delivery, also where something is raised that nobody foresaw.
 
     Args:

@@ -41,7 +41,7 @@ def _forms(message: Message) -> Iterator[str]:
             yield " ".join(form.replace("\0", " ").split())
 
 
-def starred(text: str, secrets: Iterable[str]) -> str:
+def redact_secrets(text: str, secrets: Iterable[str]) -> str:
     """A text without secrets, should the other side have echoed them."""
     for secret in secrets:
         for each in _spellings(secret) if secret else ():

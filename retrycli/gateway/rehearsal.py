@@ -11,7 +11,7 @@ import httpx
 from aiohttp.abc import AbstractResolver, ResolveResult
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.gateway.http.transport import TRANSPORT_ERRORS
 
@@ -39,7 +39,7 @@ class _NoNetwork(AbstractResolver):
         """Do nothing."""
 
 
-async def check_urls(settings: OneGateway, section: str = "gateway") -> None:
+async def check_urls(settings: GatewaySettings, section: str = "gateway") -> None:
     """Check that requests can go where the settings say. Nothing is sent, and no name is looked up.
 
     Args:

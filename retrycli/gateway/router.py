@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
-from retrycli.config.gateway import Gateway, OneGateway
+from retrycli.config.gateway import Gateway, GatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from retrycli.gateway.smtp.gateway import SmtpGateway
 
 
-class Crossing:
+class GatewayRouter:
     """Delivers each message through the gateway of its type. Use it as an asynchronous context manager.
 
     Args:
@@ -60,9 +60,9 @@ class Crossing:
         return await self._gateways[queued.message.message_type].look_up(queued)
 
 
-def crossing_of(
+def router_of(
     settings: Gateway, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
-) -> Crossing:
+) -> GatewayRouter:
     """The gateways of all message types.
 
     Raises:
@@ -72,13 +72,13 @@ def crossing_of(
         (each, gateway_of(each, columns=columns, connections=connections, now=now, section=name))
         for name, each in settings.all.items()
     ]
-    return Crossing(
+    return GatewayRouter(
         {each: next(gateway for section, gateway in made if section is settings.of(each)) for each in MessageType}
     )
 
 
 def gateway_of(
-    settings: OneGateway,
+    settings: GatewaySettings,
     *,
     columns: Collection[str] | None,
     connections: int,
@@ -112,7 +112,7 @@ def gateway_of(
             return SmtpGateway(settings, columns=columns, connections=connections, now=now)
 
 
-def looks_up(settings: OneGateway, message_type: MessageType) -> bool:
+def looks_up(settings: GatewaySettings, message_type: MessageType) -> bool:
     """Whether it asks for a message that may have arrived before it sends it again.
 
     Raises:
@@ -126,7 +126,7 @@ def looks_up(settings: OneGateway, message_type: MessageType) -> bool:
     return message_type in preset.messages and bool(preset.look_up)
 
 
-def check_columns(settings: OneGateway, columns: Collection[str]) -> None:
+def check_columns(settings: GatewaySettings, columns: Collection[str]) -> None:
     """Check that the table has every column that the preset, or the subject, names.
 
     Raises:

@@ -29,7 +29,7 @@ LONGEST_SAME = 320
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class NoticeContext:
     """What a person wants to know besides."""
 
     host: str
@@ -51,13 +51,13 @@ class Notice:
     """Whether it has nothing but good news."""
 
 
-def worded(items: Sequence[Item], around: Surroundings) -> Notice:
+def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     """What there is to tell, as one notification."""
     gaps = [each for each in items if isinstance(each, Missed)]
     earlier = gaps[:-GAPS]
     items = [each for each in items if each not in earlier]
-    title = f"retrycli on {inert(around.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
-    body = "\n\n".join(_paragraph(each, around) for each in items)
+    title = f"retrycli on {inert(context.host, LONGEST_NAME)}: " + "; ".join(_headline(each) for each in items)
+    body = "\n\n".join(_paragraph(each, context) for each in items)
     if earlier:
         body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
     good = all(isinstance(each, Change) and each.turn is Turn.ENDED for each in items)
@@ -110,10 +110,10 @@ def _headline(item: Item) -> str:
     assert_never(item)
 
 
-def _paragraph(item: Item, around: Surroundings) -> str:
+def _paragraph(item: Item, context: NoticeContext) -> str:
     match item:
         case Change():
-            return _of_trouble(item, around)
+            return _of_trouble(item, context)
         case Missed():
             return (
                 f"No pass began between {_utc(item.after)} and {_utc(item.until)}: nobody called `retrycli run-once`, "
@@ -121,34 +121,34 @@ def _paragraph(item: Item, around: Surroundings) -> str:
                 + _next("`retrycli passes`; then see to cron, or whatever calls it")
             )
         case Escalated():
-            return _of_escalations(item, around)
+            return _of_escalations(item, context)
     assert_never(item)
 
 
-def _of_trouble(change: Change, around: Surroundings) -> str:
+def _of_trouble(change: Change, context: NoticeContext) -> str:
     if change.turn is Turn.ENDED:
-        lasted = f"since {_utc(change.since)}, for {_length(around.at - change.since)}"
-        times = f"at {_utc(change.since)}, and took a message at {_utc(around.at)}"
+        lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
+        times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
         return {
-            Topic.DOWN: f"{around.destination} takes messages again. It had been down {lasted}; nothing was lost.",
-            Topic.CREDENTIALS: f"{around.destination} accepts our credentials again. It refused them {times}.",
-            Topic.SAME_ANSWER: f"{around.destination} works again. It gave everything the same answer {times}.",
+            Topic.DOWN: f"{context.destination} takes messages again. It had been down {lasted}; nothing was lost.",
+            Topic.CREDENTIALS: f"{context.destination} accepts our credentials again. It refused them {times}.",
+            Topic.SAME_ANSWER: f"{context.destination} works again. It gave everything the same answer {times}.",
             Topic.DEADLINE: f"The pass got through all that was due. The ones before had not, {lasted}.",
             Topic.EXPIRY: f"No waiting message is about to expire any more. Some had been {lasted}; those that "
             "have expired are escalated.",
             Topic.FAULT: f"Passes no longer fail. They had failed {lasted}; no message was lost.",
             Topic.SKIPPED: f"Passes are made again. They had been skipped {lasted}.",
-        }[change.topic] + f"\n{_count(around.waiting, 'message')} still waiting. {_next('retrycli status')}"
+        }[change.topic] + f"\n{_count(context.waiting, 'message')} still waiting. {_next('retrycli status')}"
     since = f"since {_utc(change.since)}" + (" at the latest" if change.at_the_latest else "")
     detail = f" ({inert(change.detail, LONGEST_CAUSE)})" if change.detail else ""
     fault = f": {inert(change.detail, LONGEST_SAME)}" if change.detail else ""
-    same = inert(change.detail, LONGEST_SAME) if change.detail else f"{around.destination} gives all the same answer"
-    waiting = _count(around.waiting, "message")
+    same = inert(change.detail, LONGEST_SAME) if change.detail else f"{context.destination} gives all the same answer"
+    waiting = _count(context.waiting, "message")
     step = change.next_step or "list-failed --state waiting"
     return {
-        Topic.DOWN: f"{around.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
+        Topic.DOWN: f"{context.destination} can't be reached, {since}. {COST} Passes notice when it is back. "
         f"{waiting} waiting.\n{_next('retrycli status')}",
-        Topic.CREDENTIALS: f"{around.destination} refuses our credentials{detail}, {since}. No message uses up a "
+        Topic.CREDENTIALS: f"{context.destination} refuses our credentials{detail}, {since}. No message uses up a "
         f"retry. {waiting} waiting.\n{_next('`retrycli config show`; check gateway.auth and its secrets')}",
         Topic.SAME_ANSWER: f"{same}, {since}. No message uses up a retry or is escalated for it. {waiting} waiting.\n"
         + _next("`retrycli passes`; check gateway.base_url, the preset, and the proxy before the API"),
@@ -163,13 +163,13 @@ def _of_trouble(change: Change, around: Surroundings) -> str:
     }[change.topic]
 
 
-def _of_escalations(escalated: Escalated, around: Surroundings) -> str:
+def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
     causes = sorted(escalated.causes, key=lambda each: -each.count)
     lines = [_of_cause(each) for each in causes[:CAUSES]]
     if (more := len(causes) - CAUSES) > 0:
         lines.append(f"and {_count(more, 'other cause')}")
     number = sum(each.count for each in causes)
-    total = f"\n{around.escalated:,} are open in all." if around.escalated > number else ""
+    total = f"\n{context.escalated:,} are open in all." if context.escalated > number else ""
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
 

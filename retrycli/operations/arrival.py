@@ -8,12 +8,12 @@ from dataclasses import dataclass
 
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
-from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
-from retrycli.engine.rules import PassRules, World
+from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.message_actions import Done, once, perform
-from retrycli.operations.wiring import HERE, Surroundings, login_name, ready_to_send
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.acts import Acts
 
 
@@ -26,7 +26,9 @@ class LookedUp:
     error: RetrycliError | None = None
 
 
-def look_up(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> LookUp:
+def look_up(
+    settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
+) -> LookUp:
     """Ask the ticketing system whether a message has arrived. Nothing is sent.
 
     If it has, it is recorded as delivered and its status becomes ``sent``. Else it stays where it was.
@@ -35,7 +37,7 @@ def look_up(settings: Settings, message_id: int, *, by: str | None = None, surro
         settings: from `retrycli.load_settings`, or made directly.
         message_id: the message's id in the application's table.
         by: who asks, for the history; by default the login name.
-        surroundings: clock and randomness.
+        runtime: clock and randomness.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -44,7 +46,7 @@ def look_up(settings: Settings, message_id: int, *, by: str | None = None, surro
         InvalidMessage: its data can't be turned into a request.
         DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
     """
-    for one in look_up_all(settings, [message_id], by=by, surroundings=surroundings):
+    for one in look_up_all(settings, [message_id], by=by, runtime=runtime):
         if one.error is not None:
             raise one.error
         if one.found is not None:
@@ -53,30 +55,30 @@ def look_up(settings: Settings, message_id: int, *, by: str | None = None, surro
 
 
 def look_up_all(
-    settings: Settings, ids: Iterable[int], *, by: str | None = None, surroundings: Surroundings = HERE
+    settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> list[LookedUp]:
     """Ask about messages, one after the other, as `look_up` does; those that were left out were not reached.
 
     Raises:
         DatabaseUnavailable, ConfigurationError, EventLoopRunning: as in `retrycli.run_once`.
     """
-    with ready_to_send(settings, surroundings) as (world, rules, database):
-        return asyncio.run(_ask(world, rules, Acts(database), once(ids), by or login_name()))
+    with ready_to_send(settings, runtime) as (deps, rules, database):
+        return asyncio.run(_ask(deps, rules, Acts(database), once(ids), by or login_name()))
 
 
-async def _ask(world: World, rules: PassRules, acts: Acts, ids: Iterable[int], by: str) -> list[LookedUp]:
+async def _ask(deps: Dependencies, rules: PassRules, acts: Acts, ids: Iterable[int], by: str) -> list[LookedUp]:
     """Ask over one connection and with one log-in. Each answer is in the history."""
     asked: list[LookedUp] = []
-    async with world.open_gateway() as gateway:
+    async with deps.open_gateway() as gateway:
         for each in ids:
-            if world.stop_requested():
+            if deps.stop_requested():
                 break
             try:
-                found = await manual_attempt.look_up_through(gateway, world, rules, each, by=by)
+                found = await manual_attempt.look_up_through(gateway, deps, rules, each, by=by)
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
                 asked.append(LookedUp(each, error=error))
                 continue
-            acts.write_down({each: Act.looked_up(found, by=by, at=world.now())})
+            acts.write_down({each: OperatorAction.looked_up(found, by=by, at=deps.now())})
             asked.append(LookedUp(each, found))
     return asked
 
@@ -87,7 +89,7 @@ def mark_sent(
     *,
     note: str | None = None,
     by: str | None = None,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Done:
     """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
 
@@ -96,12 +98,16 @@ def mark_sent(
         ids: the messages; failed ones in any state but being sent.
         note: how it is known, for the history.
         by: who says so; by default the login name.
-        surroundings: the clock, and whether to stop early.
+        runtime: the clock, and whether to stop early.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
     return perform(
-        settings, ActKind.MARKED_SENT, once(ids), lambda _, at: Act.marked_sent(note, by=name, at=at), surroundings
+        settings,
+        ActionKind.MARKED_SENT,
+        once(ids),
+        lambda _, at: OperatorAction.marked_sent(note, by=name, at=at),
+        runtime,
     )

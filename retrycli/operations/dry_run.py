@@ -15,11 +15,11 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import ChangedMessage, Message, Span, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
-from retrycli.domain.retry_policy import RetryPolicy, Settled, TransitionKind
+from retrycli.domain.retry_policy import Decision, RetryPolicy, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
-from retrycli.engine.rules import PassRules, World
-from retrycli.operations.wiring import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
 from retrycli.store.ledger import Ledger
@@ -62,14 +62,14 @@ class _Foreseen:
         self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
         return found
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         del now
         spent = {settled.message_id for settled, failed_at, _ in entries if self._is_spent(settled, failed_at)}
         self.escalated += len(spent)
         self._remember(settled for settled, _, _ in entries if settled.message_id not in spent)
         return {}
 
-    def _is_spent(self, settled: Settled, failed_at: datetime) -> bool:
+    def _is_spent(self, settled: Decision, failed_at: datetime) -> bool:
         """Tell if a new message would be escalated and not sent, now or, if it is due, at its first attempt."""
         message, due = self._fresh[settled.message_id], settled.transition.next_attempt_at
         if isinstance(message, UnusableMessage) or due is None:
@@ -85,7 +85,7 @@ class _Foreseen:
     def due_by(self) -> datetime:
         return self.rules.due_by(self.at)
 
-    def _remember(self, settled: Iterable[Settled]) -> None:
+    def _remember(self, settled: Iterable[Decision]) -> None:
         for each in settled:
             due = each.transition.next_attempt_at
             if each.transition.kind is TransitionKind.ENROLLED and due is not None and due <= self.due_by:
@@ -99,12 +99,14 @@ class _Foreseen:
         self.displaced += sum(due is not None and due <= self.due_by for due in found.replaced.values())
         return Retired(0, found.changed)  # what has gone is no longer failed, and so not shown
 
-    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+    def review(
+        self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+    ) -> list[Decision]:
         del now
         self._remember(self.real.would_review(ids, decide))
         return []
 
-    def in_order(self) -> Iterator[tuple[datetime, int]]:
+    def per_ticket_order(self) -> Iterator[tuple[datetime, int]]:
         for each in sorted(range(len(self.ids)), key=self.times.__getitem__):  # of equal ones the lowest id is first
             yield EPOCH + self.times[each] * MICROSECOND, self.ids[each]
 
@@ -155,23 +157,23 @@ class Preview:
 
 
 @contextmanager
-def preview(settings: Settings, *, limit: int | None = None, surroundings: Surroundings = HERE) -> Iterator[Preview]:
+def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Iterator[Preview]:
     """Foresee a pass.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     rules = pass_rules(settings, limit=limit)
-    with as_if(settings, to_read=True) as database:
-        world = make_world(settings, database, surroundings)
-        at = world.now()
-        foreseen = _foresee(database, world, rules, at)
+    with dry_run_database(settings, to_read=True) as database:
+        deps = make_dependencies(settings, database, runtime)
+        at = deps.now()
+        foreseen = _foresee(database, deps, rules, at)
         views = Views(database)
         ids, times = array("q"), array("q")
         spent = _spent(views, rules, at) - foreseen.replaced
         left_out = spent | foreseen.replaced
         known = (each for each in views.due(rules.due_by(at)) if each[1] not in left_out)
-        for due, message_id in merge(known, foreseen.in_order()):
+        for due, message_id in merge(known, foreseen.per_ticket_order()):
             ids.append(message_id)
             times.append((due - EPOCH) // MICROSECOND)
         if rules.limit is not None:
@@ -223,7 +225,7 @@ def count_waiting(settings: Settings) -> int:
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
-    with as_if(settings, to_read=True) as database:
+    with dry_run_database(settings, to_read=True) as database:
         return Measures(database).counts(EPOCH)["waiting"]
 
 
@@ -234,8 +236,8 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     ``expired_due`` those of them that the next pass escalates.
     """
     rules = pass_rules(settings, to_send=False)
-    world = make_world(settings, database, replace(HERE, now=lambda: at))
-    foreseen = _foresee(database, world, rules, at)
+    deps = make_dependencies(settings, database, replace(DEFAULT_RUNTIME, now=lambda: at))
+    foreseen = _foresee(database, deps, rules, at)
     found = Measures(database).counts(rules.due_by(at))
     spent = _spent(Views(database), rules, at) - foreseen.replaced
     expired = _expired(Views(database), rules, at) - foreseen.replaced
@@ -246,10 +248,10 @@ def counts(settings: Settings, database: Database, at: datetime) -> dict[str, in
     }
 
 
-def _foresee(database: Database, world: World, rules: PassRules, at: datetime) -> _Foreseen:
+def _foresee(database: Database, deps: Dependencies, rules: PassRules, at: datetime) -> _Foreseen:
     """Find what would come due in the queue if a pass followed the application's table."""
     foreseen = _Foreseen(Enrolment(database), rules, at)
-    enrolment.follow_the_table(world._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
+    enrolment.sync_queue(deps._replace(enrolment=foreseen), rules, at, emit=lambda _: None)
     return foreseen
 
 

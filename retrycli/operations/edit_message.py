@@ -7,15 +7,23 @@ from retrycli.domain.editable_message import Draft
 from retrycli.domain.errors import NotEdited
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import ticket_text
-from retrycli.domain.operator_action import Act
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.engine import manual_attempt
-from retrycli.operations.wiring import HERE, Surroundings, clock, login_name, make_world, open_database, pass_rules
+from retrycli.operations.wiring import (
+    DEFAULT_RUNTIME,
+    Runtime,
+    clock,
+    login_name,
+    make_dependencies,
+    open_database,
+    pass_rules,
+)
 from retrycli.store.acts import Acts
 from retrycli.store.views import Views
 
 
 def read_draft(
-    settings: Settings, message_id: int, *, surroundings: Surroundings = HERE
+    settings: Settings, message_id: int, *, runtime: Runtime = DEFAULT_RUNTIME
 ) -> tuple[MessageDetails, Draft]:
     """A message for editing: as it is, and what of it can be edited.
 
@@ -25,7 +33,7 @@ def read_draft(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     with open_database(settings) as database:
-        Acts(database).check(message_id, clock(database, surroundings.now)())
+        Acts(database).check(message_id, clock(database, runtime.now)())
         found = Views(database).message(message_id, body=True)
         return found, Draft.of(found.row)
 
@@ -36,7 +44,7 @@ def write_draft(
     wanted: Draft,
     *,
     by: str | None = None,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> list[str]:
     """Write an edited message, which gets a new delivery key; it stays in its place.
 
@@ -47,7 +55,7 @@ def write_draft(
         read: the message as `read_draft` gave it.
         wanted: what it is to be.
         by: who asks for it; by default the login name.
-        surroundings: the clock.
+        runtime: the clock.
 
     Returns:
         The columns that were written; none where nothing is different.
@@ -67,12 +75,12 @@ def write_draft(
         return []
     message_id = int(row["id"])
     with open_database(settings) as database:
-        at = clock(database, surroundings.now)()
+        at = clock(database, runtime.now)()
         before = {name: row[name] for name in changes}
         ticket, name = ticket_text(row["ticket_id"]), by or login_name()
-        act, acts = Act.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
+        act, acts = OperatorAction.edited(before, changes, ticket=ticket, by=name, at=at), Acts(database)
         if not acts.check(message_id, at):
-            manual_attempt.take_in(make_world(settings, database, surroundings), pass_rules(settings), message_id, at)
+            manual_attempt.take_in(make_dependencies(settings, database, runtime), pass_rules(settings), message_id, at)
         columns = ("subject", "body", "recipient_email")
         acts.edit(message_id, act, read={name: row[name] for name in columns if name in row}, changes=changes)
     return list(changes)

@@ -25,11 +25,11 @@ from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import capacity
 from retrycli.engine.recovery import recover
-from retrycli.engine.rules import PassRules, World
+from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations import schedule
 from retrycli.operations.expiry import EXPIRED
 from retrycli.operations.status import ended_passes, pass_runs
-from retrycli.operations.wiring import HERE, Surroundings, as_if, make_world, pass_rules
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
 from retrycli.store.condition import lack_of_room
@@ -85,7 +85,7 @@ def explain(
     *,
     callers: Sequence[Caller] | None = None,
     none_hidden: bool = False,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Explanation:
     """Why a message is where it is, and when it is tried next. Nothing is written.
 
@@ -97,7 +97,7 @@ def explain(
         message_id: the message's id in the application's table.
         callers: what calls the passes on this machine, as for `retrycli.operations.status.status`.
         none_hidden: as for `retrycli.operations.status.status`.
-        surroundings: clock and randomness.
+        runtime: clock and randomness.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -105,10 +105,10 @@ def explain(
     """
     rules = pass_rules(settings)
     interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
-    with as_if(settings) as database:
-        world = make_world(settings, database, surroundings)._replace(jitter=lambda: 0.0)
+    with dry_run_database(settings) as database:
+        deps = make_dependencies(settings, database, runtime)._replace(jitter=lambda: 0.0)
         ended = partial(ended_passes, settings, Ledger(database))
-        explainer = _Explainer(database, world, rules, interval, callers, ended, none_hidden=none_hidden)
+        explainer = _Explainer(database, deps, rules, interval, callers, ended, none_hidden=none_hidden)
         found = explainer.explain(message_id)
     return replace(found, pass_runs=pass_runs(settings))
 
@@ -118,7 +118,7 @@ class _Explainer:
 
     Args:
         database: where the message is.
-        world: the world that a pass would have.
+        deps: the world that a pass would have.
         rules: how a pass would go about it.
         interval: how often cron calls.
         callers: what calls the passes on this machine; None if nobody has looked.
@@ -129,7 +129,7 @@ class _Explainer:
     def __init__(
         self,
         database: Database,
-        world: World,
+        deps: Dependencies,
         rules: PassRules,
         interval: timedelta,
         callers: Sequence[Caller] | None,
@@ -142,10 +142,10 @@ class _Explainer:
         self._views = Views(database)
         self._ledger = Ledger(database)
         self._claims = Claims(database)
-        self._world = world
+        self._deps = deps
         self._rules = rules
         self._interval = interval
-        self._now = world.now()
+        self._now = deps.now()
         until = self._now + schedule_grid.CLOCKS_DIFFER
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
@@ -162,13 +162,13 @@ class _Explainer:
 
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
-        self._world.ledger.mend_times(first, self._rules.lease)
-        enrolment.follow(self._world, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
-        if self._rules.in_order:  # those of its ticket that go first may be as new
-            enrolment.follow_the_table(self._world, self._rules, first, emit=lambda _: None)
+        self._deps.ledger.repair_clock_skew(first, self._rules.lease)
+        enrolment.follow(self._deps, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
+        if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
+            enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)
-        claimant = None if found.queue is None else found.queue["claimed_by"]
-        self._ended = self._ended_passes({claimant} if claimant else frozenset())
+        owner = None if found.queue is None else found.queue["claimed_by"]
+        self._ended = self._ended_passes({owner} if owner else frozenset())
         gates = [*self._gates(found, self._now), self._cron()]
         is_claimed = any(each.name == "claim" and each.time is not None and each.time > self._now for each in gates)
         next_attempt_at = self._next_attempt(message_id, found) if gates[-1].open else None
@@ -179,7 +179,7 @@ class _Explainer:
             gates=gates,
             next_attempt_at=next_attempt_at,
             is_claimed=is_claimed,
-            being_sent=is_claimed and claimant not in self._ended,
+            being_sent=is_claimed and owner not in self._ended,
             has_begun=any(each.outcome is None for each in found.attempts),
             one_goes_first=next_attempt_at is not None and self._one_goes_first(found, next_attempt_at),
             expires_first=self._expires_first and all(each.open for each in gates if each.name == "expiry"),
@@ -201,7 +201,7 @@ class _Explainer:
         wait = self._wait(queue, at)
         yield wait
         yield _retry_after(found, wait)
-        if self._rules.in_order:
+        if self._rules.per_ticket_order:
             yield self._order(queue["message_id"], at)
         if not isinstance(message, UnusableMessage):
             is_waiting = queue["state"] == State.WAITING
@@ -210,7 +210,7 @@ class _Explainer:
         yield self._breaker(found, at)
         yield self._last_pass(found)
         yield Gate("disk", self._disk is None, self._disk or "has room")
-        yield from self._pace(queue["message_id"], at)
+        yield from self._limits(queue["message_id"], at)
 
     def _policy_gates(self, queued: QueuedMessage, at: datetime, *, is_waiting: bool) -> Iterator[Gate]:
         """What the message's own policy says."""
@@ -272,7 +272,7 @@ class _Explainer:
             figure = f"it ended early: {why}; it began at"
         return Gate("last_pass", open=True, figure=figure, time=ended.started_at)
 
-    def _pace(self, message_id: int, at: datetime) -> Iterator[Gate]:
+    def _limits(self, message_id: int, at: datetime) -> Iterator[Gate]:
         limit, rate = self._rules.limit, self._rules.rate_per_second
         ahead = 0
         if capacity(self._rules) is not None:
@@ -303,7 +303,7 @@ class _Explainer:
         number = grid.after(self._now)
         if found.queue["state"] == State.SENDING:
             number = max(number, grid.after(found.queue["claim_expires_at"] - timedelta.resolution))
-            recover(self._world, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
+            recover(self._deps, self._rules, Claim(str(uuid.uuid4()), grid[number]), grid[number])
             found = self._views.message(message_id)
         opens = grid.first(number, lambda tick: self._may_pass(found, tick))
         if opens is None:
@@ -330,13 +330,13 @@ class _Explainer:
         is_down = self._ledger.breaker(destination).state is BreakerState.OPEN
         if not is_down and destination not in self._refusals:
             return False
-        enrolment.follow_the_table(self._world, self._rules, tick, emit=lambda _: None)
+        enrolment.sync_queue(self._deps, self._rules, tick, emit=lambda _: None)
         return self._claims.count_due(self._rules.due_by(tick)) > 1
 
     def _turn(self, found: MessageDetails, grid: schedule_grid.Ticks, number: int, opens: int, most: int) -> int:
         """The tick at which it is a message's turn, where one pass begins only so many attempts."""
         message_id = found.row["id"]
-        enrolment.follow_the_table(self._world, self._rules, grid[number], emit=lambda _: None)
+        enrolment.sync_queue(self._deps, self._rules, grid[number], emit=lambda _: None)
         begins = grid.first(number, lambda tick: self._is_let_through(found, tick))
         tick = opens if begins is None else begins
         due, gone = 0, 0

@@ -28,7 +28,7 @@ from retrycli.system.pass_lock import PassLock
 from retrycli.system.trust import write_private
 
 if TYPE_CHECKING:
-    from retrycli.gateway.router import Crossing
+    from retrycli.gateway.router import GatewayRouter
     from retrycli.store.selection import Belonging
 
 PRUNE_BATCH = 5_000
@@ -46,12 +46,12 @@ def check(settings: Settings) -> dict[str, str]:
     Raises:
         RetrycliError: the first thing that is wrong.
     """
-    from retrycli.gateway.router import crossing_of
+    from retrycli.gateway.router import router_of
 
     pass_rules(settings)
     with open_database(settings) as database:
         columns = list(database.messages.c.keys())
-        crossing = crossing_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
+        crossing = router_of(settings.gateway, columns={*columns, *OPTIONAL_COLUMNS}, connections=1, now=utc_now)
         asyncio.run(_open_and_close(crossing))
         gateways = {name.removeprefix("gateway."): each for name, each in settings.gateway.all.items()}
         lock = lock_path(settings)
@@ -69,7 +69,7 @@ def check(settings: Settings) -> dict[str, str]:
         }
 
 
-async def _open_and_close(gateways: Crossing) -> None:
+async def _open_and_close(gateways: GatewayRouter) -> None:
     async with gateways:
         pass
 

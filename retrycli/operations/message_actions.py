@@ -22,11 +22,11 @@ from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMes
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import Message, QueuedMessage, Status
-from retrycli.domain.operator_action import Act, ActKind, not_written, unfit, would_expire
+from retrycli.domain.operator_action import ActionKind, OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
-from retrycli.engine.rules import PassRules, World
-from retrycli.operations.wiring import HERE, Surroundings, clock, login_name, open_database, ready_to_send
+from retrycli.engine.rules import Dependencies, PassRules
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database, ready_to_send
 from retrycli.store.acts import Acts
 from retrycli.store.database import Database
 from retrycli.store.views import Views
@@ -36,7 +36,7 @@ BATCH = 500
 SHOWN = 5
 """How many of the messages that were found are shown before a person is asked."""
 
-OF_THE_DESTINATION = frozenset(
+DESTINATION_FAULTS = frozenset(
     {
         OutcomeKind.TRANSIENT,
         OutcomeKind.UNREACHABLE,
@@ -137,7 +137,7 @@ def retry_all(
     *,
     by: str | None = None,
     give_up_after: int | None = None,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Done:
     """Try messages now, one after the other, as `retrycli.retry` tries one.
 
@@ -146,7 +146,7 @@ def retry_all(
         ids: the messages.
         by: who asks for it, for the history; by default the login name.
         give_up_after: leave the rest after so many failures in a row that say that the ticketing API is down.
-        surroundings: clock and randomness, and whether to stop early.
+        runtime: clock and randomness, and whether to stop early.
 
     Returns:
         What came of each, ``tried``; ``done`` were delivered.
@@ -155,31 +155,31 @@ def retry_all(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     wanted = once(ids)
-    with ready_to_send(settings, surroundings) as (world, rules, _):
-        tried, reason = asyncio.run(_try(world, rules, wanted, by or login_name(), give_up_after))
+    with ready_to_send(settings, runtime) as (deps, rules, _):
+        tried, reason = asyncio.run(_try(deps, rules, wanted, by or login_name(), give_up_after))
     done = sum(each.delivered for each in tried)
     refused = {each.message_id: each.error for each in tried if each.error is not None}
     return Done(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
 
 
 async def _try(
-    world: World, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
+    deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
 ) -> tuple[list[Tried], str | None]:
     """Attempts by hand over one connection and with one log-in, and why they ended early."""
     tried: list[Tried] = []
     in_a_row = 0
-    async with world.open_gateway() as gateway:
+    async with deps.open_gateway() as gateway:
         for each in ids:
-            if world.stop_requested():
+            if deps.stop_requested():
                 return tried, "signal"
             if in_a_row == (give_up_after or -1):
                 return tried, "destination_down"
             try:
-                tried.append(Tried(each, await manual_attempt.attempt_through(gateway, world, rules, each, by=by)))
+                tried.append(Tried(each, await manual_attempt.attempt_through(gateway, deps, rules, each, by=by)))
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
                 tried.append(Tried(each, error=error))
             outcome = tried[-1].outcome
-            in_a_row = in_a_row + 1 if outcome and outcome.kind in OF_THE_DESTINATION else 0
+            in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
     return tried, None
 
 
@@ -191,7 +191,7 @@ def requeue(
     spread: timedelta = timedelta(0),
     canary: Canary | None = None,
     by: str | None = None,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Done:
     """Hand escalated messages back to the passes: waiting, with all their retries. So are messages that `reject`
     rejected, if they are named, and if their rows have not changed since.
@@ -205,7 +205,7 @@ def requeue(
         spread: the span over which they become due, evenly in the order of their ids.
         canary: try the first ones by hand before, and leave all the others where they are when too many fail.
         by: who asks for it, for the history; by default the login name.
-        surroundings: clock and randomness, and whether to stop early.
+        runtime: clock and randomness, and whether to stop early.
 
     Messages that have expired are left alone, and none is tried as a canary: a pass would escalate them again.
 
@@ -218,23 +218,23 @@ def requeue(
     """
     named_ids = once(ids)
     expired: dict[int, RetrycliError] = {
-        each: would_expire(each) for each in expired_among(settings, named_ids, surroundings)
+        each: would_expire(each) for each in expired_among(settings, named_ids, runtime)
     }
     wanted = [each for each in named_ids if each not in expired] if expired else named_ids
-    tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, surroundings)
+    tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, runtime)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
         return Done(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
     name = by or login_name()
 
-    def act(position: int, at: datetime) -> Act:
-        return Act.requeued((due or at) + spread * position / len(rest), by=name, at=at)
+    def act(position: int, at: datetime) -> OperatorAction:
+        return OperatorAction.requeued((due or at) + spread * position / len(rest), by=name, at=at)
 
-    after = perform(settings, ActKind.REQUEUED, rest, act, surroundings)
+    after = perform(settings, ActionKind.REQUEUED, rest, act, runtime)
     return replace(after, matched=len(named_ids), refused=expired | after.refused, tried=tried)
 
 
-def expired_among(settings: Settings, ids: Sequence[int], surroundings: Surroundings = HERE) -> set[int]:
+def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEFAULT_RUNTIME) -> set[int]:
     """Find the failed messages that a pass would escalate as expired.
 
     Raises:
@@ -243,27 +243,25 @@ def expired_among(settings: Settings, ids: Sequence[int], surroundings: Surround
     if not ids or not any(each.expires_after for each in settings.policies.values()):
         return set()
     with open_database(settings) as database:
-        now = clock(database, surroundings.now)()
+        now = clock(database, runtime.now)()
         listed = Views(database).pages(array("q", ids), Filter())
         ends = ((each.id, each.expires_at(settings.policies)) for each in listed)
         return {message_id for message_id, end in ends if end is not None and end < now}
 
 
-def _try_canaries(
-    settings: Settings, ids: Sequence[int], number: int, by: str | None, surroundings: Surroundings
-) -> list[Tried]:
+def _try_canaries(settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime) -> list[Tried]:
     """Try the first messages until so many could be tried; those that have moved on are passed over."""
     tried: list[Tried] = []
     while (missing := number - sum(each.delivered or each.failed for each in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
-        if not coming or surroundings.stop_requested():
+        if not coming or runtime.stop_requested():
             break
-        tried += retry_all(settings, coming, by=by, surroundings=surroundings).tried
+        tried += retry_all(settings, coming, by=by, runtime=runtime).tried
     return tried
 
 
 def reject(
-    settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, surroundings: Surroundings = HERE
+    settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> Done:
     """Give messages up: their status in the application's table becomes ``rejected``, and they leave the queue.
 
@@ -272,19 +270,19 @@ def reject(
         ids: the messages; failed ones in any state but being sent.
         reason: why, for ``last_error`` and the history.
         by: who asks for it; by default the login name.
-        surroundings: the clock, and whether to stop early.
+        runtime: the clock, and whether to stop early.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
     return perform(
-        settings, ActKind.REJECTED, once(ids), lambda _, at: Act.rejected(reason, by=name, at=at), surroundings
+        settings, ActionKind.REJECTED, once(ids), lambda _, at: OperatorAction.rejected(reason, by=name, at=at), runtime
     )
 
 
 def acknowledge(
-    settings: Settings, ids: Iterable[int], *, by: str | None = None, surroundings: Surroundings = HERE
+    settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> Done:
     """Say of escalated messages that somebody sees to them; they stay where they are.
 
@@ -293,12 +291,12 @@ def acknowledge(
     """
     name = by or login_name()
     return perform(
-        settings, ActKind.ACKNOWLEDGED, once(ids), lambda _, at: Act.acknowledged(by=name, at=at), surroundings
+        settings, ActionKind.ACKNOWLEDGED, once(ids), lambda _, at: OperatorAction.acknowledged(by=name, at=at), runtime
     )
 
 
 def note(
-    settings: Settings, message_id: int, text: str, *, by: str | None = None, surroundings: Surroundings = HERE
+    settings: Settings, message_id: int, text: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
 ) -> None:
     """Leave a word with an escalated message, in place of any earlier one.
 
@@ -308,7 +306,9 @@ def note(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     name = by or login_name()
-    done = perform(settings, ActKind.NOTED, [message_id], lambda _, at: Act.noted(text, by=name, at=at), surroundings)
+    done = perform(
+        settings, ActionKind.NOTED, [message_id], lambda _, at: OperatorAction.noted(text, by=name, at=at), runtime
+    )
     if message_id in done.refused:
         raise done.refused[message_id]
 
@@ -322,20 +322,20 @@ def once(ids: Iterable[int]) -> array[int]:
 
 def perform(
     settings: Settings,
-    kind: ActKind,
+    kind: ActionKind,
     ids: Sequence[int],
-    act: Callable[[int, datetime], Act],
-    surroundings: Surroundings,
+    act: Callable[[int, datetime], OperatorAction],
+    runtime: Runtime,
 ) -> Done:
     """Do an act to messages, some at a time; ``act`` is given each one's position, and when it all began."""
     refused: dict[int, RetrycliError] = {}
     came_to = 0
     with open_database(settings) as database:
-        acts, now = Acts(database), clock(database, surroundings.now)
+        acts, now = Acts(database), clock(database, runtime.now)
         at = now()
-        while came_to < len(ids) and not surroundings.stop_requested():
+        while came_to < len(ids) and not runtime.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
-            messages = acts.read(batch) if kind is ActKind.REQUEUED else []
+            messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
             rejected = {each.id for each in messages if each.fields["status"] == Status.REJECTED}
             too_old = _too_old(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
@@ -345,8 +345,8 @@ def perform(
                 each: would_expire(each, is_rejected=each in rejected) if each in too_old else unfit(each, why)
                 for each, why in performed.unfit.items()
             }
-            if performed.moved_on:
-                refused |= acts.why_not(kind, performed.moved_on, now())
+            if performed.lost:
+                refused |= acts.why_not(kind, performed.lost, now())
             came_to += len(batch)
     left = len(ids) - came_to
     return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
@@ -370,11 +370,11 @@ def _problems(
 
     Where no gateway can be used as it is set, nothing is known of them: a pass finds out.
     """
-    from retrycli.gateway.router import crossing_of
+    from retrycli.gateway.router import router_of
 
     async def ask() -> dict[int, str]:
         columns = database.messages.c.keys()
-        async with crossing_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
+        async with router_of(settings.gateway, columns=columns, connections=1, now=now) as gateway:
             queued = [QueuedMessage(each, str(uuid.uuid4()), now()) for each in messages]
             found = {each.message_id: await gateway.problem(each) for each in queued}
         return {each: why for each, why in found.items() if why is not None}

@@ -25,7 +25,7 @@ from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
-from retrycli.notify.message import Surroundings, trial, worded
+from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiring
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
@@ -106,7 +106,7 @@ class _Round:
         """What came of each target's notification."""
         if not items:
             return {}
-        around = self._around()
+        around = self._context()
         return adapter.send({url: worded(each, around) for url, each in items.items()})
 
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
@@ -160,10 +160,10 @@ class _Round:
             for each in groups
         ]
 
-    def _around(self) -> Surroundings:
+    def _context(self) -> NoticeContext:
         counts = Measures(self._database).counts(self._now)
         host, where = socket.gethostname(), self._whereabouts()
-        return Surroundings(host, where, self._now, counts["waiting"], counts["escalated"])
+        return NoticeContext(host, where, self._now, counts["waiting"], counts["escalated"])
 
     def _whereabouts(self) -> str:
         """What is down, if anything is; else any of the places there are may be meant."""

@@ -13,12 +13,12 @@ from socket import gethostname
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.delivery_stats import Figures, Group
+from retrycli.domain.delivery_stats import DeliveryStats, Group
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.filter import Filter
 from retrycli.domain.grouping import By
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
-from retrycli.domain.operator_action import Act
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, PassResult, StopReason
 from retrycli.operations import dry_run, schedule
@@ -340,10 +340,10 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
 
 def stats(
     settings: Settings, by: By, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
-) -> tuple[Figures, list[Group]]:
+) -> tuple[DeliveryStats, list[Group]]:
     """What came of the attempts of the last days: all figures, and the attempts by what they have in common.
 
-    Errors have no groups of their own: `Figures.troubles` are just that.
+    Errors have no groups of their own: `DeliveryStats.troubles` are just that.
 
     Raises:
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
@@ -383,10 +383,10 @@ def pause(
         at = clock(database, now)()
         wanted = Pause(at, None if length is None else at + length, by or login_name(), reason)
         ledger = Ledger(database)
-        with database.together():
+        with database.transaction():
             replaced = ledger.pause(at)
             end = wanted.end if replaced is None else f"{wanted.end} (replaces {replaced.in_words})"
-            ledger.set_pause(wanted, Act.paused(end, by=wanted.by, at=at))
+            ledger.set_pause(wanted, OperatorAction.paused(end, by=wanted.by, at=at))
     return wanted, replaced
 
 
@@ -394,8 +394,8 @@ def resume(settings: Settings, *, by: str | None = None, now: Callable[[], datet
     """End the pause that is in force, if any, and return it."""
     with open_database(settings) as database:
         ledger, at = Ledger(database), clock(database, now)()
-        with database.together():
+        with database.transaction():
             ended = ledger.pause(at)
-            act = None if ended is None else Act.resumed(ended.in_words, by=by or login_name(), at=at)
+            act = None if ended is None else OperatorAction.resumed(ended.in_words, by=by or login_name(), at=at)
             ledger.set_pause(None, act)
     return ended

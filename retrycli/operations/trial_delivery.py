@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from retrycli.config.settings import Settings
 from retrycli.domain.message import Message, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, Presence
-from retrycli.operations.wiring import HERE, Surroundings
+from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime
 
 if TYPE_CHECKING:
     import httpx
@@ -57,7 +57,7 @@ def deliver_test(
     recipient: str | None,
     lists: Mapping[str, Sequence[str]],
     by: str,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
 ) -> Trial:
     """Send one message that says what it is, by no row of the application's table.
 
@@ -68,16 +68,16 @@ def deliver_test(
         recipient: whom a message to a customer or supplier is for.
         lists: what its row would have in columns that are lists: copies, attachments.
         by: who asks for it; the message says so.
-        surroundings: the clock.
+        runtime: the clock.
 
     Raises:
         ConfigurationError: the gateway's settings or the preset are wrong.
     """
-    queued = _message(ticket, message_type, recipient, lists, by, surroundings.now())
-    return asyncio.run(_deliver(settings, queued, surroundings))
+    queued = _message(ticket, message_type, recipient, lists, by, runtime.now())
+    return asyncio.run(_deliver(settings, queued, runtime))
 
 
-async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings) -> Trial:
+async def _deliver(settings: Settings, queued: QueuedMessage, here: Runtime) -> Trial:
     from retrycli.gateway.http.gateway import HttpGateway
     from retrycli.gateway.router import gateway_of
 
@@ -92,7 +92,9 @@ async def _deliver(settings: Settings, queued: QueuedMessage, here: Surroundings
         if not isinstance(gateway, HttpGateway):
             return Trial(outcome, (), None)
         found_again = await _found_again(gateway, queued) if outcome.kind is OutcomeKind.DELIVERED else None
-        shown = tuple(Exchange(gateway.starred(asked), gateway.starred(said)) for asked, said in exchanges)
+        shown = tuple(
+            Exchange(gateway.redact_secrets(asked), gateway.redact_secrets(said)) for asked, said in exchanges
+        )
     return Trial(outcome, shown, found_again)
 
 

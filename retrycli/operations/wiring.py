@@ -24,13 +24,13 @@ from typing import TYPE_CHECKING, NamedTuple
 from retrycli.config.settings import Settings
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event
-from retrycli.domain.message import Lane, MessageType
+from retrycli.domain.message import MessageType, Route
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
 from retrycli.domain.sanitize import encodable
 from retrycli.engine import runner
-from retrycli.engine.rules import Identity, PassRules, World
+from retrycli.engine.rules import Dependencies, Identity, PassRules
 from retrycli.operations import aftermath
 from retrycli.store import schema
 from retrycli.store.claims import Claims
@@ -55,7 +55,7 @@ def utc_now() -> datetime:
 
 
 @dataclass(frozen=True, slots=True)
-class Surroundings:
+class Runtime:
     """What a pass is given of the machine it runs on; tests give it others."""
 
     now: Callable[[], datetime] = utc_now
@@ -63,7 +63,7 @@ class Surroundings:
     stop_requested: Callable[[], bool] = lambda: False
 
 
-HERE = Surroundings()
+DEFAULT_RUNTIME = Runtime()
 
 
 @contextmanager
@@ -81,7 +81,7 @@ def open_database(settings: Settings) -> Iterator[Database]:
 
 
 @contextmanager
-def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
+def dry_run_database(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
     """Open the database to see what would become of it: whatever is written is rolled back.
 
     Args:
@@ -95,7 +95,7 @@ def as_if(settings: Settings, *, to_read: bool = False) -> Iterator[Database]:
     with closing(Database(settings.database.url, settings.database.table)) as database:
         check_ids(database)
         ready = to_read and database.revision() == schema.HEAD
-        with nullcontext() if ready else database.nothing_kept():
+        with nullcontext() if ready else database.rollback_at_end():
             database.ensure_tables(upgrade=settings.database.auto_upgrade)
             yield database
 
@@ -107,7 +107,7 @@ def run_once(
     probe: bool = False,
     wait_lock_seconds: float | None = None,
     listen: Callable[[Event], None] | None = None,
-    surroundings: Surroundings = HERE,
+    runtime: Runtime = DEFAULT_RUNTIME,
     started_by: StartedBy = StartedBy.LIBRARY,
 ) -> PassSummary:
     """Make one pass: deliver what is due.
@@ -121,7 +121,7 @@ def run_once(
         probe: whether to probe a ticketing API that is down now, and not only when its next probe is due.
         wait_lock_seconds: how long to wait for another pass to end; by default ``run.wait_lock_seconds``.
         listen: called with each event of the pass, in the thread that makes it.
-        surroundings: clock, randomness, and whether to stop early.
+        runtime: clock, randomness, and whether to stop early.
         started_by: who starts it; the next run is told by what a scheduler started.
 
     Returns:
@@ -135,13 +135,13 @@ def run_once(
     """
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
-    lock = _Lock(PassLock(lock_path(settings)), me, wait, surroundings.now, surroundings.stop_requested)
-    make = partial(_make_pass, settings, lock, me, limit, surroundings, probe=probe)
+    lock = _Lock(PassLock(lock_path(settings)), me, wait, runtime.now, runtime.stop_requested)
+    make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
     if settings.notify.ping_url is None:
         return make(listen)
     from retrycli.operations.notifications import watched
 
-    return watched(settings, me.pass_id, make, listen, surroundings.now)
+    return watched(settings, me.pass_id, make, listen, runtime.now)
 
 
 def _make_pass(
@@ -149,30 +149,30 @@ def _make_pass(
     lock: Lock,
     me: Identity,
     limit: int | None,
-    surroundings: Surroundings,
+    runtime: Runtime,
     listen: Callable[[Event], None] | None,
     *,
     probe: bool,
 ) -> PassSummary:
-    with ready_to_send(settings, surroundings, listen, limit=limit, probe=probe) as (world, rules, database):
+    with ready_to_send(settings, runtime, listen, limit=limit, probe=probe) as (deps, rules, database):
         try:
-            summary = asyncio.run(runner.run_pass(world, lock, rules, me))
+            summary = asyncio.run(runner.run_pass(deps, lock, rules, me))
         except Exception as error:
-            aftermath.leave_failed(settings, database, me.pass_id, error, world.now())
+            aftermath.leave_failed(settings, database, me.pass_id, error, deps.now())
             raise
-        aftermath.leave(settings, database, summary, world.now())
+        aftermath.leave(settings, database, summary, deps.now())
         return summary
 
 
 @contextmanager
 def ready_to_send(
     settings: Settings,
-    surroundings: Surroundings,
+    runtime: Runtime,
     listen: Callable[[Event], None] | None = None,
     *,
     limit: int | None = None,
     probe: bool = False,
-) -> Iterator[tuple[World, PassRules, Database]]:
+) -> Iterator[tuple[Dependencies, PassRules, Database]]:
     """Check that this process can send and record, and open the database.
 
     Raises:
@@ -190,7 +190,7 @@ def ready_to_send(
             if listen is not None:
                 listen(event)
 
-        yield make_world(bounded, database, surroundings, emit), rules, database
+        yield make_dependencies(bounded, database, runtime, emit), rules, database
 
 
 def _bounded(settings: Settings) -> Settings:
@@ -215,7 +215,7 @@ def _refuse_a_running_loop() -> None:
     )
 
 
-def retry(settings: Settings, message_id: int, *, by: str | None = None, surroundings: Surroundings = HERE) -> Outcome:
+def retry(settings: Settings, message_id: int, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME) -> Outcome:
     """Try one message now, whatever its wait, also an escalated one.
 
     It takes none of the message's tries: if it is not delivered, the message stays where it was.
@@ -224,7 +224,7 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
         settings: from `retrycli.load_settings`, or made directly.
         message_id: the message's id in the application's table.
         by: who asks for it, for the history; by default the login name.
-        surroundings: clock and randomness.
+        runtime: clock and randomness.
 
     Returns:
         What came of the attempt.
@@ -237,8 +237,8 @@ def retry(settings: Settings, message_id: int, *, by: str | None = None, surroun
     """
     from retrycli.engine import manual_attempt
 
-    with ready_to_send(settings, surroundings) as (world, rules, _):
-        return asyncio.run(manual_attempt.attempt_by_hand(world, rules, message_id, by=by or login_name()))
+    with ready_to_send(settings, runtime) as (deps, rules, _):
+        return asyncio.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=by or login_name()))
 
 
 def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = False, to_send: bool = True) -> PassRules:
@@ -253,10 +253,10 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
     Raises:
         ConfigurationError: a gateway has no base URL.
     """
-    lanes = settings.gateway.lanes if to_send else (Lane(""),)
+    routes = settings.gateway.routes if to_send else (Route(""),)
     return PassRules(
-        destination=lanes[-1].destination,
-        lanes=lanes,
+        destination=routes[-1].destination,
+        routes=routes,
         policies=settings.policies,
         breaker=settings.breaker.rules,
         due_slack=timedelta(seconds=settings.schedule.due_slack_seconds),
@@ -265,7 +265,7 @@ def pass_rules(settings: Settings, *, limit: int | None = None, probe: bool = Fa
         concurrency=settings.run.concurrency,
         limit=settings.run.limit if limit is None else limit,
         rate_per_second=settings.run.rate_per_second,
-        in_order=settings.run.per_ticket_order,
+        per_ticket_order=settings.run.per_ticket_order,
         retention=None if settings.run.retention_days is None else timedelta(days=settings.run.retention_days),
         probe_now=probe,
         at_a_server=settings.database.file is None,
@@ -340,24 +340,24 @@ class _Lock(NamedTuple):
         self.lock.release()
 
 
-def make_world(
+def make_dependencies(
     settings: Settings,
     database: Database,
-    surroundings: Surroundings,
+    runtime: Runtime,
     emit: Callable[[Event], None] = log_lines.log_event,
-) -> World:
+) -> Dependencies:
     """What a pass over this database is given."""
-    now = clock(database, surroundings.now)
+    now = clock(database, runtime.now)
 
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
-        from retrycli.gateway.router import crossing_of
+        from retrycli.gateway.router import router_of
         from retrycli.store.condition import check_writable
 
         # Or what came of a message could not be written down, and it would go out again.
         again_if_lost(lambda: check_writable(database, now()))
         columns = database.messages.c.keys()
-        chosen = crossing_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
+        chosen = router_of(settings.gateway, columns=columns, connections=settings.run.concurrency, now=now)
         async with chosen as gateway:
             yield gateway
 
@@ -367,7 +367,7 @@ def make_world(
 
         return router.looks_up(settings.gateway.of(message_type), message_type)
 
-    return World(
+    return Dependencies(
         enrolment=Enrolment(database),
         claims=Claims(database),
         ledger=Ledger(database),
@@ -375,8 +375,8 @@ def make_world(
         emit=emit,
         now=now,
         sleep=asyncio.sleep,
-        jitter=lambda: surroundings.rng.uniform(-1, 1),
-        stop_requested=surroundings.stop_requested,
+        jitter=lambda: runtime.rng.uniform(-1, 1),
+        stop_requested=runtime.stop_requested,
         looks_up=looks_up,
     )
 

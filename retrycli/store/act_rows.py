@@ -11,13 +11,13 @@ from sqlalchemy import func, select, update
 from retrycli.store.schema import acts
 
 if TYPE_CHECKING:
-    from retrycli.domain.operator_action import Act
+    from retrycli.domain.operator_action import OperatorAction
     from retrycli.store.database import Database
 
 HAS_TEXTS = acts.c.before.is_not(None) | acts.c.after.is_not(None)
 
 
-def act_values(act: Act) -> dict[str, Any]:
+def act_values(act: OperatorAction) -> dict[str, Any]:
     """Return what is recorded of an act, by column."""
     return {
         "at": act.at,

@@ -14,8 +14,8 @@ from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, s
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
 from retrycli.domain.message import Message, State, Status, UnusableMessage, ticket_text
-from retrycli.domain.operator_action import Act, ActKind, no_such, not_free, not_taken, refusal
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word
 from retrycli.store.enrolment import DECIDES
@@ -34,7 +34,7 @@ from retrycli.store.row_changes import (
     write_text,
 )
 from retrycli.store.schema import acts, attempts, escalations, queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -45,13 +45,13 @@ OF_ID = queue.c.message_id == bindparam("of_id")
 FREE = queue.c.state != State.SENDING.value
 ESCALATED = queue.c.state == State.ESCALATED.value
 NEW = queue.c.acknowledged_at.is_(None)
-GUARDS: Mapping[ActKind, tuple[ColumnElement[bool], ...]] = {
-    ActKind.EDITED: (FREE,),
-    ActKind.REJECTED: (FREE,),
-    ActKind.REQUEUED: (ESCALATED,),
-    ActKind.ACKNOWLEDGED: (ESCALATED, NEW),
-    ActKind.NOTED: (ESCALATED,),
-    ActKind.MARKED_SENT: (FREE,),
+GUARDS: Mapping[ActionKind, tuple[ColumnElement[bool], ...]] = {
+    ActionKind.EDITED: (FREE,),
+    ActionKind.REJECTED: (FREE,),
+    ActionKind.REQUEUED: (ESCALATED,),
+    ActionKind.ACKNOWLEDGED: (ESCALATED, NEW),
+    ActionKind.NOTED: (ESCALATED,),
+    ActionKind.MARKED_SENT: (FREE,),
 }
 """What the queue must say of a message for an act to be done to it."""
 
@@ -59,15 +59,13 @@ REQUEUE = (
     update(queue).where(OF_ID, ESCALATED).values(**NOT_ESCALATED, unknown_count=0, next_attempt_at=bindparam("due"))
 )
 FORGET_ESCALATIONS = delete(escalations).where(
-    escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(among_ids(queue.c.message_id)))
+    escalations.c.delivery_key.in_(select(queue.c.delivery_key).where(id_in(queue.c.message_id)))
 )
-KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
-WAITING = select(queue.c.message_id).where(
-    among_ids(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value)
-)
+KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
+WAITING = select(queue.c.message_id).where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
 LAST_ATTEMPTS = (
     select(attempts.c.message_id, func.max(attempts.c.number))
-    .where(among_ids(attempts.c.message_id))
+    .where(id_in(attempts.c.message_id))
     .group_by(attempts.c.message_id)
 )
 ACKNOWLEDGE = (
@@ -77,9 +75,9 @@ ACKNOWLEDGE = (
 )
 NOTE = update(queue).where(OF_ID, ESCALATED).values(note=bindparam("text"))
 LEAVE = delete(queue).where(OF_ID, FREE)
-OF_ANY_FAILED = frozenset({ActKind.REJECTED, ActKind.MARKED_SENT})
+OF_ANY_FAILED = frozenset({ActionKind.REJECTED, ActionKind.MARKED_SENT})
 """Acts that are done to failed messages in any state, also to those that the queue does not know yet."""
-CHANGE_ROWS = OF_ANY_FAILED | {ActKind.REQUEUED}
+CHANGE_ROWS = OF_ANY_FAILED | {ActionKind.REQUEUED}
 """Acts that change rows of the application's. They leave out those that it holds."""
 NONE: Mapping[int, str] = MappingProxyType({})
 
@@ -88,7 +86,7 @@ NONE: Mapping[int, str] = MappingProxyType({})
 class Performed:
     """What became of an act."""
 
-    moved_on: AbstractSet[int]
+    lost: AbstractSet[int]
     """The messages that the act could not be done to; nothing of these was changed. `Acts.why_not` says more."""
     refused: Mapping[int, str]
     """The messages whose rows the application's table did not let change, and why."""
@@ -110,7 +108,7 @@ class Acts:
         """Read messages whole; rows that can't be read as messages are left out."""
         m = self._database.messages
         with self._database.read() as connection:
-            rows = rows_of(connection.execute(select(m).where(among_ids(m.c.id)), {"ids": list(ids)}))
+            rows = rows_of(connection.execute(select(m).where(id_in(m.c.id)), {"ids": list(ids)}))
         return [each for each in map(message_of, rows) if isinstance(each, Message)]
 
     def first_failures(self, ids: Collection[int]) -> dict[int, datetime]:
@@ -118,7 +116,9 @@ class Acts:
         with self._database.read() as connection:
             return first_failures(self._database, connection, ids)
 
-    def perform(self, kind: ActKind, wanted: Mapping[int, Act], problems: Mapping[int, str] = NONE) -> Performed:
+    def perform(
+        self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str] = NONE
+    ) -> Performed:
         """Do one kind of act to messages, each its own, and record who did it, in one transaction.
 
         Args:
@@ -128,11 +128,13 @@ class Acts:
         """
         return again_if_lost(lambda: self._perform(kind, wanted, problems))
 
-    def _perform(self, kind: ActKind, wanted: Mapping[int, Act], problems: Mapping[int, str]) -> Performed:
+    def _perform(
+        self, kind: ActionKind, wanted: Mapping[int, OperatorAction], problems: Mapping[int, str]
+    ) -> Performed:
         with self._database.write() as connection:
-            rejected = self._rejected(connection, wanted) if kind is ActKind.REQUEUED else {}
+            rejected = self._rejected(connection, wanted) if kind is ActionKind.REQUEUED else {}
             able = {each: wanted[each] for each in (*self._lock(connection, kind, wanted), *rejected)}
-            unfit = self._unfit(connection, able) if kind is ActKind.REQUEUED else {}
+            unfit = self._unfit(connection, able) if kind is ActionKind.REQUEUED else {}
             unfit |= {each: why for each, why in problems.items() if each in able and each not in unfit}
             able = {each: act for each, act in able.items() if each not in unfit}
             back = {each: act for each, act in able.items() if each in rejected}
@@ -143,31 +145,31 @@ class Acts:
             able = {each: act for each, act in able.items() if each not in held}
             refused = {**written.refused, **taken.refused}
             # That a message has arrived is known, whatever its row takes.
-            done = {each: act for each, act in able.items() if each not in refused or kind is ActKind.MARKED_SENT}
+            done = {each: act for each, act in able.items() if each not in refused or kind is ActionKind.MARKED_SENT}
             _write_down(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 self._escalate_unwritten(connection, {each: able[each] for each in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
 
-    def _rejected(self, connection: Connection, wanted: Mapping[int, Act]) -> dict[int, Mapping[str, Any]]:
+    def _rejected(self, connection: Connection, wanted: Mapping[int, OperatorAction]) -> dict[int, Mapping[str, Any]]:
         """Read those messages that retrycli rejected. No pass enrols them until the transaction ends."""
         if not rejected_by_us(self._database, connection, wanted):
             return {}
-        self._database.one_at_a_time(connection)
+        self._database.advisory_lock(connection)
         return rejected_by_us(self._database, connection, wanted)
 
     def _unfit(self, connection: Connection, ids: Collection[int]) -> dict[int, str]:
         """Return which rows can't be turned into a request, and why. Their bodies are not read."""
         columns = [each for each in all_but_the_body(self._database) if each.name in DECIDES]
         rows = rows_of(
-            connection.execute(select(*columns).where(among_ids(self._database.messages.c.id)), {"ids": list(ids)})
+            connection.execute(select(*columns).where(id_in(self._database.messages.c.id)), {"ids": list(ids)})
         )
         checked = map(message_of, rows if ids else ())
         return {each.message_id: each.problem for each in checked if isinstance(each, UnusableMessage)}
 
-    def _change(self, connection: Connection, kind: ActKind, able: Mapping[int, Act]) -> Written:
+    def _change(self, connection: Connection, kind: ActionKind, able: Mapping[int, OperatorAction]) -> Written:
         match kind:
-            case ActKind.REQUEUED:
+            case ActionKind.REQUEUED:
                 written = reset_retry_counts(self._database, connection, able)
                 rows: list[dict[str, Any]] = [
                     {"of_id": each, "due": able[each].due} for each in able.keys() - written.unchanged
@@ -177,24 +179,24 @@ class Acts:
                     connection.execute(FORGET_ESCALATIONS, {"ids": [row["of_id"] for row in rows]})
                     connection.execute(REQUEUE, rows)
                 return written
-            case ActKind.REJECTED:
+            case ActionKind.REJECTED:
                 errors = {each: act.last_error for each, act in able.items()}
                 written = reject_messages(self._database, connection, errors)
                 self._leave(connection, able.keys() - written.unchanged)
                 return written
-            case ActKind.MARKED_SENT:
+            case ActionKind.MARKED_SENT:
                 enrolled = self._enrol_unknown(connection, able)
                 written = mark_delivered(self._database, connection, able)
                 # One whose row is held goes back to where it was.
                 self._leave(connection, (able.keys() - written.unchanged) | (enrolled & set(written.held)))
                 return written
-            case ActKind.ACKNOWLEDGED:
+            case ActionKind.ACKNOWLEDGED:
                 connection.execute(
                     ACKNOWLEDGE, [{"of_id": each, "name": act.by, "at": act.at} for each, act in able.items()]
                 )
-            case ActKind.NOTED:
+            case ActionKind.NOTED:
                 connection.execute(NOTE, [{"of_id": each, "text": act.note} for each, act in able.items()])
-            case ActKind.EDITED | ActKind.LOOKED_UP | ActKind.PAUSED | ActKind.RESUMED:
+            case ActionKind.EDITED | ActionKind.LOOKED_UP | ActionKind.PAUSED | ActionKind.RESUMED:
                 raise AssertionError(f"a message is not {kind} by `perform`")
             case _:
                 assert_never(kind)
@@ -204,19 +206,19 @@ class Acts:
         if ids:
             connection.execute(LEAVE, [{"of_id": each} for each in ids])
 
-    def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, Act]) -> None:
+    def _escalate_unwritten(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> None:
         """Escalate messages that are done with, and whose rows take no change: a pass would send them."""
         self._enrol_unknown(connection, acts)
         at = max(act.at for act in acts.values())
         waiting = connection.execute(WAITING, {"ids": list(acts)}).scalars()
-        escalate(self._database, connection, [Settled(each, Transition.unwritten()) for each in waiting], at)
+        escalate(self._database, connection, [Decision(each, Transition.unwritten()) for each in waiting], at)
 
-    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, Act]) -> set[int]:
+    def _enrol_unknown(self, connection: Connection, acts: Mapping[int, OperatorAction]) -> set[int]:
         """Enrol those messages that the queue does not know, and return which ones."""
         m = self._database.messages.c
         these = {"ids": list(acts)}
         known = set(connection.execute(KNOWN, these).scalars())
-        tickets = connection.execute(select(m.id, m.ticket_id).where(among_ids(m.id)), these).all()
+        tickets = connection.execute(select(m.id, m.ticket_id).where(id_in(m.id)), these).all()
         unknown: list[dict[str, Any]] = [
             {
                 "message_id": each,
@@ -233,7 +235,7 @@ class Acts:
             connection.execute(insert(queue), unknown)
         return {each["message_id"] for each in unknown}
 
-    def _lock(self, connection: Connection, kind: ActKind, ids: Collection[int]) -> list[int]:
+    def _lock(self, connection: Connection, kind: ActionKind, ids: Collection[int]) -> list[int]:
         """Which of these messages an act can be done to; nobody else changes them until the transaction ends."""
         these = {"ids": list(ids)}
 
@@ -245,11 +247,11 @@ class Acts:
             return enrolled()
         # What the queue does not know yet must not be enrolled and claimed meanwhile. A pass may hold messages while it
         # waits for this lock, so none of them is waited for.
-        self._database.one_at_a_time(connection)
+        self._database.advisory_lock(connection)
         return [*enrolled(), *connection.execute(self._unknown, these).scalars()]
 
     @cached_property
-    def _enrolled(self) -> dict[ActKind, Select[Any]]:
+    def _enrolled(self) -> dict[ActionKind, Select[Any]]:
         """Messages, by their ids, that an act can be done to."""
         m = self._database.messages
         births = birth_text(m).label(BIRTH), queue.c.birth.label(OWN + "queue_birth")
@@ -272,7 +274,9 @@ class Acts:
         m = self._database.messages.c
         return m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED)
 
-    def edit(self, message_id: int, act: Act, *, read: Mapping[str, object], changes: Mapping[str, str]) -> None:
+    def edit(
+        self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
         """Give a message another text. With it goes another delivery key, as with every text.
 
         Args:
@@ -288,19 +292,21 @@ class Acts:
         """
         again_if_lost(lambda: self._edit(message_id, act, read, changes))
 
-    def _edit(self, message_id: int, act: Act, read: Mapping[str, object], changes: Mapping[str, str]) -> None:
+    def _edit(
+        self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
         m = self._database.messages
         # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
         there = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id == message_id, m.c.status == word(Status.FAILED), *GUARDS[ActKind.EDITED])
+            .where(m.c.id == message_id, m.c.status == word(Status.FAILED), *GUARDS[ActionKind.EDITED])
             .with_for_update()
         )
         with self._database.write() as connection:
             row = connection.execute(there).mappings().one_or_none()
             if row is None:
-                raise self._why_not(connection, ActKind.EDITED, [message_id], act.at)[message_id]
+                raise self._why_not(connection, ActionKind.EDITED, [message_id], act.at)[message_id]
             if any(row[name] != value for name, value in read.items()):
                 raise NotActionable(
                     f"message {message_id} was changed by another while you edited it; nothing was written. "
@@ -322,19 +328,19 @@ class Acts:
         """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
         this = with_queue(self._database).where(queue.c.message_id == message_id, which)
         for message in load(connection, connection.execute(this), [message_id]):
-            now = Settled(message_id, Transition.released(), message=message)
+            now = Decision(message_id, Transition.released(), message=message)
             values = {**identity_values(now), **seen_values(row)}
             connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
 
     def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
         for name, new in changes.items():
-            room = self._database.room_in(name)
+            room = self._database.max_length(name)
             if room is not None and len(new) > room:
                 raise NotActionable(
                     f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
                     f"{room:,}; nothing was written"
                 )
-        if lacking := self._database.letters_lacking(connection, "".join(changes.values())):
+        if lacking := self._database.unencodable(connection, "".join(changes.values())):
             raise NotActionable(
                 f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
                 "nothing was written"
@@ -355,34 +361,34 @@ class Acts:
             raise reason
         return standing.state is not None
 
-    def write_down(self, done: Mapping[int, Act]) -> None:
+    def write_down(self, done: Mapping[int, OperatorAction]) -> None:
         """Record acts that change nothing by themselves, by the messages' ids."""
         with self._database.write() as connection:
             _write_down(connection, done)
 
-    def why_not(self, kind: ActKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
+    def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
         """Why an act was not done to messages, by id."""
         with self._database.read() as connection:
             return self._why_not(connection, kind, ids, now)
 
     def _why_not(
-        self, connection: Connection, kind: ActKind, ids: Collection[int], now: datetime
+        self, connection: Connection, kind: ActionKind, ids: Collection[int], now: datetime
     ) -> dict[int, RetrycliError]:
         found = standings(self._database, connection, ids)
         return {each: refusal(kind, each, found.get(each), now) for each in sorted(ids)}
 
 
-def _write_down(connection: Connection, done: Mapping[int, Act]) -> None:
+def _write_down(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
     if not done:
         return
-    requeued = [each for each, act in done.items() if act.kind is ActKind.REQUEUED]
+    requeued = [each for each, act in done.items() if act.kind is ActionKind.REQUEUED]
     made = dict(connection.execute(LAST_ATTEMPTS, {"ids": requeued}).all()) if requeued else {}
     rows: list[dict[str, Any]] = [
         {
             **act_values(act),
             "message_id": each,
             # By their number and not by the time: hosts' clocks differ.
-            "attempts": made.get(each, 0) if act.kind is ActKind.REQUEUED else None,
+            "attempts": made.get(each, 0) if act.kind is ActionKind.REQUEUED else None,
         }
         for each, act in done.items()
     ]

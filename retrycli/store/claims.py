@@ -10,14 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
-from retrycli.domain.fair_share import Turns
-from retrycli.domain.message import Claim, Lane, Lapsed, MessageType, QueuedMessage, State, UnusableMessage
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.message import Claim, ExpiredClaim, MessageType, QueuedMessage, Route, State, UnusableMessage
 from retrycli.domain.operator_action import no_such, not_free
-from retrycli.domain.outcome import LAPSED
-from retrycli.domain.retry_policy import Recorded, Settled, Transition, as_written
+from retrycli.domain.outcome import PROCESS_DIED
+from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
 from retrycli.store.application import row_by_row, standings, status_of, word
-from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
+from retrycli.store.connecting import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.identity import (
     FIRST_IDENTIFYING,
     as_found,
@@ -42,7 +42,7 @@ from retrycli.store.recording import (
 from retrycli.store.remedies import is_busy
 from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.schema import queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -71,9 +71,9 @@ FIRST_OF_TICKET = (
 )
 CLAIM_THESE = (
     update(queue)
-    .where(among_ids(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
-    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
-    .execution_options(**UNREAD)
+    .where(id_in(queue.c.message_id), row_by_row(queue.c.state == State.WAITING.value))
+    .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
+    .execution_options(**NO_RESULT)
 )
 
 
@@ -91,9 +91,9 @@ class Claims:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def together(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
-        """Write all that is written inside in one transaction, as `Database.together` does."""
-        return self._database.together(wait=wait)
+    def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
+        """Write all that is written inside in one transaction, as `Database.transaction` does."""
+        return self._database.transaction(wait=wait)
 
     def patience(self) -> timedelta:
         """Return how long a transaction waits for a lock that the application holds."""
@@ -105,9 +105,9 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(statement).scalar_one()
 
-    def any_due(self, due_by: datetime, lane: Lane) -> bool:
-        """Whether any message of a lane is due."""
-        statement = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(lane)).limit(1)
+    def any_due(self, due_by: datetime, route: Route) -> bool:
+        """Whether any message of a route is due."""
+        statement = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(route)).limit(1)
         with self._database.read() as connection:
             return connection.execute(statement).scalar() is not None
 
@@ -118,7 +118,7 @@ class Claims:
             return connection.execute(statement).scalar() is not None
 
     def claim(
-        self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
+        self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
         """Claim due messages, the one that has waited longest first; their ids.
 
@@ -127,10 +127,10 @@ class Claims:
             due_by: until when a message must have come due.
             limit: how many to look at.
             turns: whose turn it is among them; by default everybody's.
-            lane: which messages; by default all.
+            route: which messages; by default all.
         """
-        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *self._in_lane(lane))
-        if turns is not None and turns.in_order:
+        due = select(queue.c.message_id, queue.c.ticket).where(*is_due(due_by), *self._in_lane(route))
+        if turns is not None and turns.per_ticket_order:
             due = due.where(~exists().where(*BEFORE_IT))
         if turns is not None and turns.passed_over:
             due = due.where(or_(queue.c.ticket.is_(None), queue.c.ticket.not_in(turns.passed_over)))
@@ -143,20 +143,26 @@ class Claims:
             return ids
 
     def claim_first_of(
-        self, claim: Claim, due_by: datetime, tickets: Collection[str], lane: Lane | None = None
+        self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
     ) -> list[int]:
-        """Claim of each ticket the first message that waits or is being sent, where it is due in a lane; their ids."""
+        """Claim of each ticket the first message that waits or is being sent, where it is due in a route; their ids."""
         with self._database.write() as connection:
             firsts = [connection.execute(FIRST_OF_TICKET, {"of_ticket": each}).scalar() for each in sorted(tickets)]
             due = select(queue.c.message_id).where(
-                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *self._in_lane(lane)
+                queue.c.message_id.in_(firsts), row_by_row(*is_due(due_by)), *self._in_lane(route)
             )
             ids = list(connection.execute(due.with_for_update(skip_locked=True)).scalars())
             _claim(connection, claim, ids)
             return ids
 
     def claim_probe(
-        self, claim: Claim, due_by: datetime, since: datetime, lane: Lane | None = None, *, in_order: bool = False
+        self,
+        claim: Claim,
+        due_by: datetime,
+        since: datetime,
+        route: Route | None = None,
+        *,
+        per_ticket_order: bool = False,
     ) -> list[int]:
         """Claim one due message to probe with; its id, if there is one.
 
@@ -164,26 +170,30 @@ class Claims:
             claim: who claims it, and until when.
             due_by: until when it must have come due.
             since: when the breaker opened; no message is a second probe while another has been none.
-            lane: which messages; by default all.
-            in_order: whether a ticket's messages keep their order.
+            route: which messages; by default all.
+            per_ticket_order: whether a ticket's messages keep their order.
         """
-        return self._claim_one_of(claim, *picking.to_probe(self._due(due_by, lane, in_order=in_order), since))
+        return self._claim_one_of(
+            claim, *picking.to_probe(self._due(due_by, route, per_ticket_order=per_ticket_order), since)
+        )
 
     def claim_elsewhere(
         self,
         claim: Claim,
         due_by: datetime,
         tickets: Collection[str],
-        lane: Lane | None = None,
+        route: Route | None = None,
         *,
-        in_order: bool = False,
+        per_ticket_order: bool = False,
     ) -> list[int]:
         """Claim the message that came due last, of a ticket that is not among these; its id, if there is one."""
-        return self._claim_one_of(claim, picking.elsewhere(self._due(due_by, lane, in_order=in_order), tickets))
+        return self._claim_one_of(
+            claim, picking.elsewhere(self._due(due_by, route, per_ticket_order=per_ticket_order), tickets)
+        )
 
-    def _due(self, due_by: datetime, lane: Lane | None, *, in_order: bool) -> Select[Any]:
-        due = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(lane))
-        return due.where(~exists().where(*BEFORE_IT)) if in_order else due
+    def _due(self, due_by: datetime, route: Route | None, *, per_ticket_order: bool) -> Select[Any]:
+        due = select(queue.c.message_id).where(*is_due(due_by), *self._in_lane(route))
+        return due.where(~exists().where(*BEFORE_IT)) if per_ticket_order else due
 
     def _claim_one_of(self, claim: Claim, *choices: Select[Any]) -> list[int]:
         """Claim what the first of these selections finds, or the next."""
@@ -200,8 +210,8 @@ class Claims:
         with self._database.read() as connection:
             return connection.execute(select(func.count()).select_from(probes)).scalar_one()
 
-    def _in_lane(self, lane: Lane | None) -> list[ColumnElement[bool]]:
-        """What keeps other lanes' messages out; nothing where there is one lane."""
+    def _in_lane(self, route: Route | None) -> list[ColumnElement[bool]]:
+        """What keeps other routes' messages out; nothing where there is one route."""
         m = self._database.messages.c
 
         # As a value for each row, and not by `exists`: for that a planner may go through the application's whole table.
@@ -210,14 +220,14 @@ class Claims:
         def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
             return case((or_(*(kind == word(each) for each in sorted(types))), 1), else_=0)
 
-        but = [is_of(lane.but) == 0] if lane is not None and lane.but else []
-        only = [is_of(lane.only) == 1] if lane is not None and lane.only is not None else []
+        but = [is_of(route.but) == 0] if route is not None and route.but else []
+        only = [is_of(route.only) == 1] if route is not None and route.only is not None else []
         return but + only
 
     def renew(self, claim: Claim) -> None:
         """Hold all that this claim has not lost for longer: until its new time."""
         with self._database.write() as connection:
-            mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.claimant)
+            mine = (queue.c.state == State.SENDING.value, queue.c.claimed_by == claim.owner)
             connection.execute(update(queue).where(*mine).values(claim_expires_at=claim.expires_at))
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
@@ -253,7 +263,7 @@ class Claims:
         with self._database.write() as connection:
             connection.execute(
                 update(queue)
-                .where(queue.c.message_id == bindparam("id"), *held(claim.claimant))
+                .where(queue.c.message_id == bindparam("id"), *held(claim.owner))
                 .values(state=where_it_was(), claimed_by=None, claim_expires_at=None),
                 [{"id": each} for each in ids],
             )
@@ -279,7 +289,7 @@ class Claims:
         with self._database.write() as connection:
             loaded = self._load(connection, claim, ids)
             if gone := set(ids) - {each.message_id for each in loaded}:
-                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.claimant)))
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
             fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
             start_attempts(
                 connection,
@@ -294,7 +304,7 @@ class Claims:
 
     def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
         """Load the messages of a claim that are still failed, and still the ones that were claimed."""
-        found = connection.execute(self._held_messages, {"ids": ids, "claimant": claim.claimant})
+        found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
         return load(connection, found, ids)
 
     # The statements of the innermost loop are put together once: that takes longer than to run them.
@@ -320,7 +330,7 @@ class Claims:
         return self._held_rows.with_for_update(skip_locked=True)
 
     def record_arrival(
-        self, claim: Claim, settled: Settled, *, made_by: str, destination: str, started_at: datetime
+        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
         """Record an attempt at a claimed message that is found to have arrived, and its outcome.
 
@@ -339,7 +349,7 @@ class Claims:
             )
             keep_outcomes(connection, ours, started_at)
 
-    def record_answers(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.
 
         If the process dies before they are decided, the answers are known all the same.
@@ -347,7 +357,7 @@ class Claims:
         with self._database.write() as connection:
             finish_attempts(connection, _held_ones(connection, claim, settled), now)
 
-    def keep_outcomes(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> None:
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts, and touch no row of the application's.
 
         The messages stay claimed. A later pass finds the outcomes and writes the rows.
@@ -355,7 +365,7 @@ class Claims:
         with self._database.write() as connection:
             keep_outcomes(connection, _held_ones(connection, claim, settled), now)
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         """Write the results of claimed messages, in one transaction.
 
         Of a message whose row the application holds, or something that a trigger of its table writes, only the
@@ -366,7 +376,7 @@ class Claims:
         """
         by_id = {each.message_id: each for each in settled}
         with self._database.write() as connection:
-            found = connection.execute(self._locked, {"ids": list(by_id), "claimant": claim.claimant})
+            found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
             names = [*found.keys()][FIRST_IDENTIFYING:]
             as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
             unlocked: set[int] = set()
@@ -393,9 +403,9 @@ class Claims:
             move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
             if theirs:
                 ids = [each.message_id for each in theirs]
-                connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "claimant": claim.claimant})
-        moved_on = by_id.keys() - ours.keys() - unlocked
-        return Recorded(frozenset(moved_on), frozenset(kept), refused, changed)
+                connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "owner": claim.owner})
+        lost = by_id.keys() - ours.keys() - unlocked
+        return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
 
     def _hidden(self, connection: Connection, claim: Claim, unlocked: Collection[int]) -> set[int]:
         """Return which of the rows that could not be locked a row-level policy hides from changes: nobody holds them.
@@ -406,9 +416,9 @@ class Claims:
             return set()
         try:
             with errors_of_a_pipeline(connection):
-                connection.exec_driver_sql("SAVEPOINT hidden", execution_options=UNREAD)
+                connection.exec_driver_sql("SAVEPOINT hidden", execution_options=NO_RESULT)
                 statement = self._held_rows.with_for_update(nowait=True)
-                free = connection.execute(statement, {"ids": list(unlocked), "claimant": claim.claimant}).all()
+                free = connection.execute(statement, {"ids": list(unlocked), "owner": claim.owner}).all()
         except exc.DBAPIError as error:
             if not is_busy(error):
                 raise
@@ -427,11 +437,11 @@ class Claims:
         others = (
             select(queue.c.message_id, m.id)
             .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
-            .where(queue.c.message_id.in_(ids), *held(claim.claimant))
+            .where(queue.c.message_id.in_(ids), *held(claim.owner))
         )
         return {each: its_row is not None for each, its_row in connection.execute(others).all()}
 
-    def take_over_lapsed(self, claim: Claim, now: datetime, limit: int) -> list[Lapsed]:
+    def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
         """Claim messages whose claims have expired, in the order of their ids; none if none is left.
 
         Messages whose rows the application holds are left for a later pass.
@@ -457,16 +467,16 @@ class Claims:
                 return taken
             after = ids[-1]
 
-    def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[Lapsed]:
+    def _take_over(self, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime) -> list[ExpiredClaim]:
         """Claim messages; what the application has meanwhile sent, rejected or withdrawn leaves the queue."""
         open_ones = unfinished(connection, ids)
         free = self._without_locked(connection, ids)
         connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(_claimed(claim)))
         loaded = self._load(connection, claim, free)
         gone = set(free) - {each.message_id for each in loaded}
-        answers = {each: outcome_of(open_ones.get(each)) or LAPSED for each in gone}
+        answers = {each: outcome_of(open_ones.get(each)) or PROCESS_DIED for each in gone}
         finish_attempts(
-            connection, [Settled(each, Transition.released(), answer) for each, answer in answers.items()], now
+            connection, [Decision(each, Transition.released(), answer) for each, answer in answers.items()], now
         )
         connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
         return [lapsed(each, open_ones.get(each.message_id)) for each in loaded]
@@ -476,26 +486,26 @@ class Claims:
         if self._database.is_sqlite:
             return list(ids)
         m = self._database.messages.c
-        there = select(m.id).where(among_ids(m.id))
+        there = select(m.id).where(id_in(m.id))
         all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
         free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
         return [each for each in ids if each in free or each not in all_rows]
 
 
-def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Settled]) -> list[Settled]:
+def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
     ids = [each.message_id for each in settled]
-    ours = set(connection.execute(HELD_IDS, {"ids": ids, "claimant": claim.claimant}).scalars())
+    ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
     return [each for each in settled if each.message_id in ours]
 
 
 def _claim(connection: Connection, claim: Claim, ids: Sequence[int]) -> None:
     if ids:
-        connection.execute(CLAIM_THESE, {"ids": ids, "claimant": claim.claimant, "until": claim.expires_at})
+        connection.execute(CLAIM_THESE, {"ids": ids, "owner": claim.owner, "until": claim.expires_at})
 
 
 def _claimed(claim: Claim) -> dict[str, object]:
     return {
         "state": State.SENDING.value,
-        "claimed_by": claim.claimant,
+        "claimed_by": claim.owner,
         "claim_expires_at": claim.expires_at,
     }

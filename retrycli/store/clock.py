@@ -16,10 +16,10 @@ from sqlalchemy import and_, bindparam, case, func, or_, select, update
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import State
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.claims import UNFINISHED
-from retrycli.store.for_each import ForEach
+from retrycli.store.for_each import BulkStatement
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 from retrycli.store.totals import WARNED
 
@@ -61,7 +61,7 @@ TRIED_AT = (
 the API asks for a rest, and by an attempt by hand."""
 REQUEUED_AT = (
     select(func.max(acts.c.at, type_=acts.c.at.type))
-    .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActKind.REQUEUED.value)
+    .where(acts.c.message_id == queue.c.message_id, acts.c.act == ActionKind.REQUEUED.value)
     .scalar_subquery()
 )
 WAITS = (
@@ -78,7 +78,7 @@ WAITS = (
     .order_by(queue.c.message_id)
     .limit(AT_ONCE)
 )
-SET_WAITS = ForEach(
+SET_WAITS = BulkStatement(
     lambda of: (
         update(queue)
         .where(queue.c.message_id == of["message_id"], queue.c.next_attempt_at == of["was"])
@@ -112,7 +112,7 @@ When a pause ends is for whoever began it to say, and the turns of ``run.rate_pe
 """
 
 
-def mend_times(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+def repair_clock_skew(database: Database, now: datetime, lease: timedelta) -> ClockWasAhead | None:
     """Put right what was written by a clock that was ahead, if there is any of it.
 
     Args:
@@ -127,7 +127,7 @@ def mend_times(database: Database, now: datetime, lease: timedelta) -> ClockWasA
         if _ahead(connection, now) <= LEEWAY:
             return None
     with database.write() as connection:
-        database.one_at_a_time(connection)
+        database.advisory_lock(connection)
         ahead = _ahead(connection, now)
         if ahead <= LEEWAY:  # the pass of another host was faster
             return None

@@ -13,7 +13,7 @@ from sqlalchemy import exc, select, text
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, State, Status
 from retrycli.domain.outcome import ERROR_LENGTH
-from retrycli.domain.retry_policy import Settled, Transition, exhausted
+from retrycli.domain.retry_policy import Decision, Transition, exhausted
 from retrycli.store.application import row_by_row, word
 from retrycli.store.enrolment import START
 from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
@@ -99,7 +99,7 @@ def check_writable(database: Database, now: datetime) -> None:
         DatabaseUnavailable: no right to write or, of a file, no write lock.
         SchemaMismatch: the application's table is not as needed, or takes no change of any message that was tried.
     """
-    with database.nothing_kept(), database.write() as connection:
+    with database.rollback_at_end(), database.write() as connection:
         samples = _samples(database, connection, now) if database.revision() is not None else iter(())
         first = next(samples, [])
         try:
@@ -176,7 +176,7 @@ def _rehearse(database: Database, connection: Connection, ids: Sequence[int], no
     refused: dict[int, str] = {}
     error = exhausted(0, "x" * ERROR_LENGTH)
     for each in (Transition.escalated(EscalationReason.EXHAUSTED, last_error=error), Transition.delivered()):
-        settled = [Settled(message_id, each, finished_at=now) for message_id in ids if message_id not in refused]
+        settled = [Decision(message_id, each, finished_at=now) for message_id in ids if message_id not in refused]
         refused |= write_messages(database, connection, settled).refused
     refused.pop(START, None)  # there is no such row
     return refused

@@ -46,7 +46,7 @@ ON_ITS_OWN = {"on_its_own": True}
 """The option of a connection that begins no transactions."""
 ONE_CONNECTION = {"pool_size": 1, "max_overflow": 1}
 """A pass uses one connection from its start to its end. A second one is for whatever reads within a transaction."""
-UNREAD = {"unread": True}
+NO_RESULT = {"unread": True}
 """The option of a statement of which nothing is read: within a transaction that writes, nobody waits for it alone."""
 
 GIVE_UP = {

@@ -33,9 +33,9 @@ from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store import schema, selection
 from retrycli.store.connecting import (
     BUSY_SECONDS,
+    NO_RESULT,
     ON_ITS_OWN,
     PATIENCE,
-    UNREAD,
     make_engine,
     parsed,
     path_of,
@@ -70,7 +70,7 @@ ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
 
 
-class _Whole(TypeDecorator[Any]):
+class IntegralNumeric(TypeDecorator[Any]):
     """A number that may have a fraction, and is whole where it has none."""
 
     impl = Numeric
@@ -139,7 +139,7 @@ class Database:
         """The SQLite file; None where it is a server."""
         return Path(path_of(self._url)) if self.is_sqlite else None
 
-    def letters_lacking(self, connection: Connection, text: str) -> str:
+    def unencodable(self, connection: Connection, text: str) -> str:
         """What of a text the database's encoding can't hold, each letter once; a file's holds all."""
         driver = connection.connection.driver_connection
         if self.is_sqlite or driver is None:
@@ -169,7 +169,7 @@ class Database:
             yield connection
 
     @contextmanager
-    def together(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
+    def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
         """Make one transaction of all that is read and written inside.
 
         It is committed at the end. The application's readers may keep a SQLite file from being written then. So there
@@ -199,13 +199,13 @@ class Database:
             own_ms = "SELECT setting::int FROM pg_catalog.pg_settings WHERE name = 'lock_timeout'"
             return timedelta(milliseconds=connection.exec_driver_sql(own_ms).scalar_one())
 
-    def one_at_a_time(self, connection: Connection) -> None:
+    def advisory_lock(self, connection: Connection) -> None:
         """Wait for every other transaction that has called this; on SQLite one that writes waits for all others."""
         if not self.is_sqlite:
             connection.execute(select(func.pg_advisory_xact_lock(ADVISORY_LOCK)))
 
     @contextmanager
-    def nothing_kept(self) -> Iterator[None]:
+    def rollback_at_end(self) -> Iterator[None]:
         """Whatever is written inside is rolled back at the end: for ``--dry-run``."""
         with self._translated(), self._engine.connect() as connection:
             connection.execution_options(writes=True).begin()
@@ -278,7 +278,7 @@ class Database:
             return None
         if isinstance(kind, Uuid):
             return Uuid(as_uuid=False)
-        return _Whole() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+        return IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
 
     def has_messages(self) -> bool:
         """Whether the application's table is there."""
@@ -304,7 +304,7 @@ class Database:
         """Whether a column of the application's table may be null."""
         return self._columns[name]["nullable"]
 
-    def room_in(self, name: str) -> int | None:
+    def max_length(self, name: str) -> int | None:
         """How many characters a column of texts holds; None is any number, as of a file's."""
         kind = self.type_of(name)
         return None if self.is_sqlite or not isinstance(kind, String) else kind.length
@@ -312,7 +312,7 @@ class Database:
     @cached_property
     def error_room(self) -> int | None:
         """How many characters ``last_error`` takes, as far as is known; None is any number."""
-        return self.room_in("last_error")
+        return self.max_length("last_error")
 
     @cached_property
     def _columns(self) -> dict[str, ReflectedColumn]:
@@ -390,7 +390,7 @@ class Database:
         config.set_main_option("path_separator", "os")
         config.attributes["messages"] = self.messages
         with UPGRADING, self.write() as connection:
-            self.one_at_a_time(connection)
+            self.advisory_lock(connection)
             config.attributes["connection"] = connection
             yield config, connection
 
@@ -408,7 +408,7 @@ class Database:
                     with read_at_the_end(connection):
                         yield connection
                         # By the driver's `commit` it would be waited for by itself, and then the pipeline's end.
-                        connection.exec_driver_sql("COMMIT", execution_options=UNREAD)
+                        connection.exec_driver_sql("COMMIT", execution_options=NO_RESULT)
 
     def _begun(self, *, writes: bool, wait: bool) -> RootTransaction:
         """A transaction that has begun; where the server was restarted since the last one, on another connection."""

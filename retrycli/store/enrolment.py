@@ -38,7 +38,7 @@ from retrycli.domain.message import (
     UnusableMessage,
     ticket_text,
 )
-from retrycli.domain.retry_policy import Settled, TransitionKind, as_written
+from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
 from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, word
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
@@ -46,7 +46,7 @@ from retrycli.store.keys import provisional_key
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text
 from retrycli.store.schema import queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row
@@ -61,9 +61,9 @@ those that an old row hides are found within (rows / SWEEP) passes, and a pass o
 is an index of the failed rows, these alone are counted, and few of them are all compared by every pass."""
 RETIRED_AT_ONCE = 500
 """So many leave the queue in one transaction."""
-KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
-LET_GO = delete(queue).where(among_ids(queue.c.message_id), queue.c.state != State.SENDING.value)
-FREE = select(queue.c.message_id).where(among_ids(queue.c.message_id)).with_for_update(skip_locked=True)
+KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
+LET_GO = delete(queue).where(id_in(queue.c.message_id), queue.c.state != State.SENDING.value)
+FREE = select(queue.c.message_id).where(id_in(queue.c.message_id)).with_for_update(skip_locked=True)
 MOVE = (
     update(queue)
     .where(queue.c.message_id == bindparam("id"), queue.c.ticket.is_not_distinct_from(bindparam("before")))
@@ -72,7 +72,7 @@ MOVE = (
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
 SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
-    among_ids(queue.c.message_id)
+    id_in(queue.c.message_id)
 )
 START = -(2**63)
 """Below the lowest id that a database can hold."""
@@ -180,7 +180,7 @@ class Enrolment:
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
             .where(
                 m.status == word(Status.FAILED),
-                or_(unknown, among_ids(m.id)) if replaced else unknown,
+                or_(unknown, id_in(m.id)) if replaced else unknown,
                 *_within(m.id, span),
             )
             .order_by(m.id)
@@ -190,7 +190,7 @@ class Enrolment:
             found = connection.execute(statement, {"ids": list(replaced)} if replaced else None)
             return [message_of(row) for row in rows_of(found)]
 
-    def enrol(self, entries: Sequence[tuple[Settled, datetime, int | str]], now: datetime) -> Mapping[int, str]:
+    def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages to the queue; one that is there already stays as it is.
 
         Args:
@@ -203,7 +203,7 @@ class Enrolment:
         if not entries:
             return {}
         with self._database.write() as connection:
-            self._database.one_at_a_time(connection)
+            self._database.advisory_lock(connection)
             ids = [settled.message_id for settled, _, _ in entries]
             known = set(connection.execute(KNOWN, {"ids": ids}).scalars())
             fresh = [each for each in entries if each[0].message_id not in known]
@@ -221,14 +221,14 @@ class Enrolment:
     @cached_property
     def _read_births(self) -> Select[Any]:
         m = self._database.messages
-        return select(m.c.id, birth_text(m)).where(among_ids(m.c.id))
+        return select(m.c.id, birth_text(m)).where(id_in(m.c.id))
 
     def _whole(self, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
         return load(connection, connection.execute(self._whole_messages, {"ids": ids}), ids)
 
     @cached_property
     def _whole_messages(self) -> Select[Any]:
-        return with_queue(self._database).where(among_ids(queue.c.message_id))
+        return with_queue(self._database).where(id_in(queue.c.message_id))
 
     def retire(self, span: Span) -> Retired:
         """Drop messages that the application has since sent, rejected, withdrawn or deleted.
@@ -314,7 +314,9 @@ class Enrolment:
             updated_at_text(m).is_distinct_from(queue.c.seen_updated_at),
         )
 
-    def review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled], now: datetime) -> list[Settled]:
+    def review(
+        self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+    ) -> list[Decision]:
         """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
 
         Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
@@ -349,7 +351,7 @@ class Enrolment:
                 )
             return as_written(reviewed, refused)
 
-    def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Settled]) -> list[Settled]:
+    def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
         """Return what `review` would decide. Nothing is written."""
         with self._database.read() as connection:
             return self._decided(connection, ids, read_rows(self._database, connection, ids), decide)
@@ -359,8 +361,8 @@ class Enrolment:
         connection: Connection,
         ids: Collection[int],
         rows: Mapping[int, RowState],
-        decide: Callable[[ChangedMessage], Settled],
-    ) -> list[Settled]:
+        decide: Callable[[ChangedMessage], Decision],
+    ) -> list[Decision]:
         known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
         return [
             decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
@@ -374,7 +376,7 @@ class Enrolment:
         return (
             select(queue.c.message_id)
             .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(among_ids(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == word(Status.FAILED)))
+            .where(id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == word(Status.FAILED)))
             .order_by(queue.c.message_id)
             .with_for_update(skip_locked=True)
         )
@@ -402,7 +404,7 @@ def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | Unusab
 
 
 def _waiting(
-    settled: Settled, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
+    settled: Decision, first_failed_at: datetime, ticket_id: int | str, *, birth: str | None, now: datetime
 ) -> dict[str, object]:
     return {
         "message_id": settled.message_id,

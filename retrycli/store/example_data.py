@@ -20,7 +20,7 @@ from sqlalchemy import insert
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.database import Database
 from retrycli.store.keys import provisional_key
 from retrycli.store.schema import attempts, queue
@@ -178,7 +178,7 @@ def _escalated(
     message_id: int, ticket_id: int, hours: float, reason: EscalationReason, outcome: Outcome, now: datetime
 ) -> dict[str, object]:
     failed_at = now - timedelta(hours=hours)
-    settled = Settled(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
+    settled = Decision(message_id, Transition.escalated(reason, last_error=outcome.error), outcome)
     return _entry(message_id, ticket_id, failed_at) | {
         "state": State.ESCALATED,
         "escalated_at": failed_at,

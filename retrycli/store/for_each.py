@@ -11,7 +11,7 @@ from sqlalchemy import ARRAY, ColumnElement, Text, UpdateBase, bindparam, cast, 
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
-from retrycli.store.connecting import UNREAD
+from retrycli.store.connecting import NO_RESULT
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Executable
@@ -27,7 +27,7 @@ Values = Mapping[str, ColumnElement[Any]]
 """What a statement has of a row, by name."""
 
 
-class ForEach:
+class BulkStatement:
     """A statement that is carried out for each of some rows.
 
     SQLite prepares it once and runs it again and again. A server, where nothing is left prepared, plans it anew each
@@ -68,10 +68,10 @@ class ForEach:
         if self._all_are_known and None not in lists.values():
             statement = self._at_once_if_alike if are_alike else self._at_once
             values = {OF + name: value for name, value in (once | lists).items()}
-            connection.execute(statement, values | shared, execution_options=UNREAD)
+            connection.execute(statement, values | shared, execution_options=NO_RESULT)
         else:
             each = [{OF + name: row[name] for name in self._types} | shared for row in rows]
-            connection.execute(self._row_by_row, each, execution_options=UNREAD)
+            connection.execute(self._row_by_row, each, execution_options=NO_RESULT)
         return None
 
     def _execute_prepared(
@@ -84,7 +84,7 @@ class ForEach:
         if self._prepared is None:
             self._prepared = _Prepared(self._row_by_row, connection.dialect)
         values = self._prepared.values_of(rows, shared)
-        return connection.exec_driver_sql(self._prepared.sql, values, execution_options=UNREAD).rowcount
+        return connection.exec_driver_sql(self._prepared.sql, values, execution_options=NO_RESULT).rowcount
 
     @cached_property
     def _row_by_row(self) -> Executable:

@@ -23,14 +23,14 @@ from retrycli.domain.identity import (
     digest_of,
     same_content,
 )
-from retrycli.domain.message import BY_PASS, Lapsed, Message, QueuedMessage, Status, UnusableMessage, ticket_text
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.message import BY_PASS, ExpiredClaim, Message, QueuedMessage, Status, UnusableMessage, ticket_text
+from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled
+from retrycli.domain.retry_policy import Decision
 from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
 from retrycli.store.keys import delivery_key
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, RowMapping, TableClause
@@ -68,9 +68,7 @@ OF_THE_QUEUE = (
     NEXT_NUMBER.label(OWN + "attempt_number"),
 )
 OWN_LABELS = tuple(each.key for each in OF_THE_QUEUE)
-UNFINISHED_ATTEMPTS = select(attempts).where(
-    among_ids(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None))
-)
+UNFINISHED_ATTEMPTS = select(attempts).where(id_in(attempts.c.message_id), row_by_row(attempts.c.finished_at.is_(None)))
 
 HISTORY = (
     select(
@@ -88,12 +86,12 @@ HISTORY = (
         attempts.c.ticket,
         attempts.c.delivered_to,
     )
-    .where(among_ids(attempts.c.message_id))
+    .where(id_in(attempts.c.message_id))
     .order_by(attempts.c.message_id, attempts.c.number, attempts.c.id)
 )
 REQUEUES = (
     select(acts.c.message_id, acts.c.at, acts.c.attempts)
-    .where(among_ids(acts.c.message_id), acts.c.act == ActKind.REQUEUED.value)
+    .where(id_in(acts.c.message_id), acts.c.act == ActionKind.REQUEUED.value)
     .order_by(acts.c.id)
 )
 
@@ -220,7 +218,7 @@ FIRST_IDENTIFYING = 2
 """Before what identifies a row come its id and its status."""
 
 
-def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Settled | None:
+def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Decision | None:
     """Return what is written into a row; None if it is not failed any more, or another message's.
 
     It is what was decided, unless the row holds another text or ticket now.
@@ -248,7 +246,7 @@ def as_found(settled: Settled, names: Sequence[str], row: Sequence[Any]) -> Sett
 
 
 def _as_it_is(
-    settled: Settled, message: QueuedMessage | UnusableMessage, identity: Identity
+    settled: Decision, message: QueuedMessage | UnusableMessage, identity: Identity
 ) -> QueuedMessage | UnusableMessage:
     """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
     birth, digest = identity.birth, identity.digest
@@ -274,17 +272,17 @@ def unfinished(connection: Connection, ids: Collection[int]) -> Mapping[int, Row
     return {row["message_id"]: row for row in rows}
 
 
-def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> Lapsed:
+def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None) -> ExpiredClaim:
     """Build what is known of a message whose claim has expired."""
     if attempt is None:
-        return Lapsed(message, None)
+        return ExpiredClaim(message, None)
     outcome = outcome_of(attempt)
     if attempt["digest"] is None:  # by a version before 0005
-        return Lapsed(message, attempt["made_by"], outcome)
+        return ExpiredClaim(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
     before = Identity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
     now = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
-    return Lapsed(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
+    return ExpiredClaim(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
 
 
 def outcome_of(attempt: RowMapping | None) -> Outcome | None:

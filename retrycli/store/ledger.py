@@ -23,13 +23,13 @@ from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 if TYPE_CHECKING:
     from sqlalchemy import Row
 
-    from retrycli.domain.operator_action import Act
+    from retrycli.domain.operator_action import OperatorAction
     from retrycli.store.database import Database
 
 MOST_HOSTS = 100
 """Each host has one turn reserved at most, so no turn is further ahead than that of so many."""
 ATTEMPTS_LOOKED_AT = 1_000
-"""How many attempts show with which lane the last pass started. A pass that made more has served every lane."""
+"""How many attempts show with which route the last pass started. A pass that made more has served every route."""
 UNRECORDED = "the process was killed, or the database could not be written when it ended"
 """Why nothing is known of the end of a pass."""
 
@@ -53,9 +53,9 @@ class Ledger:
         with self._database.write() as connection:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
-    def mend_times(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
+    def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
         """Put right what was written by a clock that was ahead: see `retrycli.store.clock`."""
-        return clock.mend_times(self._database, now, lease)
+        return clock.repair_clock_skew(self._database, now, lease)
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Write down that a pass is alive."""
@@ -73,7 +73,7 @@ class Ledger:
                 .values(finished_at=now, heartbeat_at=now, result=summary.result, swept_to=swept_to, **values)
             )
 
-    def bury_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
+    def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
         """Mark unfinished passes as interrupted that have given no sign of life since a time, whatever their host.
 
         They ended with their last one; what they sent is counted from their attempts.
@@ -193,7 +193,7 @@ class Ledger:
     def breaker_to_judge(self, destination: str) -> Breaker:
         """The same, which no other pass changes until this transaction ends."""
         with self._database.write() as connection:
-            self._database.one_at_a_time(connection)
+            self._database.advisory_lock(connection)
             return self.breaker(destination)
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
@@ -224,7 +224,7 @@ class Ledger:
         """
         last = select(rates.c.next_at).where(rates.c.destination == destination)
         with self._database.write() as connection:
-            self._database.one_at_a_time(connection)
+            self._database.advisory_lock(connection)
             free_at = connection.execute(last).scalar()
             turn = now if free_at is None else max(free_at, now)
             if turn - now > MOST_HOSTS * interval:
@@ -256,7 +256,7 @@ class Ledger:
         """Remember a destination; one that is well is forgotten."""
         with self._database.write() as connection:
             connection.execute(delete(breakers).where(breakers.c.destination == breaker.destination))
-            if not breaker.at_ease:
+            if not breaker.is_healthy:
                 row = asdict(breaker) | {"tickets": json.dumps(breaker.tickets) if breaker.tickets else None}
                 connection.execute(insert(breakers).values(row))
 
@@ -275,7 +275,7 @@ class Ledger:
             row = connection.execute(in_force).one_or_none()
         return None if row is None else Pause(row.since, row.until, row.by, row.reason)
 
-    def set_pause(self, wanted: Pause | None, act: Act | None = None) -> None:
+    def set_pause(self, wanted: Pause | None, act: OperatorAction | None = None) -> None:
         """Begin a pause in place of any other, or end it; and record the act."""
         with self._database.write() as connection:
             connection.execute(delete(pause))

@@ -8,14 +8,14 @@ from itertools import groupby
 from typing import TYPE_CHECKING
 
 from retrycli.domain.message import QueuedMessage, UnusableMessage
-from retrycli.domain.operator_action import Act
+from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition, as_written
+from retrycli.domain.retry_policy import Decision, Transition, as_written
 from retrycli.store.identity import load, with_queue
 from retrycli.store.recording import finish_attempts, start_attempts
 from retrycli.store.row_changes import Written, write_messages
 from retrycli.store.schema import queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 STATED = Outcome(OutcomeKind.DELIVERED, error="stated by an operator")
 
 
-def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, Act]) -> Written:
+def mark_delivered(database: Database, connection: Connection, acts: Mapping[int, OperatorAction]) -> Written:
     """Record messages as delivered by operators' statements, and mark their rows as sent.
 
     An attempt is recorded for each, so that no pass sends the text again: also if its row takes no change. Nothing is
@@ -36,7 +36,7 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
         connection: of a transaction that has locked their rows; the queue knows them all.
         acts: the statements, by the messages' ids.
     """
-    found = connection.execute(with_queue(database).where(among_ids(queue.c.message_id)), {"ids": list(acts)})
+    found = connection.execute(with_queue(database).where(id_in(queue.c.message_id)), {"ids": list(acts)})
     settled = [_stated(each, acts[each.message_id]) for each in load(connection, found, list(acts))]
     written = write_messages(database, connection, settled)
     stated = [each for each in settled if each.message_id not in written.held]
@@ -55,9 +55,9 @@ def mark_delivered(database: Database, connection: Connection, acts: Mapping[int
     return written
 
 
-def _stated(message: QueuedMessage | UnusableMessage, act: Act) -> Settled:
-    return Settled(message.message_id, Transition.delivered(), STATED, None, act.at, message)
+def _stated(message: QueuedMessage | UnusableMessage, act: OperatorAction) -> Decision:
+    return Decision(message.message_id, Transition.delivered(), STATED, None, act.at, message)
 
 
-def _who(act: Act) -> tuple[str, datetime]:
+def _who(act: OperatorAction) -> tuple[str, datetime]:
     return act.by, act.at

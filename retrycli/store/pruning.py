@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from sqlalchemy import and_, delete, exists, func, or_, select
 
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
 from retrycli.store import totals
 from retrycli.store.application import row_by_row
@@ -30,7 +30,7 @@ DELIVERED, UNKNOWN, TRANSIENT = (
 IN_THE_QUEUE = exists().where(queue.c.message_id == attempts.c.message_id)
 # As a value for each row, and not by `exists`: for that a planner may go through the whole queue.
 ITS_MESSAGE = select(queue.c.message_id).where(queue.c.message_id == acts.c.message_id).scalar_subquery()
-DECIDES = row_by_row(acts.c.act == ActKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
+DECIDES = row_by_row(acts.c.act == ActionKind.REQUEUED.value, ITS_MESSAGE.is_not(None))
 """Whether an act is an operator's decision to send a message that is in the queue: see `identity.History`."""
 
 

@@ -13,14 +13,14 @@ from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, dele
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
-from retrycli.domain.retry_policy import Settled, TransitionKind, as_written
+from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
 from retrycli.store.application import row_by_row
-from retrycli.store.connecting import UNREAD
-from retrycli.store.for_each import ForEach, Values
+from retrycli.store.connecting import NO_RESULT
+from retrycli.store.for_each import BulkStatement, Values
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
 from retrycli.store.schema import MOST, attempts, escalations, queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
@@ -29,20 +29,20 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-def held(claimant: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
+def held(owner: str | BindParameter[Any]) -> tuple[ColumnElement[bool], ...]:
     """What a claim holds: the guard of every change that a claim allows, to messages by their ids."""
-    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == claimant),)
+    return (row_by_row(queue.c.state == State.SENDING.value, queue.c.claimed_by == owner),)
 
 
 CLAIM_FREE = (
     update(queue)
-    .where(among_ids(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
-    .values(state=State.SENDING.value, claimed_by=bindparam("claimant"), claim_expires_at=bindparam("until"))
+    .where(id_in(queue.c.message_id), row_by_row(queue.c.state != State.SENDING.value))
+    .values(state=State.SENDING.value, claimed_by=bindparam("owner"), claim_expires_at=bindparam("until"))
 )
-HELD = held(bindparam("claimant"))
-HELD_OF_THESE = (among_ids(queue.c.message_id), *HELD)
+HELD = held(bindparam("owner"))
+HELD_OF_THESE = (id_in(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
-LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**UNREAD)
+LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**NO_RESULT)
 UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
 OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
 """What attempts that begin together have in common."""
@@ -59,7 +59,7 @@ STARTED = (
     "destination",
 )
 """What each attempt begins with."""
-START_ATTEMPTS = ForEach(
+START_ATTEMPTS = BulkStatement(
     lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
     {name: attempts.c[name].type for name in STARTED},
     alike=("number", "deliveries", "destination"),
@@ -77,8 +77,8 @@ FOUND_OUT = (
 """What is known of an attempt when it has ended."""
 
 
-def _ended(*columns: str) -> ForEach:
-    return ForEach(
+def _ended(*columns: str) -> BulkStatement:
+    return BulkStatement(
         lambda of: (
             update(attempts)
             .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
@@ -94,7 +94,7 @@ KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
 
 LET_GO_OF_TICKETS = (
     update(attempts)
-    .where(among_ids(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
+    .where(id_in(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
     .values(birth=OF_ANY_TICKET)
 )
 
@@ -134,7 +134,7 @@ def start_attempts(
     START_ATTEMPTS.execute(connection, rows, **of_all)
 
 
-def finish_attempts(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
+def finish_attempts(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
     """Record the results of attempts at messages that a claim is known to hold.
 
     A message that was delivered, and whose row is not marked as sent, may come back on another ticket. In a table that
@@ -150,7 +150,7 @@ def finish_attempts(connection: Connection, settled: Sequence[Settled], now: dat
     FINISH_ATTEMPTS.execute(connection, _results(settled, now))
 
 
-def keep_outcomes(connection: Connection, settled: Sequence[Settled], now: datetime) -> None:
+def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
     """Record the answers to attempts whose results can't be written into the rows yet.
 
     Such an attempt has an outcome and no end. Whoever writes the row ends it.
@@ -158,7 +158,7 @@ def keep_outcomes(connection: Connection, settled: Sequence[Settled], now: datet
     KEEP_OUTCOMES.execute(connection, _results(settled, now))
 
 
-def _results(settled: Sequence[Settled], now: datetime) -> list[dict[str, Any]]:
+def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
     return [
         {
             "message_id": each.message_id,
@@ -179,7 +179,7 @@ def _results(settled: Sequence[Settled], now: datetime) -> list[dict[str, Any]]:
 
 
 def move(
-    connection: Connection, claim: Claim, settled: Sequence[Settled], rows: Mapping[int, RowState], now: datetime
+    connection: Connection, claim: Claim, settled: Sequence[Decision], rows: Mapping[int, RowState], now: datetime
 ) -> None:
     """Move messages that this claim holds to the states that their transitions say.
 
@@ -206,17 +206,15 @@ def move(
             case _:
                 assert_never(change.kind)
     if gone:
-        connection.execute(LEAVE_THE_QUEUE, {"ids": gone, "claimant": claim.claimant})
-    GO_BACK.execute(connection, back, claimant=claim.claimant)
+        connection.execute(LEAVE_THE_QUEUE, {"ids": gone, "owner": claim.owner})
+    GO_BACK.execute(connection, back, owner=claim.owner)
     if escalated:
         firsts = first_escalations(connection, escalated, now)
-        ESCALATE.execute(
-            connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], claimant=claim.claimant
-        )
+        ESCALATE.execute(connection, [{**row, "at": firsts[row["message_id"]]} for row in escalated], owner=claim.owner)
 
 
 def escalate(
-    database: Database, connection: Connection, settled: Sequence[Settled], now: datetime
+    database: Database, connection: Connection, settled: Sequence[Decision], now: datetime
 ) -> Mapping[int, str]:
     """Escalate messages that nobody has claimed, and remember their texts and rows as they are now.
 
@@ -229,8 +227,8 @@ def escalate(
         return {}
     claim = Claim(str(uuid.uuid4()), now)
     ids = [each.message_id for each in settled]
-    connection.execute(CLAIM_FREE, {"ids": ids, "claimant": claim.claimant, "until": now})
-    theirs = {"ids": ids, "claimant": claim.claimant}
+    connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})
+    theirs = {"ids": ids, "owner": claim.owner}
     found = connection.execute(with_queue(database).where(*HELD_OF_THESE), theirs)
     whole = {each.message_id: each for each in load(connection, found, ids)}
     known = [each._replace(message=whole[each.message_id]) for each in settled if each.message_id in whole]
@@ -242,7 +240,7 @@ def escalate(
     return written.refused
 
 
-def _queue_values(settled: Settled) -> dict[str, Any]:
+def _queue_values(settled: Decision) -> dict[str, Any]:
     row: dict[str, Any] = {"message_id": settled.message_id, "unknown_count": None, **identity_values(settled)}
     if settled.transition.unknown_count is not None:
         row["unknown_count"] = settled.transition.unknown_count
@@ -267,7 +265,7 @@ def first_escalations(
     return {each: known.get(key, now) for each, key in keys.items()}
 
 
-def identity_values(settled: Settled) -> dict[str, Any]:
+def identity_values(settled: Decision) -> dict[str, Any]:
     """Return what a queue row keeps of the message's text; None leaves the row's own.
 
     Its digest, its delivery key and the unknown attempts under that key always belong together.
@@ -363,6 +361,8 @@ IDENTITY = (*KEPT, "delivered_to")
 """What a queue row keeps of its message's text."""
 SEEN = ("seen_count", "seen_error", "seen_updated_at")
 """What a queue row keeps of the application's row, to notice when the application changes it."""
-KNOWN_ESCALATIONS = select(escalations).where(among_ids(escalations.c.delivery_key))
-GO_BACK = ForEach(_gone_back, _types("next_attempt_at"))
-ESCALATE = ForEach(_escalated, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type})
+KNOWN_ESCALATIONS = select(escalations).where(id_in(escalations.c.delivery_key))
+GO_BACK = BulkStatement(_gone_back, _types("next_attempt_at"))
+ESCALATE = BulkStatement(
+    _escalated, _types("escalation_reason", "fingerprint", *SEEN) | {"at": queue.c.escalated_at.type}
+)

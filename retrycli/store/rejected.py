@@ -10,24 +10,24 @@ from sqlalchemy import func, insert, select
 
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import State, Status, ticket_text
-from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.store.application import rows_of, word
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
     from retrycli.store.database import Database
 
-LAST_ACTS = select(func.max(acts.c.id)).where(among_ids(acts.c.message_id)).group_by(acts.c.message_id)
+LAST_ACTS = select(func.max(acts.c.id)).where(id_in(acts.c.message_id)).group_by(acts.c.message_id)
 REJECTIONS = select(acts.c.message_id, acts.c.by, acts.c.detail, acts.c.at).where(
-    acts.c.id.in_(LAST_ACTS), acts.c.act == ActKind.REJECTED.value
+    acts.c.id.in_(LAST_ACTS), acts.c.act == ActionKind.REJECTED.value
 )
-KNOWN = select(queue.c.message_id).where(among_ids(queue.c.message_id))
+KNOWN = select(queue.c.message_id).where(id_in(queue.c.message_id))
 
 Row = Mapping[str, Any]
 
@@ -40,7 +40,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     """
     these = {"ids": list(ids)}
     by_us = {
-        row.message_id: Act.rejected(row.detail, by=row.by, at=row.at).last_error or ""
+        row.message_id: OperatorAction.rejected(row.detail, by=row.by, at=row.at).last_error or ""
         for row in (connection.execute(REJECTIONS, these) if ids else ())
     }
     if not by_us:
@@ -48,7 +48,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     m = database.messages
     there = (
         select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
-        .where(among_ids(m.c.id), m.c.status == word(Status.REJECTED))
+        .where(id_in(m.c.id), m.c.status == word(Status.REJECTED))
         .with_for_update(skip_locked=True)
     )
     known = set(connection.execute(KNOWN, these).scalars())
@@ -63,7 +63,7 @@ def first_failures(database: Database, connection: Connection, ids: Collection[i
     statement = (
         select(m.c.id, a.started_at, a.waited_s, a.birth.label(OWN + "attempt_birth"), birth_text(m).label(BIRTH))
         .join_from(m, attempts, a.message_id == m.c.id)
-        .where(among_ids(m.c.id), a.waited_s.is_not(None))
+        .where(id_in(m.c.id), a.waited_s.is_not(None))
     )
     rows = rows_of(connection.execute(statement, {"ids": list(ids)})) if ids else []
     found: dict[int, datetime] = {}
@@ -80,7 +80,9 @@ def _is_its(error: object, written: str) -> bool:
     return isinstance(error, str) and bool(error) and written.startswith(error)
 
 
-def take_back(database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, Act]) -> Written:
+def take_back(
+    database: Database, connection: Connection, rows: Mapping[int, Row], able: Mapping[int, OperatorAction]
+) -> Written:
     """Let rejected messages wait again: failed, with all their retries, due as the acts say."""
     errors = {each: f"Requeued by {act.by} after: {rows[each]['last_error']}" for each, act in able.items()}
     written = restore_messages(database, connection, errors) if errors else AS_WANTED

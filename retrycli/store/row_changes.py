@@ -34,12 +34,12 @@ from sqlalchemy.types import NULLTYPE
 
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import QueuedMessage, Status
-from retrycli.domain.retry_policy import Settled, TransitionKind
+from retrycli.domain.retry_policy import Decision, TransitionKind
 from retrycli.store.application import word
-from retrycli.store.connecting import UNREAD, errors_of_a_pipeline
-from retrycli.store.for_each import ForEach, Values
+from retrycli.store.connecting import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.for_each import BulkStatement, Values
 from retrycli.store.remedies import Trouble, in_words, trouble_of, without_details
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause, Update
@@ -89,7 +89,7 @@ AS_WANTED = Written({}, {})
 """All rows took what was wanted."""
 
 
-def write_messages(database: Database, connection: Connection, settled: Sequence[Settled]) -> Written:
+def write_messages(database: Database, connection: Connection, settled: Sequence[Decision]) -> Written:
     """Write what became of messages into their rows. An error that its column refuses is shortened."""
     changing = {each.message_id: each for each in settled if each.transition.changes_row}
     return _Change(partial(_write, database), _took).make(database, connection, changing)
@@ -120,7 +120,7 @@ def reset_retry_counts(database: Database, connection: Connection, ids: Collecti
     """Set the retry counts of messages to zero."""
 
     def write(connection: Connection, wanted: Mapping[int, None], _room: int | None) -> None:
-        connection.execute(_no_tries(database.messages), {"ids": list(wanted)}, execution_options=UNREAD)
+        connection.execute(_no_tries(database.messages), {"ids": list(wanted)}, execution_options=NO_RESULT)
 
     change = _Change(write, lambda _, row, _room: row.retry_count == 0)
     return change.make(database, connection, dict.fromkeys(ids))
@@ -132,7 +132,7 @@ def write_text(database: Database, connection: Connection, message_id: int, chan
 
     def write(connection: Connection, wanted: Mapping[int, Mapping[str, str]], _room: int | None) -> None:
         statement = _failed_one(database.messages, message_id).values(dict(wanted[message_id]))
-        connection.execute(statement, execution_options=UNREAD)
+        connection.execute(statement, execution_options=NO_RESULT)
 
     def took(wanted: Mapping[str, str], _row: RowState, _room: int | None) -> bool:
         there = connection.execute(select(*(m[name] for name in wanted)).where(m.id == message_id)).mappings().one()
@@ -164,7 +164,7 @@ def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
 def _row_states(messages: TableClause) -> Select[Any]:
     m = messages.c
     failed = case((m.status == word(Status.FAILED), 1), else_=0)
-    return select(m.id, failed, m.retry_count, m.last_error, updated_at_text(messages)).where(among_ids(m.id))
+    return select(m.id, failed, m.retry_count, m.last_error, updated_at_text(messages)).where(id_in(m.id))
 
 
 # -- writing, and reading back --------------------------------------------------------------------------------
@@ -268,9 +268,9 @@ class _Change(Generic[Wanted]):
         """
         try:
             with errors_of_a_pipeline(connection):
-                connection.exec_driver_sql("SAVEPOINT part", execution_options=UNREAD)
+                connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
                 changed = self._write(connection, wanted, room)
-                connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=UNREAD)
+                connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=NO_RESULT)
                 rows = {} if changed == len(wanted) else read_rows(database, connection, wanted)
         except exc.DBAPIError as error:
             if not _is_over(database, connection):
@@ -302,12 +302,12 @@ def _waiting_little(database: Database, connection: Connection) -> Iterator[None
         yield
         return
     before = connection.exec_driver_sql("SELECT pg_catalog.current_setting('lock_timeout')").scalar_one()
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAITED_MS}", execution_options=UNREAD)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAITED_MS}", execution_options=NO_RESULT)
     yield
-    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=UNREAD)
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=NO_RESULT)
 
 
-def _took(settled: Settled, row: RowState, room: int | None) -> bool:
+def _took(settled: Decision, row: RowState, room: int | None) -> bool:
     """Tell if a row shows what became of its message."""
     change = settled.transition
     if change.kind is TransitionKind.DELIVERED:
@@ -320,7 +320,7 @@ def _took(settled: Settled, row: RowState, room: int | None) -> bool:
     return row.last_error != before
 
 
-def _write(database: Database, connection: Connection, settled: Mapping[int, Settled], room: int | None) -> int | None:
+def _write(database: Database, connection: Connection, settled: Mapping[int, Decision], room: int | None) -> int | None:
     delivered = [
         {"id": each.message_id, "sent_at": _sent_at(database, each.finished_at)}
         for each in settled.values()
@@ -345,42 +345,42 @@ def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> 
 @lru_cache
 def _no_tries(messages: TableClause) -> Update:
     m = messages.c
-    return update(messages).where(among_ids(m.id), m.status == word(Status.FAILED)).values(retry_count=0)
+    return update(messages).where(id_in(m.id), m.status == word(Status.FAILED)).values(retry_count=0)
 
 
 @lru_cache
-def _reject(messages: TableClause, room: int | None) -> ForEach:
+def _reject(messages: TableClause, room: int | None) -> BulkStatement:
     def reject(of: Values) -> Update:
         error = _cut(of["last_error"], room)
         return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
 
-    return ForEach(reject, {"id": BigInteger(), "last_error": Text()})
+    return BulkStatement(reject, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache
-def _restore(messages: TableClause, room: int | None) -> ForEach:
+def _restore(messages: TableClause, room: int | None) -> BulkStatement:
     m = messages.c
 
     def restore(of: Values) -> Update:
         rejected = update(messages).where(m.id == of["id"], m.status == word(Status.REJECTED))
         return rejected.values(status=Status.FAILED.value, retry_count=0, last_error=_cut(of["last_error"], room))
 
-    return ForEach(restore, {"id": BigInteger(), "last_error": Text()})
+    return BulkStatement(restore, {"id": BigInteger(), "last_error": Text()})
 
 
 @lru_cache
-def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> ForEach:
+def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error: str | None) -> BulkStatement:
     when = {} if sent_at is None else {"sent_at": sent_at}
 
     def mark(of: Values) -> Update:
         values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
         return _failed_one(messages, of["id"]).values(values)
 
-    return ForEach(mark, {"id": BigInteger(), **when})
+    return BulkStatement(mark, {"id": BigInteger(), **when})
 
 
 @lru_cache
-def _note_failures(messages: TableClause, room: int | None) -> ForEach:
+def _note_failures(messages: TableClause, room: int | None) -> BulkStatement:
     """A message's error and its retry count; None leaves the row's own."""
     m = messages.c
 
@@ -389,7 +389,7 @@ def _note_failures(messages: TableClause, room: int | None) -> ForEach:
         tries = func.coalesce(of["retry_count"], m.retry_count)
         return _failed_one(messages, of["id"]).values(last_error=error, retry_count=tries)
 
-    return ForEach(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
+    return BulkStatement(note, {"id": BigInteger(), "last_error": Text(), "retry_count": Integer()})
 
 
 def _cut(text: ColumnElement[str], room: int | None) -> ColumnElement[str]:

@@ -78,7 +78,7 @@ def compare(database: Database) -> Belonging:
 def accept(database: Database) -> None:
     """Let the queue belong to the table that the settings name, whichever it belonged to."""
     with database.write() as connection:
-        database.one_at_a_time(connection)
+        database.advisory_lock(connection)
         connection.execute(delete(selection))
         adopt(database, connection)
 

@@ -14,7 +14,7 @@ from retrycli.domain.delivery_stats import (
     HOUR,
     TEN_MINUTES,
     UNDER_WAY,
-    Figures,
+    DeliveryStats,
     Group,
     PassMark,
     Slice,
@@ -63,12 +63,12 @@ class Statistics:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    def figures(self, since: datetime, until: datetime) -> Figures:
+    def figures(self, since: datetime, until: datetime) -> DeliveryStats:
         """What came of the attempts that began from a time to the present."""
         unit = unit_for(until - since)
         with self._database.read() as connection:
             within = _since(connection, since)
-            return Figures(
+            return DeliveryStats(
                 since=since,
                 until=until,
                 unit=unit,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 IDS = "ids"
 
 
-class among_ids(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
+class id_in(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions have small letters
     """Whether a column's value is one of the parameter ``ids``.
 
     SQLite is given them one by one, which it is quickest with. A server would have another statement for each number of
@@ -33,13 +33,13 @@ class among_ids(FunctionElement[bool]):  # noqa: N801  SQLAlchemy's functions ha
         return column
 
 
-@compiles(among_ids)
-def _one_by_one(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
+@compiles(id_in)
+def _one_by_one(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401  SQLAlchemy's own
     return compiler.process(element.column.in_(bindparam(IDS, expanding=True)), **how)
 
 
-@compiles(among_ids, "postgresql")
-def _as_an_array(element: among_ids, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
+@compiles(id_in, "postgresql")
+def _as_an_array(element: id_in, compiler: SQLCompiler, **how: Any) -> str:  # noqa: ANN401
     kind = element.column.type
     # The application's columns have no type here, or one that only reads.
     array = bindparam(IDS, type_=ARRAY(kind) if isinstance(kind, String) else _Numbers())

@@ -35,7 +35,7 @@ class Targets:
     def begin_telling(self, now: datetime, until: datetime) -> bool:
         """Whether it is this pass that tells people now: no other does until `end_telling`, or until a time."""
         with self._database.write() as connection:
-            self._database.one_at_a_time(connection)
+            self._database.advisory_lock(connection)
             taken_until = connection.execute(select(told.c.told_at).where(*TELLING)).scalar()
             if taken_until is not None and now < taken_until:
                 return False
@@ -64,7 +64,7 @@ class Targets:
         if not changed:
             return
         with self._database.write() as connection:
-            self._database.one_at_a_time(connection)
+            self._database.advisory_lock(connection)
             connection.execute(
                 delete(told).where(told.c.target == target, told.c.topic.in_([each.value for each in changed]))
             )

@@ -25,7 +25,7 @@ from sqlalchemy import event
 
 from retrycli.domain.message import Claim, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 
@@ -78,9 +78,9 @@ def at_work(database: Database, size: int, watch: Watch) -> None:
             ids = claims.claim(claim, now, size)
         with watch.step("begin"):
             begun = claims.begin(claim, ids, made_by="pass", pass_id="benchmark", now=now, fit=_is_fit)
-        settled = [Settled(each.message_id, Transition.delivered(), DELIVERED, timedelta(), now) for each in begun]
+        settled = [Decision(each.message_id, Transition.delivered(), DELIVERED, timedelta(), now) for each in begun]
         with watch.step("record"):
-            assert not claims.record(claim, settled, now).moved_on
+            assert not claims.record(claim, settled, now).lost
 
 
 def _is_fit(_queued: QueuedMessage) -> bool:

@@ -168,7 +168,9 @@ class Story:
         """Make a pass, a while after the last one."""
         self.ahead += wait
         ahead = self.ahead
-        return wiring.run_once(self.settings, surroundings=replace(wiring.HERE, now=lambda: wiring.utc_now() + ahead))
+        return wiring.run_once(
+            self.settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + ahead)
+        )
 
     def ticks(self, number: int) -> None:
         """Make passes."""

@@ -38,7 +38,7 @@ README = Path(__file__).parents[2] / "README.md"
 API = "http://127.0.0.1:9"
 """Nobody is asked there: each test that names it ends before."""
 SECRET = "pa55-of-the-test"
-LAPSED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
+PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """How much later claims have lapsed, and what was put off is due."""
 MESSAGES = 10
 
@@ -85,7 +85,7 @@ class Desk:
             self.application.settings(api.url).model_dump() | {"run": {"lock_file": str(self.cli.cwd / "lock")}}
         )
         now = datetime.now(UTC) + later
-        return wiring.run_once(settings, surroundings=replace(wiring.HERE, now=lambda: now))
+        return wiring.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def role(self, *grants: str) -> str:
         """Make a role that may do this much; its name."""
@@ -154,7 +154,7 @@ def check_that_all_arrive(desk: Desk, *, unknown: int, known: int = 0) -> None:
     begun = {each["message_id"]: each["delivery_key"] for each in attempts if each["message_id"] in queue}
     assert (len(begun), len(kept)) == (unknown + known, known)
     with Sandbox(Behaviour(), rng=Random(0)) as api:
-        after = desk.run_later(api, LAPSED)
+        after = desk.run_later(api, PROCESS_DIED)
         assert (after.result, after.unknown, after.sent) == ("completed", unknown, len(queue) - unknown)
         assert desk.run_later(api, ALL_DUE).sent == unknown
         assert len(api.received) == len(queue) - known
@@ -264,7 +264,7 @@ def test_a_network_that_breaks_in_the_middle_of_a_commit_loses_nothing(desk: Des
         assert between.lost.is_set()
         assert line(done).endswith(f"the connection is lost: {GONE}")
         assert desk.application.row(101)["status"] == doubt.row
-        after = [desk.run_later(api, each) for each in (LAPSED, ALL_DUE)]
+        after = [desk.run_later(api, each) for each in (PROCESS_DIED, ALL_DUE)]
         assert sum(each.unknown for each in after) == doubt.unknown
         assert [each.times for each in api.received] == [doubt.arrives]
     assert desk.application.row(101)["status"] == "sent"

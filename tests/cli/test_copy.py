@@ -160,7 +160,7 @@ def settings_at(url: str, api: str) -> Settings:
 
 
 HOURS_AGO = datetime.now(UTC) - timedelta(hours=3)
-LAPSED = timedelta(minutes=13)
+PROCESS_DIED = timedelta(minutes=13)
 
 
 def fill(application: Application) -> None:
@@ -170,8 +170,8 @@ def fill(application: Application) -> None:
     """
     with Scripted(TAKES, REJECTS, BUSY) as api:
         application.add_all([{}, {}, {}, {}])
-        here = replace(wiring.HERE, now=lambda: HOURS_AGO)
-        wiring.run_once(settings_at(application.url, api.url), surroundings=here)
+        here = replace(wiring.DEFAULT_RUNTIME, now=lambda: HOURS_AGO)
+        wiring.run_once(settings_at(application.url, api.url), runtime=here)
     application.add()
     queued = {
         "message_id": 5,
@@ -179,7 +179,7 @@ def fill(application: Application) -> None:
         "next_attempt_at": HOURS_AGO,
         "delivery_key": "the key of 5",
         "claimed_by": "a host that died",
-        "claim_expires_at": HOURS_AGO + LAPSED,
+        "claim_expires_at": HOURS_AGO + PROCESS_DIED,
         "first_failed_at": HOURS_AGO,
         "unknown_count": 0,
     }

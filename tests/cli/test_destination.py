@@ -67,8 +67,8 @@ class Passes:
     now: datetime
 
     def run(self, *, probe: bool = False) -> PassSummary:
-        here = replace(wiring.HERE, now=lambda: self.now)
-        return wiring.run_once(self.settings, probe=probe, surroundings=here)
+        here = replace(wiring.DEFAULT_RUNTIME, now=lambda: self.now)
+        return wiring.run_once(self.settings, probe=probe, runtime=here)
 
     def wait(self, time: timedelta) -> Passes:
         self.now += time
@@ -204,8 +204,8 @@ def test_answers_in_doubt_are_known_though_their_pass_is_killed(cli: Cli, applic
         finally:
             gate.opened.set()
         assert attempts(application) == [*((each, "permanent", 403) for each in (1, 2, 3)), (4, None, None)]
-        later = replace(wiring.HERE, now=lambda: wiring.utc_now() + timedelta(hours=1))
-        summary = wiring.run_once(application.settings(server.url), surroundings=later)
+        later = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(hours=1))
+        summary = wiring.run_once(application.settings(server.url), runtime=later)
     assert (summary.escalated, summary.released) == (3, 3)
     assert queue(application)[1] == ("escalated", "permanent")
     assert [row["unknown_count"] for row in application.rows("retrycli_queue").values()] == [0, 0, 0, 1]

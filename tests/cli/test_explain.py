@@ -21,7 +21,7 @@ from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.operations import message_actions, wiring
 from retrycli.operations import status as desk
 from retrycli.operations.explain import Explanation, explain
-from retrycli.operations.wiring import Surroundings
+from retrycli.operations.wiring import Runtime
 from retrycli.store import claims
 from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
@@ -76,11 +76,11 @@ class Desk:
 
     def run_at(self, now: datetime, starter: StartedBy = StartedBy.CRON) -> PassSummary:
         """Have cron make a pass, or whoever is named."""
-        around = Surroundings(now=self.clock(now), rng=self.rng)
-        return wiring.run_once(self.settings, surroundings=around, started_by=starter)
+        around = Runtime(now=self.clock(now), rng=self.rng)
+        return wiring.run_once(self.settings, runtime=around, started_by=starter)
 
     def explain(self, message_id: int, now: datetime) -> Explanation:
-        return explain(self.settings, message_id, surroundings=Surroundings(now=lambda: now))
+        return explain(self.settings, message_id, runtime=Runtime(now=lambda: now))
 
     def tried_at(self, now: datetime) -> list[int]:
         """The messages at which the pass of a time made an attempt, in order."""
@@ -194,7 +194,7 @@ def requeued(desk: Desk) -> None:
     desk.api.retry_after[503] = "3000"
     desk.answers(OVERLOADED, TAKES)
     desk.run_at(NOON)
-    done = message_actions.requeue(desk.settings, [1], by="ada", surroundings=Surroundings(now=lambda: NOON))
+    done = message_actions.requeue(desk.settings, [1], by="ada", runtime=Runtime(now=lambda: NOON))
     assert done.done == 1
 
 
@@ -205,7 +205,7 @@ def tried_by_hand(desk: Desk) -> None:
     desk.answers(OVERLOADED)
     desk.run_at(NOON)
     desk.api.retry_after[503] = "7200"
-    wiring.retry(desk.settings, 1, by="ada", surroundings=Surroundings(now=lambda: NOON))
+    wiring.retry(desk.settings, 1, by="ada", runtime=Runtime(now=lambda: NOON))
     desk.answers(TAKES)
 
 
@@ -312,8 +312,8 @@ def test_where_a_pass_begins_only_a_few_each_is_told_its_turn(at: Desk) -> None:
     due = {1: 15, 2: 15, 3: 15, 4: 15, 5: 15, 6: 31, 7: 46, 8: 200, 9: 200, 10: 200, 11: 201, 12: 400, 13: 401, 14: 402}
     for message_id in due:
         at.add(message_id)
-    nothing_sent = Surroundings(now=lambda: NOON, stop_requested=lambda: True)
-    wiring.run_once(at.settings, surroundings=nothing_sent, started_by=StartedBy.CRON)
+    nothing_sent = Runtime(now=lambda: NOON, stop_requested=lambda: True)
+    wiring.run_once(at.settings, runtime=nothing_sent, started_by=StartedBy.CRON)
     for message_id, minutes in due.items():
         time = str((NOON + minutes * MINUTE).replace(tzinfo=None))
         at.application.execute("UPDATE retrycli_queue SET next_attempt_at = ? WHERE message_id = ?", time, message_id)
@@ -386,7 +386,7 @@ def test_the_line_that_calls_tells_the_ticks_whatever_the_passes_were(at: Desk) 
     at.add(1)
     now = NOON + MINUTE
     for line, minutes in (("7,22,37,52 * * * *", 7), ("*/15 * * 1-12 *", 15), ("*/5 * * * *", 5)):
-        told = explain(at.settings, 1, callers=[caller(line)], surroundings=Surroundings(now=lambda: now))
+        told = explain(at.settings, 1, callers=[caller(line)], runtime=Runtime(now=lambda: now))
         assert told.next_attempt_at == NOON.replace(second=0, microsecond=0) + minutes * MINUTE
         assert desk.status(at.settings, callers=[caller(line)], now=lambda: now).next_run == told.next_attempt_at
     assert told.gates[-1].figure == "every 5 min; next at"
@@ -410,7 +410,7 @@ def test_what_nothing_calls_is_tried_at_no_time(at: Desk) -> None:
         ([], "no cron line or timer found here"),
         ([stopped], "cron is not running on this machine"),
     ):
-        told = explain(at.settings, 1, callers=callers, surroundings=Surroundings(now=lambda: now))
+        told = explain(at.settings, 1, callers=callers, runtime=Runtime(now=lambda: now))
         found = desk.status(at.settings, callers=callers, now=lambda: now)
         assert (told.next_attempt_at, found.next_run, found.state) == (None, None, "ok")
         assert found.uncalled is not None
@@ -440,8 +440,8 @@ def test_a_pause_that_ends_as_cron_starts_the_pass_is_over_for_it(at: Desk, seco
     at.add(1, failed_at=NOON - 3 * TICK)
     minute = NOON.replace(second=0, microsecond=0)
     _pause(at, TICK + timedelta(seconds=seconds), since=minute)
-    around = Surroundings(now=lambda: NOON + MINUTE)
-    told = explain(at.settings, 1, callers=[caller("*/15 * * * *")], surroundings=around).next_attempt_at
+    around = Runtime(now=lambda: NOON + MINUTE)
+    told = explain(at.settings, 1, callers=[caller("*/15 * * * *")], runtime=around).next_attempt_at
     assert told == minute + TICK + ticks_on * TICK
 
 

@@ -192,9 +192,9 @@ def test_all_others_are_delivered_as_they_are(scene: Scene, cli: Cli) -> None:
     """Each waits after the failure; a day later it is due, and all that it holds arrives."""
     waiting = {each["id"] for each in cli.json("list-failed")["messages"] if each["state"] == "waiting"}
     assert waiting == set(scene.usable)
-    tomorrow = replace(wiring.HERE, now=lambda: wiring.utc_now() + timedelta(days=1))
+    tomorrow = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(days=1))
     with Hostile(answer(200, SUCCEEDED)) as server:
-        done = wiring.run_once(scene.settings(server.url), surroundings=tomorrow)
+        done = wiring.run_once(scene.settings(server.url), runtime=tomorrow)
     assert (done.sent, done.escalated) == (len(scene.usable), 0)
     arrived = {each.path: json.loads(each.body) for each in server.requests}
     for each, row in scene.usable.items():

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 on_postgresql = pytest.mark.databases("postgresql")
 """Hosts share a server, and a file only by mistake."""
 
-LAPSED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
+PROCESS_DIED, ALL_DUE = timedelta(minutes=14), timedelta(hours=2)
 """How much later claims have lapsed, and what was put off is due."""
 
 
@@ -56,7 +56,7 @@ def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: tim
     """Make a pass as another host does, when so much time has gone by."""
     settings = application.settings(api.url).model_copy(update={"run": Run(lock_file=lock)})
     now = datetime.now(UTC) + later
-    return wiring.run_once(settings, surroundings=replace(wiring.HERE, now=lambda: now))
+    return wiring.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
 
 def statuses(application: Application) -> Counter[object]:
@@ -140,7 +140,7 @@ def test_a_pass_that_was_stopped_and_continued_changes_nothing_that_another_has_
         assert gate.reached.wait(60)
         stopped.send_signal(signal.SIGSTOP)
         with Scripted(answer) as there:
-            for later in (LAPSED, ALL_DUE):
+            for later in (PROCESS_DIED, ALL_DUE):
                 run_elsewhere(application, there, tmp_path / "other.lock", later)
         assert set(statuses(application)) == in_table
         assert {each["state"] for each in application.rows("retrycli_queue").values()} == in_queue
@@ -170,7 +170,7 @@ def test_what_a_killed_pass_had_in_flight_is_unknown_to_another_host_and_is_sent
         end(process)
     [attempt] = application.rows("retrycli_attempts").values()
     with Sandbox(Behaviour(), rng=Random(0)) as there:
-        results = [run_elsewhere(application, there, tmp_path / "lock", later) for later in (LAPSED, ALL_DUE)]
+        results = [run_elsewhere(application, there, tmp_path / "lock", later) for later in (PROCESS_DIED, ALL_DUE)]
         assert [(each.unknown, each.sent) for each in results] == [(1, 0), (0, 1)]
         assert [each.key for each in there.received] == [attempt["delivery_key"]]
     outcomes = [each["outcome"] for each in application.rows("retrycli_attempts").values()]

@@ -11,7 +11,7 @@ import pytest
 
 import retrycli
 from retrycli.config.loader import load_settings
-from retrycli.operations.wiring import HERE
+from retrycli.operations.wiring import DEFAULT_RUNTIME
 from tests.cli.command import LONGEST, end, wait_until
 from tests.cli.story import LOST, TICKET
 from tests.cli.test_refused_rows import refuse
@@ -300,9 +300,9 @@ def test_it_is_public_python(application: Application, monkeypatch: pytest.Monke
         assert retrycli.look_up(settings, 5, by="anna") == retrycli.LookUp(retrycli.Presence.ABSENT)
         with pytest.raises(retrycli.RetrycliError, match="there is no message 404"):
             retrycli.look_up(settings, 404)
-        stopping = replace(HERE, stop_requested=lambda: True)
+        stopping = replace(DEFAULT_RUNTIME, stop_requested=lambda: True)
         with pytest.raises(retrycli.RetrycliError, match="message 5 was not looked up: a stop was requested"):
-            retrycli.look_up(settings, 5, surroundings=stopping)
+            retrycli.look_up(settings, 5, runtime=stopping)
 
 
 def test_it_takes_ids_and_no_filter(at_work: Cli) -> None:

@@ -22,7 +22,7 @@ from retrycli.config.settings import Gateway, Metrics, Run
 from retrycli.operations import status
 from retrycli.operations.metrics import write_metrics
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.operations.wiring import Surroundings, lock_path, open_database
+from retrycli.operations.wiring import Runtime, lock_path, open_database
 from retrycli.views import log_lines
 from tests.cli.api import FORBIDS, Scripted
 from tests.cli.test_bad_input import exclusively_locked, without_roots_powers
@@ -66,9 +66,9 @@ def settings_of(application: Application, api: str, folder: Path) -> Settings:
     return application.settings(api).model_copy(update={"metrics": Metrics(path=folder / NAME)})
 
 
-def clock_at(time: datetime) -> Surroundings:
+def clock_at(time: datetime) -> Runtime:
     """A machine whose clock stands still."""
-    return Surroundings(now=lambda: time)
+    return Runtime(now=lambda: time)
 
 
 # The command.
@@ -228,9 +228,9 @@ def test_what_died_under_way_is_counted_when_its_end_is_known(
     settings = settings_of(application, sandbox.url, folder)
     application.add(101)
     now = datetime.now(UTC)
-    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=3)))
+    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=3)))
     application.add(102)
-    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=2)))
+    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=2)))
     dead = now - timedelta(hours=1)
     application.execute("UPDATE retrycli_attempts SET finished_at = NULL, outcome = NULL WHERE message_id = 102")
     application.execute("UPDATE pending_messages SET status = 'failed' WHERE id = 102")
@@ -241,7 +241,7 @@ def test_what_died_under_way_is_counted_when_its_end_is_known(
         f"{dead:%Y-%m-%d %H:%M:%S.%f}",
     )
     before = read((folder / NAME).read_text())
-    retrycli.run_once(settings, surroundings=clock_at(now))
+    retrycli.run_once(settings, runtime=clock_at(now))
     after = read((folder / NAME).read_text())
     assert before["retrycli_attempts_total/unknown"] == 0
     assert after["retrycli_attempts_total/unknown"] == 1
@@ -296,7 +296,7 @@ def test_a_folder_that_stays_unwritable_is_spoken_of_again_after_six_hours(
     for quarters in range(60):
         at = begun + timedelta(minutes=15 * quarters)
         with logged() as lines:
-            retrycli.run_once(settings, surroundings=clock_at(at))
+            retrycli.run_once(settings, runtime=clock_at(at))
         said += [quarters / 4 for each in lines if each.startswith(WARNING)]
     assert said == [0, 6, 12]
 
@@ -342,8 +342,8 @@ def test_each_pass_counts_what_is_new_for_good(application: Application, setting
     """What becomes of the rows changes no total any more, and no later pass reads them."""
     now = datetime.now(UTC)
     application.fill()
-    retrycli.run_once(settings, surroundings=clock_at(now - timedelta(hours=1)))
-    retrycli.run_once(settings, surroundings=clock_at(now))
+    retrycli.run_once(settings, runtime=clock_at(now - timedelta(hours=1)))
+    retrycli.run_once(settings, runtime=clock_at(now))
     application.execute("UPDATE retrycli_attempts SET outcome = 'permanent'")
     found = status.metrics(settings).attempts
     assert (found["delivered"], found["permanent"]) == (3, 0)
@@ -380,10 +380,10 @@ def test_the_last_success_stays_though_its_pass_is_forgotten(application: Applic
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     with Scripted(FORBIDS) as api:
         settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
-        retrycli.run_once(settings, surroundings=clock_at(begun))
+        retrycli.run_once(settings, runtime=clock_at(begun))
         application.add(101, hours_ago=80)
         for hours in range(6, 60, 6):
-            retrycli.run_once(settings, surroundings=clock_at(begun + timedelta(hours=hours)))
+            retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
     assert {row["result"] for row in application.rows("retrycli_passes").values()} == {"stopped"}
     assert status.metrics(settings).last_success == begun
 
@@ -397,7 +397,7 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
     with Scripted(FORBIDS) as api:
         settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
         for hours in range(0, 60, 6):
-            retrycli.run_once(settings, surroundings=clock_at(begun + timedelta(hours=hours)))
+            retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
             found = status.metrics(settings)
             assert (found.first_start, found.last_success) == (begun, None)
     assert len(application.rows("retrycli_passes")) < 10
@@ -424,7 +424,7 @@ def test_an_escalation_that_somebody_has_acknowledged_is_still_one(
     application: Application, settings: Settings
 ) -> None:
     application.add(101, body=None)
-    retrycli.run_once(settings, surroundings=clock_at(datetime.now(UTC) - timedelta(hours=2)))
+    retrycli.run_once(settings, runtime=clock_at(datetime.now(UTC) - timedelta(hours=2)))
     found = status.metrics(settings)
     assert found.oldest_unacknowledged_seconds == pytest.approx(7200, abs=60)
     application.execute("UPDATE retrycli_queue SET acknowledged_at = '2026-03-02 12:00:00', acknowledged_by = 'ada'")

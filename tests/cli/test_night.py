@@ -17,7 +17,7 @@ from retrycli.domain.grouping import By
 from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.operations import status, wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.operations.wiring import Surroundings
+from retrycli.operations.wiring import Runtime
 from tests.channels import webhook
 from tests.conftest import on_both
 
@@ -79,7 +79,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
         settings = Settings.model_validate(
             application.settings(api.url).model_dump() | {"notify": {"urls": [hook.slack_shaped]}}
         )
-        surroundings = Surroundings(now=clock.now, rng=Random(2))
+        runtime = Runtime(now=clock.now, rng=Random(2))
         tick = EVENING
         while tick < MORNING:
             wanted = int(MESSAGES * (tick - GOES_DOWN) / (COMES_BACK - GOES_DOWN))
@@ -87,7 +87,7 @@ def test_a_night_is_told_in_a_few_notifications_and_costs_no_message(application
                 failed += 1
                 fail(application, failed, tick - timedelta(minutes=7))
             clock.time = tick + timedelta(seconds=jitter.uniform(0, 3))
-            summary = wiring.run_once(settings, surroundings=surroundings)
+            summary = wiring.run_once(settings, runtime=runtime)
             assert summary.result in {PassResult.COMPLETED, PassResult.STOPPED}
             assert summary.reason in {None, StopReason.BREAKER_OPEN}
             told += [(tick, each) for each in hook.texts[len(told) :]]

@@ -123,8 +123,8 @@ def check_a_later_pass_sends_others(
         close(application, closed)
         others = application.add_due(MESSAGES, first=201)
         gate.opened.set()
-        later = replace(wiring.HERE, now=lambda: wiring.utc_now() + timedelta(hours=1))
-        summary = wiring.run_once(application.settings(api.url), surroundings=later)
+        later = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + timedelta(hours=1))
+        summary = wiring.run_once(application.settings(api.url), runtime=later)
         assert (summary.result, summary.sent, summary.escalated) == ("completed", MESSAGES, 1)
         check_handed_over(application, api, closed, others)
 

@@ -311,7 +311,7 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
     application.add(2, hours_ago=5, retry_count=2)
     application.add(3, hours_ago=1)
     wiring.run_once(
-        settings, surroundings=replace(wiring.HERE, stop_requested=lambda: True)
+        settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
     )  # takes in and sends nothing
     application.add(4, hours_ago=4)
     application.add(5, hours_ago=1.5)
@@ -332,14 +332,14 @@ def test_a_dry_run_has_what_is_new_and_what_is_in_the_queue_in_the_order_of_a_pa
 def test_what_is_due_is_the_same_for_status_a_dry_run_and_the_pass(application: Application, sandbox: Sandbox) -> None:
     """Whatever the application has done since the last pass: rows that are new, other messages now, or changed."""
     settings = application.settings(sandbox.url)
-    earlier = replace(wiring.HERE, stop_requested=lambda: True)  # takes in and sends nothing
+    earlier = replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)  # takes in and sends nothing
     for each in (1, 2, 3):
         application.add(each, hours_ago=0)
     for each in (4, 5):
         application.add(each, hours_ago=3)
     for each in (6, 7, 8):
         application.add(each, hours_ago=3, retry_count=10)
-    wiring.run_once(settings, surroundings=earlier)
+    wiring.run_once(settings, runtime=earlier)
     assert [application.state(each) for each in (1, 4, 6)] == ["waiting", "waiting", "escalated"]
     long_ago, just_now = (str(datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=each)) for each in (5, 0))
     change = "UPDATE pending_messages SET created_at = ?, updated_at = ? WHERE id = ?"
@@ -382,7 +382,7 @@ def test_a_dry_run_and_status_leave_out_what_a_pass_would_escalate_unsent(
         application.add(each, **columns)
     settings = application.settings(sandbox.url)
     wiring.run_once(
-        settings, surroundings=replace(wiring.HERE, stop_requested=lambda: True)
+        settings, runtime=replace(wiring.DEFAULT_RUNTIME, stop_requested=lambda: True)
     )  # takes in and sends nothing
     limits = {"RETRYCLI_SCHEDULE__EXPIRES_AFTER_HOURS": "72", "RETRYCLI_SCHEDULE__MAX_RETRIES": "3"}
     cli = at_work.having(limits)

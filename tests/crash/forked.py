@@ -119,11 +119,11 @@ def _make_pass_and_end(wanted: Wanted) -> None:
     try:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGCHLD])
         ahead = timedelta(seconds=wanted.ahead_seconds)
-        surroundings = replace(wiring.HERE, now=lambda: wiring.utc_now() + ahead)
+        runtime = replace(wiring.DEFAULT_RUNTIME, now=lambda: wiring.utc_now() + ahead)
         if wanted.point or wanted.listing:
-            _make_pass_with_points(wanted, surroundings)
+            _make_pass_with_points(wanted, runtime)
         else:
-            wiring.run_once(load_settings(Path(wanted.config)), surroundings=surroundings)
+            wiring.run_once(load_settings(Path(wanted.config)), runtime=runtime)
         code = 0
     except BaseException:
         sys.excepthook(*sys.exc_info())
@@ -133,16 +133,16 @@ def _make_pass_and_end(wanted: Wanted) -> None:
         os._exit(code)
 
 
-def _make_pass_with_points(wanted: Wanted, surroundings: wiring.Surroundings) -> None:
+def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
     """As `app.run_once` does, with a world in which there are points."""
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()
     me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
-    lock = wiring._Lock(PassLock(wiring.lock_path(settings)), me, 0, surroundings.now, surroundings.stop_requested)
+    lock = wiring._Lock(PassLock(wiring.lock_path(settings)), me, 0, runtime.now, runtime.stop_requested)
     with wiring.open_database(settings) as database:
-        world = points.watch(wiring.make_world(settings, database, surroundings))
-        leave(settings, database, asyncio.run(run_pass(world, lock, wiring.pass_rules(settings), me)), world.now())
+        deps = points.watch(wiring.make_dependencies(settings, database, runtime))
+        leave(settings, database, asyncio.run(run_pass(deps, lock, wiring.pass_rules(settings), me)), deps.now())
     if wanted.listing is not None:
         Path(wanted.listing).write_text(json.dumps(points.reached))
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import timedelta
 from typing import TYPE_CHECKING, Any
 
-from retrycli.domain.outcome import LAPSED
+from retrycli.domain.outcome import PROCESS_DIED
 from tests.cli.command import wait_until
 from tests.crash.scene import FIRST_TICKET
 
@@ -133,7 +133,7 @@ def check_messages(
         wanted = tuple((answers or {}).get(of_id, DELIVERED))
         assert [number for number, *_ in attempts] == list(range(1, len(attempts) + 1))
         assert all(finished_at and made_by == "pass" for *_, finished_at, made_by in attempts)
-        assert all(error == LAPSED.error for _, outcome, error, *_ in attempts if outcome == "unknown")
+        assert all(error == PROCESS_DIED.error for _, outcome, error, *_ in attempts if outcome == "unknown")
         assert retry_count == sum(each in COUNTED for each in outcomes)
         if of_id in queue:
             assert (status, sent_at, queue[of_id][0]) == ("failed", None, "escalated")

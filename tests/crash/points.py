@@ -1,7 +1,7 @@
 """The points of a pass at which it can be killed: before and after each of its commits and requests, and some more.
 
 They are found from outside, and the pass knows nothing of them: what a transaction has written is heard from the
-database's driver, and the gateway is one that a `World` is given.
+database's driver, and the gateway is one that a `Dependencies` is given.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from retrycli.domain.message import QueuedMessage
     from retrycli.domain.outcome import LookUp, Outcome
     from retrycli.engine.ports import Gateway
-    from retrycli.engine.rules import World
+    from retrycli.engine.rules import Dependencies
 
 BEFORE_A_REQUEST, AFTER_AN_ANSWER = "before a request", "after an answer"
 WRITES = re.compile(r"(CREATE TABLE|INSERT INTO|UPDATE|DELETE FROM)\s+(?:retrycli_)?(\w+)")
@@ -64,9 +64,9 @@ class Points:
         event.listen(Pool, "checkin", self._on_checkin)
         sys.addaudithook(self._on_audit)
 
-    def watch(self, world: World) -> World:
+    def watch(self, deps: Dependencies) -> Dependencies:
         """The same with a gateway that is at a point before each request and after each answer."""
-        return world._replace(open_gateway=lambda: self._watched(world.open_gateway))
+        return deps._replace(open_gateway=lambda: self._watched(deps.open_gateway))
 
     # -- what is heard ------------------------------------------------------------------------------------------
 

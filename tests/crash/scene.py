@@ -75,7 +75,7 @@ class Scene:
 
     def run_once_at(self, now: datetime) -> PassSummary:
         """Make a pass within this process, at a time that stands still."""
-        return wiring.run_once(load_settings(self.config), surroundings=replace(wiring.HERE, now=lambda: now))
+        return wiring.run_once(load_settings(self.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 
     def start(
         self, *arguments: str, under: Sequence[str] = (), settings: Mapping[str, object] | None = None

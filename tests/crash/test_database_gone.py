@@ -214,7 +214,7 @@ def test_claims_outlive_the_wait_for_an_application_that_holds_the_write_lock(
             return utc_now() + (timedelta(0) if api.locks else LATER)
 
         with pytest.raises(DatabaseUnavailable, match="held its write lock for too long; end its transaction"):
-            wiring.run_once(load_settings(stage.config), surroundings=replace(wiring.HERE, now=now))
+            wiring.run_once(load_settings(stage.config), runtime=replace(wiring.DEFAULT_RUNTIME, now=now))
         api.unlock()
         check_nothing_is_lost(stage, api, MESSAGES)
         wiring.run_once(load_settings(stage.config))

@@ -122,12 +122,12 @@ def test_a_night_of_outage_escalates_nothing_and_floods_nobody(
         for tick in range(14 * 4):
             summary = stage.run_once_at(evening + tick * TICK)
             assert (summary.sent, summary.escalated) == (0, 0)
-        charged = {
+        counts_as_retry = {
             message_id
             for message_id, count in stage.rows("SELECT id, retry_count FROM pending_messages")
             if count != tries[message_id]
         }
-        assert len(charged) == BREAKER_FAILURES
+        assert len(counts_as_retry) == BREAKER_FAILURES
         # The breaker opens with the first tick; 15, 45, 105, … minutes later there is a probe, each of another message.
         assert stage.rows("SELECT count(*), count(DISTINCT message_id) FROM retrycli_attempts") == [(20, 20)]
         assert stage.count("retrycli_queue WHERE state = 'waiting'") == len(tries) - len(scene.others(0))
@@ -163,8 +163,8 @@ def test_a_server_that_goes_down_under_load_charges_five_messages(tmp_path: Path
 
 
 def _check_charged(stage: Scene, ids: list[int]) -> None:
-    charged = stage.rows("SELECT id, retry_count FROM pending_messages WHERE retry_count > 0 ORDER BY id")
-    assert charged == [(message_id, 1) for message_id in sorted(ids)]
+    counts_as_retry = stage.rows("SELECT id, retry_count FROM pending_messages WHERE retry_count > 0 ORDER BY id")
+    assert counts_as_retry == [(message_id, 1) for message_id in sorted(ids)]
 
 
 def _check_each_arrived_once(received: tuple[Received, ...], count: int) -> None:

@@ -116,7 +116,7 @@ class Says(Fake):
         return Answered(201, {}) if asked.method == "POST" else Answered(200, self._said)
 
 
-def looked_for(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
+def has_lookup(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
     """What a message that may have arrived comes to, and how often it is sent."""
     message = replace(queued(), unsettled_since=NOON - timedelta(days=1))
     with Says(said) as system:
@@ -137,7 +137,7 @@ def looked_for(folder: Path, rule: str, said: object) -> tuple[Outcome, int]:
     ],
 )
 def test_absence_is_proven_by_an_answer_that_has_all_that_is_read(rule: str, said: object, tmp_path: Path) -> None:
-    outcome, posted = looked_for(tmp_path, rule, said)
+    outcome, posted = has_lookup(tmp_path, rule, said)
     assert (outcome.kind, posted) == (OutcomeKind.DELIVERED, 1)
 
 
@@ -163,12 +163,12 @@ def test_absence_is_not_proven_by_an_answer_that_lacks_what_is_read(
     rule: str, said: object, missing: str, tmp_path: Path
 ) -> None:
     """The message may be there, and not be shown: it waits, and is not sent again."""
-    outcome, posted = looked_for(tmp_path, rule, said)
+    outcome, posted = has_lookup(tmp_path, rule, said)
     said_so = f"look-up: HTTP 200, but the answer has no {missing!r}, so it proves nothing"
     assert (outcome, posted) == (Outcome(OutcomeKind.REFUSED, 200, said_so), 0)
 
 
 @pytest.mark.parametrize("others", [[{"title": "other"}], ["other"], []])
 def test_what_is_found_is_there_whatever_the_rest_lacks(others: list[object], tmp_path: Path) -> None:
-    outcome, posted = looked_for(tmp_path, BY_TEXT + MORE, {"notes": [*others, {"text": f"Ref. {KEY}"}]})
+    outcome, posted = has_lookup(tmp_path, BY_TEXT + MORE, {"notes": [*others, {"text": f"Ref. {KEY}"}]})
     assert (outcome, posted) == (Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True), 0)

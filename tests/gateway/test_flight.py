@@ -14,7 +14,7 @@ import pytest
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.client import Watch
 from retrycli.gateway.http.gateway import HttpGateway
-from retrycli.gateway.progress import Flight, in_net, logger
+from retrycli.gateway.progress import DeliveryProgress, guard, logger
 from retrycli.gateway.smtp.gateway import SmtpGateway
 from retrycli.gateway.smtp.reply import Reply
 from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued
@@ -120,5 +120,5 @@ def test_who_ends_a_delivery_ends_it(end: type[BaseException], told: pytest.LogC
         raise end
 
     with pytest.raises(end):
-        in_net(ended(), 7, Flight()).send(None)
+        guard(ended(), 7, DeliveryProgress()).send(None)
     assert told.records == []

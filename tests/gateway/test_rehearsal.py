@@ -11,8 +11,8 @@ import pytest
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
-from retrycli.gateway.http.client import Line, Request
-from retrycli.gateway.progress import Flight, in_net
+from retrycli.gateway.http.client import ApiClient, Request
+from retrycli.gateway.progress import DeliveryProgress, guard
 from retrycli.gateway.rehearsal import check_urls
 from tests.gateway.deliveries import NOON, gateway_settings
 from tests.gateway.hostile import Hostile, answer
@@ -93,14 +93,14 @@ class Refusing(httpx.AsyncBaseTransport):
 def test_a_url_that_is_refused_all_the_same_is_a_wrong_setting(error: Exception) -> None:
     """The transport may know more when it sends than when it was asked."""
     settings = gateway_settings(NOWHERE)
-    line = Line(Refusing(error), NOWHERE, Credentials(settings), connect_timeout_seconds=1, now=lambda: NOON)
+    line = ApiClient(Refusing(error), NOWHERE, Credentials(settings), connect_timeout_seconds=1, now=lambda: NOON)
 
     async def deliver() -> Outcome:
         reply = await line.send(lambda _: Request("POST", "/", {}), lambda _: Outcome(OutcomeKind.DELIVERED))
         return reply.outcome
 
     async def one() -> Outcome:
-        return await in_net(deliver(), 7, Flight())
+        return await guard(deliver(), 7, DeliveryProgress())
 
     with pytest.raises(ConfigurationError, match=r"^gateway\.base_url: invalid URL "):
         asyncio.run(one())

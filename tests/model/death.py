@@ -83,11 +83,11 @@ class _Mortal:
         return call
 
     @contextmanager
-    def together(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
+    def transaction(self, *values: object, **named: object) -> Iterator[Callable[[], bool]]:
         """The commit is a call of its own: whoever dies before it leaves nothing of what was written inside."""
         self._fate.heard()
         number = 0
-        with self._port.together(*values, **named) as commit:
+        with self._port.transaction(*values, **named) as commit:
 
             def commits() -> bool:
                 nonlocal number

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import initialize, invariant, precondition, rule, run_state_machine_as_test
 
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.operator_action import ActionKind
 from tests.model.book import MAX_RETRIES
 from tests.model.death import Fate
 from tests.model.picture import STUBBORN, Row
@@ -61,13 +61,13 @@ class Life(Steps):
     """Messages that fail, and what becomes of them."""
 
     @initialize(
-        in_order=st.booleans(),
+        per_ticket_order=st.booleans(),
         kinds=st.lists(TYPES, min_size=3, max_size=6),
         clock_goes_wrong=st.booleans(),
         insists=st.sampled_from([False, False, False, True]),
     )
-    def begin_with(self, kinds: list[str], *, in_order: bool, clock_goes_wrong: bool, insists: bool) -> None:
-        self.in_order = in_order
+    def begin_with(self, kinds: list[str], *, per_ticket_order: bool, clock_goes_wrong: bool, insists: bool) -> None:
+        self.per_ticket_order = per_ticket_order
         self.clock_goes_wrong = clock_goes_wrong
         self.insists = insists
         self.backup: Mapping[int, Row] = {}
@@ -219,7 +219,7 @@ class Life(Steps):
     @rule(
         minutes=MINUTES,
         answers=ANSWERS,
-        what=st.sampled_from([*BY_OTHERS, Meanwhile.STOOD_STILL, Meanwhile.HELD]),
+        what=st.sampled_from([*BY_OTHERS, Meanwhile.CLAIM_EXPIRED_BEFORE_SEND, Meanwhile.HELD]),
         behind=st.booleans(),
         calls=CALLS,
     )
@@ -258,15 +258,18 @@ class Life(Steps):
             step.killed = False
 
     @precondition(lambda self: self.laws.before.rows)
-    @rule(some=SOME, kind=st.sampled_from([ActKind.EDITED, ActKind.REJECTED, ActKind.REQUEUED, ActKind.ACKNOWLEDGED]))
-    def act_on(self, some: int, kind: ActKind) -> None:
+    @rule(
+        some=SOME,
+        kind=st.sampled_from([ActionKind.EDITED, ActionKind.REJECTED, ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED]),
+    )
+    def act_on(self, some: int, kind: ActionKind) -> None:
         self.act(self.begin(kind.value), kind, self.one(some))
 
     @precondition(lambda self: self.laws.before.in_state("escalated"))
     @rule(some=SOME)
     def requeue(self, some: int) -> None:
         escalated = sorted(self.laws.before.in_state("escalated"))
-        self.act(self.begin("requeue"), ActKind.REQUEUED, escalated[some % len(escalated)])
+        self.act(self.begin("requeue"), ActionKind.REQUEUED, escalated[some % len(escalated)])
 
     @precondition(lambda self: self.laws.before.rows)
     @rule(length=st.sampled_from([10 * MINUTE, 10 * MINUTE, 10 * MINUTE, HOUR, None]))

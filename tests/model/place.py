@@ -23,9 +23,9 @@ from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
 from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Identity, World
+from retrycli.engine.rules import Dependencies, Identity
 from retrycli.operations import status
-from retrycli.operations.wiring import Surroundings, pass_rules
+from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -136,7 +136,7 @@ class Place:
         self.hold.release()
         self.clock = Clock()
         self.server = Server(self.application, self.clock)
-        self.surroundings = Surroundings(now=self.clock)
+        self.runtime = Runtime(now=self.clock)
         self._rng = Random(0)
         self._passes = 0
         self._paused_until = self.clock.now - timedelta(days=1)
@@ -164,46 +164,48 @@ class Place:
         status.resume(self.settings, now=self.clock)
         self._paused_until = self.clock.now - timedelta(days=1)
 
-    def make_pass(self, host: Host, script: Script, *, limit: int | None, in_order: bool) -> PassSummary | None:
+    def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
         """One pass; None where it was killed."""
         self._passes += 1
         me = Identity(f"pass-{self._passes}", host.name, self._passes)
-        rules = replace(pass_rules(self.settings, limit=limit), in_order=in_order)
+        rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
         sender = Sender(
             by_pass=True,
             due_by=self.clock.now + DUE_SLACK,
             paused=self.is_paused,
             # Whoever interferes may put an earlier message of a ticket before one that is on its way.
-            in_order=in_order and not script.interfere,
+            per_ticket_order=per_ticket_order and not script.interfere,
             limit=limit,
         )
         fate = script.fate or Fate()
-        world = self._world(host, script, sender, fate)
-        summary = host.run(runner.run_pass(world, mortal(FakeLock(), fate), rules, me), fate)
+        deps = self._deps(host, script, sender, fate)
+        summary = host.run(runner.run_pass(deps, mortal(FakeLock(), fate), rules, me), fate)
         sender.killed = summary is None
         return summary
 
-    def make_pass_meanwhile(self, *, in_order: bool) -> None:
+    def make_pass_meanwhile(self, *, per_ticket_order: bool) -> None:
         """A pass of the second host, while the first one stands still with a request out."""
-        self._elsewhere.submit(self.make_pass, self.second, Script(), limit=None, in_order=in_order).result()
+        self._elsewhere.submit(
+            self.make_pass, self.second, Script(), limit=None, per_ticket_order=per_ticket_order
+        ).result()
 
     def try_by_hand(self, message_id: int, script: Script) -> Outcome | None:
         """One attempt for a person; None where it was killed."""
         fate = script.fate or Fate()
         sender = Sender(by_pass=False)
-        world = self._world(self.first, script, sender, fate)
+        deps = self._deps(self.first, script, sender, fate)
         rules = pass_rules(self.settings)
-        outcome = self.first.run(manual_attempt.attempt_by_hand(world, rules, message_id, by=OPERATOR), fate)
+        outcome = self.first.run(manual_attempt.attempt_by_hand(deps, rules, message_id, by=OPERATOR), fate)
         sender.killed = outcome is None
         return outcome
 
     def try_by_hand_meanwhile(self, message_id: int) -> None:
         """The same at the second host, while the first one stands still with a request out."""
-        world = self._world(self.second, Script(), Sender(by_pass=False), Fate())
-        process = manual_attempt.attempt_by_hand(world, pass_rules(self.settings), message_id, by=OPERATOR)
+        deps = self._deps(self.second, Script(), Sender(by_pass=False), Fate())
+        process = manual_attempt.attempt_by_hand(deps, pass_rules(self.settings), message_id, by=OPERATOR)
         self._elsewhere.submit(self.second.run, process, Fate()).result()
 
-    def _world(self, host: Host, script: Script, sender: Sender, fate: Fate) -> World:
+    def _deps(self, host: Host, script: Script, sender: Sender, fate: Fate) -> Dependencies:
         fate.heard = self.hold.count
 
         @asynccontextmanager
@@ -215,7 +217,7 @@ class Place:
         def emit(_event: Event) -> None:
             """Nobody listens."""
 
-        return World(
+        return Dependencies(
             enrolment=mortal(host.enrolment, fate),
             claims=mortal(host.claims, fate),
             ledger=mortal(host.ledger, fate),

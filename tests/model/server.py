@@ -58,7 +58,7 @@ class Sender:
     due_by: datetime | None = None
     """Until when what it sends must have come due."""
     paused: bool = False
-    in_order: bool = False
+    per_ticket_order: bool = False
     limit: int | None = None
     requests: int = 0
     killed: bool = False
@@ -122,7 +122,7 @@ class Server:
             self._object(queued, "a pass sent an escalated message")
         elif sender.due_by is not None and time_of(row[0]["next_attempt_at"]) > sender.due_by:
             self._object(queued, "a pass sent a message that was not due")
-        elif sender.in_order and row[0]["earlier"]:
+        elif sender.per_ticket_order and row[0]["earlier"]:
             self._object(queued, "a request went out before an earlier message of its ticket was seen to")
 
     def _object(self, queued: QueuedMessage, what: str) -> None:

@@ -10,7 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from retrycli.domain.errors import DatabaseUnavailable, NotActionable, RetrycliError
-from retrycli.domain.operator_action import ActKind
+from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.pass_summary import PassResult
 from retrycli.operations import edit_message, message_actions
 from tests.model.laws import Broken, is_readable
@@ -39,7 +39,7 @@ class Meanwhile(Enum):
     DELETED = "the application deletes it"
     ACTED_ON = "a person tries all that is refused while a message is being sent"
     OTHER_PASS = "the other host makes a pass"
-    STOOD_STILL = "the sender stands still until its claims have lapsed, and the other host makes a pass"
+    CLAIM_EXPIRED_BEFORE_SEND = "the sender stands still until its claims have lapsed, and the other host makes a pass"
     EDITED = "the application writes another text"
     EDITED_AND_BACK = "the application writes another text, and the old one again"
     WRITTEN = "the application writes another error and count"
@@ -71,7 +71,7 @@ class Steps(Writes):
     def __init__(self, place: Place, counted: Counter[str]) -> None:
         super().__init__(place)
         self.counted = counted
-        self.in_order = False
+        self.per_ticket_order = False
         self.clock_goes_wrong = False
         """Whether it ever does: where it does often, little is left that waits for anything else."""
         self.insists = False
@@ -126,7 +126,7 @@ class Steps(Writes):
     def make_pass(self, step: Step, host: Host, script: Script, limit: int | None = None) -> None:
         began_at, paused = self.place.clock.now, self.place.is_paused
         try:
-            summary = self.place.make_pass(host, script, limit=limit, in_order=self.in_order)
+            summary = self.place.make_pass(host, script, limit=limit, per_ticket_order=self.per_ticket_order)
         except DatabaseUnavailable as error:
             raise Broken(f"{step.name}: a pass ended because the application held a lock: {error}") from error
         step.killed = summary is None
@@ -165,11 +165,11 @@ class Steps(Writes):
             case Meanwhile.ACTED_ON:
                 self._act_in_vain(message_id)
             case Meanwhile.OTHER_PASS:
-                self.place.make_pass_meanwhile(in_order=self.in_order)
-            case Meanwhile.STOOD_STILL:
+                self.place.make_pass_meanwhile(per_ticket_order=self.per_ticket_order)
+            case Meanwhile.CLAIM_EXPIRED_BEFORE_SEND:
                 self.place.server.book.stood_still()
                 self.wait(2)
-                self.place.make_pass_meanwhile(in_order=self.in_order)
+                self.place.make_pass_meanwhile(per_ticket_order=self.per_ticket_order)
             case Meanwhile.HELD:
                 self.hold(step, message_id, calls)
             case _:
@@ -203,24 +203,24 @@ class Steps(Writes):
 
     # -- operators --------------------------------------------------------------------------------------------
 
-    def act(self, step: Step, kind: ActKind, message_id: int) -> None:
+    def act(self, step: Step, kind: ActionKind, message_id: int) -> None:
         """Do something to a message, which works or not as its row and the queue's said before."""
         before = self.laws.before
         queued = before.queue.get(message_id, {"state": None, "acknowledged_at": None})
         able = (
             message_id in before.failed
             and {
-                ActKind.EDITED: queued["state"] != "sending",
-                ActKind.REJECTED: queued["state"] != "sending",
-                ActKind.REQUEUED: queued["state"] == "escalated" and self._is_wanted(message_id),
-                ActKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
+                ActionKind.EDITED: queued["state"] != "sending",
+                ActionKind.REJECTED: queued["state"] != "sending",
+                ActionKind.REQUEUED: queued["state"] == "escalated" and self._is_wanted(message_id),
+                ActionKind.ACKNOWLEDGED: queued["state"] == "escalated" and queued["acknowledged_at"] is None,
             }[kind]
         )
-        if kind is ActKind.REQUEUED and before.was_rejected_by(OPERATOR, message_id):
+        if kind is ActionKind.REQUEUED and before.was_rejected_by(OPERATOR, message_id):
             able = self._is_wanted(message_id) and before.rows[message_id]["draft_of"] not in STUBBORN
         done = self._perform(kind, message_id)
-        if message_id in before.stubborn and kind is not ActKind.ACKNOWLEDGED:
-            able = able and done and kind is not ActKind.EDITED  # `requeue` may have nothing to write
+        if message_id in before.stubborn and kind is not ActionKind.ACKNOWLEDGED:
+            able = able and done and kind is not ActionKind.EDITED  # `requeue` may have nothing to write
         elif message_id in self.laws.stirred or (able and before.rows[message_id]["created_at"] is None):
             able = done  # the queue may speak of another message with that id; or only attempts tell how old it is
         if done != able:
@@ -228,7 +228,7 @@ class Steps(Writes):
         if not done:
             return
         step.acts[kind] = message_id
-        if kind is ActKind.REQUEUED:
+        if kind is ActionKind.REQUEUED:
             self.place.server.book.requeued(message_id)
 
     def _is_wanted(self, message_id: int) -> bool:
@@ -242,31 +242,31 @@ class Steps(Writes):
             policy.expires_after is None or made is None or time_of(made) + policy.expires_after >= self.place.clock.now
         )
 
-    def _perform(self, kind: ActKind, message_id: int) -> bool:
-        settings, here = self.place.settings, self.place.surroundings
+    def _perform(self, kind: ActionKind, message_id: int) -> bool:
+        settings, here = self.place.settings, self.place.runtime
         done: Done
         match kind:
-            case ActKind.EDITED:
+            case ActionKind.EDITED:
                 return self._edit(message_id)
-            case ActKind.REJECTED:
-                done = message_actions.reject(settings, [message_id], "no longer true", by=OPERATOR, surroundings=here)
-            case ActKind.REQUEUED:
-                done = message_actions.requeue(settings, [message_id], by=OPERATOR, surroundings=here)
+            case ActionKind.REJECTED:
+                done = message_actions.reject(settings, [message_id], "no longer true", by=OPERATOR, runtime=here)
+            case ActionKind.REQUEUED:
+                done = message_actions.requeue(settings, [message_id], by=OPERATOR, runtime=here)
             case _:
-                done = message_actions.acknowledge(settings, [message_id], by=OPERATOR, surroundings=here)
+                done = message_actions.acknowledge(settings, [message_id], by=OPERATOR, runtime=here)
         return done.done == 1
 
     def _edit(self, message_id: int) -> bool:
-        settings, here = self.place.settings, self.place.surroundings
+        settings, here = self.place.settings, self.place.runtime
         try:
-            found, draft = edit_message.read_draft(settings, message_id, surroundings=here)
+            found, draft = edit_message.read_draft(settings, message_id, runtime=here)
             wanted = replace(draft, subject=f"{draft.subject}, and once more")
-            return bool(edit_message.write_draft(settings, found, wanted, by=OPERATOR, surroundings=here))
+            return bool(edit_message.write_draft(settings, found, wanted, by=OPERATOR, runtime=here))
         except RetrycliError:
             return False
 
     def _act_in_vain(self, message_id: int) -> None:
-        for kind in (ActKind.EDITED, ActKind.REJECTED, ActKind.REQUEUED, ActKind.ACKNOWLEDGED):
+        for kind in (ActionKind.EDITED, ActionKind.REJECTED, ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED):
             if self._perform(kind, message_id):
                 raise Broken(f"message {message_id} was {kind} while it was being sent")
         try:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from retrycli.domain.message import Claim
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.enrolment import Enrolment
 from tests.store.application import HOUR, MINUTE, NOON, TICKET
@@ -24,9 +24,9 @@ PASS = Claim("the-pass", NOON + 13 * MINUTE)
 FAILED_AT = NOON - 15 * MINUTE
 
 
-def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> tuple[Settled, datetime, int]:
+def entry(message_id: int, *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> tuple[Decision, datetime, int]:
     """What enrols a message that is due at a time."""
-    return Settled(message_id, Transition.enrolled(at)), failed_at, TICKET
+    return Decision(message_id, Transition.enrolled(at)), failed_at, TICKET
 
 
 def enrol(database: Database, ids: Iterable[int], *, at: datetime = NOON, failed_at: datetime = FAILED_AT) -> None:

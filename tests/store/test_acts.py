@@ -25,8 +25,8 @@ from retrycli.domain.message import (
     Status,
     UnusableMessage,
 )
-from retrycli.domain.operator_action import Act, ActKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
@@ -43,14 +43,14 @@ from tests.store.test_views import strict_table
 
 LATER = NOON + HOUR
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
-MAKERS: dict[ActKind, Act] = {
-    ActKind.REQUEUED: Act.requeued(LATER, by="ada", at=NOON),
-    ActKind.REJECTED: Act.rejected("no longer wanted", by="ada", at=NOON),
-    ActKind.ACKNOWLEDGED: Act.acknowledged(by="ada", at=NOON),
-    ActKind.NOTED: Act.noted("phoned them", by="ada", at=NOON),
+MAKERS: dict[ActionKind, OperatorAction] = {
+    ActionKind.REQUEUED: OperatorAction.requeued(LATER, by="ada", at=NOON),
+    ActionKind.REJECTED: OperatorAction.rejected("no longer wanted", by="ada", at=NOON),
+    ActionKind.ACKNOWLEDGED: OperatorAction.acknowledged(by="ada", at=NOON),
+    ActionKind.NOTED: OperatorAction.noted("phoned them", by="ada", at=NOON),
 }
 """One act of each kind that is done to many."""
-OF_ESCALATIONS = [ActKind.REQUEUED, ActKind.ACKNOWLEDGED, ActKind.NOTED]
+OF_ESCALATIONS = [ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED]
 EVERY = pytest.mark.parametrize("kind", MAKERS)
 
 
@@ -67,14 +67,14 @@ def escalate(database: Database, *ids: int, reason: EscalationReason = Escalatio
     assert sorted(claims.claim(PASS, NOON, len(ids))) == sorted(ids)
     claims.begin(PASS, ids, made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     change = Transition.escalated(reason, last_error="May have arrived", retry_count=9, unknown_count=2)
-    claims.record(PASS, [Settled(each, change) for each in ids], NOON)
+    claims.record(PASS, [Decision(each, change) for each in ids], NOON)
 
 
-def perform(acts: Acts, kind: ActKind, ids: Sequence[int]) -> set[int]:
+def perform(acts: Acts, kind: ActionKind, ids: Sequence[int]) -> set[int]:
     """Do the act to messages; those that had moved on."""
     performed = acts.perform(kind, dict.fromkeys(ids, MAKERS[kind]))
     assert performed.refused == {}
-    return set(performed.moved_on)
+    return set(performed.lost)
 
 
 def history(database: Database) -> list[tuple[Any, ...]]:
@@ -93,11 +93,11 @@ def test_a_requeued_message_waits_with_all_its_tries_and_the_same_key(
     """Nothing of its escalation is left, and the other side would know it should it have arrived."""
     application.add_all([{}, {}])
     escalate(database, 1, 2)
-    perform(acts, ActKind.ACKNOWLEDGED, [1, 2])
-    perform(acts, ActKind.NOTED, [1, 2])
+    perform(acts, ActionKind.ACKNOWLEDGED, [1, 2])
+    perform(acts, ActionKind.NOTED, [1, 2])
     before = queue_rows(database)
     with application.watched() as changed:
-        assert perform(acts, ActKind.REQUEUED, [1]) == set()
+        assert perform(acts, ActionKind.REQUEUED, [1]) == set()
     assert changed == {1: {"retry_count": 0}}
     after = queue_rows(database)
     assert after[1] == before[1] | {
@@ -118,8 +118,8 @@ def test_a_requeued_message_waits_with_all_its_tries_and_the_same_key(
 def test_each_message_is_requeued_for_its_own_time(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}] * 3)
     escalate(database, 1, 2, 3)
-    wanted = {each: Act.requeued(NOON + each * HOUR, by="ada", at=NOON) for each in (1, 2, 3)}
-    assert acts.perform(ActKind.REQUEUED, wanted).moved_on == set()
+    wanted = {each: OperatorAction.requeued(NOON + each * HOUR, by="ada", at=NOON) for each in (1, 2, 3)}
+    assert acts.perform(ActionKind.REQUEUED, wanted).lost == set()
     assert {each: row["next_attempt_at"] for each, row in queue_rows(database).items()} == {
         each: NOON + each * HOUR for each in (1, 2, 3)
     }
@@ -132,7 +132,7 @@ def test_a_rejected_message_is_the_applications_again(application: Application, 
     escalate(database, 1)
     enrol(database, [2, 4])
     with application.watched() as changed:
-        assert perform(acts, ActKind.REJECTED, [1, 2, 3]) == set()
+        assert perform(acts, ActionKind.REJECTED, [1, 2, 3]) == set()
     rejected = {"status": "rejected", "last_error": "Rejected by ada: no longer wanted"}
     assert changed == dict.fromkeys((1, 2, 3), rejected)
     assert queue_rows(database).keys() == {4}
@@ -147,7 +147,7 @@ def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
     escalate(database, 1, 2)
     before = queue_rows(database)
     with application.watched() as changed:
-        assert perform(acts, ActKind.ACKNOWLEDGED, [1]) == set()
+        assert perform(acts, ActionKind.ACKNOWLEDGED, [1]) == set()
     assert changed == {}
     assert queue_rows(database) == before | {1: before[1] | {"acknowledged_by": "ada", "acknowledged_at": NOON}}
     assert list(views.ids(Filter(state=State.ESCALATED))) == [1, 2]
@@ -161,12 +161,12 @@ def test_a_message_that_is_acknowledged_stays_its_first_ones(
 ) -> None:
     application.add()
     escalate(database, 1)
-    perform(acts, ActKind.ACKNOWLEDGED, [1])
+    perform(acts, ActionKind.ACKNOWLEDGED, [1])
     before = queue_rows(database)
-    again = Act.acknowledged(by="bert", at=LATER)
-    assert acts.perform(ActKind.ACKNOWLEDGED, {1: again}).moved_on == {1}
+    again = OperatorAction.acknowledged(by="bert", at=LATER)
+    assert acts.perform(ActionKind.ACKNOWLEDGED, {1: again}).lost == {1}
     assert queue_rows(database) == before
-    assert str(acts.why_not(ActKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 is acknowledged already, by ada"
+    assert str(acts.why_not(ActionKind.ACKNOWLEDGED, [1], NOON)[1]) == "message 1 is acknowledged already, by ada"
 
 
 def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
@@ -175,8 +175,8 @@ def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
     application.add()
     escalate(database, 1)
     before = queue_rows(database)
-    perform(acts, ActKind.NOTED, [1])
-    acts.perform(ActKind.NOTED, {1: Act.noted("they wrote", by="bert", at=LATER)})
+    perform(acts, ActionKind.NOTED, [1])
+    acts.perform(ActionKind.NOTED, {1: OperatorAction.noted("they wrote", by="bert", at=LATER)})
     assert queue_rows(database) == {1: before[1] | {"note": "they wrote"}}
     assert history(database) == [
         (1, NOON, "ada", "noted", "phoned them"),
@@ -190,7 +190,7 @@ def test_a_note_takes_the_place_of_the_one_before_and_the_history_keeps_both(
 @EVERY
 @pytest.mark.parametrize("status", OTHER_STATUSES)
 def test_what_the_application_has_taken_back_is_left_alone(
-    application: Application, database: Database, acts: Acts, kind: ActKind, status: str
+    application: Application, database: Database, acts: Acts, kind: ActionKind, status: str
 ) -> None:
     """Also where no pass has noticed; the others of the batch are acted on."""
     application.add_all([{}, {}, {"status": status}])
@@ -209,7 +209,7 @@ def test_what_the_application_has_taken_back_is_left_alone(
 
 @EVERY
 def test_what_is_being_sent_is_left_alone(
-    application: Application, database: Database, acts: Acts, kind: ActKind
+    application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
     """An escalated message that somebody tries by hand too."""
     application.add_all([{}, {}])
@@ -229,7 +229,7 @@ def test_what_is_being_sent_is_left_alone(
 
 
 @EVERY
-def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: ActKind) -> None:
+def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: ActionKind) -> None:
     assert perform(acts, kind, [7]) == {7}
     (error,) = acts.why_not(kind, [7], NOON).values()
     assert isinstance(error, NoSuchMessage)
@@ -238,7 +238,7 @@ def test_an_id_that_is_not_there_is_named(acts: Acts, database: Database, kind: 
 
 @pytest.mark.parametrize("kind", OF_ESCALATIONS)
 def test_what_is_in_no_persons_hands_can_be_neither_requeued_nor_acknowledged_nor_noted(
-    application: Application, database: Database, acts: Acts, kind: ActKind
+    application: Application, database: Database, acts: Acts, kind: ActionKind
 ) -> None:
     """Whether it waits or no pass has seen it yet."""
     application.add_all([{}, {}])
@@ -254,8 +254,8 @@ def test_what_is_in_no_persons_hands_can_be_neither_requeued_nor_acknowledged_no
 def test_what_was_done_once_is_not_done_again(application: Application, database: Database, acts: Acts) -> None:
     application.add_all([{}] * 3)
     escalate(database, 1, 2, 3)
-    assert perform(acts, ActKind.REQUEUED, [1, 2]) == set()
-    assert perform(acts, ActKind.REQUEUED, [1, 2, 3]) == {1, 2}
+    assert perform(acts, ActionKind.REQUEUED, [1, 2]) == set()
+    assert perform(acts, ActionKind.REQUEUED, [1, 2, 3]) == {1, 2}
     assert [row[0] for row in history(database)] == [1, 2, 3]
 
 
@@ -273,8 +273,8 @@ def test_of_two_who_requeue_the_same_messages_at_once_each_is_requeued_by_one(en
                 with opened(application) as mine:
                     barrier.wait()
                     for each in ids:
-                        one = Act.requeued(NOON, by=name, at=NOON)
-                        Acts(mine).perform(ActKind.REQUEUED, {each: one})
+                        one = OperatorAction.requeued(NOON, by=name, at=NOON)
+                        Acts(mine).perform(ActionKind.REQUEUED, {each: one})
 
             threads = [Thread(target=act, args=(name,)) for name in ("ada", "bert")]
             for each in threads:
@@ -295,15 +295,15 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
         with opened(application) as database:
             enrol(database, ids)
             barrier = Barrier(2)
-            moved_on: set[int] = set()
+            lost: set[int] = set()
             begun: list[int] = []
 
             def reject() -> None:
                 with opened(application) as mine:
                     barrier.wait()
                     for each in ids:
-                        performed = Acts(mine).perform(ActKind.REJECTED, {each: MAKERS[ActKind.REJECTED]})
-                        moved_on.update(performed.moved_on)
+                        performed = Acts(mine).perform(ActionKind.REJECTED, {each: MAKERS[ActionKind.REJECTED]})
+                        lost.update(performed.lost)
 
             def claim() -> None:
                 with opened(application) as mine:
@@ -322,7 +322,7 @@ def test_what_is_rejected_while_a_pass_claims_is_either_sent_or_rejected(engine:
                 each.join()
             rejected = {each for each, row in application.rows().items() if row["status"] == "rejected"}
             assert rejected.isdisjoint(begun)
-            assert moved_on == set(begun)
+            assert lost == set(begun)
             assert rejected | set(begun) == set(ids)
         application.close()
 
@@ -334,15 +334,15 @@ def test_what_another_transaction_holds_is_left_alone(application: Application, 
     application.add_all([{}, {}, {}])
     enrol(database, [1, 2])
     with opened(application) as others:
-        with others.together():
+        with others.transaction():
             assert Claims(others).claim(PASS, NOON, 1) == [1]
-            assert perform(acts, ActKind.REJECTED, [1, 2]) == {1}
-            assert "was being changed by another" in str(acts.why_not(ActKind.REJECTED, [1], NOON)[1])
+            assert perform(acts, ActionKind.REJECTED, [1, 2]) == {1}
+            assert "was being changed by another" in str(acts.why_not(ActionKind.REJECTED, [1], NOON)[1])
             Ledger(others).take_turn("api", NOON, MINUTE, LATER)
-        assert "is being sent just now" in str(acts.why_not(ActKind.REJECTED, [1], NOON)[1])
+        assert "is being sent just now" in str(acts.why_not(ActionKind.REJECTED, [1], NOON)[1])
         with others.write() as connection:
             connection.execute(select(others.messages.c.id).with_for_update())
-            assert perform(acts, ActKind.REJECTED, [3]) == {3}
+            assert perform(acts, ActionKind.REJECTED, [3]) == {3}
     assert application.row(3)["status"] == "failed"
 
 
@@ -350,11 +350,11 @@ def test_what_another_transaction_holds_is_left_alone(application: Application, 
 
 READ = {"subject": "Your delivery", "body": "Where is it?", "recipient_email": "orders@example.com"}
 CHANGE = {"subject": "Your order"}
-EDITED = Act.edited({"subject": "Your delivery"}, CHANGE, ticket="4711", by="ada", at=NOON)
+EDITED = OperatorAction.edited({"subject": "Your delivery"}, CHANGE, ticket="4711", by="ada", at=NOON)
 
 
 def edit(acts: Acts, message_id: int = 1, *, changes: dict[str, str] | None = None, at: datetime = NOON) -> None:
-    act = Act.edited(READ, changes or CHANGE, ticket="4711", by="ada", at=at)
+    act = OperatorAction.edited(READ, changes or CHANGE, ticket="4711", by="ada", at=at)
     acts.edit(message_id, act, read=READ, changes=changes or CHANGE)
 
 
@@ -387,9 +387,9 @@ def review(database: Database) -> list[ChangedMessage]:
     """Review all escalated messages whose rows the application may have written, and leave them as they are."""
     enrolment, found = Enrolment(database), []
 
-    def stay(each: ChangedMessage) -> Settled:
+    def stay(each: ChangedMessage) -> Decision:
         found.append(each)
-        return Settled(each.message.message_id, Transition.released(), message=each.message)
+        return Decision(each.message.message_id, Transition.released(), message=each.message)
 
     enrolment.review(enrolment.retire(Span(None, None)).changed, stay, NOON)
     return found
@@ -399,7 +399,7 @@ def escalate_waiting(database: Database, message_id: int) -> None:
     claims = Claims(database)
     claims.claim_one(PASS, message_id, NOON)
     [message] = claims.begin(PASS, [message_id], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
-    claims.record(PASS, [Settled(message_id, Transition.expired(), message=message)], NOON)
+    claims.record(PASS, [Decision(message_id, Transition.expired(), message=message)], NOON)
 
 
 def loaded(database: Database, message_id: int) -> QueuedMessage | UnusableMessage:
@@ -496,8 +496,8 @@ def test_what_people_did_is_shown_with_the_message(
 ) -> None:
     application.add_all([{}, {}])
     escalate(database, 1, 2)
-    perform(acts, ActKind.NOTED, [1, 2])
-    acts.perform(ActKind.REQUEUED, {1: Act.requeued(LATER, by="bert", at=NOON + MINUTE)})
+    perform(acts, ActionKind.NOTED, [1, 2])
+    acts.perform(ActionKind.REQUEUED, {1: OperatorAction.requeued(LATER, by="bert", at=NOON + MINUTE)})
     assert views.message(1).acts == [
         ActRecord(NOON, "ada", "noted", "phoned them"),
         ActRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
@@ -506,7 +506,7 @@ def test_what_people_did_is_shown_with_the_message(
 
 def test_the_history_outlives_the_queue(application: Application, database: Database, acts: Acts, views: Views) -> None:
     application.add()
-    perform(acts, ActKind.REJECTED, [1])
+    perform(acts, ActionKind.REJECTED, [1])
     assert views.message(1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
@@ -516,7 +516,7 @@ def test_old_acts_are_forgotten_like_attempts(
     application.add()
     escalate(database, 1)
     for hour in range(3):
-        acts.perform(ActKind.NOTED, {1: Act.noted("so", by="ada", at=NOON + hour * HOUR)})
+        acts.perform(ActionKind.NOTED, {1: OperatorAction.noted("so", by="ada", at=NOON + hour * HOUR)})
     assert ledger.prune(NOON + 2 * HOUR, 1) == 1
     assert ledger.prune(NOON + 2 * HOUR, 9) == 1
     assert [row[1] for row in history(database)] == [NOON + 2 * HOUR]
@@ -530,8 +530,8 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             escalate(database, 1)
             enrol(database, [2])
             acts = Acts(database)
-            assert perform(acts, ActKind.REQUEUED, [1]) == set()
-            assert perform(acts, ActKind.REJECTED, [2, 3]) == set()
+            assert perform(acts, ActionKind.REQUEUED, [1]) == set()
+            assert perform(acts, ActionKind.REJECTED, [2, 3]) == set()
             acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
             assert list(Views(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
         assert {each: row["status"] for each, row in made.rows().items()} == {

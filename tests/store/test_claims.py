@@ -15,13 +15,13 @@ from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
-from retrycli.domain.fair_share import Turns
+from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import digest_of
-from retrycli.domain.message import Claim, EscalationReason, Lapsed, QueuedMessage, Span, UnusableMessage
-from retrycli.domain.operator_action import Act, ActKind
-from retrycli.domain.outcome import LAPSED, Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Recorded, Settled, Transition
+from retrycli.domain.message import Claim, EscalationReason, ExpiredClaim, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Decision, Transition, WriteResult
 from retrycli.store import schema
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
@@ -51,7 +51,7 @@ def begin(
     made_by: str = "pass",
 ) -> list[QueuedMessage | UnusableMessage]:
     """Begin attempts at messages that a claim holds."""
-    pass_id = claim.claimant if made_by == "pass" else None
+    pass_id = claim.owner if made_by == "pass" else None
     return claims.begin(claim, ids, made_by=made_by, pass_id=pass_id, now=NOON, fit=fit)
 
 
@@ -66,7 +66,7 @@ def send(database: Database, ids: Sequence[int], claim: Claim = PASS) -> Claims:
 
 def escalate(database: Database, message_id: int, *, at: datetime = NOON - HOUR) -> None:
     """Bring a new message into a person's hands."""
-    settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+    settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
 
 
@@ -137,7 +137,7 @@ def test_a_claim_writes_who_and_until_when(application: Application, database: D
 def test_what_is_claimed_is_not_claimed_again(
     application: Application, database: Database, claims: Claims, claim: Claim
 ) -> None:
-    """Not even where its claim has lapsed: that is found out by `take_over_lapsed`, which asks about its attempt."""
+    """Not even where its claim has lapsed: that is found out by `take_over_expired`, which asks about its attempt."""
     application.add()
     enrol(database, [1])
     assert claims.claim(PASS, NOON, 10) == [1]
@@ -236,7 +236,7 @@ def test_two_that_take_over_the_dead_at_once_never_get_the_same_message(applicat
 
         def take_all(side: int) -> None:
             claims, claim = Claims(sides[side]), Claim(f"side-{side}", NOON + 10 * HOUR)
-            while lapsed := claims.take_over_lapsed(claim, NOON + HOUR, 3):
+            while lapsed := claims.take_over_expired(claim, NOON + HOUR, 3):
                 got[side] += ids_of([each.message for each in lapsed])
 
         side_by_side(take_all)
@@ -393,7 +393,7 @@ def test_attempts_are_counted_up_message_by_message(
         claims.claim(PASS, due, 10)
         loaded = begin(claims, [1, 2])
         numbers.append([each.attempt_number for each in loaded if isinstance(each, QueuedMessage)])
-        claims.record(PASS, [Settled(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
+        claims.record(PASS, [Decision(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
         application.change(1, status="sent")
         Enrolment(database).retire(Span(0, 1))
         application.change(1, status="failed")
@@ -443,7 +443,7 @@ def test_a_claim_that_was_lost_begins_nothing_and_drops_nothing(
     application.add_all([{}, {}, {}])
     enrol(database, [1, 2, 3])
     claims.claim(PASS, NOON, 2)
-    claims.take_over_lapsed(OTHER, PASS.expires_at, 1)
+    claims.take_over_expired(OTHER, PASS.expires_at, 1)
     application.change(1, status=status)
     before = queue_rows(database)
     lost = [each for each, row in before.items() if row["claimed_by"] != "the-pass"]
@@ -519,8 +519,8 @@ TRANSITIONS: list[tuple[Transition, dict[str, Any], dict[str, Any] | None]] = [
 NAMES = [f"{each.kind}-{number}" for number, (each, _, _) in enumerate(TRANSITIONS)]
 
 
-def settled(message_id: int, transition: Transition, outcome: Outcome | None = DOWN) -> Settled:
-    return Settled(message_id, transition, outcome, timedelta(milliseconds=3250), ANSWERED_AT)
+def settled(message_id: int, transition: Transition, outcome: Outcome | None = DOWN) -> Decision:
+    return Decision(message_id, transition, outcome, timedelta(milliseconds=3250), ANSWERED_AT)
 
 
 def with_fingerprint(
@@ -558,7 +558,7 @@ def test_a_transition_sets_its_own_fields_and_no_others(
     claims = send(database, [1, 2])
     before = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).moved_on == set()
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == set()
     assert changed == ({1: expected} if expected else {})
     after = queue_rows(database)
     queued = with_fingerprint(application, 1, queued, transition)
@@ -583,7 +583,7 @@ def test_a_transition_is_the_same_in_company(
     before = queue_rows(database)
     company = [settled(each, other) for each, (other, _, _) in zip(ids, TRANSITIONS, strict=False)]
     with application.watched() as changed:
-        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).moved_on == set()
+        assert claims.record(PASS, [*company, settled(last, transition)], ANSWERED_AT).lost == set()
     assert changed.get(last, {}) == expected
     queued = with_fingerprint(application, last, queued, transition)
     assert queue_rows(database).get(last) == (None if queued is None else before[last] | queued)
@@ -608,7 +608,7 @@ OUTCOMES: list[tuple[Outcome, timedelta | None, dict[str, Any]]] = [
         {"outcome": "transient", "status_code": 503, "error": "HTTP 503", "retry_after_s": 120, "duration_ms": 3250},
     ),
     (
-        LAPSED,
+        PROCESS_DIED,
         None,
         {
             "outcome": "unknown",
@@ -641,7 +641,7 @@ def test_an_attempt_gets_its_outcome(
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
     (begun,), other = attempt_rows(database, 1), attempt_rows(database, 2)
-    claims.record(PASS, [Settled(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
+    claims.record(PASS, [Decision(1, Transition.released(), outcome, duration, ANSWERED_AT)], NOON + HOUR)
     assert attempt_rows(database, 1) == [begun | written | {"finished_at": ANSWERED_AT}]
     assert attempt_rows(database, 2) == other
 
@@ -649,7 +649,7 @@ def test_an_attempt_gets_its_outcome(
 def test_an_outcome_without_a_time_gets_that_of_the_record(application: Application, database: Database) -> None:
     application.add()
     claims = send(database, [1])
-    claims.record(PASS, [Settled(1, Transition.released(), DOWN)], LATER)
+    claims.record(PASS, [Decision(1, Transition.released(), DOWN)], LATER)
     assert [row["finished_at"] for row in attempt_rows(database, 1)] == [LATER]
 
 
@@ -673,13 +673,13 @@ def test_where_no_attempt_was_made_no_attempt_is_finished(
     enrol(database, [1])
     claims.claim(PASS, NOON, 1)
     begin(claims, [1])
-    assert claims.record(PASS, [Settled(1, Transition.invalid("body is missing"))], NOON).moved_on == set()
+    assert claims.record(PASS, [Decision(1, Transition.invalid("body is missing"))], NOON).lost == set()
     assert attempt_rows(database, 1) == []
     assert queue_rows(database)[1]["state"] == "escalated"
 
 
 def test_nothing_to_record_is_no_error(claims: Claims) -> None:
-    assert claims.record(PASS, [], NOON).moved_on == set()
+    assert claims.record(PASS, [], NOON).lost == set()
 
 
 # Recording too late.
@@ -697,10 +697,10 @@ def test_a_claim_that_was_lost_changes_nothing(
     del row, queued
     application.add()
     claims = send(database, [1])
-    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    claims.take_over_expired(OTHER, PASS.expires_at, 10)
     held, history = queue_rows(database), attempt_rows(database, 1)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).moved_on == {1}
+        assert claims.record(PASS, [settled(1, transition)], ANSWERED_AT).lost == {1}
     assert changed == {}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
@@ -713,10 +713,10 @@ def test_a_claim_that_was_lost_leaves_a_message_that_was_taken_back_to_its_holde
     """Whose attempt at it may still be under way."""
     application.add()
     claims = send(database, [1])
-    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    claims.take_over_expired(OTHER, PASS.expires_at, 10)
     take_back(application, 1, status)
     held, history = queue_rows(database), attempt_rows(database, 1)
-    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == {1}
+    assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
     assert queue_rows(database) == held
     assert attempt_rows(database, 1) == history
 
@@ -726,11 +726,11 @@ def test_a_message_that_waits_again_is_not_changed_by_whom_it_was_taken_from(
 ) -> None:
     application.add()
     claims = send(database, [1])
-    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
-    claims.record(OTHER, [settled(1, Transition.released(LATER), LAPSED)], ANSWERED_AT)
+    claims.take_over_expired(OTHER, PASS.expires_at, 10)
+    claims.record(OTHER, [settled(1, Transition.released(LATER), PROCESS_DIED)], ANSWERED_AT)
     waiting = queue_rows(database)
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == {1}
+        assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == {1}
     assert changed == {}
     assert queue_rows(database) == waiting
 
@@ -751,7 +751,7 @@ def test_a_status_that_the_application_wrote_meanwhile_stays(
     application.change(1, status=status)
     with application.watched() as changed:
         both = [settled(1, transition), settled(2, Transition.released())]
-        assert claims.record(PASS, both, ANSWERED_AT).moved_on == {1}
+        assert claims.record(PASS, both, ANSWERED_AT).lost == {1}
     assert changed == {}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)] == [("transient", ANSWERED_AT)]
@@ -764,7 +764,7 @@ def test_of_a_message_that_was_deleted_meanwhile_the_history_stays(
     application.add_all([{}, {}])
     claims = send(database, [1, 2])
     application.delete(1)
-    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT).moved_on == {1}
+    assert claims.record(PASS, [settled(1, transition), settled(2, Transition.released())], ANSWERED_AT).lost == {1}
     assert {each: row["state"] for each, row in queue_rows(database).items()} == {2: "waiting"}
     assert [row["outcome"] for row in attempt_rows(database, 1)] == ["transient"]
 
@@ -775,7 +775,7 @@ def test_a_message_whose_queue_row_is_gone_is_told_of(application: Application, 
     with database.write() as connection:
         connection.execute(schema.queue.delete())
     with application.watched() as changed:
-        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).moved_on == {1}
+        assert claims.record(PASS, [settled(1, Transition.delivered())], ANSWERED_AT).lost == {1}
     assert changed == {}
 
 
@@ -821,7 +821,7 @@ def test_an_escalated_message_that_was_tried_by_hand_in_vain_is_escalated_again(
     begin(claims, [1], HAND, made_by="ada")
     with application.watched() as changed:
         tried = settled(1, Transition.released(unknown_count=unknown_count))
-        assert claims.record(HAND, [tried], ANSWERED_AT).moved_on == set()
+        assert claims.record(HAND, [tried], ANSWERED_AT).lost == set()
     assert changed == {}
     assert queue_rows(database)[1] == before | {"unknown_count": unknown_count or 0}
 
@@ -841,7 +841,7 @@ def test_an_escalated_message_that_was_tried_by_hand_and_delivered_leaves_the_qu
 # Taking over from the dead.
 
 
-def taken(lapsed: list[Lapsed]) -> list[tuple[int, str | None]]:
+def taken(lapsed: list[ExpiredClaim]) -> list[tuple[int, str | None]]:
     return [(each.message.message_id, each.attempt_by) for each in lapsed]
 
 
@@ -849,12 +849,12 @@ def test_a_claim_lapses_at_its_time_and_not_before(application: Application, dat
     application.add()
     claims = send(database, [1])
     before = queue_rows(database)
-    assert claims.take_over_lapsed(OTHER, PASS.expires_at - timedelta(microseconds=1), 10) == []
+    assert claims.take_over_expired(OTHER, PASS.expires_at - timedelta(microseconds=1), 10) == []
     assert queue_rows(database) == before
-    assert taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 10)) == [(1, "pass")]
+    assert taken(claims.take_over_expired(OTHER, PASS.expires_at, 10)) == [(1, "pass")]
     claimed = {"claimed_by": "another-pass", "claim_expires_at": OTHER.expires_at}
     assert queue_rows(database) == {1: before[1] | claimed}
-    assert claims.take_over_lapsed(OTHER, PASS.expires_at, 10) == []
+    assert claims.take_over_expired(OTHER, PASS.expires_at, 10) == []
 
 
 @pytest.mark.parametrize("made_by", ["pass", "ada", None])
@@ -874,13 +874,13 @@ def test_a_lapsed_message_tells_who_was_sending_it(
         begin(claims, [1], made_by=made_by)
     history = attempt_rows(database, 1)
     with application.watched() as changed:
-        (lapsed,) = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+        (lapsed,) = claims.take_over_expired(OTHER, PASS.expires_at, 10)
     assert changed == {}
     assert lapsed.attempt_by == made_by
     assert isinstance(lapsed.message, QueuedMessage)
     assert lapsed.message.message.fields["body"] == "Where is it?"
     assert attempt_rows(database, 1) == history
-    assert claims.record(OTHER, [settled(1, Transition.released(), LAPSED)], ANSWERED_AT).moved_on == set()
+    assert claims.record(OTHER, [settled(1, Transition.released(), PROCESS_DIED)], ANSWERED_AT).lost == set()
 
 
 def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
@@ -891,8 +891,8 @@ def test_an_escalated_message_whose_claim_by_hand_lapsed_is_escalated_again(
     before = queue_rows(database)[1]
     claims.claim_one(HAND, 1, NOON)
     begin(claims, [1], HAND, made_by="ada")
-    assert taken(claims.take_over_lapsed(PASS, HAND.expires_at, 10)) == [(1, "ada")]
-    claims.record(PASS, [settled(1, Transition.released(unknown_count=1), LAPSED)], NOON)
+    assert taken(claims.take_over_expired(PASS, HAND.expires_at, 10)) == [(1, "ada")]
+    claims.record(PASS, [settled(1, Transition.released(unknown_count=1), PROCESS_DIED)], NOON)
     assert queue_rows(database)[1] == before | {"unknown_count": 1}
 
 
@@ -909,7 +909,7 @@ def test_a_lapsed_message_that_the_application_took_back_leaves_the_queue(
         begin(claims, [1, 2])
     take_back(application, 1, status)
     with application.watched() as changed:
-        assert [each for each, _ in taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 10))] == [2]
+        assert [each for each, _ in taken(claims.take_over_expired(OTHER, PASS.expires_at, 10))] == [2]
     assert changed == {}
     assert queue_rows(database).keys() == {2}
     ended = [(row["outcome"], row["finished_at"]) for row in attempt_rows(database, 1)]
@@ -923,7 +923,7 @@ def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(
     application.add()
     claims = send(database, [1])
     application.change(1, body=None)
-    (lapsed,) = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    (lapsed,) = claims.take_over_expired(OTHER, PASS.expires_at, 10)
     assert isinstance(lapsed.message, UnusableMessage)
     assert lapsed.attempt_by == "pass"
 
@@ -931,7 +931,7 @@ def test_a_lapsed_message_that_has_become_unusable_is_taken_over_too(
 def test_no_more_are_taken_over_than_asked_for(application: Application, database: Database) -> None:
     application.add_all([{}] * 5)
     claims = send(database, [1, 2, 3, 4, 5])
-    rounds = [len(claims.take_over_lapsed(OTHER, PASS.expires_at, 2)) for _ in range(4)]
+    rounds = [len(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(4)]
     assert rounds == [2, 2, 1, 0]
 
 
@@ -944,16 +944,16 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     application.add_all([{}, {}, {}])
     claims = send(database, [1, 2, 3])
     application.delete(3)
-    settled = [Settled(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
+    settled = [Decision(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
-        assert claims.record(PASS, settled, NOON) == Recorded(moved_on=frozenset({3}), held=frozenset({2}))
+        assert claims.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), held=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
     attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]
     assert [row["outcome"] for row in attempts] == ["delivered"] * 3
     assert [row["finished_at"] for row in attempts] == [ANSWERED_AT, None, ANSWERED_AT]
-    assert claims.record(PASS, settled[1:2], NOON) == Recorded()
+    assert claims.record(PASS, settled[1:2], NOON) == WriteResult()
     assert attempt_rows(database, 2)[0]["finished_at"] == ANSWERED_AT
     assert application.row(2)["status"] == "sent"
     assert queue_rows(database) == {}
@@ -964,7 +964,7 @@ def test_those_that_the_application_took_back_hide_no_others(application: Applic
     application.add_all([{}] * 6)
     claims = send(database, range(1, 7))
     application.delete(1, 2, 3, 4)
-    rounds = [taken(claims.take_over_lapsed(OTHER, PASS.expires_at, 2)) for _ in range(2)]
+    rounds = [taken(claims.take_over_expired(OTHER, PASS.expires_at, 2)) for _ in range(2)]
     assert rounds == [[(5, "pass"), (6, "pass")], []]
     assert queue_rows(database).keys() == {5, 6}
 
@@ -975,7 +975,7 @@ def test_what_waits_or_is_escalated_is_not_taken_over(
     application.add_all([{}, {}])
     enrol(database, [1])
     escalate(database, 2)
-    assert claims.take_over_lapsed(OTHER, NOON + 1000 * HOUR, 10) == []
+    assert claims.take_over_expired(OTHER, NOON + 1000 * HOUR, 10) == []
 
 
 # Whether a message is failed.
@@ -992,7 +992,7 @@ def test_a_message_is_failed_where_sql_takes_it_for_that(engine: Factory, tmp_pa
             claims = Claims(database)
             claims.claim_one(PASS, 1, NOON)
             begin(claims, [1])
-            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).moved_on == set()
+            assert claims.record(PASS, [settled(1, Transition.delivered(), DELIVERED)], ANSWERED_AT).lost == set()
         assert made.row(1)["status"].rstrip() == "sent"
 
 
@@ -1005,7 +1005,7 @@ def test_where_there_must_be_an_error_it_is_empty_when_a_message_is_sent(engine:
         made.add_all([{}, {}])
         with opened(made) as database:
             delivered = settled(1, Transition.delivered(), DELIVERED)
-            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT).moved_on == set()
+            assert send(database, [1, 2]).record(PASS, [delivered], ANSWERED_AT).lost == set()
         assert {each: row["last_error"] for each, row in made.rows().items()} == {1: "", 2: "HTTP 503"}
 
 
@@ -1019,7 +1019,7 @@ def test_an_error_that_its_column_is_too_short_for_is_cut(
         made.add_all([{}, {}])
         with opened(made) as database:
             send(database, [1]).record(PASS, [settled(1, long)], ANSWERED_AT)
-            Acts(database).perform(ActKind.REJECTED, {2: Act.rejected("no", by="somebody", at=NOON)})
+            Acts(database).perform(ActionKind.REJECTED, {2: OperatorAction.rejected("no", by="somebody", at=NOON)})
         written = [row["last_error"] for row in made.rows().values()]
         whole = ["HTTP 422: ü and so on", "Rejected by somebody: no"]
         assert written == (whole if is_sqlite(made.url) else [each[:12] for each in whole])
@@ -1048,7 +1048,7 @@ def test_sent_at_is_written_as_its_column_holds_times(
         made.add()
         with opened(made) as database:
             claims = send(database, [1])
-            claims.record(PASS, [Settled(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
+            claims.record(PASS, [Decision(1, Transition.delivered(), DELIVERED, finished_at=at)], NOON)
         assert made.row(1)["sent_at"] == (as_text(at) if is_sqlite(made.url) else of(at))
 
 
@@ -1061,7 +1061,7 @@ def test_sent_at_may_be_of_any_type_that_holds_a_time(untouched: Application, ki
     with opened(untouched) as database:
         claims = send(database, [1, 2])
         sent = Transition.delivered()
-        claims.record(PASS, [Settled(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
+        claims.record(PASS, [Decision(each, sent, DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2)], NOON)
     expected = [{"sent_on": f"{ANSWERED_AT:%Y-%m-%d}"}] * 2
     assert untouched.asked("SELECT left(sent_at::text, 10) AS sent_on FROM pending_messages") == expected
 
@@ -1126,8 +1126,8 @@ def test_what_a_claim_holds_is_found_among_what_is_being_sent_alone(sqlite_appli
 
 def test_what_goes_before_a_message_is_found_by_its_ticket(sqlite_application: Application) -> None:
     """However many other tickets' messages wait."""
-    in_order = Turns(16, in_order=True)
-    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, in_order), "SELECT")
+    per_ticket_order = FairShare(16, per_ticket_order=True)
+    plan = plan_when_asked(sqlite_application, lambda claims: claims.claim(PASS, NOON, 16, per_ticket_order), "SELECT")
     assert "SEARCH retrycli_queue USING COVERING INDEX retrycli_queue_due (state=? AND next_attempt_at<?)" in plan
     assert "SEARCH earlier USING INDEX retrycli_queue_ticket (ticket=? AND message_id<?)" in plan
 

@@ -11,14 +11,14 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import Claim, EscalationReason, Span
 from retrycli.domain.notices import Told, Topic
-from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
-from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, mend_times
+from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -44,7 +44,7 @@ def began(ledger: Ledger, pass_id: str = "ahead", *, at: datetime = AHEAD) -> No
 
 
 def enrol(database: Database, message_id: int, *, failed_at: datetime, due: datetime) -> None:
-    entry = (Settled(message_id, Transition.enrolled(due)), failed_at, TICKET)
+    entry = (Decision(message_id, Transition.enrolled(due)), failed_at, TICKET)
     Enrolment(database).enrol([entry], failed_at)
 
 
@@ -67,7 +67,7 @@ def try_it(
         transition = Transition.escalated(EscalationReason.EXHAUSTED, last_error="HTTP 503")
     else:
         transition = Transition.rescheduled(due, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(claim, [Settled(message_id, transition, BUSY, finished_at=at, message=begun[0])], at)
+    claims.record(claim, [Decision(message_id, transition, BUSY, finished_at=at, message=begun[0])], at)
 
 
 def due_of(database: Database) -> dict[int, datetime | None]:
@@ -78,9 +78,9 @@ def due_of(database: Database) -> dict[int, datetime | None]:
 
 
 def test_nothing_is_done_where_nothing_is_to_come(database: Database, ledger: Ledger) -> None:
-    assert mend_times(database, NOW, LEASE) is None
+    assert repair_clock_skew(database, NOW, LEASE) is None
     began(ledger, at=NOON)
-    assert mend_times(database, NOON, LEASE) is None
+    assert repair_clock_skew(database, NOON, LEASE) is None
 
 
 def test_clocks_that_differ_a_little_are_left_alone(
@@ -92,10 +92,10 @@ def test_clocks_that_differ_a_little_are_left_alone(
     enrol(database, message, failed_at=NOON, due=NOW)
     Claims(database).claim(Claim("alive", NOW + MINUTE + LEASE), NOW, 1)
     before = queue_rows(database), pass_rows(database)
-    assert mend_times(database, NOW, LEASE) is None
-    assert mend_times(database, NOW + MINUTE - LEEWAY, LEASE) is None
+    assert repair_clock_skew(database, NOW, LEASE) is None
+    assert repair_clock_skew(database, NOW + MINUTE - LEEWAY, LEASE) is None
     assert (queue_rows(database), pass_rows(database)) == before
-    assert mend_times(database, NOW - LEEWAY, LEASE) == ClockWasAhead(LEEWAY + MINUTE, 1, 1)
+    assert repair_clock_skew(database, NOW - LEEWAY, LEASE) == ClockWasAhead(LEEWAY + MINUTE, 1, 1)
 
 
 def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(database: Database, ledger: Ledger) -> None:
@@ -103,8 +103,8 @@ def test_a_pass_that_met_the_wrong_clock_on_its_way_is_found_behind_others(datab
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD)
     for number in range(1, LOOKED_AT):
         began(ledger, f"right-{number}", at=NOON + number * timedelta(seconds=1))
-    assert mend_times(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
-    assert mend_times(database, NOW, LEASE) is None
+    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
+    assert repair_clock_skew(database, NOW, LEASE) is None
 
 
 def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, application: Application) -> None:
@@ -114,7 +114,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
     claims, claim = Claims(database), Claim("by hand", AHEAD + LEASE)
     claims.claim_one(claim, message, AHEAD)
     claims.begin(claim, [message], made_by="anna", pass_id=None, now=AHEAD, fit=lambda _: True)
-    assert mend_times(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 1)
+    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 1)
     row = queue_rows(database)[message]
     assert (row["state"], row["claimed_by"], row["claim_expires_at"]) == ("sending", "by hand", NOW + LEASE)
     assert attempt_rows(database, message)[0]["started_at"] == JUST_BEFORE
@@ -125,11 +125,11 @@ def test_an_act_shows_it(database: Database, application: Application) -> None:
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
     Acts(database).edit(
         message,
-        Act.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
+        OperatorAction.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
         read={},
         changes={"subject": "Re: tea"},
     )
-    assert mend_times(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
+    assert repair_clock_skew(database, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
     assert due_of(database) == {message: NOW + 15 * MINUTE}
 
 
@@ -147,7 +147,7 @@ def test_a_message_that_was_tried_waits_as_long_as_it_was_to(wrong: Database, ap
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
     assert due_of(wrong) == {message: NOW + 4 * HOUR}
 
 
@@ -156,7 +156,7 @@ def test_a_message_that_was_taken_in_waits_as_long_as_it_was_to(wrong: Database,
     dated, undated = application.add(), application.add()
     enrol(wrong, dated, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
     enrol(wrong, undated, failed_at=AHEAD, due=AHEAD)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 2, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 2, 0)
     assert due_of(wrong) == {dated: NOW + 15 * MINUTE, undated: NOW}
 
 
@@ -164,7 +164,7 @@ def test_a_message_waits_so_also_where_its_pass_has_been_forgotten(wrong: Databa
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + 4 * HOUR, pass_id="forgotten")
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert due_of(wrong) == {message: NOW + 4 * HOUR}
 
 
@@ -180,7 +180,7 @@ def test_what_was_tried_in_vain_after_it_was_due_waits_as_long_as_it_was_to(
     began(ledger, "later", at=AHEAD + HOUR)
     for each in (taken_in, tried):
         try_it(wrong, each, at=AHEAD + HOUR + MINUTE, throttled=True, pass_id="later")
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD + HOUR + MINUTE - NOW, 3, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD + HOUR + MINUTE - NOW, 3, 0)
     waits = 30 * MINUTE - timedelta(seconds=4)
     assert due_of(wrong) == {fresh: NOW, taken_in: NOW, tried: NOW + waits}
 
@@ -189,7 +189,7 @@ def test_a_wait_that_was_over_by_the_wrong_clock_alone_goes_on(wrong: Database, 
     message = application.add()
     enrol(wrong, message, failed_at=NOON, due=NOON + 4 * HOUR)
     try_it(wrong, message, at=AHEAD, throttled=True)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
     assert due_of(wrong) == {message: NOON + 4 * HOUR}
 
 
@@ -198,7 +198,7 @@ def test_a_wait_that_is_shorter_than_its_pass_is_kept(wrong: Database, applicati
     message = application.add()
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON)
     try_it(wrong, message, at=AHEAD + 5 * MINUTE, due=AHEAD + MINUTE)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert due_of(wrong) == {message: NOW + MINUTE}
 
 
@@ -212,7 +212,7 @@ def test_what_waits_by_a_clock_that_was_right_keeps_its_time(wrong: Database, ap
     try_it(wrong, by_hand, at=AHEAD, due=AHEAD, pass_id=None)
     enrol(wrong, theirs, failed_at=AHEAD, due=NOON + 30 * MINUTE)
     before = due_of(wrong)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 0, 0)
     assert due_of(wrong) == before
 
 
@@ -221,7 +221,7 @@ def test_an_attempt_by_hand_since_does_not_hide_the_wait(wrong: Database, applic
     enrol(wrong, message, failed_at=NOON, due=NOON)
     try_it(wrong, message, at=AHEAD, due=AHEAD + HOUR)
     try_it(wrong, message, at=NOW, due=NOW, pass_id=None)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert due_of(wrong) == {message: NOW + HOUR}
 
 
@@ -233,8 +233,8 @@ def test_a_time_that_a_person_has_named_stays(wrong: Database, application: Appl
     for each, due in ((at_once, requeued_at), (later, named)):
         enrol(wrong, each, failed_at=NOON - HOUR, due=NOON - HOUR)
         try_it(wrong, each, at=NOON - MINUTE, due=None)
-        Acts(wrong).perform(ActKind.REQUEUED, {each: Act.requeued(due, by="anna", at=requeued_at)})
-    mend_times(wrong, NOW, LEASE)
+        Acts(wrong).perform(ActionKind.REQUEUED, {each: OperatorAction.requeued(due, by="anna", at=requeued_at)})
+    repair_clock_skew(wrong, NOW, LEASE)
     assert due_of(wrong) == {at_once: min(NOW, requeued_at), later: named}
 
 
@@ -247,12 +247,12 @@ def test_a_message_that_has_failed_anew_waits_from_then(
     enrol(wrong, message, failed_at=NOON - HOUR, due=NOON - HOUR)
     try_it(wrong, message, at=NOON - MINUTE, due=None)
     if requeued:
-        Acts(wrong).perform(ActKind.REQUEUED, {message: Act.requeued(NOON, by="anna", at=NOON)})
+        Acts(wrong).perform(ActionKind.REQUEUED, {message: OperatorAction.requeued(NOON, by="anna", at=NOON)})
     application.change(message, status="approved")
     assert Enrolment(wrong).retire(EVERYTHING).gone == 1
     application.change(message, status="failed")
     enrol(wrong, message, failed_at=AHEAD, due=AHEAD + MINUTE)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 0)
     assert due_of(wrong) == {message: NOW + MINUTE}
 
 
@@ -260,16 +260,16 @@ def test_a_message_that_is_held_by_a_dead_pass_gets_both_put_right(wrong: Databa
     message = application.add()
     enrol(wrong, message, failed_at=AHEAD - HOUR, due=AHEAD - MINUTE)
     Claims(wrong).claim(Claim("dead", AHEAD + LEASE), AHEAD, 1)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 1)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, 1, 1)
     row = queue_rows(wrong)[message]
     assert (row["next_attempt_at"], row["claim_expires_at"]) == (NOW + 59 * MINUTE, NOW + LEASE)
 
 
 def test_more_than_one_page_is_put_right(wrong: Database, application: Application) -> None:
     ids = application.add_all({} for _ in range(AT_ONCE + 3))
-    entries = [(Settled(each, Transition.enrolled(AHEAD)), AHEAD, TICKET) for each in ids]
+    entries = [(Decision(each, Transition.enrolled(AHEAD)), AHEAD, TICKET) for each in ids]
     Enrolment(wrong).enrol(entries, AHEAD)
-    assert mend_times(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, len(ids), 0)
+    assert repair_clock_skew(wrong, NOW, LEASE) == ClockWasAhead(AHEAD - NOW, len(ids), 0)
     assert set(due_of(wrong).values()) == {NOW}
 
 
@@ -290,7 +290,7 @@ def test_a_destination_is_probed_after_its_time(
     wrong: Database, ledger: Ledger, breaker: Breaker, probe_at: datetime | None
 ) -> None:
     ledger.save_breaker(breaker)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     found = ledger.breaker(API)
     assert found.probe_at == probe_at
     assert found.opened_at == (JUST_BEFORE if breaker.opened_at else None)
@@ -301,7 +301,7 @@ def test_reminders_come_and_nobody_is_taken_to_be_telling(wrong: Database) -> No
     targets.begin_telling(AHEAD, AHEAD + MINUTE)
     targets.remember("anna", {}, {Topic.DOWN: Told(AHEAD, AHEAD)})
     totals.set_warned("The report was renewed", AHEAD)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert targets.begin_telling(NOW, NOW + MINUTE)
     assert targets.memory("anna") == {Topic.DOWN: Told(JUST_BEFORE, JUST_BEFORE)}
     assert totals.warned("The report was renewed") == NOW
@@ -312,7 +312,7 @@ def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application
     application.add()
     enrol(wrong, 1, failed_at=AHEAD, due=AHEAD)
     try_it(wrong, 1, at=AHEAD, pass_id="ahead", due=None)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     with wrong.read() as connection:
         assert connection.execute(select(escalations.c.at)).scalars().all() == [JUST_BEFORE]
     assert queue_rows(wrong)[1]["escalated_at"] == JUST_BEFORE
@@ -320,7 +320,7 @@ def test_an_escalation_did_not_happen_in_the_future(wrong: Database, application
 
 def test_a_pause_ends_when_it_was_to(wrong: Database, ledger: Ledger) -> None:
     ledger.set_pause(Pause(AHEAD, AHEAD + HOUR, "anna", None))
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert ledger.pause(NOW) == Pause(JUST_BEFORE, AHEAD + HOUR, "anna", None)
 
 
@@ -329,7 +329,7 @@ def test_the_pass_that_puts_it_right_is_the_newest(wrong: Database, ledger: Ledg
     ledger.finish_pass(PassSummary("ahead", PassResult.COMPLETED), AHEAD, swept_to=7)
     began(ledger, "before", at=NOON - MINUTE)
     began(ledger, "now", at=NOW)
-    mend_times(wrong, NOW, LEASE)
+    repair_clock_skew(wrong, NOW, LEASE)
     assert [each.pass_id for each in ledger.last_passes(9)] == ["now", "ahead", "before"]
     ahead = pass_rows(wrong)["ahead"]
     assert [ahead[name] for name in ("started_at", "heartbeat_at", "finished_at")] == [JUST_BEFORE] * 3

@@ -40,10 +40,10 @@ from sqlalchemy.dialects.postgresql import DOMAIN
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.filter import Filter
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.connecting import UNREAD
+from retrycli.store.connecting import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
@@ -233,7 +233,7 @@ def test_a_transaction_that_fails_leaves_nothing(application: Application, datab
 @in_every_mode
 def test_what_is_written_together_is_kept_together(application: Application, database: Database) -> None:
     application.add_all([{}, {}])
-    with database.together():
+    with database.transaction():
         enrol(database, [1])
         enrol(database, [2])
     assert queue_rows(database).keys() == {1, 2}
@@ -244,8 +244,8 @@ def test_what_is_written_together_is_lost_together(application: Application, dat
     """Also what a part of it wrote together; the next write is one by itself again."""
 
     def fail() -> None:
-        with database.together():
-            with database.together():
+        with database.transaction():
+            with database.transaction():
                 enrol(database, [1])
             enrol(database, [2])
             raise ZeroDivisionError
@@ -259,7 +259,7 @@ def test_what_is_written_together_is_lost_together(application: Application, dat
 
 def renamed(database: Database, subject: str) -> Update:
     """Gives all messages another subject, and does not wait for that."""
-    return update(database.messages).values(subject=subject).execution_options(**UNREAD)
+    return update(database.messages).values(subject=subject).execution_options(**NO_RESULT)
 
 
 @in_every_mode
@@ -297,7 +297,7 @@ def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
     application.add(subject="old")
     passes = {"host": "mail", "pid": 1, "started_at": NOON, "heartbeat_at": NOON}
     counts = dict.fromkeys(("sent", "rescheduled", "escalated", "unknown", "released"), 0)
-    twice = insert(schema.passes).values(id="1", **passes, **counts).execution_options(**UNREAD)
+    twice = insert(schema.passes).values(id="1", **passes, **counts).execution_options(**NO_RESULT)
     with pytest.raises(DatabaseUnavailable, match=r"a constraint of the table forbids|UNIQUE constraint failed"):
         fail()
     assert [row["subject"] for row in application.rows().values()] == ["old"]
@@ -307,8 +307,8 @@ def test_of_what_is_written_unread_nothing_is_kept_where_one_fails(
 def test_what_is_written_together_in_a_dry_run_is_not_kept(application: Application, database: Database) -> None:
     """Nor what is written after it."""
     application.add_all([{}, {}])
-    with database.nothing_kept():
-        with database.together():
+    with database.rollback_at_end():
+        with database.transaction():
             enrol(database, [1])
         enrol(database, [2])
         assert queue_rows(database).keys() == {1, 2}
@@ -321,9 +321,9 @@ def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
     untouched.add()
     before = untouched.rows()
     database = Database(untouched.url)
-    with database.nothing_kept():
+    with database.rollback_at_end():
         database.ensure_tables(upgrade=True)
-        Enrolment(database).enrol([(Settled(1, Transition.invalid("no body")), NOON, 1)], NOON)
+        Enrolment(database).enrol([(Decision(1, Transition.invalid("no body")), NOON, 1)], NOON)
         assert queue_rows(database).keys() == {1}
     assert tables_of(database) == set()
     assert untouched.rows() == before
@@ -333,7 +333,7 @@ def test_nothing_of_a_dry_run_is_kept(untouched: Application) -> None:
 def test_a_dry_run_has_the_write_lock_from_its_start(sqlite_application: Application) -> None:
     """So that it can't lose it half-way to the application."""
     sqlite_application.add()
-    with opened(sqlite_application) as database, database.nothing_kept():
+    with opened(sqlite_application) as database, database.rollback_at_end():
         other = sqlite3.connect(file_of(sqlite_application.url), timeout=0)
         with closing(other), pytest.raises(sqlite3.OperationalError, match="locked"):
             other.execute("UPDATE pending_messages SET priority = 9")
@@ -344,7 +344,7 @@ def test_a_dry_run_that_fails_keeps_nothing_and_lets_the_next_write(
     application: Application, database: Database
 ) -> None:
     def fail() -> None:
-        with database.nothing_kept():
+        with database.rollback_at_end():
             enrol(database, [1])
             raise ZeroDivisionError
 
@@ -407,7 +407,7 @@ def deliver(database: Database) -> dict[int, str]:
     ids = claims.claim(PASS, NOON, 100)
     claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     assert (
-        claims.record(PASS, [Settled(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON).moved_on
+        claims.record(PASS, [Decision(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON).lost
         == set()
     )
     assert enrolment.newly_failed(Span(None, None), 100) == []
@@ -431,7 +431,7 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
         assert isinstance(fresh[0], UnusableMessage)
         assert column in fresh[0].problem
         fresh[0].problem.encode()
-        enrolment.enrol([(Settled(1, Transition.invalid(fresh[0].problem)), NOON, fresh[0].ticket_id)], NOON)
+        enrolment.enrol([(Decision(1, Transition.invalid(fresh[0].problem)), NOON, fresh[0].ticket_id)], NOON)
         assert queue_rows(database)[1]["escalation_reason"] == "invalid"
 
 
@@ -623,7 +623,7 @@ def test_of_a_ticket_that_an_index_can_not_take_the_queue_has_the_beginning(engi
     long = Random(0).randbytes(4_000).hex()
     with application_with(engine, tmp_path, Column("ticket_id", Text)) as made, opened(made) as database:
         made.add(ticket_id=long)
-        Enrolment(database).enrol([(Settled(1, Transition.invalid("too long")), NOON, long)], NOON)
+        Enrolment(database).enrol([(Decision(1, Transition.invalid("too long")), NOON, long)], NOON)
         assert queue_rows(database)[1]["ticket"] == long[:255]
         config = alembic()
         with database.write() as connection:

@@ -14,7 +14,7 @@ from sqlalchemy import Column, Text, update
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment
@@ -69,7 +69,7 @@ def test_a_message_that_the_queue_knows_is_never_new(
 def put(database: Database, message_id: int, state: State) -> None:
     """Bring a message into the queue and to a state."""
     if state is State.ESCALATED:
-        settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+        settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
         Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
         return
     enrol(database, [message_id])
@@ -228,12 +228,12 @@ def test_a_message_that_goes_straight_to_a_person_says_why_in_its_row(
     """Nothing else in its row is touched, and no other row."""
     application.add_all([{"retry_count": 10}, {}])
     with application.watched() as changed:
-        enrolment.enrol([(Settled(1, transition), FAILED_AT, TICKET), entry(2)], NOON)
+        enrolment.enrol([(Decision(1, transition), FAILED_AT, TICKET), entry(2)], NOON)
     assert changed == {1: {"last_error": last_error}}
     row = queue_rows(database)[1]
     assert (row["state"], row["escalation_reason"], row["escalated_at"]) == ("escalated", reason, NOON)
     assert (row["next_attempt_at"], row["first_failed_at"]) == (None, FAILED_AT)
-    assert row["fingerprint"] == fingerprint(Settled(1, transition))
+    assert row["fingerprint"] == fingerprint(Decision(1, transition))
     other = queue_rows(database)[2]
     assert (other["state"], other["fingerprint"]) == ("waiting", None)
 
@@ -247,7 +247,7 @@ def test_a_message_that_is_there_already_stays_as_it_is(
     put(database, 1, state)
     before = queue_rows(database)
     with application.watched() as changed:
-        enrolment.enrol([(Settled(1, Transition.invalid("no body")), NOON, TICKET), entry(2)], NOON + HOUR)
+        enrolment.enrol([(Decision(1, Transition.invalid("no body")), NOON, TICKET), entry(2)], NOON + HOUR)
     assert changed == {}
     after = queue_rows(database)
     assert after.pop(2)["state"] == "waiting"
@@ -259,7 +259,7 @@ def test_a_message_that_the_application_sent_meanwhile_keeps_its_row(
 ) -> None:
     application.add(status="sent")
     with application.watched() as changed:
-        enrolment.enrol([(Settled(1, Transition.invalid("no body")), NOON, TICKET)], NOON)
+        enrolment.enrol([(Decision(1, Transition.invalid("no body")), NOON, TICKET)], NOON)
     assert changed == {}
 
 
@@ -377,7 +377,7 @@ def test_a_ticket_that_is_none_is_no_other(loose_application: Application, ticke
     with opened(loose_application) as database:
         enrolment = Enrolment(database)
         [found] = enrolment.newly_failed(ALL, 1)
-        enrolment.enrol([(Settled(1, Transition.invalid("no ticket")), NOON, found.ticket_id)], NOON)
+        enrolment.enrol([(Decision(1, Transition.invalid("no ticket")), NOON, found.ticket_id)], NOON)
         assert enrolment.retire(ALL).gone == 0
 
 
@@ -526,9 +526,9 @@ def test_a_planned_pass_finds_what_an_old_row_hides(application: Application, da
 # Escalated messages whose rows the application may have written.
 
 
-def stays(found: ChangedMessage) -> Settled:
+def stays(found: ChangedMessage) -> Decision:
     """Decide that a message stays escalated."""
-    return Settled(found.message.message_id, Transition.released(), message=found.message)
+    return Decision(found.message.message_id, Transition.released(), message=found.message)
 
 
 def test_a_message_that_an_operator_is_sending_is_not_reviewed(
@@ -563,7 +563,7 @@ def test_the_application_changes_no_row_while_it_is_reviewed(application: Applic
     put(database, 1, State.ESCALATED)
     found = []
 
-    def meanwhile(each: ChangedMessage) -> Settled:
+    def meanwhile(each: ChangedMessage) -> Decision:
         with opened(application, url=impatient(application.url), patience=0) as other, pytest.raises(DatabaseBusy):
             write(other, "UPDATE pending_messages SET last_error = 'another one'")
         found.append(each.changed)
@@ -584,7 +584,7 @@ def test_a_message_that_was_tried_is_compared_in_sql(application: Application, d
     assert claims.claim(PASS, NOON, 1) == [1]
     [message] = claims.begin(PASS, [1], made_by="pass", pass_id="p", now=NOON, fit=lambda _: False)
     due = Transition.rescheduled(NOON, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(PASS, [Settled(1, due, message=message)], NOON)
+    claims.record(PASS, [Decision(1, due, message=message)], NOON)
     assert queue_rows(database)[1]["birth"] == born
 
 

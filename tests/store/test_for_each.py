@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import BigInteger, Text, bindparam, func, update
 from sqlalchemy.types import NullType, TypeEngine
 
-from retrycli.store.for_each import NULL, SEPARATOR, ForEach, Values
+from retrycli.store.for_each import NULL, SEPARATOR, BulkStatement, Values
 from retrycli.store.recording import START_ATTEMPTS, STARTED
 from retrycli.store.schema import attempts
 from tests.store.application import NOON
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from retrycli.store.database import Database
 
 
-def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> ForEach:
+def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -> BulkStatement:
     """Gives attempts their own errors, where there is one, and an outcome that they share."""
 
     def make(of: Values) -> Update:
@@ -30,7 +30,7 @@ def note_errors(kind: TypeEngine[str], *, alike: Collection[str] = ("error",)) -
         mine = update(attempts).where(attempts.c.message_id == of["message_id"])
         return mine.values(error=error, outcome=bindparam("result"))
 
-    return ForEach(make, {"message_id": BigInteger(), "error": kind}, alike=alike)
+    return BulkStatement(make, {"message_id": BigInteger(), "error": kind}, alike=alike)
 
 
 def errors(database: Database) -> list[tuple[object, ...]]:

@@ -11,7 +11,7 @@ from retrycli.domain.message import Span
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import PassRecord, Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -118,7 +118,7 @@ def test_passes_that_give_no_sign_of_life_are_interrupted(database: Database, le
     ledger.heartbeat("alive", NOON)
     start(ledger, "mine", at=NOON - HOUR)
     before = pass_rows(database)
-    ledger.bury_dead_passes("mine", silent_since=NOON)
+    ledger.mark_dead_passes("mine", silent_since=NOON)
     buried = {"result": "interrupted", "reason": "died", "detail": UNRECORDED}
     after = {
         each: before[each] | buried | {"finished_at": before[each]["heartbeat_at"]} for each in ("dead", "dead-too")
@@ -248,7 +248,7 @@ def attempt(
     claims.claim_one(PASS, message_id, NOON)
     claims.begin(PASS, [message_id], made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
     if finished_at is not None:
-        claims.record(PASS, [Settled(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
+        claims.record(PASS, [Decision(message_id, Transition.released(), outcome, finished_at=finished_at)], NOON)
 
 
 def take_back(application: Application, database: Database, *ids: int) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -50,7 +50,7 @@ def test_escalated_messages_have_the_age_of_the_oldest_and_of_the_oldest_that_is
 ) -> None:
     for hours in (3, 2, 1):
         message_id = application.add()
-        settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+        settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
         Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON - hours * HOUR)
     found = measures.in_queue()
     assert by_place(measures) == {("escalated", "supplier"): 3}

@@ -7,9 +7,9 @@ from datetime import datetime, timedelta
 from sqlalchemy import update
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.message import Claim, Lane, MessageType, State
+from retrycli.domain.message import Claim, MessageType, Route, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
@@ -20,7 +20,7 @@ from tests.store.own_tables import PASS, attempt_rows, enrol, queue_rows
 OPENED = NOON - HOUR
 OTHER = Claim("another-pass", NOON + 40 * MINUTE)
 FORBIDDEN = Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True)
-SUPPLIERS = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+SUPPLIERS = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
 
 
 def waiting(application: Application, database: Database, number: int) -> None:
@@ -39,15 +39,15 @@ def set_ticket(database: Database, message_id: int, ticket: str | None) -> None:
 def probe(claims: Claims, at: datetime, *, answered: bool = True) -> list[int]:
     """Claim the next probe, send it, and let it go again."""
     ids = claims.claim_probe(PASS, NOON, OPENED)
-    claims.begin(PASS, ids, made_by="pass", pass_id=PASS.claimant, now=at, fit=lambda _: True, probe=True)
+    claims.begin(PASS, ids, made_by="pass", pass_id=PASS.owner, now=at, fit=lambda _: True, probe=True)
     if answered:
         outcome = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
-        claims.record(PASS, [Settled(each, Transition.released(), outcome) for each in ids], at)
+        claims.record(PASS, [Decision(each, Transition.released(), outcome) for each in ids], at)
     return ids
 
 
-def settled(message_id: int) -> Settled:
-    return Settled(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
+def settled(message_id: int) -> Decision:
+    return Decision(message_id, Transition.released(), FORBIDDEN, timedelta(seconds=2), NOON)
 
 
 # A probe.
@@ -83,7 +83,7 @@ def test_an_attempt_that_is_no_probe_does_not_count(
 ) -> None:
     waiting(application, database, 2)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
     claims.record(PASS, [settled(1)], NOON)
     assert claims.count_probes(1, OPENED) == 0
     assert claims.claim_probe(PASS, NOON, OPENED) == [1]
@@ -99,7 +99,7 @@ def test_a_probe_is_claimed(application: Application, database: Database, claims
     waiting(application, database, 1)
     assert claims.claim_probe(PASS, NOON, OPENED) == [1]
     row = queue_rows(database)[1]
-    assert (row["state"], row["claimed_by"]) == (State.SENDING.value, PASS.claimant)
+    assert (row["state"], row["claimed_by"]) == (State.SENDING.value, PASS.owner)
     assert claims.claim_probe(OTHER, NOON, OPENED) == []
 
 
@@ -131,12 +131,12 @@ def test_both_keep_to_their_lane_and_to_the_order_of_a_ticket(
     application.add_all([{"message_type": each} for each in types])
     enrol(database, [1, 2, 3, 4])
     set_ticket(database, 4, "22")
-    assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS, in_order=True) == []
-    assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS, in_order=True) == []
+    assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS, per_ticket_order=True) == []
+    assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS, per_ticket_order=True) == []
     assert claims.claim_elsewhere(PASS, NOON, {"22"}, SUPPLIERS) == [3]
     claims.release(PASS, [3])
     assert claims.claim_probe(PASS, NOON, OPENED, SUPPLIERS) == [3]
-    assert claims.claim_elsewhere(PASS, NOON, {"22"}, in_order=True) == [1]
+    assert claims.claim_elsewhere(PASS, NOON, {"22"}, per_ticket_order=True) == [1]
 
 
 # Answers whose messages are not decided yet.
@@ -147,7 +147,7 @@ def test_an_answer_is_recorded_and_its_message_stays_claimed(
 ) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
     held = queue_rows(database)
     with application.watched() as changed:
         claims.record_answers(PASS, [settled(1)], NOON)
@@ -164,17 +164,17 @@ def test_a_message_whose_answer_is_known_was_not_sent_unknowingly_by_a_pass_that
 ) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
     claims.record_answers(PASS, [settled(1)], NOON)
-    [lapsed] = claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    [lapsed] = claims.take_over_expired(OTHER, PASS.expires_at, 10)
     assert lapsed.attempt_by is None
 
 
 def test_a_claim_that_is_lost_records_no_answer(application: Application, database: Database, claims: Claims) -> None:
     waiting(application, database, 1)
     claims.claim(PASS, NOON, 1)
-    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.claimant, now=NOON, fit=lambda _: True)
-    claims.take_over_lapsed(OTHER, PASS.expires_at, 10)
+    claims.begin(PASS, [1], made_by="pass", pass_id=PASS.owner, now=NOON, fit=lambda _: True)
+    claims.take_over_expired(OTHER, PASS.expires_at, 10)
     claims.record_answers(PASS, [settled(1)], NOON)
     [row] = attempt_rows(database, 1)
     assert row["outcome"] is None

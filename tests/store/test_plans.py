@@ -19,10 +19,10 @@ import pytest
 from sqlalchemy import case, insert, literal, select
 
 from retrycli.domain.filter import Filter
-from retrycli.domain.message import Claim, Lane, MessageType, Span, State
-from retrycli.domain.operator_action import Act, ActKind
+from retrycli.domain.message import Claim, MessageType, Route, Span, State
+from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.condition import check_writable
@@ -95,7 +95,7 @@ def _fill(database: Database) -> None:
         state,
         due,
         literal("key"),
-        case((sending, MINE.claimant)),
+        case((sending, MINE.owner)),
         case((sending, at(3600))),
         at(-7200),
         literal(0),
@@ -205,9 +205,9 @@ def recorded(database: Database) -> object:
     later = Transition.rescheduled(NOON + HOUR, retry_count=2, last_error="HTTP 503", unknown_count=0)
     first, second, third, *_ = SENDING
     settled = [
-        Settled(first, Transition.delivered(), Outcome(OutcomeKind.DELIVERED, 200), finished_at=NOON),
-        Settled(second, later, outcome),
-        Settled(third, Transition.invalid("no JSON"), None),
+        Decision(first, Transition.delivered(), Outcome(OutcomeKind.DELIVERED, 200), finished_at=NOON),
+        Decision(second, later, outcome),
+        Decision(third, Transition.invalid("no JSON"), None),
     ]
     return Claims(database).record(MINE, settled, NOON)
 
@@ -217,20 +217,20 @@ def rolled_up(database: Database) -> object:
     return Totals(database).read()
 
 
-def acted(kind: ActKind, ids: range, act: Act) -> Callable[[Database], object]:
+def acted(kind: ActionKind, ids: range, act: OperatorAction) -> Callable[[Database], object]:
     return lambda database: Acts(database).perform(kind, dict.fromkeys(ids, act))
 
 
 KEYS = "queue by its key, messages by its key"
 WEEKS_AGO = NOON - timedelta(days=95)
 YESTERDAY = NOON - timedelta(days=1)
-ANSWER = Settled(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
+ANSWER = Decision(SENDING[0], Transition.released(), Outcome(OutcomeKind.PERMANENT, 403, "HTTP 403", in_doubt=True))
 CASES = {
     # a pass
     "due, counted": Case(lambda d: Claims(d).count_due(NOON), "queue by due"),
-    "due in a lane": Case(
+    "due in a route": Case(
         lambda d: (
-            Claims(d).any_due(NOON, Lane("mail", only=frozenset({MessageType.SUPPLIER}))),
+            Claims(d).any_due(NOON, Route("mail", only=frozenset({MessageType.SUPPLIER}))),
             Ledger(d).last_start(),
         ),
         "queue by due, messages by its key",
@@ -238,12 +238,12 @@ CASES = {
         but="attempts by its key, attempts whole",
     ),
     "claimed": Case(lambda d: Claims(d).claim(MINE, NOON, 20), "queue by due, queue by its key"),
-    "claimed in a lane": Case(
-        lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("mail", only=frozenset({MessageType.SUPPLIER}))),
+    "claimed in a route": Case(
+        lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("mail", only=frozenset({MessageType.SUPPLIER}))),
         f"queue by due, {KEYS}",
     ),
     "claimed in another": Case(
-        lambda d: Claims(d).claim(MINE, NOON, 20, lane=Lane("api", but=frozenset({MessageType.CUSTOMER}))),
+        lambda d: Claims(d).claim(MINE, NOON, 20, route=Route("api", but=frozenset({MessageType.CUSTOMER}))),
         f"queue by due, {KEYS}",
     ),
     # Here the second question is not asked: which message was a probe longest ago.
@@ -261,12 +261,12 @@ CASES = {
     "begun": Case(begun, f"{KEYS}, attempts by message, acts by message"),
     "recorded": Case(recorded, f"{KEYS}, attempts by message"),
     "lapsed": Case(
-        lambda d: Claims(d).take_over_lapsed(MINE, NOON + 2 * HOUR, 9),
+        lambda d: Claims(d).take_over_expired(MINE, NOON + 2 * HOUR, 9),
         f"queue by due, {KEYS}, attempts by message, acts by message",
     ),
     "newly failed": Case(lambda d: Enrolment(d).newly_failed(Span(1000, 1040), 500), KEYS),
     "enrolled": Case(
-        lambda d: Enrolment(d).enrol([(Settled(each, Transition.invalid("no")), NOON, 1) for each in (4, 8)], NOON),
+        lambda d: Enrolment(d).enrol([(Decision(each, Transition.invalid("no")), NOON, 1) for each in (4, 8)], NOON),
         "queue by its key",
     ),
     "retired": Case(lambda d: Enrolment(d).retire(Span(1000, 1400)), KEYS),
@@ -277,7 +277,7 @@ CASES = {
     "the passes up to one": Case(lambda d: Ledger(d).passes_up_to("p", 10), "passes by started, passes by its key"),
     # The newest attempt and act alone, which SQLite calls a scan.
     "whether the clock was ahead": Case(
-        lambda d: Ledger(d).mend_times(NOON, HOUR),
+        lambda d: Ledger(d).repair_clock_skew(NOON, HOUR),
         "passes by started",
         but="attempts by its key, acts by its key, attempts whole, acts whole",
     ),
@@ -296,14 +296,14 @@ CASES = {
     "passes of a day": Case(lambda d: Statistics(d).passes(YESTERDAY), "passes by started"),
     # acted on
     "requeued": Case(
-        acted(ActKind.REQUEUED, LATE, Act.requeued(NOON, by="ada", at=NOON)),
+        acted(ActionKind.REQUEUED, LATE, OperatorAction.requeued(NOON, by="ada", at=NOON)),
         f"{KEYS}, attempts by message, acts by message, acts by its key",
     ),
-    "acknowledged": Case(acted(ActKind.ACKNOWLEDGED, LATE, Act.acknowledged(by="ada", at=NOON)), KEYS),
-    "noted": Case(acted(ActKind.NOTED, LATE, Act.noted("tea", by="ada", at=NOON)), KEYS),
-    "rejected": Case(acted(ActKind.REJECTED, SOME, Act.rejected("no", by="ada", at=NOON)), KEYS),
+    "acknowledged": Case(acted(ActionKind.ACKNOWLEDGED, LATE, OperatorAction.acknowledged(by="ada", at=NOON)), KEYS),
+    "noted": Case(acted(ActionKind.NOTED, LATE, OperatorAction.noted("tea", by="ada", at=NOON)), KEYS),
+    "rejected": Case(acted(ActionKind.REJECTED, SOME, OperatorAction.rejected("no", by="ada", at=NOON)), KEYS),
     "marked sent": Case(
-        acted(ActKind.MARKED_SENT, SOME, Act.marked_sent(None, by="ada", at=NOON)),
+        acted(ActionKind.MARKED_SENT, SOME, OperatorAction.marked_sent(None, by="ada", at=NOON)),
         f"{KEYS}, attempts by message",
         but="acts by message",
     ),
@@ -343,7 +343,7 @@ def test_a_pass_looks_at_as_many_attempts_however_many_old_ones_are_kept(big: Da
     """When it begins a round, and when it goes on with one."""
     taken = []
     for days_ago in (90, 60):
-        with big.nothing_kept():
+        with big.rollback_at_end():
             before = NOON - timedelta(days=days_ago)
             if goes_on:
                 Ledger(big).prune(before, 1000)
@@ -377,7 +377,7 @@ def _rows_read(node: Mapping[str, Any]) -> float:
 
 def taken_by(database: Database, call: Callable[[Database], object]) -> dict[str, set[str]]:
     """The ways of each statement of a call, which leaves nothing behind."""
-    with database.nothing_kept():
+    with database.rollback_at_end():
         with statements(database) as seen:
             call(database)
         ours = [(sql, values) for sql, values in seen if sql.startswith(("SELECT", "UPDATE", "DELETE"))]
@@ -393,7 +393,7 @@ def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Databas
         "counted": lambda d: Measures(d).counts(NOON),
         "listed": lambda d: Views(d).ids(Filter()),
     }
-    with big.nothing_kept():
+    with big.rollback_at_end():
         with big.write() as connection:
             connection.exec_driver_sql(make.replace("CONCURRENTLY ", ""))
         for name, call in calls.items():

@@ -8,8 +8,8 @@ from datetime import datetime, timedelta
 import pytest
 
 from retrycli.domain.message import Claim, EscalationReason, QueuedMessage
-from retrycli.domain.outcome import LAPSED, Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.store.application import HOUR, MINUTE, NOON, Application
@@ -24,7 +24,7 @@ HAND = Claim("a-hand", NOON + HOUR)
 
 
 def attempt(
-    claims: Claims, *settled: Settled, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
+    claims: Claims, *settled: Decision, claim: Claim = PASS, at: datetime = NOON, written_by: Claim | None = None
 ) -> None:
     """Make an attempt at each of some messages."""
     begun = {each.message_id: each for each in begin(claims, [each.message_id for each in settled], claim, at=at)}
@@ -38,8 +38,8 @@ def begin(claims: Claims, ids: Sequence[int], claim: Claim = PASS, *, at: dateti
     return [each for each in loaded if isinstance(each, QueuedMessage)]
 
 
-def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = None) -> Settled:
-    return Settled(message_id, Transition.released(), outcome, finished_at=finished_at)
+def again(message_id: int, outcome: Outcome, *, finished_at: datetime | None = None) -> Decision:
+    return Decision(message_id, Transition.released(), outcome, finished_at=finished_at)
 
 
 def test_a_new_message_has_reached_nobody(application: Application, database: Database, claims: Claims) -> None:
@@ -69,7 +69,7 @@ def test_it_is_known_of_an_escalated_message_too_and_to_whoever_tries_it_by_hand
     application.add()
     enrol(database, [1])
     escalated = Transition.escalated(EscalationReason.PERMANENT, last_error="550 for one")
-    attempt(claims, Settled(1, escalated, GONE))
+    attempt(claims, Decision(1, escalated, GONE))
     claims.claim_one(HAND, 1, NOON)
     [queued] = begin(claims, [1], HAND)
     assert queued.delivered_to == {"bo@x.test"}
@@ -86,7 +86,7 @@ def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalate
     enrol(database, [1])
     escalated = Transition.escalated(EscalationReason.UNKNOWN, last_error="May have arrived")
     unknown = Outcome(OutcomeKind.UNKNOWN, error="no answer", delivered_to=("bo@x.test",))
-    attempt(claims, Settled(1, escalated._replace(unknown_count=2), unknown))
+    attempt(claims, Decision(1, escalated._replace(unknown_count=2), unknown))
     before = queue_rows(database)
     application.change(1, body="b")
     claims.claim_one(HAND, 1, NOON)
@@ -94,7 +94,7 @@ def test_an_attempt_by_hand_at_another_text_leaves_what_is_known_of_the_escalate
     assert queued.unknown_count == 0
     assert queued.delivered_to == frozenset()
     released = Transition.released(unknown_count=unknown_count)
-    claims.record(HAND, [Settled(1, released, BUSY, message=queued)], NOON)
+    claims.record(HAND, [Decision(1, released, BUSY, message=queued)], NOON)
     assert queue_rows(database) == before
     application.change(1, body="a")
     claims.claim_one(HAND, 1, NOON)
@@ -116,7 +116,7 @@ def test_a_message_that_everybody_has_leaves_the_queue(
     application.add()
     enrol(database, [1])
     delivered = Outcome(OutcomeKind.DELIVERED, 250, delivered_to=("ana@x.test",))
-    attempt(claims, Settled(1, Transition.delivered(), delivered))
+    attempt(claims, Decision(1, Transition.delivered(), delivered))
     assert queue_rows(database) == {}
 
 
@@ -136,7 +136,7 @@ def test_it_may_have_arrived_since_the_newest_attempt_of_which_that_is_unknown(
 ) -> None:
     application.add_all([{}] * 4)
     enrol(database, [1, 2, 3, 4])
-    for minute, (one, two) in enumerate([(LOST, LOST), (LAPSED, BUSY), (BUSY, BUSY)]):
+    for minute, (one, two) in enumerate([(LOST, LOST), (PROCESS_DIED, BUSY), (BUSY, BUSY)]):
         ended = NOON + minute * MINUTE + timedelta(microseconds=7)
         outcomes = enumerate([one, two, DOWN, BROKEN], 1)
         attempt(claims, *(again(each, outcome, finished_at=ended) for each, outcome in outcomes))

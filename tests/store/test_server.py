@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.store.connecting import BUSY_SECONDS, UNREAD
+from retrycli.store.connecting import BUSY_SECONDS, NO_RESULT
 from retrycli.store.database import Database
 from tests import postgresql
 from tests.proxy import Loses, proxy
@@ -46,7 +46,7 @@ def parameters(database: Database) -> dict[str, str]:
         return found
 
 
-@pytest.mark.parametrize("way", ["read", "write", "together", "nothing_kept"])
+@pytest.mark.parametrize("way", ["read", "write", "transaction", "rollback_at_end"])
 def test_no_transaction_waits_for_ever_or_forgets_what_it_has_committed(url: str, way: str) -> None:
     hasty = with_query(url, options="-c synchronous_commit=off")
     with opened(hasty) as database, getattr(database, way)(), database.read() as connection:
@@ -101,7 +101,7 @@ def test_a_server_is_not_waited_for_before_something_is_read(url: str, *, read: 
     def fail(database: Database) -> None:
         with database.write() as connection:
             for each in statements:
-                connection.execute(text(f"CREATE TEMPORARY TABLE made AS {each}"), execution_options=UNREAD)
+                connection.execute(text(f"CREATE TEMPORARY TABLE made AS {each}"), execution_options=NO_RESULT)
                 sent.append(each)
             if read:
                 connection.execute(text("SELECT 1"))
@@ -113,7 +113,7 @@ def test_a_server_is_not_waited_for_before_something_is_read(url: str, *, read: 
 
 
 def test_a_server_is_waited_for_where_something_is_read_and_at_the_end() -> None:
-    one_more = text("INSERT INTO made VALUES (1)").execution_options(**UNREAD)
+    one_more = text("INSERT INTO made VALUES (1)").execution_options(**NO_RESULT)
     with (
         postgresql.own_server() as server,
         proxy(server.port, "nothing that is ever said", Loses.ITS_ANSWER) as between,

@@ -13,7 +13,7 @@ from retrycli.domain.delivery_stats import Group, PassMark, Slice, Trouble
 from retrycli.domain.grouping import By
 from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.statistics import Statistics, _first_id
@@ -170,7 +170,7 @@ def test_an_attempt_knows_how_long_its_message_has_waited_since_it_first_failed(
     assert claims.claim(PASS, NOON, 9) == [1, 2]
     claims.begin(PASS, [1, 2], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
     done = Outcome(OutcomeKind.DELIVERED, 200)
-    claims.record(PASS, [Settled(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON)
+    claims.record(PASS, [Decision(each, Transition.delivered(), done, finished_at=NOON) for each in (1, 2)], NOON)
     assert [attempt_rows(database, each)[0]["waited_s"] for each in (1, 2)] == [9 * 3600, 0]
     assert statistics.figures(NOON - WEEK, NOON).waits == {540: 1, 0: 1}
 

@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import insert, select
 
 from retrycli.store.schema import queue
-from retrycli.store.these import among_ids
+from retrycli.store.these import id_in
 from tests.store.application import NOON
 from tests.store.heard import statements
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from retrycli.store.database import Database
 
-WHICH = select(queue.c.message_id).where(among_ids(queue.c.message_id)).order_by(queue.c.message_id)
+WHICH = select(queue.c.message_id).where(id_in(queue.c.message_id)).order_by(queue.c.message_id)
 
 
 def found(database: Database, ids: Sequence[int]) -> list[int]:

@@ -300,8 +300,8 @@ def test_a_pass_that_died_is_counted_as_interrupted_by_the_one_that_finds_it(led
     start_pass(ledger, "dead")
     start_pass(ledger, "dead-too")
     start_pass(ledger, "mine")
-    ledger.bury_dead_passes("mine", silent_since=NOON + HOUR)
-    ledger.bury_dead_passes("mine", silent_since=NOON + HOUR)
+    ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
+    ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
     assert totals.read().passes == NONE | {"interrupted": 2}
 
 
@@ -309,7 +309,7 @@ def test_a_pass_that_was_taken_for_dead_is_counted_once(ledger: Ledger, totals: 
     """It stood still while another one buried it; its counter does not go down again."""
     start_pass(ledger, "waits")
     start_pass(ledger, "mine")
-    ledger.bury_dead_passes("mine", silent_since=NOON + HOUR)
+    ledger.mark_dead_passes("mine", silent_since=NOON + HOUR)
     end_pass(ledger, "waits", PassResult.SKIPPED)
     assert totals.read().passes == NONE | {"interrupted": 1}
 

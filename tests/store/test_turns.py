@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.fair_share import Turns
-from retrycli.domain.message import Claim, Lane, MessageType, Span
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.message import Claim, MessageType, Route, Span
+from retrycli.domain.retry_policy import Decision, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 
@@ -25,7 +25,7 @@ API = "https://tickets.example.com"
 OPEN = Breaker(API, BreakerState.OPEN, 5, opened_at=NOON - HOUR, probe_at=NOON)
 SECOND = timedelta(seconds=1)
 SEVEN, EIGHT, NINE = TICKET, TICKET + 1, TICKET + 2
-IN_ORDER = Turns(16, in_order=True)
+IN_ORDER = FairShare(16, per_ticket_order=True)
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def _messages(application: Application) -> None:
 
 def wait(enrolment: Enrolment, *tickets: int | str, at: datetime = NOON) -> None:
     """Take messages 1, 2, … in, each of a ticket, and due at a time."""
-    entries = [(Settled(each, Transition.enrolled(at)), FAILED_AT, ticket) for each, ticket in enumerate(tickets, 1)]
+    entries = [(Decision(each, Transition.enrolled(at)), FAILED_AT, ticket) for each, ticket in enumerate(tickets, 1)]
     enrolment.enrol(entries, NOON - HOUR)
 
 
@@ -101,10 +101,10 @@ def test_another_message_under_the_id_of_one_that_is_being_sent_does_not_give_it
 
 def test_tickets_that_are_passed_over_are_not_claimed(enrolment: Enrolment, claims: Claims) -> None:
     wait(enrolment, 7, 7, 7, 8, "AB-9", 7)
-    turns = Turns(16)
+    turns = FairShare(16)
     assert claims.claim(PASS, NOON, 16, turns) == [1, 2, 4, 5]
     assert claims.claim(PASS, NOON, 16, turns) == []
-    assert turns.next_round()
+    assert turns.widen()
     assert claims.claim(PASS, NOON, 16, turns) == [3, 6]
 
 
@@ -113,7 +113,7 @@ def test_a_message_whose_ticket_is_not_known_is_not_passed_over(
 ) -> None:
     wait(enrolment, 7, 7)
     application.sql("UPDATE retrycli_queue SET ticket = NULL WHERE message_id = 2")
-    turns = Turns(16)
+    turns = FairShare(16)
     turns.passed_over = {"7"}
     assert claims.claim(PASS, NOON, 16, turns) == [2]
 
@@ -132,7 +132,7 @@ def test_the_next_of_a_ticket_follows_when_the_one_before_it_is_seen_to(
 ) -> None:
     wait(enrolment, 7, 7, 7, 8, 8, 8)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 4]
-    claims.record(PASS, [Settled(1, transition)], NOON)
+    claims.record(PASS, [Decision(1, transition)], NOON)
     assert claims.claim_first_of(PASS, NOON, {"8", "9"}) == []
     assert claims.claim_first_of(PASS, NOON, {"7", "8"}) == [2]
 
@@ -147,7 +147,7 @@ def test_the_next_of_a_ticket_waits_as_long_as_the_one_before_it(enrolment: Enro
     wait(enrolment, 7, 7)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1]
     later = Transition.rescheduled(NOON + HOUR, retry_count=1, unknown_count=0, last_error="HTTP 503")
-    claims.record(PASS, [Settled(1, later)], NOON)
+    claims.record(PASS, [Decision(1, later)], NOON)
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
     assert claims.claim(PASS, NOON + HOUR, 16, IN_ORDER) == [1]
 
@@ -159,19 +159,19 @@ def test_a_renewed_claim_lasts_until_its_new_time(database: Database, claims: Cl
     enrol(database, [1, 2])
     claims.claim(PASS, NOON, 1)
     before = queue_rows(database)
-    longer = Claim(PASS.claimant, PASS.expires_at + HOUR)
+    longer = Claim(PASS.owner, PASS.expires_at + HOUR)
     claims.renew(longer)
     assert queue_rows(database) == {1: before[1] | {"claim_expires_at": longer.expires_at}, 2: before[2]}
-    assert claims.take_over_lapsed(Claim("another", NOON + 9 * HOUR), PASS.expires_at, 9) == []
+    assert claims.take_over_expired(Claim("another", NOON + 9 * HOUR), PASS.expires_at, 9) == []
 
 
 def test_a_claim_that_is_lost_can_not_be_renewed(database: Database, claims: Claims) -> None:
     enrol(database, [1])
     claims.claim(PASS, NOON, 1)
     other = Claim("another", NOON + 9 * HOUR)
-    claims.take_over_lapsed(other, PASS.expires_at, 9)
+    claims.take_over_expired(other, PASS.expires_at, 9)
     before = queue_rows(database)
-    claims.renew(Claim(PASS.claimant, NOON + 99 * HOUR))
+    claims.renew(Claim(PASS.owner, NOON + 99 * HOUR))
     assert queue_rows(database) == before
 
 
@@ -221,11 +221,11 @@ def test_a_lane_has_its_own_messages_and_one_has_all_the_rest(
         application.change(each, message_type=kind)
     application.delete(6)
     mail = frozenset({MessageType.SUPPLIER})
-    assert claims.any_due(NOON, Lane(API, only=mail))
-    assert not claims.any_due(NOON - HOUR, Lane(API, only=mail))
-    assert claims.claim(PASS, NOON, 16, lane=Lane(API, only=mail)) == [2, 5]
-    assert not claims.any_due(NOON, Lane(API, only=mail)), "all of them are being sent"
-    assert claims.claim(PASS, NOON, 16, lane=Lane(API, but=mail)) == [1, 3, 4, 6], "what is deleted is dropped there"
+    assert claims.any_due(NOON, Route(API, only=mail))
+    assert not claims.any_due(NOON - HOUR, Route(API, only=mail))
+    assert claims.claim(PASS, NOON, 16, route=Route(API, only=mail)) == [2, 5]
+    assert not claims.any_due(NOON, Route(API, only=mail)), "all of them are being sent"
+    assert claims.claim(PASS, NOON, 16, route=Route(API, but=mail)) == [1, 3, 4, 6], "what is deleted is dropped there"
 
 
 def test_behind_a_message_of_its_ticket_comes_the_next_in_its_own_lane_only(
@@ -234,5 +234,5 @@ def test_behind_a_message_of_its_ticket_comes_the_next_in_its_own_lane_only(
     wait(enrolment, 7, 8)
     application.change(1, message_type="customer")
     application.change(2, message_type="supplier")
-    lane = Lane(API, but=frozenset({MessageType.SUPPLIER}))
-    assert claims.claim_first_of(PASS, NOON, {"7", "8"}, lane) == [1]
+    route = Route(API, but=frozenset({MessageType.SUPPLIER}))
+    assert claims.claim_first_of(PASS, NOON, {"7", "8"}, route) == [1]

@@ -16,7 +16,7 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.listing import AttemptRecord, ListedMessage
 from retrycli.domain.message import Claim, EscalationReason, MessageType, Span, State, Status
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition
+from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
@@ -40,7 +40,7 @@ def shown(views: Views, wanted: Filter | None = None, *, sort: str = "next", lim
 
 def escalate(database: Database, message_id: int) -> None:
     """Bring a new message into a person's hands."""
-    settled = Settled(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
+    settled = Decision(message_id, Transition.escalated(EscalationReason.PERMANENT, last_error="HTTP 404"))
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], NOON)
 
 
@@ -393,7 +393,7 @@ def test_what_the_application_took_back_is_no_longer_counted(
 def escalate_by(database: Database, message_id: int, error: str, *, at: datetime = NOON, status: int = 422) -> None:
     """Bring a new message into a person's hands by an answer of the ticketing API's."""
     outcome = Outcome(OutcomeKind.PERMANENT, status, error)
-    settled = Settled(
+    settled = Decision(
         message_id, Transition.escalated(EscalationReason.PERMANENT, last_error=error), outcome, None, None
     )
     Enrolment(database).enrol([(settled, FAILED_AT, TICKET)], at)
@@ -467,7 +467,7 @@ def test_where_every_message_has_a_cause_of_its_own_the_groups_have_an_end(
     application.add_all([{}] * number)
     words = ("".join(chr(ord("a") + int(digit)) for digit in str(each)) for each in range(1, number - 1))
     entries = [
-        (Settled(each, Transition.escalated(EscalationReason.PERMANENT, last_error=word)), FAILED_AT, TICKET)
+        (Decision(each, Transition.escalated(EscalationReason.PERMANENT, last_error=word)), FAILED_AT, TICKET)
         for each, word in enumerate([*words, "last", "last"], 1)
     ]
     Enrolment(database).enrol(entries, NOON)
@@ -496,7 +496,7 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     )
     claims.claim(PASS, NOON, 1)
     [message] = claims.begin(PASS, [1], made_by="pass", pass_id="the-pass", now=NOON, fit=lambda _: True)
-    tried = Settled(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE, message)
+    tried = Decision(1, Transition.released(), outcome, timedelta(seconds=2), NOON + MINUTE, message)
     claims.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
     claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
@@ -576,7 +576,7 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             assert Measures(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)
             claims.begin(PASS, ids, made_by="pass", pass_id=None, now=NOON, fit=lambda _: True)
-            assert claims.record(PASS, [Settled(1, Transition.delivered(), finished_at=NOON)], NOON).moved_on == set()
+            assert claims.record(PASS, [Decision(1, Transition.delivered(), finished_at=NOON)], NOON).lost == set()
         assert {each: row["status"] for each, row in made.rows().items()} == {1: "sent", 2: "failed", 3: "sent"}
         made.close()
 

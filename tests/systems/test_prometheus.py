@@ -9,7 +9,7 @@ import pytest
 
 import retrycli
 from retrycli.config.settings import Metrics
-from retrycli.operations.wiring import Surroundings
+from retrycli.operations.wiring import Runtime
 from tests.systems.conftest import Prometheus
 from tests.systems.servers import wait_until
 
@@ -55,7 +55,7 @@ def test_late_fires_when_two_ticks_are_missed_and_ends_with_the_next_pass(
     settings = application.settings(sandbox.url).model_copy(update={"metrics": Metrics(path=path)})
 
     def make_a_pass(began: datetime) -> None:
-        retrycli.run_once(settings, surroundings=Surroundings(now=lambda: began))
+        retrycli.run_once(settings, runtime=Runtime(now=lambda: began))
         wait_until(lambda: prometheus.value(START) == pytest.approx(began.timestamp(), abs=0.01))
 
     assert prometheus.firing() == set()

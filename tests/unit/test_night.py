@@ -15,7 +15,7 @@ from retrycli.views.report import Report, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:
-    from retrycli.domain.delivery_stats import Figures
+    from retrycli.domain.delivery_stats import DeliveryStats
 
 HOUR = timedelta(hours=1)
 DAWN = START + 9 * HOUR
@@ -39,7 +39,7 @@ def night(stage: Stage) -> Stage:
     return stage
 
 
-def figures(stage: Stage) -> Figures:
+def figures(stage: Stage) -> DeliveryStats:
     return Statistics(stage.database).figures(START - HOUR, stage.clock.now)
 
 

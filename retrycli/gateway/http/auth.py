@@ -11,15 +11,15 @@ from typing import assert_never
 
 import httpx
 
-from retrycli.config.gateway import OneGateway
-from retrycli.config.types import revealed
+from retrycli.config.gateway import GatewaySettings
+from retrycli.config.types import secret_text
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind, kind_of_status, parse_retry_after
 from retrycli.gateway.http.response import Answer, value_at, with_words
 from retrycli.gateway.http.transport import HEADERS, TRANSPORT_ERRORS, in_words, kind_of_exception
 from retrycli.gateway.presets.model import Auth, Session
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, fill_text, plain
-from retrycli.gateway.redaction import starred
+from retrycli.gateway.redaction import redact_secrets
 
 VISIBLE = re.compile(r"[!-~]+")
 """What a token may be of."""
@@ -37,10 +37,12 @@ class Credentials:
         ConfigurationError: a credential that is missing, or can't stand in a header.
     """
 
-    def __init__(self, settings: OneGateway, by_preset: Auth | None = None, *, errors: Collection[str] = ()) -> None:
+    def __init__(
+        self, settings: GatewaySettings, by_preset: Auth | None = None, *, errors: Collection[str] = ()
+    ) -> None:
         self._auth = _by_settings(settings, by_preset) or by_preset or Auth()
         given = {"token": settings.token, "username": settings.username, "password": settings.password}
-        self._values = {name: revealed(value) for name, value in given.items()}
+        self._values = {name: secret_text(value) for name, value in given.items()}
         for name in self._auth.needs:
             if not self._values[name]:
                 raise ConfigurationError(f"gateway.{name} is not set, and the preset {settings.preset} needs it")
@@ -80,9 +82,9 @@ class Credentials:
                 self._secrets.append(encoded)
         return headers
 
-    def starred(self, text: str) -> str:
+    def redact_secrets(self, text: str) -> str:
         """A text without our secrets, should the other side have echoed them; a token that was renewed is still one."""
-        return starred(text, self._secrets)
+        return redact_secrets(text, self._secrets)
 
     async def log_in(
         self,
@@ -143,7 +145,7 @@ class Credentials:
         )
 
 
-def _by_settings(settings: OneGateway, by_preset: Auth | None) -> Auth | None:
+def _by_settings(settings: GatewaySettings, by_preset: Auth | None) -> Auth | None:
     """How ``gateway.auth`` says it is done, for whom the preset says; None where it says nothing."""
     identity = None if by_preset is None else by_preset.identity
     match settings.auth:

@@ -16,7 +16,7 @@ from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.body import Content
 from retrycli.gateway.http.response import ANSWER_LIMIT, Answer
 from retrycli.gateway.http.transport import REFUSED_URL, TRANSPORT_ERRORS, in_words, kind_of_exception
-from retrycli.gateway.progress import Flight
+from retrycli.gateway.progress import DeliveryProgress
 
 PLAIN = re.compile(r"(?!.*/\.)(?:[\w~./?=&-]|%[0-9A-F]{2}){1,2000}", re.ASCII)
 """A path, with its query, that a URL's parser leaves as it is (RFC 3986, sections 2 and 5.2.4)."""
@@ -70,13 +70,13 @@ class Reply:
     answer: Answer | None = None
 
 
-Draw = Callable[[str | None], Request]
+BuildRequest = Callable[[str | None], Request]
 """Draws up a request for a session that a log-in has brought; afresh each time it is sent."""
 Judge = Callable[[Answer], Outcome]
 Watch = Callable[[httpx.Request, Content | None, Answer], None]
 
 
-class Line:
+class ApiClient:
     """Requests to one destination.
 
     Args:
@@ -105,7 +105,9 @@ class Line:
         self._now = now
         self._watch = watch
 
-    async def send(self, draw: Draw, judge: Judge, *, limit: int = ANSWER_LIMIT, flight: Flight | None = None) -> Reply:
+    async def send(
+        self, draw: BuildRequest, judge: Judge, *, limit: int = ANSWER_LIMIT, flight: DeliveryProgress | None = None
+    ) -> Reply:
         """Send with credentials; after a 401, log in afresh once and send again: a 401 has done nothing.
 
         Args:
@@ -129,7 +131,7 @@ class Line:
     async def _log_in(self, used: str | None) -> Outcome | None:
         return await self._credentials.log_in(used, self.exchange, self._now)
 
-    async def _send(self, request: Request, judge: Judge, limit: int, flight: Flight | None) -> Reply:
+    async def _send(self, request: Request, judge: Judge, limit: int, flight: DeliveryProgress | None) -> Reply:
         sent = self._addressed(request)
         if flight is not None:
             flight.in_flight = True

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Self
 
 import httpx
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.body import file_content, multipart_content
-from retrycli.gateway.http.client import Line, Request, Watch
-from retrycli.gateway.http.lookup import Found, Questions, Unanswered
-from retrycli.gateway.http.request_builder import Draft, Drafts, Unfit
+from retrycli.gateway.http.client import ApiClient, Request, Watch
+from retrycli.gateway.http.lookup import Found, LookupFailed, Lookups
+from retrycli.gateway.http.request_builder import Draft, RequestBuilder, UnsupportedMessage
 from retrycli.gateway.http.response import (
     ANSWER_LIMIT,
     LOOK_UP_LIMIT,
@@ -31,11 +31,11 @@ from retrycli.gateway.http.response import (
     value_at,
 )
 from retrycli.gateway.http.transport import HEADERS, open_transport
-from retrycli.gateway.immediate_retry import until_sent
+from retrycli.gateway.immediate_retry import retry_unreachable
 from retrycli.gateway.presets.loader import load_preset
 from retrycli.gateway.presets.model import Upload
 from retrycli.gateway.presets.template import fill_header, fill_path, fill_text, plain
-from retrycli.gateway.progress import Flight, in_net
+from retrycli.gateway.progress import DeliveryProgress, guard
 from retrycli.gateway.redaction import without_quotations
 from retrycli.gateway.rehearsal import check_urls
 from retrycli.gateway.time_limit import TimeLimit
@@ -71,7 +71,7 @@ class HttpGateway:
 
     def __init__(
         self,
-        settings: OneGateway,
+        settings: GatewaySettings,
         *,
         columns: Collection[str] | None,
         connections: int,
@@ -89,7 +89,7 @@ class HttpGateway:
         self._credentials = Credentials(settings, self._preset.auth, errors=self._preset.answer.errors)
         self._transport = open_transport(settings, connections=connections, elapsed=elapsed)
         timeout = settings.connect_timeout_seconds
-        self._line = Line(
+        self._line = ApiClient(
             self._transport,
             settings.destination,
             self._credentials,
@@ -97,8 +97,8 @@ class HttpGateway:
             now=now,
             watch=watch,
         )
-        self._drafts = Drafts(settings, self._preset, self._credentials.identity)
-        self._questions = Questions(self._line, self._preset, now, answers={})
+        self._drafts = RequestBuilder(settings, self._preset, self._credentials.identity)
+        self._questions = Lookups(self._line, self._preset, now, answers={})
         self._now = now
         self._sleep = sleep
 
@@ -122,8 +122,8 @@ class HttpGateway:
         A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
         tried again at once.
         """
-        flight = Flight()
-        return await in_net(self._deliver_in_time(queued, flight), queued.message_id, flight)
+        flight = DeliveryProgress()
+        return await guard(self._deliver_in_time(queued, flight), queued.message_id, flight)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why no request can be built of a message, if so. Nothing is asked or sent."""
@@ -132,7 +132,7 @@ class HttpGateway:
             marker = draft.rule.marker
             draft.fields["marker"] = "" if marker is None else plain(fill_text(marker.text, draft.fields))
             self._drafts.draw(draft, None)
-        except Unfit as error:
+        except UnsupportedMessage as error:
             return self._clean(str(error), queued)
         except UNBUILDABLE as error:
             return self._clean(f"the request can't be built: {error}", queued)
@@ -158,17 +158,17 @@ class HttpGateway:
                 return LookUp(Presence.ARRIVED)
             if queued.unsettled_since is not None:
                 self._wait_until_settled(queued.unsettled_since)
-        except Unanswered as error:
+        except LookupFailed as error:
             return LookUp(Presence.UNKNOWN, error.outcome.error)
         except (InvalidMessage, httpx.InvalidURL, ValueError, RecursionError) as error:
             return LookUp(Presence.UNKNOWN, f"the question can't be built: {error}")
         return LookUp(Presence.ABSENT)
 
-    def starred(self, text: str) -> str:
+    def redact_secrets(self, text: str) -> str:
         """A text without our secrets."""
-        return self._credentials.starred(text)
+        return self._credentials.redact_secrets(text)
 
-    async def _deliver_in_time(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+    async def _deliver_in_time(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds
         try:
             async with TimeLimit(limit):
@@ -181,7 +181,7 @@ class HttpGateway:
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
         return self._cleaned(outcome, queued)
 
-    async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+    async def _deliver(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
         try:
             draft = await self._drafts.draft(queued)
             draft.fields["marker"] = await self._marker(draft)
@@ -196,9 +196,9 @@ class HttpGateway:
             ):
                 return objection
             await self._upload(draft)
-        except Unanswered as error:
+        except LookupFailed as error:
             return error.outcome
-        except Unfit as error:
+        except UnsupportedMessage as error:
             return Outcome(OutcomeKind.INVALID, error=str(error))
         except UNBUILDABLE as error:
             return Outcome(OutcomeKind.PERMANENT, error=f"the request can't be built: {error}")
@@ -206,7 +206,7 @@ class HttpGateway:
             if lack := attachments.shortage(error):
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
-        outcome = await until_sent(
+        outcome = await retry_unreachable(
             lambda: self._send(draft, flight),
             retries=self._settings.immediate_retries,
             within=self._settings.request_timeout_seconds,
@@ -227,7 +227,7 @@ class HttpGateway:
         settled_at = unsettled_since + timedelta(seconds=self._preset.settle_seconds)
         if (left := (settled_at - self._now()).total_seconds()) > 0:
             error = f"not there by now; whether it is to be sent again shows in {left:.0f} s"
-            raise Unanswered(Outcome(OutcomeKind.REFUSED, error=error))
+            raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=error))
 
     async def _upload(self, draft: Draft) -> None:
         """Send attachments ahead, where they are then referred to."""
@@ -250,12 +250,12 @@ class HttpGateway:
         request = Request("POST", path, headers, content)
         reply = await self._line.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
-            raise Unanswered(_of_an_upload(reply.outcome, number))
+            raise LookupFailed(_of_an_upload(reply.outcome, number))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
-    async def _send(self, draft: Draft, flight: Flight) -> Outcome:
+    async def _send(self, draft: Draft, flight: DeliveryProgress) -> Outcome:
         limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(draft.fields["body"])), LOOK_UP_LIMIT))
         reply = await self._line.send(
             lambda session: self._drafts.drawn(draft, session), self._judge, limit=limit, flight=flight
@@ -279,7 +279,7 @@ class HttpGateway:
             return outcome
         try:
             as_it_should_be = await self._questions.verify(rule, {**draft.fields, "external_id": outcome.external_id})
-        except Unanswered as error:
+        except LookupFailed as error:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
             return outcome
@@ -287,12 +287,12 @@ class HttpGateway:
 
     def _cleaned(self, outcome: Outcome, queued: QueuedMessage) -> Outcome:
         """The outcome as it may be stored: its error in one line, and without our secrets and the customer's words."""
-        if outcome.external_id is not None and self.starred(outcome.external_id) != outcome.external_id:
+        if outcome.external_id is not None and self.redact_secrets(outcome.external_id) != outcome.external_id:
             outcome = replace(outcome, external_id=None)
         return outcome if outcome.error is None else replace(outcome, error=self._clean(outcome.error, queued))
 
     def _clean(self, error: str, queued: QueuedMessage) -> str:
-        return without_quotations(one_line(self._credentials.starred(error)), queued.message)
+        return without_quotations(one_line(self._credentials.redact_secrets(error)), queued.message)
 
 
 def _confirmed(draft: Draft, answer: Answer, outcome: Outcome) -> Outcome:

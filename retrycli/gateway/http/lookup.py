@@ -12,7 +12,7 @@ from enum import Enum
 
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.gateway.http.client import Line, Request
+from retrycli.gateway.http.client import ApiClient, Request
 from retrycli.gateway.http.response import LOOK_UP_LIMIT, Answer, holds, lacks, outcome_of_question
 from retrycli.gateway.http.transport import HEADERS
 from retrycli.gateway.presets.json_path import find
@@ -33,7 +33,7 @@ class Found(Enum):
     ABSENT = "absent"
 
 
-class Unanswered(Exception):
+class LookupFailed(Exception):
     """A question without an answer that could be used; the outcome is what its message comes to."""
 
     def __init__(self, outcome: Outcome) -> None:
@@ -42,13 +42,13 @@ class Unanswered(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Questions:
+class Lookups:
     """Questions of one preset over one line.
 
     ``answers`` holds what a pass need not ask twice: the answers of preflights, by path.
     """
 
-    line: Line
+    line: ApiClient
     preset: Preset
     now: Callable[[], datetime]
     answers: dict[str, Answer]
@@ -57,11 +57,11 @@ class Questions:
         """Whether a preflight is proven, where nothing worse comes of it than a marker.
 
         Raises:
-            Unanswered: nobody knows.
+            LookupFailed: nobody knows.
         """
         try:
             return await self.preflight(name, fields) is None
-        except Unanswered as error:
+        except LookupFailed as error:
             if error.outcome.kind is not OutcomeKind.PERMANENT:
                 raise
             return False  # what the system does not know, it can't do
@@ -70,15 +70,15 @@ class Questions:
         """Whether a message has arrived.
 
         Raises:
-            Unanswered: nobody knows.
+            LookupFailed: nobody knows.
         """
         for each in self.preset.look_up:
             try:
                 if await self._ask(each, fields, "look-up", believe_no=False):
                     return Found.THERE
-            except Unanswered as error:
+            except LookupFailed as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message
-                    raise Unanswered(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
+                    raise LookupFailed(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
         return Found.ABSENT
 
@@ -86,7 +86,7 @@ class Questions:
         """Whether what has arrived is as it should be.
 
         Raises:
-            Unanswered: nobody knows.
+            LookupFailed: nobody knows.
         """
         return await self._ask(question, fields, "reading back")
 
@@ -94,7 +94,7 @@ class Questions:
         """What keeps a message from being sent; None where it is proven that nothing does.
 
         Raises:
-            Unanswered: nobody knows.
+            LookupFailed: nobody knows.
         """
         rules = self.preset.preflight[name]
         known: Mapping[str, object] = fields
@@ -123,7 +123,7 @@ class Questions:
                 for name, path in step.take.items():
                     taken[name] = find(answer.json, path, with_value)
             except ValueError as error:
-                raise Unanswered(_unusable(what, answer, error)) from None
+                raise LookupFailed(_unusable(what, answer, error)) from None
         return taken if proven and all(taken.values()) else None
 
     async def _get(self, asked: Get, fields: Fields, what: str) -> Answer:
@@ -146,14 +146,14 @@ class Questions:
             believe_no: take an answer for a no even if it lacks what the question reads.
 
         Raises:
-            Unanswered: nobody knows.
+            LookupFailed: nobody knows.
         """
         for page in range(1, PAGES + 1):
             with_page = {**fields, "page": page}
             try:
                 answer = await self._answer(question, with_page, what)
             except InvalidMessage as error:
-                raise Unanswered(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
+                raise LookupFailed(Outcome(OutcomeKind.PERMANENT, error=f"{what}: {error}")) from None
             try:
                 if holds(question.holds, answer, with_page):
                     return True
@@ -162,8 +162,8 @@ class Questions:
                 if question.more is None or not holds(question.more, answer, with_page):
                     return False
             except ValueError as error:
-                raise Unanswered(_unusable(what, answer, error)) from None
-        raise Unanswered(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
+                raise LookupFailed(_unusable(what, answer, error)) from None
+        raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
 
     async def _answer(self, asked: Get, fields: Fields, what: str) -> Answer:
         def draw(session: str | None) -> Request:
@@ -174,7 +174,7 @@ class Questions:
 
         reply = await self.line.send(draw, judge, limit=LOOK_UP_LIMIT)
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
-            raise Unanswered(_of_a_question(reply.outcome, what))
+            raise LookupFailed(_of_a_question(reply.outcome, what))
         return reply.answer
 
 
@@ -192,13 +192,13 @@ def _check_complete(question: Question, answer: Answer, fields: Fields, what: st
     """Check that an answer has all that a question reads: a message that is not shown may be there all the same.
 
     Raises:
-        Unanswered: it lacks something.
+        LookupFailed: it lacks something.
         ValueError: it can't be read.
     """
     for condition in (question.holds, question.more):
         if condition is not None and (gap := lacks(condition, answer, fields)) is not None:
             error = f"{what}: HTTP {answer.status}, but the answer has no {gap!r}, so it proves nothing"
-            raise Unanswered(Outcome(OutcomeKind.REFUSED, answer.status, error))
+            raise LookupFailed(Outcome(OutcomeKind.REFUSED, answer.status, error))
 
 
 def _unusable(what: str, answer: Answer, error: ValueError) -> Outcome:

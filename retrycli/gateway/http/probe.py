@@ -9,7 +9,7 @@ from email.utils import parsedate_to_datetime
 
 import httpx
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.outcome import Outcome, OutcomeKind, one_line
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.response import Answer, outcome_of_question
@@ -33,7 +33,7 @@ class Probe:
     """By how much its clock is ahead of ours; None where it did not say."""
 
 
-async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
+async def probe(settings: GatewaySettings, *, now: Callable[[], datetime]) -> Probe:
     """Log in, where messages are sent after a log-in, and ask what the preset has for that; else for the base URL.
 
     Raises:
@@ -69,11 +69,11 @@ async def probe(settings: OneGateway, *, now: Callable[[], datetime]) -> Probe:
     finally:
         await transport.aclose()
     if outcome.error is not None:
-        outcome = replace(outcome, error=one_line(credentials.starred(outcome.error)))
+        outcome = replace(outcome, error=one_line(credentials.redact_secrets(outcome.error)))
     return Probe(outcome, credentials.by_log_in or preset.check is not None, next(iter(ahead), None))
 
 
-def _question(settings: OneGateway, credentials: Credentials, check: Get | None) -> httpx.Request:
+def _question(settings: GatewaySettings, credentials: Credentials, check: Get | None) -> httpx.Request:
     path = "" if check is None else fill_path(check.path, {"identity": credentials.identity}, check.query)
     return httpx.Request("GET", settings.destination + path, headers=HEADERS | credentials.headers())
 

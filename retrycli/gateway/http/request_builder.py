@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import PurePath
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import InvalidMessage
 from retrycli.domain.message import LIST_COLUMNS, Message, QueuedMessage
 from retrycli.gateway import attachments
@@ -18,7 +18,7 @@ from retrycli.gateway.presets.model import MessageRule
 from retrycli.gateway.presets.template import fill, fill_header, fill_path, plain
 
 
-class Unfit(Exception):
+class UnsupportedMessage(Exception):
     """A message that the preset, or its own row, lacks something for."""
 
 
@@ -36,7 +36,7 @@ class Draft:
     """As it was drawn up first, for no session."""
 
 
-class Drafts:
+class RequestBuilder:
     """Makes requests of messages.
 
     Args:
@@ -45,7 +45,7 @@ class Drafts:
         identity: who we are, where messages say so.
     """
 
-    def __init__(self, settings: OneGateway, preset: Preset, identity: object) -> None:
+    def __init__(self, settings: GatewaySettings, preset: Preset, identity: object) -> None:
         self._settings = settings
         self._preset = preset
         self._identity = identity
@@ -55,7 +55,7 @@ class Drafts:
         """Find out whether the preset has what a message needs.
 
         Raises:
-            Unfit: it has not, or the row has not what the preset needs.
+            UnsupportedMessage: it has not, or the row has not what the preset needs.
             OSError: an attachment can't be looked at just now; see `attachments.shortage`.
         """
         rule, preset = self._rule(queued.message), self._settings.preset
@@ -64,7 +64,7 @@ class Drafts:
         parts = [FilePart(each.path, each.size, as_base64=True) for each in files]
         for number, file in enumerate(files, 1):
             if rule.endings and PurePath(file.name).suffix.lower().removeprefix(".") not in rule.endings:
-                raise Unfit(
+                raise UnsupportedMessage(
                     f"attachments: no. {number} ends as the preset {preset} takes none; send a link to it instead"
                 )
         fields["attachments"] = [
@@ -82,26 +82,26 @@ class Drafts:
         rule = self._preset.messages.get(message.message_type)
         preset = self._settings.preset
         if rule is None:
-            raise Unfit(
+            raise UnsupportedMessage(
                 f"the preset {preset} has no place for {message.message_type} messages; "
                 f"have another gateway send them, as [gateway.{message.message_type}]"
             )
         for column in LIST_COLUMNS:
             if message.fields[column] and column not in {*rule.capabilities, *rule.ignores}:
-                raise Unfit(
+                raise UnsupportedMessage(
                     f"the preset {preset} has no place for {column} in {message.message_type} messages; "
                     "empty the column, or have another preset or gateway send them"
                 )
         for column in rule.required:
             if not plain(message.fields.get(column)).strip():
-                raise Unfit(f"{column} is empty, and the preset {preset} needs it")
+                raise UnsupportedMessage(f"{column} is empty, and the preset {preset} needs it")
         return rule
 
     async def _attached(self, queued: QueuedMessage) -> list[attachments.Attachment]:
         try:
             return await attachments.find(queued.message, self._folder, self._settings.attachments_limit_bytes)
         except InvalidMessage as error:
-            raise Unfit(str(error)) from error
+            raise UnsupportedMessage(str(error)) from error
 
     def draw(self, draft: Draft, session: str | None) -> Request:
         """Draw up the request of a message.

@@ -21,7 +21,7 @@ import aiohttp
 import httpx
 from httpx_aiohttp import AiohttpTransport
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.attachments import FileChanged
@@ -179,7 +179,7 @@ def check_aiohttp(
 
 
 def open_transport(
-    settings: OneGateway, *, connections: int, elapsed: Callable[[], float] = time.monotonic
+    settings: GatewaySettings, *, connections: int, elapsed: Callable[[], float] = time.monotonic
 ) -> httpx.AsyncBaseTransport:
     """Open a transport.
 
@@ -258,7 +258,7 @@ def in_words(error: BaseException) -> str:
     return f"{type(cause).__name__}: {text}" if text else type(cause).__name__
 
 
-def _tls(settings: OneGateway) -> ssl.SSLContext:
+def _tls(settings: GatewaySettings) -> ssl.SSLContext:
     if not (settings.base_url or "").startswith("https:"):
         # Reading the system's certificates takes longer than a short pass, and a plain URL needs none.
         return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

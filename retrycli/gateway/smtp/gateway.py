@@ -13,17 +13,17 @@ from urllib.parse import urlsplit
 
 import idna  # noqa: F401  addresses need it, and nothing may be imported while mails are sent
 
-from retrycli.config.gateway import OneGateway
-from retrycli.config.types import revealed
+from retrycli.config.gateway import GatewaySettings
+from retrycli.config.types import secret_text
 from retrycli.domain.email_address import Address
 from retrycli.domain.errors import ConfigurationError, InvalidMessage
 from retrycli.domain.message import OPTIONAL_COLUMNS, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence, one_line
 from retrycli.gateway import attachments
-from retrycli.gateway.immediate_retry import until_sent
+from retrycli.gateway.immediate_retry import retry_unreachable
 from retrycli.gateway.in_thread import in_thread
-from retrycli.gateway.progress import Flight, in_net
-from retrycli.gateway.redaction import starred, without_quotations
+from retrycli.gateway.progress import DeliveryProgress, guard
+from retrycli.gateway.redaction import redact_secrets, without_quotations
 from retrycli.gateway.smtp.mime import Mail, columns_of, compose
 from retrycli.gateway.smtp.session import Conversation, Server
 from retrycli.gateway.time_limit import TimeLimit
@@ -56,7 +56,7 @@ class SmtpGateway:
 
     def __init__(
         self,
-        settings: OneGateway,
+        settings: GatewaySettings,
         *,
         columns: Collection[str] | None,
         connections: int,
@@ -83,8 +83,8 @@ class SmtpGateway:
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes."""
-        flight = Flight()
-        return await in_net(self._deliver(queued, flight), queued.message_id, flight)
+        flight = DeliveryProgress()
+        return await guard(self._deliver(queued, flight), queued.message_id, flight)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why no mail can be made of a message, if so. Nothing is sent."""
@@ -101,7 +101,7 @@ class SmtpGateway:
         del queued
         return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
 
-    async def _deliver(self, queued: QueuedMessage, flight: Flight) -> Outcome:
+    async def _deliver(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + limit
         try:
@@ -132,18 +132,18 @@ class SmtpGateway:
         return replace(outcome, error=without_quotations(one_line(outcome.error), queued.message))
 
 
-async def ask(settings: OneGateway) -> Outcome:
+async def ask(settings: GatewaySettings) -> Outcome:
     """Go as far as a mail could be sent, and send none.
 
     Raises:
         ConfigurationError: no usable base URL or CA file.
     """
     deadline = asyncio.get_running_loop().time() + settings.request_timeout_seconds
-    outcome = await _Line(settings, connections=1).deliver(None, asyncio.sleep, Flight(), deadline)
+    outcome = await _Line(settings, connections=1).deliver(None, asyncio.sleep, DeliveryProgress(), deadline)
     return outcome if outcome.error is None else replace(outcome, error=one_line(outcome.error))
 
 
-def check_subject(settings: OneGateway, columns: Collection[str]) -> None:
+def check_subject(settings: GatewaySettings, columns: Collection[str]) -> None:
     """Check that every column which the subject names is there.
 
     Raises:
@@ -162,12 +162,12 @@ class _Line:
         connections: how many conversations may be held at once, each in a thread of its own.
     """
 
-    def __init__(self, settings: OneGateway, connections: int) -> None:
+    def __init__(self, settings: GatewaySettings, connections: int) -> None:
         parts = urlsplit(settings.destination)
         self._host, self._port = _usable(parts.hostname or ""), parts.port or PORTS[parts.scheme]
         self._settings = settings
         self._connections = connections
-        username, password = settings.username or "", revealed(settings.password)
+        username, password = settings.username or "", secret_text(settings.password)
         encrypted = parts.scheme == "smtps" or settings.starttls
         self._server = Server(
             host=self._host,
@@ -182,18 +182,20 @@ class _Line:
         self._secrets = [password, *(base64.b64encode(each.encode()).decode() for each in as_sent if password)]
 
     async def deliver(
-        self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: Flight, deadline: float
+        self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: DeliveryProgress, deadline: float
     ) -> Outcome:
         """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
-        outcome = await until_sent(
+        outcome = await retry_unreachable(
             lambda: self._attempt(mail, deadline, flight),
             retries=self._settings.immediate_retries,
             within=self._settings.request_timeout_seconds,
             sleep=sleep,
         )
-        return outcome if outcome.error is None else replace(outcome, error=starred(outcome.error, self._secrets))
+        return (
+            outcome if outcome.error is None else replace(outcome, error=redact_secrets(outcome.error, self._secrets))
+        )
 
-    async def _attempt(self, mail: Mail | None, deadline: float, flight: Flight) -> Outcome:
+    async def _attempt(self, mail: Mail | None, deadline: float, flight: DeliveryProgress) -> Outcome:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from retrycli.config.gateway import OneGateway
+from retrycli.config.gateway import GatewaySettings
 from retrycli.domain import incidents
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.outcome import OUTAGE, OutcomeKind
@@ -73,7 +73,7 @@ def _refusals(case: Case, database: Database) -> dict[str, str]:
     }
 
 
-def _mail_server(gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
+def _mail_server(gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.smtp.gateway import ask
 
     found = asyncio.run(ask(gateway))
@@ -100,7 +100,7 @@ def _is_here(url: str) -> bool:
     return urlsplit(url).hostname in {"localhost", "127.0.0.1", "::1"}
 
 
-def _ticketing_api(case: Case, gateway: OneGateway, refusal: str | None) -> Iterator[Finding]:
+def _ticketing_api(case: Case, gateway: GatewaySettings, refusal: str | None) -> Iterator[Finding]:
     from retrycli.gateway.http.probe import probe
 
     found = asyncio.run(probe(gateway, now=case.now))
@@ -114,7 +114,7 @@ def _ticketing_api(case: Case, gateway: OneGateway, refusal: str | None) -> Iter
         )
 
 
-def _answer(gateway: OneGateway, found: Probe, refusal: str | None) -> Finding:
+def _answer(gateway: GatewaySettings, found: Probe, refusal: str | None) -> Finding:
     outcome = found.outcome
     where, said = gateway.destination, outcome.error
     if outcome.kind is OutcomeKind.UNAUTHORIZED and outcome.status_code is None:
@@ -138,6 +138,6 @@ def _answer(gateway: OneGateway, found: Probe, refusal: str | None) -> Finding:
     return well("api", f"{where} is there (it answers {said} to a GET){proof}")
 
 
-def has_credentials(gateway: OneGateway) -> bool:
+def has_credentials(gateway: GatewaySettings) -> bool:
     """Whether requests bear any."""
     return gateway.auth != "none" and any((gateway.token, gateway.username, gateway.password))

@@ -14,7 +14,7 @@ from functools import partial
 from importlib import resources
 from itertools import pairwise
 
-from retrycli.domain.delivery_stats import DAY, Figures, PassMark, bar_for, bars, quantile
+from retrycli.domain.delivery_stats import DAY, DeliveryStats, PassMark, bar_for, bars, quantile
 from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import printable
@@ -62,7 +62,7 @@ class Cause:
 class Report:
     """What the page is made of."""
 
-    figures: Figures
+    figures: DeliveryStats
     state: str
     """`Status.state`."""
     messages: Mapping[str, int]
@@ -174,7 +174,7 @@ def _values(report: Report, clock: Clock) -> dict[str, object]:
     }
 
 
-def _over_time(figures: Figures, clock: Clock) -> dict[str, object]:
+def _over_time(figures: DeliveryStats, clock: Clock) -> dict[str, object]:
     """The chart of attempts, with the words around it."""
     length = bar_for(figures.until - figures.since)
     columns = bars(figures, length)
@@ -211,7 +211,7 @@ def _ticks(begin: datetime, end: datetime, clock: Clock) -> list[tuple[str, floa
     return found
 
 
-def _tries(figures: Figures) -> list[tuple[str, int, object]]:
+def _tries(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     """Delivered messages by tries: what it says, how many, and a bar."""
     few = {
         number: figures.tries.get(number, 0) for number in range(1, min(max(figures.tries, default=0), MOST_TRIES) + 1)
@@ -221,7 +221,7 @@ def _tries(figures: Figures) -> list[tuple[str, int, object]]:
     return _with_bars([*rows, *([("later", more)] if more else [])])
 
 
-def _waits(figures: Figures) -> list[tuple[str, int, object]]:
+def _waits(figures: DeliveryStats) -> list[tuple[str, int, object]]:
     """Delivered messages by how long they had waited."""
     counts = [0] * (len(WAITS) + 1)
     for minutes, messages in figures.waits.items():

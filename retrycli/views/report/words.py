@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from datetime import datetime, timedelta
 
 from retrycli.domain import suggested
-from retrycli.domain.delivery_stats import Figures
+from retrycli.domain.delivery_stats import DeliveryStats
 from retrycli.domain.duration import in_words
 from retrycli.domain.outage import Outage
 from retrycli.domain.pass_summary import StopReason
@@ -30,7 +30,7 @@ Clock = Callable[[datetime], datetime]
 
 def headline(
     state: str,
-    figures: Figures,
+    figures: DeliveryStats,
     messages: Mapping[str, int],
     last_pass: datetime | None,
     clock: Clock,
@@ -68,7 +68,7 @@ def headline(
 
 
 def _trouble(
-    state: str, figures: Figures, waiting: int, last_pass: datetime | None, clock: Clock, reason: str | None
+    state: str, figures: DeliveryStats, waiting: int, last_pass: datetime | None, clock: Clock, reason: str | None
 ) -> tuple[str, str] | None:
     latest = figures.outages[-1] if figures.outages else None
     if state == "never_run":
@@ -105,7 +105,7 @@ def moment(time: datetime, clock: Clock) -> str:
     return f"{local:%a} {local.day} {local:%b %H:%M}"
 
 
-def span(figures: Figures) -> str:
+def span(figures: DeliveryStats) -> str:
     """How long a time the figures are of: ``7 days``, ``12 h``."""
     length = figures.until - figures.since
     days, rest = divmod(length, timedelta(days=1))

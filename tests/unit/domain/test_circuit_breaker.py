@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, wider
+from retrycli.domain.circuit_breaker import Breaker, BreakerRules, BreakerState, next_concurrency
 from retrycli.domain.outcome import OutcomeKind
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -76,7 +76,7 @@ def test_a_row_goes_on_over_passes() -> None:
 @pytest.mark.parametrize("kind", [OutcomeKind.TRANSIENT, OutcomeKind.UNKNOWN])
 def test_failures_of_two_tickets_open_it_never_and_with_a_third_ticket_all_count(kind: OutcomeKind) -> None:
     two = after(*[kind] * 40, tickets=2)
-    assert (two.state, two.at_ease) == (BreakerState.CLOSED, False)
+    assert (two.state, two.is_healthy) == (BreakerState.CLOSED, False)
     third = two.after(kind, RULES, since=NOON, ticket="third")
     assert third.state is BreakerState.OPEN
     assert third.probe_at == NOON + timedelta(minutes=15), "the first wait, however long the row"
@@ -233,12 +233,12 @@ def test_it_is_open_exactly_while_five_failures_in_a_row_say_something_of_the_de
         *[(4, kind, 4) for kind in SILENT],
     ],
 )
-@pytest.mark.parametrize("at_ease", [False, True])
+@pytest.mark.parametrize("is_healthy", [False, True])
 def test_an_answer_widens_a_failure_halves_and_the_rest_leaves_the_width(
-    width: int, kind: OutcomeKind, then: int, *, at_ease: bool
+    width: int, kind: OutcomeKind, then: int, *, is_healthy: bool
 ) -> None:
-    to_the_limit = at_ease and kind is OutcomeKind.DELIVERED
-    assert wider(width, kind, 8, at_ease=at_ease) == (8 if to_the_limit else then)
+    to_the_limit = is_healthy and kind is OutcomeKind.DELIVERED
+    assert next_concurrency(width, kind, 8, is_healthy=is_healthy) == (8 if to_the_limit else then)
 
 
 def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() -> None:
@@ -246,7 +246,7 @@ def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() 
     for _ in range(4):
         width = widths[-1]
         for _ in range(widths[-1]):
-            width = wider(width, OutcomeKind.DELIVERED, 100, at_ease=False)
+            width = next_concurrency(width, OutcomeKind.DELIVERED, 100, is_healthy=False)
         widths.append(width)
     assert widths == [1, 2, 4, 8, 16]
 
@@ -255,6 +255,6 @@ def test_a_full_round_of_answers_doubles_the_width_of_what_has_failed_of_late() 
 @given(st.integers(1, 512), st.lists(st.tuples(st.sampled_from(OutcomeKind), st.booleans()), max_size=50))
 def test_the_width_stays_between_one_and_the_limit(limit: int, course: list[tuple[OutcomeKind, bool]]) -> None:
     width = 1
-    for kind, at_ease in course:
-        width = wider(width, kind, limit, at_ease=at_ease)
+    for kind, is_healthy in course:
+        width = next_concurrency(width, kind, limit, is_healthy=is_healthy)
         assert 1 <= width <= limit

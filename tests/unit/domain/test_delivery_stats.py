@@ -13,7 +13,7 @@ from retrycli.domain.delivery_stats import (
     HOUR,
     MOST_BARS,
     OUTCOMES,
-    Figures,
+    DeliveryStats,
     Slice,
     bar_for,
     bars,
@@ -27,8 +27,8 @@ MINUTE = timedelta(minutes=1)
 spans = st.timedeltas(min_value=timedelta(seconds=1), max_value=36_500 * DAY)
 
 
-def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR) -> Figures:
-    return Figures(since, NOON, unit, slices, tries={}, waits={}, troubles=[], outages=[])
+def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR) -> DeliveryStats:
+    return DeliveryStats(since, NOON, unit, slices, tries={}, waits={}, troubles=[], outages=[])
 
 
 @given(spans)

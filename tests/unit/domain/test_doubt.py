@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.doubt import HELD_AT_MOST, TICKETS
-from retrycli.domain.message import Claim, Lane, MessageType, QueuedMessage
+from retrycli.domain.message import Claim, MessageType, QueuedMessage, Route
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
@@ -234,7 +234,7 @@ def test_the_tickets_in_doubt_get_no_trial(stage: Stage) -> None:
 def test_a_trial_keeps_the_order_of_its_ticket(stage: Stage) -> None:
     stage.add(*range(1, TICKETS + 1))
     of_one_ticket(stage, 51, 52, 53)
-    stage.run(but(range(1, TICKETS + 1), FORBIDDEN), replace(ONE_BY_ONE, in_order=True))
+    stage.run(but(range(1, TICKETS + 1), FORBIDDEN), replace(ONE_BY_ONE, per_ticket_order=True))
     assert stage.order[TICKETS:] == [51, 52, 53]
 
 
@@ -317,7 +317,7 @@ def test_a_pass_that_has_lost_its_claim_records_no_answer_of_another(stage: Stag
         if queued.message_id == 1:
             stage.clock.now += RULES.lease
             other = Claim("another", stage.clock.now + RULES.lease)
-            stage.claims.take_over_lapsed(other, stage.clock.now, 10)
+            stage.claims.take_over_expired(other, stage.clock.now, 10)
         return FORBIDDEN
 
     stage.run(answer, ONE_BY_ONE)
@@ -330,7 +330,7 @@ def test_their_claims_are_renewed(stage: Stage) -> None:
 
     def slowly(queued: QueuedMessage) -> Outcome:
         stage.clock.now += RULES.lease / 2
-        found = stage.claims.take_over_lapsed(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
+        found = stage.claims.take_over_expired(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
         lapsed.extend(each.message.message_id for each in found)
         return DELIVERED if queued.message_id == 8 else FORBIDDEN
 
@@ -434,9 +434,9 @@ def test_a_rest_in_between_is_the_end_of_the_pass(stage: Stage) -> None:
 
 # Routes.
 
-MAIL = Lane("https://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
-REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
-RULES_OF_TWO = replace(RULES, lanes=(MAIL, REST))
+MAIL = Route("https://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
+RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
 
 
 def test_each_route_is_judged_by_itself(stage: Stage) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrycli.domain.fair_share import MOST_PASSED_OVER, Turns
+from retrycli.domain.fair_share import MOST_PASSED_OVER, FairShare
 
 AT_ONCE = 16
 
@@ -12,42 +12,42 @@ def candidates(*tickets: str | None) -> list[tuple[int, str | None]]:
 
 
 def test_where_each_ticket_has_a_few_messages_all_are_taken() -> None:
-    turns = Turns(AT_ONCE)
+    turns = FairShare(AT_ONCE)
     assert turns.take(candidates("a", "b", "a", "c")) == [1, 2, 3, 4]
     assert turns.passed_over == set()
 
 
 def test_of_a_ticket_with_many_an_eighth_is_taken_and_it_is_passed_over() -> None:
-    turns = Turns(AT_ONCE)
+    turns = FairShare(AT_ONCE)
     assert turns.take(candidates("a", "a", "a", "b", "a")) == [1, 2, 4]
     assert turns.passed_over == {"a"}
 
 
 def test_each_round_takes_twice_as_many_of_a_ticket_up_to_a_half() -> None:
-    turns = Turns(AT_ONCE)
+    turns = FairShare(AT_ONCE)
     taken = []
     for _ in range(5):
         taken.append(len(turns.take(candidates(*["a"] * AT_ONCE))))
-        assert turns.next_round()
+        assert turns.widen()
     assert taken == [2, 4, 8, 8, 8]
 
 
 def test_a_round_with_nobody_passed_over_is_the_last() -> None:
-    turns = Turns(AT_ONCE)
+    turns = FairShare(AT_ONCE)
     turns.take(candidates("a", "b"))
-    assert not turns.next_round()
+    assert not turns.widen()
 
 
 def test_of_a_message_whose_ticket_is_not_known_it_is_always_the_turn() -> None:
-    assert Turns(AT_ONCE).take(candidates(*[None] * AT_ONCE)) == list(range(1, AT_ONCE + 1))
+    assert FairShare(AT_ONCE).take(candidates(*[None] * AT_ONCE)) == list(range(1, AT_ONCE + 1))
 
 
 def test_something_is_taken_however_few_are_taken_at_once() -> None:
-    assert Turns(1).take(candidates("a", "a")) == [1]
+    assert FairShare(1).take(candidates("a", "a")) == [1]
 
 
 def test_no_more_tickets_are_passed_over_than_a_statement_takes() -> None:
-    turns = Turns(AT_ONCE)
+    turns = FairShare(AT_ONCE)
     turns.passed_over = {str(each) for each in range(MOST_PASSED_OVER + 1)}
     turns.take([])
     assert turns.passed_over == set()

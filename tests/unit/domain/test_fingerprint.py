@@ -9,7 +9,7 @@ import pytest
 from retrycli.domain.fingerprint import LENGTH, cause, fingerprint
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Settled, Transition, exhausted
+from retrycli.domain.retry_policy import Decision, Transition, exhausted
 from tests.cpu import cpu_seconds
 
 
@@ -38,9 +38,9 @@ def test_numbers_addresses_and_ids_are_no_part_of_a_cause(error: str, stripped: 
     assert cause(error) == stripped
 
 
-def escalated(error: str, outcome: Outcome | None) -> Settled:
+def escalated(error: str, outcome: Outcome | None) -> Decision:
     reason = EscalationReason.PERMANENT if outcome else EscalationReason.INVALID
-    return Settled(1, Transition.escalated(reason, last_error=error), outcome)
+    return Decision(1, Transition.escalated(reason, last_error=error), outcome)
 
 
 def test_messages_that_differ_in_ids_alone_bear_one_fingerprint() -> None:

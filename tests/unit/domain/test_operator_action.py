@@ -8,28 +8,32 @@ import pytest
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.message import State
-from retrycli.domain.operator_action import VERBS, Act, ActKind, Standing, not_free, refusal
+from retrycli.domain.operator_action import VERBS, ActionKind, OperatorAction, Standing, not_free, refusal
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 
 
 def test_an_act_has_its_own_fields_and_no_others() -> None:
-    nothing = Act(ActKind.NOTED, "ada", NOON)
+    nothing = OperatorAction(ActionKind.NOTED, "ada", NOON)
     assert (nothing.detail, nothing.due, nothing.last_error, nothing.note) == (None, None, None, None)
-    rejected = Act.rejected("a double", by="ada", at=NOON)
-    assert rejected == Act(ActKind.REJECTED, "ada", NOON, "a double", last_error="Rejected by ada: a double")
+    rejected = OperatorAction.rejected("a double", by="ada", at=NOON)
+    assert rejected == OperatorAction(
+        ActionKind.REJECTED, "ada", NOON, "a double", last_error="Rejected by ada: a double"
+    )
     before, after = {"subject": "a", "body": None}, {"subject": "b", "body": "c"}
-    edited = Act.edited(before, after, ticket="4711", by="ada", at=NOON)
-    assert edited == Act(ActKind.EDITED, "ada", NOON, "subject, body", ticket="4711", before=before, after=after)
+    edited = OperatorAction.edited(before, after, ticket="4711", by="ada", at=NOON)
+    assert edited == OperatorAction(
+        ActionKind.EDITED, "ada", NOON, "subject, body", ticket="4711", before=before, after=after
+    )
 
 
 def test_the_history_has_times_in_utc() -> None:
     east = datetime(2025, 3, 3, 14, tzinfo=timezone(timedelta(hours=2)))
-    assert Act.requeued(east, by="ada", at=NOON).detail == "due 2025-03-03T12:00:00Z"
+    assert OperatorAction.requeued(east, by="ada", at=NOON).detail == "due 2025-03-03T12:00:00Z"
 
 
 @pytest.mark.parametrize("kind", VERBS)
-def test_each_refusal_says_why(kind: ActKind) -> None:
+def test_each_refusal_says_why(kind: ActionKind) -> None:
     assert isinstance(refusal(kind, 7, None, NOON), NoSuchMessage)
     for standing in (
         Standing(7, "sent"),
@@ -44,7 +48,7 @@ def test_each_refusal_says_why(kind: ActKind) -> None:
 
 def test_what_looks_free_again_was_changed_by_another() -> None:
     standing = Standing(7, "failed", State.ESCALATED)
-    assert "was being changed by another just now" in str(refusal(ActKind.REQUEUED, 7, standing, NOON))
+    assert "was being changed by another just now" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from retrycli.domain.outcome import (
     ALIVE,
-    LAPSED,
     OUTAGE,
+    PROCESS_DIED,
     RETRY_AFTER_CAP,
     OutcomeKind,
     kind_of_status,
@@ -106,12 +106,12 @@ def test_an_outcome_shows_life_or_an_outage_or_says_nothing_of_health() -> None:
 
 def test_an_outcome_is_frozen() -> None:
     with pytest.raises(FrozenInstanceError):
-        LAPSED.kind = OutcomeKind.DELIVERED  # type: ignore[misc]
+        PROCESS_DIED.kind = OutcomeKind.DELIVERED  # type: ignore[misc]
 
 
 def test_an_attempt_whose_claim_lapsed_may_have_arrived() -> None:
-    assert LAPSED.kind is OutcomeKind.UNKNOWN
-    assert LAPSED.error
+    assert PROCESS_DIED.kind is OutcomeKind.UNKNOWN
+    assert PROCESS_DIED.error
 
 
 # Retry-After.

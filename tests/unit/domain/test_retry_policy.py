@@ -77,9 +77,9 @@ def decide(
     since: datetime = NOON,
     now: datetime = ANSWER,
     jitter: float = 0.0,
-    charged: bool = True,
+    counts_as_retry: bool = True,
 ) -> Transition:
-    return policy.decide(queued, outcome, since=since, now=now, jitter=jitter, charged=charged)
+    return policy.decide(queued, outcome, since=since, now=now, jitter=jitter, counts_as_retry=counts_as_retry)
 
 
 @pytest.mark.parametrize(
@@ -94,7 +94,7 @@ def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transit
 
 
 @pytest.mark.parametrize(
-    ("kind", "charged", "transition"),
+    ("kind", "counts_as_retry", "transition"),
     [
         (OutcomeKind.DELIVERED, True, TransitionKind.DELIVERED),
         (OutcomeKind.DELIVERED, False, TransitionKind.DELIVERED),
@@ -117,9 +117,9 @@ def test_rules_and_transitions_are_frozen(value: RetryPolicy | Backoff | Transit
     ],
 )
 def test_each_outcome_charged_or_not_has_its_transition(
-    kind: OutcomeKind, *, charged: bool, transition: TransitionKind
+    kind: OutcomeKind, *, counts_as_retry: bool, transition: TransitionKind
 ) -> None:
-    assert decide(queued(), Outcome(kind, error="no"), charged=charged).kind is transition
+    assert decide(queued(), Outcome(kind, error="no"), counts_as_retry=counts_as_retry).kind is transition
 
 
 @pytest.mark.parametrize("retry_count", [0, 9, 10])
@@ -158,7 +158,7 @@ def test_throttled_and_unauthorized_cost_no_try_and_no_wait_but_send_a_message_b
 @pytest.mark.parametrize("retry_count", [0, 9, 12])
 def test_what_fails_uncharged_keeps_its_tries_and_goes_behind_the_others(kind: OutcomeKind, retry_count: int) -> None:
     """Its time becomes now, so that the next probe is another message."""
-    step = decide(queued(retry_count=retry_count, unknown_count=1), Outcome(kind, error="no"), charged=False)
+    step = decide(queued(retry_count=retry_count, unknown_count=1), Outcome(kind, error="no"), counts_as_retry=False)
     assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER, unknown_count=1)
 
 
@@ -336,12 +336,12 @@ def test_the_limit_of_unknown_outcomes_can_be_set(limit: int, unknowns_before: i
 
 
 def test_an_uncharged_unknown_outcome_takes_no_try_but_is_counted_as_unknown() -> None:
-    step = decide(queued(retry_count=4), LOST, charged=False)
+    step = decide(queued(retry_count=4), LOST, counts_as_retry=False)
     assert step == Transition(TransitionKind.RELEASED, next_attempt_at=ANSWER, unknown_count=1)
 
 
 def test_an_uncharged_unknown_outcome_at_the_limit_is_escalated_with_its_tries_kept() -> None:
-    step = decide(queued(retry_count=4, unknown_count=2), LOST, charged=False)
+    step = decide(queued(retry_count=4, unknown_count=2), LOST, counts_as_retry=False)
     assert (step.reason, step.retry_count) == (EscalationReason.UNKNOWN, 4)
 
 

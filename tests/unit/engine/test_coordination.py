@@ -14,7 +14,7 @@ from retrycli.domain.message import Claim, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.engine.rules import LOOK_EVERY, PassRules
+from retrycli.engine.rules import SYNC_INTERVAL, PassRules
 from tests.fakes import CUT_OFF, DELIVERED, DOWN, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Script, Stage
 
 ONE_BY_ONE = replace(RULES, concurrency=1)
@@ -33,7 +33,7 @@ def two_at_once(stage: Stage, script: Script, rules: PassRules = RULES) -> list[
     return asyncio.run(both())
 
 
-def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = LOOK_EVERY) -> Script:
+def then(stage: Stage, happens: Callable[[], object], *, after: timedelta = SYNC_INTERVAL) -> Script:
     """Message 1 is delivered; meanwhile something happens, and some time goes by."""
 
     def answer(queued: QueuedMessage) -> Outcome:
@@ -225,7 +225,7 @@ def test_a_pass_keeps_its_claims_for_as_long_as_it_takes(stage: Stage) -> None:
 
     def slowly(queued: QueuedMessage) -> Outcome:
         stage.clock.now += RULES.lease / 2
-        found = stage.claims.take_over_lapsed(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
+        found = stage.claims.take_over_expired(Claim("another", stage.clock.now + RULES.lease), stage.clock.now, 10)
         lapsed.extend(each.message.message_id for each in found)
         return DELIVERED if queued.message_id else DOWN
 
@@ -256,7 +256,7 @@ def test_a_pass_that_stood_still_sends_nothing_that_another_may_have_taken(stage
             if isinstance(event, MessageDelivered):
                 stage.clock.now += RULES.lease
                 other = Claim("another", stage.clock.now + RULES.lease)
-                stage.claims.take_over_lapsed(other, stage.clock.now, 10)
+                stage.claims.take_over_expired(other, stage.clock.now, 10)
 
     stage.events = Stopped()
     summary = stage.run(rules=ONE_BY_ONE)
@@ -270,7 +270,7 @@ def test_a_pass_that_stood_still_sends_nothing_that_another_may_have_taken(stage
 
 def test_a_later_message_of_a_ticket_waits_until_the_earlier_one_is_sent(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
-    stage.run(rules=replace(RULES, in_order=True))
+    stage.run(rules=replace(RULES, per_ticket_order=True))
     assert stage.order == [1, 2, 3]
     assert stage.widths == [1, 1, 1]
     assert stage.sent() == [1, 2, 3]
@@ -279,7 +279,7 @@ def test_a_later_message_of_a_ticket_waits_until_the_earlier_one_is_sent(stage: 
 def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
     stage.add(*ALL_MESSAGES)
     stage.sql("UPDATE pending_messages SET ticket_id = id % 2")
-    stage.run({1: DOWN}, replace(RULES, in_order=True))
+    stage.run({1: DOWN}, replace(RULES, per_ticket_order=True))
     assert stage.sent() == [2, 4, 6, 8]
     assert stage.states() == {1: "waiting", 3: "waiting", 5: "waiting", 7: "waiting"}
 
@@ -287,7 +287,7 @@ def test_tickets_do_not_wait_for_each_other(stage: Stage) -> None:
 def test_a_later_message_goes_out_when_the_earlier_one_is_in_a_persons_hands(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2, 3)
     refuses = replace(DOWN, kind=type(DOWN.kind).PERMANENT, status_code=404)
-    stage.run({1: refuses}, replace(RULES, in_order=True))
+    stage.run({1: refuses}, replace(RULES, per_ticket_order=True))
     assert stage.sent() == [2, 3]
     assert stage.states() == {1: "escalated"}
 
@@ -296,7 +296,7 @@ def test_a_message_that_can_not_be_sent_frees_its_ticket(stage: Stage) -> None:
     of_one_ticket(stage, 1, 2)
     stage.run(rules=replace(RULES, limit=0))  # takes both in
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 1")
-    stage.run(rules=replace(RULES, in_order=True))
+    stage.run(rules=replace(RULES, per_ticket_order=True))
     assert stage.sent() == [2]
 
 

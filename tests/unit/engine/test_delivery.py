@@ -13,10 +13,10 @@ import pytest
 
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.events import BreakerOpened, ResultKept
-from retrycli.domain.fair_share import Turns
-from retrycli.domain.message import Claim, Lane, QueuedMessage, UnusableMessage
+from retrycli.domain.fair_share import FairShare
+from retrycli.domain.message import Claim, QueuedMessage, Route, UnusableMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.retry_policy import Recorded, Settled
+from retrycli.domain.retry_policy import Decision, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.fakes import DELIVERED, DOWN, RULES, Stage
@@ -39,14 +39,14 @@ class Held(Claims):
         return timedelta(seconds=1)
 
     def claim(
-        self, claim: Claim, due_by: datetime, limit: int, turns: Turns | None = None, lane: Lane | None = None
+        self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
-        found = super().claim(claim, due_by, limit, turns, lane)
+        found = super().claim(claim, due_by, limit, turns, route)
         if not found:
             self.nothing_due.set()
         return found
 
-    def record(self, claim: Claim, settled: Sequence[Settled], now: datetime) -> Recorded:
+    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
         self._meet("record")
         free = [each for each in settled if each.message_id not in self.ids]
         held = frozenset(each.message_id for each in settled) & self.ids
@@ -63,9 +63,9 @@ class Held(Claims):
         return begun
 
     @contextmanager
-    def together(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
+    def transaction(self, *, wait: bool = True) -> Iterator[Callable[[], bool]]:
         self._meet("begin")
-        with super().together(wait=wait) as commit:
+        with super().transaction(wait=wait) as commit:
             yield lambda: not self.busy("commit") and commit()
 
     def _meet(self, step: str) -> None:
@@ -162,7 +162,7 @@ def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage)
         held.ids.clear()
         return DELIVERED
 
-    stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, replace(RULES, in_order=True))
+    stage.run(lambda queued: lets_go() if queued.message_id == 5 else DELIVERED, replace(RULES, per_ticket_order=True))
     assert stage.order == [1, 3, 4, 5, 2]
     assert stage.sent() == [1, 2, 3, 4, 5]
 
@@ -171,17 +171,19 @@ def test_a_ticket_is_free_when_what_was_held_of_it_is_written_down(stage: Stage)
 
 
 @pytest.mark.parametrize("step", ["begin", "record", "send", "commit"])
-@pytest.mark.parametrize("in_order", [False, True])
+@pytest.mark.parametrize("per_ticket_order", [False, True])
 @pytest.mark.parametrize("number", [1, 2, 5, 300])
-def test_a_transaction_that_meets_a_lock_is_made_again(stage: Stage, step: str, number: int, *, in_order: bool) -> None:
+def test_a_transaction_that_meets_a_lock_is_made_again(
+    stage: Stage, step: str, number: int, *, per_ticket_order: bool
+) -> None:
     """Nothing is lost, sent twice, or counted twice, whatever the transaction had done before."""
     stage.add(*range(1, 40))
     stage.sql("UPDATE pending_messages SET ticket_id = id % 7")
     stage.add(40, body=None)
     held = hold(stage)
     held.busy = times(number, step)
-    summary = stage.run({7: DOWN}, replace(RULES, in_order=in_order))
-    skipped = {7, 14, 21, 28, 35} if in_order else {7}
+    summary = stage.run({7: DOWN}, replace(RULES, per_ticket_order=per_ticket_order))
+    skipped = {7, 14, 21, 28, 35} if per_ticket_order else {7}
     expected = sorted(set(range(1, 40)) - skipped)
     assert sorted(stage.order) == sorted({*expected, 7})
     assert stage.sent() == expected

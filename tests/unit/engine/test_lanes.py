@@ -9,14 +9,14 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.message import Lane, MessageType, QueuedMessage
+from retrycli.domain.message import MessageType, QueuedMessage, Route
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_summary import PassResult, StopReason
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage
 
-MAIL = Lane("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
-REST = Lane("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
-RULES_OF_TWO = replace(RULES, lanes=(MAIL, REST))
+MAIL = Route("smtp://mail.example.com", only=frozenset({MessageType.SUPPLIER}))
+REST = Route("https://tickets.example.com", but=frozenset({MessageType.SUPPLIER}))
+RULES_OF_TWO = replace(RULES, routes=(MAIL, REST))
 
 
 def at_mail(outcome: Outcome, otherwise: Outcome = DELIVERED) -> Answer:
@@ -73,10 +73,10 @@ def test_no_lane_takes_the_limit_of_those_after_it(stage: Stage) -> None:
 
 THREE = replace(
     RULES,
-    lanes=(
+    routes=(
         MAIL,
-        Lane("https://notes.example.com", only=frozenset({MessageType.INTERNAL})),
-        Lane(REST.destination, but=frozenset({MessageType.SUPPLIER, MessageType.INTERNAL})),
+        Route("https://notes.example.com", only=frozenset({MessageType.INTERNAL})),
+        Route(REST.destination, but=frozenset({MessageType.SUPPLIER, MessageType.INTERNAL})),
     ),
 )
 
@@ -193,10 +193,10 @@ def test_a_ticket_s_order_is_kept_over_lanes(stage: Stage) -> None:
     stage.add(2, message_type="supplier", due=START)
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.sql("UPDATE retrycli_queue SET ticket = '7'")
-    in_order = replace(RULES_OF_TWO, in_order=True)
-    stage.run(rules=in_order)
+    per_ticket_order = replace(RULES_OF_TWO, per_ticket_order=True)
+    stage.run(rules=per_ticket_order)
     assert stage.sent() == [1]
-    stage.run(rules=in_order)
+    stage.run(rules=per_ticket_order)
     assert stage.sent() == [1, 2]
 
 

@@ -487,7 +487,7 @@ def test_a_probe_keeps_the_order_of_its_ticket(stage: Stage) -> None:
     stage.add(2, due=START, created_at="2025-03-01")
     stage.sql("UPDATE pending_messages SET ticket_id = 7")
     stage.clock.now = START + TICK
-    stage.run(DOWN, replace(RULES, in_order=True))
+    stage.run(DOWN, replace(RULES, per_ticket_order=True))
     assert stage.order == [1]
 
 
@@ -496,11 +496,11 @@ def test_a_probe_whose_row_is_invalid_is_followed_by_another(stage: Stage) -> No
     stage.add(1, 2, 3, due=START)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id < 3")
     stage.clock.now = START + TICK
-    assert stage.run(rules=replace(RULES, in_order=True)).sent == 1
+    assert stage.run(rules=replace(RULES, per_ticket_order=True)).sent == 1
     stage.add(4, due=START)
     open_since(stage)
     stage.sql("UPDATE pending_messages SET body = NULL WHERE id = 4")
-    assert ended(stage.run(rules=replace(RULES, in_order=True))) == (PassResult.COMPLETED, None)
+    assert ended(stage.run(rules=replace(RULES, per_ticket_order=True))) == (PassResult.COMPLETED, None)
 
 
 def test_a_pass_that_is_told_to_probes_before_its_time(outage: Stage) -> None:

@@ -10,10 +10,10 @@ import pytest
 
 from retrycli.domain.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
 from retrycli.domain.sanitize import inert
-from retrycli.notify.message import HEADLINES, Surroundings, trial, worded
+from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
-HERE = Surroundings("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
+HERE = NoticeContext("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
 CAUSE = Cause(12, {"customer": 9, "supplier": 3}, "HTTP 422: recipient unknown", 17, ["4711", "4712"])
 CHANGES = [Change(topic, turn, NOON - timedelta(hours=9, minutes=15)) for topic, turn in HEADLINES]
 
@@ -21,7 +21,7 @@ MARKUP = "<!channel> <b>x</b> @everyone #general *bold* ~no~ `code` [x](https://
 INTERPRETED = set("<>&@#*~`|[]")
 
 
-def body(*items: Item, around: Surroundings = HERE) -> str:
+def body(*items: Item, around: NoticeContext = HERE) -> str:
     return worded(items, around).body
 
 

@@ -11,7 +11,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, Figures, PassMark, Slice, Trouble
+from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, PassMark, Slice, Trouble
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outage import Outage
 from retrycli.views.report import Cause, Report, charts, render, words
@@ -33,9 +33,9 @@ def figures(
     tries: Mapping[int, int] | None = None,
     troubles: Sequence[Trouble] = (),
     outages: Sequence[Outage] = (),
-) -> Figures:
+) -> DeliveryStats:
     waits = {15 * number: messages for number, messages in (tries or {}).items()}
-    return Figures(NOON - 7 * DAY, NOON, HOUR, slices, tries or {}, waits, troubles, outages)
+    return DeliveryStats(NOON - 7 * DAY, NOON, HOUR, slices, tries or {}, waits, troubles, outages)
 
 
 EMPTY = Report(figures(), "never_run", QUIET, None, None, [], TICK, [])
@@ -266,7 +266,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
     ],
 )
 def test_the_headline_says_how_things_are(
-    state: str, told: Figures, counts: dict[str, int], expected: str, tone: str
+    state: str, told: DeliveryStats, counts: dict[str, int], expected: str, tone: str
 ) -> None:
     sentence, found = words.headline(state, told, QUIET | counts, NOON - HOUR, utc)
     assert expected in sentence
@@ -437,8 +437,8 @@ def test_a_pass_that_may_still_come_is_not_missing() -> None:
 
 
 def test_of_two_passes_in_one_cell_the_worse_is_shown_and_both_are_counted() -> None:
-    together = [*marks(1), *marks(2, result="skipped"), *marks(3, result=None)]
-    found = set_out(together, until=MIDNIGHT + 5 * MINUTE)
+    transaction = [*marks(1), *marks(2, result="skipped"), *marks(3, result=None)]
+    found = set_out(transaction, until=MIDNIGHT + 5 * MINUTE)
     assert found.rows[0].marks == {0: "skipped"}
     assert found.results == {"completed": 1, "running": 1, "skipped": 1}
 
