@@ -17,6 +17,7 @@ Everything here is imported when it is first used, so that ``import retrycli`` c
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING
 
@@ -29,17 +30,17 @@ if TYPE_CHECKING:
     from retrycli.domain.outcome import LookUp, Outcome, Presence
     from retrycli.domain.pass_summary import PassSummary
     from retrycli.operations.arrival import look_up, mark_sent
-    from retrycli.operations.message_actions import Canary, Done, Found, acknowledge, find, reject, requeue
+    from retrycli.operations.message_actions import ActionResult, Canary, Match, acknowledge, find, reject, requeue
     from retrycli.operations.status import Status, status
     from retrycli.operations.wiring import retry, run_once
 
 __all__ = [
+    "ActionResult",
     "Canary",
-    "Done",
     "EscalationReason",
     "Filter",
-    "Found",
     "LookUp",
+    "Match",
     "MessageType",
     "Outcome",
     "PassSummary",
@@ -61,12 +62,12 @@ __all__ = [
 ]
 
 _HOMES = {
+    "ActionResult": "operations.message_actions",
     "Canary": "operations.message_actions",
-    "Done": "operations.message_actions",
     "EscalationReason": "domain.message",
     "Filter": "domain.filter",
-    "Found": "operations.message_actions",
     "LookUp": "domain.outcome",
+    "Match": "operations.message_actions",
     "MessageType": "domain.message",
     "Outcome": "domain.outcome",
     "PassSummary": "domain.pass_summary",
@@ -87,12 +88,18 @@ _HOMES = {
     "status": "operations.status",
 }
 
+_RENAMED = {"Done": "ActionResult", "Found": "Match"}
+"""Names of 0.1.0 that the next release no longer has."""
+
 
 def __getattr__(name: str) -> object:
     if name == "__version__":
         from importlib.metadata import version
 
         return version("retrycli")
+    if name in _RENAMED:
+        warnings.warn(f"retrycli.{name} is now retrycli.{_RENAMED[name]}", DeprecationWarning, stacklevel=2)
+        name = _RENAMED[name]
     if name not in _HOMES:
         raise AttributeError(f"module 'retrycli' has no attribute {name!r}")
     return getattr(import_module(f"retrycli.{_HOMES[name]}"), name)

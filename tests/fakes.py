@@ -22,7 +22,7 @@ from retrycli.domain.pass_summary import PassSummary
 from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition
 from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Dependencies, Identity, PassRules
+from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
@@ -244,7 +244,7 @@ class Stage:
     ) -> PassSummary:
         """Make a pass in the loop that is running."""
         self.passes += 1
-        me = Identity(f"pass-{self.passes}", host="mill", pid=self.passes)
+        me = PassIdentity(f"pass-{self.passes}", host="mill", pid=self.passes)
         return await runner.run_pass(self._deps(script, takes), self.lock, rules, me)
 
     def retry(self, message_id: int, script: Script = DELIVERED, *, by: str = "anna") -> Outcome:

@@ -43,7 +43,7 @@ from retrycli.domain.message import State
 if TYPE_CHECKING:
     from datetime import datetime
 
-    from retrycli.operations.message_actions import Canary, Done
+    from retrycli.operations.message_actions import ActionResult, Canary
 
 DEFAULT_SHARE = "30%"
 
@@ -97,7 +97,7 @@ def retry(
     raise typer.Exit(128 + received if received else _retry_code(done))
 
 
-def _show_attempts(done: Done, *, as_json: bool) -> None:
+def _show_attempts(done: ActionResult, *, as_json: bool) -> None:
     """Each attempt as it went; what could not be tried goes to stderr in any case."""
     from retrycli.views import terminal
 
@@ -120,7 +120,7 @@ def _show_attempts(done: Done, *, as_json: bool) -> None:
         terminal.say(f"Next: retrycli show {failed[0]}")
 
 
-def _retry_code(done: Done) -> int:
+def _retry_code(done: ActionResult) -> int:
     """What was tried and not delivered weighs more than what could not be tried."""
     if any(each.outcome is not None and not each.delivered for each in done.tried):
         return NOT_DELIVERED

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from retrycli.config.settings import Settings
     from retrycli.domain.filter import Filter
-    from retrycli.operations.message_actions import Done, Tried
+    from retrycli.operations.message_actions import ActionResult, ManualAttempt
     from retrycli.operations.wiring import Runtime
 
 Result = TypeVar("Result")
@@ -116,7 +116,7 @@ def interruptible(act: Callable[[Runtime], Result]) -> tuple[Result, int | None]
     return done, signals.received
 
 
-def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:
+def report(done: ActionResult, act: str, *, named: bool, as_json: bool) -> None:
     """Tell what came of an act: in sentences to a person, in figures to a program."""
     from retrycli.views import terminal
 
@@ -140,7 +140,7 @@ def report(done: Done, act: str, *, named: bool, as_json: bool) -> None:
             terminal.complain(f"retrycli: {error}")
 
 
-def _tell(done: Done, act: str, *, named: bool) -> None:
+def _tell(done: ActionResult, act: str, *, named: bool) -> None:
     from retrycli.views import terminal
 
     for each in done.tried:
@@ -154,7 +154,7 @@ def _tell(done: Done, act: str, *, named: bool) -> None:
         terminal.say(left_in_words(done))
 
 
-def _tell_of_refused(done: Done) -> None:
+def _tell_of_refused(done: ActionResult) -> None:
     """Say how many of the messages that a filter found were left alone; named ones have a line each."""
     from retrycli.domain.errors import Expired, InvalidMessage
     from retrycli.views import terminal
@@ -170,7 +170,7 @@ def _tell_of_refused(done: Done) -> None:
         terminal.say(f"{terminal.count(lost, 'message')} had moved on and were left alone.")
 
 
-def left_in_words(done: Done) -> str:
+def left_in_words(done: ActionResult) -> str:
     """Why some messages were not come to."""
     from retrycli.views import terminal
 
@@ -184,7 +184,7 @@ def left_in_words(done: Done) -> str:
     return f"{they}: {why[done.reason or 'signal']}."
 
 
-def exit_code(done: Done, received: int | None, *, named: bool) -> int:
+def exit_code(done: ActionResult, received: int | None, *, named: bool) -> int:
     """What came of it, as the shell is told: stopped, a canary that failed, refused, done."""
     if received is not None:
         return 128 + received
@@ -194,7 +194,7 @@ def exit_code(done: Done, received: int | None, *, named: bool) -> int:
     return REFUSED if done.refused and (named or untouched) else 0
 
 
-def result_of(tried: Tried) -> dict[str, object]:
+def result_of(tried: ManualAttempt) -> dict[str, object]:
     """One attempt by hand, as JSON holds it."""
     outcome = tried.outcome
     return {
@@ -205,7 +205,7 @@ def result_of(tried: Tried) -> dict[str, object]:
     }
 
 
-def tell_of_attempt(tried: Tried, start: str = "Message") -> None:
+def tell_of_attempt(tried: ManualAttempt, start: str = "Message") -> None:
     """One attempt by hand, for a person."""
     from retrycli.views import terminal
 

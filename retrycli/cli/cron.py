@@ -11,7 +11,7 @@ import typer
 from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_person
 
 if TYPE_CHECKING:
-    from retrycli.operations.schedule import Change, Checked, Place
+    from retrycli.operations.schedule import Checked, FileChange, SchedulePlace
     from retrycli.system.crontab import Host
 
 UNHEALTHY = 3
@@ -89,7 +89,7 @@ def cron_install(
         terminal.say("It is there already, as it should be.")
     elif not log and loaded.settings.logging.file is None:
         terminal.say(f"Nothing keeps the log: set logging.file in {wanted.config}.")
-    elif place is schedule.Place.OWN_TIMER:
+    elif place is schedule.SchedulePlace.OWN_TIMER:
         terminal.say("It rests while you are not logged in, unless `loginctl enable-linger` is set.")
     if not place.is_timer and cron_is_running(host) is False:
         terminal.complain(f"retrycli: it is installed, but {'; '.join(schedule.CRON_IS_DOWN)}")
@@ -106,7 +106,7 @@ def cron_check(
     from retrycli.views import terminal
 
     host = Host(run=Asker())
-    only = schedule.Place.of(host, user=user, systemd=systemd) if user or systemd else None
+    only = schedule.SchedulePlace.of(host, user=user, systemd=systemd) if user or systemd else None
     loaded = load(ctx, config)
     found = schedule.check(loaded, host, only=only)
     if as_json:
@@ -161,7 +161,9 @@ def cron_remove(
     from retrycli.views import terminal
 
     host = Host()
-    places = [schedule.Place.of(host, user=user, systemd=systemd)] if user or systemd else schedule.reachable(host)
+    places = (
+        [schedule.SchedulePlace.of(host, user=user, systemd=systemd)] if user or systemd else schedule.reachable(host)
+    )
     found = schedule.remove(places, schedule.config_path(load(ctx, config)), host)
     _agree_and_apply(found, host, yes=yes, as_json=as_json)
     if as_json:
@@ -174,21 +176,21 @@ def cron_remove(
         terminal.say("Next: retrycli cron check")
 
 
-def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> Place:
+def _place(host: Host, *, user: bool, systemd: bool, run_as: str | None) -> SchedulePlace:
     """The place that the options mean.
 
     Raises:
         typer.BadParameter: it names no user, and one is named.
     """
-    from retrycli.operations.schedule import Place
+    from retrycli.operations.schedule import SchedulePlace
 
-    place = Place.of(host, user=user, systemd=systemd)
+    place = SchedulePlace.of(host, user=user, systemd=systemd)
     if run_as not in {None, host.login} and not place.is_system:
         raise typer.BadParameter("only root's schedule can be another user's", param_hint="--run-as")
     return place
 
 
-def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool, as_json: bool) -> None:
+def _agree_and_apply(found: dict[SchedulePlace, list[FileChange]], host: Host, *, yes: bool, as_json: bool) -> None:
     """Show changes, if there are any, ask, and make them.
 
     Raises:
@@ -211,6 +213,6 @@ def _agree_and_apply(found: dict[Place, list[Change]], host: Host, *, yes: bool,
         schedule.apply(place, changes, host)
 
 
-def _flags(place: Place, host: Host, run_as: str | None) -> str:
+def _flags(place: SchedulePlace, host: Host, run_as: str | None) -> str:
     user = " --user" if host.uid == 0 and not place.is_system else ""
     return user + (" --systemd" if place.is_timer else "") + (f" --run-as {quote(run_as)}" if run_as else "")

@@ -16,7 +16,7 @@ from retrycli.domain.sanitize import printable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from retrycli.domain.editable_message import Draft
+    from retrycli.domain.editable_message import EditableMessage
     from retrycli.domain.listing import ActRecord
 
 
@@ -82,7 +82,7 @@ def show_edits(acts: Sequence[ActRecord]) -> None:
             print()  # noqa: T201
 
 
-def _in_editor(message_id: int, before: Draft) -> Draft:
+def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
     from retrycli.system.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
     from retrycli.views import terminal
 
@@ -92,7 +92,9 @@ def _in_editor(message_id: int, before: Draft) -> Draft:
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 
-def _given(before: Draft, subject: str | None, body_file: Path | None, recipient: str | None) -> Draft:
+def _given(
+    before: EditableMessage, subject: str | None, body_file: Path | None, recipient: str | None
+) -> EditableMessage:
     return replace(
         before,
         subject=before.subject if subject is None else subject,

@@ -11,7 +11,7 @@ import typer
 
 from retrycli.cli.edit import show_edits
 from retrycli.cli.shared import (
-    MOST,
+    MAX_NUMBER,
     ConfigFile,
     ForReason,
     Header,
@@ -28,7 +28,7 @@ from retrycli.cli.shared import (
     load_settings,
 )
 from retrycli.domain.message import EscalationReason, MessageType, State
-from retrycli.domain.message import Status as RowStatus
+from retrycli.domain.message import MessageStatus as RowStatus
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.pass_summary import PassResult
 
@@ -79,7 +79,7 @@ def status(
     max_escalated: Annotated[
         int | None,
         typer.Option(
-            min=0, max=MOST, help="With --check: and at most N are escalated.", metavar="N", show_default=False
+            min=0, max=MAX_NUMBER, help="With --check: and at most N are escalated.", metavar="N", show_default=False
         ),
     ] = None,
     as_json: Json = False,
@@ -307,7 +307,7 @@ def list_failed(
     fingerprint: OfCause = None,
     sort: Annotated[Sort, typer.Option(help="In this order.")] = Sort.NEXT,
     limit: Annotated[
-        int | None, typer.Option(min=1, max=MOST, help="So many at most.", show_default="50 on a terminal")
+        int | None, typer.Option(min=1, max=MAX_NUMBER, help="So many at most.", show_default="50 on a terminal")
     ] = None,
     header: Header = False,
     as_json: Json = False,

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.shared import MOST, By, ConfigFile, Header, Json, length_of_time, load_settings, utf8
+from retrycli.cli.shared import MAX_NUMBER, By, ConfigFile, Header, Json, length_of_time, load_settings, utf8
 from retrycli.domain.pass_summary import StartedBy
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def run_once(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show what would be sent; send and write nothing.")
     ] = False,
-    limit: Annotated[int | None, typer.Option(min=1, max=MOST, help="Try so many messages at most.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, max=MAX_NUMBER, help="Try so many messages at most.")] = None,
     probe: Annotated[
         bool, typer.Option("--probe", help="Probe a ticketing API that is down now, not when the next probe is due.")
     ] = False,
@@ -256,7 +256,7 @@ def _say_how_old(settings: Settings, oldest: datetime, now: datetime) -> None:
 
 def passes(
     ctx: typer.Context,
-    limit: Annotated[int, typer.Option(min=1, max=MOST, help="Show so many, newest first.")] = 20,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_NUMBER, help="Show so many, newest first.")] = 20,
     header: Header = False,
     as_json: Json = False,
     config: ConfigFile = None,

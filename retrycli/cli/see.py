@@ -10,17 +10,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from retrycli.cli.shared import ConfigFile, Json, length_of_time, load_settings
-from retrycli.domain.grouping import By
+from retrycli.domain.grouping import GroupBy
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
-    from retrycli.domain.delivery_stats import DeliveryStats, Group, Trouble
+    from retrycli.domain.delivery_stats import DeliveryStats, FailureCause, Group
     from retrycli.views.terminal import Row
 
 ON_SCREEN = 20
 """So many groups a terminal is shown, but for hours, of which there are as many as there are."""
-MOST = 10_000
+MAX_GROUPS = 10_000
 """So many where nobody has to read them."""
 CAUSES = 5
 """So many errors, where they are not what was asked for."""
@@ -42,7 +42,7 @@ def register(app: typer.Typer) -> None:
 def stats(
     ctx: typer.Context,
     since: Since = "7d",
-    by: Annotated[By, typer.Option(help="Count attempts by that.")] = By.OUTCOME,
+    by: Annotated[GroupBy, typer.Option(help="Count attempts by that.")] = GroupBy.OUTCOME,
     as_json: Json = False,
     config: ConfigFile = None,
 ) -> None:
@@ -52,7 +52,7 @@ def stats(
 
     span = _span(since)
     on_terminal = terminal.on_terminal() and not as_json
-    shown = ON_SCREEN if on_terminal and by is not By.HOUR else MOST
+    shown = ON_SCREEN if on_terminal and by is not GroupBy.HOUR else MAX_GROUPS
     figures, groups = status.stats(load_settings(ctx, config), by, span=span, limit=shown)
     if as_json:
         terminal.show_json(_fields(figures, by, groups))
@@ -105,7 +105,7 @@ def _span(since: str) -> timedelta:
 # -- stats as JSON and as lines --------------------------------------------------------------------------------------
 
 
-def _fields(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> dict[str, object]:
+def _fields(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> dict[str, object]:
     median, most, longest = (None if each is None else round(each.total_seconds()) for each in _waits(figures))
     troubles = [asdict(each) for each in figures.troubles]
     return {
@@ -114,7 +114,7 @@ def _fields(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> dict[str
         "by": by,
         "attempts": figures.attempts,
         "groups": troubles
-        if by is By.ERROR
+        if by is GroupBy.ERROR
         else [{by: each.key, "attempts": each.attempts, "delivered": each.delivered} for each in groups],
         "delivered": figures.delivered,
         "tries_until_delivered": [
@@ -133,7 +133,7 @@ def _fields(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> dict[str
     }
 
 
-def _lines(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> Iterator[Row]:
+def _lines(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> Iterator[Row]:
     """What is piped: each line says first what it is about."""
     for each in groups:
         yield by.value, each.key, each.attempts, each.delivered
@@ -157,7 +157,7 @@ def _waits(figures: DeliveryStats) -> list[timedelta | None]:
 # -- stats on a terminal ---------------------------------------------------------------------------------------------
 
 
-def _show(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> None:
+def _show(figures: DeliveryStats, by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.domain.delivery_stats import bar_for, bars
     from retrycli.domain.outcome import OutcomeKind
     from retrycli.views import terminal
@@ -179,7 +179,7 @@ def _show(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> None:
         _show_outages(figures)
     if not figures.attempts:
         return
-    if by is not By.ERROR:
+    if by is not GroupBy.ERROR:
         terminal.say("")
         _show_groups(by, groups)
     if figures.tries:
@@ -187,7 +187,7 @@ def _show(figures: DeliveryStats, by: By, groups: Sequence[Group]) -> None:
         _show_tries(figures.tries)
     if figures.troubles:
         terminal.say("")
-        _show_troubles(figures.troubles, CAUSES if by is not By.ERROR else None)
+        _show_troubles(figures.troubles, CAUSES if by is not GroupBy.ERROR else None)
 
 
 def _waited(figures: DeliveryStats) -> str:
@@ -218,18 +218,18 @@ def _show_outages(figures: DeliveryStats) -> None:
     terminal.show_table(("Down from", "To", "Length"), rows)
 
 
-def _show_groups(by: By, groups: Sequence[Group]) -> None:
+def _show_groups(by: GroupBy, groups: Sequence[Group]) -> None:
     from retrycli.views import terminal
 
     whole = sum(each.attempts for each in groups)
     most = max(each.attempts for each in groups)
     terminal.show_table(
-        (by.value.capitalize(), "Attempts", "Share" if by is By.OUTCOME else "Delivered", ""),
+        (by.value.capitalize(), "Attempts", "Share" if by is GroupBy.OUTCOME else "Delivered", ""),
         [
             (
                 each.key,
                 f"{each.attempts:,}",
-                _percent(each.attempts, whole) if by is By.OUTCOME else _percent(each.delivered, each.attempts),
+                _percent(each.attempts, whole) if by is GroupBy.OUTCOME else _percent(each.delivered, each.attempts),
                 terminal.bar(each.attempts, most),
             )
             for each in groups
@@ -248,7 +248,7 @@ def _show_tries(tries: Mapping[int, int]) -> None:
     terminal.show_table(("Delivered on", "Messages", "Share", ""), rows[:ON_SCREEN])
 
 
-def _show_troubles(troubles: Sequence[Trouble], limit: int | None) -> None:
+def _show_troubles(troubles: Sequence[FailureCause], limit: int | None) -> None:
     from retrycli.views import terminal
 
     rows = [(f"{each.attempts:,}", each.outcome, each.last_at, each.cause) for each in troubles[:limit]]

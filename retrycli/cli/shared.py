@@ -48,7 +48,7 @@ class Globals:
 
 LARGEST_ID = 2**63 - 1
 """No database holds a larger whole number."""
-MOST = 2**31
+MAX_NUMBER = 2**31
 """So many of something are as good as all, as with ``run.limit``."""
 
 

@@ -152,7 +152,7 @@ class GatewaySettings(SettingsModel):
         return self
 
 
-class Gateway(GatewaySettings):
+class RoutedGatewaySettings(GatewaySettings):
     """The gateway of all messages but those whose type has one of its own."""
 
     customer: GatewaySettings | None = Field(None, description="another gateway for messages to customers")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from pydantic import ValidationError
 
-from retrycli.config.settings import Database, Settings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.system.trust import find_weakness, trusted_users
 
@@ -67,7 +67,7 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     sources = {key: source for key, (_, source) in values.items()}
     section, _ = values.get("database", ({}, ""))
     if file is not None and isinstance(section, dict):  # else that is wrong, and no default
-        values.setdefault("database.url", (_beside(file, "database.url", Database().url), "default"))
+        values.setdefault("database.url", (_beside(file, "database.url", DatabaseSettings().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:

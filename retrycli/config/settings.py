@@ -15,7 +15,7 @@ from pydantic import (
     model_validator,
 )
 
-from retrycli.config.gateway import Gateway
+from retrycli.config.gateway import RoutedGatewaySettings
 from retrycli.config.types import Hours, Minutes, Named, Positive, SettingsModel, Waits, absolute
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
@@ -31,7 +31,7 @@ def _urls(value: object) -> object:
     return [word for line in lines if not line.startswith("#") for word in line.split()]
 
 
-class Database(SettingsModel):
+class DatabaseSettings(SettingsModel):
     """Where the application's table is."""
 
     url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
@@ -60,7 +60,7 @@ class Database(SettingsModel):
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
 
 
-class TypeSchedule(SettingsModel):
+class TypeScheduleSettings(SettingsModel):
     """What one message type does otherwise than the rest; None is: as the rest."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
@@ -73,7 +73,7 @@ class TypeSchedule(SettingsModel):
     expires_after_hours: Hours | None = None
 
 
-class Schedule(SettingsModel):
+class ScheduleSettings(SettingsModel):
     """When a message is tried again."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
@@ -90,7 +90,7 @@ class Schedule(SettingsModel):
     expires_after_hours: Hours | None = Field(
         None, description="older messages go to a person; announced before if nothing is sent"
     )
-    types: dict[MessageType, TypeSchedule] = Field({}, description="other rules for a message type")
+    types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
 
     def as_backoff(self) -> Backoff:
         """The waits."""
@@ -105,7 +105,7 @@ class Schedule(SettingsModel):
 
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
         """The rules for one message type."""
-        rules = self._with(self.types.get(message_type, TypeSchedule()))
+        rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
         expires = rules.expires_after_hours
         return RetryPolicy(
             backoff=rules.as_backoff(),
@@ -114,7 +114,7 @@ class Schedule(SettingsModel):
             expires_after=None if expires is None else timedelta(hours=expires),
         )
 
-    def _with(self, own: TypeSchedule) -> Self:
+    def _with(self, own: TypeScheduleSettings) -> Self:
         """The rules of a message type that has its own in place of some of these."""
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
@@ -135,7 +135,7 @@ class Schedule(SettingsModel):
         return self
 
 
-class Run(SettingsModel):
+class RunSettings(SettingsModel):
     """How much one pass does."""
 
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
@@ -164,13 +164,13 @@ class BreakerSettings(SettingsModel):
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
-class Report(SettingsModel):
+class ReportSettings(SettingsModel):
     """The page that a person looks at."""
 
     path: Named | None = Field(None, description="an HTML file that passes renew; needs the report extra")
 
 
-class Logging(SettingsModel):
+class LoggingSettings(SettingsModel):
     """What goes to stderr and to a file."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
@@ -180,7 +180,7 @@ class Logging(SettingsModel):
     file: Named | None = Field(None, description="a file that gets every line at INFO or above")
 
 
-class Notify(SettingsModel):
+class NotifySettings(SettingsModel):
     """Whom a pass tells of what changed, and who is to notice that passes stay away."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
@@ -210,7 +210,7 @@ class Notify(SettingsModel):
         return None if url is None else SecretStr(absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
-class Metrics(SettingsModel):
+class MetricsSettings(SettingsModel):
     """What Prometheus is told."""
 
     path: Named | None = Field(
@@ -228,15 +228,15 @@ class Metrics(SettingsModel):
 class Settings(SettingsModel):
     """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
 
-    database: Database = Database()
-    schedule: Schedule = Schedule()
-    gateway: Gateway = Gateway()
-    run: Run = Run()
+    database: DatabaseSettings = DatabaseSettings()
+    schedule: ScheduleSettings = ScheduleSettings()
+    gateway: RoutedGatewaySettings = RoutedGatewaySettings()
+    run: RunSettings = RunSettings()
     breaker: BreakerSettings = BreakerSettings()
-    report: Report = Report()
-    logging: Logging = Logging()
-    notify: Notify = Notify()
-    metrics: Metrics = Metrics()
+    report: ReportSettings = ReportSettings()
+    logging: LoggingSettings = LoggingSettings()
+    notify: NotifySettings = NotifySettings()
+    metrics: MetricsSettings = MetricsSettings()
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
@@ -247,14 +247,14 @@ class Settings(SettingsModel):
 
 __all__ = [
     "BreakerSettings",
-    "Database",
-    "Gateway",
-    "Logging",
-    "Metrics",
-    "Notify",
-    "Report",
-    "Run",
-    "Schedule",
+    "DatabaseSettings",
+    "LoggingSettings",
+    "MetricsSettings",
+    "NotifySettings",
+    "ReportSettings",
+    "RoutedGatewaySettings",
+    "RunSettings",
+    "ScheduleSettings",
     "Settings",
-    "TypeSchedule",
+    "TypeScheduleSettings",
 ]

@@ -70,7 +70,7 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
+class CronCommand:
     """A line of a crontab that makes a pass."""
 
     number: int
@@ -173,7 +173,7 @@ def without_block(text: str, config: str) -> str:
     return with_block(text, config, "") if _span(_lines(text), config) is not None else text
 
 
-def calls(text: str, *, system: bool) -> list[Call]:
+def calls(text: str, *, system: bool) -> list[CronCommand]:
     """The lines of a crontab that make a pass, whoever wrote them.
 
     Args:
@@ -214,7 +214,7 @@ def named_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _calls(lines: list[str], *, system: bool) -> Iterator[Call]:
+def _calls(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
     installed = False
     variables: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -235,7 +235,7 @@ def _calls(lines: list[str], *, system: bool) -> Iterator[Call]:
             user = parts[fields] if system else None
             when = " ".join(parts[:fields])
             above = (variables.get("MAILTO"), variables.get("CRON_TZ"))
-            yield Call(number, when, user, parts[-1], named_config(words), installed, *above)
+            yield CronCommand(number, when, user, parts[-1], named_config(words), installed, *above)
 
 
 def _words(text: str) -> list[str]:

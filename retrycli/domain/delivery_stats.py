@@ -46,7 +46,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class FailureCause:
     """Attempts that came to nothing for one cause."""
 
     outcome: str
@@ -80,7 +80,7 @@ class DeliveryStats:
     """Messages that were delivered, by the number of the attempt that did it."""
     waits: Mapping[int, int]
     """Messages that were delivered, by the minutes from their first failure to that attempt, where that is known."""
-    troubles: Sequence[Trouble]
+    troubles: Sequence[FailureCause]
     """The busiest first."""
     outages: Sequence[Outage]
 

@@ -17,7 +17,7 @@ LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
 
 
 @dataclass(frozen=True, slots=True)
-class Draft:
+class EditableMessage:
     """What an operator may change of a message; no recipient: the application's table has none, or the row."""
 
     subject: str
@@ -25,7 +25,7 @@ class Draft:
     recipient: str | None = None
 
     @classmethod
-    def of(cls, row: Mapping[str, object]) -> Draft:
+    def of(cls, row: Mapping[str, object]) -> EditableMessage:
         """A row as it is offered for editing: what is no text is left out, and what is no UTF-8 is replaced."""
         recipient = row.get("recipient_email")
         subject = " ".join(_text(row["subject"]).splitlines()).strip()
@@ -36,7 +36,7 @@ class Draft:
         end = "" if not self.body or self.body.endswith("\n") else "\n"
         return f"{HEAD} {self.subject}\n\n{self.body}{end}"
 
-    def with_text(self, text: str) -> Draft:
+    def with_text(self, text: str) -> EditableMessage:
         """This one with the subject and the body of an edited text.
 
         Raises:
@@ -53,9 +53,9 @@ class Draft:
             )
         if body.endswith("\n") and not self.body.endswith("\n"):  # the editor's, see `as_text`
             body = body[:-1] if self.body.endswith("\r") else body[:-1].removesuffix("\r")
-        return Draft(first.removeprefix(HEAD).strip(), body, self.recipient)
+        return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
-    def check(self, before: Draft) -> None:
+    def check(self, before: EditableMessage) -> None:
         """Look whether this can be sent in place of what was there.
 
         Raises:
@@ -88,7 +88,7 @@ COMPARED = 250_000
 """How many pairs of lines are compared at most. Of lines that are much alike each pair may be."""
 
 
-def difference(before: Draft, after: Draft) -> Iterator[str]:
+def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]:
     """A unified diff of two drafts, a line at a time and without line breaks."""
     yield from unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
 
@@ -116,7 +116,7 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
                 yield from (f"+{line}" for line in news[first:last])
 
 
-def _lines(draft: Draft) -> list[str]:
+def _lines(draft: EditableMessage) -> list[str]:
     recipient = [] if draft.recipient is None else [f"Recipient: {draft.recipient}"]
     return [*recipient, f"{HEAD} {draft.subject}", "", *draft.body.split("\n")]
 

@@ -104,14 +104,14 @@ class Difference(StrEnum):
     """It is another message's."""
 
 
-class Identity(NamedTuple):
+class MessageIdentity(NamedTuple):
     """What is compared of a message."""
 
     birth: str
     digest: str
     ticket: str
 
-    def difference(self, now: Identity) -> Difference:
+    def difference(self, now: MessageIdentity) -> Difference:
         """Tell what became of a message that was this and is `now`."""
         if self == now:
             return Difference.NONE

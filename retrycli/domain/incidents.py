@@ -83,7 +83,7 @@ class PastPass(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Trouble:
+class Incident:
     """Something that is wrong, and since when."""
 
     since: datetime

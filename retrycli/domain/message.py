@@ -26,7 +26,7 @@ class MessageType(StrEnum):
     INTERNAL = "internal"
 
 
-class Status(StrEnum):
+class MessageStatus(StrEnum):
     """The application's own word for where a message is; retrycli picks up ``failed`` and writes ``sent``."""
 
     PENDING = "pending"

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from retrycli.domain.incidents import PastPass, Trouble, failing_since, lasting, works
+from retrycli.domain.incidents import Incident, PastPass, failing_since, lasting, works
 from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 
@@ -80,7 +80,7 @@ class Turn(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class EscalationCause:
     """Escalated messages of one cause."""
 
     count: int
@@ -97,7 +97,7 @@ class Cause:
 class Escalated:
     """Messages that came into a person's hands."""
 
-    causes: Sequence[Cause]
+    causes: Sequence[EscalationCause]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +109,7 @@ class Missed:
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class IncidentChange:
     """A standing trouble began, lasts or ended."""
 
     topic: Topic
@@ -120,7 +120,7 @@ class Change:
     at_the_latest: bool = False
 
 
-Item = Escalated | Missed | Change
+Item = Escalated | Missed | IncidentChange
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,11 +134,11 @@ class Situation:
     """What the pass says of the reason that it ended for."""
     passes: Sequence[PastPass]
     """The last ones, newest first; this one is the first."""
-    down: Trouble | None
+    down: Incident | None
     """An open breaker."""
     tells_of_expiry: bool
     """Whether this pass has found out about the next one."""
-    expiring: Trouble | None
+    expiring: Incident | None
     """Messages that expire soon, because nothing is delivered."""
     interval: timedelta
     remind: timedelta
@@ -151,7 +151,7 @@ def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
 
 
 def to_tell(
-    here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[Cause]]
+    here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
     """What to tell one target now, what it knows once it has heard that, and what is known of it while it has not.
 
@@ -173,7 +173,7 @@ def to_tell(
         if turn is not None:
             detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
             is_latest = trouble is not None and trouble.at_the_latest and trouble.since == told.since
-            items.append(Change(topic, turn, told.since, detail, step, at_the_latest=is_latest))
+            items.append(IncidentChange(topic, turn, told.since, detail, step, at_the_latest=is_latest))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
     if gaps := _gaps(here, memory):
@@ -189,7 +189,7 @@ def to_tell(
 
 
 def follow(
-    trouble: Trouble | None, told: Told | None, at: datetime, remind: timedelta
+    trouble: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
     """What there is to say of a trouble that stands, or of none, and what is to be remembered once it is said."""
     due = told is not None and at - told.told_at >= remind - SLACK
@@ -209,7 +209,7 @@ def follow(
     return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
 
 
-def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
+def _troubles(here: Situation) -> dict[Topic, Incident | None]:
     """What this pass knows of each trouble: None where it does not stand."""
     newest = here.passes[0]
     skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
@@ -231,10 +231,10 @@ def _troubles(here: Situation) -> dict[Topic, Trouble | None]:
     }
 
 
-def _fault(here: Situation) -> Trouble:
+def _fault(here: Situation) -> Incident:
     since, before = failing_since(here.passes) or (here.at, None)
     is_gap = before is not None and is_late(before.started_at, since, here.interval)
-    return Trouble(since, here.detail, at_the_latest=is_gap)
+    return Incident(since, here.detail, at_the_latest=is_gap)
 
 
 def _was_met(topic: Topic, newest: PastPass) -> bool:
@@ -244,19 +244,19 @@ def _was_met(topic: Topic, newest: PastPass) -> bool:
     return newest.reason in reasons
 
 
-def _lasting(reason: StopReason, here: Situation) -> Trouble | None:
+def _lasting(reason: StopReason, here: Situation) -> Incident | None:
     passes = lasting(reason, here.passes)
     detail = here.detail if here.passes[0].reason == reason else None
-    return Trouble(passes[-1].started_at, detail) if passes else None
+    return Incident(passes[-1].started_at, detail) if passes else None
 
 
 def _skipped(here: Situation) -> bool:
     return here.passes[0].result is PassResult.SKIPPED
 
 
-def _skipped_in_a_row(here: Situation) -> Trouble | None:
+def _skipped_in_a_row(here: Situation) -> Incident | None:
     count = next((n for n, each in enumerate(here.passes) if each.result is not PassResult.SKIPPED), len(here.passes))
-    return Trouble(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
+    return Incident(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
 
 
 def _gaps(here: Situation, memory: Memory) -> list[Missed]:

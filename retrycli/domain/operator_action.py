@@ -8,7 +8,7 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import Expired, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
-from retrycli.domain.message import State, Status
+from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import LookUp
 
 LONGEST_NAME = 255
@@ -102,7 +102,7 @@ class OperatorAction(NamedTuple):
         return cls(ActionKind.RESUMED, by, at, pause)
 
 
-class Standing(NamedTuple):
+class MessageStanding(NamedTuple):
     """Where a message is, as far as it decides what can be done to it; no state: the queue does not know it."""
 
     message_id: int
@@ -132,10 +132,10 @@ def no_such(message_id: int) -> NoSuchMessage:
     return NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
 
 
-def not_free(standing: Standing, verb: str, now: datetime) -> NotActionable | None:
+def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
     """Why nobody may touch a message: it is not failed, or somebody is sending it; None where one may."""
     each = standing.message_id
-    if standing.status != Status.FAILED:
+    if standing.status != MessageStatus.FAILED:
         return NotActionable(f"message {each} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
@@ -174,11 +174,11 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
     )
 
 
-def refusal(kind: ActionKind, message_id: int, standing: Standing | None, now: datetime) -> RetrycliError:
+def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None, now: datetime) -> RetrycliError:
     """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
     if standing is None:
         return no_such(message_id)
-    if kind is ActionKind.REQUEUED and standing.status == Status.REJECTED:
+    if kind is ActionKind.REQUEUED and standing.status == MessageStatus.REJECTED:
         return NotActionable(
             f"message {message_id} is rejected, not failed: there is nothing to requeue. The application rejected it, "
             "or changed its row after retrycli had rejected it; set its status to failed there"

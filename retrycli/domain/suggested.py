@@ -16,7 +16,7 @@ NAME = "retrycli"
 
 
 @dataclass(frozen=True)
-class Call:
+class Invocation:
     """How the program was called."""
 
     program: Sequence[str] = (NAME,)
@@ -43,7 +43,7 @@ class Call:
 
 
 class _Now:
-    call = Call()
+    call = Invocation()
 
 
 def called_as(
@@ -57,7 +57,7 @@ def called_as(
         full: the program by its full path and without sudo.
         machine: tells what to call in place of commands of the machine's, such as those of systemd.
     """
-    _Now.call = Call(program, full, commands=frozenset(commands), machine=cache(machine))
+    _Now.call = Invocation(program, full, commands=frozenset(commands), machine=cache(machine))
 
 
 def program() -> str:

@@ -10,7 +10,7 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
 from retrycli.domain.message import Claim
 from retrycli.engine.destination import Destination
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 
 
 class PassCoordinator:
@@ -25,7 +25,7 @@ class PassCoordinator:
     """
 
     def __init__(
-        self, deps: Dependencies, rules: PassRules, me: Identity, *, since: datetime, tell: Callable[[Event], None]
+        self, deps: Dependencies, rules: PassRules, me: PassIdentity, *, since: datetime, tell: Callable[[Event], None]
     ) -> None:
         self.claim = Claim(me.pass_id, since + rules.lease)
         self.paused: str | None = None
@@ -50,12 +50,12 @@ class PassCoordinator:
         """The destination as this pass finds it, with the one probe taken where it is down and a probe is due."""
         self._known = self._ledger.breaker(self._rules.destination)
         destination = Destination(self._known, self._rules, since=self._since)
-        if self._known.state is BreakerState.OPEN and destination.trouble is None:
+        if self._known.state is BreakerState.OPEN and destination.stop_reason is None:
             until = self._now() + self._rules.lease
             taken = self._ledger.take_probe(self._known, until)
             self._known = self._ledger.breaker(self._rules.destination)
             if not taken:
-                destination.learn_of(self._known, self._now())
+                destination.sync(self._known, self._now())
         return destination
 
     def sync(self, destination: Destination) -> None:
@@ -82,7 +82,7 @@ class PassCoordinator:
             self._known, self._unsaved = self._undone
             self._undone = None
 
-    def judge(self, destination: Destination, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
+    def observe(self, destination: Destination, attempts: Sequence[Attempt], *, last: bool = False) -> list[Attempt]:
         """Have the destination learn from attempts, with what others have learnt of it taken in before.
 
         `save` then has others know.
@@ -95,12 +95,12 @@ class PassCoordinator:
         if self._unsaved is not None or destination.may_change(attempts):
             self._compare(destination, self._ledger.breaker_to_judge(self._rules.destination))
         before = destination.breaker
-        judged = destination.judge(attempts)
+        observed = destination.observe(attempts)
         if last:
-            judged += destination.judge_rest()
+            observed += destination.observe_rest()
         if destination.breaker != before and self._unsaved is None:
             self._unsaved = before
-        return judged
+        return observed
 
     def save(self, destination: Destination) -> None:
         """Save what was learnt of the breaker, if anything."""
@@ -118,4 +118,4 @@ class PassCoordinator:
     def _compare(self, destination: Destination, found: Breaker) -> None:
         if found != self._known:
             self._known = found
-            destination.learn_of(found, self._now())
+            destination.sync(found, self._now())

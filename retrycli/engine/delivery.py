@@ -21,7 +21,7 @@ from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import PassLimits
 from retrycli.engine.recording import Decided, Results
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class Delivery:
         self,
         deps: Dependencies,
         rules: PassRules,
-        me: Identity,
+        me: PassIdentity,
         route: Route,
         *,
         since: datetime,
@@ -82,7 +82,7 @@ class Delivery:
         self._since = since
         self._tell_all = tell
         self._events: list[Event] = []
-        self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._take_turn)
+        self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._reserve_turn)
         self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
         self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
@@ -120,7 +120,7 @@ class Delivery:
     def reason(self) -> StopReason | None:
         """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
         if self._limits.reason in {None, StopReason.LIMIT}:
-            return self._destination.trouble or self._limits.reason
+            return self._destination.stop_reason or self._limits.reason
         return self._limits.reason
 
     @property
@@ -128,7 +128,7 @@ class Delivery:
         """The same in words, where there is more to be said of it."""
         if self.reason is StopReason.PAUSED:
             return self._coordinator.paused
-        return self._destination.detail if self.reason is self._destination.trouble else None
+        return self._destination.detail if self.reason is self._destination.stop_reason else None
 
     def release(self) -> None:
         """Give back what was claimed and not begun."""
@@ -139,7 +139,7 @@ class Delivery:
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
             while self._new or self._in_flight or self._may_begin() or await self._wait_for_rows():
-                await self._write(self._settle_and_begin)
+                await self._write(self._record_and_begin)
                 self._send(gateway, group)
                 self._new += await self._answers()
             await self._write(self._end)
@@ -290,7 +290,7 @@ class Delivery:
 
     def _begin_attempts(self) -> None:
         """Begin as many attempts as there is room for, each written down first."""
-        while ids := self._take(self._room()):
+        while ids := self._next_ids(self._room()):
             now = self._deps.now()
             probing = self._destination.probing
             escalations: dict[int, Transition] = {}
@@ -368,7 +368,7 @@ class Delivery:
     def _may_begin(self) -> bool:
         if self._is_held_up or self._fault is not None:
             return False
-        return bool(self._supply) and self._destination.trouble is None and self._limits.may_begin()
+        return bool(self._supply) and self._destination.stop_reason is None and self._limits.may_begin()
 
     @property
     def _is_held_up(self) -> bool:
@@ -381,15 +381,15 @@ class Delivery:
         width = 1 if one_by_one else self._destination.width
         return self._limits.room(width - self._in_flight) if self._may_begin() else 0
 
-    def _take(self, room: int) -> list[int]:
+    def _next_ids(self, room: int) -> list[int]:
         """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
         found = self._supply.take(room, self._destination) if room else []
         if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
-            self._settle(last=True)
-            return self._take(self._room())
+            self._decide_and_record(last=True)
+            return self._next_ids(self._room())
         return found
 
-    def _take_turn(self, interval: timedelta, too_late: datetime) -> datetime:
+    def _reserve_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
 
     def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
@@ -402,24 +402,24 @@ class Delivery:
 
     # -- decide and record ------------------------------------------------------------------------------------
 
-    def _settle_and_begin(self) -> None:
+    def _record_and_begin(self) -> None:
         """Record the results of some attempts, and begin the next ones. No request goes out before it is committed."""
         self._sync()
-        self._settle()
+        self._decide_and_record()
         self._begin_attempts()
 
     def _end(self) -> None:
-        self._settle(last=True)
+        self._decide_and_record(last=True)
         self._supply.release()
 
-    def _settle(self, *, last: bool = False) -> None:
+    def _decide_and_record(self, *, last: bool = False) -> None:
         """Decide what each new attempt does to its message, and write it down."""
         if self._fault is not None:  # nothing can be learnt of a request that could not be made
             self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
             self._new = [each for each in self._new if not each.about_us]
-        judged = self._coordinator.judge(self._destination, self._new, last=last)
+        observed = self._coordinator.observe(self._destination, self._new, last=last)
         self._new = []
-        self._results.add((each.queued, self._decide(each)) for each in judged)
+        self._results.add((each.queued, self._decide(each)) for each in observed)
         self._in_doubt += [_settled(each, Transition.released()) for each in self._destination.newly_in_doubt()]
         self._coordinator.save(self._destination)
         if self._in_doubt:

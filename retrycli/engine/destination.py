@@ -37,7 +37,7 @@ class Destination:
         self.width = 1
         self._at_ease = breaker.is_healthy
         """Whether nothing has failed in this pass, nor as the last one ended."""
-        self.trouble: StopReason | None = None
+        self.stop_reason: StopReason | None = None
         self.detail: str | None = None
         self._rules = rules.breaker
         self._since = since
@@ -46,7 +46,7 @@ class Destination:
         if self.breaker.blocks(due_by):
             self._stop(StopReason.THROTTLED if resting else StopReason.BREAKER_OPEN)
 
-    def learn_of(self, breaker: Breaker, now: datetime) -> None:
+    def sync(self, breaker: Breaker, now: datetime) -> None:
         """Take over what another pass has learnt meanwhile."""
         self.breaker = breaker
         if breaker.blocks(now):
@@ -59,7 +59,7 @@ class Destination:
     @property
     def probing(self) -> bool:
         """Return whether it is taken to be down, so that what is sent now is its probe."""
-        return self.breaker.state is BreakerState.OPEN and self.trouble is None
+        return self.breaker.state is BreakerState.OPEN and self.stop_reason is None
 
     @property
     def on_trial(self) -> bool:
@@ -71,30 +71,30 @@ class Destination:
         """Return the tickets to send nothing more to for now; none unless there are many answers in doubt."""
         return self._doubt.tickets
 
-    def judge(self, attempts: Sequence[Attempt]) -> list[Attempt]:
+    def observe(self, attempts: Sequence[Attempt]) -> list[Attempt]:
         """Learn from attempts in the order in which they ended.
 
         Returns:
             Those that can be decided. An answer in doubt is held back until it is clear what it is about.
         """
-        judged: list[Attempt] = []
+        observed: list[Attempt] = []
         for attempt in attempts:
             if self._doubt.holds(attempt):
                 self._doubt.hold(attempt)
             else:
                 if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
-                    judged += [self._learn(each) for each in self._doubt.let_go(attempt)]
-                judged.append(self._learn(attempt))
+                    observed += [self._learn(each) for each in self._doubt.let_go(attempt)]
+                observed.append(self._learn(attempt))
             if attempt.trial and self.on_trial:
                 self._doubt.count_trial(attempt)
             if self._doubt.is_settled:
-                judged += self._take_for_ours()
-        return judged
+                observed += self._take_for_ours()
+        return observed
 
-    def judge_rest(self) -> list[Attempt]:
+    def observe_rest(self) -> list[Attempt]:
         """Decide the attempts that are still held back, now that no other answer can tell what they are about."""
         # Who rejects our credentials may have said so in other words before.
-        if self.on_trial or self.trouble in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
+        if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._take_for_ours()
         return [self._learn(each) for each in self._doubt.let_go()]
 
@@ -140,8 +140,8 @@ class Destination:
         return True
 
     def _refuse(self, reason: StopReason, detail: str | None) -> None:
-        if self.trouble is None:
-            self.trouble, self.detail = reason, detail
+        if self.stop_reason is None:
+            self.stop_reason, self.detail = reason, detail
 
     def _refusal(self, outcome: Outcome) -> str | None:
         """What refused us, without the answer's words, which are not for a log."""
@@ -149,5 +149,5 @@ class Destination:
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"
 
     def _stop(self, reason: StopReason) -> None:
-        if self.trouble is None and self.breaker.probe_at is not None:
-            self.trouble, self.detail = reason, self.breaker.description
+        if self.stop_reason is None and self.breaker.probe_at is not None:
+            self.stop_reason, self.detail = reason, self.breaker.description

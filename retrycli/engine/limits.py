@@ -41,7 +41,7 @@ class PassLimits:
         """Why nothing more may begin; the first reason is kept."""
         self._now = now
         self._stop_requested = stop_requested
-        self._take_turn = take_turn
+        self._reserve_turn = take_turn
         self._deadline = started_at + rules.deadline
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
@@ -75,7 +75,7 @@ class PassLimits:
     def _has_turn(self, interval: timedelta) -> bool:
         """Whether the time has come that is reserved for the next request; it is reserved where none is yet."""
         if self._turn is None:
-            turn = self._take_turn(interval, self._deadline)
+            turn = self._reserve_turn(interval, self._deadline)
             if turn >= self._deadline:
                 self.stop(StopReason.DEADLINE)
                 return False

@@ -93,7 +93,7 @@ class PassRules:
         return started_at + self.due_slack
 
 
-class Identity(NamedTuple):
+class PassIdentity(NamedTuple):
     """Which process this pass is, and who started it."""
 
     pass_id: str

@@ -16,7 +16,7 @@ from retrycli.domain.message import Claim, Route
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.engine.enrolment import sync_queue
 from retrycli.engine.recovery import recover
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, Identity, PassRules
+from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 
 if TYPE_CHECKING:
     from retrycli.engine.delivery import Delivery
@@ -47,7 +47,7 @@ RESULTS: dict[StopReason | None, PassResult] = {
 """How a pass ends for a reason, where that is not `STOPPED`."""
 
 
-async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: Identity) -> PassSummary:
+async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIdentity) -> PassSummary:
     """Make one pass, and write down how it went, whatever happens.
 
     Raises:
@@ -78,7 +78,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: Identit
 class _Pass:
     """What a pass knows while it runs."""
 
-    def __init__(self, deps: Dependencies, rules: PassRules, me: Identity) -> None:
+    def __init__(self, deps: Dependencies, rules: PassRules, me: PassIdentity) -> None:
         self.began_at = self.started_at = deps.now()
         self._deps = deps
         self._rules = rules

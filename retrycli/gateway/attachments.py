@@ -22,7 +22,7 @@ from retrycli.gateway.in_thread import in_thread
 from retrycli.system import descriptors
 from retrycli.system.trust import others_may_have_linked
 
-MOST = 100
+MAX_ATTACHMENTS = 100
 """How many attachments a message may have. Each file is opened twice, and a preset may upload each by itself."""
 ANY_TYPE = "application/octet-stream"
 RESTRICTED_NAME = r"[A-Za-z0-9][A-Za-z0-9!#$&^_.+-]{0,126}"
@@ -90,8 +90,10 @@ async def find(message: Message, folder: Folder | None, limit_bytes: int) -> lis
     assert isinstance(entries, list)  # noqa: S101  told to the type checker
     if not entries:
         return []
-    if len(entries) > MOST:
-        raise InvalidMessage(f"attachments: {len(entries):,} are listed, and {MOST} may be; send an archive instead")
+    if len(entries) > MAX_ATTACHMENTS:
+        raise InvalidMessage(
+            f"attachments: {len(entries):,} listed, at most {MAX_ATTACHMENTS} allowed. Send an archive instead"
+        )
     if folder is None:
         raise InvalidMessage("attachments: gateway.attachments_dir is not set; set it to the folder they are in")
     return await in_thread(_find, entries, folder, limit_bytes)

@@ -25,13 +25,13 @@ class DeliveryProgress:
         """What came of it, where it is known to have been delivered."""
 
 
-async def guard(delivery: Awaitable[Outcome], message_id: int, flight: DeliveryProgress) -> Outcome:
+async def guard(delivery: Awaitable[Outcome], message_id: int, progress: DeliveryProgress) -> Outcome:
     """What comes of a delivery, also where something is raised that nobody foresaw.
 
     Args:
         delivery: of one message.
         message_id: which.
-        flight: is told by the delivery how far the message has got.
+        progress: is told by the delivery how far the message has got.
 
     Raises:
         ConfigurationError: every message would meet it. It ends the pass.
@@ -43,9 +43,9 @@ async def guard(delivery: Awaitable[Outcome], message_id: int, flight: DeliveryP
     except Exception as fault:  # noqa: BLE001  the net: the other messages are to go out
         said = f"a fault of retrycli's own: {_named(fault)}"
         logger.error("Message %s met %s", message_id, said)  # noqa: TRY400  a traceback may quote the message
-        if flight.landed is not None:
-            return replace(flight.landed, error=f"delivered, and then {said}")
-        unsure = flight.in_flight or flight.answered
+        if progress.landed is not None:
+            return replace(progress.landed, error=f"delivered, and then {said}")
+        unsure = progress.in_flight or progress.answered
         # Not INVALID: a fault that all messages meet would give them all up at once, and not wait until it is mended.
         return Outcome(OutcomeKind.UNKNOWN if unsure else OutcomeKind.TRANSIENT, error=said)
 

@@ -7,7 +7,7 @@ from contextlib import AsyncExitStack
 from datetime import datetime
 from typing import TYPE_CHECKING, Self
 
-from retrycli.config.gateway import Gateway, GatewaySettings
+from retrycli.config.gateway import GatewaySettings, RoutedGatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome
 
@@ -61,7 +61,7 @@ class GatewayRouter:
 
 
 def router_of(
-    settings: Gateway, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
+    settings: RoutedGatewaySettings, *, columns: Collection[str], connections: int, now: Callable[[], datetime]
 ) -> GatewayRouter:
     """The gateways of all message types.
 

@@ -13,7 +13,7 @@ from typing import assert_never
 from retrycli.domain import suggested
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.incidents import COST
-from retrycli.domain.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed, Topic, Turn
 from retrycli.domain.sanitize import inert
 
 CAUSES = 10
@@ -60,7 +60,7 @@ def worded(items: Sequence[Item], context: NoticeContext) -> Notice:
     body = "\n\n".join(_paragraph(each, context) for each in items)
     if earlier:
         body += f"\n\nBefore that passes stayed away {_count(len(earlier), 'more time')}. {_next('retrycli passes')}"
-    good = all(isinstance(each, Change) and each.turn is Turn.ENDED for each in items)
+    good = all(isinstance(each, IncidentChange) and each.turn is Turn.ENDED for each in items)
     return Notice(title, body, good)
 
 
@@ -100,7 +100,7 @@ HEADLINES = {
 
 def _headline(item: Item) -> str:
     match item:
-        case Change():
+        case IncidentChange():
             return HEADLINES[item.topic, item.turn]
         case Missed():
             return "no pass was made for " + _length(item.until - item.after)
@@ -112,7 +112,7 @@ def _headline(item: Item) -> str:
 
 def _paragraph(item: Item, context: NoticeContext) -> str:
     match item:
-        case Change():
+        case IncidentChange():
             return _of_trouble(item, context)
         case Missed():
             return (
@@ -125,7 +125,7 @@ def _paragraph(item: Item, context: NoticeContext) -> str:
     assert_never(item)
 
 
-def _of_trouble(change: Change, context: NoticeContext) -> str:
+def _of_trouble(change: IncidentChange, context: NoticeContext) -> str:
     if change.turn is Turn.ENDED:
         lasted = f"since {_utc(change.since)}, for {_length(context.at - change.since)}"
         times = f"at {_utc(change.since)}, and took a message at {_utc(context.at)}"
@@ -173,7 +173,7 @@ def _of_escalations(escalated: Escalated, context: NoticeContext) -> str:
     return f"{_headline(escalated)}:\n" + "\n".join(lines) + f"{total}\n{_next('retrycli escalations')}"
 
 
-def _of_cause(group: Cause) -> str:
+def _of_cause(group: EscalationCause) -> str:
     types = ", ".join(f"{number:,} {inert(name, LONGEST_NAME)}" for name, number in [*group.types.items()][:TYPES])
     types += ", …" if len(group.types) > TYPES else ""
     tickets = ", ".join(inert(each, LONGEST_NAME) for each in group.tickets[:TICKETS])

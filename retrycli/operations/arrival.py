@@ -12,7 +12,7 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import LookUp
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
-from retrycli.operations.message_actions import Done, once, perform
+from retrycli.operations.message_actions import ActionResult, once, perform
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
 from retrycli.store.acts import Acts
 
@@ -90,7 +90,7 @@ def mark_sent(
     note: str | None = None,
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
-) -> Done:
+) -> ActionResult:
     """State that messages have arrived: their status becomes ``sent``, and no pass sends their texts again.
 
     Args:

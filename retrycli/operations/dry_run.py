@@ -180,7 +180,7 @@ def preview(settings: Settings, *, limit: int | None = None, runtime: Runtime = 
             del ids[rules.limit :], times[rules.limit :]
         ledger = Ledger(database)
         opened = {each.destination: each for each in ledger.breakers() if each.state is not BreakerState.CLOSED}
-        barred = {to for to, each in opened.items() if Destination(each, rules, since=at).trouble is not None}
+        barred = {to for to, each in opened.items() if Destination(each, rules, since=at).stop_reason is not None}
         yield Preview(
             number=len(ids),
             messages=_messages(views, ids, times, set(foreseen.ids)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from retrycli.config.settings import Settings
-from retrycli.domain.editable_message import Draft
+from retrycli.domain.editable_message import EditableMessage
 from retrycli.domain.errors import NotEdited
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import ticket_text
@@ -24,7 +24,7 @@ from retrycli.store.views import Views
 
 def read_draft(
     settings: Settings, message_id: int, *, runtime: Runtime = DEFAULT_RUNTIME
-) -> tuple[MessageDetails, Draft]:
+) -> tuple[MessageDetails, EditableMessage]:
     """A message for editing: as it is, and what of it can be edited.
 
     Raises:
@@ -35,13 +35,13 @@ def read_draft(
     with open_database(settings) as database:
         Acts(database).check(message_id, clock(database, runtime.now)())
         found = Views(database).message(message_id, body=True)
-        return found, Draft.of(found.row)
+        return found, EditableMessage.of(found.row)
 
 
 def write_draft(
     settings: Settings,
     read: MessageDetails,
-    wanted: Draft,
+    wanted: EditableMessage,
     *,
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
@@ -67,7 +67,7 @@ def write_draft(
         DatabaseUnavailable, ConfigurationError: as in `retrycli.run_once`.
     """
     row = read.row
-    wanted.check(Draft.of(row))
+    wanted.check(EditableMessage.of(row))
     if wanted.recipient is not None and "recipient_email" not in row:
         raise NotEdited(f"{settings.database.table} has no column recipient_email; leave the recipient out")
     changes = wanted.changes(row)

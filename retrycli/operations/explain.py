@@ -18,7 +18,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Claim, Message, QueuedMessage, Span, State, Status, UnusableMessage
+from retrycli.domain.message import Claim, Message, MessageStatus, QueuedMessage, Span, State, UnusableMessage
 from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment
@@ -189,7 +189,7 @@ class _Explainer:
 
     def _gates(self, found: MessageDetails, at: datetime) -> Iterator[Gate]:
         """The gates of a pass that began at a time; cron's is another matter."""
-        failed = found.row["status"] == Status.FAILED
+        failed = found.row["status"] == MessageStatus.FAILED
         yield Gate("status", failed, str(found.row["status"]))
         if not failed or found.queue is None:
             return
@@ -249,7 +249,7 @@ class _Explainer:
 
     def _breaker(self, found: MessageDetails, at: datetime) -> Gate:
         breaker = self._ledger.breaker(self._rules.destination_of(str(found.row["message_type"])))
-        is_open = Destination(breaker, self._rules, since=at).trouble is None
+        is_open = Destination(breaker, self._rules, since=at).stop_reason is None
         match breaker.state:
             case BreakerState.CLOSED:
                 figure = "closed"

@@ -21,7 +21,7 @@ from retrycli.config.settings import Settings
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NoSuchMessage, NotActionable, RetrycliError
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
-from retrycli.domain.message import Message, QueuedMessage, Status
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction, not_written, unfit, would_expire
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
@@ -49,7 +49,7 @@ DESTINATION_FAULTS = frozenset(
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Match:
     """The messages that a filter lets through, as they were when somebody looked."""
 
     ids: Sequence[int]
@@ -59,7 +59,7 @@ class Found:
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class ManualAttempt:
     """One attempt by hand: an outcome, or why there was none."""
 
     message_id: int
@@ -85,14 +85,14 @@ class Canary:
     abort_over: float = 0.3
     """The share of them that may fail."""
 
-    def fails(self, tried: Sequence[Tried]) -> bool:
+    def fails(self, tried: Sequence[ManualAttempt]) -> bool:
         """Whether too many of those that were tried failed."""
         made = [each for each in tried if each.delivered or each.failed]
         return bool(made) and sum(each.failed for each in made) / len(made) > self.abort_over
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class ActionResult:
     """What came of an act on messages."""
 
     matched: int
@@ -100,7 +100,7 @@ class Done:
     done: int = 0
     refused: dict[int, RetrycliError] = field(default_factory=dict)
     """Those that were left alone because they had moved on, or could not be acted on to begin with, and why."""
-    tried: list[Tried] = field(default_factory=list)
+    tried: list[ManualAttempt] = field(default_factory=list)
     """Attempts that were made by hand."""
     left: int = 0
     """Those that were not come to: they are as they were."""
@@ -108,7 +108,7 @@ class Done:
     """Why some were left: ``canary_failed``, ``destination_down`` or ``signal``."""
 
 
-def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Found:
+def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Match:
     """Return messages that an operator names, and the first of them that are failed.
 
     Raises:
@@ -116,10 +116,10 @@ def named(settings: Settings, ids: Sequence[int], *, shown: int = SHOWN) -> Foun
     """
     with open_database(settings) as database:
         wanted = once(ids)
-        return Found(wanted, list(Views(database).pages(wanted[:shown], Filter())))
+        return Match(wanted, list(Views(database).pages(wanted[:shown], Filter())))
 
 
-def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
+def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Match:
     """Return the failed messages that a filter lets through, which may be none.
 
     Raises:
@@ -128,7 +128,7 @@ def find(settings: Settings, wanted: Filter, *, shown: int = SHOWN) -> Found:
     with open_database(settings) as database:
         views = Views(database)
         ids = views.ids(wanted)
-        return Found(ids, list(views.pages(ids[:shown], wanted)))
+        return Match(ids, list(views.pages(ids[:shown], wanted)))
 
 
 def retry_all(
@@ -138,7 +138,7 @@ def retry_all(
     by: str | None = None,
     give_up_after: int | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
-) -> Done:
+) -> ActionResult:
     """Try messages now, one after the other, as `retrycli.retry` tries one.
 
     Args:
@@ -159,14 +159,14 @@ def retry_all(
         tried, reason = asyncio.run(_try(deps, rules, wanted, by or login_name(), give_up_after))
     done = sum(each.delivered for each in tried)
     refused = {each.message_id: each.error for each in tried if each.error is not None}
-    return Done(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
+    return ActionResult(len(wanted), done, refused, tried, len(wanted) - len(tried), reason)
 
 
 async def _try(
     deps: Dependencies, rules: PassRules, ids: Iterable[int], by: str, give_up_after: int | None
-) -> tuple[list[Tried], str | None]:
+) -> tuple[list[ManualAttempt], str | None]:
     """Attempts by hand over one connection and with one log-in, and why they ended early."""
-    tried: list[Tried] = []
+    tried: list[ManualAttempt] = []
     in_a_row = 0
     async with deps.open_gateway() as gateway:
         for each in ids:
@@ -175,9 +175,11 @@ async def _try(
             if in_a_row == (give_up_after or -1):
                 return tried, "destination_down"
             try:
-                tried.append(Tried(each, await manual_attempt.attempt_through(gateway, deps, rules, each, by=by)))
+                tried.append(
+                    ManualAttempt(each, await manual_attempt.attempt_through(gateway, deps, rules, each, by=by))
+                )
             except (NoSuchMessage, NotActionable, InvalidMessage) as error:
-                tried.append(Tried(each, error=error))
+                tried.append(ManualAttempt(each, error=error))
             outcome = tried[-1].outcome
             in_a_row = in_a_row + 1 if outcome and outcome.kind in DESTINATION_FAULTS else 0
     return tried, None
@@ -192,7 +194,7 @@ def requeue(
     canary: Canary | None = None,
     by: str | None = None,
     runtime: Runtime = DEFAULT_RUNTIME,
-) -> Done:
+) -> ActionResult:
     """Hand escalated messages back to the passes: waiting, with all their retries. So are messages that `reject`
     rejected, if they are named, and if their rows have not changed since.
 
@@ -224,7 +226,7 @@ def requeue(
     tried = [] if canary is None else _try_canaries(settings, wanted, canary.number, by, runtime)
     rest = wanted[len(tried) :]
     if canary is not None and canary.fails(tried):
-        return Done(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
+        return ActionResult(len(named_ids), refused=expired, tried=tried, left=len(rest), reason="canary_failed")
     name = by or login_name()
 
     def act(position: int, at: datetime) -> OperatorAction:
@@ -249,9 +251,11 @@ def expired_among(settings: Settings, ids: Sequence[int], runtime: Runtime = DEF
         return {message_id for message_id, end in ends if end is not None and end < now}
 
 
-def _try_canaries(settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime) -> list[Tried]:
+def _try_canaries(
+    settings: Settings, ids: Sequence[int], number: int, by: str | None, runtime: Runtime
+) -> list[ManualAttempt]:
     """Try the first messages until so many could be tried; those that have moved on are passed over."""
-    tried: list[Tried] = []
+    tried: list[ManualAttempt] = []
     while (missing := number - sum(each.delivered or each.failed for each in tried)) > 0:
         coming = ids[len(tried) : len(tried) + missing]
         if not coming or runtime.stop_requested():
@@ -262,7 +266,7 @@ def _try_canaries(settings: Settings, ids: Sequence[int], number: int, by: str |
 
 def reject(
     settings: Settings, ids: Iterable[int], reason: str, *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
-) -> Done:
+) -> ActionResult:
     """Give messages up: their status in the application's table becomes ``rejected``, and they leave the queue.
 
     Args:
@@ -283,7 +287,7 @@ def reject(
 
 def acknowledge(
     settings: Settings, ids: Iterable[int], *, by: str | None = None, runtime: Runtime = DEFAULT_RUNTIME
-) -> Done:
+) -> ActionResult:
     """Say of escalated messages that somebody sees to them; they stay where they are.
 
     Raises:
@@ -326,7 +330,7 @@ def perform(
     ids: Sequence[int],
     act: Callable[[int, datetime], OperatorAction],
     runtime: Runtime,
-) -> Done:
+) -> ActionResult:
     """Do an act to messages, some at a time; ``act`` is given each one's position, and when it all began."""
     refused: dict[int, RetrycliError] = {}
     came_to = 0
@@ -336,7 +340,7 @@ def perform(
         while came_to < len(ids) and not runtime.stop_requested():
             batch = {each: act(came_to + n, at) for n, each in enumerate(ids[came_to : came_to + BATCH])}
             messages = acts.read(batch) if kind is ActionKind.REQUEUED else []
-            rejected = {each.id for each in messages if each.fields["status"] == Status.REJECTED}
+            rejected = {each.id for each in messages if each.fields["status"] == MessageStatus.REJECTED}
             too_old = _too_old(settings, acts, messages, at)
             problems = _problems(settings, database, messages, now) if messages else {}
             performed = acts.perform(kind, batch, problems | dict.fromkeys(too_old, "it has expired"))
@@ -349,7 +353,7 @@ def perform(
                 refused |= acts.why_not(kind, performed.lost, now())
             came_to += len(batch)
     left = len(ids) - came_to
-    return Done(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
+    return ActionResult(len(ids), came_to - len(refused), refused, left=left, reason="signal" if left else None)
 
 
 def _too_old(settings: Settings, acts: Acts, messages: Sequence[Message], now: datetime) -> set[int]:

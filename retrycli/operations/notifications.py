@@ -20,8 +20,8 @@ from retrycli.domain import notices
 from retrycli.domain.circuit_breaker import BreakerState
 from retrycli.domain.errors import ConfigurationError, RetrycliError
 from retrycli.domain.events import Event, PassStarted
-from retrycli.domain.incidents import LOOKBACK, Trouble
-from retrycli.domain.notices import Cause, Item, Memory, Situation, Topic, Turn
+from retrycli.domain.incidents import LOOKBACK, Incident
+from retrycli.domain.notices import EscalationCause, Item, Memory, Situation, Topic, Turn
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.notify import apprise as adapter
 from retrycli.notify import heartbeat
@@ -112,7 +112,7 @@ class _Round:
     def _with_outcome(self, memory: Memory, number: int, url: str, failure: str | None) -> Memory:
         """Say in the log that a target can't be reached, when that begins and ends, and remember that it is said."""
         at = self._here.at
-        turn, told = notices.follow(Trouble(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
+        turn, told = notices.follow(Incident(at) if failure else None, memory.get(Topic.UNHEARD), at, self._remind)
         target = f"target {number} ({adapter.scheme(url)}) of notify.urls"
         if turn is Turn.ENDED:
             logger.info("Notifications get through again to %s", target)
@@ -128,9 +128,9 @@ class _Round:
             now=self._now,
             detail=summary.detail,
             passes=passes,
-            down=Trouble(min(each.opened_at or self._now for each in self._open)) if self._open else None,
+            down=Incident(min(each.opened_at or self._now for each in self._open)) if self._open else None,
             tells_of_expiry=self._expiring is not None,
-            expiring=Trouble(passes[0].started_at, str(self._expiring), self._expiring.next_step)
+            expiring=Incident(passes[0].started_at, str(self._expiring), self._expiring.next_step)
             if self._expiring and self._expiring.count
             else None,
             interval=timedelta(minutes=self._settings.schedule.retry_interval_minutes),
@@ -140,7 +140,7 @@ class _Round:
     def _destinations(self) -> list[str]:
         return [*dict.fromkeys(each.destination for each in self._settings.gateway.all.values())]
 
-    def _causes(self, since: datetime | None) -> Sequence[Cause]:
+    def _causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = replace(ESCALATED, escalated_after=since, escalated_until=self._now)
         groups = escalation_groups(self._database, new)
         tickets: dict[str | None, dict[str, None]] = {}
@@ -149,7 +149,7 @@ class _Round:
             tickets.setdefault(each.fingerprint, {})[str(each.ticket_id)] = None
             seen[each.fingerprint] += 1
         return [
-            Cause(
+            EscalationCause(
                 count=each.count,
                 types=each.types,
                 error=each.example.last_error,
@@ -224,7 +224,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
     with suppress(RetrycliError), closing(Database(settings.database.url, settings.database.table)) as database:
         targets = Targets(database)
         before = targets.memory(PING)
-        turn, told = notices.follow(Trouble(at), before.get(Topic.UNHEARD), at, remind)
+        turn, told = notices.follow(Incident(at), before.get(Topic.UNHEARD), at, remind)
         targets.remember(PING, before, {} if told is None else {Topic.UNHEARD: told})
     if turn is not None:
         logger.warning("The dead-man switch (notify.ping_url) did not hear of this pass: %s", failure)
@@ -234,7 +234,7 @@ def _warn_of_ping(settings: Settings, failure: str | None, at: datetime) -> None
 
 
 @dataclass(frozen=True, slots=True)
-class Tried:
+class TargetTest:
     """What came of a test."""
 
     target: str
@@ -243,7 +243,7 @@ class Tried:
     failure: str | None
 
 
-def try_out(settings: Settings, pass_id: str) -> list[Tried]:
+def try_out(settings: Settings, pass_id: str) -> list[TargetTest]:
     """Send a test to each target, and a line to the dead-man switch's log.
 
     Raises:
@@ -259,8 +259,8 @@ def try_out(settings: Settings, pass_id: str) -> list[Tried]:
     failures = adapter.send(dict.fromkeys(urls, trial(socket.gethostname())))
     if adapter.MISSING in failures.values():
         raise ConfigurationError(adapter.MISSING)
-    tried = [Tried(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
+    tried = [TargetTest(str(number), adapter.scheme(url), failures[url]) for number, url in enumerate(urls, 1)]
     if ping_url is not None:
         text = ping_url.get_secret_value()
-        tried.append(Tried(PING, adapter.scheme(text), heartbeat.Ping(text, pass_id).note()))
+        tried.append(TargetTest(PING, adapter.scheme(text), heartbeat.Ping(text, pass_id).note()))
     return tried

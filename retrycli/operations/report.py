@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from retrycli.config.settings import Settings
     from retrycli.domain.listing import EscalationGroup
     from retrycli.store.database import Database
-    from retrycli.views.report import Cause
+    from retrycli.views.report import CauseRow
 
 LOOKBACK = timedelta(days=7)
 """What a report is of unless it is told otherwise."""
@@ -36,12 +36,12 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
     from retrycli.store.escalations import escalation_groups
     from retrycli.store.measures import Measures
     from retrycli.store.statistics import Statistics
-    from retrycli.views.report import Report, passes_since, render
+    from retrycli.views.report import ReportData, passes_since, render
 
     statistics = Statistics(database)
     first_pass, last_pass = statistics.first_and_last_pass()
     return render(
-        Report(
+        ReportData(
             figures=statistics.figures(since, until),
             state=state,
             messages=Measures(database).counts(until),
@@ -130,11 +130,11 @@ def write(path: Path, text: str) -> None:
         ) from error
 
 
-def _cause(group: EscalationGroup) -> Cause:
-    from retrycli.views.report import Cause
+def _cause(group: EscalationGroup) -> CauseRow:
+    from retrycli.views.report import CauseRow
 
     example = group.example
-    return Cause(
+    return CauseRow(
         count=group.count,
         reason=example.reason,
         error=group.cause or "no error text",

@@ -43,7 +43,7 @@ UNCALLED = ("no cron line or timer found here calls the passes", "see `retrycli 
 """Said of passes that only people start, and the remedy. Another user's crontab may be hidden from who looks."""
 
 
-class Place(Enum):
+class SchedulePlace(Enum):
     """Where a schedule can be put."""
 
     OWN_CRONTAB = "own crontab"
@@ -52,7 +52,7 @@ class Place(Enum):
     SYSTEM_TIMER = "system timer"
 
     @classmethod
-    def of(cls, host: Host, *, user: bool, systemd: bool) -> Place:
+    def of(cls, host: Host, *, user: bool, systemd: bool) -> SchedulePlace:
         """The place that two options mean; only root has a choice between the system's and its own."""
         own = user or host.uid != 0
         if systemd:
@@ -62,16 +62,16 @@ class Place(Enum):
     @property
     def is_system(self) -> bool:
         """Whether it is root's, and names a user."""
-        return self in {Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER}
+        return self in {SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER}
 
     @property
     def is_timer(self) -> bool:
         """Whether it is systemd's."""
-        return self in {Place.OWN_TIMER, Place.SYSTEM_TIMER}
+        return self in {SchedulePlace.OWN_TIMER, SchedulePlace.SYSTEM_TIMER}
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class FileChange:
     """What one text is to become; nothing, if it is to go."""
 
     target: Target
@@ -120,7 +120,12 @@ def relied_on() -> tuple[Path, ...]:
 
 
 def propose(
-    place: Place, loaded: Loaded, host: Host, *, run_as: str | None = None, program: Iterable[Path] | None = None
+    place: SchedulePlace,
+    loaded: Loaded,
+    host: Host,
+    *,
+    run_as: str | None = None,
+    program: Iterable[Path] | None = None,
 ) -> Job:
     """Return the pass that `install` has made, if nobody but root and the user who makes it can change what it does.
 
@@ -175,7 +180,7 @@ def _refuse_other_masters(wanted: Job, loaded: Loaded, users: Collection[int], p
         )
 
 
-def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[Change]]:
+def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[FileChange]]:
     """Return a pass that keeps a log, and the change to the settings by which it does.
 
     There is no change if it keeps one, or if who is at work may not write the settings, or no folder is known in which
@@ -191,7 +196,7 @@ def with_log(loaded: Loaded, wanted: Job) -> tuple[Job, list[Change]]:
     if log is None or after is None:
         return wanted, []
     folders = dict.fromkeys([*wanted.writes, *_in_full([log.parent])])
-    return replace(wanted, writes=tuple(folders)), [Change(target, before, after)]
+    return replace(wanted, writes=tuple(folders)), [FileChange(target, before, after)]
 
 
 def log_file(database: Path | None, is_theirs: Callable[[Path], bool]) -> Path | None:
@@ -273,12 +278,12 @@ def config_path(loaded: Loaded) -> str:
     return os.path.normpath(loaded.file.absolute())
 
 
-def reachable(host: Host) -> list[Place]:
+def reachable(host: Host) -> list[SchedulePlace]:
     """The places that who is at work may change."""
-    return [place for place in Place if host.uid == 0 or not place.is_system]
+    return [place for place in SchedulePlace if host.uid == 0 or not place.is_system]
 
 
-def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
+def texts(place: SchedulePlace, wanted: Job, host: Host) -> list[tuple[Target, str]]:
     """What is put where: the part of a crontab that is retrycli's own, or whole systemd.
 
     Raises:
@@ -294,7 +299,7 @@ def texts(place: Place, wanted: Job, host: Host) -> list[tuple[Target, str]]:
     return list(zip(_targets(place, host), parts, strict=True))
 
 
-def install(place: Place, wanted: Job, host: Host) -> list[Change]:
+def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     """What there is to change so that a pass is called; nothing, where it is called as wanted already.
 
     A line in the crontab of a user who has nothing to do with it keeps nobody from it.
@@ -308,7 +313,7 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     callers = [each for each in callers_for(wanted.config, host, missed) if each.owner in masters]
     ours = {UserCrontab(host, each).title for each in masters}
     # The place itself is read below. Who may not use cron can still have a timer.
-    skipped = titles | ({UserCrontab(host).title} if place is Place.OWN_TIMER else set())
+    skipped = titles | ({UserCrontab(host).title} if place is SchedulePlace.OWN_TIMER else set())
     _refuse_the_unread(
         {each: why for each, why in missed.items() if each not in skipped and (each in ours or each.startswith("/"))},
         wanted.config,
@@ -327,7 +332,7 @@ def install(place: Place, wanted: Job, host: Host) -> list[Change]:
     return [each for each in changes if off or each.before != each.after]
 
 
-def remove(places: Sequence[Place], config: str, host: Host) -> dict[Place, list[Change]]:
+def remove(places: Sequence[SchedulePlace], config: str, host: Host) -> dict[SchedulePlace, list[FileChange]]:
     """What there is to change so that nothing of what `install` wrote for these settings is left, by its place.
 
     Raises:
@@ -337,7 +342,7 @@ def remove(places: Sequence[Place], config: str, host: Host) -> dict[Place, list
     return {place: changes for place, changes in found.items() if changes}
 
 
-def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
+def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> None:
     """Make changes that somebody has agreed to.
 
     Raises:
@@ -346,7 +351,7 @@ def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
     for change in changes:
         if change.target.read() != change.before:
             raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
-    own, goes = place is Place.OWN_TIMER, all(not change.after for change in changes)
+    own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
     if goes and crontab.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
         crontab.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
     for change in changes:
@@ -357,7 +362,7 @@ def apply(place: Place, changes: Sequence[Change], host: Host) -> None:
             crontab.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 
-def check(loaded: Loaded, host: Host, *, only: Place | None = None) -> Verdict:
+def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
     """What calls a pass with these settings, and whether it is one thing, and what `install` would write.
 
     Args:
@@ -610,7 +615,7 @@ def _refuse_the_unread(missed: Mapping[str, str], config: str, host: Host) -> No
         )
 
 
-def _put(place: Place, target: Target, text: str, config: str) -> Change:
+def _put(place: SchedulePlace, target: Target, text: str, config: str) -> FileChange:
     before = target.read()
     if not place.is_timer:
         after = cron_line.with_block(before, config, text)
@@ -618,26 +623,26 @@ def _put(place: Place, target: Target, text: str, config: str) -> Change:
         raise ConfigurationError(f"{target.title} is there already, and not for {config}; take it away by hand")
     else:
         after = text
-    return Change(target, before, after)
+    return FileChange(target, before, after)
 
 
-def _removal(place: Place, config: str, host: Host) -> list[Change]:
+def _removal(place: SchedulePlace, config: str, host: Host) -> list[FileChange]:
     found = [(each, each.read()) for each in _targets(place, host)]
     if place.is_timer:
-        return [Change(target, text, "") for target, text in found if systemd.is_marked(text, config)]
+        return [FileChange(target, text, "") for target, text in found if systemd.is_marked(text, config)]
     changed = [(target, text, cron_line.without_block(text, config)) for target, text in found]
-    return [Change(*each) for each in changed if each[1] != each[2]]
+    return [FileChange(*each) for each in changed if each[1] != each[2]]
 
 
-def _targets(place: Place, host: Host) -> list[Target]:
+def _targets(place: SchedulePlace, host: Host) -> list[Target]:
     match place:
-        case Place.OWN_CRONTAB:
+        case SchedulePlace.OWN_CRONTAB:
             return [UserCrontab(host)]
-        case Place.SYSTEM_CRONTAB:
+        case SchedulePlace.SYSTEM_CRONTAB:
             return [File(host.root / crontab.SYSTEM_FILE)]
-        case Place.OWN_TIMER:
+        case SchedulePlace.OWN_TIMER:
             folder = host.unit_folder
-        case Place.SYSTEM_TIMER:
+        case SchedulePlace.SYSTEM_TIMER:
             folder = host.root / crontab.SYSTEM_UNITS
     return [File(folder / systemd.SERVICE), File(folder / systemd.TIMER)]
 

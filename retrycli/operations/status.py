@@ -16,7 +16,7 @@ from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.delivery_stats import DeliveryStats, Group
 from retrycli.domain.errors import LockUnusable
 from retrycli.domain.filter import Filter
-from retrycli.domain.grouping import By
+from retrycli.domain.grouping import GroupBy
 from retrycli.domain.listing import EscalationGroup, ListedMessage, MessageDetails
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.pass_record import PassRecord, Pause, PauseRecord, is_late
@@ -45,7 +45,7 @@ OFFER_WITHIN_SECONDS = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Host:
+class HostStatus:
     """A machine that makes passes."""
 
     host: str
@@ -83,7 +83,7 @@ class Status:
     last_pass: PassRecord | None
     unrecorded: frozenset[str]
     """The passes that ended although nobody recorded it: see `_unrecorded`."""
-    hosts: list[Host]
+    hosts: list[HostStatus]
     """Those that have made a pass lately."""
     next_run: datetime | None
     """None if nothing calls one, or if they have stopped coming."""
@@ -155,7 +155,7 @@ def status(
             last_pass=last,
             unrecorded=lost,
             hosts=[
-                Host(name, newest, is_late(newest, at, interval))
+                HostStatus(name, newest, is_late(newest, at, interval))
                 for name, newest in ledger.hosts(at - LATELY, upto).items()
             ],
             next_run=_next_run(callers or (), passes, interval, at) if is_expected else None,
@@ -339,7 +339,7 @@ def last_passes(settings: Settings, *, limit: int) -> tuple[list[PassRecord], li
 
 
 def stats(
-    settings: Settings, by: By, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
+    settings: Settings, by: GroupBy, *, span: timedelta, limit: int, now: Callable[[], datetime] = utc_now
 ) -> tuple[DeliveryStats, list[Group]]:
     """What came of the attempts of the last days: all figures, and the attempts by what they have in common.
 
@@ -352,7 +352,7 @@ def stats(
     with open_database(settings) as database:
         statistics = Statistics(database)
         figures = statistics.figures(until - span, until)
-        return figures, [] if by is By.ERROR else statistics.groups(by, until - span, limit=limit)
+        return figures, [] if by is GroupBy.ERROR else statistics.groups(by, until - span, limit=limit)
 
 
 def report(settings: Settings, *, span: timedelta, now: Callable[[], datetime] = utc_now) -> str:

@@ -30,7 +30,7 @@ from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
 from retrycli.domain.sanitize import encodable
 from retrycli.engine import runner
-from retrycli.engine.rules import Dependencies, Identity, PassRules
+from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.operations import aftermath
 from retrycli.store import schema
 from retrycli.store.claims import Claims
@@ -133,7 +133,7 @@ def run_once(
         ConfigurationError: a setting, the preset, the application's table or the lock's folder is wrong.
         EventLoopRunning: this thread runs an event loop.
     """
-    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
+    me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid(), started_by)
     wait = settings.run.wait_lock_seconds if wait_lock_seconds is None else wait_lock_seconds
     lock = _Lock(PassLock(lock_path(settings)), me, wait, runtime.now, runtime.stop_requested)
     make = partial(_make_pass, settings, lock, me, limit, runtime, probe=probe)
@@ -147,7 +147,7 @@ def run_once(
 def _make_pass(
     settings: Settings,
     lock: Lock,
-    me: Identity,
+    me: PassIdentity,
     limit: int | None,
     runtime: Runtime,
     listen: Callable[[Event], None] | None,
@@ -326,7 +326,7 @@ class _Lock(NamedTuple):
     """The pass lock, with the clock it waits by, and what ends the wait early."""
 
     lock: PassLock
-    me: Identity
+    me: PassIdentity
     wait_seconds: float
     now: Callable[[], datetime]
     stop_requested: Callable[[], bool]

@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any, assert_never
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.domain.message import Message, State, Status, UnusableMessage, ticket_text
+from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage, ticket_text
 from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
-from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, word
+from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.enrolment import DECIDES
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -272,7 +272,7 @@ class Acts:
     @property
     def _these_failed(self) -> tuple[ColumnElement[bool], ...]:
         m = self._database.messages.c
-        return m.id.in_(bindparam("ids", expanding=True)), m.status == word(Status.FAILED)
+        return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
     def edit(
         self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
@@ -300,7 +300,7 @@ class Acts:
         there = (
             select(m.c.id, *(m.c[name] for name in read))
             .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id == message_id, m.c.status == word(Status.FAILED), *GUARDS[ActionKind.EDITED])
+            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), *GUARDS[ActionKind.EDITED])
             .with_for_update()
         )
         with self._database.write() as connection:

@@ -18,8 +18,8 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.errors import InvalidMessage, SchemaMismatch
-from retrycli.domain.message import Message, MessageType, State, Status, UnusableMessage
-from retrycli.domain.operator_action import Standing
+from retrycli.domain.message import Message, MessageStatus, MessageType, State, UnusableMessage
+from retrycli.domain.operator_action import MessageStanding
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
@@ -49,7 +49,7 @@ def addresses(value: str | None) -> list[str]:
     return [] if value is None else list(json.loads(value))
 
 
-def word(value: Status | MessageType) -> ColumnElement[str]:
+def status_text(value: MessageStatus | MessageType) -> ColumnElement[str]:
     """A word to compare a column of the application's with. It has no type: that column may have one of its own.
 
     PostgreSQL compares an enumeration with no text, only with what it can take for one of its words. It stands in the
@@ -64,7 +64,9 @@ def status_of(database: Database) -> ColumnElement[str]:
     Python would not: a column may be one that is compared in any case, or that fills its words up with blanks.
     """
     status = database.messages.c.status
-    return case((status == word(Status.FAILED), word(Status.FAILED)), else_=status).label("status")
+    return case((status == status_text(MessageStatus.FAILED), status_text(MessageStatus.FAILED)), else_=status).label(
+        "status"
+    )
 
 
 def row_by_row(*conditions: ColumnElement[bool]) -> ColumnElement[bool]:
@@ -85,7 +87,7 @@ def all_but_the_body(database: Database) -> list[ColumnElement[Any]]:
     return [body if each.name == "body" else each for each in m]
 
 
-def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, Standing]:
+def standings(database: Database, connection: Connection, ids: Collection[int]) -> dict[int, MessageStanding]:
     """Where messages are, by id; those that have no row are left out."""
     m = database.messages.c
     own = (queue.c.state, queue.c.claimed_by, queue.c.claim_expires_at, queue.c.acknowledged_by)
@@ -95,7 +97,7 @@ def standings(database: Database, connection: Connection, ids: Collection[int]) 
         .where(m.id.in_(ids))
     )
     return {
-        each["id"]: Standing(
+        each["id"]: MessageStanding(
             each["id"],
             each["status"],
             each["state"] and State(each["state"]),

@@ -16,7 +16,7 @@ from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
-from retrycli.store.application import row_by_row, standings, status_of, word
+from retrycli.store.application import row_by_row, standings, status_of, status_text
 from retrycli.store.connecting import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.identity import (
     FIRST_IDENTIFYING,
@@ -218,7 +218,7 @@ class Claims:
         kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
 
         def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
-            return case((or_(*(kind == word(each) for each in sorted(types))), 1), else_=0)
+            return case((or_(*(kind == status_text(each) for each in sorted(types))), 1), else_=0)
 
         but = [is_of(route.but) == 0] if route is not None and route.but else []
         only = [is_of(route.only) == 1] if route is not None and route.only is not None else []

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import select
 
-from retrycli.domain.message import Status
-from retrycli.store.application import word
+from retrycli.domain.message import MessageStatus
+from retrycli.store.application import status_text
 from retrycli.store.failed_index import FailedIndex, IndexState
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tup
 
     It reads the application's table alone, so retrycli's own need not be there.
     """
-    m, failed = database.messages.c, word(Status.FAILED)
+    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
     indexed = FailedIndex(database).state() is IndexState.THERE
     found: list[tuple[int, object, object]] = []
     for first, last in _beginning(digits):

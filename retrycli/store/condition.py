@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 from sqlalchemy import exc, select, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.domain.message import EscalationReason, State, Status
+from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import Decision, Transition, exhausted
-from retrycli.store.application import row_by_row, word
+from retrycli.store.application import row_by_row, status_text
 from retrycli.store.enrolment import START
 from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
 from retrycli.store.row_changes import write_messages
@@ -140,7 +140,7 @@ def _samples(database: Database, connection: Connection, now: datetime) -> Itera
         ids.where(waiting).order_by(*by_their_index).limit(SOME),
         ids.order_by(scattered).limit(SCATTERED),
     )
-    failed = row_by_row(m.status == word(Status.FAILED))
+    failed = row_by_row(m.status == status_text(MessageStatus.FAILED))
     for each in choices:
         some = each.subquery()
         these = select(m.id).join_from(some, database.messages, m.id == some.c.message_id).where(failed)

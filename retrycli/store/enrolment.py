@@ -31,15 +31,15 @@ from retrycli.domain.message import (
     REQUIRED_COLUMNS,
     ChangedMessage,
     Message,
+    MessageStatus,
     QueuedMessage,
     Span,
     State,
-    Status,
     UnusableMessage,
     ticket_text,
 )
 from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
-from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, word
+from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, status_text
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -149,7 +149,7 @@ class Enrolment:
         m = self._database.messages.c
         all_rows = select(m.id)
         indexed = FailedIndex(self._database).state() is IndexState.THERE
-        return all_rows.where(m.status == word(Status.FAILED)) if indexed else all_rows
+        return all_rows.where(m.status == status_text(MessageStatus.FAILED)) if indexed else all_rows
 
     def _id_at(self, rows: Select[Any], number: int, *, after: int | None = None, newest: bool = False) -> int | None:
         """The id that lies so many rows on from the first one after, or back from the newest; None where none does."""
@@ -179,7 +179,7 @@ class Enrolment:
             select(*decides)
             .join_from(self._database.messages, queue, queue.c.message_id == m.id, isouter=True)
             .where(
-                m.status == word(Status.FAILED),
+                m.status == status_text(MessageStatus.FAILED),
                 or_(unknown, id_in(m.id)) if replaced else unknown,
                 *_within(m.id, span),
             )
@@ -280,7 +280,7 @@ class Enrolment:
     def _differing(self) -> Select[Any]:
         """Queue rows that do not agree with the application's."""
         m = self._database.messages
-        over = m.c.status.is_distinct_from(word(Status.FAILED))  # it is null if there is no row
+        over = m.c.status.is_distinct_from(status_text(MessageStatus.FAILED))  # it is null if there is no row
         birth = birth_text(m)
         may_differ = and_(STILL_ESCALATED, self._may_differ())
         return (
@@ -376,7 +376,9 @@ class Enrolment:
         return (
             select(queue.c.message_id)
             .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == word(Status.FAILED)))
+            .where(
+                id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED))
+            )
             .order_by(queue.c.message_id)
             .with_for_update(skip_locked=True)
         )

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from sqlalchemy import VARCHAR, text
 
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.message import Status
+from retrycli.domain.message import MessageStatus
 from retrycli.store.relation import require_indexable
 
 if TYPE_CHECKING:
@@ -72,11 +72,11 @@ class FailedIndex:
         if state is (IndexState.ABSENT if drop else IndexState.THERE):
             return []
         # As the queries have it. With a plain = a planted operator could become a part of the index: see `catalogue`.
-        failed = f"status = '{Status.FAILED}'"
+        failed = f"status = '{MessageStatus.FAILED}'"
         if not self._database.is_sqlite:
             is_varchar = isinstance(self._database.type_of("status"), VARCHAR)
             status = "CAST(status AS text) =" if is_varchar else "status OPERATOR(pg_catalog.=)"
-            failed = f"{status} '{Status.FAILED}'"
+            failed = f"{status} '{MessageStatus.FAILED}'"
         make = f"CREATE INDEX {NAME} ON {{}} (id) WHERE {failed}"
         require_indexable(self._database, make=make, drop=f"DROP INDEX {name}" if drop else None)
         concurrently = "" if self._database.is_sqlite else "CONCURRENTLY "

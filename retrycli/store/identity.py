@@ -17,17 +17,25 @@ from retrycli.domain.identity import (
     TEXT_COLUMNS,
     Difference,
     History,
-    Identity,
+    MessageIdentity,
     PastAttempt,
     birth_of,
     digest_of,
     same_content,
 )
-from retrycli.domain.message import BY_PASS, ExpiredClaim, Message, QueuedMessage, Status, UnusableMessage, ticket_text
+from retrycli.domain.message import (
+    BY_PASS,
+    ExpiredClaim,
+    Message,
+    MessageStatus,
+    QueuedMessage,
+    UnusableMessage,
+    ticket_text,
+)
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision
-from retrycli.store.application import addresses, message_of, row_by_row, rows_of, word
+from retrycli.store.application import addresses, message_of, row_by_row, rows_of, status_text
 from retrycli.store.keys import delivery_key
 from retrycli.store.schema import acts, attempts, queue
 from retrycli.store.these import id_in
@@ -201,7 +209,7 @@ def with_queue(database: Database) -> Select[Any]:
     return (
         select(*m.c, birth_text(m).label(BIRTH), *OF_THE_QUEUE)
         .join_from(queue, m, m.c.id == queue.c.message_id)
-        .where(m.c.status == word(Status.FAILED))
+        .where(m.c.status == status_text(MessageStatus.FAILED))
     )
 
 
@@ -228,14 +236,14 @@ def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Dec
         names: the columns of `identifying`.
         row: the row's id, its status, and the values of those columns.
     """
-    if row[1] != Status.FAILED:
+    if row[1] != MessageStatus.FAILED:
         return None
     message = settled.message
     if message is None or message.as_read == row[FIRST_IDENTIFYING:]:
         return settled
     now = dict(zip(names, row[FIRST_IDENTIFYING:], strict=True))
-    identity = Identity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
-    before = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
+    identity = MessageIdentity(birth_in(now), digest_of(now), ticket_text(now["ticket_id"]))
+    before = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
     difference = before.difference(identity)
     if difference is Difference.ANOTHER:
         return None
@@ -246,7 +254,7 @@ def as_found(settled: Decision, names: Sequence[str], row: Sequence[Any]) -> Dec
 
 
 def _as_it_is(
-    settled: Decision, message: QueuedMessage | UnusableMessage, identity: Identity
+    settled: Decision, message: QueuedMessage | UnusableMessage, identity: MessageIdentity
 ) -> QueuedMessage | UnusableMessage:
     """Return a message with its present birth and text: the old ones' key and unknown attempts are not its own."""
     birth, digest = identity.birth, identity.digest
@@ -280,8 +288,8 @@ def lapsed(message: QueuedMessage | UnusableMessage, attempt: RowMapping | None)
     if attempt["digest"] is None:  # by a version before 0005
         return ExpiredClaim(message, attempt["made_by"], outcome)
     took = None if attempt["duration_ms"] is None else timedelta(milliseconds=attempt["duration_ms"])
-    before = Identity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
-    now = Identity(message.birth, message.digest, ticket_text(message.ticket_id))
+    before = MessageIdentity(birth_of(attempt["birth"]), attempt["digest"], attempt["ticket"])
+    now = MessageIdentity(message.birth, message.digest, ticket_text(message.ticket_id))
     return ExpiredClaim(message, attempt["made_by"], outcome, before.difference(now), attempt["started_at"], took)
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
-from retrycli.domain.message import MessageType, State, Status
+from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.pass_summary import PassResult
-from retrycli.store.application import word
+from retrycli.store.application import status_text
 from retrycli.store.claims import is_due
 from retrycli.store.schema import passes, queue
 
@@ -34,7 +34,7 @@ class InQueue:
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PassTimes:
     """When a pass that has ended was made."""
 
     started_at: datetime
@@ -93,14 +93,14 @@ class Measures:
                 _number(queue.c.state == State.ESCALATED.value).label("escalated"),
             )
             .join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-            .where(m.c.status == word(Status.FAILED))
+            .where(m.c.status == status_text(MessageStatus.FAILED))
         )
         with self._database.read() as connection:
             found = connection.execute(statement).one()
         waiting = found.failed - found.sending - found.escalated
         return {"waiting": waiting, "due": found.due, "sending": found.sending, "escalated": found.escalated}
 
-    def last_pass(self, *, result: PassResult | None = None) -> Run | None:
+    def last_pass(self, *, result: PassResult | None = None) -> PassTimes | None:
         """The newest pass that has ended, or that has ended so."""
         wanted = passes.c.finished_at.is_not(None) if result is None else passes.c.result == result.value
         statement = (
@@ -111,7 +111,7 @@ class Measures:
         )
         with self._database.read() as connection:
             row = connection.execute(statement).one_or_none()
-        return None if row is None else Run(*row)
+        return None if row is None else PassTimes(*row)
 
 
 def _number(*conditions: ColumnElement[bool]) -> ColumnElement[int]:

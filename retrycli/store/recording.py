@@ -19,7 +19,7 @@ from retrycli.store.connecting import NO_RESULT
 from retrycli.store.for_each import BulkStatement, Values
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
-from retrycli.store.schema import MOST, attempts, escalations, queue
+from retrycli.store.schema import MAX_INT, attempts, escalations, queue
 from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
@@ -119,7 +119,7 @@ def start_attempts(
         {
             "message_id": each.message_id,
             "number": each.attempt_number,
-            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MOST),
+            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MAX_INT),
             "birth": each.birth,
             "digest": each.digest,
             "delivery_key": each.delivery_key,
@@ -289,7 +289,7 @@ def seen_values(row: RowState | None) -> dict[str, Any]:
     """Return what a queue row keeps of the application's row."""
     if row is None:
         return dict.fromkeys(SEEN)
-    count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MOST else None
+    count = row.retry_count if isinstance(row.retry_count, int) and abs(row.retry_count) <= MAX_INT else None
     return {"seen_count": count, "seen_error": shown_error(row.last_error), "seen_updated_at": row.updated_at}
 
 

@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, insert, select
 
 from retrycli.domain.identity import birth_of
-from retrycli.domain.message import State, Status, ticket_text
+from retrycli.domain.message import MessageStatus, State, ticket_text
 from retrycli.domain.operator_action import ActionKind, OperatorAction
-from retrycli.store.application import rows_of, word
+from retrycli.store.application import rows_of, status_text
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
@@ -48,7 +48,7 @@ def rejected_by_us(database: Database, connection: Connection, ids: Collection[i
     m = database.messages
     there = (
         select(m.c.id, m.c.ticket_id, m.c.last_error, birth_text(m).label(BIRTH))
-        .where(id_in(m.c.id), m.c.status == word(Status.REJECTED))
+        .where(id_in(m.c.id), m.c.status == status_text(MessageStatus.REJECTED))
         .with_for_update(skip_locked=True)
     )
     known = set(connection.execute(KNOWN, these).scalars())

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import func, literal, select, text
 
 from retrycli.domain.errors import SchemaMismatch
-from retrycli.domain.message import Status
-from retrycli.store.application import word
+from retrycli.domain.message import MessageStatus
+from retrycli.store.application import status_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -80,9 +80,9 @@ def check_ids(database: Database) -> None:
     if database.is_sqlite and _has_row_numbers(database):
         return
     m = database.messages.c
-    failed = m.status == word(Status.FAILED)
+    failed = m.status == status_text(MessageStatus.FAILED)
     others = database.messages.alias()
-    ids = select(others.c.id).where(others.c.status == word(Status.FAILED))
+    ids = select(others.c.id).where(others.c.status == status_text(MessageStatus.FAILED))
     with database.read() as connection:
         nameless = select(literal(1)).where(failed, m.id.is_(None)).limit(1)
         # SQLite lets a primary key be null, unless it is the row's own number: then it looks at no row.

@@ -97,7 +97,7 @@ def without_details(error: DBAPIError) -> DBAPIError:
     return error
 
 
-class Trouble(Enum):
+class RowError(Enum):
     """What an error says that the change of a row has met."""
 
     REFUSED = "refused"
@@ -119,7 +119,7 @@ RAISED = "exec_stmt_raise"
 """The function of the server from which comes what a trigger in PL/pgSQL raises."""
 
 
-def trouble_of(error: DBAPIError) -> Trouble:
+def trouble_of(error: DBAPIError) -> RowError:
     """Tell what the change of a row has met.
 
     A trigger may raise any code that it likes. So a server's code decides only for errors that are not raised by one.
@@ -128,22 +128,22 @@ def trouble_of(error: DBAPIError) -> Trouble:
         return _trouble_of_a_file(error.orig)
     state = sqlstate(error)
     if state is None:
-        return Trouble.REFUSED if isinstance(error, IntegrityError | DataError) else Trouble.OF_ALL
+        return RowError.REFUSED if isinstance(error, IntegrityError | DataError) else RowError.OF_ALL
     if _said_of(error, "source_function") == RAISED:
-        return Trouble.REFUSED
+        return RowError.REFUSED
     if is_busy(error):
-        return Trouble.HELD
+        return RowError.HELD
     of_all = state.startswith(OF_THE_STATEMENT) and not (_said_of(error, "context") or _is_of_a_policy(error))
-    return Trouble.OF_ALL if of_all or state.startswith(OF_THE_SERVER) else Trouble.REFUSED
+    return RowError.OF_ALL if of_all or state.startswith(OF_THE_SERVER) else RowError.REFUSED
 
 
-def _trouble_of_a_file(error: sqlite3.Error) -> Trouble:
+def _trouble_of_a_file(error: sqlite3.Error) -> RowError:
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # what is above tells more of it
     if code == sqlite3.SQLITE_BUSY:
-        return Trouble.HELD
+        return RowError.HELD
     if code not in SQLITE_REFUSALS or any(sign in str(error) for sign in SQLITE_NOT_PREPARED):
-        return Trouble.OF_ALL
-    return Trouble.REFUSED
+        return RowError.OF_ALL
+    return RowError.REFUSED
 
 
 def is_of_the_table(error: DBAPIError) -> bool:

@@ -33,12 +33,12 @@ from sqlalchemy import (
 from sqlalchemy.types import NULLTYPE
 
 from retrycli.domain.errors import TransactionLost
-from retrycli.domain.message import QueuedMessage, Status
+from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.domain.retry_policy import Decision, TransitionKind
-from retrycli.store.application import word
+from retrycli.store.application import status_text
 from retrycli.store.connecting import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.for_each import BulkStatement, Values
-from retrycli.store.remedies import Trouble, in_words, trouble_of, without_details
+from retrycli.store.remedies import RowError, in_words, trouble_of, without_details
 from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
@@ -163,7 +163,7 @@ def updated_at_text(messages: TableClause) -> ColumnElement[Any]:
 @lru_cache
 def _row_states(messages: TableClause) -> Select[Any]:
     m = messages.c
-    failed = case((m.status == word(Status.FAILED), 1), else_=0)
+    failed = case((m.status == status_text(MessageStatus.FAILED), 1), else_=0)
     return select(m.id, failed, m.retry_count, m.last_error, updated_at_text(messages)).where(id_in(m.id))
 
 
@@ -247,9 +247,9 @@ class _Change(Generic[Wanted]):
                 written = self._try(database, connection, wanted, room)
             except exc.DBAPIError as error:
                 trouble = trouble_of(error)
-                if trouble is Trouble.HELD:
+                if trouble is RowError.HELD:
                     return Written({}, {}, [message_id])
-                if trouble is Trouble.OF_ALL:
+                if trouble is RowError.OF_ALL:
                     raise
                 refusal = refusal or in_words(error)
             else:
@@ -275,7 +275,7 @@ class _Change(Generic[Wanted]):
         except exc.DBAPIError as error:
             if not _is_over(database, connection):
                 connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
-            elif database.is_sqlite and trouble_of(error) is Trouble.REFUSED:
+            elif database.is_sqlite and trouble_of(error) is RowError.REFUSED:
                 database.row_by_row = True
                 if len(wanted) == 1:
                     database.ends_transactions |= dict.fromkeys(wanted, in_words(error))
@@ -339,20 +339,20 @@ def _write(database: Database, connection: Connection, settled: Mapping[int, Dec
 
 def _failed_one(messages: TableClause, message_id: int | ColumnElement[int]) -> Update:
     m = messages.c
-    return update(messages).where(m.id == message_id, m.status == word(Status.FAILED))
+    return update(messages).where(m.id == message_id, m.status == status_text(MessageStatus.FAILED))
 
 
 @lru_cache
 def _no_tries(messages: TableClause) -> Update:
     m = messages.c
-    return update(messages).where(id_in(m.id), m.status == word(Status.FAILED)).values(retry_count=0)
+    return update(messages).where(id_in(m.id), m.status == status_text(MessageStatus.FAILED)).values(retry_count=0)
 
 
 @lru_cache
 def _reject(messages: TableClause, room: int | None) -> BulkStatement:
     def reject(of: Values) -> Update:
         error = _cut(of["last_error"], room)
-        return _failed_one(messages, of["id"]).values(status=Status.REJECTED.value, last_error=error)
+        return _failed_one(messages, of["id"]).values(status=MessageStatus.REJECTED.value, last_error=error)
 
     return BulkStatement(reject, {"id": BigInteger(), "last_error": Text()})
 
@@ -362,8 +362,10 @@ def _restore(messages: TableClause, room: int | None) -> BulkStatement:
     m = messages.c
 
     def restore(of: Values) -> Update:
-        rejected = update(messages).where(m.id == of["id"], m.status == word(Status.REJECTED))
-        return rejected.values(status=Status.FAILED.value, retry_count=0, last_error=_cut(of["last_error"], room))
+        rejected = update(messages).where(m.id == of["id"], m.status == status_text(MessageStatus.REJECTED))
+        return rejected.values(
+            status=MessageStatus.FAILED.value, retry_count=0, last_error=_cut(of["last_error"], room)
+        )
 
     return BulkStatement(restore, {"id": BigInteger(), "last_error": Text()})
 
@@ -373,7 +375,7 @@ def _mark_sent(messages: TableClause, sent_at: TypeEngine[Any] | None, no_error:
     when = {} if sent_at is None else {"sent_at": sent_at}
 
     def mark(of: Values) -> Update:
-        values = {"status": Status.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
+        values = {"status": MessageStatus.SENT.value, "last_error": no_error} | {name: of[name] for name in when}
         return _failed_one(messages, of["id"]).values(values)
 
     return BulkStatement(mark, {"id": BigInteger(), **when})

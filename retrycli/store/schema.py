@@ -49,7 +49,7 @@ class UtcDateTime(TypeDecorator[datetime]):
         return value.replace(tzinfo=UTC) if dialect.name == "sqlite" else value.astimezone(UTC)
 
 
-MOST = 2**31 - 1
+MAX_INT = 2**31 - 1
 """The largest number that a column of the type ``Integer`` takes on every database."""
 
 BigId = BigInteger().with_variant(Integer, "sqlite")

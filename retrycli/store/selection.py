@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from sqlalchemy import delete, func, insert, select, text
 
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import Status
-from retrycli.store.application import word
+from retrycli.domain.message import MessageStatus
+from retrycli.store.application import status_text
 from retrycli.store.schema import queue, selection
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def compare(database: Database) -> Belonging:
             _remembered(connection),
             full_name(database, connection),
             connection.execute(size).scalar_one(),
-            connection.execute(failed.where(m.status == word(Status.FAILED))).scalar_one(),
+            connection.execute(failed.where(m.status == status_text(MessageStatus.FAILED))).scalar_one(),
         )
 
 

@@ -15,14 +15,14 @@ from retrycli.domain.delivery_stats import (
     TEN_MINUTES,
     UNDER_WAY,
     DeliveryStats,
+    FailureCause,
     Group,
     PassMark,
     Slice,
-    Trouble,
     unit_for,
 )
 from retrycli.domain.fingerprint import cause
-from retrycli.domain.grouping import By
+from retrycli.domain.grouping import GroupBy
 from retrycli.domain.outage import Outage, outages
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import StopReason
@@ -78,26 +78,26 @@ class Statistics:
                 **_deliveries(connection, within),
             )
 
-    def groups(self, by: By, since: datetime, *, limit: int) -> list[Group]:
+    def groups(self, by: GroupBy, since: datetime, *, limit: int) -> list[Group]:
         """The attempts that began since a time, by what they have in common: the largest groups, or the first hours.
 
         Attempts at messages that the application has deleted have no type and no ticket.
         """
         m = self._database.messages.c
-        keys: dict[By, ColumnElement[Any]] = {
-            By.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
-            By.TYPE: cast(m.message_type, String),
-            By.TICKET: cast(m.ticket_id, String),
-            By.HOUR: self._written(a.started_at, LETTERS[HOUR]),
+        keys: dict[GroupBy, ColumnElement[Any]] = {
+            GroupBy.OUTCOME: func.coalesce(a.outcome, UNDER_WAY),
+            GroupBy.TYPE: cast(m.message_type, String),
+            GroupBy.TICKET: cast(m.ticket_id, String),
+            GroupBy.HOUR: self._written(a.started_at, LETTERS[HOUR]),
         }
         key = keys[by]
-        order = [key] if by is By.HOUR else [NUMBER.desc(), key]
+        order = [key] if by is GroupBy.HOUR else [NUMBER.desc(), key]
         statement = select(key, NUMBER, func.count(case((DELIVERED, 1)))).group_by(key).order_by(*order).limit(limit)
-        if by in {By.TYPE, By.TICKET}:
+        if by in {GroupBy.TYPE, GroupBy.TICKET}:
             statement = statement.join_from(attempts, self._database.messages, m.id == a.message_id, isouter=True)
         with self._database.read() as connection:
             rows = connection.execute(statement.where(_since(connection, since)))
-            return [Group(_time(key) if by is By.HOUR else key, made, good) for key, made, good in rows]
+            return [Group(_time(key) if by is GroupBy.HOUR else key, made, good) for key, made, good in rows]
 
     def passes(self, since: datetime) -> list[PassMark]:
         """The passes since a time, oldest first; not more than the newest `MOST_PASSES`."""
@@ -158,7 +158,7 @@ def _deliveries(connection: Connection, within: ColumnElement[bool]) -> Mapping[
     return {"tries": dict(sorted(tries.items())), "waits": dict(sorted(waits.items()))}
 
 
-def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Trouble]:
+def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[FailureCause]:
     """What attempts came to nothing for, by cause.
 
     The database puts texts together that differ in their digits alone, which leaves few; those are compared here,
@@ -185,7 +185,7 @@ def _troubles(connection: Connection, within: ColumnElement[bool]) -> list[Troub
     busiest = sorted(found.items(), key=lambda each: (-each[1][0], str(each[0])))[:MOST_CAUSES]
     ids = [newest for _, (_, newest) in busiest]
     times: dict[int, datetime] = dict(connection.execute(select(a.id, a.started_at).where(a.id.in_(ids))).all())
-    return [Trouble(*key, count, times[newest]) for key, (count, newest) in busiest]
+    return [FailureCause(*key, count, times[newest]) for key, (count, newest) in busiest]
 
 
 def _outages(connection: Connection, since: datetime) -> list[Outage]:

@@ -30,9 +30,9 @@ from sqlalchemy import (
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
 from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
-from retrycli.domain.message import State, Status, utc_time
+from retrycli.domain.message import MessageStatus, State, utc_time
 from retrycli.store.act_rows import texts
-from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, word
+from retrycli.store.application import addresses, all_but_the_body, row_by_row, status_of, status_text
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.relation import repeated
 from retrycli.store.schema import acts, attempts, queue
@@ -161,7 +161,7 @@ class Views:
             first = func.min(queue.c.first_failed_at, type_=queue.c.first_failed_at.type)
             statement = select(first).where(queue.c.state != State.ESCALATED.value)
         else:
-            failed = select(func.min(m.created_at)).where(m.status == word(Status.FAILED))
+            failed = select(func.min(m.created_at)).where(m.status == status_text(MessageStatus.FAILED))
             escalated = select(queue.c.message_id).where(
                 queue.c.message_id == m.id, row_by_row(queue.c.state == State.ESCALATED.value)
             )
@@ -242,12 +242,12 @@ class Views:
     def _joined(self, *columns: ColumnElement[Any]) -> Select[Any]:
         m = self._database.messages
         joined = select(*columns).join_from(m, queue, queue.c.message_id == m.c.id, isouter=True)
-        return joined.where(m.c.status == word(Status.FAILED))
+        return joined.where(m.c.status == status_text(MessageStatus.FAILED))
 
     def _conditions(self, wanted: Filter) -> Iterator[ColumnElement[bool]]:
         m = self._database.messages.c
         yield from _either(wanted.state, _is_in)
-        yield from _either(wanted.message_type, lambda each: m.message_type == word(each))
+        yield from _either(wanted.message_type, lambda each: m.message_type == status_text(each))
         yield from _either(wanted.ticket, lambda each: cast(m.ticket_id, String) == each)
         yield from _either(wanted.error, lambda each: m.last_error.icontains(each, autoescape=True))
         if wanted.failed_before is not None:

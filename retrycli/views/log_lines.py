@@ -196,7 +196,7 @@ def configure(level: str, style: Literal["text", "json"], file: Path | None = No
         style: ``text``, or ``json`` for one object a line.
         file: also gets every line at INFO or above.
     """
-    handlers: list[logging.Handler] = [_Stderr(level)]
+    handlers: list[logging.Handler] = [_StderrHandler(level)]
     if file is not None:
         handlers.append(LogFile(file))
         handlers[-1].setLevel(min(logging.INFO, handlers[0].level))
@@ -222,7 +222,7 @@ def file_failure(error: Exception) -> None:
             each.handle(record)
 
 
-class _Stderr(logging.Handler):
+class _StderrHandler(logging.Handler):
     """Writes to whatever stderr is at the moment: a progress bar takes its place for a while."""
 
     def emit(self, record: logging.LogRecord) -> None:

@@ -13,9 +13,8 @@ from typing import Any
 
 from sqlalchemy import Connection, NullPool, create_engine, inspect, make_url
 
-from retrycli.config.settings import Database as DatabaseSettings
-from retrycli.config.settings import Gateway as GatewaySettings
-from retrycli.config.settings import Run, Settings
+from retrycli.config.settings import DatabaseSettings, RunSettings, Settings
+from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.operations import wiring
 from retrycli.system.pass_lock import Holder, PassLock
 
@@ -120,7 +119,7 @@ class Application:
         return Settings(
             database=DatabaseSettings(url=self.url),
             gateway=GatewaySettings(base_url=api),
-            run=Run() if self.is_sqlite else Run(lock_file=self.lock),
+            run=RunSettings() if self.is_sqlite else RunSettings(lock_file=self.lock),
         )
 
     def add(self, message_id: int, *, hours_ago: float = 3, **columns: object) -> int:

@@ -10,7 +10,7 @@ from random import Random
 
 import pytest
 
-from retrycli.config.settings import Database, Settings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import open_database
 from tests.cli.application import Application
@@ -37,7 +37,7 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[Fa
         def template(engine: Factory) -> str:
             url = until_the_end.enter_context(engine(tmp_path_factory.mktemp("template"), None))
             Application(url)
-            with open_database(Settings(database=Database(url=url))):
+            with open_database(Settings(database=DatabaseSettings(url=url))):
                 return url
 
         yield template

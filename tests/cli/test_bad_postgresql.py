@@ -15,7 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
-from retrycli.config.settings import Database, Settings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations import wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store.remedies import BY_STATE, BY_TEXT, GONE
@@ -101,7 +101,7 @@ def template(server: Server) -> Iterator[str]:
     """A database that retrycli has its tables in."""
     with postgresql.database(at=server.url) as url:
         Application(url)
-        with wiring.open_database(Settings(database=Database(url=url))):
+        with wiring.open_database(Settings(database=DatabaseSettings(url=url))):
             pass
         yield url
 

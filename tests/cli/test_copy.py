@@ -21,7 +21,7 @@ from typing import Any
 import pytest
 from sqlalchemy import create_engine, insert, make_url, select, text
 
-from retrycli.config.settings import Database, Gateway, Run, Settings
+from retrycli.config.settings import DatabaseSettings, RoutedGatewaySettings, RunSettings, Settings
 from retrycli.operations import wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.store import schema
@@ -156,7 +156,9 @@ def put(application: Application, name: str, *rows: dict[str, Any]) -> None:
 
 def settings_at(url: str, api: str) -> Settings:
     """One request at a time, so that a scripted API knows which message it answers."""
-    return Settings(database=Database(url=url), gateway=Gateway(base_url=api), run=Run(concurrency=1))
+    return Settings(
+        database=DatabaseSettings(url=url), gateway=RoutedGatewaySettings(base_url=api), run=RunSettings(concurrency=1)
+    )
 
 
 HOURS_AGO = datetime.now(UTC) - timedelta(hours=3)

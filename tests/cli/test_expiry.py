@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.config.settings import Database as DatabaseSettings
-from retrycli.config.settings import Logging, Schedule, Settings
+from retrycli.config.settings import DatabaseSettings, LoggingSettings, ScheduleSettings, Settings
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.operations.aftermath import leave
 from retrycli.operations.wiring import utc_now
@@ -143,8 +142,8 @@ def test_a_database_that_is_locked_after_the_pass_does_not_fail_it(
     fill(application)
     settings = Settings(
         database=DatabaseSettings(url=f"{application.url}?timeout=0.1"),
-        schedule=Schedule(expires_after_hours=8),
-        logging=Logging(file=tmp_path / "none" / "retrycli.log"),
+        schedule=ScheduleSettings(expires_after_hours=8),
+        logging=LoggingSettings(file=tmp_path / "none" / "retrycli.log"),
     )
     summary = PassSummary("the pass", PassResult.PAUSED, reason=StopReason.PAUSED)
     with closing(Database(settings.database.url, "pending_messages")) as database:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.config.settings import Run
+from retrycli.config.settings import RunSettings
 from retrycli.operations import wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from tests.channels import webhook
@@ -54,7 +54,7 @@ def at_once(hosts: list[Cli], env: dict[str, str]) -> list[Finished]:
 
 def run_elsewhere(application: Application, api: Sandbox, lock: Path, later: timedelta) -> PassSummary:
     """Make a pass as another host does, when so much time has gone by."""
-    settings = application.settings(api.url).model_copy(update={"run": Run(lock_file=lock)})
+    settings = application.settings(api.url).model_copy(update={"run": RunSettings(lock_file=lock)})
     now = datetime.now(UTC) + later
     return wiring.run_once(settings, runtime=replace(wiring.DEFAULT_RUNTIME, now=lambda: now))
 

@@ -216,3 +216,9 @@ def test_that_nothing_is_found_is_a_result(application: Application, sandbox: Sa
         done = act(settings, found.ids)
         assert (done.matched, done.done, done.left) == (0, 0, 0)
     assert retrycli.requeue(settings, found.ids, canary=retrycli.Canary(1)).matched == 0
+
+
+@pytest.mark.parametrize(("old", "new"), [("Done", "ActionResult"), ("Found", "Match")])
+def test_names_of_the_last_release_still_work_and_name_their_successor(old: str, new: str) -> None:
+    with pytest.warns(DeprecationWarning, match=rf"retrycli\.{old} is now retrycli\.{new}"):
+        assert getattr(retrycli, old) is getattr(retrycli, new)

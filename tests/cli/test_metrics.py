@@ -17,8 +17,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 import retrycli
-from retrycli.config.settings import Database as DatabaseSettings
-from retrycli.config.settings import Gateway, Metrics, Run
+from retrycli.config.settings import DatabaseSettings, MetricsSettings, RoutedGatewaySettings, RunSettings
 from retrycli.operations import status
 from retrycli.operations.metrics import write_metrics
 from retrycli.operations.sandbox import Behaviour, Sandbox
@@ -63,7 +62,7 @@ def measuring(at_work: Cli, folder: Path) -> Cli:
 
 def settings_of(application: Application, api: str, folder: Path) -> Settings:
     """The same as settings, for calls from Python."""
-    return application.settings(api).model_copy(update={"metrics": Metrics(path=folder / NAME)})
+    return application.settings(api).model_copy(update={"metrics": MetricsSettings(path=folder / NAME)})
 
 
 def clock_at(time: datetime) -> Runtime:
@@ -379,7 +378,7 @@ def test_the_last_success_stays_though_its_pass_is_forgotten(application: Applic
     """Credentials are refused for longer than passes are kept: nothing is mended by that."""
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     with Scripted(FORBIDS) as api:
-        settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
+        settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
         retrycli.run_once(settings, runtime=clock_at(begun))
         application.add(101, hours_ago=80)
         for hours in range(6, 60, 6):
@@ -395,7 +394,7 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
     begun = datetime.now(UTC).replace(microsecond=0) - timedelta(days=3)
     application.add(101, hours_ago=80)
     with Scripted(FORBIDS) as api:
-        settings = settings_of(application, api.url, folder).model_copy(update={"run": Run(retention_days=1)})
+        settings = settings_of(application, api.url, folder).model_copy(update={"run": RunSettings(retention_days=1)})
         for hours in range(0, 60, 6):
             retrycli.run_once(settings, runtime=clock_at(begun + timedelta(hours=hours)))
             found = status.metrics(settings)
@@ -406,7 +405,9 @@ def test_where_no_pass_has_ever_completed_the_first_start_is_told_and_stays(
 @pytest.mark.parametrize("down", ["suppliers", "customers"])
 def test_of_two_gateways_at_one_host_either_is_down(application: Application, settings: Settings, down: str) -> None:
     """And one that was given up long ago, at a host that is still in use, is none of them."""
-    gateway = Gateway(base_url="http://desk/suppliers", customer=Gateway(base_url="http://desk/customers"))
+    gateway = RoutedGatewaySettings(
+        base_url="http://desk/suppliers", customer=RoutedGatewaySettings(base_url="http://desk/customers")
+    )
     both = settings.model_copy(update={"gateway": gateway})
 
     def write_down(path: str) -> None:

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from retrycli import load_settings
-from retrycli.engine.rules import Identity
+from retrycli.engine.rules import PassIdentity
 from retrycli.engine.runner import run_pass
 from retrycli.operations import wiring
 from retrycli.operations.aftermath import leave
@@ -138,7 +138,7 @@ def _make_pass_with_points(wanted: Wanted, runtime: wiring.Runtime) -> None:
     settings = load_settings(Path(wanted.config))
     points = Points(None if wanted.point is None else (wanted.point[0], wanted.point[1]))
     points.listen()
-    me = Identity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
+    me = PassIdentity(str(uuid.uuid4()), socket.gethostname(), os.getpid())
     lock = wiring._Lock(PassLock(wiring.lock_path(settings)), me, 0, runtime.now, runtime.stop_requested)
     with wiring.open_database(settings) as database:
         deps = points.watch(wiring.make_dependencies(settings, database, runtime))

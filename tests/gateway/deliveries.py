@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from retrycli.config.settings import Gateway
+from retrycli.config.settings import RoutedGatewaySettings
 from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.http.gateway import HttpGateway
@@ -40,9 +40,9 @@ def queued(key: str = KEY, /, **changes: object) -> QueuedMessage:
     return QueuedMessage(Message.from_row(row | changes), key, NOON)
 
 
-def gateway_settings(url: str, **changes: object) -> Gateway:
+def gateway_settings(url: str, **changes: object) -> RoutedGatewaySettings:
     """Settings for a server, with a deadline that no test waits for unless it asks for a shorter one."""
-    return Gateway.model_validate({"base_url": url, "request_timeout_seconds": 10} | changes)
+    return RoutedGatewaySettings.model_validate({"base_url": url, "request_timeout_seconds": 10} | changes)
 
 
 async def no_wait(_seconds: float) -> None:
@@ -50,14 +50,20 @@ async def no_wait(_seconds: float) -> None:
 
 
 def open_gateway(
-    settings: Gateway, *, columns: Sequence[str] = COLUMNS, sleep: Callable[[float], Awaitable[None]] = no_wait
+    settings: RoutedGatewaySettings,
+    *,
+    columns: Sequence[str] = COLUMNS,
+    sleep: Callable[[float], Awaitable[None]] = no_wait,
 ) -> HttpGateway:
     """A gateway whose clock stands at noon."""
     return HttpGateway(settings, columns=columns, connections=16, now=lambda: NOON, sleep=sleep)
 
 
 def deliver(
-    settings: Gateway, message: QueuedMessage | None = None, *, sleep: Callable[[float], Awaitable[None]] = no_wait
+    settings: RoutedGatewaySettings,
+    message: QueuedMessage | None = None,
+    *,
+    sleep: Callable[[float], Awaitable[None]] = no_wait,
 ) -> Outcome:
     """Deliver one message, by default `queued()`."""
 
@@ -69,7 +75,7 @@ def deliver(
 
 
 def deliver_in_turn(
-    settings: Gateway, *messages: QueuedMessage, until: Callable[[], bool] | None = None
+    settings: RoutedGatewaySettings, *messages: QueuedMessage, until: Callable[[], bool] | None = None
 ) -> list[Outcome]:
     """Deliver messages one after the other through one gateway, and so over a kept connection.
 
@@ -94,7 +100,7 @@ async def _hear_of(event: Callable[[], bool]) -> None:
     await asyncio.sleep(POLL_SECONDS)
 
 
-def deliver_together(settings: Gateway, *messages: QueuedMessage) -> list[Outcome]:
+def deliver_together(settings: RoutedGatewaySettings, *messages: QueuedMessage) -> list[Outcome]:
     """Deliver messages at the same time through one gateway."""
 
     async def all_of_them() -> list[Outcome]:

@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
-from retrycli.config.settings import Gateway
+from retrycli.config.settings import RoutedGatewaySettings
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.gateway.smtp.gateway import SmtpGateway
@@ -15,18 +15,18 @@ from tests.gateway.deliveries import COLUMNS, NOON, no_wait, queued
 SENDER = "Support <support@example.com>"
 
 
-def mail_settings(url: str, **changes: object) -> Gateway:
+def mail_settings(url: str, **changes: object) -> RoutedGatewaySettings:
     """Settings for a server that is not encrypted, with a deadline that no test waits for unless it asks for one."""
     usual = {"kind": "smtp", "base_url": url, "sender": SENDER, "starttls": False, "request_timeout_seconds": 10}
-    return Gateway.model_validate(usual | changes)
+    return RoutedGatewaySettings.model_validate(usual | changes)
 
 
-def open_smtp(settings: Gateway, *, columns: Sequence[str] = COLUMNS) -> SmtpGateway:
+def open_smtp(settings: RoutedGatewaySettings, *, columns: Sequence[str] = COLUMNS) -> SmtpGateway:
     """A gateway whose clock stands at noon."""
     return SmtpGateway(settings, columns=columns, connections=4, now=lambda: NOON, sleep=no_wait)
 
 
-def mail(settings: Gateway, message: QueuedMessage | None = None) -> Outcome:
+def mail(settings: RoutedGatewaySettings, message: QueuedMessage | None = None) -> Outcome:
     """Deliver one message, by default `queued()`."""
 
     async def one() -> Outcome:

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from retrycli.config.settings import Gateway
+from retrycli.config.settings import RoutedGatewaySettings
 from tests.gateway.deliveries import open_gateway, queued
 
 ROOT = Path(__file__).parents[2]
@@ -30,7 +30,7 @@ def peaks(servers: Sequence[Mapping[str, object]]) -> list[float]:
 async def _deliver_to_each(servers: Sequence[Mapping[str, object]]) -> None:
     print(_peak())
     for each in servers:
-        async with open_gateway(Gateway.model_validate(each)) as gateway:
+        async with open_gateway(RoutedGatewaySettings.model_validate(each)) as gateway:
             await gateway.deliver(queued())
         print(_peak())
 

@@ -25,7 +25,7 @@ from tests.gateway.mails import mail, mail_settings
 from tests.users import THEIRS, open_place
 
 if TYPE_CHECKING:
-    from retrycli.config.settings import Gateway
+    from retrycli.config.settings import RoutedGatewaySettings
 
 PRESET = """
 [messages.customer]
@@ -121,7 +121,7 @@ def test_what_was_exchanged_once_it_was_looked_at_is_not_sent_by_mail(swap: Swap
     assert server.mails == []
 
 
-def settings(server: Hostile, place: Path, tmp_path: Path) -> Gateway:
+def settings(server: Hostile, place: Path, tmp_path: Path) -> RoutedGatewaySettings:
     preset, there = preset_file(tmp_path, PRESET), place / "attachments"
     return gateway_settings(server.url, preset=preset, attachments_dir=there, request_timeout_seconds=SECONDS)
 

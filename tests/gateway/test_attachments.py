@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.gateway.attachments import MOST, Attachment, Folder, find
+from retrycli.gateway.attachments import MAX_ATTACHMENTS, Attachment, Folder, find
 from tests.gateway.deliveries import queued
 
 LIMIT = 1000
@@ -134,8 +134,8 @@ def test_what_cannot_be_sent_is_refused_by_its_number(entry: Any, problem: str, 
 
 
 def test_so_many_files_are_refused_that_looking_for_them_would_hold_up_the_pass(folder: Path) -> None:
-    assert len(found(folder, *["invoice.pdf"] * MOST)) == MOST
-    said = "attachments: 50,000 are listed, and 100 may be; send an archive instead"
+    assert len(found(folder, *["invoice.pdf"] * MAX_ATTACHMENTS)) == MAX_ATTACHMENTS
+    said = "attachments: 50,000 listed, at most 100 allowed. Send an archive instead"
     assert refused(folder, *["invoice.pdf"] * 50_000) == said
 
 

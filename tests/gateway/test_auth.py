@@ -11,7 +11,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from retrycli.config.settings import Gateway
+from retrycli.config.settings import RoutedGatewaySettings
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.auth import Credentials
@@ -418,6 +418,6 @@ def test_a_token_that_was_renewed_is_starred_out_as_well() -> None:
 
 
 def test_settings_do_not_show_their_secrets() -> None:
-    settings: Gateway = gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"token": "abc.def"})
+    settings: RoutedGatewaySettings = gateway_settings("http://127.0.0.1:1", **ACCOUNT | {"token": "abc.def"})
     assert "geheim" not in repr(settings)
     assert "abc.def" not in repr(settings)

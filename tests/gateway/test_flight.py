@@ -16,7 +16,7 @@ from retrycli.gateway.http.client import Watch
 from retrycli.gateway.http.gateway import HttpGateway
 from retrycli.gateway.progress import DeliveryProgress, guard, logger
 from retrycli.gateway.smtp.gateway import SmtpGateway
-from retrycli.gateway.smtp.reply import Reply
+from retrycli.gateway.smtp.reply import SmtpReply
 from tests.gateway.deliveries import COLUMNS, NOON, PUT_PRESET, gateway_settings, no_wait, preset_file, queued
 from tests.gateway.hostile import SUCCEEDED, Hostile, answer
 from tests.gateway.mail_server import MailServer
@@ -109,7 +109,7 @@ def test_a_fault_before_a_mail_is_sent(told: pytest.LogCaptureFixture) -> None:
 
 
 def test_a_fault_after_a_mail_was_sent(told: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Reply, "queued_as", property(fault))
+    monkeypatch.setattr(SmtpReply, "queued_as", property(fault))
     with MailServer() as server:
         assert_told(told, by_smtp(server.url), OutcomeKind.UNKNOWN)
 

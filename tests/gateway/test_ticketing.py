@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from retrycli.config.settings import Gateway
+from retrycli.config.settings import RoutedGatewaySettings
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.http.probe import probe
@@ -194,7 +194,7 @@ def fake(system: System) -> Iterator[Fake]:
         yield played
 
 
-def settings(system: System, fake: Fake, **changes: object) -> Gateway:
+def settings(system: System, fake: Fake, **changes: object) -> RoutedGatewaySettings:
     return gateway_settings(fake.url, **({"preset": system.preset, **system.account} | changes))
 
 

@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from sqlalchemy import text
 
-from retrycli.config.settings import Database as DatabaseSettings
-from retrycli.config.settings import Gateway as GatewaySettings
-from retrycli.config.settings import Schedule, Settings, TypeSchedule
+from retrycli.config.settings import DatabaseSettings, ScheduleSettings, Settings, TypeScheduleSettings
+from retrycli.config.settings import RoutedGatewaySettings as GatewaySettings
 from retrycli.domain.backoff import LATEST
 from retrycli.domain.message import MessageType
 from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
-from retrycli.engine.rules import Dependencies, Identity
+from retrycli.engine.rules import Dependencies, PassIdentity
 from retrycli.operations import status
 from retrycli.operations.wiring import Runtime, pass_rules
 from retrycli.store.claims import Claims
@@ -45,11 +44,11 @@ if TYPE_CHECKING:
 
 Made = TypeVar("Made")
 
-SCHEDULE = Schedule(
+SCHEDULE = ScheduleSettings(
     max_retries=MAX_RETRIES,
     types={
-        MessageType.SUPPLIER: TypeSchedule.model_validate({"backoff": "linear"}),
-        MessageType.INTERNAL: TypeSchedule.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
+        MessageType.SUPPLIER: TypeScheduleSettings.model_validate({"backoff": "linear"}),
+        MessageType.INTERNAL: TypeScheduleSettings.model_validate({"backoff": "fixed", "expires_after_hours": 72}),
     },
 )
 OWN_TABLES = ("queue", "attempts", "acts", "passes", "breakers", "rates", "pause", "told", "totals", "escalations")
@@ -167,7 +166,7 @@ class Place:
     def make_pass(self, host: Host, script: Script, *, limit: int | None, per_ticket_order: bool) -> PassSummary | None:
         """One pass; None where it was killed."""
         self._passes += 1
-        me = Identity(f"pass-{self._passes}", host.name, self._passes)
+        me = PassIdentity(f"pass-{self._passes}", host.name, self._passes)
         rules = replace(pass_rules(self.settings, limit=limit), per_ticket_order=per_ticket_order)
         sender = Sender(
             by_pass=True,

@@ -21,7 +21,7 @@ from tests.model.writes import Writes, next_ticket
 from tests.store.application import MINUTE, naive
 
 if TYPE_CHECKING:
-    from retrycli.operations.message_actions import Done
+    from retrycli.operations.message_actions import ActionResult
 
 LAST_CALLS = 4
 """So many passes, each after the longest wait, deliver what there is, once nothing is in the way."""
@@ -244,7 +244,7 @@ class Steps(Writes):
 
     def _perform(self, kind: ActionKind, message_id: int) -> bool:
         settings, here = self.place.settings, self.place.runtime
-        done: Done
+        done: ActionResult
         match kind:
             case ActionKind.EDITED:
                 return self._edit(message_id)

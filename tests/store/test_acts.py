@@ -18,11 +18,11 @@ from retrycli.domain.message import (
     ChangedMessage,
     Claim,
     EscalationReason,
+    MessageStatus,
     MessageType,
     QueuedMessage,
     Span,
     State,
-    Status,
     UnusableMessage,
 )
 from retrycli.domain.operator_action import ActionKind, OperatorAction
@@ -535,8 +535,8 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
             acts.edit(1, EDITED, read={"subject": "Your delivery"}, changes=CHANGE)
             assert list(Views(database).ids(Filter(message_type=MessageType.SUPPLIER))) == [1]
         assert {each: row["status"] for each, row in made.rows().items()} == {
-            1: Status.FAILED,
-            2: Status.REJECTED,
-            3: Status.REJECTED,
+            1: MessageStatus.FAILED,
+            2: MessageStatus.REJECTED,
+            3: MessageStatus.REJECTED,
         }
         made.close()

@@ -14,7 +14,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Measures, Run
+from retrycli.store.measures import Measures, PassTimes
 from retrycli.store.schema import queue
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.heard import statements
@@ -95,6 +95,6 @@ def test_the_last_pass_is_the_newest_that_has_ended(ledger: Ledger, measures: Me
         ledger.start_pass(f"p{number}", host="box", pid=1, now=start)
         ledger.finish_pass(PassSummary(f"p{number}", result), start + MINUTE)
     ledger.start_pass("running", host="box", pid=1, now=NOON + 9 * HOUR)
-    assert measures.last_pass() == Run(NOON + 2 * HOUR, NOON + 2 * HOUR + MINUTE)
-    assert measures.last_pass(result=PassResult.COMPLETED) == Run(NOON + HOUR, NOON + HOUR + MINUTE)
+    assert measures.last_pass() == PassTimes(NOON + 2 * HOUR, NOON + 2 * HOUR + MINUTE)
+    assert measures.last_pass(result=PassResult.COMPLETED) == PassTimes(NOON + HOUR, NOON + HOUR + MINUTE)
     assert measures.last_pass(result=PassResult.FAILED) is None

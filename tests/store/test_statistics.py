@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import insert
 
-from retrycli.domain.delivery_stats import Group, PassMark, Slice, Trouble
-from retrycli.domain.grouping import By
+from retrycli.domain.delivery_stats import FailureCause, Group, PassMark, Slice
+from retrycli.domain.grouping import GroupBy
 from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
@@ -79,7 +79,7 @@ def test_where_nothing_happened_all_figures_are_empty(statistics: Statistics) ->
     assert (found.attempts, found.delivered, found.outcomes, found.tries, found.waits) == (0, 0, {}, {}, {})
     assert (list(found.slices), list(found.troubles), list(found.outages)) == ([], [], [])
     assert statistics.first_and_last_pass() == (None, None)
-    assert [statistics.groups(by, NOON - WEEK, limit=9) for by in By if by is not By.ERROR] == [[]] * 4
+    assert [statistics.groups(by, NOON - WEEK, limit=9) for by in GroupBy if by is not GroupBy.ERROR] == [[]] * 4
 
 
 @pytest.mark.parametrize(
@@ -114,7 +114,7 @@ def test_an_attempt_that_never_finished_is_under_way(database: Database, statist
     found = statistics.figures(NOON - WEEK, NOON)
     assert list(found.slices) == [Slice(NOON - HOUR, "under way", 1)]
     assert (found.attempts, found.delivered, list(found.troubles)) == (1, 0, [])
-    assert statistics.groups(By.OUTCOME, NOON - WEEK, limit=9) == [Group("under way", 1, 0)]
+    assert statistics.groups(GroupBy.OUTCOME, NOON - WEEK, limit=9) == [Group("under way", 1, 0)]
 
 
 def test_only_the_attempts_since_a_time_count(database: Database, statistics: Statistics) -> None:
@@ -187,10 +187,10 @@ def test_errors_are_counted_by_cause_the_busiest_first(database: Database, stati
     attempt(database, NOON - 2 * HOUR, "unknown", error=None)
     found = statistics.figures(NOON - WEEK, NOON)
     assert list(found.troubles) == [
-        Trouble("permanent", 422, "HTTP 422: no ticket …", 3, NOON),
-        Trouble("refused", 200, "refused: … is away", 2, NOON - 3 * HOUR),
-        Trouble("transient", 422, "HTTP 422: no ticket …", 1, NOON - HOUR),
-        Trouble("unknown", None, "", 1, NOON - 2 * HOUR),
+        FailureCause("permanent", 422, "HTTP 422: no ticket …", 3, NOON),
+        FailureCause("refused", 200, "refused: … is away", 2, NOON - 3 * HOUR),
+        FailureCause("transient", 422, "HTTP 422: no ticket …", 1, NOON - HOUR),
+        FailureCause("unknown", None, "", 1, NOON - 2 * HOUR),
     ]
 
 
@@ -206,14 +206,14 @@ def test_attempts_are_grouped_by_what_they_have_in_common(
         attempt(database, NOON - hours * HOUR, outcome, message_id, error="no")
     attempt(database, NOON - HOUR + MINUTE, "refused", 1, error="no")
 
-    def found(by: By, limit: int = 9) -> list[Group]:
+    def found(by: GroupBy, limit: int = 9) -> list[Group]:
         return statistics.groups(by, NOON - WEEK, limit=limit)
 
-    assert set(found(By.TYPE)) == {Group("supplier", 3, 1), Group("customer", 1, 0), Group(None, 1, 1)}
-    assert set(found(By.TICKET)) == {Group(str(TICKET), 3, 1), Group(str(TICKET + 1), 1, 0), Group(None, 1, 1)}
-    assert found(By.TICKET, limit=1) == [Group(str(TICKET), 3, 1)]
-    assert found(By.HOUR) == [Group(NOON - 2 * HOUR, 3, 1), Group(NOON - HOUR, 2, 1)]
-    assert found(By.OUTCOME) == [Group("delivered", 2, 2), Group("refused", 2, 0), Group("under way", 1, 0)]
+    assert set(found(GroupBy.TYPE)) == {Group("supplier", 3, 1), Group("customer", 1, 0), Group(None, 1, 1)}
+    assert set(found(GroupBy.TICKET)) == {Group(str(TICKET), 3, 1), Group(str(TICKET + 1), 1, 0), Group(None, 1, 1)}
+    assert found(GroupBy.TICKET, limit=1) == [Group(str(TICKET), 3, 1)]
+    assert found(GroupBy.HOUR) == [Group(NOON - 2 * HOUR, 3, 1), Group(NOON - HOUR, 2, 1)]
+    assert found(GroupBy.OUTCOME) == [Group("delivered", 2, 2), Group("refused", 2, 0), Group("under way", 1, 0)]
 
 
 # -- passes and outages ----------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import AttemptRecord, ListedMessage
-from retrycli.domain.message import Claim, EscalationReason, MessageType, Span, State, Status
+from retrycli.domain.message import Claim, EscalationReason, MessageStatus, MessageType, Span, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
@@ -526,8 +526,8 @@ def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Applicat
         assert Views(database).message(1).row["body"] == b"\0\1"
 
 
-@pytest.mark.parametrize("status", list(Status))
-def test_a_message_is_shown_whatever_its_status(application: Application, views: Views, status: Status) -> None:
+@pytest.mark.parametrize("status", list(MessageStatus))
+def test_a_message_is_shown_whatever_its_status(application: Application, views: Views, status: MessageStatus) -> None:
     """And whether or not the queue knows it."""
     application.add(status=status.value)
     found = views.message(1)
@@ -545,7 +545,7 @@ def test_a_message_that_is_not_there_is_named(views: Views) -> None:
 def strict_table(metadata: MetaData, name: str, schema: str | None) -> Table:
     """A table whose words are enumerations, as SQLAlchemy makes them; on PostgreSQL they are types of their own."""
     kinds = Enum(*map(str, MessageType), name="message_kind")
-    statuses = Enum(*map(str, Status), name="message_status")
+    statuses = Enum(*map(str, MessageStatus), name="message_status")
     return Table(
         name,
         metadata,

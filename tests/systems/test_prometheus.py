@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 import retrycli
-from retrycli.config.settings import Metrics
+from retrycli.config.settings import MetricsSettings
 from retrycli.operations.wiring import Runtime
 from tests.systems.conftest import Prometheus
 from tests.systems.servers import wait_until
@@ -52,7 +52,7 @@ def test_late_fires_when_two_ticks_are_missed_and_ends_with_the_next_pass(
     prometheus: Prometheus, application: Application, sandbox: Sandbox
 ) -> None:
     path = prometheus.folder / "retrycli.prom"
-    settings = application.settings(sandbox.url).model_copy(update={"metrics": Metrics(path=path)})
+    settings = application.settings(sandbox.url).model_copy(update={"metrics": MetricsSettings(path=path)})
 
     def make_a_pass(began: datetime) -> None:
         retrycli.run_once(settings, runtime=Runtime(now=lambda: began))

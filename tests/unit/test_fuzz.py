@@ -33,7 +33,7 @@ from retrycli.config.loader import load
 from retrycli.config.settings import Settings
 from retrycli.domain.cron_line import BEGIN, END, begin, block, calls, with_block, without_block
 from retrycli.domain.duration import LONGEST, duration, in_words
-from retrycli.domain.editable_message import Draft, difference
+from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import ConfigurationError, InvalidMessage, NotEdited
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.message import REQUIRED_COLUMNS, MessageType, utc_time
@@ -612,7 +612,7 @@ DRAFTS = st.fixed_dictionaries(
 
 @law(row=DRAFTS)
 def test_a_row_that_nobody_has_edited_is_as_it_was(row: dict[str, object]) -> None:
-    draft = Draft.of(row)
+    draft = EditableMessage.of(row)
     assert draft.with_text(draft.as_text()) == draft
 
 
@@ -623,7 +623,7 @@ EDITED = ANY_TEXT | st.builds(
 
 @law(row=DRAFTS, text=EDITED)
 def test_an_edited_text_can_be_sent_or_is_refused(row: dict[str, object], text: str) -> None:
-    before = Draft.of(row)
+    before = EditableMessage.of(row)
     try:
         after = before.with_text(text)
         after.check(before)

@@ -11,7 +11,7 @@ import pytest
 
 from retrycli.store.measures import Measures
 from retrycli.store.statistics import Statistics
-from retrycli.views.report import Report, render
+from retrycli.views.report import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def test_the_report_tells_of_the_night_in_its_headline(night: Stage) -> None:
     statistics = Statistics(night.database)
     first, last = statistics.first_and_last_pass()
     page = render(
-        Report(
+        ReportData(
             figures=figures(night),
             state="ok",
             messages=Measures(night.database).counts(night.clock.now),

@@ -63,7 +63,7 @@ class Request:
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class ApiReply:
     """What came of a request, and the answer where there was one."""
 
     outcome: Outcome
@@ -106,44 +106,44 @@ class ApiClient:
         self._watch = watch
 
     async def send(
-        self, draw: BuildRequest, judge: Judge, *, limit: int = ANSWER_LIMIT, flight: DeliveryProgress | None = None
-    ) -> Reply:
+        self, build: BuildRequest, judge: Judge, *, limit: int = ANSWER_LIMIT, progress: DeliveryProgress | None = None
+    ) -> ApiReply:
         """Send with credentials; after a 401, log in afresh once and send again: a 401 has done nothing.
 
         Args:
-            draw: draws the request up.
+            build: draws the request up.
             judge: says what an answer means.
             limit: how much of an answer is read, in bytes.
-            flight: is told while the request is under way.
+            progress: is told while the request is under way.
         """
         credentials = self._credentials
         if credentials.missing and (problem := await self._log_in(None)):
-            return Reply(problem)
+            return ApiReply(problem)
         used = credentials.session
-        reply = await self._send(draw(used), judge, limit, flight)
+        reply = await self._send(build(used), judge, limit, progress)
         refused = reply.outcome.kind is OutcomeKind.UNAUTHORIZED and reply.answer is not None
         if not (refused and credentials.by_log_in):
             return reply
         if problem := await self._log_in(used):
-            return Reply(problem)
-        return await self._send(draw(credentials.session), judge, limit, flight)
+            return ApiReply(problem)
+        return await self._send(build(credentials.session), judge, limit, progress)
 
     async def _log_in(self, used: str | None) -> Outcome | None:
         return await self._credentials.log_in(used, self.exchange, self._now)
 
-    async def _send(self, request: Request, judge: Judge, limit: int, flight: DeliveryProgress | None) -> Reply:
+    async def _send(self, request: Request, judge: Judge, limit: int, progress: DeliveryProgress | None) -> ApiReply:
         sent = self._addressed(request)
-        if flight is not None:
-            flight.in_flight = True
+        if progress is not None:
+            progress.in_flight = True
         try:
             answer = await self.exchange(sent, limit)
-            reply = Reply(judge(answer), answer)
+            reply = ApiReply(judge(answer), answer)
         except TRANSPORT_ERRORS as error:
-            reply = Reply(Outcome(kind_of_exception(error), error=in_words(error)))
+            reply = ApiReply(Outcome(kind_of_exception(error), error=in_words(error)))
         # Not in a `finally`: a deadline that ends the exchange leaves it so, for whoever set the deadline to see.
-        if flight is not None:
-            flight.in_flight = False
-            flight.answered = reply.outcome.kind is not OutcomeKind.UNREACHABLE
+        if progress is not None:
+            progress.in_flight = False
+            progress.answered = reply.outcome.kind is not OutcomeKind.UNREACHABLE
         if self._watch is not None and reply.answer is not None:
             self._watch(sent, request.content, reply.answer)
         return reply

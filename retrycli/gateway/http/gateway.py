@@ -19,8 +19,8 @@ from retrycli.gateway import attachments
 from retrycli.gateway.http.auth import Credentials
 from retrycli.gateway.http.body import file_content, multipart_content
 from retrycli.gateway.http.client import ApiClient, Request, Watch
-from retrycli.gateway.http.lookup import Found, LookupFailed, Lookups
-from retrycli.gateway.http.request_builder import Draft, RequestBuilder, UnsupportedMessage
+from retrycli.gateway.http.lookup import LookupAnswer, LookupFailed, Lookups
+from retrycli.gateway.http.request_builder import PreparedRequest, RequestBuilder, UnsupportedMessage
 from retrycli.gateway.http.response import (
     ANSWER_LIMIT,
     LOOK_UP_LIMIT,
@@ -89,7 +89,7 @@ class HttpGateway:
         self._credentials = Credentials(settings, self._preset.auth, errors=self._preset.answer.errors)
         self._transport = open_transport(settings, connections=connections, elapsed=elapsed)
         timeout = settings.connect_timeout_seconds
-        self._line = ApiClient(
+        self._client = ApiClient(
             self._transport,
             settings.destination,
             self._credentials,
@@ -97,8 +97,8 @@ class HttpGateway:
             now=now,
             watch=watch,
         )
-        self._drafts = RequestBuilder(settings, self._preset, self._credentials.identity)
-        self._questions = Lookups(self._line, self._preset, now, answers={})
+        self._builder = RequestBuilder(settings, self._preset, self._credentials.identity)
+        self._lookups = Lookups(self._client, self._preset, now, answers={})
         self._now = now
         self._sleep = sleep
 
@@ -122,16 +122,16 @@ class HttpGateway:
         A message that may have arrived is looked for first, where the preset can. Only what was certainly not sent is
         tried again at once.
         """
-        flight = DeliveryProgress()
-        return await guard(self._deliver_in_time(queued, flight), queued.message_id, flight)
+        progress = DeliveryProgress()
+        return await guard(self._deliver_in_time(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why no request can be built of a message, if so. Nothing is asked or sent."""
         try:
-            draft = await self._drafts.draft(queued)
-            marker = draft.rule.marker
-            draft.fields["marker"] = "" if marker is None else plain(fill_text(marker.text, draft.fields))
-            self._drafts.draw(draft, None)
+            prepared = await self._builder.prepare(queued)
+            marker = prepared.rule.marker
+            prepared.fields["marker"] = "" if marker is None else plain(fill_text(marker.text, prepared.fields))
+            self._builder.build(prepared, None)
         except UnsupportedMessage as error:
             return self._clean(str(error), queued)
         except UNBUILDABLE as error:
@@ -154,7 +154,7 @@ class HttpGateway:
         if not self._preset.look_up:
             return LookUp(Presence.UNKNOWN, f"the preset {self._settings.preset} has no look-up")
         try:
-            if await self._questions.look_up(self._drafts.fields(queued)) is Found.THERE:
+            if await self._lookups.look_up(self._builder.fields(queued)) is LookupAnswer.THERE:
                 return LookUp(Presence.ARRIVED)
             if queued.unsettled_since is not None:
                 self._wait_until_settled(queued.unsettled_since)
@@ -168,34 +168,34 @@ class HttpGateway:
         """A text without our secrets."""
         return self._credentials.redact_secrets(text)
 
-    async def _deliver_in_time(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
+    async def _deliver_in_time(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds
         try:
             async with TimeLimit(limit):
-                outcome = await self._deliver(queued, flight)
+                outcome = await self._deliver(queued, progress)
         except TimeoutError:
-            if flight.landed is not None:
-                return replace(flight.landed, error=f"delivered, but not read back within {limit:g} s")
-            if flight.in_flight:
+            if progress.landed is not None:
+                return replace(progress.landed, error=f"delivered, but not read back within {limit:g} s")
+            if progress.in_flight:
                 return Outcome(OutcomeKind.UNKNOWN, error=f"no answer within {limit:g} s")
             return Outcome(OutcomeKind.UNREACHABLE, error=f"not sent within {limit:g} s")
         return self._cleaned(outcome, queued)
 
-    async def _deliver(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
+    async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         try:
-            draft = await self._drafts.draft(queued)
-            draft.fields["marker"] = await self._marker(draft)
+            prepared = await self._builder.prepare(queued)
+            prepared.fields["marker"] = await self._marker(prepared)
             # What can't be is found out before anything is asked or sent.
-            draft.request = self._drafts.draw(draft, None)
+            prepared.request = self._builder.build(prepared, None)
             if queued.unsettled_since is not None and self._preset.look_up:
-                if await self._questions.look_up(draft.fields) is Found.THERE:
+                if await self._lookups.look_up(prepared.fields) is LookupAnswer.THERE:
                     return Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
                 self._wait_until_settled(queued.unsettled_since)
-            if draft.rule.preflight is not None and (
-                objection := await self._questions.preflight(draft.rule.preflight, draft.fields)
+            if prepared.rule.preflight is not None and (
+                objection := await self._lookups.preflight(prepared.rule.preflight, prepared.fields)
             ):
                 return objection
-            await self._upload(draft)
+            await self._upload(prepared)
         except LookupFailed as error:
             return error.outcome
         except UnsupportedMessage as error:
@@ -207,21 +207,21 @@ class HttpGateway:
                 return Outcome(OutcomeKind.UNREACHABLE, error=f"attachments: {lack}")
             raise
         outcome = await retry_unreachable(
-            lambda: self._send(draft, flight),
+            lambda: self._send(prepared, progress),
             retries=self._settings.immediate_retries,
             within=self._settings.request_timeout_seconds,
             sleep=self._sleep,
         )
-        flight.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
-        return await self._verified(draft, outcome)
+        progress.landed = outcome if outcome.kind is OutcomeKind.DELIVERED else None
+        return await self._verified(prepared, outcome)
 
     # -- before it is sent ------------------------------------------------------------------------------------
 
-    async def _marker(self, draft: Draft) -> str:
-        marker = draft.rule.marker
-        if marker is None or (marker.unless and await self._questions.proven(marker.unless, draft.fields)):
+    async def _marker(self, prepared: PreparedRequest) -> str:
+        marker = prepared.rule.marker
+        if marker is None or (marker.unless and await self._lookups.proven(marker.unless, prepared.fields)):
             return ""
-        return plain(fill_text(marker.text, draft.fields))
+        return plain(fill_text(marker.text, prepared.fields))
 
     def _wait_until_settled(self, unsettled_since: datetime) -> None:
         settled_at = unsettled_since + timedelta(seconds=self._preset.settle_seconds)
@@ -229,14 +229,14 @@ class HttpGateway:
             error = f"not there by now; whether it is to be sent again shows in {left:.0f} s"
             raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=error))
 
-    async def _upload(self, draft: Draft) -> None:
+    async def _upload(self, prepared: PreparedRequest) -> None:
         """Send attachments ahead, where they are then referred to."""
         rule = self._preset.upload
-        entries = draft.fields["attachments"]
+        entries = prepared.fields["attachments"]
         if rule is None or not isinstance(entries, list):
             return
-        for number, (file, entry) in enumerate(zip(draft.files, entries, strict=True), 1):
-            about_it = {**draft.fields, **{f"each.{name}": value for name, value in entry.items()}}
+        for number, (file, entry) in enumerate(zip(prepared.files, entries, strict=True), 1):
+            about_it = {**prepared.fields, **{f"each.{name}": value for name, value in entry.items()}}
             entry["token"] = await self._uploaded(rule, file, about_it, number)
 
     async def _uploaded(
@@ -248,21 +248,21 @@ class HttpGateway:
         as_it_is = rule.files is None
         content = file_content(file, rule.content_type) if as_it_is else multipart_content({}, rule.files, [file])
         request = Request("POST", path, headers, content)
-        reply = await self._line.send(lambda _: request, self._judge_upload)
+        reply = await self._client.send(lambda _: request, self._judge_upload)
         if reply.answer is None or (token := value_at(reply.answer, rule.token)) is None:
             raise LookupFailed(_of_an_upload(reply.outcome, number))
         return token
 
     # -- sending ----------------------------------------------------------------------------------------------
 
-    async def _send(self, draft: Draft, flight: DeliveryProgress) -> Outcome:
-        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(draft.fields["body"])), LOOK_UP_LIMIT))
-        reply = await self._line.send(
-            lambda session: self._drafts.drawn(draft, session), self._judge, limit=limit, flight=flight
+    async def _send(self, prepared: PreparedRequest, progress: DeliveryProgress) -> Outcome:
+        limit = max(ANSWER_LIMIT, min(REPEATED * len(plain(prepared.fields["body"])), LOOK_UP_LIMIT))
+        reply = await self._client.send(
+            lambda session: self._builder.request(prepared, session), self._judge, limit=limit, progress=progress
         )
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             return reply.outcome
-        return _confirmed(draft, reply.answer, reply.outcome)
+        return _confirmed(prepared, reply.answer, reply.outcome)
 
     def _judge(self, answer: Answer) -> Outcome:
         return outcome_of(answer, self._preset, self._now())
@@ -272,13 +272,13 @@ class HttpGateway:
 
     # -- after it was sent ------------------------------------------------------------------------------------
 
-    async def _verified(self, draft: Draft, outcome: Outcome) -> Outcome:
+    async def _verified(self, prepared: PreparedRequest, outcome: Outcome) -> Outcome:
         """Read back what was delivered, where that is asked for."""
-        rule = draft.rule.verify
+        rule = prepared.rule.verify
         if outcome.kind is not OutcomeKind.DELIVERED or rule is None or not self._settings.verify:
             return outcome
         try:
-            as_it_should_be = await self._questions.verify(rule, {**draft.fields, "external_id": outcome.external_id})
+            as_it_should_be = await self._lookups.verify(rule, {**prepared.fields, "external_id": outcome.external_id})
         except LookupFailed as error:
             return replace(outcome, error=f"delivered, but not read back: {error}")
         if as_it_should_be:
@@ -295,11 +295,11 @@ class HttpGateway:
         return without_quotations(one_line(self._credentials.redact_secrets(error)), queued.message)
 
 
-def _confirmed(draft: Draft, answer: Answer, outcome: Outcome) -> Outcome:
+def _confirmed(prepared: PreparedRequest, answer: Answer, outcome: Outcome) -> Outcome:
     """What a delivered message comes to by what the answer says of it."""
-    condition = draft.rule.confirmed
+    condition = prepared.rule.confirmed
     try:
-        if condition is None or holds(condition, answer, draft.fields):
+        if condition is None or holds(condition, answer, prepared.fields):
             return outcome
     except ValueError as error:
         said = f"HTTP {answer.status}, but how it arrived can't be read: {error}"

@@ -26,7 +26,7 @@ PAGES = 100
 """So many pages of one list are asked for, and no more."""
 
 
-class Found(Enum):
+class LookupAnswer(Enum):
     """What a look-up says."""
 
     THERE = "there"
@@ -48,7 +48,7 @@ class Lookups:
     ``answers`` holds what a pass need not ask twice: the answers of preflights, by path.
     """
 
-    line: ApiClient
+    client: ApiClient
     preset: Preset
     now: Callable[[], datetime]
     answers: dict[str, Answer]
@@ -66,7 +66,7 @@ class Lookups:
                 raise
             return False  # what the system does not know, it can't do
 
-    async def look_up(self, fields: Fields) -> Found:
+    async def look_up(self, fields: Fields) -> LookupAnswer:
         """Whether a message has arrived.
 
         Raises:
@@ -75,12 +75,12 @@ class Lookups:
         for each in self.preset.look_up:
             try:
                 if await self._ask(each, fields, "look-up", believe_no=False):
-                    return Found.THERE
+                    return LookupAnswer.THERE
             except LookupFailed as error:
                 if error.outcome.kind is OutcomeKind.PERMANENT:  # of the question, and not of the message
                     raise LookupFailed(replace(error.outcome, kind=OutcomeKind.REFUSED)) from None
                 raise
-        return Found.ABSENT
+        return LookupAnswer.ABSENT
 
     async def verify(self, question: Question, fields: Fields) -> bool:
         """Whether what has arrived is as it should be.
@@ -166,13 +166,13 @@ class Lookups:
         raise LookupFailed(Outcome(OutcomeKind.REFUSED, error=f"{what}: there is more after {PAGES} pages"))
 
     async def _answer(self, asked: Get, fields: Fields, what: str) -> Answer:
-        def draw(session: str | None) -> Request:
+        def build(session: str | None) -> Request:
             return Request("GET", fill_path(asked.path, {**fields, "session": session}, asked.query), HEADERS)
 
         def judge(answer: Answer) -> Outcome:
             return outcome_of_question(answer, self.preset, self.now())
 
-        reply = await self.line.send(draw, judge, limit=LOOK_UP_LIMIT)
+        reply = await self.client.send(build, judge, limit=LOOK_UP_LIMIT)
         if reply.answer is None or reply.outcome.kind is not OutcomeKind.DELIVERED:
             raise LookupFailed(_of_a_question(reply.outcome, what))
         return reply.answer

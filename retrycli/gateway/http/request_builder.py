@@ -23,7 +23,7 @@ class UnsupportedMessage(Exception):
 
 
 @dataclass(slots=True)
-class Draft:
+class PreparedRequest:
     """A message that is fit to be sent, with all that its request is drawn up from."""
 
     rule: MessageRule
@@ -51,7 +51,7 @@ class RequestBuilder:
         self._identity = identity
         self._folder = Folder.of(settings.attachments_dir)
 
-    async def draft(self, queued: QueuedMessage) -> Draft:
+    async def prepare(self, queued: QueuedMessage) -> PreparedRequest:
         """Find out whether the preset has what a message needs.
 
         Raises:
@@ -71,7 +71,7 @@ class RequestBuilder:
             {"name": file.name, "type": file.content_type, "size": file.size, "content": part}
             for file, part in zip(files, parts, strict=True)
         ]
-        return Draft(rule, fields, files, parts)
+        return PreparedRequest(rule, fields, files, parts)
 
     def fields(self, queued: QueuedMessage) -> dict[str, object]:
         """Return what the templates of a question may name."""
@@ -103,13 +103,13 @@ class RequestBuilder:
         except InvalidMessage as error:
             raise UnsupportedMessage(str(error)) from error
 
-    def draw(self, draft: Draft, session: str | None) -> Request:
+    def build(self, prepared: PreparedRequest, session: str | None) -> Request:
         """Draw up the request of a message.
 
         Raises:
             InvalidMessage, ValueError, httpx.InvalidURL: a value can't stand where its template puts it.
         """
-        rule, fields = draft.rule, {**draft.fields, "session": session}
+        rule, fields = prepared.rule, {**prepared.fields, "session": session}
         own = {name.lower(): fill_header(name, text, fields) for name, text in rule.headers.items()}
         headers = HEADERS | own | {self._preset.key_header.lower(): str(fields["delivery_key"])}
         path = fill_path(rule.path, fields, rule.query)
@@ -117,11 +117,11 @@ class RequestBuilder:
         body = fill(rule.body, fields)
         if rule.encoding == "multipart":
             assert isinstance(body, dict)  # noqa: S101  told to the type checker
-            return Request(rule.method, path, headers, multipart_content(body, rule.files, draft.files))
-        return Request(rule.method, path, headers, json_content(body, draft.parts))
+            return Request(rule.method, path, headers, multipart_content(body, rule.files, prepared.files))
+        return Request(rule.method, path, headers, json_content(body, prepared.parts))
 
-    def drawn(self, draft: Draft, session: str | None) -> Request:
+    def request(self, prepared: PreparedRequest, session: str | None) -> Request:
         """The request as it was drawn up first, where nothing has come to it since."""
-        if draft.request is not None and session is None and self._preset.upload is None:
-            return draft.request
-        return self.draw(draft, session)
+        if prepared.request is not None and session is None and self._preset.upload is None:
+            return prepared.request
+        return self.build(prepared, session)

@@ -18,7 +18,7 @@ from retrycli.gateway.presets.model import (
     Auth,
     Get,
     HeaderName,
-    LookUp,
+    LookupRule,
     MessageRule,
     Preflight,
     Reclassification,
@@ -57,7 +57,7 @@ class Preset(Table):
     answer: AnswerRule = AnswerRule()
     classify: tuple[Reclassification, ...] = ()
     key_header: HeaderName = "Idempotency-Key"
-    look_up: Annotated[tuple[LookUp, ...], BeforeValidator(_one_or_many)] = ()
+    look_up: Annotated[tuple[LookupRule, ...], BeforeValidator(_one_or_many)] = ()
     preflight: dict[str, Preflight] = Field({})
     upload: Upload | None = None
 

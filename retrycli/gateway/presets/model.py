@@ -12,7 +12,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from retrycli.domain.message import LIST_COLUMNS
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.gateway.presets.json_path import JsonPath
-from retrycli.gateway.presets.template import Place, Template, Tree, places
+from retrycli.gateway.presets.template import Placeholder, Template, Tree, places
 
 OURS = frozenset({"delivery_key", "marker", "session", "external_id", "page", "identity"})
 """What templates may name besides columns. It is retrycli's, whatever columns the table has."""
@@ -126,7 +126,7 @@ class Question(Get):
         return (*self.holds.templates, *(() if self.more is None else self.more.templates))
 
 
-class LookUp(Question):
+class LookupRule(Question):
     """How to find out whether a message has arrived: it has where the condition holds."""
 
     settle_seconds: float = Field(120.0, ge=0, le=86_400)
@@ -200,7 +200,7 @@ class MessageRule(Table):
     verify: Question | None = None
     """How to read back that what was sent is as it should be, where ``gateway.verify`` asks for it."""
 
-    def places(self) -> Iterator[Place]:
+    def places(self) -> Iterator[Placeholder]:
         """All places in its templates."""
         verify = () if self.verify is None else (self.verify.path, self.verify.query, *self.verify.templates)
         confirmed = () if self.confirmed is None else self.confirmed.templates
@@ -214,7 +214,7 @@ class MessageRule(Table):
         return tuple(column for column in LIST_COLUMNS if column in named)
 
     @property
-    def _sent(self) -> tuple[Place, ...]:
+    def _sent(self) -> tuple[Placeholder, ...]:
         """All places in the request itself."""
         return tuple(places([self.path, self.query, self.headers, self.body]))
 

@@ -37,7 +37,7 @@ Fields = Mapping[str, object]
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Placeholder:
     """Where a value goes, and what is done to it on the way."""
 
     name: str
@@ -91,10 +91,10 @@ def templates(tree: object) -> Iterator[str]:
             pass
 
 
-def places(tree: object) -> Iterator[Place]:
+def places(tree: object) -> Iterator[Placeholder]:
     """All places in a body's texts."""
     for template in templates(tree):
-        yield from (part for part in _parsed(template) if isinstance(part, Place))
+        yield from (part for part in _parsed(template) if isinstance(part, Placeholder))
 
 
 def fill(tree: object, fields: Fields) -> object:
@@ -118,7 +118,7 @@ def fill(tree: object, fields: Fields) -> object:
 def fill_text(template: str, fields: Fields) -> object:
     """A text with values in it; one that is nothing but one place is the value itself."""
     parts = _parsed(template)
-    if len(parts) == 1 and isinstance(parts[0], Place):
+    if len(parts) == 1 and isinstance(parts[0], Placeholder):
         return parts[0].value(fields)
     return "".join(part if isinstance(part, str) else plain(part.value(fields)) for part in parts)
 
@@ -149,7 +149,7 @@ def fill_path(template: str, fields: Fields, query: Mapping[str, str] = {}) -> s
     """
     parts = []
     for part in _parsed(template):
-        if isinstance(part, Place):
+        if isinstance(part, Placeholder):
             step = quote(plain(part.value(fields)), safe="")
             # "." and ".." are steps in the path to every client and server, quoted or not (RFC 3986, section 5.2.4).
             if step in {"", ".", ".."}:
@@ -175,9 +175,9 @@ def fill_header(name: str, template: str, fields: Fields) -> str:
 
 
 @lru_cache(maxsize=1024)
-def _parsed(template: str) -> tuple[str | Place, ...]:
+def _parsed(template: str) -> tuple[str | Placeholder, ...]:
     """A template as literal texts and places, in their order."""
-    parts: list[str | Place] = []
+    parts: list[str | Placeholder] = []
     literal, at = "", 0
     for found in PLACE.finditer(template):
         literal += template[at : found.start()]
@@ -193,7 +193,7 @@ def _parsed(template: str) -> tuple[str | Place, ...]:
     return (*parts, literal) if literal or not parts else tuple(parts)
 
 
-def _place(text: str) -> Place:
+def _place(text: str) -> Placeholder:
     name, *calls = text.split("|")
     if not NAME.fullmatch(name) or ("." in name and not name.startswith(f"{EACH}.")):
         raise ValueError(f"{{{text}}} is no column's name")
@@ -203,7 +203,7 @@ def _place(text: str) -> Place:
         if called not in FILTERS:
             raise ValueError(f"{{{text}}} has no filter {called!r}; there are {', '.join(FILTERS)}")
         filters.append((called, argument))
-    return Place(name, tuple(filters))
+    return Placeholder(name, tuple(filters))
 
 
 def _check_lists(tree: object) -> None:

@@ -83,8 +83,8 @@ class SmtpGateway:
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
         """Send one message, within ``request_timeout_seconds`` for everything that takes."""
-        flight = DeliveryProgress()
-        return await guard(self._deliver(queued, flight), queued.message_id, flight)
+        progress = DeliveryProgress()
+        return await guard(self._deliver(queued, progress), queued.message_id, progress)
 
     async def problem(self, queued: QueuedMessage) -> str | None:
         """Return why no mail can be made of a message, if so. Nothing is sent."""
@@ -101,7 +101,7 @@ class SmtpGateway:
         del queued
         return LookUp(Presence.UNKNOWN, "a mail server can't be asked whether a mail has arrived")
 
-    async def _deliver(self, queued: QueuedMessage, flight: DeliveryProgress) -> Outcome:
+    async def _deliver(self, queued: QueuedMessage, progress: DeliveryProgress) -> Outcome:
         limit = self._settings.request_timeout_seconds
         deadline = asyncio.get_running_loop().time() + limit
         try:
@@ -118,7 +118,7 @@ class SmtpGateway:
         if not mail.envelope:
             # All of its recipients have it from earlier attempts.
             return Outcome(OutcomeKind.DELIVERED, found=True)
-        return self._cleaned(await self._line.deliver(mail, self._sleep, flight, deadline), queued)
+        return self._cleaned(await self._line.deliver(mail, self._sleep, progress, deadline), queued)
 
     async def _mail(self, queued: QueuedMessage) -> Mail:
         settings = self._settings
@@ -182,11 +182,11 @@ class _Line:
         self._secrets = [password, *(base64.b64encode(each.encode()).decode() for each in as_sent if password)]
 
     async def deliver(
-        self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], flight: DeliveryProgress, deadline: float
+        self, mail: Mail | None, sleep: Callable[[float], Awaitable[None]], progress: DeliveryProgress, deadline: float
     ) -> Outcome:
         """Send a mail, or none (see `Conversation.deliver`); again at once where nothing was said at all."""
         outcome = await retry_unreachable(
-            lambda: self._attempt(mail, deadline, flight),
+            lambda: self._attempt(mail, deadline, progress),
             retries=self._settings.immediate_retries,
             within=self._settings.request_timeout_seconds,
             sleep=sleep,
@@ -195,7 +195,7 @@ class _Line:
             outcome if outcome.error is None else replace(outcome, error=redact_secrets(outcome.error, self._secrets))
         )
 
-    async def _attempt(self, mail: Mail | None, deadline: float, flight: DeliveryProgress) -> Outcome:
+    async def _attempt(self, mail: Mail | None, deadline: float, progress: DeliveryProgress) -> Outcome:
         try:
             async with asyncio.timeout_at(deadline):
                 connection = await self._connect()
@@ -216,7 +216,7 @@ class _Line:
             await asyncio.wait([thread], timeout=CUT_SECONDS)
             raise
         finally:
-            flight.in_flight = talk.in_doubt
+            progress.in_flight = talk.in_doubt
 
     def _too_late(self, talk: Conversation, outcome: Outcome | None) -> Outcome:
         """What comes of a conversation that was cut: what the server has said, where it has said all that matters."""

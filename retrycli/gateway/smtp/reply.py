@@ -18,14 +18,14 @@ QUEUED_AS = re.compile(r"(?:queued as |id=)([\w.+-]{1,100})", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
-class Reply:
+class SmtpReply:
     """A reply, its lines joined by spaces."""
 
     code: int
     text: str
 
     @classmethod
-    def of(cls, answer: tuple[int, bytes | str]) -> Reply:
+    def of(cls, answer: tuple[int, bytes | str]) -> SmtpReply:
         """What smtplib gives as a code and text."""
         code, text = answer
         return cls(code, " ".join((text if isinstance(text, str) else text.decode("utf-8", "replace")).split()))

@@ -20,7 +20,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.gateway.attachments import FileChanged
 from retrycli.gateway.smtp.mime import Mail
 from retrycli.gateway.smtp.protocol import Client, Garbled
-from retrycli.gateway.smtp.reply import SHUTTING_DOWN, Reply
+from retrycli.gateway.smtp.reply import SHUTTING_DOWN, SmtpReply
 
 GO_AHEAD = 354
 END = "the end of the mail"
@@ -122,7 +122,7 @@ class Conversation:
         if server.from_the_start and server.context is not None:
             self._encrypt(server.context)
         self.step = "greeting"
-        self._want(Reply.of(client.getreply()), at_worst=OutcomeKind.TRANSIENT)
+        self._want(SmtpReply.of(client.getreply()), at_worst=OutcomeKind.TRANSIENT)
         self._introduce()
         if server.context is not None and not server.from_the_start:
             self._start_tls(server.context)
@@ -135,7 +135,7 @@ class Conversation:
         code, text = self._client.ehlo()
         if code // 100 == 5:  # noqa: PLR2004  not known, and so an older server (RFC 5321, section 3.2)
             code, text = self._client.helo()
-        self._want(Reply.of((code, text)), at_worst=OutcomeKind.TRANSIENT)
+        self._want(SmtpReply.of((code, text)), at_worst=OutcomeKind.TRANSIENT)
 
     def _start_tls(self, context: ssl.SSLContext) -> None:
         self.step = "STARTTLS"
@@ -164,9 +164,9 @@ class Conversation:
             reply = self._say(f"AUTH PLAIN {secret}")
         else:
             try:
-                reply = Reply.of(client.login(server.username, server.password))
+                reply = SmtpReply.of(client.login(server.username, server.password))
             except smtplib.SMTPResponseException as error:
-                reply = Reply.of((error.smtp_code, error.smtp_error))
+                reply = SmtpReply.of((error.smtp_code, error.smtp_error))
             except smtplib.SMTPServerDisconnected:
                 raise
             except (smtplib.SMTPException, UnicodeError):
@@ -190,7 +190,7 @@ class Conversation:
         self._write(mail, utf8=utf8)
         self.step = END
         self._client.send(b".\r\n")
-        reply = Reply.of(self._client.getreply())
+        reply = SmtpReply.of(self._client.getreply())
         if reply.good and refused:
             return _of_refusals(refused, accepted, reply)
         if reply.good:
@@ -218,14 +218,14 @@ class Conversation:
 
     def _name_recipients(
         self, them: tuple[Address, ...], *, utf8: bool
-    ) -> tuple[list[Address], list[tuple[Address, Reply]]]:
+    ) -> tuple[list[Address], list[tuple[Address, SmtpReply]]]:
         """Who is accepted, and who is refused, with what was said."""
         accepted: list[Address] = []
-        refused: list[tuple[Address, Reply]] = []
+        refused: list[tuple[Address, SmtpReply]] = []
         for each in them:
             self.step = "RCPT"
             if not utf8 and not each.local.isascii():
-                reply = Reply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
+                reply = SmtpReply(553, "5.6.7 the server takes no address beyond ASCII (SMTPUTF8)")
             else:
                 reply = self._say(f"RCPT TO:<{each.spec}>")
             if reply.code == SHUTTING_DOWN:
@@ -247,20 +247,20 @@ class Conversation:
         except ConnectionError:
             # A server that has had enough, as of a mail that is too big, says so before it goes.
             with suppress(*BREAKS, Garbled):
-                raise self._no(Reply.of(self._client.getreply())) from None
+                raise self._no(SmtpReply.of(self._client.getreply())) from None
             raise
 
     # -- words ---------------------------------------------------------------------------------------------------
 
-    def _say(self, command: str) -> Reply:
-        return Reply.of(self._client.docmd(command))
+    def _say(self, command: str) -> SmtpReply:
+        return SmtpReply.of(self._client.docmd(command))
 
-    def _want(self, reply: Reply, *, at_worst: OutcomeKind) -> None:
+    def _want(self, reply: SmtpReply, *, at_worst: OutcomeKind) -> None:
         if not reply.good:
             kind = reply.kind if reply.kind is not OutcomeKind.PERMANENT else at_worst
             raise _Stop(Outcome(kind, reply.code, f"{self.step}: {reply}"))
 
-    def _no(self, reply: Reply) -> _Stop:
+    def _no(self, reply: SmtpReply) -> _Stop:
         return _Stop(Outcome(reply.kind, reply.code, f"{self.step}: {reply}"))
 
     def _unauthorized(self, why: str, code: int | None = None) -> _Stop:
@@ -274,7 +274,7 @@ class Conversation:
 
 
 def _of_refusals(
-    refused: Sequence[tuple[Address, Reply]], accepted: Sequence[Address] = (), sent: Reply | None = None
+    refused: Sequence[tuple[Address, SmtpReply]], accepted: Sequence[Address] = (), sent: SmtpReply | None = None
 ) -> Outcome:
     """What comes of a mail that was refused for some or all of its recipients; who was accepted has it."""
     by_kind = {reply.kind: reply for _, reply in reversed(refused)}

@@ -44,7 +44,7 @@ WAITS = (15, 30, 60, 120, 240, 480, 960, 1440, 2880)
 
 
 @dataclass(frozen=True, slots=True)
-class Cause:
+class CauseRow:
     """Escalated messages of one cause."""
 
     count: int
@@ -59,7 +59,7 @@ class Cause:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class ReportData:
     """What the page is made of."""
 
     figures: DeliveryStats
@@ -74,7 +74,7 @@ class Report:
     """Those that there is room for, oldest first; see `passes_since`."""
     interval: timedelta
     """How often a pass is to come."""
-    causes: Sequence[Cause]
+    causes: Sequence[CauseRow]
     """The largest first."""
 
 
@@ -83,7 +83,7 @@ def passes_since(since: datetime, until: datetime) -> datetime:
     return max(since, until - MOST_DAYS * DAY)
 
 
-def render(report: Report, *, zone: tzinfo | None = None, template: str | None = None) -> str:
+def render(report: ReportData, *, zone: tzinfo | None = None, template: str | None = None) -> str:
     """The page.
 
     Args:
@@ -143,7 +143,7 @@ def _cut(text: object, room: int) -> str:
     return line if len(line) <= room else line[: room - 1] + "…"
 
 
-def _values(report: Report, clock: Clock) -> dict[str, object]:
+def _values(report: ReportData, clock: Clock) -> dict[str, object]:
     """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
     figures = report.figures
     reason = report.passes[-1].reason if report.passes else None
@@ -242,7 +242,7 @@ def _ordinal(number: int) -> str:
     return {1: "first", 2: "second", 3: "third"}.get(number, f"{number}th")
 
 
-def _passes(report: Report, clock: Clock) -> dict[str, object]:
+def _passes(report: ReportData, clock: Clock) -> dict[str, object]:
     """The strip of passes, with the words around it."""
     until = report.figures.until
     since = max(passes_since(report.figures.since, until), report.first_pass or until)

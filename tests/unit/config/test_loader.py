@@ -13,7 +13,7 @@ from pydantic import ValidationError
 
 from retrycli.config import template
 from retrycli.config.loader import Loaded, candidates, load
-from retrycli.config.settings import Database, Settings
+from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import BreakerRules
 from retrycli.domain.errors import ConfigurationError
@@ -130,7 +130,7 @@ def test_the_defaults_pass_their_own_checks() -> None:
 
 def test_an_empty_file_changes_nothing_but_where_the_database_is_looked_for(folder: Path) -> None:
     loaded = read("")
-    assert loaded.settings == Settings(database=Database(url=f"sqlite:///{folder}/ticketing_agent.db"))
+    assert loaded.settings == Settings(database=DatabaseSettings(url=f"sqlite:///{folder}/ticketing_agent.db"))
     assert loaded.sources == {}
 
 

@@ -6,10 +6,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from retrycli.domain.editable_message import Draft, difference
+from retrycli.domain.editable_message import EditableMessage, difference
 from retrycli.domain.errors import NotEdited
 
-BEFORE = Draft("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
+BEFORE = EditableMessage("Re: Invoice", "Hello,\n\nit is attached.", "ana@example.com")
 LINE = st.text(st.characters(exclude_categories=["Cs", "Cc", "Zl", "Zp", "Zs"]), max_size=20)
 
 
@@ -19,7 +19,7 @@ def test_the_text_begins_with_the_subject_and_a_blank_line() -> None:
 
 @given(LINE, st.text(st.characters(exclude_categories=["Cs"])))
 def test_a_text_that_is_left_as_it_is_changes_nothing(subject: str, body: str) -> None:
-    before = Draft(subject, body)
+    before = EditableMessage(subject, body)
     assert before.with_text(before.as_text()) == before
 
 
@@ -36,11 +36,11 @@ def test_a_text_that_is_left_as_it_is_changes_nothing(subject: str, body: str) -
     ],
 )
 def test_subject_and_body_are_read_back(text: str, subject: str, body: str) -> None:
-    assert BEFORE.with_text(text) == Draft(subject, body, "ana@example.com")
+    assert BEFORE.with_text(text) == EditableMessage(subject, body, "ana@example.com")
 
 
 def test_a_line_break_at_the_end_is_the_editors_only_where_there_was_none() -> None:
-    assert Draft("S", "Body\n").with_text("Subject: S\n\nBody\n").body == "Body\n"
+    assert EditableMessage("S", "Body\n").with_text("Subject: S\n\nBody\n").body == "Body\n"
 
 
 @pytest.mark.parametrize("text", ["", " \n\t\n"])
@@ -58,23 +58,23 @@ def test_a_text_without_its_subject_is_refused(text: str) -> None:
 @pytest.mark.parametrize(
     ("after", "why"),
     [
-        (Draft("New\nBcc: all@example.com", "Body"), "the subject has a line break in it"),
-        (Draft("New\r", "Body"), "the subject has a line break in it"),
-        (Draft("New\u2028line", "Body"), "the subject has a line break in it"),
-        (Draft("New", "Body", "a@example.com\nb@example.com"), "the recipient has a line break in it"),
-        (Draft("New", "Body", " "), "the recipient is empty"),
-        (Draft("New", " \n"), "the body is empty"),
-        (Draft("New", "Bo\0dy"), "the body has something in it that is no text"),
-        (Draft("Ne\udcffw", "Body"), "the subject has something in it that is no text"),
+        (EditableMessage("New\nBcc: all@example.com", "Body"), "the subject has a line break in it"),
+        (EditableMessage("New\r", "Body"), "the subject has a line break in it"),
+        (EditableMessage("New\u2028line", "Body"), "the subject has a line break in it"),
+        (EditableMessage("New", "Body", "a@example.com\nb@example.com"), "the recipient has a line break in it"),
+        (EditableMessage("New", "Body", " "), "the recipient is empty"),
+        (EditableMessage("New", " \n"), "the body is empty"),
+        (EditableMessage("New", "Bo\0dy"), "the body has something in it that is no text"),
+        (EditableMessage("Ne\udcffw", "Body"), "the subject has something in it that is no text"),
     ],
 )
-def test_what_cannot_be_sent_is_refused(after: Draft, why: str) -> None:
+def test_what_cannot_be_sent_is_refused(after: EditableMessage, why: str) -> None:
     with pytest.raises(NotEdited, match=why):
         after.check(BEFORE)
 
 
 def test_an_empty_body_that_was_empty_before_is_no_matter() -> None:
-    Draft("New", "").check(Draft("Old", ""))
+    EditableMessage("New", "").check(EditableMessage("Old", ""))
 
 
 ROW: dict[str, object] = {
@@ -89,37 +89,39 @@ ROW: dict[str, object] = {
     ("row", "after", "changes"),
     [
         (ROW, BEFORE, {}),
-        (ROW, Draft("New", BEFORE.body, BEFORE.recipient), {"subject": "New"}),
+        (ROW, EditableMessage("New", BEFORE.body, BEFORE.recipient), {"subject": "New"}),
         (
             ROW,
-            Draft("New", "B", "b@x.com"),
+            EditableMessage("New", "B", "b@x.com"),
             {"subject": "New", "body": "B", "recipient_email": "b@x.com"},
         ),
-        (ROW, Draft("", BEFORE.body), {"subject": ""}),
-        ({"subject": None, "body": None}, Draft("", ""), {}),
-        ({"subject": "a\nb", "body": "B"}, Draft("a b", "B"), {"subject": "a b"}),
-        ({"subject": "S", "body": "B"}, Draft("S", "B", "bo@example.com"), {}),
+        (ROW, EditableMessage("", BEFORE.body), {"subject": ""}),
+        ({"subject": None, "body": None}, EditableMessage("", ""), {}),
+        ({"subject": "a\nb", "body": "B"}, EditableMessage("a b", "B"), {"subject": "a b"}),
+        ({"subject": "S", "body": "B"}, EditableMessage("S", "B", "bo@example.com"), {}),
     ],
 )
-def test_only_what_is_different_is_written(row: dict[str, object], after: Draft, changes: dict[str, str]) -> None:
+def test_only_what_is_different_is_written(
+    row: dict[str, object], after: EditableMessage, changes: dict[str, str]
+) -> None:
     assert after.changes(row) == changes
 
 
 @pytest.mark.parametrize(
     ("columns", "offered"),
     [
-        ({"subject": None, "body": None}, Draft("", "")),
-        ({"subject": b"\xff", "body": 7}, Draft("", "")),
-        ({"subject": " a\r\nb\u2028c ", "body": "x"}, Draft("a b c", "x")),
-        ({"subject": "caf\udce9", "body": "x", "recipient_email": None}, Draft("caf\ufffd", "x")),
+        ({"subject": None, "body": None}, EditableMessage("", "")),
+        ({"subject": b"\xff", "body": 7}, EditableMessage("", "")),
+        ({"subject": " a\r\nb\u2028c ", "body": "x"}, EditableMessage("a b c", "x")),
+        ({"subject": "caf\udce9", "body": "x", "recipient_email": None}, EditableMessage("caf\ufffd", "x")),
     ],
 )
-def test_whatever_a_row_holds_can_be_offered(columns: dict[str, object], offered: Draft) -> None:
-    assert Draft.of(columns) == offered
+def test_whatever_a_row_holds_can_be_offered(columns: dict[str, object], offered: EditableMessage) -> None:
+    assert EditableMessage.of(columns) == offered
 
 
 def test_a_difference_is_shown_line_by_line() -> None:
-    after = Draft("Re: bill", "Hello,\n\nit is here.", "bo@example.com")
+    after = EditableMessage("Re: bill", "Hello,\n\nit is here.", "bo@example.com")
     assert list(difference(BEFORE, after)) == [
         "--- before",
         "+++ after",

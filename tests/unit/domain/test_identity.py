@@ -12,7 +12,7 @@ from retrycli.domain.identity import (
     OF_ANY_TICKET,
     Difference,
     History,
-    Identity,
+    MessageIdentity,
     PastAttempt,
     birth_of,
     digest_of,
@@ -121,7 +121,7 @@ def test_a_delivery_key_differs_by_all_that_it_names() -> None:
 # -- what became of a row -------------------------------------------------------------------------------------
 
 
-WAS = Identity("2025", "1:a:b", "7")
+WAS = MessageIdentity("2025", "1:a:b", "7")
 
 
 @pytest.mark.parametrize(
@@ -131,12 +131,12 @@ WAS = Identity("2025", "1:a:b", "7")
         (WAS, WAS._replace(digest="1:c:b"), Difference.EDITED),
         (WAS, WAS._replace(ticket="8"), Difference.MOVED),
         (WAS, WAS._replace(birth="2026"), Difference.ANOTHER),
-        (Identity("ticket 7", "1:a:b", "7"), Identity("ticket 8", "1:a:b", "8"), Difference.MOVED),
-        (Identity("ticket 7", "1:a:b", "7"), Identity("ticket 8", "1:c:b", "8"), Difference.ANOTHER),
-        (Identity("ticket 7", "1:a:b", "7"), Identity("2025", "1:a:b", "7"), Difference.ANOTHER),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:a:b", "8"), Difference.MOVED),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("ticket 8", "1:c:b", "8"), Difference.ANOTHER),
+        (MessageIdentity("ticket 7", "1:a:b", "7"), MessageIdentity("2025", "1:a:b", "7"), Difference.ANOTHER),
     ],
 )
-def test_a_row_is_told_from_what_it_was(before: Identity, now: Identity, difference: Difference) -> None:
+def test_a_row_is_told_from_what_it_was(before: MessageIdentity, now: MessageIdentity, difference: Difference) -> None:
     assert before.difference(now) is difference
 
 

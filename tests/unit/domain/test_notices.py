@@ -8,11 +8,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.incidents import Trouble
+from retrycli.domain.incidents import Incident
 from retrycli.domain.notices import (
-    Cause,
-    Change,
     Escalated,
+    EscalationCause,
+    IncidentChange,
     Item,
     Memory,
     Missed,
@@ -102,9 +102,9 @@ class World:
             now=self.at + timedelta(seconds=2),
             detail=None,
             passes=self.passes,
-            down=Trouble(self.down_since) if self.down_since else None,
+            down=Incident(self.down_since) if self.down_since else None,
             tells_of_expiry=self.expiring is not None,
-            expiring=Trouble(self.at, "3 messages expire") if self.expiring else None,
+            expiring=Incident(self.at, "3 messages expire") if self.expiring else None,
             interval=TICK,
             remind=REMIND,
         )
@@ -113,14 +113,14 @@ class World:
         target.heard.append(items if not target.deaf else [])
         target.memory = unheard if items and target.deaf else heard
 
-    def causes(self, since: datetime | None) -> Sequence[Cause]:
+    def causes(self, since: datetime | None) -> Sequence[EscalationCause]:
         new = [each for each in self.escalated if since is None or each > since]
-        return [Cause(len(new), {"customer": len(new)}, "HTTP 422", 1, ["4711"])] if new else []
+        return [EscalationCause(len(new), {"customer": len(new)}, "HTTP 422", 1, ["4711"])] if new else []
 
 
 def short(item: Item) -> str:
     match item:
-        case Change():
+        case IncidentChange():
             return f"{item.topic} {item.turn}"
         case Missed():
             return f"missed {(item.until - item.after) // timedelta(minutes=1)}"
@@ -162,7 +162,7 @@ def test_the_end_tells_since_when_it_was(world: World, topic: Topic) -> None:
         world.tick(STANDING[topic])
     world.tick()
     [ended] = world.target.heard[-1]
-    assert isinstance(ended, Change)
+    assert isinstance(ended, IncidentChange)
     assert (ended.turn, ended.since) == (ENDED, began)
 
 
@@ -369,7 +369,7 @@ def test_a_target_that_was_deaf_for_all_of_a_trouble_hears_that_it_is_over_and_s
     world.target.deaf = False
     assert world.tick() == ["down ended"]
     [ended] = world.target.heard[-1]
-    assert isinstance(ended, Change)
+    assert isinstance(ended, IncidentChange)
     assert ended.since == began
     assert told(world, [BUSY] * 30) == []
 

@@ -8,7 +8,7 @@ import pytest
 
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.message import State
-from retrycli.domain.operator_action import VERBS, ActionKind, OperatorAction, Standing, not_free, refusal
+from retrycli.domain.operator_action import VERBS, ActionKind, MessageStanding, OperatorAction, not_free, refusal
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 
@@ -36,10 +36,10 @@ def test_the_history_has_times_in_utc() -> None:
 def test_each_refusal_says_why(kind: ActionKind) -> None:
     assert isinstance(refusal(kind, 7, None, NOON), NoSuchMessage)
     for standing in (
-        Standing(7, "sent"),
-        Standing(7, "failed", State.SENDING, "pass-1", NOON),
-        Standing(7, "failed", State.WAITING),
-        Standing(7, "failed", State.ESCALATED),
+        MessageStanding(7, "sent"),
+        MessageStanding(7, "failed", State.SENDING, "pass-1", NOON),
+        MessageStanding(7, "failed", State.WAITING),
+        MessageStanding(7, "failed", State.ESCALATED),
     ):
         error = refusal(kind, 7, standing, NOON)
         assert isinstance(error, NotActionable)
@@ -47,15 +47,15 @@ def test_each_refusal_says_why(kind: ActionKind) -> None:
 
 
 def test_what_looks_free_again_was_changed_by_another() -> None:
-    standing = Standing(7, "failed", State.ESCALATED)
+    standing = MessageStanding(7, "failed", State.ESCALATED)
     assert "was being changed by another just now" in str(refusal(ActionKind.REQUEUED, 7, standing, NOON))
 
 
 @pytest.mark.parametrize("state", [None, State.WAITING, State.ESCALATED])
 def test_a_failed_message_that_nobody_sends_is_free(state: State | None) -> None:
-    assert not_free(Standing(7, "failed", state), "edit", NOON) is None
+    assert not_free(MessageStanding(7, "failed", state), "edit", NOON) is None
 
 
 def test_a_claim_without_an_end_is_looked_at_again_now() -> None:
-    error = not_free(Standing(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
+    error = not_free(MessageStanding(7, "failed", State.SENDING, "pass-1"), "edit", NOON)
     assert str(error).endswith(f"at {NOON:%Y-%m-%dT%H:%M:%SZ} at the latest")

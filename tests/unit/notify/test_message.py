@@ -8,14 +8,14 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from retrycli.domain.notices import Cause, Change, Escalated, Item, Missed, Topic, Turn
+from retrycli.domain.notices import Escalated, EscalationCause, IncidentChange, Item, Missed, Topic, Turn
 from retrycli.domain.sanitize import inert
 from retrycli.notify.message import HEADLINES, NoticeContext, trial, worded
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 HERE = NoticeContext("mill", "https://tickets.example.com/api", NOON, waiting=297, escalated=12)
-CAUSE = Cause(12, {"customer": 9, "supplier": 3}, "HTTP 422: recipient unknown", 17, ["4711", "4712"])
-CHANGES = [Change(topic, turn, NOON - timedelta(hours=9, minutes=15)) for topic, turn in HEADLINES]
+CAUSE = EscalationCause(12, {"customer": 9, "supplier": 3}, "HTTP 422: recipient unknown", 17, ["4711", "4712"])
+CHANGES = [IncidentChange(topic, turn, NOON - timedelta(hours=9, minutes=15)) for topic, turn in HEADLINES]
 
 MARKUP = "<!channel> <b>x</b> @everyone #general *bold* ~no~ `code` [x](https://evil.example) a|b _so_"
 INTERPRETED = set("<>&@#*~`|[]")
@@ -26,7 +26,7 @@ def body(*items: Item, around: NoticeContext = HERE) -> str:
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda each: f"{each.topic}-{each.turn}")
-def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change: Change) -> None:
+def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change: IncidentChange) -> None:
     notice = worded([change], HERE)
     assert notice.title == f"retrycli on mill: {HEADLINES[change.topic, change.turn]}"
     assert "2025-03-03 02:45 UTC" in notice.body
@@ -38,13 +38,13 @@ def test_a_trouble_is_told_with_its_time_what_it_means_and_the_next_step(change:
 
 
 def test_a_refusal_that_is_over_is_told_by_its_times_as_nothing_may_have_been_tried_between() -> None:
-    told = body(Change(Topic.CREDENTIALS, Turn.ENDED, NOON - timedelta(minutes=3)))
+    told = body(IncidentChange(Topic.CREDENTIALS, Turn.ENDED, NOON - timedelta(minutes=3)))
     assert "It refused them at 2025-03-03 11:57 UTC, and took a message at 2025-03-03 12:00 UTC." in told
     assert "3 min" not in told
 
 
 def test_no_outage_lasts_for_0_min() -> None:
-    told = body(Change(Topic.DOWN, Turn.ENDED, NOON - timedelta(seconds=20)))
+    told = body(IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(seconds=20)))
     assert "for less than a minute; nothing was lost" in told
 
 
@@ -90,7 +90,7 @@ def test_many_gaps_and_many_types_are_cut() -> None:
     gaps = [
         Missed(NOON - timedelta(hours=2 * each), NOON - timedelta(hours=2 * each - 1)) for each in range(1000, 0, -1)
     ]
-    types = Cause(5000, {f"{'t' * 80}{each}": 1 for each in range(5000)}, "HTTP 422", 17, ["4711"])
+    types = EscalationCause(5000, {f"{'t' * 80}{each}": 1 for each in range(5000)}, "HTTP 422", 17, ["4711"])
     notice = worded([*gaps, Escalated([types] * 1000)], HERE)
     assert notice.body.count("No pass began") == 3
     assert "Before that passes stayed away 997 more times. Next: retrycli passes" in notice.body
@@ -104,7 +104,7 @@ def test_a_gap_is_told_with_both_its_ends() -> None:
 
 
 def test_several_things_are_one_notification() -> None:
-    notice = worded([Change(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
+    notice = worded([IncidentChange(Topic.DOWN, Turn.ENDED, NOON - timedelta(hours=9)), Escalated([CAUSE])], HERE)
     assert notice.title == "retrycli on mill: the ticketing API is back; 12 messages need a person"
     assert notice.body.index("takes messages again") < notice.body.index("12 × HTTP 422")
     assert not notice.good
@@ -126,7 +126,7 @@ def test_no_recipient_is_in_it(error: str) -> None:
 
 
 def hostile(error: str | None = None, *, ticket: str = "1", kind: str = "customer", host: str = "mill") -> str:
-    notice = worded([Escalated([Cause(1, {kind: 1}, error, 7, [ticket])])], replace(HERE, host=host))
+    notice = worded([Escalated([EscalationCause(1, {kind: 1}, error, 7, [ticket])])], replace(HERE, host=host))
     assert notice.title.isprintable()
     return notice.title + "\n" + notice.body
 

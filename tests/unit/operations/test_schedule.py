@@ -22,7 +22,7 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord
 from retrycli.domain.pass_summary import PassResult, StartedBy
 from retrycli.operations.schedule import (
-    Place,
+    SchedulePlace,
     apply,
     callers_of,
     check,
@@ -90,7 +90,7 @@ class Desk:
         file.write_text(more)
         return load(file, environment or {})
 
-    def install(self, place: Place, more: str = "") -> None:
+    def install(self, place: SchedulePlace, more: str = "") -> None:
         apply(place, install(place, job(self.settings(more), self.host, user="desk"), self.host), self.host)
 
     def check(self, more: str = "") -> tuple[int, str | None]:
@@ -115,8 +115,8 @@ def desk(tmp_path: Path) -> Desk:
     return Desk(tmp_path, 0, Programs(OTHERS))
 
 
-@pytest.mark.parametrize("place", list(Place))
-def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk, place: Place) -> None:
+@pytest.mark.parametrize("place", list(SchedulePlace))
+def test_what_is_installed_is_found_is_as_it_should_be_and_goes_again(desk: Desk, place: SchedulePlace) -> None:
     """And a second time there is nothing to do; a timer counts once systemd has switched it on."""
     before = (desk.files(), desk.programs.crontab)
     desk.install(place)
@@ -252,11 +252,11 @@ def test_a_timer_that_counts_goes_by_the_last_pass_that_it_started(desk: Desk) -
     assert ticks_of(callers, passes, 7 * MINUTE, NOON).next(NOON).minute == 3
 
 
-CRONTABS = (Place.OWN_CRONTAB, Place.SYSTEM_CRONTAB)
+CRONTABS = (SchedulePlace.OWN_CRONTAB, SchedulePlace.SYSTEM_CRONTAB)
 
 
-@pytest.mark.parametrize(("first", "second"), [(a, b) for a in CRONTABS for b in Place if a is not b])
-def test_a_second_scheduler_is_refused(desk: Desk, first: Place, second: Place) -> None:
+@pytest.mark.parametrize(("first", "second"), [(a, b) for a in CRONTABS for b in SchedulePlace if a is not b])
+def test_a_second_scheduler_is_refused(desk: Desk, first: SchedulePlace, second: SchedulePlace) -> None:
     desk.install(first)
     before = desk.files()
     with pytest.raises(ConfigurationError, match=r"called already by .*first `retrycli cron remove`"):
@@ -265,15 +265,15 @@ def test_a_second_scheduler_is_refused(desk: Desk, first: Place, second: Place) 
 
 
 def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     host = replace(desk.host, uid=OURS)
     with pytest.raises(ConfigurationError, match=rf"first `sudo retrycli --config {desk.root}/\S+ cron remove`$"):
-        install(Place.OWN_CRONTAB, job(desk.settings(), host, user="desk"), host)
+        install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), host, user="desk"), host)
     desk.remove()
     spool = desk.root / "var/spool/cron/crontabs"
     spool.mkdir(parents=True)
     (spool / "desk").touch()
-    [(_, block)] = texts(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+    [(_, block)] = texts(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
 
     def theirs(command: Sequence[str], given: bytes) -> Finished:
         done = desk.programs(command, given)
@@ -281,7 +281,7 @@ def test_the_first_scheduler_is_removed_by_whose_it_is(desk: Desk) -> None:
 
     host = replace(desk.host, run=theirs)
     with pytest.raises(ConfigurationError, match=r"first `sudo -u desk retrycli --config \S+ cron remove`$"):
-        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
+        install(SchedulePlace.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
 def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
@@ -298,27 +298,27 @@ def test_cron_is_refused_where_a_timer_is_at_work(desk: Desk) -> None:
 
     host = replace(desk.host, run=active)
     with pytest.raises(ConfigurationError, match=r"desk\.timer \(hourly\)"):
-        install(Place.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
+        install(SchedulePlace.SYSTEM_CRONTAB, job(desk.settings(), host, user="desk"), host)
 
 
 def test_another_installation_with_its_own_settings_is_no_second_scheduler(desk: Desk) -> None:
     (desk.root / "etc/crontab").write_text("* * * * * root retrycli --config /srv/other.toml run-once\n")
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     assert desk.check() == (1, None)
 
 
 def test_a_changed_interval_shows_in_check_and_install_puts_it_right(desk: Desk) -> None:
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     other = "[schedule]\nretry_interval_minutes = 30\n"
     _, objection = desk.check(other)
     assert objection is not None
     assert "calls at */15 * * * *; schedule.retry_interval_minutes makes that */30 * * * *" in objection
-    desk.install(Place.SYSTEM_CRONTAB, other)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB, other)
     assert desk.check(other) == (1, None)
 
 
 def test_a_line_written_by_hand_that_is_just_what_install_would_write_is_as_it_should_be(desk: Desk) -> None:
-    [(_, block)] = texts(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+    [(_, block)] = texts(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
     line = block.splitlines()[-2]
     desk.programs.crontab = OTHERS + f"{line}\n".encode()
     assert desk.check() == (1, None)
@@ -338,10 +338,10 @@ def test_a_file_that_cron_would_not_read_calls_nothing(desk: Desk) -> None:
 
 
 def test_a_crontab_that_changed_while_somebody_was_asked_is_left_alone(desk: Desk) -> None:
-    changes = install(Place.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
+    changes = install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), desk.host), desk.host)
     desk.programs.crontab = b"0 0 * * * new\n"
     with pytest.raises(ConfigurationError, match="has changed meanwhile"):
-        apply(Place.OWN_CRONTAB, changes, desk.host)
+        apply(SchedulePlace.OWN_CRONTAB, changes, desk.host)
     assert desk.programs.crontab == b"0 0 * * * new\n"
 
 
@@ -349,7 +349,7 @@ def test_what_somebody_added_to_our_file_of_the_systems_stays_whatever_its_encod
     (desk.root / "etc/cron.d").mkdir()
     file = desk.root / "etc/cron.d/retrycli"
     file.write_bytes(b"MAILTO=ana\r\n" + OTHERS)
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     assert file.read_bytes().startswith(b"MAILTO=ana\r\n" + OTHERS)
     assert file.stat().st_mode & 0o777 == 0o644
     desk.remove()
@@ -361,12 +361,12 @@ def test_units_of_our_name_that_are_somebody_elses_are_not_overwritten(desk: Des
     folder.mkdir(parents=True)
     (folder / "retrycli.timer").write_text("[Timer]\n")
     with pytest.raises(ConfigurationError, match="is there already"):
-        desk.install(Place.SYSTEM_TIMER)
+        desk.install(SchedulePlace.SYSTEM_TIMER)
 
 
-@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER])
+@pytest.mark.parametrize("place", [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER])
 @pytest.mark.parametrize("user", ["nobody-here", "desk; true", "desk\n* * * * * root true"])
-def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: Place, user: str) -> None:
+def test_passes_are_made_by_a_user_that_there_is(desk: Desk, place: SchedulePlace, user: str) -> None:
     """A crontab with another is ignored whole, and what is no name could be a line of its own."""
     with pytest.raises(ConfigurationError, match="there is no user"):
         install(place, job(desk.settings(), desk.host, user=user), desk.host)
@@ -376,14 +376,14 @@ def test_a_place_that_can_not_be_written_is_named_and_nothing_is_left(desk: Desk
     (desk.root / "etc/cron.d").touch()
     before = desk.files()
     with pytest.raises(ConfigurationError, match=r"can't (read|write) .*/etc/cron.d/retrycli"):
-        desk.install(Place.SYSTEM_CRONTAB)
+        desk.install(SchedulePlace.SYSTEM_CRONTAB)
     assert desk.files() == before
 
 
 def test_a_timer_is_refused_where_systemd_is_not_at_work(desk: Desk) -> None:
     (desk.root / "run/systemd/system").rmdir()
     with pytest.raises(ConfigurationError, match="systemd is not at work"):
-        desk.install(Place.SYSTEM_TIMER)
+        desk.install(SchedulePlace.SYSTEM_TIMER)
     assert not (desk.root / "etc/systemd").exists()
 
 
@@ -396,15 +396,15 @@ def test_settings_from_the_environment_are_refused(desk: Desk) -> None:
 
 def test_only_root_has_a_choice(desk: Desk) -> None:
     root, other = desk.host, Desk(desk.root, 4711, desk.programs).host
-    assert Place.of(root, user=False, systemd=False) is Place.SYSTEM_CRONTAB
-    assert Place.of(root, user=True, systemd=True) is Place.OWN_TIMER
-    assert Place.of(other, user=False, systemd=False) is Place.OWN_CRONTAB
-    assert Place.of(other, user=False, systemd=True) is Place.OWN_TIMER
-    assert reachable(other) == [Place.OWN_CRONTAB, Place.OWN_TIMER]
+    assert SchedulePlace.of(root, user=False, systemd=False) is SchedulePlace.SYSTEM_CRONTAB
+    assert SchedulePlace.of(root, user=True, systemd=True) is SchedulePlace.OWN_TIMER
+    assert SchedulePlace.of(other, user=False, systemd=False) is SchedulePlace.OWN_CRONTAB
+    assert SchedulePlace.of(other, user=False, systemd=True) is SchedulePlace.OWN_TIMER
+    assert reachable(other) == [SchedulePlace.OWN_CRONTAB, SchedulePlace.OWN_TIMER]
 
 
 @pytest.mark.parametrize("place", CRONTABS)
-def test_cron_is_refused_where_there_is_none(desk: Desk, place: Place) -> None:
+def test_cron_is_refused_where_there_is_none(desk: Desk, place: SchedulePlace) -> None:
     """Some machines have a folder /etc/cron.d and nobody who looks into it."""
 
     def missing(command: Sequence[str], _given: bytes) -> Finished:
@@ -422,22 +422,22 @@ def test_a_crontab_that_may_not_be_used_is_named(desk: Desk) -> None:
 
     host = replace(desk.host, run=forbidding)
     with pytest.raises(ConfigurationError, match=r"You \(ana\) are not allowed to use this program; .* --systemd"):
-        install(Place.OWN_CRONTAB, job(desk.settings(), host), host)
+        install(SchedulePlace.OWN_CRONTAB, job(desk.settings(), host), host)
 
 
 def test_a_timer_that_somebody_has_switched_off_is_switched_on_again(desk: Desk) -> None:
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     desk.programs.asked.clear()
     desk.programs.active.discard("retrycli.timer")
-    changes = install(Place.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
+    changes = install(SchedulePlace.SYSTEM_TIMER, job(desk.settings(), desk.host, user="desk"), desk.host)
     assert all(each.diff.endswith("is to be switched on") for each in changes)
-    apply(Place.SYSTEM_TIMER, changes, desk.host)
+    apply(SchedulePlace.SYSTEM_TIMER, changes, desk.host)
     assert "systemctl enable --now retrycli.timer" in desk.programs.asked
 
 
 def test_what_is_left_of_a_timer_goes_too(desk: Desk) -> None:
     """There is no timer left to be switched off."""
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     (desk.root / "etc/systemd/system/retrycli.timer").unlink()
     desk.programs.asked.clear()
     desk.remove()
@@ -459,7 +459,7 @@ def processes(desk: Desk, *names: str, elsewhere: str = "nginx") -> None:
 @pytest.mark.parametrize("daemon", ["cron", "crond"])
 def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: str) -> None:
     desk.programs.active.clear()
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     found = "cron is not running on this machine; start it: `sudo systemctl enable --now cron`"
     assert desk.check()[1] == f"{desk.root}/etc/cron.d/retrycli, line 5: {found}"
     (desk.root / "run/systemd/system").rmdir()
@@ -467,14 +467,14 @@ def test_a_cron_that_runs_is_seen_with_systemd_or_without(desk: Desk, daemon: st
     assert str(desk.check()[1]).endswith(found), "the cron of a container is not this machine's"
     processes(desk := Desk(desk.root / "other", 0, desk.programs), "sshd", daemon)
     (desk.root / "etc/cron.d").mkdir(parents=True)
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     assert desk.check() == (1, None)
 
 
 def test_a_cron_that_has_died_and_waits_for_its_parent_is_not_running(desk: Desk) -> None:
     """Nobody reaps it in a container whose first process does not."""
     (desk.root / "run/systemd/system").rmdir()
-    desk.install(Place.SYSTEM_CRONTAB)
+    desk.install(SchedulePlace.SYSTEM_CRONTAB)
     processes(desk, "cron")
     assert desk.check() == (1, None)
     shutil.copy("/bin/true", daemon := desk.root / "cron")
@@ -492,7 +492,7 @@ def test_whether_cron_runs_is_not_told_if_it_can_not_be_seen(desk: Desk) -> None
         done = desk.programs(command, given)
         return subprocess.CompletedProcess(command, 1, b"", b"no bus\n") if "is-active" in command else done
 
-    desk.install(Place.OWN_CRONTAB)
+    desk.install(SchedulePlace.OWN_CRONTAB)
     for host in (replace(desk.host, run=silent), replace(desk.host, root=desk.root / "elsewhere")):
         [found] = callers_of(desk.settings(), host)
         assert found.running is None
@@ -518,12 +518,14 @@ def test_a_crontab_that_can_not_be_read_is_told_and_is_not_taken_for_none(desk: 
         said = str(found.objection)
         assert said.startswith(f"nothing that can be read calls the passes; {found.unread}; ")
         assert said.endswith(remedy)
-        assert check(desk.settings(), replace(host, uid=uid), only=Place.OWN_CRONTAB).unread == f"can't read {own}"
-    assert check(desk.settings(), desk.host, only=Place.OWN_CRONTAB).unread is None
+        assert (
+            check(desk.settings(), replace(host, uid=uid), only=SchedulePlace.OWN_CRONTAB).unread == f"can't read {own}"
+        )
+    assert check(desk.settings(), desk.host, only=SchedulePlace.OWN_CRONTAB).unread is None
 
 
-@pytest.mark.parametrize("place", list(Place))
-def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk: Desk, place: Place) -> None:
+@pytest.mark.parametrize("place", list(SchedulePlace))
+def test_nothing_is_installed_while_a_crontab_that_matters_can_not_be_read(desk: Desk, place: SchedulePlace) -> None:
     """A pass may be called there already. Those of users who have nothing to do with it do not matter."""
     spool = desk.root / "var/spool/cron/crontabs"
     spool.mkdir(parents=True)
@@ -560,7 +562,7 @@ def test_a_user_who_may_not_use_cron_installs_a_timer(desk: Desk) -> None:
         return desk.programs(command, given)
 
     host = replace(desk.host, run=refused, uid=1)
-    assert install(Place.OWN_TIMER, job(desk.settings(), host), host)
+    assert install(SchedulePlace.OWN_TIMER, job(desk.settings(), host), host)
 
 
 def test_a_program_that_does_not_answer_is_waited_for_once(tmp_path: Path) -> None:
@@ -584,7 +586,7 @@ def test_a_timer_of_which_systemd_does_not_tell_whether_it_is_on_is_told(desk: D
             return subprocess.CompletedProcess(command, 124, b"", b"no answer within 3 s")
         return desk.programs(command, given)
 
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     found = check(desk.settings(), replace(desk.host, run=hung))
     timer = desk.root / "etc/systemd/system/retrycli.timer"
     assert found.unread == f"can't read {timer} (systemctl: no answer within 3 s)"
@@ -598,7 +600,7 @@ def test_a_user_without_a_crontab_has_one_that_can_be_read(desk: Desk) -> None:
 
 
 def test_a_timer_that_is_stopped_calls_nothing_though_it_is_enabled(desk: Desk) -> None:
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir()
     (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
@@ -629,7 +631,9 @@ DATA = '[database]\nurl = "sqlite:///data/agent.db"\n'
 IN_POSTGRESQL = '[database]\nurl = "postgresql://db/desk"\n'
 
 
-def proposed(desk: Desk, settings: str, run_as: str | None = None, place: Place = Place.SYSTEM_CRONTAB) -> str:
+def proposed(
+    desk: Desk, settings: str, run_as: str | None = None, place: SchedulePlace = SchedulePlace.SYSTEM_CRONTAB
+) -> str:
     """Return who would make the passes."""
     return propose(place, desk.settings(settings), desk.host, run_as=run_as).user
 
@@ -651,8 +655,11 @@ def test_a_config_of_the_databases_owner_is_as_good(shared_desk: Desk) -> None:
     assert proposed(shared_desk, DATA) == str(OURS)
 
 
-@pytest.mark.parametrize("place", [Place.SYSTEM_CRONTAB, Place.SYSTEM_TIMER, Place.OWN_CRONTAB, Place.OWN_TIMER])
-def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: Place) -> None:
+@pytest.mark.parametrize(
+    "place",
+    [SchedulePlace.SYSTEM_CRONTAB, SchedulePlace.SYSTEM_TIMER, SchedulePlace.OWN_CRONTAB, SchedulePlace.OWN_TIMER],
+)
+def test_root_makes_passes_only_if_root_is_named(shared_desk: Desk, place: SchedulePlace) -> None:
     """With a server there is no file whose owner could make them, and in root's own schedule it is always root."""
     with pytest.raises(ConfigurationError, match=r"the passes would be made by root; .*--run-as USER"):
         proposed(shared_desk, IN_POSTGRESQL, place=place)
@@ -700,10 +707,10 @@ def test_the_environments_packages_are_relied_on_too(shared_desk: Desk) -> None:
     site = shared_desk.root / "site-packages"
     site.mkdir()
     program = (Path(this_python()), site)
-    assert propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program).user == str(OURS)
+    assert propose(SchedulePlace.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program).user == str(OURS)
     os.chown(site, THEIRS, 0)
     with pytest.raises(ConfigurationError, match=rf"site-packages belongs to {THEIRS}, which passes made by {OURS}"):
-        propose(Place.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
+        propose(SchedulePlace.SYSTEM_CRONTAB, loaded, shared_desk.host, program=program)
     assert {Path(sysconfig.get_path(each)) for each in ("purelib", "platlib")} <= {*relied_on()}
     assert {Path(this_python()), Path(retrycli.__file__)} <= {*relied_on()}
 
@@ -715,7 +722,7 @@ def test_an_own_schedule_is_its_users(desk: Desk) -> None:
     login = desk.host.login
     host = replace(desk.host, number={login: os.geteuid()}.get)
     run_as = login if desk.uid == 0 else None
-    assert propose(Place.OWN_CRONTAB, desk.settings(), host, run_as=run_as).user == login
+    assert propose(SchedulePlace.OWN_CRONTAB, desk.settings(), host, run_as=run_as).user == login
 
 
 # The confined unit.
@@ -746,7 +753,7 @@ def test_with_a_server_the_lock_is_in_the_state_directory_before_there_is_one(
 
 
 def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     folder = desk.root / "etc/systemd/system"
     (folder / "timers.target.wants").mkdir()
     (folder / "timers.target.wants/retrycli.timer").symlink_to(folder / "retrycli.timer")
@@ -756,5 +763,5 @@ def test_a_plainer_unit_of_before_is_renewed(desk: Desk) -> None:
     _, objection = desk.check()
     assert objection is not None
     assert f"{service} is not as it would be written now" in objection
-    desk.install(Place.SYSTEM_TIMER)
+    desk.install(SchedulePlace.SYSTEM_TIMER)
     assert desk.check() == (1, None)

@@ -11,10 +11,10 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, PassMark, Slice, Trouble
+from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, PassMark, Slice
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outage import Outage
-from retrycli.views.report import Cause, Report, charts, render, words
+from retrycli.views.report import CauseRow, ReportData, charts, render, words
 from retrycli.views.report.strip import BY_WEIGHT, Strip, strip
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
@@ -31,21 +31,21 @@ def utc(time: datetime) -> datetime:
 def figures(
     *slices: Slice,
     tries: Mapping[int, int] | None = None,
-    troubles: Sequence[Trouble] = (),
+    troubles: Sequence[FailureCause] = (),
     outages: Sequence[Outage] = (),
 ) -> DeliveryStats:
     waits = {15 * number: messages for number, messages in (tries or {}).items()}
     return DeliveryStats(NOON - 7 * DAY, NOON, HOUR, slices, tries or {}, waits, troubles, outages)
 
 
-EMPTY = Report(figures(), "never_run", QUIET, None, None, [], TICK, [])
-CAUSE = Cause(12, "permanent", "HTTP 422: no …", {"customer": 8, "supplier": 4}, NOON - DAY, 17, "abc123")
+EMPTY = ReportData(figures(), "never_run", QUIET, None, None, [], TICK, [])
+CAUSE = CauseRow(12, "permanent", "HTTP 422: no …", {"customer": 8, "supplier": 4}, NOON - DAY, 17, "abc123")
 PASSES = [PassMark(NOON - number * TICK, "completed", None) for number in range(300, 0, -1)]
-BUSY = Report(
+BUSY = ReportData(
     figures(
         *(Slice(NOON - hours * HOUR, each, hours) for hours in range(1, 150) for each in OUTCOMES),
         tries={1: 90, 2: 7, 3: 1, 14: 2},
-        troubles=[Trouble("transient", 503, "HTTP 503", 7, NOON)],
+        troubles=[FailureCause("transient", 503, "HTTP 503", 7, NOON)],
         outages=[Outage(NOON - 60 * HOUR, NOON - 51 * HOUR)],
     ),
     "ok",
@@ -92,7 +92,7 @@ class Page(HTMLParser):
         return " ".join(self.text.split())
 
 
-def page_of(report: Report) -> Page:
+def page_of(report: ReportData) -> Page:
     return Page(render(report, zone=UTC))
 
 
@@ -100,7 +100,7 @@ def page_of(report: Report) -> Page:
 
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
-def test_the_page_needs_nothing_but_itself(report: Report) -> None:
+def test_the_page_needs_nothing_but_itself(report: ReportData) -> None:
     """No script, and nothing that a browser would fetch; every element is closed."""
     page = page_of(report)
     assert page.open == []
@@ -111,7 +111,7 @@ def test_the_page_needs_nothing_but_itself(report: Report) -> None:
 
 
 @pytest.mark.parametrize("report", [EMPTY, BUSY], ids=["empty", "busy"])
-def test_every_picture_that_says_something_has_its_words(report: Report) -> None:
+def test_every_picture_that_says_something_has_its_words(report: ReportData) -> None:
     """The others are ornaments of words beside them, and say so."""
     for drawn in re.findall(r"<svg.*?</svg>", render(report, zone=UTC), re.DOTALL):
         svg = ET.fromstring(drawn)
@@ -156,7 +156,7 @@ def test_passes_that_stopped_coming_long_ago_leave_nothing_but_a_gap() -> None:
 def test_what_comes_from_elsewhere_is_text() -> None:
     """In every place that shows any of it, and in the words that appear over it."""
     cause = replace(CAUSE, error=HOSTILE, types={HOSTILE: 1}, reason=HOSTILE, fingerprint=HOSTILE)
-    report = replace(BUSY, figures=figures(troubles=[Trouble("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
+    report = replace(BUSY, figures=figures(troubles=[FailureCause("unknown", None, HOSTILE, 1, NOON)]), causes=[cause])
     page = page_of(report)
     assert "script" not in page.tags
     assert page.text.count("<script>alert('tea')</script>") == 5
@@ -181,7 +181,7 @@ def test_an_error_of_any_length_is_cut() -> None:
         (replace(CAUSE, fingerprint=None), ["retrycli show 17", "retrycli retry 17"]),
     ],
 )
-def test_each_cause_has_its_commands_beside_it(cause: Cause, commands: list[str]) -> None:
+def test_each_cause_has_its_commands_beside_it(cause: CauseRow, commands: list[str]) -> None:
     page = render(replace(BUSY, causes=[cause]), zone=UTC)
     assert [each for each in re.findall("<code>(.*?)</code>", page) if "17" in each or "abc" in each] == commands
 
