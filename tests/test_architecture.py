@@ -246,7 +246,7 @@ BROKEN = [
         "may not import gateway",
     ),
     (
-        "retrycli.cli.bulk",
+        "retrycli.cli.selection",
         "if TYPE_CHECKING:\n    from retrycli.engine.delivery import Delivery",
         "cli may not import engine",
     ),

@@ -24,7 +24,7 @@ GROUPS = {
         "run-once": "passes",
         "status": "look",
         "list-failed": "look",
-        "retry": "act",
+        "retry": "actions",
         "escalations": "escalations",
     },
     "Messages": {
@@ -33,21 +33,21 @@ GROUPS = {
         "edit": "edit",
         "look-up": "arrival",
         "mark-sent": "arrival",
-        "requeue": "act",
-        "reject": "act",
+        "requeue": "actions",
+        "reject": "actions",
     },
     "Passes": {
         "pause": "passes",
         "resume": "passes",
         "passes": "passes",
-        "stats": "see",
-        "report": "see",
-        "metrics": "measure",
+        "stats": "stats",
+        "report": "stats",
+        "metrics": "metrics",
     },
     "Setting up": {
         "init": "setup",
         "config": "setup",
-        "doctor": "checkup",
+        "doctor": "doctor",
         "cron": "cron",
         "notify": "notify",
         "presets": "presets",
@@ -55,7 +55,7 @@ GROUPS = {
         "table": "setup",
         "db": "setup",
     },
-    "Trying out": {"sandbox": "tryout", "demo": "tryout", "version": "setup"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "setup"},
 }
 """Where each command is, by its group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.bulk import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
+from retrycli.cli.selection import NOT_DELIVERED, REFUSED, agreed, chosen, exit_code, interruptible, report
 from retrycli.cli.shared import (
     By,
     ConfigFile,

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.bulk import agreed, chosen, exit_code, interruptible, report
 from retrycli.cli.look import ON_SCREEN, may_have_arrived
+from retrycli.cli.selection import agreed, chosen, exit_code, interruptible, report
 from retrycli.cli.shared import (
     By,
     ConfigFile,

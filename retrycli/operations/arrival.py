@@ -14,7 +14,7 @@ from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.message_actions import ActionResult, once, perform
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, login_name, ready_to_send
-from retrycli.store.acts import Acts
+from retrycli.store.operator_actions import Acts
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,7 +18,7 @@ from retrycli.operations.wiring import (
     open_database,
     pass_rules,
 )
-from retrycli.store.acts import Acts
+from retrycli.store.operator_actions import Acts
 from retrycli.store.views import Views
 
 

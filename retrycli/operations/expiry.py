@@ -13,9 +13,9 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.incidents import LOOKBACK, REMIND_AFTER, lasting, utc
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassSummary, StopReason
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
-from retrycli.store.totals import Totals
 from retrycli.store.views import Views
 from retrycli.views.log_lines import logger
 

@@ -30,12 +30,12 @@ from retrycli.operations import schedule
 from retrycli.operations.expiry import EXPIRED
 from retrycli.operations.status import ended_passes, pass_runs
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
-from retrycli.store.application import message_of
 from retrycli.store.claims import Claims
-from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
+from retrycli.store.messages import message_of
 from retrycli.store.views import Views
+from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 
 LATENESS = timedelta(seconds=3)

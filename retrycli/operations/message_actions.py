@@ -27,8 +27,8 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.engine import manual_attempt
 from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, clock, login_name, open_database, ready_to_send
-from retrycli.store.acts import Acts
 from retrycli.store.database import Database
+from retrycli.store.operator_actions import Acts
 from retrycli.store.views import Views
 
 BATCH = 500

@@ -16,11 +16,11 @@ from retrycli.domain.pass_summary import PassResult
 from retrycli.operations import standing
 from retrycli.store import schema
 from retrycli.store.claims import Claims
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Measures
-from retrycli.store.statistics import Statistics
-from retrycli.store.totals import Totals
+from retrycli.store.queue_counts import Measures
 from retrycli.views import log_lines, prometheus
 from retrycli.views.prometheus import Measured
 

@@ -29,9 +29,9 @@ from retrycli.notify.message import NoticeContext, trial, worded
 from retrycli.operations.expiry import Expiring
 from retrycli.store.database import Database
 from retrycli.store.escalations import ESCALATED, escalation_groups
+from retrycli.store.incident_memory import Targets
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Measures
-from retrycli.store.told import Targets
+from retrycli.store.queue_counts import Measures
 from retrycli.store.views import Views
 from retrycli.views.log_lines import logger
 

@@ -33,9 +33,9 @@ def page(settings: Settings, database: Database, *, since: datetime, until: date
         DatabaseUnavailable: the database can't be read.
         ConfigurationError: Jinja2 is not installed, or the template is wrong.
     """
+    from retrycli.store.delivery_stats import Statistics
     from retrycli.store.escalations import escalation_groups
-    from retrycli.store.measures import Measures
-    from retrycli.store.statistics import Statistics
+    from retrycli.store.queue_counts import Measures
     from retrycli.views.report import ReportData, passes_since, render
 
     statistics = Statistics(database)

@@ -8,8 +8,8 @@ from __future__ import annotations
 import socket
 from datetime import datetime, timedelta
 
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
-from retrycli.store.totals import Totals
 from retrycli.views.log_lines import logger
 
 

@@ -25,12 +25,12 @@ from retrycli.operations import dry_run, schedule
 from retrycli.operations.metrics import measured
 from retrycli.operations.wiring import clock, lock_path, login_name, open_database, utc_now
 from retrycli.store import completion
-from retrycli.store.condition import lack_of_room
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.ledger import Ledger
-from retrycli.store.statistics import Statistics
 from retrycli.store.views import Views
+from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views.prometheus import Measured

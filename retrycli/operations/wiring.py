@@ -352,7 +352,7 @@ def make_dependencies(
     @asynccontextmanager
     async def open_gateway() -> AsyncIterator[Gateway]:
         from retrycli.gateway.router import router_of
-        from retrycli.store.condition import check_writable
+        from retrycli.store.write_check import check_writable
 
         # Or what came of a message could not be written down, and it would go out again.
         again_if_lost(lambda: check_writable(database, now()))
@@ -390,7 +390,7 @@ def clock(database: Database, given: Callable[[], datetime]) -> Callable[[], dat
         return given
     if database.is_sqlite:
         return never_set_back(utc_now)
-    from retrycli.store.condition import clock_ahead
+    from retrycli.store.write_check import clock_ahead
 
     ahead = clock_ahead(database, utc_now)
     return never_set_back(lambda: utc_now() + ahead)

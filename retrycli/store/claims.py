@@ -16,8 +16,8 @@ from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
-from retrycli.store.application import row_by_row, standings, status_of, status_text
-from retrycli.store.connecting import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import (
     FIRST_IDENTIFYING,
     as_found,
@@ -28,6 +28,7 @@ from retrycli.store.identity import (
     unfinished,
     with_queue,
 )
+from retrycli.store.messages import row_by_row, standings, status_of, status_text
 from retrycli.store.recording import (
     HELD_IDS,
     HELD_OF_THESE,
@@ -39,7 +40,6 @@ from retrycli.store.recording import (
     start_attempts,
     where_it_was,
 )
-from retrycli.store.remedies import is_busy
 from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.schema import queue
 from retrycli.store.these import id_in

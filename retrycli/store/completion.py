@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 from sqlalchemy import select
 
 from retrycli.domain.message import MessageStatus
-from retrycli.store.application import status_text
 from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.messages import status_text
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database

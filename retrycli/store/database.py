@@ -31,7 +31,7 @@ from sqlalchemy.types import NullType
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store import schema, selection
-from retrycli.store.connecting import (
+from retrycli.store.connection import (
     BUSY_SECONDS,
     NO_RESULT,
     ON_ITS_OWN,
@@ -42,7 +42,7 @@ from retrycli.store.connecting import (
     read_at_the_end,
     require_file,
 )
-from retrycli.store.remedies import in_words, is_busy, is_of_the_table, without_details
+from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping

@@ -16,7 +16,7 @@ from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.outcome import ALIVE, IN_DOUBT, OutcomeKind
 from retrycli.domain.pass_record import COUNTS, PassRecord, Pause, PauseRecord
 from retrycli.domain.pass_summary import PassResult, PassSummary, StartedBy, StopReason
-from retrycli.store import clock, pruning, totals
+from retrycli.store import clock_repair, counters, pruning
 from retrycli.store.act_rows import act_values
 from retrycli.store.schema import acts, attempts, breakers, passes, pause, rates
 
@@ -54,8 +54,8 @@ class Ledger:
             connection.execute(insert(passes).values(row | dict.fromkeys(COUNTS, 0)))
 
     def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-        """Put right what was written by a clock that was ahead: see `retrycli.store.clock`."""
-        return clock.repair_clock_skew(self._database, now, lease)
+        """Put right what was written by a clock that was ahead: see `retrycli.store.clock_repair`."""
+        return clock_repair.repair_clock_skew(self._database, now, lease)
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
         """Write down that a pass is alive."""
@@ -66,7 +66,7 @@ class Ledger:
         """Write down how a pass ended."""
         values = {name: getattr(summary, name) for name in (*COUNTS, "reason", "detail")}
         with self._database.write() as connection:
-            totals.count_pass(connection, summary.pass_id, summary.result)
+            counters.count_pass(connection, summary.pass_id, summary.result)
             connection.execute(
                 update(passes)
                 .where(passes.c.id == summary.pass_id)
@@ -95,7 +95,7 @@ class Ledger:
                 .where(passes.c.heartbeat_at < silent_since, passes.c.finished_at.is_(None), passes.c.id != pass_id)
                 .values(sent=sent, **ended)
             ).rowcount
-            totals.add(connection, totals.PASSES, PassResult.INTERRUPTED, dead)
+            counters.add(connection, counters.PASSES, PassResult.INTERRUPTED, dead)
 
     def swept_to(self) -> int | None:
         """Where the last sweep of older messages left off; None where there was none."""

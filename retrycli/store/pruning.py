@@ -15,8 +15,8 @@ from sqlalchemy import and_, delete, exists, func, or_, select
 
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import INTERRUPTED, OutcomeKind
-from retrycli.store import totals
-from retrycli.store.application import row_by_row
+from retrycli.store import counters
+from retrycli.store.messages import row_by_row
 from retrycli.store.schema import acts, attempts, escalations, passes, queue
 
 if TYPE_CHECKING:
@@ -48,14 +48,14 @@ class _Step(NamedTuple):
 def prune(database: Database, before: datetime, limit: int) -> int:
     """Go on with the round that all passes make together. See `retrycli.store.ledger.Ledger.prune`."""
     with database.write() as connection:
-        step = _step(database, connection, before, limit, after=totals.pruned_to(connection))
-        totals.set_pruned_to(connection, totals.START if step.is_last else step.upto)
+        step = _step(database, connection, before, limit, after=counters.pruned_to(connection))
+        counters.set_pruned_to(connection, counters.START if step.is_last else step.upto)
     return step.gone
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
     """Go through all attempts once. See `retrycli.store.ledger.Ledger.prune_all`."""
-    upto, done = totals.START, False
+    upto, done = counters.START, False
     while not done:
         with database.write() as connection:
             step = _step(database, connection, before, limit, after=upto)
@@ -92,12 +92,12 @@ def _step(database: Database, connection: Connection, before: datetime, limit: i
     ids = connection.execute(select(a.id).where(a.id > after, a.id <= upto, may_go)).scalars().all()
     leaving = a.id.in_(ids)
     # From here on the pass of another host waits: it may have found the same, and deletes and counts nothing twice.
-    counted_to = totals.count_leaving(connection, leaving)
+    counted_to = counters.count_leaving(connection, leaving)
     gone = connection.execute(delete(attempts).where(leaving)).rowcount
-    totals.follow_the_newest(connection, counted_to)
+    counters.follow_the_newest(connection, counted_to)
     old_acts = _oldest(acts, acts.c.at, before, limit, ~DECIDES)
     old_passes = _oldest(passes, passes.c.finished_at, before, limit)
-    totals.remember_leaving(connection, old_passes)
+    counters.remember_leaving(connection, old_passes)
     gone += connection.execute(delete(acts).where(old_acts)).rowcount
     gone += connection.execute(delete(passes).where(old_passes)).rowcount
     connection.execute(delete(escalations).where(escalations.c.at < before))

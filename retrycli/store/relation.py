@@ -9,7 +9,7 @@ from sqlalchemy import func, literal, select, text
 
 from retrycli.domain.errors import SchemaMismatch
 from retrycli.domain.message import MessageStatus
-from retrycli.store.application import status_text
+from retrycli.store.messages import status_text
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

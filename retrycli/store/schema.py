@@ -200,7 +200,7 @@ totals = Table(
     Column("label", String(255), primary_key=True),
     Column("value", BigInteger, nullable=False),
 )
-"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.totals`."""
+"""What has been counted, for ever: it outlives the rows that it was counted from. See `retrycli.store.counters`."""
 
 escalations = Table(
     "retrycli_escalations",

@@ -12,7 +12,7 @@ from sqlalchemy import delete, func, insert, select, text
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageStatus
-from retrycli.store.application import status_text
+from retrycli.store.messages import status_text
 from retrycli.store.schema import queue, selection
 
 if TYPE_CHECKING:

@@ -18,7 +18,7 @@ from sqlalchemy import URL, make_url
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations import wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
-from retrycli.store.remedies import BY_STATE, BY_TEXT, GONE
+from retrycli.store.error_messages import BY_STATE, BY_TEXT, GONE
 from tests import postgresql
 from tests.cli.api import held_back
 from tests.cli.application import Application

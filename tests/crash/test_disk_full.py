@@ -16,7 +16,7 @@ import pytest
 from retrycli.domain.errors import DatabaseUnavailable
 from retrycli.operations.sandbox import Behaviour, Sandbox
 from retrycli.operations.wiring import utc_now
-from retrycli.store.condition import ROOM
+from retrycli.store.write_check import ROOM
 from tests.channels import webhook
 from tests.cli.application import Application
 from tests.crash import scene

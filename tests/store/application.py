@@ -31,7 +31,7 @@ from sqlalchemy import (
 )
 
 from retrycli.domain.message import REQUIRED_COLUMNS
-from retrycli.store.connecting import BUSY_SECONDS
+from retrycli.store.connection import BUSY_SECONDS
 from retrycli.store.database import Database
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from typing import Any
 
 from sqlalchemy import event
 
-from retrycli.store.connecting import AS_IT_IS
+from retrycli.store.connection import AS_IT_IS
 from retrycli.store.database import Database
 
 BEGINNINGS = ("BEGIN", AS_IT_IS)

@@ -28,13 +28,13 @@ from retrycli.domain.message import (
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
-from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.identity import load, with_queue
 from retrycli.store.ledger import Ledger
+from retrycli.store.operator_actions import Acts
 from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode

@@ -23,11 +23,11 @@ from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult
 from retrycli.store import schema
-from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.keys import delivery_key
+from retrycli.store.operator_actions import Acts
 from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, is_sqlite, naive, opened
 from tests.store.conftest import Factory, application_with, in_every_mode

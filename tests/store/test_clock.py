@@ -16,15 +16,15 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Decision, Transition
-from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
-from retrycli.store.clock import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
+from retrycli.store.clock_repair import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
+from retrycli.store.incident_memory import Targets
 from retrycli.store.ledger import Ledger
+from retrycli.store.operator_actions import Acts
 from retrycli.store.schema import escalations
-from retrycli.store.told import Targets
-from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import attempt_rows, pass_rows, queue_rows
 

@@ -13,8 +13,8 @@ import pytest
 from sqlalchemy import CheckConstraint, Column, Text, make_url, text
 
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
-from retrycli.store.condition import check_writable, clock_ahead, journal_mode
 from retrycli.store.database import Database
+from retrycli.store.write_check import check_writable, clock_ahead, journal_mode
 from tests.store.application import NOON, Application, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import enrol, queue_rows

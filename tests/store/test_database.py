@@ -43,7 +43,7 @@ from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message,
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.connecting import NO_RESULT
+from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger

@@ -13,10 +13,10 @@ from retrycli.domain.pass_record import PassRecord, Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import UNRECORDED, Ledger
-from retrycli.store.totals import Totals
 from tests.store.application import HOUR, MINUTE, NOON, Application
 from tests.store.conftest import in_every_mode
 from tests.store.heard import statements

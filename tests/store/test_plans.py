@@ -23,19 +23,19 @@ from retrycli.domain.message import Claim, MessageType, Route, Span, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
-from retrycli.store.acts import Acts
 from retrycli.store.claims import Claims
-from retrycli.store.condition import check_writable
+from retrycli.store.counters import Totals
 from retrycli.store.database import Database
+from retrycli.store.delivery_stats import Statistics
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.ledger import Ledger
-from retrycli.store.measures import Measures
+from retrycli.store.operator_actions import Acts
+from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import acts, attempts, passes, queue
-from retrycli.store.statistics import Statistics
-from retrycli.store.totals import Totals
 from retrycli.store.views import Views
+from retrycli.store.write_check import check_writable
 from tests.store.application import HOUR, NOON, Application, opened
 from tests.store.heard import statements
 

@@ -10,7 +10,7 @@ import pytest
 from sqlalchemy import make_url, text
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.store.connecting import BUSY_SECONDS, NO_RESULT
+from retrycli.store.connection import BUSY_SECONDS, NO_RESULT
 from retrycli.store.database import Database
 from tests import postgresql
 from tests.proxy import Loses, proxy

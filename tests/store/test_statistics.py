@@ -16,7 +16,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
-from retrycli.store.statistics import Statistics, _first_id
+from retrycli.store.delivery_stats import Statistics, _first_id
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import PASS, attempt_rows, enrol
 

@@ -8,8 +8,8 @@ import pytest
 from sqlalchemy import insert
 
 from retrycli.domain.notices import Told, Topic
+from retrycli.store.incident_memory import Targets
 from retrycli.store.schema import told
-from retrycli.store.told import Targets
 from tests.store.application import HOUR, MINUTE, NOON
 
 if TYPE_CHECKING:

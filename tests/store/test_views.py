@@ -23,7 +23,7 @@ from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
-from retrycli.store.measures import Measures
+from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import queue
 from retrycli.store.views import PAGE, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened

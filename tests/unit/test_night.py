@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from retrycli.store.measures import Measures
-from retrycli.store.statistics import Statistics
+from retrycli.store.delivery_stats import Statistics
+from retrycli.store.queue_counts import Measures
 from retrycli.views.report import ReportData, render
 from tests.fakes import CUT_OFF, DELIVERED, NOT_FOUND, START, TICK, Stage
 

@@ -13,13 +13,13 @@ from retrycli.operations.doctor.case import CLOCK_TOLERANCE, Case, compared_cloc
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.operations.dry_run import LONG_AGO
 from retrycli.store import schema, selection
-from retrycli.store.condition import check_writable, clock_ahead, creators, journal_mode
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.ledger import Ledger
 from retrycli.store.relation import check_ids
 from retrycli.store.views import Views
+from retrycli.store.write_check import check_writable, clock_ahead, creators, journal_mode
 
 LOOK_BACK = 10
 """So many passes show at what intervals they come."""

@@ -16,7 +16,7 @@ from retrycli.operations import schedule
 from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, failure, of_error, warning, well
 from retrycli.operations.wiring import STATE_FOLDER, lock_path
-from retrycli.store.condition import lack_of_room
+from retrycli.store.write_check import lack_of_room
 from retrycli.system import descriptors, filesystem
 from retrycli.system.pass_lock import OWN_STATE, PassLock
 from retrycli.system.python import install

@@ -19,9 +19,9 @@ from retrycli.domain.duration import in_words
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.sanitize import printable
 from retrycli.system.python import install
-from retrycli.views.report import charts, words
-from retrycli.views.report.strip import Row, strip
-from retrycli.views.report.words import Clock
+from retrycli.views.report import charts, prose
+from retrycli.views.report.prose import Clock
+from retrycli.views.report.timeline import Row, strip
 
 MOST_CAUSES = 12
 """So many causes of escalations, and of failed attempts, the page shows."""
@@ -111,11 +111,11 @@ def render(report: ReportData, *, zone: tzinfo | None = None, template: str | No
     environment.filters |= {
         "number": "{:,}".format,
         "length": in_words,
-        "moment": partial(words.moment, clock=clock),
+        "moment": partial(prose.moment, clock=clock),
         "short": partial(_cut, room=ERROR_ROOM),
         "whole": partial(_cut, room=TEXT_ROOM),
     }
-    environment.globals["amount"] = words.amount
+    environment.globals["amount"] = prose.amount
     try:
         page = environment.from_string(_template() if template is None else template)
         return page.render(_values(report, clock))
@@ -147,19 +147,19 @@ def _values(report: ReportData, clock: Clock) -> dict[str, object]:
     """What the template is filled with. The pictures come as markup, in which all that is not ours is escaped."""
     figures = report.figures
     reason = report.passes[-1].reason if report.passes else None
-    title, tone = words.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
+    title, tone = prose.headline(report.state, figures, report.messages, report.last_pass, clock, reason=reason)
     return {
         "title": title,
         "tone": tone,
         "made_at": figures.until,
-        "zone": words.zone(figures.until, clock),
+        "zone": prose.zone(figures.until, clock),
         "since": figures.since,
-        "span": words.span(figures),
+        "span": prose.span(figures),
         "messages": report.messages,
         "last_pass": report.last_pass,
         "delivered": figures.delivered,
         "attempts": figures.attempts,
-        "outages": [(words.from_to(each, clock), each.length(figures.until)) for each in figures.outages],
+        "outages": [(prose.from_to(each, clock), each.length(figures.until)) for each in figures.outages],
         "down": sum((each.length(figures.until) for each in figures.outages), timedelta()),
         "tries": _tries(figures),
         "waits": _waits(figures),
@@ -178,7 +178,7 @@ def _over_time(figures: DeliveryStats, clock: Clock) -> dict[str, object]:
     """The chart of attempts, with the words around it."""
     length = bar_for(figures.until - figures.since)
     columns = bars(figures, length)
-    told = [f"{words.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
+    told = [f"{prose.moment(at, clock)}: {_counts(counts)}" for at, counts in columns.items()]
     drawn = charts.outcomes(columns, figures.outages, length, until=figures.until, told=told)
     begin = next(iter(columns))
     return {

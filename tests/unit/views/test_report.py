@@ -14,8 +14,8 @@ import pytest
 from retrycli.domain.delivery_stats import DAY, HOUR, OUTCOMES, DeliveryStats, FailureCause, PassMark, Slice
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.outage import Outage
-from retrycli.views.report import CauseRow, ReportData, charts, render, words
-from retrycli.views.report.strip import BY_WEIGHT, Strip, strip
+from retrycli.views.report import CauseRow, ReportData, charts, prose, render
+from retrycli.views.report.timeline import BY_WEIGHT, Strip, strip
 
 NOON = datetime(2025, 3, 3, 12, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -268,7 +268,7 @@ LASTS = Outage(NOON - 2 * HOUR, None)
 def test_the_headline_says_how_things_are(
     state: str, told: DeliveryStats, counts: dict[str, int], expected: str, tone: str
 ) -> None:
-    sentence, found = words.headline(state, told, QUIET | counts, NOON - HOUR, utc)
+    sentence, found = prose.headline(state, told, QUIET | counts, NOON - HOUR, utc)
     assert expected in sentence
     assert found == tone
 
@@ -283,12 +283,12 @@ def test_the_headline_says_how_things_are(
     ],
 )
 def test_the_headline_says_why_nothing_is_taken(reason: str, expected: str) -> None:
-    assert words.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
+    assert prose.headline("down", figures(), QUIET, NOON, utc, reason=reason) == (expected, "bad")
 
 
 def test_an_outage_of_long_ago_is_not_in_the_headline() -> None:
     old = Outage(NOON - 40 * HOUR, NOON - 30 * HOUR)
-    assert words.headline("ok", figures(outages=[old]), QUIET, NOON, utc)[0].startswith("All quiet")
+    assert prose.headline("ok", figures(outages=[old]), QUIET, NOON, utc)[0].startswith("All quiet")
 
 
 # -- pictures --------------------------------------------------------------------------------------------------------

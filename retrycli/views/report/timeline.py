@@ -9,7 +9,7 @@ from datetime import date, datetime, timedelta
 from itertools import pairwise
 
 from retrycli.domain.delivery_stats import DAY, PassMark
-from retrycli.views.report.words import Clock
+from retrycli.views.report.prose import Clock
 
 MINUTE = timedelta(minutes=1)
 CELLS = tuple(each * MINUTE for each in (15, 20, 30, 60, 120, 240, 360, 720, 1440))

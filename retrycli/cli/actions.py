@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from retrycli.cli.bulk import (
+from retrycli.cli.selection import (
     NOT_DELIVERED,
     REFUSED,
     agreed,

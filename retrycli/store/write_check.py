@@ -14,9 +14,15 @@ from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
 from retrycli.domain.retry_policy import Decision, Transition, exhausted
-from retrycli.store.application import row_by_row, status_text
 from retrycli.store.enrolment import START
-from retrycli.store.remedies import INSUFFICIENT_PRIVILEGE, LOCK_NOT_AVAILABLE, in_words, sqlstate, without_details
+from retrycli.store.error_messages import (
+    INSUFFICIENT_PRIVILEGE,
+    LOCK_NOT_AVAILABLE,
+    in_words,
+    sqlstate,
+    without_details,
+)
+from retrycli.store.messages import row_by_row, status_text
 from retrycli.store.row_changes import write_messages
 from retrycli.store.schema import queue
 

@@ -11,7 +11,7 @@ from sqlalchemy import ARRAY, ColumnElement, Text, UpdateBase, bindparam, cast, 
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import NullType, TypeEngine
 
-from retrycli.store.connecting import NO_RESULT
+from retrycli.store.connection import NO_RESULT
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Dialect, Executable

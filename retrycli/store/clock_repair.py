@@ -18,10 +18,10 @@ from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
+from retrycli.store.bulk import BulkStatement
 from retrycli.store.claims import UNFINISHED
-from retrycli.store.for_each import BulkStatement
+from retrycli.store.counters import WARNED
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
-from retrycli.store.totals import WARNED
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, RowMapping

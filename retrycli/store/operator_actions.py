@@ -17,14 +17,14 @@ from retrycli.domain.message import Message, MessageStatus, State, UnusableMessa
 from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
-from retrycli.store.application import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.enrolment import DECIDES
+from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
+from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
-from retrycli.store.remedies import IN_THE_WAY
 from retrycli.store.row_changes import (
     AS_WANTED,
     RowState,
