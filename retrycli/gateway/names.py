@@ -5,7 +5,7 @@ A name without a value would be sent as an empty text, and an empty text in a co
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -52,16 +52,16 @@ class Part:
     def columns(self) -> Names:
         """The columns that it names."""
         own = {*OURS, EACH}
-        return frozenset(each for each in self.names - self.known if each.partition(".")[0] not in own)
+        return frozenset([name for name in self.names - self.known if name.partition(".")[0] not in own])
 
     @property
     def empty(self) -> list[str]:
         """The names that have no value in it."""
         without = self.names - self.known if not self.has_row else self.names - self.known - self.columns
-        return sorted(each for each in without if each.partition(".")[0] not in self.known)
+        return sorted([name for name in without if name.partition(".")[0] not in self.known])
 
 
-def check_names(preset: Preset) -> None:
+def check_names(preset: Preset, parts: Iterable[Part]) -> None:
     """Check that each name has a value where it stands.
 
     Raises:
@@ -69,10 +69,10 @@ def check_names(preset: Preset) -> None:
     """
     has_session = (preset.auth or Auth()).session is not None
     problems = []
-    for part in parts_of(preset):
-        known = [*(f"{{{each}}}" for each in sorted(part.known)), *(["columns"] if part.has_row else [])]
-        usual = f"has no value here (known: {', '.join(known) or 'none'})"
+    for part in parts:
         for name in part.empty:
+            known = [*(f"{{{known}}}" for known in sorted(part.known)), *(["columns"] if part.has_row else [])]
+            usual = f"has no value here (known: {', '.join(known) or 'none'})"
             said = usual if name == "session" and has_session else REMEDIES.get(name, usual)
             problems.append(f"{part.where}: {{{name}}} {said}")
     if problems:
@@ -140,4 +140,4 @@ def _of_preflight(where: str, preflight: Preflight, always: Names, session: Name
 
 
 def _names(*trees: object) -> Names:
-    return frozenset(place.name for tree in trees for place in places(tree))
+    return frozenset([place.name for tree in trees for place in places(tree)])

@@ -117,7 +117,9 @@ class Database:
         """Rows of which a change has rolled back its whole transaction, and why: they are left out from then on."""
         self.row_by_row = False
         """Whether some row does so; which one shows when each is written by itself."""
-        if self._url.get_backend_name() == "sqlite":
+        self.is_sqlite = self._url.get_backend_name() == "sqlite"
+        """Whether it is a SQLite file; PostgreSQL otherwise."""
+        if self.is_sqlite:
             require_file(self._url)
         self._engine = make_engine(self._url, patience)
 
@@ -128,11 +130,6 @@ class Database:
             return self._url.database or ""
         secrets = [name for name in self._url.query if name.endswith(("password", "secret"))]
         return self._url.difference_update_query(secrets).render_as_string(hide_password=True)
-
-    @property
-    def is_sqlite(self) -> bool:
-        """Whether it is a SQLite file; PostgreSQL otherwise."""
-        return self._url.get_backend_name() == "sqlite"
 
     @property
     def file(self) -> Path | None:

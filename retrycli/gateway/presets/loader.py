@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import cached_property, lru_cache
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Self, get_args
@@ -12,7 +13,7 @@ from pydantic import BeforeValidator, Field, ValidationError, model_validator
 
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
-from retrycli.gateway.names import check_names, parts_of
+from retrycli.gateway.names import Part, check_names, parts_of
 from retrycli.gateway.presets.model import (
     AnswerRule,
     Auth,
@@ -85,13 +86,17 @@ class Preset(Table):
                 raise ValueError(f"messages.{message_type}.marker.unless: there is no preflight.{unless}")
             if self.upload is None and "each.token" in {place.name for place in rule.places()}:
                 raise ValueError(f"messages.{message_type}: {{each.token}} is what [upload] brings, and there is none")
-        check_names(self)
+        check_names(self, self._parts)
         return self
+
+    @cached_property
+    def _parts(self) -> tuple[Part, ...]:
+        return tuple(parts_of(self))
 
     @property
     def columns(self) -> set[str]:
         """The columns that its templates name."""
-        return {name for part in parts_of(self) for name in part.columns if part.has_row}
+        return {name for part in self._parts for name in part.columns if part.has_row}
 
     def check_columns(self, columns: Collection[str]) -> None:
         """Check that every column a template names is there.
@@ -99,7 +104,7 @@ class Preset(Table):
         Raises:
             ConfigurationError: one is not; the text names it.
         """
-        for part in parts_of(self):
+        for part in self._parts:
             if part.has_row and (missing := sorted(part.columns.difference(columns))):
                 where = part.where
                 raise ConfigurationError(f"the preset's {where} names the column {missing[0]}, which the table has not")
@@ -147,7 +152,12 @@ def load_preset(name: str) -> Preset:
     Raises:
         ConfigurationError: there is none of that name, or it is wrong; the text names each key that is, and its line.
     """
-    text = preset_text(name)
+    return _parsed(name, preset_text(name))
+
+
+@lru_cache(maxsize=16)
+def _parsed(name: str, text: str) -> Preset:
+    """Parse a preset, which takes half of a pass with one message: the gateway, the look-up and the checks share it."""
     try:
         return Preset.model_validate(tomllib.loads(text))
     except ValidationError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from base64 import b64encode
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from functools import lru_cache
@@ -73,28 +73,24 @@ Template = Annotated[str, AfterValidator(check_template)]
 Tree = Annotated[dict[str, Any], AfterValidator(check_templates)]
 
 
-def templates(tree: object) -> Iterator[str]:
-    """All texts in a body."""
+def templates(tree: object) -> list[str]:
+    """Return all texts in a body."""
     match tree:
         case str():
-            yield tree
+            return [tree]
         case dict() if FOR_EACH in tree:
-            yield f"{{{tree[FOR_EACH]}}}"
-            yield from templates(tree.get(GIVE))
+            return [f"{{{tree[FOR_EACH]}}}", *templates(tree.get(GIVE))]
         case dict():
-            for each in tree.values():
-                yield from templates(each)
+            return [text for value in tree.values() for text in templates(value)]
         case list() | tuple():
-            for each in tree:
-                yield from templates(each)
+            return [text for value in tree for text in templates(value)]
         case _:
-            pass
+            return []
 
 
-def places(tree: object) -> Iterator[Placeholder]:
-    """All places in a body's texts."""
-    for template in templates(tree):
-        yield from (part for part in _parsed(template) if isinstance(part, Placeholder))
+def places(tree: object) -> list[Placeholder]:
+    """Return all placeholders in a body's texts."""
+    return [part for text in templates(tree) for part in _parsed(text) if isinstance(part, Placeholder)]
 
 
 def fill(tree: object, fields: Fields) -> object:

@@ -1,0 +1,78 @@
+"""Count the Python calls of a pass with one message: ``python -m tests.benchmarks.calls``.
+
+The count does not depend on the machine or on what else it does. It is that of a new process, as cron starts it, but
+without what imports call.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import threading
+from collections import Counter
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import retrycli
+from tests.benchmarks import contenders
+from tests.benchmarks.processes import Server, run
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+SHOWN = 25
+IMPORTED_LATE = (
+    "retrycli.engine.delivery",
+    "retrycli.gateway.http.gateway",
+    "retrycli.operations.wiring",
+    "retrycli.store.write_check",
+)
+"""What a pass imports when it needs it."""
+
+
+def count_calls(folder: Path) -> Counter[str]:
+    """Return how often each Python function is called, by its file and name."""
+    database = f"sqlite:///{folder}/messages.db"
+    counts: Counter[str] = Counter()
+
+    def count(frame: FrameType, event: str, _: object) -> None:
+        if event == "call":
+            counts[f"{frame.f_code.co_filename}:{frame.f_code.co_name}"] += 1
+
+    with Server(delay_ms=0) as server:
+        settings = retrycli.Settings.model_validate(
+            {
+                "database": {"url": database},
+                "gateway": {"base_url": server.url},
+                "run": {"lock_file": folder / "pass.lock"},
+            }
+        )
+        first = contenders.retrycli(8)
+        first.add(database, 1)
+        run(first.call(database, server.url))  # makes the tables
+        first.add(database, 1)
+        for module in IMPORTED_LATE:
+            import_module(module)
+        threading.setprofile(count)
+        sys.setprofile(count)
+        try:
+            summary = retrycli.run_once(settings)
+        finally:
+            sys.setprofile(None)
+            threading.setprofile(None)
+    assert summary.sent == 1, summary
+    return counts
+
+
+def main() -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        counts = count_calls(Path(folder))
+    own = sum(number for name, number in counts.items() if "/retrycli/" in name)
+    print(f"{counts.total():,} Python calls in a pass with one message, {own:,} of them in retrycli")
+    for name, number in counts.most_common(SHOWN):
+        print(f"{number:8,}  {name.partition('site-packages/')[2] or name}")
+
+
+if __name__ == "__main__":
+    main()
