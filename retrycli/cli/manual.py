@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from difflib import get_close_matches
 from typing import Annotated, ClassVar
 
 import typer
@@ -96,6 +95,8 @@ def first_sentence(topic: str) -> str:
 
 
 def _unknown(topic: str) -> str:
+    from difflib import get_close_matches
+
     similar = [each for each in TOPICS if topic in each] if topic else []
     close = similar or get_close_matches(topic, TOPICS, cutoff=0.7)
     hint = f"did you mean {' or '.join(close[:3])}?" if close else "`retrycli manual` lists the topics"
