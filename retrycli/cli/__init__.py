@@ -55,7 +55,7 @@ GROUPS = {
         "table": "setup",
         "db": "setup",
     },
-    "Trying out": {"sandbox": "demo", "demo": "demo", "version": "setup"},
+    "Trying out": {"sandbox": "demo", "demo": "demo", "manual": "manual", "version": "setup"},
 }
 """Where each command is, by its group, in the order of the help."""
 HOMES = {name: home for group in GROUPS.values() for name, home in group.items()}

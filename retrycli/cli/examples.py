@@ -50,6 +50,7 @@ EXAMPLES = {
     "db index": "retrycli db index",
     "sandbox": "retrycli sandbox --fail 30% --latency 200ms",
     "demo": "retrycli demo",
+    "manual": "retrycli manual settings",
     "version": "retrycli version",
 }
 """By the command's names."""

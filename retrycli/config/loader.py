@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
-HINT = ". README.md lists every setting"
-"""No command can list them while they are wrong."""
+HINT = ". `retrycli manual settings` lists every setting"
+"""It needs no settings, so it works while they are wrong."""
 NO_FILE = "is no file that can be read, but a folder, or a link to none"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}

@@ -413,7 +413,7 @@ def to_read(loaded: Loaded, host: Host, command: str) -> str:
 def to_install(loaded: Loaded, host: Host) -> str:
     """Return the command that has the passes called, in backticks.
 
-    It is root's, as the README has it. Another user may have no sudo, and gets the command for a schedule of their own
+    It is root's, as the manual has it. Another user may have no sudo, and gets the command for a schedule of their own
     too, unless they are a service user whom somebody became through sudo.
     """
     if host.uid == 0:

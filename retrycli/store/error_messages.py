@@ -41,8 +41,8 @@ BY_STATE = {
     "for this role",
     "3F": "retrycli's own tables need a schema that is there in its role's search_path (ALTER ROLE … SET search_path)",
     ROLLED_BACK: IN_THE_WAY,
-    INSUFFICIENT_PRIVILEGE: "its role lacks a right; the README names those that it needs (GRANT; of an index, to be "
-    "the owner)",
+    INSUFFICIENT_PRIVILEGE: "its role lacks a right; `retrycli manual postgresql` names those that it needs (GRANT; of "
+    "an index, to be the owner)",
     "42809": NO_CHANGES,
     "53100": "free some space on the server",
     "55000": NO_CHANGES,

@@ -15,6 +15,7 @@ import psycopg
 import pytest
 from sqlalchemy import URL, make_url
 
+import retrycli
 from retrycli.config.settings import DatabaseSettings, Settings
 from retrycli.operations import wiring
 from retrycli.operations.sandbox import Behaviour, Sandbox
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tests.cli.command import Finished
     from tests.postgresql import Server
 
-README = Path(__file__).parents[2] / "README.md"
+MANUAL = Path(retrycli.__file__).parent / "manual" / "postgresql.md"
 API = "http://127.0.0.1:9"
 """Nobody is asked there: each test that names it ends before."""
 SECRET = "pa55-of-the-test"
@@ -319,9 +320,9 @@ def test_of_several_hosts_in_the_url_the_one_that_takes_changes_is_used(desk: De
 
 # -- too few connections ---------------------------------------------------------------------------------------------
 
-[_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+[_RIGHTS] = re.findall(r"```sql\n(GRANT .+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
 ON_THE_TABLE, FOR_OWN_TABLES = re.findall(r"GRANT (.+?) TO retrycli;", _RIGHTS, re.DOTALL)
-"""What the README says that a role needs."""
+"""What the manual says that a role needs."""
 COMMANDS = (
     "run-once",
     "run-once --dry-run",
@@ -344,7 +345,7 @@ COMMANDS = (
 )
 
 
-def test_a_role_with_one_connection_and_the_rights_of_the_readme_can_do_it_all(untouched_desk: Desk) -> None:
+def test_a_role_with_one_connection_and_the_rights_of_the_manual_can_do_it_all(untouched_desk: Desk) -> None:
     """Each command needs one at a time."""
     desk = untouched_desk
     role = desk.role(ON_THE_TABLE, FOR_OWN_TABLES)

@@ -47,7 +47,7 @@ NEEDS_A_LOOK_UP = {"look-up"}
 """It reads the text to know its key. The generic preset has no look-up."""
 FIRST = "run-once"
 """It escalates messages as it takes them in, and reads their texts to notice when these change."""
-ELSEWHERE = {"init", "cron", "sandbox", "demo", "notify", "version", "presets", "deliver-test"}
+ELSEWHERE = {"init", "cron", "sandbox", "demo", "manual", "notify", "version", "presets", "deliver-test"}
 """They know no application's messages."""
 
 

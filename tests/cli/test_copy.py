@@ -199,7 +199,7 @@ def fill(application: Application) -> None:
     [("sqlite", "postgresql"), ("postgresql", "sqlite"), ("sqlite", "sqlite"), ("postgresql", "postgresql")],
 )
 def test_the_next_pass_goes_on_in_the_other_database(cli: Cli, templates: Templates, old: str, new: str) -> None:
-    """As the README has it. What was due is sent, with its key, what was sent is not, and who did what is known."""
+    """As the manual has it. What was due is sent, with its key, what was sent is not, and who did what is known."""
     with moving(cli, templates, old, new) as move, Sandbox(Behaviour(), rng=Random(0)) as api:
         fill(move.old)
         before = all_of(move.old)
@@ -315,7 +315,7 @@ RIGHTS = "SELECT, UPDATE (status, retry_count, last_error, sent_at, subject, bod
 
 
 def test_the_role_of_the_passes_is_enough(move: Move, sandbox: Sandbox) -> None:
-    """With what the README grants it, it makes the tables, fills them, and goes on numbering."""
+    """With what the manual grants it, it makes the tables, fills them, and goes on numbering."""
     fill(move.old)
     move_data(move.old, move.new)
     name = f"retrycli_{uuid.uuid4().hex[:12]}"

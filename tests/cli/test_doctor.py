@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 @pytest.fixture
 def desk(cli: Cli, application: Application, sandbox: Sandbox, tmp_path: Path) -> Iterator[Cli]:
-    """The command, set up as the README says, and a first pass made."""
+    """The command, set up as the manual says, and a first pass made."""
     need_own_program()
     with closing(sqlite3.connect(application.path)) as connection:
         connection.execute("PRAGMA journal_mode = WAL")

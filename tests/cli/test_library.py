@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 pytestmark = on_both
 
-README = Path(__file__).parents[2] / "README.md"
+MANUAL = Path(retrycli.__file__).parent / "manual" / "embedding.md"
 
 LIVE_AND_LOOK = """
 import asyncio
@@ -157,9 +157,9 @@ def test_importing_retrycli_loads_nothing_else() -> None:
     assert done.stdout == "[]\n"
 
 
-def the_readmes_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
+def the_manuals_application(then: str, cwd: Path, variables: dict[str, str]) -> Finished:
     """Its code as it stands there, and what is done with it."""
-    [code] = [each for each in re.findall(r"```python\n(.+?)```", README.read_text(), re.DOTALL) if "FastAPI(" in each]
+    [code] = re.findall(r"```python\n(.+?)```", MANUAL.read_text(encoding="utf-8"), re.DOTALL)
     return subprocess.run(
         [sys.executable, "-W", "error", "-c", code + then],
         env={**BARE, **variables},
@@ -171,20 +171,20 @@ def the_readmes_application(then: str, cwd: Path, variables: dict[str, str]) -> 
     )
 
 
-def test_the_readmes_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
+def test_the_manuals_application_delivers_while_it_lives(cli: Cli, application: Application, sandbox: Sandbox) -> None:
     """FastAPI's lifespan begins the passes and ends them."""
     application.fill()
-    done = the_readmes_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
+    done = the_manuals_application(LIVE_AND_LOOK, cli.cwd, application.variables(sandbox.url))
     assert (done.returncode, done.stderr) == (0, "")
     counts = {"waiting": 1, "due": 0, "sending": 0, "escalated": 0, "expired": 0, "expired_due": 0}
     assert done.stdout.endswith(f"{ {'state': 'ok', 'messages': counts} }\n")
     assert len(sandbox.received) == 3
 
 
-def test_the_readmes_application_goes_on_after_a_pass_that_found_no_database(cli: Cli) -> None:
+def test_the_manuals_application_goes_on_after_a_pass_that_found_no_database(cli: Cli) -> None:
     """Or deliveries would be over for good, and nobody told."""
     gone = {"RETRYCLI_DATABASE__URL": "sqlite:///gone.db", "TICKETING_API_BASE_URL": "http://127.0.0.1:9"}
-    done = the_readmes_application(LIVE_ON, cli.cwd, gone)
+    done = the_manuals_application(LIVE_ON, cli.cwd, gone)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("no database at ")
 

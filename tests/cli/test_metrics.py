@@ -133,7 +133,7 @@ def test_a_path_that_the_collector_would_not_read_is_refused(at_work: Cli) -> No
     assert done.returncode == 78
     assert done.stderr == (
         "retrycli: metrics.path (environment RETRYCLI_METRICS__PATH): the collector reads nothing but files that end "
-        "in .prom; write FOLDER/retrycli.prom. README.md lists every setting\n"
+        "in .prom; write FOLDER/retrycli.prom. `retrycli manual settings` lists every setting\n"
     )
 
 

@@ -83,6 +83,7 @@ COMMANDS = {
     "cron check": "cron check --user",
     "cron remove": "cron remove --user --yes",
     "sandbox": "sandbox --port 0",
+    "manual": "manual settings",
     "version": "version",
 }
 """Every command, in the order in which they are run; but those of `LOOKING` side by side, and some as JSON too."""

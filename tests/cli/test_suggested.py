@@ -190,7 +190,7 @@ def test_a_command_for_root_has_the_programs_path_and_the_settings_and_sudo_once
         assert shlex.split(line) == ["sudo", SCRIPT[0], "--config", file, "cron", "check"], done.stderr
 
 
-def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_readme_says(far: Cli, tmp_path: Path) -> None:
+def test_a_service_user_by_sudo_is_told_to_install_as_root_as_the_manual_says(far: Cli, tmp_path: Path) -> None:
     """The system's schedule is then removed as root too. Others can have a schedule of their own."""
     need_root()
     cli = far.under(*wrapper(OURS)).having(Crontab(tmp_path).variables)
@@ -223,7 +223,7 @@ def strings(tree: ast.AST) -> Iterator[tuple[ast.Constant, str]]:
             yield each, each.value
 
 
-TOLD_ELSEWHERE = {"cronline.py", "units.py"}
+TOLD_ELSEWHERE = {"cron_line.py", "systemd.py"}
 """What they write is the same whoever writes it: they know it again by that."""
 
 

@@ -67,6 +67,7 @@ COMMANDS = (
     "deliver-test",
     "sandbox",
     "demo",
+    "manual",
 )
 HEAVY = re.compile(r"\| +(sqlalchemy|alembic|sqlite3|httpx|aiohttp|tenacity|rich\.table)\b")
 

@@ -84,7 +84,7 @@ def test_cron_calls_the_pass_every_quarter_of_an_hour_by_its_full_path(crontab: 
     assert job.command == f"umask 077; exec {PROGRAM} {CRONS}"
 
 
-def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(crontab: str) -> None:
+def test_cron_install_writes_what_the_files_recommend_and_the_manual_shows(crontab: str) -> None:
     system = crontab == "retrycli.cron.d"
     longest = timedelta(minutes=14)
     block = cron_line.block(
@@ -92,8 +92,8 @@ def test_cron_install_writes_what_the_files_recommend_and_the_readme_shows(cront
     )
     line = block.splitlines()[-2]
     assert (FILES / crontab).read_text().splitlines()[-1] == line
-    readme = (FILES.parent / "README.md").read_text()
-    assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in readme
+    page = (FILES.parent / "retrycli/manual/cron.md").read_text()
+    assert (block if not system else "".join(f"+{each}\n" for each in block.splitlines())) in page
 
 
 def test_only_the_file_for_etc_cron_d_names_a_user_and_it_is_not_root() -> None:

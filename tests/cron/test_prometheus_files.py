@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 import yaml
 
+from retrycli.cli import HOMES
 from retrycli.domain import pass_record
 from retrycli.domain.message import State
 from retrycli.views.prometheus import samples
 from tests.cron.machine import FILES, run, tool
-from tests.test_readme import COMMANDS
 from tests.unit.views.test_prometheus import AT_WORK
 
 RULES = FILES / "prometheus-rules.yml"
@@ -105,14 +105,14 @@ def test_late_is_what_status_calls_late() -> None:
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_each_alert_ends_its_summary_with_the_command_to_run(alert: dict[str, Any]) -> None:
     _, _, command = alert["annotations"]["summary"].rpartition(": retrycli ")
-    assert command.split()[0] in COMMANDS
+    assert command.split()[0] in HOMES
     assert alert["labels"]["severity"] in {"warning", "critical"}
 
 
 @pytest.mark.parametrize("alert", ALERTS, ids=lambda alert: alert["alert"])
 def test_the_commands_that_a_description_names_are_there(alert: dict[str, Any]) -> None:
     named = re.findall(r"`retrycli ([a-z-]+)`", alert["annotations"]["description"])
-    assert set(named) <= set(COMMANDS)
+    assert set(named) <= set(HOMES)
 
 
 # The dashboard.
@@ -135,7 +135,7 @@ def test_panels_have_names_and_tell_what_they_show() -> None:
     assert len({each["title"] for each in PANELS}) == len({each["id"] for each in PANELS}) == len(PANELS)
     assert all(each["description"] for each in PANELS)
     named = {word for each in PANELS for word in re.findall(r"retrycli ([a-z-]+)", each["description"])}
-    assert named <= set(COMMANDS)
+    assert named <= set(HOMES)
 
 
 def test_no_panel_lies_over_another_or_beyond_the_edge() -> None:

@@ -398,8 +398,8 @@ def test_every_problem_is_said_at_once() -> None:
     assert "schedule.factor (environment RETRYCLI_SCHEDULE__FACTOR)" in said
 
 
-def test_where_every_setting_is_listed_is_said_and_no_command_that_fails_as_well() -> None:
-    assert refusal("[run]\nspeed = 1\n").endswith(": no such setting. README.md lists every setting")
+def test_where_every_setting_is_listed_is_said_by_a_command_that_needs_no_settings() -> None:
+    assert refusal("[run]\nspeed = 1\n").endswith(": no such setting. `retrycli manual settings` lists every setting")
 
 
 @pytest.mark.parametrize(

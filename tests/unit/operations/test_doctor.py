@@ -232,7 +232,7 @@ def test_another_users_file_is_told(desk: Desk, name: str) -> None:
 
 
 def test_root_who_looks_trusts_the_owner_of_config_and_database(desk: Desk) -> None:
-    """The README's set-up, before there is a schedule."""
+    """The manual's set-up, before there is a schedule."""
     need_root()
     case = relying_on_all(desk)
     for path in (desk.root, desk.config, desk.root / "agent.db"):

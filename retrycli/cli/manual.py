@@ -1,0 +1,138 @@
+"""``manual``: the pages that come with the program, as text or on a terminal."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, ClassVar
+
+import typer
+
+from retrycli.cli.shared import SHELL_SAFE
+
+TOPICS = (
+    "getting-started",
+    "cron",
+    "operating",
+    "commands",
+    "bulk",
+    "statistics",
+    "settings",
+    "table",
+    "outcomes",
+    "schedules",
+    "notifications",
+    "metrics",
+    "logging",
+    "presets",
+    "systems",
+    "systems-freescout",
+    "systems-freshdesk",
+    "systems-glpi",
+    "systems-helpdesk",
+    "systems-jira-service-management",
+    "systems-redmine",
+    "systems-request-tracker",
+    "systems-zammad",
+    "systems-zendesk",
+    "systems-znuny",
+    "smtp",
+    "postgresql",
+    "embedding",
+    "maintenance",
+    "upgrading",
+    "benchmarks",
+    "evidence",
+)
+"""The pages of ``retrycli/manual``, in the order in which a reader needs them."""
+PAGE_LINK = re.compile(r"\[[^\]]+\]\(([a-z-]+)\.md(?:#[a-z-]+)?\)")
+FILE_LINK = re.compile(r"\[([^\]]+)\]\((?![a-z]+:)[^)]+\)")
+LESS = "FRX"
+"""The options that git gives less, too: quit if the page fits, show colours, leave the text on the screen."""
+
+
+def register(app: typer.Typer) -> None:
+    """Add this command."""
+    app.command("manual")(manual)
+
+
+def matching(incomplete: str) -> list[tuple[str, str]]:
+    """List the topics that begin as typed, with their first sentences, for a shell to offer."""
+    return [(topic, first_sentence(topic).translate(SHELL_SAFE)) for topic in TOPICS if topic.startswith(incomplete)]
+
+
+def manual(
+    topic: Annotated[
+        str | None,
+        typer.Argument(metavar="TOPIC", help="A page of the manual.", show_default=False, autocompletion=matching),
+    ] = None,
+) -> None:
+    """Show a page of the manual, or list its topics."""
+    from retrycli.views import terminal
+
+    if topic is None:
+        terminal.show_table(("Topic", "Contents"), [(each, first_sentence(each)) for each in TOPICS], texts=1)
+        terminal.say(f"Next: retrycli manual {TOPICS[0]}")
+    elif topic not in TOPICS:
+        raise typer.BadParameter(_unknown(topic), param_hint="TOPIC")
+    elif terminal.on_terminal():
+        _show(page(topic))
+    else:
+        typer.echo(page(topic), nl=False)
+
+
+def page(topic: str) -> str:
+    """Return the Markdown of a page."""
+    from importlib import resources
+
+    return (resources.files("retrycli") / "manual" / f"{topic}.md").read_text(encoding="utf-8")
+
+
+def first_sentence(topic: str) -> str:
+    """Return the first sentence below a page's title, without Markdown."""
+    _, _, text = page(topic).partition("\n\n")
+    sentence = " ".join(re.split(r"(?<=\.)\s", text, maxsplit=1)[0].split())
+    return FILE_LINK.sub(r"\1", sentence).replace("`", "").replace("**", "")
+
+
+def _unknown(topic: str) -> str:
+    from difflib import get_close_matches
+
+    similar = [each for each in TOPICS if topic in each] if topic else []
+    close = similar or get_close_matches(topic, TOPICS, cutoff=0.7)
+    hint = f"did you mean {' or '.join(close[:3])}?" if close else "`retrycli manual` lists the topics"
+    return f"{topic!r} is not a topic; {hint}"
+
+
+def _show(text: str) -> None:
+    """Render a page for the terminal, through the pager that ``$PAGER`` names."""
+    import os
+
+    from rich.console import Console, ConsoleOptions, RenderResult
+    from rich.markdown import Markdown, TableElement
+    from rich.table import Table
+
+    class FoldedTable(TableElement):
+        """A table that wraps what is too wide, where rich would cut it."""
+
+        def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+            for table in super().__rich_console__(console, options):
+                assert isinstance(table, Table)  # noqa: S101  told to the type checker
+                for column in table.columns:
+                    column.overflow = "fold"
+                yield table
+
+    class Page(Markdown):
+        elements: ClassVar = {**Markdown.elements, "table_open": FoldedTable}
+
+    screen = Console(highlight=False)
+    coloured = "R" in os.environ.setdefault("LESS", LESS).upper()
+    with screen.pager(styles=coloured):
+        screen.print(Page(_without_paths(text), code_theme="ansi_dark", hyperlinks=False))
+
+
+def _without_paths(text: str) -> str:
+    """Replace links, which lead nowhere on a terminal: to a page by its command or, in a table, by its topic."""
+    lines = (
+        PAGE_LINK.sub(r"`\1`" if line.startswith("|") else r"`retrycli manual \1`", line) for line in text.split("\n")
+    )
+    return FILE_LINK.sub(r"\1", "\n".join(lines))

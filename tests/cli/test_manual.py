@@ -1,0 +1,109 @@
+"""The manual as `retrycli manual` shows it: without settings, without a database, wherever it is run."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from rich.cells import cell_len
+
+import retrycli
+from retrycli.cli.manual import TOPICS
+from tests.cli.command import COLUMNS, Cli
+from tests.cli.test_completion import bash, zsh
+
+PAGES = Path(retrycli.__file__).parent / "manual"
+PAGER = {"PAGER": "cat"}
+
+
+def page(topic: str) -> str:
+    return (PAGES / f"{topic}.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def shown(cli: Cli) -> Cli:
+    """The command whose pager is `cat`, so that a test sees the whole page."""
+    return cli.having(PAGER)
+
+
+def test_each_page_is_a_topic_and_each_topic_a_page() -> None:
+    assert sorted(TOPICS) == sorted(path.stem for path in PAGES.iterdir())
+    assert len(set(TOPICS)) == len(TOPICS)
+
+
+def test_without_a_topic_it_lists_every_page_with_its_first_sentence(cli: Cli) -> None:
+    done = cli("manual")
+    assert (done.returncode, done.stderr) == (0, "")
+    rows = [line.split("\t") for line in done.stdout.splitlines()]
+    assert [topic for topic, _ in rows] == list(TOPICS)
+    for topic, sentence in rows:
+        assert sentence.endswith("."), topic
+        assert " ".join(page(topic).replace("`", "").split()).find(sentence) > 0, topic
+
+
+def test_the_list_has_one_line_a_page_on_a_terminal_of_80_columns_and_ends_with_the_next_command(cli: Cli) -> None:
+    screen = cli.on_terminal("manual")
+    assert screen.returncode == 0
+    *lines, last = screen.text.splitlines()
+    assert [line.split()[0] for line in lines[2:]] == list(TOPICS)
+    assert max(map(cell_len, lines)) <= COLUMNS
+    assert last == "Next: retrycli manual getting-started"
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_piped_page_is_the_markdown_of_its_file(cli: Cli, topic: str) -> None:
+    done = cli("manual", topic)
+    assert (done.returncode, done.stdout, done.stderr) == (0, page(topic), "")
+
+
+@pytest.mark.parametrize("topic", TOPICS)
+def test_a_page_on_a_terminal_of_80_columns_is_rendered_and_fits(shown: Cli, topic: str) -> None:
+    screen = shown.on_terminal("manual", topic)
+    assert screen.returncode == 0
+    lines = screen.text.splitlines()
+    assert max(map(cell_len, lines)) <= COLUMNS
+    title = page(topic).splitlines()[0].removeprefix("# ")
+    assert title in screen.words
+    assert "\n## " not in screen.text
+    assert ".md)" not in screen.text, "a link to a page is shown as the command for it"
+    assert screen.text.count("…") == page(topic).count("…"), "no cell of a table is cut"
+
+
+def test_a_link_to_another_page_is_shown_as_the_command_that_shows_it(shown: Cli) -> None:
+    assert "(settings.md)" in page("getting-started")
+    assert "retrycli manual settings" in shown.on_terminal("manual", "getting-started").words
+
+
+def test_the_pager_is_the_one_that_the_environment_names(cli: Cli) -> None:
+    screen = cli.having({"PAGER": "sed 's/^/> /'"}).on_terminal("manual", "getting-started")
+    assert {line[:2] for line in screen.text.splitlines()} == {"> "}
+
+
+@pytest.mark.parametrize(
+    ("topic", "hint"),
+    [
+        ("setings", "did you mean settings?"),
+        ("redmine", "did you mean systems-redmine?"),
+        ("zz", "`retrycli manual` lists the topics"),
+        ("", "`retrycli manual` lists the topics"),
+        ("../manual/settings", "'../manual/settings' is not a topic; "),
+    ],
+)
+def test_an_unknown_topic_is_wrong_usage_and_names_close_ones_in_one_line(cli: Cli, topic: str, hint: str) -> None:
+    done = cli("manual", topic)
+    assert (done.returncode, done.stdout) == (2, "")
+    [line] = [line for line in done.stderr.splitlines() if line.startswith("Error: ")]
+    assert f"Invalid value for TOPIC: {topic!r} is not a topic; " in line
+    assert hint in line
+
+
+def test_it_needs_no_settings_and_reads_none(cli: Cli) -> None:
+    (cli.cwd / "retrycli.toml").write_text("[database\n")
+    broken = cli.having({"RETRYCLI_DATABSE": "x", "RETRYCLI_CONFIG": "no/such.toml"})
+    assert broken("manual", "settings").returncode == 0
+
+
+def test_a_shell_completes_topics_with_their_first_sentences(cli: Cli) -> None:
+    assert bash(cli, "retrycli manual sys").stdout.split() == [each for each in TOPICS if each.startswith("systems")]
+    assert bash(cli, "retrycli manual zz").stdout.split() == []
+    assert '"settings":"' in zsh(cli, "retrycli manual sett").stdout

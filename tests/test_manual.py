@@ -1,0 +1,167 @@
+"""README and manual against the program: what they name exists, and what exists they name."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+import retrycli
+from retrycli.cli import HOMES
+from retrycli.config.settings import Settings
+
+ROOT = Path(__file__).parents[1]
+README = ROOT / "README.md"
+MANUAL = Path(retrycli.__file__).parent / "manual"
+PAGES = {path.stem: path.read_text(encoding="utf-8") for path in sorted(MANUAL.glob("*.md"))}
+DOCUMENTS = [README, ROOT / "CONTRIBUTING.md", ROOT / "CHANGELOG.md", ROOT / "SECURITY.md", *MANUAL.glob("*.md")]
+ALL = "\n".join([README.read_text(encoding="utf-8"), *PAGES.values()])
+
+KEYS = [
+    f"{section}.{key}"
+    for section in Settings.model_fields
+    for key in type(getattr(Settings(), section)).model_fields
+    if key != "types"
+]
+SCREEN = 78
+"""Columns of a block of code on a terminal of 80: rich leaves one on either side."""
+
+
+def blocks(text: str, *languages: str) -> list[str]:
+    return [code for name, code in re.findall(r"```(\w*)\n(.*?)```", text, re.DOTALL) if name in languages]
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor that GitHub gives a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+def limits(path: Path, *, lines: int, words: int | None = None) -> None:
+    text = path.read_text(encoding="utf-8")
+    assert len(text.splitlines()) <= lines
+    assert words is None or len(text.split()) <= words
+
+
+# -- size -----------------------------------------------------------------------------------------------------
+
+
+def test_the_readme_is_short() -> None:
+    limits(README, lines=200, words=1800)
+
+
+def test_the_page_for_contributors_is_short() -> None:
+    limits(ROOT / "CONTRIBUTING.md", lines=200)
+
+
+@pytest.mark.parametrize("topic", PAGES)
+def test_a_page_is_short_and_begins_with_a_title_and_a_sentence(topic: str) -> None:
+    limits(MANUAL / f"{topic}.md", lines=300)
+    title, blank, sentence, *_ = PAGES[topic].splitlines()
+    assert title.startswith("# ")
+    assert not blank
+    assert re.match(r"[A-Z`]|retrycli", sentence)
+
+
+# -- settings and commands ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("key", KEYS)
+def test_every_setting_has_its_row(key: str) -> None:
+    assert f"| `{key}` |" in PAGES["settings"]
+
+
+def test_every_row_is_about_a_setting() -> None:
+    assert set(re.findall(r"^\| `([a-z_]+\.[a-z_]+)` \|", PAGES["settings"], re.MULTILINE)) == set(KEYS)
+
+
+@pytest.mark.parametrize("command", HOMES)
+def test_every_command_is_in_the_readme_and_in_the_reference(command: str) -> None:
+    for text in (README.read_text(encoding="utf-8"), PAGES["commands"]):
+        assert re.search(rf"`(retrycli )?{command}[ `]", text)
+
+
+def test_every_preset_has_its_page() -> None:
+    presets = {path.stem for path in MANUAL.parent.glob("gateway/presets/*.toml")} - {"generic"}
+    assert {topic for topic in PAGES if topic.startswith("systems-")} == {f"systems-{name}" for name in presets}
+    assert all(f'preset = "{name}"' in PAGES[f"systems-{name}"] for name in presets)
+
+
+# -- code -----------------------------------------------------------------------------------------------------
+
+
+def test_its_python_compiles() -> None:
+    for source in blocks(ALL, "python"):
+        compile(source, "manual", "exec")
+
+
+@pytest.mark.parametrize("text", blocks(ALL, "toml"))
+def test_its_toml_can_be_read(text: str) -> None:
+    assert tomllib.loads(text)
+
+
+@pytest.mark.parametrize("topic", PAGES)
+def test_what_is_pasted_fits_a_terminal_of_80_columns(topic: str) -> None:
+    """A line that is broken there would be pasted in two; a URL has no blank to break at."""
+    lines = [line for block in blocks(PAGES[topic], "sh", "toml", "sql", "python") for line in block.splitlines()]
+    assert [line for line in lines if len(line) > SCREEN and max(map(len, line.split())) < SCREEN] == []
+
+
+def test_its_preset_is_one(tmp_path: Path) -> None:
+    """The first is a whole one; the others are pieces."""
+    file = tmp_path / "own.toml"
+    file.write_text(blocks(PAGES["presets"], "toml")[0], encoding="utf-8")
+    checked = subprocess.run([sys.executable, "-m", "retrycli", "presets", "check", file], cwd=tmp_path, check=False)
+    assert checked.returncode == 0
+
+
+def test_it_shows_how_old_messages_are_kept_from_going_out() -> None:
+    [text] = [text for text in blocks(PAGES["getting-started"], "toml") if "expires_after_hours" in text]
+    assert tomllib.loads(text)["schedule"]["expires_after_hours"]
+
+
+# -- links ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("path", DOCUMENTS, ids=lambda path: path.stem)
+def test_the_files_it_points_to_exist(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    for target, part in re.findall(r"\]\(([^)#:]*)(#[^)]*)?\)", text):
+        file = path.parent / target if target else path
+        assert file.exists(), target
+        headings = re.findall(r"^#+ (.+)$", file.read_text(encoding="utf-8"), re.MULTILINE) if part else []
+        assert not part or part[1:] in map(anchor, headings), part
+    for target in re.findall(r'src="([^":]+)"', text):
+        assert (path.parent / target).exists(), target
+
+
+@pytest.mark.parametrize("topic", PAGES)
+def test_a_link_to_a_page_is_called_like_the_page(topic: str) -> None:
+    """On a terminal the link is the command that shows the page, so the sentence must go with its topic."""
+    for text, target in re.findall(r"\[([^\]]+)\]\(([a-z-]+)\.md\)", PAGES[topic]):
+        assert text == target
+        assert target in PAGES
+
+
+def test_every_page_is_linked_from_the_readme_or_from_the_list_of_systems() -> None:
+    linked = re.findall(r"\(retrycli/manual/([a-z-]+)\.md\)", README.read_text(encoding="utf-8"))
+    assert {*linked, *re.findall(r"\((systems-[a-z-]+)\.md\)", PAGES["systems"])} == set(PAGES)
+
+
+def test_an_error_that_names_a_page_names_one_that_exists() -> None:
+    named = [
+        topic
+        for path in MANUAL.parent.rglob("*.py")
+        for topic in re.findall(r"retrycli manual ([a-z][a-z-]+)", path.read_text(encoding="utf-8"))
+    ]
+    assert named
+    assert set(named) <= set(PAGES)
+
+
+def test_the_security_page_says_which_versions_are_supported_and_how_soon_a_report_is_answered() -> None:
+    page = (ROOT / "SECURITY.md").read_text(encoding="utf-8")
+    assert "\n## Supported versions\n" in page
+    assert re.search(r"an answer within \d+ working days", page)
