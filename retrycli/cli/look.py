@@ -500,7 +500,7 @@ def may_have_arrived(message_id: int) -> str:
 def _rfc_3339(column: str, value: object) -> object:
     """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
     from retrycli.domain.errors import InvalidMessage
-    from retrycli.domain.message import utc_time
+    from retrycli.domain.row_parsing import utc_time
 
     if column not in TIMES:
         return value

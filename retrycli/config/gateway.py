@@ -11,9 +11,10 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from retrycli.config.types import Named, SettingsModel, absolute, secret_text
+from retrycli.domain.claim import Route
 from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import MessageType, Route
+from retrycli.domain.message import MessageType
 
 IN_COMMON = (
     "connect_timeout_seconds",

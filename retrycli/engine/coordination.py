@@ -7,8 +7,8 @@ from datetime import datetime
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim
 from retrycli.domain.events import BreakerClosed, BreakerOpened, Event
-from retrycli.domain.message import Claim
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
 

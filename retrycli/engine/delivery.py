@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.claim import Route
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
-from retrycli.domain.message import BY_PASS, QueuedMessage, Route, UnusableMessage
+from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
 from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition, TransitionKind

@@ -6,9 +6,10 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 
+from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
-from retrycli.domain.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
+from retrycli.domain.message import EscalationReason, Message, UnusableMessage
 from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, first_failure
 from retrycli.engine.rules import Dependencies, PassRules
 

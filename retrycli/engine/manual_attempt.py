@@ -8,9 +8,10 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, Span
 from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
 from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
-from retrycli.domain.message import Claim, Message, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.retry_policy import Decision, Transition

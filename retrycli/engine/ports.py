@@ -8,18 +8,10 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, Route, Span
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import (
-    ChangedMessage,
-    Claim,
-    ExpiredClaim,
-    Message,
-    QueuedMessage,
-    Route,
-    Span,
-    UnusableMessage,
-)
+from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
 from retrycli.domain.retry_policy import Decision, WriteResult

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 
+from retrycli.domain.claim import Claim
 from retrycli.domain.events import Event, MessageMovedOn, event_of
-from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage
+from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.retry_policy import Decision, WriteResult
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 

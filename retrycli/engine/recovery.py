@@ -5,10 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from functools import partial
 
+from retrycli.domain.claim import Claim, ExpiredClaim
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import ClaimsLapsed, Event
 from retrycli.domain.identity import Difference
-from retrycli.domain.message import BY_PASS, Claim, ExpiredClaim, UnusableMessage
+from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.engine.recording import record

@@ -15,8 +15,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from retrycli.domain.circuit_breaker import BreakerRules
+    from retrycli.domain.claim import Route
     from retrycli.domain.events import Event
-    from retrycli.domain.message import MessageType, Route
+    from retrycli.domain.message import MessageType
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
 

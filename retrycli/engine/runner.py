@@ -10,9 +10,9 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
-from retrycli.domain.message import Claim, Route
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.engine.enrolment import sync_queue
 from retrycli.engine.recovery import recover

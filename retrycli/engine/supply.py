@@ -7,8 +7,8 @@ from collections.abc import Iterable
 from datetime import datetime
 from typing import TYPE_CHECKING
 
+from retrycli.domain.claim import Route
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Route
 from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import PassRules

@@ -11,9 +11,10 @@ from heapq import merge
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
-from retrycli.domain.message import ChangedMessage, Message, Span, State, UnusableMessage
+from retrycli.domain.message import Message, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.retry_policy import Decision, RetryPolicy, TransitionKind
 from retrycli.engine import enrolment

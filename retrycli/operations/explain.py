@@ -17,8 +17,9 @@ from typing import Any
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.claim import Claim, Span
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Claim, Message, MessageStatus, QueuedMessage, Span, State, UnusableMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment

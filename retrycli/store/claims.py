@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
+from retrycli.domain.claim import Claim, ExpiredClaim, Route
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Claim, ExpiredClaim, MessageType, QueuedMessage, Route, State, UnusableMessage
+from retrycli.domain.message import MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written

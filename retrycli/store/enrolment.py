@@ -25,20 +25,19 @@ from sqlalchemy import (
     update,
 )
 
+from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.identity import BY_TICKET, birth_of
 from retrycli.domain.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
-    ChangedMessage,
     Message,
     MessageStatus,
     QueuedMessage,
-    Span,
     State,
     UnusableMessage,
-    ticket_text,
 )
 from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.domain.row_parsing import ticket_text
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key

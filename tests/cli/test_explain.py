@@ -14,7 +14,7 @@ import pytest
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.message import Claim
+from retrycli.domain.claim import Claim
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import StartedBy, StopReason
 from retrycli.domain.retry_policy import RetryPolicy

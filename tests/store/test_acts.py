@@ -11,20 +11,11 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, String, select
 
+from retrycli.domain.claim import ChangedMessage, Claim, Span
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ActRecord
-from retrycli.domain.message import (
-    ChangedMessage,
-    Claim,
-    EscalationReason,
-    MessageStatus,
-    MessageType,
-    QueuedMessage,
-    Span,
-    State,
-    UnusableMessage,
-)
+from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema

@@ -14,11 +14,12 @@ import pytest
 from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
+from retrycli.domain.claim import Claim, ExpiredClaim, Span
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import digest_of
-from retrycli.domain.message import Claim, EscalationReason, ExpiredClaim, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult

@@ -8,8 +8,9 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, Span
 from retrycli.domain.events import ClockWasAhead
-from retrycli.domain.message import Claim, EscalationReason, Span
+from retrycli.domain.message import EscalationReason
 from retrycli.domain.notices import Told, Topic
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind

@@ -37,9 +37,10 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN
 
+from retrycli.domain.claim import Span
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.filter import Filter
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims

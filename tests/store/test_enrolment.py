@@ -11,9 +11,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Text, update
 
+from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
+from retrycli.domain.message import EscalationReason, Message, MessageType, State, UnusableMessage
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

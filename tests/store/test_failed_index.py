@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from retrycli.domain.claim import Span
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.message import Span
 from retrycli.store.enrolment import START, Enrolment
 from retrycli.store.failed_index import NAME, FailedIndex, IndexState
 from tests.store.application import Application, bare_table, messages_table, opened

@@ -7,7 +7,7 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.message import Span
+from retrycli.domain.claim import Span
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import PassRecord, Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary

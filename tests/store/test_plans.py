@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import case, insert, literal, select
 
+from retrycli.domain.claim import Claim, Route, Span
 from retrycli.domain.filter import Filter
-from retrycli.domain.message import Claim, MessageType, Route, Span, State
+from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition

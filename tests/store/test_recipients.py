@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 import pytest
 
-from retrycli.domain.message import Claim, EscalationReason, QueuedMessage
+from retrycli.domain.claim import Claim
+from retrycli.domain.message import EscalationReason, QueuedMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims

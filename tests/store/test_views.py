@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
+from retrycli.domain.claim import Claim, Span
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import AttemptRecord, ListedMessage
-from retrycli.domain.message import Claim, EscalationReason, MessageStatus, MessageType, Span, State
+from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims

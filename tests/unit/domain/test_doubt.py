@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, Route
 from retrycli.domain.doubt import HELD_AT_MOST, TICKETS
-from retrycli.domain.message import Claim, MessageType, QueuedMessage, Route
+from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason

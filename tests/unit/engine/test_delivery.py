@@ -11,10 +11,11 @@ from typing import Any
 
 import pytest
 
+from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.events import BreakerOpened, ResultKept
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Claim, QueuedMessage, Route, UnusableMessage
+from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.retry_policy import Decision, WriteResult
 from retrycli.store.claims import Claims
