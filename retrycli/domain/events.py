@@ -10,7 +10,7 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.domain.retry_policy import Decision, TransitionKind
+from retrycli.domain.transition import Decision, TransitionKind
 
 
 class PassStarted(NamedTuple):

@@ -6,7 +6,8 @@ import hashlib
 import re
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.retry_policy import EXHAUSTED, Decision
+from retrycli.domain.retry_policy import EXHAUSTED
+from retrycli.domain.transition import Decision
 
 LENGTH = 12
 """Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""

@@ -17,7 +17,8 @@ from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition, TransitionKind
+from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
 from retrycli.engine.limits import PassLimits

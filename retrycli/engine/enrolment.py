@@ -10,7 +10,8 @@ from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
-from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, first_failure
+from retrycli.domain.retry_policy import first_failure
+from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.rules import Dependencies, PassRules
 
 BATCH = 500

@@ -14,7 +14,7 @@ from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules

@@ -14,7 +14,7 @@ from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.transition import Decision, WriteResult
 
 
 class Retired(Protocol):

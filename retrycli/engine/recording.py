@@ -8,7 +8,7 @@ from datetime import datetime
 from retrycli.domain.claim import Claim
 from retrycli.domain.events import Event, MessageMovedOn, event_of
 from retrycli.domain.message import QueuedMessage, UnusableMessage
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.transition import Decision, WriteResult
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 
 Decided = tuple[QueuedMessage | UnusableMessage, Decision]

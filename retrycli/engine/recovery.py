@@ -11,7 +11,7 @@ from retrycli.domain.events import ClaimsLapsed, Event
 from retrycli.domain.identity import Difference
 from retrycli.domain.message import BY_PASS, UnusableMessage
 from retrycli.domain.outcome import PROCESS_DIED, Outcome
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules
 

@@ -16,7 +16,8 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import Message, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
-from retrycli.domain.retry_policy import Decision, RetryPolicy, TransitionKind
+from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Decision, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import Dependencies, PassRules

@@ -15,7 +15,7 @@ from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
-from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
+from retrycli.domain.transition import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
 from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.error_messages import is_busy

@@ -36,8 +36,8 @@ from retrycli.domain.message import (
     State,
     UnusableMessage,
 )
-from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
 from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key

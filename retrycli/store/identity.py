@@ -27,8 +27,8 @@ from retrycli.domain.identity import (
 from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision
 from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision
 from retrycli.store.keys import delivery_key
 from retrycli.store.messages import addresses, message_of, row_by_row, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue

@@ -22,7 +22,7 @@ from retrycli.domain.identity import digest_of
 from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition, WriteResult
+from retrycli.domain.transition import Decision, Transition, WriteResult
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database

@@ -15,7 +15,7 @@ from retrycli.domain.claim import ChangedMessage, Span
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, State, UnusableMessage
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment

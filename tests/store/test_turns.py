@@ -11,7 +11,7 @@ from retrycli.domain.circuit_breaker import Breaker, BreakerState
 from retrycli.domain.claim import Claim, Route, Span
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 

@@ -17,7 +17,7 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.listing import AttemptRecord, ListedMessage
 from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database

@@ -17,7 +17,7 @@ from retrycli.domain.events import BreakerOpened, ResultKept
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.fakes import DELIVERED, DOWN, RULES, Stage
