@@ -12,7 +12,6 @@ from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_va
 
 from retrycli.config.types import Named, SettingsModel, absolute, secret_text
 from retrycli.domain.claim import Route
-from retrycli.domain.email_address import CONTROL, Address
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 
@@ -109,6 +108,8 @@ class GatewaySettings(SettingsModel):
     @field_validator("sender", "recipient")
     @classmethod
     def _address(cls, text: str | None) -> str | None:
+        from retrycli.domain.email_address import Address  # only gateways for e-mail need it
+
         if text is not None and not Address.parse(text).local.isascii():
             raise ValueError("what stands before its @ must be ASCII, or many servers could not take it")
         return text
@@ -116,6 +117,8 @@ class GatewaySettings(SettingsModel):
     @field_validator("subject")
     @classmethod
     def _template(cls, text: str) -> str:
+        from retrycli.domain.email_address import CONTROL
+
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
             raise ValueError("it is one line, in which { and } stand around the names of columns")
         return text

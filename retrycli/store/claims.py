@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
 from retrycli.domain.claim import Claim, ExpiredClaim, Route
-from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
@@ -48,6 +47,7 @@ from retrycli.store.these import id_in
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from retrycli.domain.fair_share import FairShare
     from retrycli.store.database import Database
 
 
