@@ -37,7 +37,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.messages import message_of
 from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 
 LATENESS = timedelta(seconds=3)
 """How long after the tick of its line a pass begins: what has ended by then does not hold it up."""

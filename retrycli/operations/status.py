@@ -31,7 +31,7 @@ from retrycli.store.escalations import escalation_groups
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views.prometheus import Measured
 

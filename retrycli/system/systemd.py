@@ -4,14 +4,21 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from retrycli.domain.cron_line import Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_summary import StartedBy
+from retrycli.system.host import TIMED_OUT, Caller, Host, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
+NOT_ACTIVE = (3, 4)
+"""What ``systemctl is-active`` says of a unit that is not at work, or not there."""
+SYSTEM_UNITS = "etc/systemd/system"
+UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 STOP_SECONDS = 45
 """For what is in flight when a pass is asked to end."""
 
@@ -212,3 +219,67 @@ def _escaped(text: str) -> str:
 def _quoted(word: str) -> str:
     text = _escaped(word).replace("$", "$$")
     return f'"{text}"' if re.search(r"[^\w@%+=:,./-]", text, re.ASCII) else text
+
+
+# -- the timers of this machine --------------------------------------------------------------------------------
+
+
+def has_systemd(host: Host) -> bool:
+    """Whether systemd is at work here, and not merely installed."""
+    return (host.root / "run/systemd/system").is_dir()
+
+
+def is_active(host: Host, *units: str, own: bool) -> bool | None:
+    """Return whether any of these units is at work; None if systemd does not say."""
+    code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
+    return None if code and code not in NOT_ACTIVE else not code
+
+
+def systemctl(host: Host, *words: str, own: bool) -> None:
+    """Have systemd do something, or the user's own instance of it.
+
+    Raises:
+        ConfigurationError: it would not.
+    """
+    command = ["systemctl", *(["--user"] if own else []), *words]
+    done = host.run(command, b"")
+    if done.returncode:
+        said = " ".join(decoded(done.stderr).split())
+        raise ConfigurationError(f"`{' '.join(command)}` failed: {said}")
+
+
+def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
+    """Find the timers that call a pass and are switched on."""
+    folders = [(host.root / each, False) for each in UNIT_FOLDERS] + [(host.unit_folder, True)]
+    seen = set()
+    for folder, own in folders:
+        for path in files_in(folder, r".+\.timer", unread):
+            found = _timer(path, host.login if own else "root", unread)
+            if found is not None and path.resolve() not in seen and _is_on(host, path, unread, own=own):
+                seen.add(path.resolve())
+                yield found
+
+
+def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
+    text = read_text(path, unread)
+    named = values(text).get("Unit", [path.with_suffix(".service").name])[-1]
+    service = read_text(path.with_name(named), unread)
+    found = called(service)
+    if found is None:
+        return None
+    user = next(iter(values(service).get("User", [])), None)
+    return Caller("timer", str(path), None, times(text), *found, user, is_marked(text), owner)
+
+
+def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
+    """Whether a timer is switched on: at each boot, or just now."""
+    enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
+    with suppress(OSError):
+        if any(each.name == timer.name for each in enabled.glob("*.wants/*.timer")):
+            return True
+    if not has_systemd(host):
+        return False
+    done = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name], b"")
+    if done.returncode == TIMED_OUT:
+        unread[str(timer)] = f"systemctl: {decoded(done.stderr)}"
+    return done.returncode == 0

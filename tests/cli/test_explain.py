@@ -27,7 +27,7 @@ from retrycli.store.claims import Claims, is_due
 from retrycli.store.database import Database
 from retrycli.store.ledger import Ledger
 from retrycli.store.schema import queue
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 from tests.cli.api import BAD_GATEWAY, FORBIDS, REJECTS, TAKES, Scripted, held_back
 from tests.cli.application import Application
 from tests.cli.command import COLUMNS, end
