@@ -7,23 +7,23 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.claim import Route
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
+from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
-from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
 from retrycli.domain.pass_summary import StopReason
 from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.coordination import PassCoordinator
 from retrycli.engine.destination import Destination
+from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
 from retrycli.engine.recording import Decided, Results
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
+from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
@@ -35,23 +35,6 @@ COMMIT_TIMES = 100
 """How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
-ENOUGH, SHARE = 8, 1 / 4
-"""An answer waits for others, to be written down with them in one transaction, until there are so many, or that share
-of the requests in flight if it is more. If it waited for all, all requests would soon go out, and be answered, in step.
-"""
-ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-"""How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
-server waits for it five times."""
-
-
-class Begun(NamedTuple):
-    """An attempt that is recorded and goes out next."""
-
-    queued: QueuedMessage
-    at: datetime
-    probe: int
-    """Which of the message's probes it is; 0 if it is none."""
-    on_trial: bool
 
 
 class Delivery:
@@ -88,12 +71,7 @@ class Delivery:
         self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
         self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
-        self._in_flight = 0
-        self._begun: list[Begun] = []
-        """Attempts that go out as soon as they are on the disk."""
-        self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
-        self._fault: ConfigurationError | None = None
-        """Why no request can be made."""
+        self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
         # An answer is in one of these three until its result is committed.
         self._new: list[Attempt] = []
         """Answers that are not judged yet."""
@@ -140,9 +118,9 @@ class Delivery:
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
-            while self._new or self._in_flight or self._may_begin() or await self._wait_for_rows():
+            while self._new or self._in_flight.count or self._may_begin() or await self._wait_for_rows():
                 await self._write(self._record_and_begin)
-                self._send(gateway, group)
+                self._in_flight.send(gateway, group)
                 self._new += await self._answers()
             await self._write(self._end)
         except DatabaseUnavailable as error:
@@ -157,8 +135,8 @@ class Delivery:
         undone = [each.message_id for each in self._results.waiting]
         self._events += map(ResultKept, [*self._results.unwritten, *undone, *unjudged])
         self._tell()
-        if self._fault is not None:
-            raise self._fault
+        if self._in_flight.fault is not None:
+            raise self._in_flight.fault
         if self._is_held_up and self._supply.any_left():
             raise DatabaseBusy(
                 f"the application holds the rows of {len(self._results.unwritten)} messages that were sent; end its "
@@ -181,7 +159,7 @@ class Delivery:
                 break
             except DatabaseBusy:
                 self._roll_back()
-                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight:
+                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
                     raise
@@ -214,24 +192,16 @@ class Delivery:
         self._supply.rolled_back()
         self._results.rolled_back()
         self._events.clear()
-        not_begun = len(self._begun)
-        self._begun.clear()
-        self._in_flight -= not_begun
+        not_begun = self._in_flight.discard_unsent()
         self.begun -= not_begun
         self._limits.not_begun(not_begun)
-
-    def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Let the attempts go out that have been recorded."""
-        for each in self._begun:
-            group.create_task(self._attempt(gateway, each))
-        self._begun.clear()
 
     def _keep_answers(self) -> bool:
         """Record the outcomes of all answers in retrycli's own tables, because the application holds something else.
 
         So they are known even if this process dies. Return False if the application holds these too.
         """
-        self._new += self._arrived()
+        self._new += self._in_flight.arrived()
         # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
         ended, kept = [*self._in_doubt], list[Decision]()
         for each in self._results.waiting:
@@ -256,9 +226,8 @@ class Delivery:
     async def _save_answers(self) -> bool:
         """Wait for the answers that are still to come, and record the outcomes of all; tell if that was possible."""
         self._roll_back()
-        while self._in_flight:
-            self._new.append(await self._answered.get())
-            self._in_flight -= 1
+        while self._in_flight.count:
+            self._new.append(await self._in_flight.next_answer())
         with suppress(DatabaseUnavailable):
             while not (is_kept := self._keep_answers()) and self._deps.now() < self._coordinator.claim.expires_at:
                 await self._deps.sleep(TRY_AGAIN_SECONDS)
@@ -316,9 +285,8 @@ class Delivery:
                     unfit.append((each, Decision(each.message_id, escalation, message=each)))
                 else:
                     probe = self._count_probes(each.message_id) if probing else 0
-                    self._begun.append(Begun(each, now, probe, self._destination.on_trial))
+                    self._in_flight.add(StartedAttempt(each, now, probe, self._destination.on_trial))
                     begun += 1
-            self._in_flight += begun
             self._limits.begun(begun)
             self.begun += begun
             self._results.write(self._coordinator.claim, unfit)
@@ -326,49 +294,15 @@ class Delivery:
     def _count_probes(self, message_id: int) -> int:
         return self._deps.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
 
-    async def _attempt(self, gateway: Gateway, begun: Begun) -> None:
-        stood_still = self._deps.now() >= self._coordinator.claim.expires_at
-        about_us = False
-        try:
-            outcome = CLAIM_EXPIRED_BEFORE_SEND if stood_still else await gateway.deliver(begun.queued)
-        except ConfigurationError as fault:  # the others' answers still come in
-            self._fault = self._fault or fault
-            outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
-            about_us = True
-        now = self._deps.now()
-        self._answered.put_nowait(
-            Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial, about_us=about_us)
-        )
-
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
-        answers = []
         if pause := self._limits.pause():
             await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
-        elif self._in_flight:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SYNC_INTERVAL.total_seconds()):
-                    answers.append(await self._answered.get())
-            await self._gather()
-            self._in_flight -= len(answers)
-        return answers + self._arrived()
-
-    def _arrived(self) -> list[Attempt]:
-        """Take the answers that have come."""
-        answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
-        self._in_flight -= len(answers)
-        return answers
-
-    async def _gather(self) -> None:
-        """Let other answers come in that are there already, but for being read."""
-        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * SHARE)))
-        for _ in range(ROUNDS_FOR_A_SERVER if self._rules.at_a_server else ROUNDS_FOR_A_FILE):
-            await asyncio.sleep(0)
-            if 1 + self._answered.qsize() >= enough:
-                return
+            return self._in_flight.arrived()
+        return await self._in_flight.answers()
 
     def _may_begin(self) -> bool:
-        if self._is_held_up or self._fault is not None:
+        if self._is_held_up or self._in_flight.fault is not None:
             return False
         return bool(self._supply) and self._destination.stop_reason is None and self._limits.may_begin()
 
@@ -381,12 +315,12 @@ class Delivery:
         """How many attempts may begin now."""
         one_by_one = self._destination.on_trial or self._destination.probing
         width = 1 if one_by_one else self._destination.width
-        return self._limits.room(width - self._in_flight) if self._may_begin() else 0
+        return self._limits.room(width - self._in_flight.count) if self._may_begin() else 0
 
     def _next_ids(self, room: int) -> list[int]:
         """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
         found = self._supply.take(room, self._destination) if room else []
-        if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
+        if room and not found and self._destination.tickets_in_doubt and not self._in_flight.count:
             self._decide_and_record(last=True)
             return self._next_ids(self._room())
         return found
@@ -416,7 +350,7 @@ class Delivery:
 
     def _decide_and_record(self, *, last: bool = False) -> None:
         """Decide what each new attempt does to its message, and write it down."""
-        if self._fault is not None:  # nothing can be learnt of a request that could not be made
+        if self._in_flight.fault is not None:  # nothing can be learnt of a request that could not be made
             self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
             self._new = [each for each in self._new if not each.about_us]
         observed = self._coordinator.observe(self._destination, self._new, last=last)
