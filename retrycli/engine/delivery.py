@@ -16,23 +16,19 @@ from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.retry_policy import RetryPolicy
 from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.coordination import PassCoordinator
+from retrycli.engine.decisions import Decisions, decision
 from retrycli.engine.destination import Destination
 from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
-from retrycli.engine.recording import Decided, Results
+from retrycli.engine.recording import TRY_AGAIN_SECONDS, Decided, Results, commit_patiently
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
-TRY_AGAIN_SECONDS = 0.05
-"""How long to wait for the application before a transaction is begun, or committed, again."""
-COMMIT_TIMES = 100
-"""How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
 RECORD_WITHIN_SECONDS = 0.1
 """How long an answer may wait to be written down while a rate holds the next attempt back."""
 
@@ -69,6 +65,7 @@ class Delivery:
         self._events: list[Event] = []
         self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._reserve_turn)
         self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
+        self._decisions = Decisions(deps, rules, since=since)
         self._destination = Destination(Breaker(rules.destination), rules, since=since)
         self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
         self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
@@ -155,7 +152,7 @@ class Delivery:
             try:
                 with self._deps.claims.transaction(wait=False) as commit:
                     work()
-                    await self._commit(commit)
+                    await commit_patiently(commit, self._deps.sleep)
                 break
             except DatabaseBusy:
                 self._roll_back()
@@ -166,14 +163,6 @@ class Delivery:
             await self._deps.sleep(TRY_AGAIN_SECONDS)
         self._committed()
         self._tell()
-
-    async def _commit(self, commit: Callable[[], bool]) -> None:
-        """Commit as soon as no reader of a SQLite file is in the way."""
-        for _ in range(COMMIT_TIMES):
-            if commit():
-                return
-            await self._deps.sleep(TRY_AGAIN_SECONDS)
-        raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
 
     @property
     def _give_up_at(self) -> datetime:
@@ -207,7 +196,7 @@ class Delivery:
         for each in self._results.waiting:
             (ended if each.transition.kind is TransitionKind.RELEASED else kept).append(each)
         for answer in self._new:
-            (ended if answer.is_spared else kept).append(_settled(answer, Transition.released()))
+            (ended if answer.is_spared else kept).append(decision(answer, Transition.released()))
         try:
             with self._deps.claims.transaction(wait=False) as commit:
                 self._sync()
@@ -330,8 +319,7 @@ class Delivery:
 
     def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
         """Tell if a message may be sent; if not, note what becomes of it instead."""
-        has_lookup = self._deps.looks_up(queued.message.message_type)
-        escalation = self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
+        escalation = self._decisions.escalation_before_send(queued)
         if escalation is not None:
             escalations[queued.message_id] = escalation
         return escalation is None
@@ -351,12 +339,12 @@ class Delivery:
     def _decide_and_record(self, *, last: bool = False) -> None:
         """Decide what each new attempt does to its message, and write it down."""
         if self._in_flight.fault is not None:  # nothing can be learnt of a request that could not be made
-            self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
+            self._results.add((each.queued, self._decisions.decide(each)) for each in self._new if each.about_us)
             self._new = [each for each in self._new if not each.about_us]
         observed = self._coordinator.observe(self._destination, self._new, last=last)
         self._new = []
-        self._results.add((each.queued, self._decide(each)) for each in observed)
-        self._in_doubt += [_settled(each, Transition.released()) for each in self._destination.newly_in_doubt()]
+        self._results.add((each.queued, self._decisions.decide(each)) for each in observed)
+        self._in_doubt += [decision(each, Transition.released()) for each in self._destination.newly_in_doubt()]
         self._coordinator.save(self._destination)
         if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
@@ -367,30 +355,7 @@ class Delivery:
         if self._rules.per_ticket_order:
             self._supply.free(str(each.ticket_id) for each in messages)
 
-    def _decide(self, attempt: Attempt) -> Decision:
-        queued = attempt.queued
-        if attempt.about_us:
-            return _settled(attempt, Transition.released(attempt.finished_at))
-        transition = self._policy(queued).decide(
-            queued,
-            attempt.outcome,
-            since=self._since,
-            now=attempt.finished_at,
-            jitter=self._deps.jitter(),
-            counts_as_retry=attempt.counts_as_retry,
-            has_lookup=self._deps.looks_up(queued.message.message_type),
-        )
-        return _settled(attempt, transition)
-
-    def _policy(self, queued: QueuedMessage) -> RetryPolicy:
-        return self._rules.policies[queued.message.message_type]
-
     def _tell(self) -> None:
         events = self._events.copy()
         self._events.clear()
         self._tell_all(events)
-
-
-def _settled(attempt: Attempt, transition: Transition) -> Decision:
-    message_id = attempt.queued.message_id
-    return Decision(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 
 from retrycli.domain.claim import Claim
+from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.events import Event, MessageMovedOn, event_of
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.transition import Decision, WriteResult
@@ -15,6 +16,23 @@ Decided = tuple[QueuedMessage | UnusableMessage, Decision]
 """A claimed message, and what was decided of it."""
 WAITED_FOR = 8
 """A transaction waits for so many rows at most that the application holds."""
+TRY_AGAIN_SECONDS = 0.05
+"""How long to wait for the application before a transaction is begun, or committed, again."""
+COMMIT_TIMES = 100
+"""How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
+
+
+async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Commit as soon as no reader of a SQLite file is in the way.
+
+    Raises:
+        DatabaseBusy: the application read it for too long.
+    """
+    for _ in range(COMMIT_TIMES):
+        if commit():
+            return
+        await sleep(TRY_AGAIN_SECONDS)
+    raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
 
 
 def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
