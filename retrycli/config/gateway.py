@@ -181,13 +181,17 @@ class RoutedGatewaySettings(GatewaySettings):
     @property
     def all(self) -> dict[str, GatewaySettings]:
         """Every gateway that has messages, by the name of its section."""
-        own = {f"gateway.{each}": self.of(each) for each in MessageType if self.of(each) is not self}
+        own = {
+            f"gateway.{message_type}": self.of(message_type)
+            for message_type in MessageType
+            if self.of(message_type) is not self
+        }
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
 
     @property
     def longest(self) -> timedelta:
         """How long one message may take."""
-        return timedelta(seconds=max(each.request_timeout_seconds for each in self.all.values()))
+        return timedelta(seconds=max(gateway.request_timeout_seconds for gateway in self.all.values()))
 
     @property
     def routes(self) -> tuple[Route, ...]:
@@ -197,8 +201,8 @@ class RoutedGatewaySettings(GatewaySettings):
             ConfigurationError: one of the destinations is not set.
         """
         ways: dict[str, set[MessageType]] = {}
-        for each in MessageType:
-            ways.setdefault(self.of(each).destination, set()).add(each)
+        for message_type in MessageType:
+            ways.setdefault(self.of(message_type).destination, set()).add(message_type)
         *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
         but = frozenset(MessageType) - theirs
         return (*(Route(where, only=frozenset(only)) for where, only in others), Route(rest, but=but))

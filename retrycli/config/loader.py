@@ -100,7 +100,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
         # What is no file is no reason to take the next one, by which nobody meant to go.
-        found = next((each for each in candidates(env) if os.path.lexists(each)), None)
+        found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
         if found is not None and found != SYSTEM_FILE:
@@ -235,10 +235,10 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
 
 def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
     problems = []
-    for each in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in each["loc"] if part != "[key]")
+    for problem in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         near = [k for k in sources if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}.") or not key]
-        origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and each["loc"] else ""
-        text = {"extra_forbidden": "no such setting"}.get(each["type"], each["msg"].removeprefix("Value error, "))
-        problems.append(f"{key}{origin}: {text}" if each["loc"] else text)
+        origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and problem["loc"] else ""
+        text = {"extra_forbidden": "no such setting"}.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        problems.append(f"{key}{origin}: {text}" if problem["loc"] else text)
     return "; ".join(problems) + HINT

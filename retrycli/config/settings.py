@@ -121,7 +121,7 @@ class ScheduleSettings(SettingsModel):
     @model_validator(mode="after")
     def _waits_outlast_the_pass(self) -> Self:
         """A wait within the slack would be due again in the very pass that set it."""
-        own = {f"schedule.types.{each}": self._with(rules) for each, rules in self.types.items()}
+        own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
                 raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
@@ -242,7 +242,10 @@ class Settings(SettingsModel):
     def policies(self) -> dict[MessageType, RetryPolicy]:
         """The rules for each message type."""
         gateway = self.gateway
-        return {each: self.schedule.policy(each, unknown_limit=gateway.of(each).unknown_limit) for each in MessageType}
+        return {
+            message_type: self.schedule.policy(message_type, unknown_limit=gateway.of(message_type).unknown_limit)
+            for message_type in MessageType
+        }
 
 
 __all__ = [

@@ -111,8 +111,8 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
         if isinstance(value, BaseModel):
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):
-            for each, inner in value.items():
-                yield from ((k, v) for k, v in _values(f"{section}.{name}.{each}", inner) if v is not None)
+            for key, inner in value.items():
+                yield from ((k, v) for k, v in _values(f"{section}.{name}.{key}", inner) if v is not None)
         else:
             yield f"{section}.{name}", _masked(value)
 
@@ -126,7 +126,7 @@ def _masked(value: object) -> str | None:
         case str():
             return masked_url(value)
         case tuple():
-            return ", ".join(HIDDEN if isinstance(each, SecretStr) else f"{each:g}" for each in value) or None
+            return ", ".join(HIDDEN if isinstance(item, SecretStr) else f"{item:g}" for item in value) or None
         case bool():
             return str(value).lower()
         case float():
@@ -150,7 +150,7 @@ def _toml(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple():
-            return "[" + ", ".join(f"{each:g}" for each in value) + "]"
+            return "[" + ", ".join(f"{item:g}" for item in value) + "]"
         case int():
             return str(value)
         case _:

@@ -44,7 +44,7 @@ class Route(NamedTuple):
     """The only types that go this way; None where there is no such limit."""
 
 
-class Span(NamedTuple):
+class IdRange(NamedTuple):
     """A range of message ids: above ``after``, up to and including ``upto``; None is no bound."""
 
     after: int | None

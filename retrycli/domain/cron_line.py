@@ -186,7 +186,7 @@ def calls(text: str, *, system: bool) -> list[CronCommand]:
 def names_pass(words: Sequence[str]) -> bool:
     """Whether a command line makes a pass: one of its commands runs retrycli, and not one that only speaks of it."""
     commands: list[list[str]] = [[]]
-    for word in takewhile(lambda each: not each.startswith("#"), words):
+    for word in takewhile(lambda word: not word.startswith("#"), words):
         if word and set(word) <= OPERATORS:
             commands.append([])
         else:
@@ -195,13 +195,13 @@ def names_pass(words: Sequence[str]) -> bool:
 
 
 def _runs_pass(command: Sequence[str]) -> bool:
-    rest = [*dropwhile(lambda each: each in KEYWORDS or re.match(r"\w+=", each), command)]
-    programs = [each.rpartition("/")[2] for each in rest]
+    rest = [*dropwhile(lambda word: word in KEYWORDS or re.match(r"\w+=", word), command)]
+    programs = [word.rpartition("/")[2] for word in rest]
     if not rest or programs[0] in SPEAKERS:
         return False
-    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(each)) for each in rest if " " in each):
+    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(word)) for word in rest if " " in word):
         return True
-    return "run-once" in dropwhile(lambda each: each != "retrycli", programs)
+    return "run-once" in dropwhile(lambda program: program != "retrycli", programs)
 
 
 def named_config(arguments: list[str]) -> str | None:
@@ -256,13 +256,13 @@ def _lines(text: str) -> list[str]:
 
 def _span(lines: list[str], config: str) -> range | None:
     """Where the block for these settings is."""
-    marks = [each.rstrip("\r\n") for each in lines]
+    marks = [line.rstrip("\r\n") for line in lines]
     mark = begin(config)
     if mark not in marks:
         return None
     first = marks.index(mark)
     rest = marks[first + 1 :]
-    last = next((number for number, each in enumerate(rest) if each.startswith(BEGIN) or each == END), None)
+    last = next((number for number, mark in enumerate(rest) if mark.startswith(BEGIN) or mark == END), None)
     if last is None or rest[last] != END:
         raise ConfigurationError(
             f"line {first + 1} of the crontab, {mark!r}, has lost its end, {END!r}; put it back below what "

@@ -18,7 +18,11 @@ OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEN_MINUTES, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
 FINE, FAIR = 2 * DAY, 60 * DAY
-BARS = (TEN_MINUTES, *(each * HOUR for each in (0.5, 1, 2, 4, 8, 12)), *(each * DAY for each in (1, 2, 7, 28, 364)))
+BARS = (
+    TEN_MINUTES,
+    *(number * HOUR for number in (0.5, 1, 2, 4, 8, 12)),
+    *(number * DAY for number in (1, 2, 7, 28, 364)),
+)
 """The lengths of time that one bar may stand for."""
 MOST_BARS = 90
 """So many bars can still be told apart on a phone."""
@@ -92,7 +96,7 @@ class DeliveryStats:
     @property
     def attempts(self) -> int:
         """How many attempts began."""
-        return sum(each.attempts for each in self.slices)
+        return sum(part.attempts for part in self.slices)
 
     @property
     def delivered(self) -> int:
@@ -103,8 +107,8 @@ class DeliveryStats:
 def counted(slices: Iterable[Slice]) -> dict[str, int]:
     """Attempts by outcome, in the order of `OUTCOMES`, without those that none came to."""
     found: Counter[str] = Counter()
-    for each in slices:
-        found[each.outcome] += each.attempts
+    for part in slices:
+        found[part.outcome] += part.attempts
     return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
 
 
@@ -117,16 +121,16 @@ def unit_for(span: timedelta) -> timedelta:
 
 def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
     """How long a time one bar of a chart stands for, so that there are not too many of them."""
-    return next((each for each in BARS if span / each <= most), BARS[-1])
+    return next((length for length in BARS if span / length <= most), BARS[-1])
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
     """The attempts by outcome of each stretch of a length, empty ones too; the first begins where its slice does."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
-    for each in figures.slices:
-        found[min((each.at - begin) // length, len(found) - 1)].append(each)
-    return {begin + number * length: counted(each) for number, each in enumerate(found)}
+    for part in figures.slices:
+        found[min((part.at - begin) // length, len(found) - 1)].append(part)
+    return {begin + number * length: counted(slices) for number, slices in enumerate(found)}
 
 
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:

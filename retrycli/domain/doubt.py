@@ -67,7 +67,7 @@ class Doubt:
         """Return the tickets to send nothing more to, until it is known what their answers are about."""
         if self.status is None and len(self._held) < HELD_AT_MOST:
             return frozenset()
-        return frozenset(each.ticket for each in (*self._held, *self._trials))
+        return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
 
     def new(self) -> list[Attempt]:
         """Return the attempts that are held and were not returned before."""
@@ -82,10 +82,10 @@ class Doubt:
         """
         if not self._held:  # as most often
             return []
-        known = [each for each in self._held if delivery is None or each.finished_at <= delivery.begun_at]
+        known = [attempt for attempt in self._held if delivery is None or attempt.finished_at <= delivery.begun_at]
         done = set(map(id, known))
-        self._held = [each for each in self._held if id(each) not in done]
-        self._new = [each for each in self._new if id(each) not in done]
+        self._held = [attempt for attempt in self._held if id(attempt) not in done]
+        self._new = [attempt for attempt in self._new if id(attempt) not in done]
         if len(self._tickets_with(self.status)) < TICKETS:
             self.status, self._trials = None, []
         return known
@@ -93,9 +93,13 @@ class Doubt:
     @property
     def words(self) -> str:
         """Say what the route answers, for an operator."""
-        alike = self._trials and all(each.outcome.status_code == self.status for each in self._trials)
+        alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
         return f"HTTP {self.status} to everything" if alike else f"HTTP {self.status} to {number} tickets in a row"
 
     def _tickets_with(self, status: int | None) -> set[str]:
-        return {each.ticket for each in self._held if each.outcome.in_doubt and each.outcome.status_code == status}
+        return {
+            attempt.ticket
+            for attempt in self._held
+            if attempt.outcome.in_doubt and attempt.outcome.status_code == status
+        }

@@ -104,7 +104,7 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
         label = LABELS.get(name, "")
         old = before.get(name)
         olds, news = (
-            [] if each is None else [f"{label}{line}" for line in str(each).split("\n")] for each in (old, new)
+            [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
         )
         if len(olds) * len(news) > COMPARED:
             yield from (f"-{line}" for line in olds)

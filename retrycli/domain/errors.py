@@ -113,7 +113,7 @@ def cause_of(error: BaseException) -> str:
 def _chain(error: BaseException) -> str:
     """Name an error and its causes."""
     if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_chain(each) for each in error.exceptions)
+        return ", ".join(_chain(inner) for inner in error.exceptions)
     cause = error.__cause__
     return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")
 

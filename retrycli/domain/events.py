@@ -180,16 +180,16 @@ class Tally:
 
 
 def event_of(
-    message: Message | QueuedMessage | UnusableMessage, settled: Decision, *, refusal: str | None = None
+    message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
 ) -> Event:
     """What the world is told of a transition, or why the message's row takes none: then a person has it."""
     if refusal is not None:
-        settled = settled.refused(refusal)
-    change = settled.transition
-    outcome = settled.outcome
+        decision = decision.refused(refusal)
+    change = decision.transition
+    outcome = decision.outcome
     row = message.message if isinstance(message, QueuedMessage) else message
     about = (
-        settled.message_id,
+        decision.message_id,
         row.ticket_id,
         row.message_type,
         row.retry_count if change.retry_count is None else change.retry_count,
@@ -202,7 +202,7 @@ def event_of(
             problem = "; ".join(filter(None, (unusable, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
             status = None if outcome is None else outcome.status_code
-            return MessageEscalated(*about, reason, problem, fingerprint(settled), status)
+            return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
         case _ if outcome is not None:

@@ -36,9 +36,9 @@ def cause(error: str) -> str:
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 
-def fingerprint(settled: Decision) -> str:
+def fingerprint(decision: Decision) -> str:
     """The fingerprint of an escalation: its outcome (or its reason, where no attempt was made), status and cause."""
-    outcome, transition = settled.outcome, settled.transition
+    outcome, transition = decision.outcome, decision.transition
     kind: OutcomeKind | str | None = outcome.kind if outcome else transition.reason
     parts = (str(kind), str(outcome.status_code if outcome else None), cause(transition.last_error or ""))
     return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:LENGTH]

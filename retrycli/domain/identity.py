@@ -179,55 +179,68 @@ class History(NamedTuple):
 
     def sent_by_0004(self) -> bool:
         """Tell if a version before 0005 may have sent the message: it recorded no keys."""
-        return any(each.delivery_key is None and each.unsettled for each in self.attempts)
+        return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt at a text; None if there was none."""
-        keys = (each.delivery_key for each in self.attempts if (each.birth, each.digest) == (birth, digest))
+        keys = (attempt.delivery_key for attempt in self.attempts if (attempt.birth, attempt.digest) == (birth, digest))
         return next(reversed([*keys]), None)
 
     def deliveries(self, birth: str, digest: str) -> int:
         """Count the recorded deliveries of a text; the newest one knows of those that were pruned."""
-        return max((1 + (each.deliveries or 0) for each in self._deliveries(birth, digest)), default=0)
+        return max((1 + (delivery.deliveries or 0) for delivery in self._deliveries(birth, digest)), default=0)
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
         """Return when a text was last delivered, unless an operator has requeued the message since."""
-        made = [each for each in self._deliveries(birth, digest) if self._counts(each)]
-        return max((each.finished_at or each.started_at for each in made if not self._is_closed(each)), default=None)
+        made = [delivery for delivery in self._deliveries(birth, digest) if self._counts(delivery)]
+        return max(
+            (delivery.finished_at or delivery.started_at for delivery in made if not self._is_closed(delivery)),
+            default=None,
+        )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
         """Return the recipients that have a mail with this content, whoever else was to get it."""
-        mails = (each for each in self.attempts if each.is_of(birth) and each.digest and each.delivered_to)
-        return frozenset().union(*(each.delivered_to for each in mails if same_content(each.digest or "", digest)))
+        mails = (
+            attempt for attempt in self.attempts if attempt.is_of(birth) and attempt.digest and attempt.delivered_to
+        )
+        return frozenset().union(*(mail.delivered_to for mail in mails if same_content(mail.digest or "", digest)))
 
     def unknowns(self, key: str) -> int:
         """Count the attempts under a key whose outcome is unknown, since the last requeue."""
-        return sum(each.outcome == OutcomeKind.UNKNOWN for each in self.attempts if self._is_under(each, key))
+        return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
         """Count the requests that passes have sent under a key since the last requeue."""
-        return sum(each.by_pass and each.is_request for each in self.attempts if self._is_under(each, key))
+        return sum(attempt.by_pass and attempt.is_request for attempt in self.attempts if self._is_under(attempt, key))
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return when the newest attempt under a key ended that may have delivered."""
-        times = [each.finished_at for each in self.attempts if each.delivery_key in {key, None} and each.unsettled]
-        return next((each for each in reversed(times) if each is not None), None)
+        times = [
+            attempt.finished_at
+            for attempt in self.attempts
+            if attempt.delivery_key in {key, None} and attempt.unsettled
+        ]
+        return next((time for time in reversed(times) if time is not None), None)
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
         """Return another ticket under which this text may have arrived, unless an operator has requeued it since."""
         moved = (
-            each.ticket
-            for each in self.attempts
-            if each.digest == digest
-            and each.ticket != ticket
-            and (each.unsettled or each.unwritten)
-            and self._counts(each)
-            and is_of_one_message(each.birth, birth)
+            attempt.ticket
+            for attempt in self.attempts
+            if attempt.digest == digest
+            and attempt.ticket != ticket
+            and (attempt.unsettled or attempt.unwritten)
+            and self._counts(attempt)
+            and is_of_one_message(attempt.birth, birth)
         )
         return next(moved, None)
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
-        return [each for each in self.attempts if each.delivered and each.digest == digest and each.is_of(birth)]
+        return [
+            attempt
+            for attempt in self.attempts
+            if attempt.delivered and attempt.digest == digest and attempt.is_of(birth)
+        ]
 
     def _is_closed(self, delivery: PastAttempt) -> bool:
         """Tell if a later delivery of a text was written into the row, where the row did not show this one.
@@ -235,9 +248,9 @@ class History(NamedTuple):
         Then the message is done, and the row with its id on another ticket is another message.
         """
         return delivery.birth == OF_ANY_TICKET and any(
-            each.delivered and each.number > delivery.number and each.digest == delivery.digest
-            for each in self.attempts
-            if each.birth != OF_ANY_TICKET
+            attempt.delivered and attempt.number > delivery.number and attempt.digest == delivery.digest
+            for attempt in self.attempts
+            if attempt.birth != OF_ANY_TICKET
         )
 
     def _is_under(self, attempt: PastAttempt, key: str) -> bool:

@@ -103,8 +103,8 @@ def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     Passes between them that say nothing about it are left out: one that delivered nothing has not found out whether it
     could.
     """
-    telling = (each for each in passes if _tells_of(reason, each))
-    return list(takewhile(lambda each: each.reason == reason, telling))
+    telling = (past for past in passes if _tells_of(reason, past))
+    return list(takewhile(lambda past: past.reason == reason, telling))
 
 
 def _tells_of(reason: str, past: PastPass) -> bool:
@@ -117,7 +117,7 @@ def as_mailed(passes: Sequence[Past]) -> list[Past]:
     """Return the passes that tell what the newest one tells to the same reader: a terminal's output is not mailed."""
     if not passes or passes[0].started_by is StartedBy.PERSON:
         return [*passes]
-    return [each for each in passes if each.started_by is not StartedBy.PERSON]
+    return [past for past in passes if past.started_by is not StartedBy.PERSON]
 
 
 def works(past: PastPass) -> bool:
@@ -128,8 +128,8 @@ def works(past: PastPass) -> bool:
 
 def failed(passes: Iterable[Past]) -> list[Past]:
     """Return the passes, newest first, that failed or died since the last one that worked."""
-    since_then = takewhile(lambda each: not works(each), passes)
-    return [each for each in since_then if each.result is PassResult.FAILED or each.reason == StopReason.DIED]
+    since_then = takewhile(lambda past: not works(past), passes)
+    return [past for past in since_then if past.result is PassResult.FAILED or past.reason == StopReason.DIED]
 
 
 def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | None:
@@ -143,8 +143,8 @@ def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | 
     """
     if not (recorded := failed(passes)):
         return None
-    earlier = [*dropwhile(lambda each: each is not recorded[-1], passes)][1:]
-    unrecorded = [*takewhile(lambda each: each.result is None, earlier)]
+    earlier = [*dropwhile(lambda past: past is not recorded[-1], passes)][1:]
+    unrecorded = [*takewhile(lambda past: past.result is None, earlier)]
     before = earlier[len(unrecorded) :]
     return (unrecorded or recorded)[-1].started_at, before[0] if before else None
 
@@ -152,7 +152,7 @@ def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | 
 def is_known(passes: Sequence[PastPass], remind: timedelta = REMIND_AFTER) -> bool:
     """Return whether the newest pass failed as one did that was told less than ``remind`` ago."""
     newest, *earlier = passes
-    alike = [each for each in failed(earlier) if cause(each.detail or "") == cause(newest.detail or "")]
+    alike = [past for past in failed(earlier) if cause(past.detail or "") == cause(newest.detail or "")]
     return bool(alike) and not _is_due(newest, alike, remind)
 
 
@@ -175,7 +175,7 @@ def missing(passes: Sequence[PastPass], interval: timedelta) -> str | None:
     """Return that passes stayed away before the newest one, if a scheduler has started that."""
     if len(passes) < 2 or passes[0].started_by not in SCHEDULERS:  # noqa: PLR2004
         return None
-    until, after = (each.started_at for each in passes[:2])
+    until, after = (past.started_at for past in passes[:2])
     if not is_late(after, until, interval):
         return None
     return (

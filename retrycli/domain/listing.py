@@ -45,7 +45,7 @@ class ListedMessage:
             unknown: when it was made, if nothing says.
         """
         made_at = self.created_at or self.first_failed_at or unknown
-        policy = next((each for kind, each in policies.items() if kind == self.message_type), None)
+        policy = next((rules for kind, rules in policies.items() if kind == self.message_type), None)
         return None if policy is None or made_at is None else policy.wanted_until(made_at)
 
 

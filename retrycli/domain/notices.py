@@ -240,7 +240,7 @@ def _fault(here: Situation) -> Incident:
 def _was_met(topic: Topic, newest: PastPass) -> bool:
     """Return whether the newest pass may have met a trouble itself: a graver one hides it."""
     gravity = [*MET_BY]
-    reasons = [MET_BY[each] for each in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
+    reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons
 
 
@@ -255,7 +255,7 @@ def _skipped(here: Situation) -> bool:
 
 
 def _skipped_in_a_row(here: Situation) -> Incident | None:
-    count = next((n for n, each in enumerate(here.passes) if each.result is not PassResult.SKIPPED), len(here.passes))
+    count = next((n for n, past in enumerate(here.passes) if past.result is not PassResult.SKIPPED), len(here.passes))
     return Incident(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
 
 

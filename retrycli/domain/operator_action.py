@@ -134,14 +134,14 @@ def no_such(message_id: int) -> NoSuchMessage:
 
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
     """Why nobody may touch a message: it is not failed, or somebody is sending it; None where one may."""
-    each = standing.message_id
+    message_id = standing.message_id
     if standing.status != MessageStatus.FAILED:
-        return NotActionable(f"message {each} is {standing.status}, not failed: there is nothing to {verb}")
+        return NotActionable(f"message {message_id} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
-            f"message {each} is being sent just now ({standing.claimed_by}); "
-            f"look again with `retrycli show {each}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
+            f"message {message_id} is being sent just now ({standing.claimed_by}); "
+            f"look again with `retrycli show {message_id}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
         )
     return None
 

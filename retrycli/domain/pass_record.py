@@ -40,7 +40,7 @@ class PassRecord:
     @property
     def has_tried(self) -> bool:
         """Tell whether it had anything to deliver."""
-        return any(getattr(self, each) for each in COUNTS)
+        return any(getattr(self, name) for name in COUNTS)
 
 
 @dataclass(frozen=True, slots=True)

@@ -142,12 +142,12 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
     if len(fields) != len(RANGES):
         return None
     try:
-        minutes, hours, days, months, weekdays = (_values(*each) for each in zip(fields, RANGES, strict=True))
+        minutes, hours, days, months, weekdays = (_values(*field) for field in zip(fields, RANGES, strict=True))
     except ValueError:
         return None
     hour = _local(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
     step = HOUR / len(minutes)
-    if fields[1:] == ["*"] * 4 and all(each - minutes[0] == number * step for number, each in enumerate(minutes)):
+    if fields[1:] == ["*"] * 4 and all(minute - minutes[0] == number * step for number, minute in enumerate(minutes)):
         return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
     # If both are restricted, a day has to match one of them only.
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
@@ -193,7 +193,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
     for part in field.split(","):
         span, slash, step = part.partition("/")
         first, dash, last = span.partition("-")
-        first, last = (numbers.get(each, each) for each in (first, last))
+        first, last = (numbers.get(value, value) for value in (first, last))
         if first == "*":
             first, dash, last = str(least), "-", str(most)
         values = range(int(first), (int(last) if dash else int(first)) + 1, int(step) if slash else 1)
@@ -242,6 +242,6 @@ def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
     """
     if not starts:
         return None
-    phases = [(each - EPOCH) % interval // MINUTE for each in starts]
+    phases = [(start - EPOCH) % interval // MINUTE for start in starts]
     usual, _ = Counter(phases).most_common(1)[0]  # of equally common ones the first that came, which is the newest
     return Grid(starts[phases.index(usual)], interval)

@@ -168,14 +168,17 @@ class WriteResult(NamedTuple):
 
     lost: frozenset[int] = frozenset()
     """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
-    held: frozenset[int] = frozenset()
+    locked: frozenset[int] = frozenset()
     """The application holds their rows: only the attempts' outcomes were written."""
-    refused: Mapping[int, str] = MappingProxyType({})
+    not_written: Mapping[int, str] = MappingProxyType({})
     """The application's table takes no change of their rows, and why: they were escalated."""
     changed: Mapping[int, Decision] = MappingProxyType({})
     """Their rows hold another text now: they were escalated instead."""
 
 
-def as_written(settled: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
+def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
     """What becomes of messages of which the application's table takes no change of some."""
-    return [each.refused(refused[each.message_id]) if each.message_id in refused else each for each in settled]
+    return [
+        decision.refused(refused[decision.message_id]) if decision.message_id in refused else decision
+        for decision in decisions
+    ]

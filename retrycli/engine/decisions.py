@@ -34,7 +34,7 @@ class Decisions:
         """Decide what an attempt does to its message."""
         queued = attempt.queued
         if attempt.about_us:
-            return decision(attempt, Transition.released(attempt.finished_at))
+            return as_decision(attempt, Transition.released(attempt.finished_at))
         transition = self._policy(queued).decide(
             queued,
             attempt.outcome,
@@ -44,13 +44,13 @@ class Decisions:
             counts_as_retry=attempt.counts_as_retry,
             has_lookup=self._deps.looks_up(queued.message.message_type),
         )
-        return decision(attempt, transition)
+        return as_decision(attempt, transition)
 
     def _policy(self, queued: QueuedMessage) -> RetryPolicy:
         return self._rules.policies[queued.message.message_type]
 
 
-def decision(attempt: Attempt, transition: Transition) -> Decision:
+def as_decision(attempt: Attempt, transition: Transition) -> Decision:
     """Combine an attempt with its transition."""
     message_id = attempt.queued.message_id
     return Decision(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)

@@ -18,7 +18,7 @@ from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.pass_summary import StopReason
 from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.coordination import PassCoordinator
-from retrycli.engine.decisions import Decisions, decision
+from retrycli.engine.decisions import Decisions, as_decision
 from retrycli.engine.destination import Destination
 from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
@@ -128,13 +128,13 @@ class Delivery:
                 raise
             self._limits.stop(StopReason.SIGNAL)
             self.release()
-        unjudged = [each.queued.message_id for each in self._new]
-        undone = [each.message_id for each in self._results.waiting]
+        unjudged = [attempt.queued.message_id for attempt in self._new]
+        undone = [decision.message_id for decision in self._results.waiting]
         self._events += map(ResultKept, [*self._results.unwritten, *undone, *unjudged])
         self._tell()
         if self._in_flight.fault is not None:
             raise self._in_flight.fault
-        if self._is_held_up and self._supply.any_left():
+        if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
                 f"the application holds the rows of {len(self._results.unwritten)} messages that were sent; end its "
                 "transaction. A later pass writes these rows, and sends the other messages"
@@ -193,10 +193,10 @@ class Delivery:
         self._new += self._in_flight.arrived()
         # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
         ended, kept = [*self._in_doubt], list[Decision]()
-        for each in self._results.waiting:
-            (ended if each.transition.kind is TransitionKind.RELEASED else kept).append(each)
+        for decision in self._results.waiting:
+            (ended if decision.transition.kind is TransitionKind.RELEASED else kept).append(decision)
         for answer in self._new:
-            (ended if answer.is_spared else kept).append(decision(answer, Transition.released()))
+            (ended if answer.is_spared else kept).append(as_decision(answer, Transition.released()))
         try:
             with self._deps.claims.transaction(wait=False) as commit:
                 self._sync()
@@ -234,14 +234,14 @@ class Delivery:
         until = self._deps.now() + self._deps.claims.patience()
         while self._results.unwritten and self._deps.now() < until and not self._deps.stop_requested():
             await self._deps.sleep(TRY_AGAIN_SECONDS)
-            await self._write(self._try_held)
+            await self._write(self._retry_locked_rows)
             if self._may_begin():
                 return True
         return False
 
-    def _try_held(self) -> None:
+    def _retry_locked_rows(self) -> None:
         self._sync()
-        self._results.write_held(self._coordinator.claim)
+        self._results.write_locked(self._coordinator.claim)
 
     def _sync(self) -> None:
         self._coordinator.sync(self._destination)
@@ -266,15 +266,15 @@ class Delivery:
             )
             unfit: list[Decided] = []
             begun = 0
-            for each in loaded:
-                if isinstance(each, UnusableMessage):
-                    invalid = Transition.invalid(each.problem)
-                    unfit.append((each, Decision(each.message_id, invalid, message=each)))
-                elif escalation := escalations.get(each.message_id):
-                    unfit.append((each, Decision(each.message_id, escalation, message=each)))
+            for message in loaded:
+                if isinstance(message, UnusableMessage):
+                    invalid = Transition.invalid(message.problem)
+                    unfit.append((message, Decision(message.message_id, invalid, message=message)))
+                elif escalation := escalations.get(message.message_id):
+                    unfit.append((message, Decision(message.message_id, escalation, message=message)))
                 else:
-                    probe = self._count_probes(each.message_id) if probing else 0
-                    self._in_flight.add(StartedAttempt(each, now, probe, self._destination.on_trial))
+                    probe = self._count_probes(message.message_id) if probing else 0
+                    self._in_flight.add(StartedAttempt(message, now, probe, self._destination.on_trial))
                     begun += 1
             self._limits.begun(begun)
             self.begun += begun
@@ -291,14 +291,14 @@ class Delivery:
         return await self._in_flight.answers()
 
     def _may_begin(self) -> bool:
-        if self._is_held_up or self._in_flight.fault is not None:
+        if self._is_write_blocked or self._in_flight.fault is not None:
             return False
         return bool(self._supply) and self._destination.stop_reason is None and self._limits.may_begin()
 
     @property
-    def _is_held_up(self) -> bool:
+    def _is_write_blocked(self) -> bool:
         """Tell if the application holds so many rows one after the other that nothing more may go out."""
-        return self._results.barren >= max(ENOUGH, self._rules.concurrency)
+        return self._results.blocked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:
         """How many attempts may begin now."""
@@ -339,12 +339,16 @@ class Delivery:
     def _decide_and_record(self, *, last: bool = False) -> None:
         """Decide what each new attempt does to its message, and write it down."""
         if self._in_flight.fault is not None:  # nothing can be learnt of a request that could not be made
-            self._results.add((each.queued, self._decisions.decide(each)) for each in self._new if each.about_us)
-            self._new = [each for each in self._new if not each.about_us]
+            self._results.add(
+                (attempt.queued, self._decisions.decide(attempt)) for attempt in self._new if attempt.about_us
+            )
+            self._new = [attempt for attempt in self._new if not attempt.about_us]
         observed = self._coordinator.observe(self._destination, self._new, last=last)
         self._new = []
-        self._results.add((each.queued, self._decisions.decide(each)) for each in observed)
-        self._in_doubt += [decision(each, Transition.released()) for each in self._destination.newly_in_doubt()]
+        self._results.add((attempt.queued, self._decisions.decide(attempt)) for attempt in observed)
+        self._in_doubt += [
+            as_decision(attempt, Transition.released()) for attempt in self._destination.newly_in_doubt()
+        ]
         self._coordinator.save(self._destination)
         if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
@@ -353,7 +357,7 @@ class Delivery:
 
     def _free_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
         if self._rules.per_ticket_order:
-            self._supply.free(str(each.ticket_id) for each in messages)
+            self._supply.free(str(message.ticket_id) for message in messages)
 
     def _tell(self) -> None:
         events = self._events.copy()

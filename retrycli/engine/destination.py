@@ -35,7 +35,7 @@ class Destination:
             due_by = max(due_by, breaker.probe_at)
         self.breaker = breaker.admitting(due_by)
         self.width = 1
-        self._at_ease = breaker.is_healthy
+        self._has_no_failure = breaker.is_healthy
         """Whether nothing has failed in this pass, nor as the last one ended."""
         self.stop_reason: StopReason | None = None
         self.detail: str | None = None
@@ -54,7 +54,7 @@ class Destination:
 
     def may_change(self, attempts: Sequence[Attempt]) -> bool:
         """Whether these attempts could tell anything new of the breaker."""
-        return not (self.breaker.is_healthy and all(each.outcome.kind in ALIVE for each in attempts))
+        return not (self.breaker.is_healthy and all(attempt.outcome.kind in ALIVE for attempt in attempts))
 
     @property
     def probing(self) -> bool:
@@ -83,7 +83,7 @@ class Destination:
                 self._doubt.hold(attempt)
             else:
                 if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
-                    observed += [self._learn(each) for each in self._doubt.let_go(attempt)]
+                    observed += [self._learn(held) for held in self._doubt.let_go(attempt)]
                 observed.append(self._learn(attempt))
             if attempt.trial and self.on_trial:
                 self._doubt.count_trial(attempt)
@@ -96,7 +96,7 @@ class Destination:
         # Who rejects our credentials may have said so in other words before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
             return self._take_for_ours()
-        return [self._learn(each) for each in self._doubt.let_go()]
+        return [self._learn(held) for held in self._doubt.let_go()]
 
     def newly_in_doubt(self) -> list[Attempt]:
         """Return the attempts that are held back since this was last asked."""
@@ -109,13 +109,13 @@ class Destination:
                 self._refuse(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
             else:
                 self._refuse(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
-        return [each._replace(about_us=True) for each in self._doubt.let_go()]
+        return [held._replace(about_us=True) for held in self._doubt.let_go()]
 
     def _learn(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
         counts_as_retry = self._charges(attempt)
-        self._at_ease &= kind not in OUTAGE
-        self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._at_ease)
+        self._has_no_failure &= kind not in OUTAGE
+        self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._has_no_failure)
         match kind:
             case OutcomeKind.THROTTLED if not self.breaker.blocks(self._since):
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))

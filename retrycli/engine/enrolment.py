@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 
-from retrycli.domain.claim import ChangedMessage, Span
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
 from retrycli.domain.message import EscalationReason, Message, UnusableMessage
@@ -39,7 +39,9 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
     return swept_to
 
 
-def follow(deps: Dependencies, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
+def follow(
+    deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
+) -> bool:
     """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
     changed = deps.enrolment.retire(span).changed
     for start in range(0, len(changed), CHANGED_AT_ONCE):
@@ -51,7 +53,7 @@ def follow(deps: Dependencies, rules: PassRules, span: Span, now: datetime, *, e
         if deps.stop_requested():
             return False
         last = fresh[-1]
-        rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
+        rest = IdRange(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
     return True
 
 
@@ -64,9 +66,9 @@ def review_escalations(
     difference.
     """
     decide = partial(_reviewed, deps, rules, now=now)
-    for each in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
-        if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
-            emit(event_of(each.message, each))
+    for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
+        if decision.transition.kind is TransitionKind.ESCALATED and decision.message is not None:
+            emit(event_of(decision.message, decision))
 
 
 def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
@@ -90,19 +92,19 @@ def enrol(
 ) -> list[Event]:
     """Take messages into the queue; those that go straight to a person are told of in the events."""
     entries = []
-    for each in fresh:
-        if isinstance(each, UnusableMessage):
-            settled, failed_at = Decision(each.message_id, Transition.invalid(each.problem)), now
+    for message in fresh:
+        if isinstance(message, UnusableMessage):
+            decision, failed_at = Decision(message.message_id, Transition.invalid(message.problem)), now
         else:
-            failed_at = first_failure(each, now)
-            policy = rules.policies[each.message_type]
-            transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=deps.jitter())
-            settled = Decision(each.id, transition)
-        entries.append((settled, failed_at, each.ticket_id))
+            failed_at = first_failure(message, now)
+            policy = rules.policies[message.message_type]
+            transition = policy.enrol(message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
+            decision = Decision(message.id, transition)
+        entries.append((decision, failed_at, message.ticket_id))
     # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
     refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
-        event_of(each, settled, refusal=refused.get(settled.message_id))
-        for each, (settled, _, _) in zip(fresh, entries, strict=True)
-        if settled.transition.kind is TransitionKind.ESCALATED or settled.message_id in refused
+        event_of(message, decision, refusal=refused.get(decision.message_id))
+        for message, (decision, _, _) in zip(fresh, entries, strict=True)
+        if decision.transition.kind is TransitionKind.ESCALATED or decision.message_id in refused
     ]

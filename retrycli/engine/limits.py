@@ -15,7 +15,7 @@ def capacity(rules: PassRules) -> int | None:
     by_rate = None
     if rules.rate_per_second is not None:
         by_rate = math.ceil(rules.deadline.total_seconds() * rules.rate_per_second)
-    return min((each for each in (rules.limit, by_rate) if each is not None), default=None)
+    return min((limit for limit in (rules.limit, by_rate) if limit is not None), default=None)
 
 
 class PassLimits:

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim, Span
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
 from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
@@ -55,8 +55,8 @@ async def attempt_through(
     outcome = await gateway.deliver(queued)
     finished_at = deps.now()
     transition = Transition.after_attempt_by_hand(queued, outcome)
-    settled = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
-    for event in await _recorded(deps, claim, queued, settled):
+    decision = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
+    for event in await _recorded(deps, claim, queued, decision):
         deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
@@ -118,29 +118,29 @@ async def _arrived(
     """Record that a look-up found a message."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = deps.now()
-    settled = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
+    decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
 
     def record_arrival() -> None:
-        deps.claims.record_arrival(claim, settled, made_by=by, destination=destination, started_at=began)
+        deps.claims.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
 
     await _patiently(deps, claim, record_arrival)
-    events = await _recorded(deps, claim, queued, settled)
+    events = await _recorded(deps, claim, queued, decision)
     for event in events:
         deps.emit(event)
-    if any(isinstance(each, MessageDelivered) for each in events):
+    if any(isinstance(event, MessageDelivered) for event in events):
         return LookUp(Presence.ARRIVED)
     words = f"its row could not be marked as sent; see `retrycli show {queued.message_id}`"
     return LookUp(Presence.ARRIVED, words)
 
 
-async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, settled: Decision) -> list[Event]:
+async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
     """Write the result, however long the application holds the row or the file while the claim lives.
 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
     """
     while True:
-        events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, settled)]))
+        events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
         if not held or deps.now() >= claim.expires_at:
             return events
         await deps.sleep(TRY_AGAIN_SECONDS)
@@ -176,7 +176,7 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
 
 def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
     """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
-    span = Span(message_id - 1, message_id)
+    span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
     unknown_yet = deps.enrolment.newly_failed(span, limit=1)
     for escalated in enrol(deps, rules, unknown_yet, now):
@@ -211,9 +211,9 @@ def _begun(
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
     """Claim and load a message, and record an attempt if a request is to be sent; tell if it was escalated."""
-    for each in take_in(deps, rules, message_id, now):
-        if isinstance(each, UnusableMessage):
-            raise _unusable(each)
+    for message in take_in(deps, rules, message_id, now):
+        if isinstance(message, UnusableMessage):
+            raise _unusable(message)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
     loaded = deps.claims.begin(
         claim,

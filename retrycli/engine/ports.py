@@ -8,7 +8,7 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, Route, Span
+from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, IdRange, Route
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
@@ -28,16 +28,16 @@ class Retired(Protocol):
 class Enrolment(Protocol):
     """Which messages the queue looks after."""
 
-    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """The ranges of ids to compare, and where the next pass goes on."""
 
-    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+    def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know."""
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
         """Add messages: first transition, first failure, ticket; whose rows took no change, and why."""
 
-    def retire(self, span: Span) -> Retired:
+    def retire(self, span: IdRange) -> Retired:
         """Drop messages that are the application's again, and find escalated ones whose rows it may have written."""
 
     def review(

@@ -43,20 +43,22 @@ def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tupl
     """
     if not decided:
         return [], []
-    recorded = deps.claims.record(claim, [each for _, each in decided], deps.now())
-    held = [each for each in decided if each[1].message_id in recorded.held] if recorded.held else []
+    recorded = deps.claims.record(claim, [decision for _, decision in decided], deps.now())
+    held = [pair for pair in decided if pair[1].message_id in recorded.locked] if recorded.locked else []
     return _events(decided, recorded), held
 
 
 def _events(decided: Sequence[Decided], recorded: WriteResult) -> list[Event]:
     return [
-        MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None)
-        if each.message_id in recorded.lost
+        MessageMovedOn(decision.message_id, decision.outcome.kind if decision.outcome else None)
+        if decision.message_id in recorded.lost
         else event_of(
-            message, recorded.changed.get(each.message_id, each), refusal=recorded.refused.get(each.message_id)
+            message,
+            recorded.changed.get(decision.message_id, decision),
+            refusal=recorded.not_written.get(decision.message_id),
         )
-        for message, each in decided
-        if each.message_id not in recorded.held
+        for message, decision in decided
+        if decision.message_id not in recorded.locked
     ]
 
 
@@ -78,29 +80,29 @@ class Results:
     ) -> None:
         self._deps = deps
         self._tell = tell
-        self._tell_written = written
+        self._on_written = written
         self._waiting: list[Decided] = []
         """What the next transaction writes."""
         self._unwritten: list[Decided] = []
         """What is not written because the application holds its row. The outcome of its attempt is on the disk."""
         self._now: list[Decided] = []
         """What the present transaction writes, with what it finds held."""
-        self._now_held: list[Decided] = []
-        self._still_held: list[Decided] | None = None
+        self._now_locked: list[Decided] = []
+        self._still_locked: list[Decided] | None = None
         """What the present transaction finds held of what was held up; None if it does not look."""
         self._looked_at: datetime | None = None
-        self.barren = 0
+        self.blocked_in_a_row = 0
         """How many results the application has held up since one was last written."""
 
     @property
     def waiting(self) -> Sequence[Decision]:
         """Return what the next transaction writes."""
-        return [each for _, each in self._waiting]
+        return [decision for _, decision in self._waiting]
 
     @property
     def unwritten(self) -> list[int]:
         """Return the messages whose results are not written because the application holds their rows."""
-        return [each.message_id for _, each in self._unwritten]
+        return [decision.message_id for _, decision in self._unwritten]
 
     def add(self, decided: Iterable[Decided]) -> None:
         """Take in what was decided."""
@@ -113,41 +115,43 @@ class Results:
             claim: which holds them.
             others: what was decided in the present transaction without an attempt. It is forgotten if that fails.
         """
-        if self._unwritten and self._still_held is None and self._is_time():
-            self.write_held(claim)
+        if self._unwritten and self._still_locked is None and self._is_time():
+            self.write_locked(claim)
         decided, self._waiting = [*self._waiting, *others], []
         self._now += decided
-        self._now_held += self._write(claim, decided)
+        self._now_locked += self._write(claim, decided)
 
     def _is_time(self) -> bool:
         return self._looked_at is None or self._deps.now() - self._looked_at >= SYNC_INTERVAL
 
-    def write_held(self, claim: Claim) -> None:
+    def write_locked(self, claim: Claim) -> None:
         """Write what the application held the last time."""
         self._looked_at = self._deps.now()
-        self._still_held = self._write(claim, self._unwritten)
+        self._still_locked = self._write(claim, self._unwritten)
 
     def _write(self, claim: Claim, decided: Sequence[Decided]) -> list[Decided]:
         events, held = record(self._deps, claim, decided)
         self._tell(events)
-        unwritten = {each.message_id for _, each in held}
-        self._tell_written(message for message, each in decided if each.message_id not in unwritten)
+        unwritten = {decision.message_id for _, decision in held}
+        self._on_written(message for message, decision in decided if decision.message_id not in unwritten)
         return held
 
     def committed(self) -> None:
         """Take note that the transaction is committed."""
-        if self._still_held is not None:
-            if len(self._still_held) < len(self._unwritten):
-                self.barren = 0
+        if self._still_locked is not None:
+            if len(self._still_locked) < len(self._unwritten):
+                self.blocked_in_a_row = 0
             # The next time it is the turn of others to be waited for.
-            self._unwritten = self._still_held[WAITED_FOR:] + self._still_held[:WAITED_FOR]
-            self._still_held = None
+            self._unwritten = self._still_locked[WAITED_FOR:] + self._still_locked[:WAITED_FOR]
+            self._still_locked = None
         if self._now:
-            self.barren = 0 if len(self._now_held) < len(self._now) else self.barren + len(self._now_held)
-            self._unwritten += self._now_held
-            self._now, self._now_held = [], []
+            self.blocked_in_a_row = (
+                0 if len(self._now_locked) < len(self._now) else self.blocked_in_a_row + len(self._now_locked)
+            )
+            self._unwritten += self._now_locked
+            self._now, self._now_locked = [], []
 
     def rolled_back(self) -> None:
         """Take note that the transaction has failed: its results are to be written again."""
-        self._waiting[:0] = [each for each in self._now if each[1].outcome is not None]
-        self._now, self._now_held, self._still_held = [], [], None
+        self._waiting[:0] = [pair for pair in self._now if pair[1].outcome is not None]
+        self._now, self._now_locked, self._still_locked = [], [], None

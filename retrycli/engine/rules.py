@@ -75,7 +75,7 @@ class PassRules:
 
     def destination_of(self, message_type: str) -> str:
         """Where a message goes."""
-        own = (each.destination for each in self.routes if each.only is not None and message_type in each.only)
+        own = (route.destination for route in self.routes if route.only is not None and message_type in route.only)
         return next(own, self.destination)
 
     @property

@@ -98,8 +98,8 @@ class _Pass:
         self.started_at = self._deps.now()
         if self.started_at - self.began_at >= SYNC_INTERVAL:
             self._deps.ledger.heartbeat(self._me.pass_id, self.started_at)
-        mended = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
-        self._tell([] if mended is None else [mended])
+        repaired = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
+        self._tell([] if repaired is None else [repaired])
 
     def recover(self) -> None:
         """Take back the messages of passes that died."""
@@ -138,12 +138,12 @@ class _Pass:
         """
         routes = self._rules.routes or (Route(self._rules.destination),)
         last = self._deps.ledger.last_start() if len(routes) > 1 else None
-        first = next((number for number, each in enumerate(routes, 1) if each.destination == last), 0)
-        return [each for each in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, each)]
+        first = next((number for number, route in enumerate(routes, 1) if route.destination == last), 0)
+        return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]
 
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
         """Give a route its share of the deadline and of the remaining limit."""
-        limit, begun = self._rules.limit, sum(each.begun for each in self._deliveries)
+        limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
         until = self._rules.deadline * ((number + 1) / of)
         return replace(self._rules, destination=route.destination, limit=share, deadline=until)
@@ -157,8 +157,8 @@ class _Pass:
 
     def report(self) -> PassSummary:
         """Write down how the pass ended, as its deliveries did."""
-        ended = [each for each in self._deliveries if each.reason is not None]
-        worst = min(ended, key=lambda each: GRAVITY.index(each.reason), default=None)
+        ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
+        worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
         if worst is None or worst.reason is StopReason.LIMIT:
             down = self._down_all_along()
             reason = worst.reason if worst else None
@@ -167,10 +167,10 @@ class _Pass:
 
     def _down_all_along(self) -> str | None:
         """A destination that is still down, though nothing was tried there: others tell nothing of it."""
-        tried = {each.destination for each in self._deliveries}
-        others = [each.destination for each in self._rules.routes if tried and each.destination not in tried]
-        breakers = (self._deps.ledger.breaker(each) for each in others)
-        return next((each.description for each in breakers if each.state is BreakerState.OPEN), None)
+        tried = {delivery.destination for delivery in self._deliveries}
+        others = [route.destination for route in self._rules.routes if tried and route.destination not in tried]
+        breakers = (self._deps.ledger.breaker(destination) for destination in others)
+        return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
         """Write down how the pass ended, for a reason of its own."""
@@ -186,8 +186,8 @@ class _Pass:
         """Record the error that ended the pass, if the database can still be written."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
-                for each in self._deliveries:
-                    each.release()
+                for delivery in self._deliveries:
+                    delivery.release()
             with suppress(DatabaseUnavailable):
                 self.finish(PassResult.FAILED, StopReason.FAULT, cause_of(error))
 

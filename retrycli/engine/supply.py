@@ -37,7 +37,7 @@ class Supply:
         self._route = route
         self._since = since
         self._due_by = rules.due_by(since)
-        self._turns = FairShare(rules.claim_at_once, per_ticket_order=rules.per_ticket_order)
+        self._fair_share = FairShare(rules.claim_at_once, per_ticket_order=rules.per_ticket_order)
         self._claimed: deque[int] = deque()
         self._all_claimed = False
         self._unblocked_tickets: set[str] = set()
@@ -102,7 +102,7 @@ class Supply:
     def _start_again(self) -> None:
         """Give back whatever is claimed, and claim from the beginning."""
         self.release()
-        self._turns = FairShare(self._rules.claim_at_once, per_ticket_order=self._rules.per_ticket_order)
+        self._fair_share = FairShare(self._rules.claim_at_once, per_ticket_order=self._rules.per_ticket_order)
         self._is_unsure = False
 
     def _take_probe(self, destination: Destination) -> list[int]:
@@ -136,8 +136,8 @@ class Supply:
         found: list[int] = []
         while not (found or self._all_claimed):
             at_once = self._rules.claim_at_once
-            found = self._claims.claim(self._coordinator.claim, self._due_by, at_once, self._turns, self._route)
-            self._all_claimed = not found and not self._turns.widen()
+            found = self._claims.claim(self._coordinator.claim, self._due_by, at_once, self._fair_share, self._route)
+            self._all_claimed = not found and not self._fair_share.widen()
         return found
 
     def _claim_freed(self) -> list[int]:

@@ -11,7 +11,7 @@ from heapq import merge
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import ChangedMessage, Span
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import Message, State, UnusableMessage
@@ -56,10 +56,10 @@ class _Foreseen:
     _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
     """The new messages that were read last."""
 
-    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         return self.real.plan_sweep(swept_to)
 
-    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+    def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
         found = self.real.newly_failed(span, limit, replaced=self._here)
         self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
         return found
@@ -94,7 +94,7 @@ class _Foreseen:
                 self.ids.append(each.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
-    def retire(self, span: Span) -> Retired:
+    def retire(self, span: IdRange) -> Retired:
         found = self.real.would_retire(span)
         self._here = found.replaced.keys()
         self.replaced.update(self._here)

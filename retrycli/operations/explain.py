@@ -17,7 +17,7 @@ from typing import Any
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.claim import Claim, Span
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.listing import MessageDetails
 from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.pass_record import is_late
@@ -164,7 +164,7 @@ class _Explainer:
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.ledger.repair_clock_skew(first, self._rules.lease)
-        enrolment.follow(self._deps, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
+        enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)

@@ -48,7 +48,7 @@ class UserCrontab:
             ConfigurationError: there is no cron, or it does not serve this user.
         """
         done = self.host.run(["crontab", *self._whose, "-l"], b"")
-        if done.returncode == NOT_THERE or (done.returncode and any(each in done.stderr for each in NO_CRONTAB)):
+        if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
             return ""
         return decoded(self._checked(done).stdout)
 
@@ -86,8 +86,8 @@ def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
     """
     missed = {} if unread is None else unread
     found = [*_in_crontabs(host, missed), *timers(host, missed)]
-    if any(each.zone is not None for each in found) and not is_cronie(host):
-        found = [replace(each, zone=None) for each in found]
+    if any(caller.zone is not None for caller in found) and not is_cronie(host):
+        found = [replace(caller, zone=None) for caller in found]
     return found
 
 
@@ -123,7 +123,7 @@ def heeded_since(host: Host, caller: Caller) -> datetime | None:
     """Return since when cron heeds a line as it is; None if that can't be seen, or if a timer calls."""
     if caller.kind != "cron":
         return None
-    known = [each for each in (_cron_began(host.root / "proc"), *_written(host, caller)) if each is not None]
+    known = [time for time in (_cron_began(host.root / "proc"), *_written(host, caller)) if time is not None]
     return max(known, default=None)
 
 
@@ -140,7 +140,7 @@ def _cron_began(proc: Path) -> datetime | None:
     daemons = [path for path, name in processes(proc) if name in DAEMONS]
     try:
         boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
-        began = [int((each / "stat").read_text().rpartition(")")[2].split()[START_TIME]) for each in daemons]
+        began = [int((daemon / "stat").read_text().rpartition(")")[2].split()[START_TIME]) for daemon in daemons]
     except (OSError, ValueError, IndexError):
         return None
     if boot is None or not began:
@@ -159,7 +159,7 @@ def daemon_commands(host: Host) -> dict[str, str]:
     status, start, log = f"systemctl status {name}", f"systemctl enable --now {name}", f"journalctl -u {name}"
     if not has_systemd(host):
         service = "service" if shutil.which("service") else "/usr/sbin/service"
-        logs = [f"/{each}" for each in CRON_LOGS if (host.root / each).exists()]
+        logs = [f"/{log}" for log in CRON_LOGS if (host.root / log).exists()]
         status, start = f"{service} {name} status", f"{service} {name} start"
         log = f"grep -i cron {logs[0] if logs else '/' + CRON_LOGS[0]}"
     return {
@@ -172,11 +172,11 @@ def daemon_commands(host: Host) -> dict[str, str]:
 def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     spools = SPOOLS if host.uid == 0 else ()
     users = {path.name for spool in spools for path in files_in(host.root / spool, r"[^.]+", unread)} - {host.login}
-    for each in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
+    for crontab in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
         try:
-            yield from _calls(each.title, each.read(), user=each.user, owner=each.user or host.login)
+            yield from _calls(crontab.title, crontab.read(), user=crontab.user, owner=crontab.user or host.login)
         except ConfigurationError as error:
-            unread[each.title] = str(error).partition(";")[0]
+            unread[crontab.title] = str(error).partition(";")[0]
     # cron reads no other names
     for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
         yield from _calls(str(path), read_text(path, unread), system=True)
@@ -185,7 +185,7 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
 def _calls(
     title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
 ) -> Iterator[Caller]:
-    for each in cron_line.calls(text, system=system):
-        whose = each.user or user
-        found = (title, each.number, each.schedule, each.command, each.config, whose, each.installed, owner)
-        yield Caller("cron", *found, mail_to=each.mail_to, zone=each.zone)
+    for call in cron_line.calls(text, system=system):
+        whose = call.user or user
+        found = (title, call.number, call.schedule, call.command, call.config, whose, call.installed, owner)
+        yield Caller("cron", *found, mail_to=call.mail_to, zone=call.zone)

@@ -32,8 +32,8 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
                 return shlex.split(wanted)
             except ValueError:
                 raise NotEdited(f"${name} can't be read as a command: {wanted}; mend its quotes") from None
-    for each in FALLBACKS:
-        if found := shutil.which(each, path=environment.get("PATH")):
+    for name in FALLBACKS:
+        if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
     remedy = KEEP_IT if stripped_by_sudo(environment) else "set $EDITOR"
     raise NotEdited(f"there is no editor; {remedy}, or give --subject or --body-file")
@@ -97,6 +97,6 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
 
 def _end(number: int, _frame: FrameType | None) -> None:
     """End once: the shell that a terminal was closed on sends the same signal again."""
-    for each in ENDS:
-        signal.signal(each, _ignore)
+    for signal_number in ENDS:
+        signal.signal(signal_number, _ignore)
     raise SystemExit(128 + number)

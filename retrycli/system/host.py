@@ -242,8 +242,8 @@ def under_cron(host: Host, command: Sequence[str]) -> Finished:
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
     """Return a folder's plain files with such names; none if it can't be read."""
     try:
-        found = sorted(each for each in folder.iterdir() if re.fullmatch(name, each.name))
-        return [each for each in found if each.is_file()]
+        found = sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
+        return [path for path in found if path.is_file()]
     except (FileNotFoundError, NotADirectoryError):
         pass
     except OSError as error:

@@ -147,8 +147,8 @@ class PassLock:
     def _make_own_folder(self) -> None:
         folder = self._path.parent
         if folder.match(str(OWN_STATE)) and not folder.exists():
-            for each in (*reversed(folder.parents[: len(OWN_STATE.parts) - 1]), folder):
-                each.mkdir(0o700, exist_ok=True)
+            for parent in (*reversed(folder.parents[: len(OWN_STATE.parts) - 1]), folder):
+                parent.mkdir(0o700, exist_ok=True)
 
     def _other_owner(self) -> str | None:
         """Return who owns the file, unless this user does."""

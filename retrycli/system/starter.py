@@ -31,10 +31,10 @@ def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_ter
     """
     if at_terminal:
         return StartedBy.PERSON
-    starter = next((each for each in parents if each not in WRAPPERS), None)
+    starter = next((name for name in parents if name not in WRAPPERS), None)
     if INVOCATION in environment and starter == MANAGER:
         return StartedBy.TIMER
-    above = [each for each in parents if each in CRONS | LOGINS]
+    above = [name for name in parents if name in CRONS | LOGINS]
     if above:
         return StartedBy.CRON if above[0] in CRONS else StartedBy.PERSON
     return StartedBy.UNKNOWN

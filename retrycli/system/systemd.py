@@ -96,7 +96,7 @@ UMask=0077
 def _confinement(job: Job) -> str:
     """What a service of the system's may touch. A user's own systemd may not confine as much."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
-    writes = " ".join(f'"-{_escaped(each)}"' for each in job.writes)
+    writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [
         "ProtectSystem=strict",
         *([f"ReadWritePaths={writes}"] if writes else []),
@@ -111,7 +111,7 @@ def _confinement(job: Job) -> str:
 
 
 def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
-    return any(path == each or path.startswith(f"{each}/") for path in paths for each in folders)
+    return any(path == folder or path.startswith(f"{folder}/") for path in paths for folder in folders)
 
 
 def timer(job: Job) -> str:
@@ -152,7 +152,7 @@ def called(text: str) -> tuple[str, str | None] | None:
     """The command by which a service makes a pass, and the settings' file it names; None where it makes none."""
     for value in values(text).get("ExecStart", []):
         try:
-            words = [each.replace("%%", "%").replace("$$", "$") for each in shlex.split(value)]
+            words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(value)]
         except ValueError:
             words = value.split()
         if names_pass(words):
@@ -164,7 +164,7 @@ def times(text: str) -> str:
     """When a timer calls, in a few words."""
     found = values(text)
     keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
-    return ", ".join(each for key in keys for each in found.get(key, []))
+    return ", ".join(value for key in keys for value in found.get(key, []))
 
 
 def as_cron(when: str) -> str | None:
@@ -250,7 +250,7 @@ def systemctl(host: Host, *words: str, own: bool) -> None:
 
 def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     """Find the timers that call a pass and are switched on."""
-    folders = [(host.root / each, False) for each in UNIT_FOLDERS] + [(host.unit_folder, True)]
+    folders = [(host.root / folder, False) for folder in UNIT_FOLDERS] + [(host.unit_folder, True)]
     seen = set()
     for folder, own in folders:
         for path in files_in(folder, r".+\.timer", unread):
@@ -275,7 +275,7 @@ def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> boo
     """Whether a timer is switched on: at each boot, or just now."""
     enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
     with suppress(OSError):
-        if any(each.name == timer.name for each in enabled.glob("*.wants/*.timer")):
+        if any(link.name == timer.name for link in enabled.glob("*.wants/*.timer")):
             return True
     if not has_systemd(host):
         return False

@@ -202,10 +202,10 @@ def _is_private(gid: int, users: Collection[int]) -> bool:
     A group's users are those whom it lists, and those whose primary group it is. Of one without any, as in a container
     whose users have no account, the name or number must be a user's.
     """
-    found: set[int | None] = {each.pw_uid for each in pwd.getpwall() if each.pw_gid == gid}
+    found: set[int | None] = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
     with suppress(KeyError):
         found |= {user_number(name) for name in grp.getgrgid(gid).gr_mem}
-    return found <= {*users} if found else _group_name(gid) in {user_name(each) for each in users}
+    return found <= {*users} if found else _group_name(gid) in {user_name(user) for user in users}
 
 
 def user_name(uid: int) -> str:

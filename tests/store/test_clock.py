@@ -8,7 +8,7 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.claim import Claim, Span
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.notices import Told, Topic
@@ -37,7 +37,7 @@ NOW = NOON + 15 * MINUTE
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"
-EVERYTHING = Span(None, None)
+EVERYTHING = IdRange(None, None)
 
 
 def began(ledger: Ledger, pass_id: str = "ahead", *, at: datetime = AHEAD) -> None:

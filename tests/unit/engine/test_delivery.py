@@ -52,7 +52,7 @@ class Held(Claims):
         free = [each for each in settled if each.message_id not in self.ids]
         held = frozenset(each.message_id for each in settled) & self.ids
         self.found_held.append(set(held))
-        return super().record(claim, free, now)._replace(held=held)
+        return super().record(claim, free, now)._replace(locked=held)
 
     def begin(
         self,
