@@ -1,4 +1,4 @@
-"""What a pass claims, and what it finds when it does: claims, routes and ranges of ids."""
+"""Claims, and the messages, routes and ranges of ids that they are about."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ class ExpiredClaim(NamedTuple):
     outcome: Outcome | None = None
     """The attempt's outcome, if its answer was recorded before the claim expired."""
     difference: Difference | None = None
-    """What became of the row since the attempt began; None if nothing is known of that."""
+    """How the row has changed since the attempt began; None if that is unknown."""
     started_at: datetime | None = None
     duration: timedelta | None = None
-    """How long the answer took."""
+    """The time until the answer."""
 
 
 class ChangedMessage(NamedTuple):
@@ -31,28 +31,28 @@ class ChangedMessage(NamedTuple):
 
     message: QueuedMessage | UnusableMessage
     changed: bool
-    """Its text, count or error is another."""
+    """Its text, count or error has changed."""
 
 
 class Route(NamedTuple):
-    """The messages that go one way: to one destination."""
+    """The messages that go to one destination."""
 
     destination: str
     but: frozenset[MessageType] = frozenset()
-    """Types that go another way; all other messages go this one, also those of no known type."""
+    """Types that have another route. All others, unknown ones too, take this one."""
     only: frozenset[MessageType] | None = None
-    """The only types that go this way; None where there is no such limit."""
+    """The only types that take this route; None if it is not limited."""
 
 
 class IdRange(NamedTuple):
-    """A range of message ids: above ``after``, up to and including ``upto``; None is no bound."""
+    """A range of message ids: above ``after``, up to and including ``upto``; None is unbounded."""
 
     after: int | None
     upto: int | None
 
 
 class Claim(NamedTuple):
-    """The exclusive right to some messages: who has it, and until when it outlives a crash."""
+    """An exclusive lease on messages: its owner, and when it expires unless renewed."""
 
     owner: str
     expires_at: datetime

@@ -1,4 +1,4 @@
-"""What a message is: a row of the application's table, checked once and then frozen."""
+"""Messages: rows of the application's table, checked once and then frozen."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 class MessageType(StrEnum):
-    """Whom a message is for."""
+    """The recipients of a message."""
 
     CUSTOMER = "customer"
     SUPPLIER = "supplier"
@@ -31,7 +31,7 @@ class MessageType(StrEnum):
 
 
 class MessageStatus(StrEnum):
-    """The application's own word for where a message is; retrycli picks up ``failed`` and writes ``sent``."""
+    """The application's status of a message. retrycli picks up ``failed`` and writes ``sent``."""
 
     PENDING = "pending"
     APPROVED = "approved"
@@ -41,7 +41,7 @@ class MessageStatus(StrEnum):
 
 
 class State(StrEnum):
-    """Where a message is in retrycli's queue.
+    """The state of a message in retrycli's queue.
 
     ::
 
@@ -59,28 +59,28 @@ class State(StrEnum):
     """
 
     WAITING = "waiting"
-    """Has a time, ``next_attempt_at``, and nobody is working on it."""
+    """Has a time, ``next_attempt_at``, and no claim."""
     SENDING = "sending"
     """A pass or an operator holds a claim on it until ``claim_expires_at``."""
     ESCALATED = "escalated"
-    """An operator has it. No pass sends it, unless the application changes its text, count or error."""
+    """It needs an operator. No pass sends it unless the application changes its text, count or error."""
 
 
 class EscalationReason(StrEnum):
-    """Why a message was escalated."""
+    """The reasons for an escalation."""
 
     EXHAUSTED = "exhausted"
     """It has used up its retries."""
     PERMANENT = "permanent"
-    """The ticketing API says that it will never take it."""
+    """The ticketing API rejects it for good."""
     UNKNOWN = "unknown"
-    """It may have arrived, and sending it again would be a guess."""
+    """It may have arrived, so sending it again would be a guess."""
     INVALID = "invalid"
-    """Its row can't be turned into a request, or takes no change."""
+    """Its row can't be turned into a request, or rejects changes."""
     EXPIRED = "expired"
     """It is too old to be sent."""
     CHANGED = "changed"
-    """Its row is not what was sent, or was delivered already: to send it again would be a guess."""
+    """Its row is not what was sent, or was already delivered, so sending it again would be a guess."""
 
 
 REQUIRED_COLUMNS = (
@@ -103,7 +103,7 @@ OPTIONAL_COLUMNS = (
     "attachments",
 )
 BY_PASS = "pass"  # noqa: S105  not a password
-"""Who makes a pass's attempts; an operator's have the operator's name."""
+"""The name under which passes make attempts; operators use their own."""
 LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 
 
@@ -112,7 +112,7 @@ class Message:
     """One failed message, with its data checked.
 
     ``fields`` holds every column of the row for the templates of a preset, list columns as lists, also those that
-    the table has not. Times are aware and in UTC.
+    the table does not have. Times are aware and in UTC.
     """
 
     id: int
@@ -129,7 +129,7 @@ class Message:
         """Check a row of the application's table and freeze it.
 
         Raises:
-            InvalidMessage: a value is missing or of the wrong kind; the text names the column.
+            InvalidMessage: a value is missing or of the wrong type; the text names the column.
         """
         fields = dict(row)
         for name in LIST_COLUMNS:
@@ -153,7 +153,7 @@ class Message:
 
 @dataclass(frozen=True, slots=True)
 class QueuedMessage:
-    """A message together with what retrycli's queue knows about it."""
+    """A message with its data in retrycli's queue."""
 
     message: Message
     delivery_key: str
@@ -161,37 +161,37 @@ class QueuedMessage:
     unknown_count: int = 0
     attempt_number: int = 1
     delivered_to: frozenset[str] = frozenset()
-    """Addresses that have it from earlier attempts."""
+    """Recipients that have it from earlier attempts."""
     unsettled_since: datetime | None = None
-    """When the newest attempt ended that may have delivered it; None if there is none."""
+    """When the newest attempt ended that may have delivered it; None if there is no such attempt."""
     birth: str = ""
     """See `retrycli.domain.identity`."""
     digest: str = ""
     deliveries: int = 0
-    """How many deliveries of this text are recorded."""
+    """Number of recorded deliveries of this text."""
     delivered_at: datetime | None = None
-    """When this text was last delivered; None if it was not, or if an operator has requeued the message since."""
+    """When this text was last delivered; None if never, or if an operator has requeued the message since."""
     requests: int = 0
-    """How many requests passes have sent under this key since the last requeue."""
+    """Number of requests that passes have sent under this key since the last requeue."""
     elsewhere: str | None = None
     """Another ticket under which this text may have arrived."""
     as_read: tuple[object, ...] = ()
-    """The columns that identify it, as the database gave them."""
+    """The columns that identify it, as the database returned them."""
 
     @property
     def message_id(self) -> int:
-        """The message's own id."""
+        """Return the message's id."""
         return self.message.id
 
     @property
     def ticket_id(self) -> int | str:
-        """The ticket that it belongs to."""
+        """Return the message's ticket."""
         return self.message.ticket_id
 
 
 @dataclass(frozen=True, slots=True)
 class UnusableMessage:
-    """A row that `Message.from_row` would not take, with what little of it is sure."""
+    """A row that `Message.from_row` rejects, with the values that are certain."""
 
     message_id: int
     ticket_id: int | str
@@ -205,7 +205,7 @@ class UnusableMessage:
 
     @classmethod
     def from_row(cls, row: Mapping[str, Any], problem: str) -> UnusableMessage:
-        """Name a bad row."""
+        """Take the valid values of a rejected row."""
         count = row["retry_count"]
         return cls(
             message_id=row["id"],

@@ -1,4 +1,4 @@
-"""What happens next: the one place that turns an outcome into a transition."""
+"""The retry policy: turns an outcome into a transition."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from retrycli.domain.transition import Transition
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The rules for one message type."""
+    """The retry rules of one message type."""
 
     backoff: Backoff = Backoff()
     max_retries: int = 10
     unknown_limit: int = 2
-    """How often a message whose outcome is unknown is sent again before a person is asked."""
+    """How often a message whose outcome is unknown is sent again before it is escalated."""
     expires_after: timedelta | None = None
 
     def decide(
@@ -34,18 +34,18 @@ class RetryPolicy:
         counts_as_retry: bool = True,
         has_lookup: bool = False,
     ) -> Transition:
-        """What an outcome does to a message.
+        """Return the transition that an outcome causes.
 
         Args:
             queued: the message as it was when the attempt began.
-            outcome: what came of the attempt.
+            outcome: the outcome of the attempt.
             since: the start of the pass; waits count from it, so that they end before a tick, not after.
             now: the time of the answer; Retry-After counts from it.
-            jitter: one roll of the dice, -1 to 1.
-            counts_as_retry: False where the destination is known to be down, so that the failure says nothing about
-                the message: it keeps its tries.
-            has_lookup: whether the next attempt begins by asking whether this one has arrived, so that nothing is
-                sent again by guess.
+            jitter: a random number, -1 to 1.
+            counts_as_retry: False if the destination is known to be down, so that the failure says nothing about
+                the message and uses up no retry.
+            has_lookup: the next attempt begins by asking if this one has arrived, so nothing is sent
+                again by guess.
         """
         match outcome.kind:
             case OutcomeKind.DELIVERED:
@@ -55,7 +55,7 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                # Either stops the pass: should it be for this message's sake, the next one begins with another.
+                # Both stop the pass. If the message was the cause, the next pass begins with another one.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
                 counts_as_retry = True
@@ -86,9 +86,9 @@ class RetryPolicy:
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
-        """What becomes of a message that is new to the queue: waiting, or in a person's hands at once.
+        """Return the transition of a message that is new to the queue: waiting, or escalated at once.
 
-        The wait counts from the failure and never from a time to come, so that a wrong clock delays nobody.
+        The wait counts from the failure and never from a future time, so a wrong clock delays no message.
         """
         if not self.has_tries_left(message):
             return self._exhausted(message)
@@ -99,12 +99,12 @@ class RetryPolicy:
     def escalation_before_send(
         self, queued: QueuedMessage, now: datetime, *, has_lookup: bool = False
     ) -> Transition | None:
-        """Return the escalation that takes the place of a message's next attempt; None if it may be sent.
+        """Return the escalation that replaces a message's next attempt; None if it may be sent.
 
         Args:
             queued: the message, with what its history says of this text.
             now: the start of the pass.
-            has_lookup: the attempt begins by asking whether an earlier one has arrived.
+            has_lookup: the attempt begins by asking if an earlier one has arrived.
         """
         if queued.delivered_at is not None:
             return Transition.changed(f"Not sent: this text was already delivered at {_utc(queued.delivered_at)}")
@@ -122,25 +122,25 @@ class RetryPolicy:
         return None
 
     def has_tries_left(self, message: Message) -> bool:
-        """Whether a message may be tried again; ``max_retries`` may have been lowered while it waited."""
+        """Tell if retries are left; ``max_retries`` may have been lowered while the message waited."""
         return message.retry_count < self.max_retries
 
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
-        """Whether a message is too old to be wanted; its age counts from when it was made."""
+        """Tell if a message has expired; its age counts from its creation."""
         expires_at = self.expires_at(queued)
         return expires_at is not None and now > expires_at
 
     def expires_at(self, queued: QueuedMessage) -> datetime | None:
-        """Until when a message is wanted; None is for ever."""
+        """Return when a queued message expires; None is never."""
         return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
     def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:
-        """Tell if a message is escalated in place of its next attempt, by its tries and its age alone."""
+        """Tell if a message is escalated instead of attempted, by its retries and its age alone."""
         end = self.wanted_until(made_at)
         return retry_count >= self.max_retries or (end is not None and now > end)
 
     def wanted_until(self, made_at: datetime) -> datetime | None:
-        """Return when a message expires that was made, or first failed, at a time; None is never."""
+        """Return when a message expires that was created, or first failed, at a time; None is never."""
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
     def _exhausted(self, message: Message) -> Transition:
@@ -151,18 +151,17 @@ class RetryPolicy:
     def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
         made_at = message.created_at
         if made_at is not None and made_at > since:
-            made_at = None  # a clock was wrong, and must delay nobody
+            made_at = None  # a wrong clock must not delay a message
         return self.backoff.next_attempt_at(retry, since=since, created_at=made_at, jitter=jitter)
 
 
 def first_failure(message: Message, now: datetime) -> datetime:
-    """When a message that is new to the queue failed, as well as its row tells."""
+    """Return when a message that is new to the queue failed, as far as its row tells."""
     return message.updated_at or message.created_at or now
 
 
 BOUND = 3
-"""A message gets at most this many times ``max_retries`` requests for one text, whatever the application writes into
-its count."""
+"""A text gets at most this many times ``max_retries`` requests, whatever count the application writes into the row."""
 
 
 def _utc(time: datetime) -> str:
@@ -173,7 +172,7 @@ EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention requ
 
 
 def exhausted(max_retries: int, error: str | None) -> str:
-    """The ``last_error`` of a message that has had all its tries. Operators' searches rely on its words."""
+    """Return the ``last_error`` of an exhausted message. Operators search for its words."""
     start = f"Max retries ({max_retries}) exceeded. Manual intervention required."
     if error is None:
         return start

@@ -1,4 +1,4 @@
-"""How the columns of a row are checked: ids, counts, tickets, times and lists."""
+"""Checks of a row's columns: ids, counts, tickets, times and lists."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from retrycli.domain.errors import InvalidMessage
 
 
 def retry_count(value: object) -> int:
-    """The number of tries made so far; null counts as 0.
+    """Return the number of retries made so far; null counts as 0.
 
     Raises:
-        InvalidMessage: it is no whole number, or below zero.
+        InvalidMessage: it is not an integer, or negative.
     """
     count = 0 if value is None else whole_number("retry_count", value)
     if count < 0:
@@ -23,22 +23,22 @@ def retry_count(value: object) -> int:
 
 
 def ticket_text(ticket_id: object) -> str:
-    """Return a ticket as retrycli's own tables keep it, even one that makes its message unusable."""
+    """Return a ticket as retrycli's own tables store it, also one that makes its message unusable."""
     text = str(ticket_id if isinstance(ticket_id, int | str) else "")
     return text.encode(errors="backslashreplace").decode()[:TICKET_LENGTH]
 
 
 TICKET_LENGTH = 255
-"""The longest ``ticket_id`` in characters: PostgreSQL's index of the tickets takes no text of any length."""
+"""The maximum length of ``ticket_id`` in characters: PostgreSQL's index on tickets limits it."""
 
 LEAP_SECOND = re.compile(r"(?<=\d:\d\d):60(?!\d)")
 
 
 def utc_time(column: str, value: object) -> datetime | None:
-    """A column's time, aware and in UTC; naive times are UTC, and null is None.
+    """Read a column's time as aware UTC; naive times are UTC, and null is None.
 
     Raises:
-        InvalidMessage: the value is no time.
+        InvalidMessage: the value is not a time.
     """
     if value is None:
         return None
@@ -47,7 +47,7 @@ def utc_time(column: str, value: object) -> datetime | None:
     try:
         if isinstance(value, datetime):
             time = value
-        else:  # a leap second, which Python does not know, is the one after it, as PostgreSQL has it
+        else:  # a leap second, which Python rejects, becomes the next second, as in PostgreSQL
             text, leaps = str(value), 0
             if ":60" in text:
                 text, leaps = LEAP_SECOND.subn(":59", text)
@@ -106,12 +106,12 @@ def json_list(column: str, value: object) -> list[object]:
 
 
 def _no_constant(name: str) -> None:
-    """NaN and Infinity, which Python reads, are no JSON (RFC 8259, section 6)."""
+    """Reject NaN and Infinity, which Python reads and JSON does not have (RFC 8259, section 6)."""
     raise ValueError(name)
 
 
 def reject_undecodable(fields: Mapping[str, object]) -> None:
-    """Find text that came from a database as something else than UTF-8; it could be neither sent nor shown."""
+    """Reject text that is not valid UTF-8 in the database: it can be neither sent nor shown."""
     for column, value in fields.items():
         if isinstance(value, str):
             text = value
@@ -134,6 +134,6 @@ def _as_text(column: str, value: list[object]) -> str:
 
 
 def quoted_value(value: object) -> str:
-    """A value in an error, short enough for one line."""
+    """Quote a value for an error, short enough for one line."""
     text = repr(value)
     return text if len(text) <= 40 else text[:37] + "…" + text[-1]  # noqa: PLR2004  a line's worth

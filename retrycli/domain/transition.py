@@ -1,4 +1,4 @@
-"""What an attempt does to a message: a transition, and the decision that carries it."""
+"""Transitions of a message, and the decisions that carry them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
 
 
 class TransitionKind(StrEnum):
-    """What an outcome does to a message."""
+    """The kinds of transition."""
 
     ENROLLED = "enrolled"
     DELIVERED = "delivered"
@@ -25,9 +25,9 @@ class TransitionKind(StrEnum):
 
 
 class Transition(NamedTuple):
-    """One change of a message. Made by the constructors below, each of which fixes exactly its own fields.
+    """One transition of a message. Use the constructors below; each sets exactly its own fields.
 
-    None means: this field stays as it is.
+    None leaves a field unchanged.
     """
 
     kind: TransitionKind
@@ -39,17 +39,17 @@ class Transition(NamedTuple):
 
     @classmethod
     def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
-        """New to the queue, or waiting again, with its first time."""
+        """Make a message wait that is new to the queue, or waits again."""
         return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
 
     @classmethod
     def delivered(cls) -> Transition:
-        """The other side has it."""
+        """Mark a message as delivered."""
         return cls(TransitionKind.DELIVERED)
 
     @classmethod
     def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> Transition:
-        """One try less, and a later time."""
+        """Use up one retry and set the next attempt."""
         return cls(
             TransitionKind.RESCHEDULED,
             next_attempt_at=at,
@@ -67,7 +67,7 @@ class Transition(NamedTuple):
         retry_count: int | None = None,
         unknown_count: int | None = None,
     ) -> Transition:
-        """Into a person's hands."""
+        """Escalate a message."""
         return cls(
             TransitionKind.ESCALATED,
             retry_count=retry_count,
@@ -78,71 +78,71 @@ class Transition(NamedTuple):
 
     @classmethod
     def invalid(cls, problem: str, *, retry_count: int | None = None) -> Transition:
-        """Its row can't be turned into a request."""
+        """Escalate a message whose row can't be turned into a request."""
         return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
 
     @property
     def changes_row(self) -> bool:
-        """Whether anything of it is written into the application's table."""
+        """Tell if it writes to the application's table."""
         return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
 
     @classmethod
     def unwritten(cls) -> Transition:
-        """Its row takes nothing of what came of it."""
+        """Escalate a message whose row accepts no change."""
         return cls.escalated(EscalationReason.INVALID, last_error=None)
 
     @classmethod
     def expired(cls) -> Transition:
-        """Nobody wants it any more."""
+        """Escalate a message that is too old to be sent."""
         return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
 
     @classmethod
     def changed(cls, why: str) -> Transition:
-        """The row is not what was sent, or its text was delivered already: an operator decides."""
+        """Escalate a message whose row is not what was sent, or whose text was already delivered."""
         return cls.escalated(EscalationReason.CHANGED, last_error=why)
 
     @classmethod
     def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
-        """Delivered, or back to where it was: an operator's attempt uses up no retry."""
+        """Return the transition of an operator's attempt, which uses up no retry."""
         if outcome.kind is OutcomeKind.DELIVERED:
             return cls.delivered()
         return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
 
     @classmethod
     def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
-        """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
+        """Make a message wait again and use up no retry. Without a time it keeps its own."""
         return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
 
 
 class Decision(NamedTuple):
-    """A message whose fate is decided and not yet written down."""
+    """A decision about a message that is not recorded yet."""
 
     message_id: int
     transition: Transition
     outcome: Outcome | None = None
-    """None where no attempt was made."""
+    """None if no attempt was made."""
     duration: timedelta | None = None
     finished_at: datetime | None = None
     message: QueuedMessage | UnusableMessage | None = None
-    """The message as it was read; its row is written only if it is still the same. None: whatever it is."""
+    """The message as it was read. Its row is written only if it has not changed since; None skips that check."""
 
     @property
     def was_delivered(self) -> bool:
-        """Tell if the attempt delivered, whatever becomes of the message's row."""
+        """Tell if the attempt delivered, whether its row can be written or not."""
         return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
 
     def refused(self, why: str) -> Decision:
-        """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
+        """Return the decision for a row that accepts no change: an escalation whose history has the outcome."""
         outcome = self.outcome
         if outcome is not None:
             outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
         return self._replace(transition=Transition.unwritten(), outcome=outcome)
 
     def superseded(self, difference: Difference) -> Decision:
-        """Return what becomes of the message if its row holds another text or ticket by now.
+        """Return the decision if the row now holds another text or ticket.
 
-        A message that only moved, and that was certainly not delivered, goes on as decided. If there was no attempt, it
-        is decided afresh, at its next turn.
+        A message that only moved and was certainly not delivered keeps its decision. Without an attempt, it
+        is decided again at its next turn.
         """
         outcome = self.outcome
         if outcome is None:
@@ -157,27 +157,27 @@ class Decision(NamedTuple):
 
 
 def _arrival(outcome: Outcome) -> str | None:
-    """Say whether a message has arrived; None if it certainly has not."""
+    """Say if a message has arrived; None if it certainly has not."""
     if outcome.kind is OutcomeKind.DELIVERED:
         return "was delivered"
     return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
 
 
 class WriteResult(NamedTuple):
-    """What was not written as it was decided, by the messages' ids."""
+    """What was not written as decided, by message id."""
 
     lost: frozenset[int] = frozenset()
-    """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
+    """The claim was lost, or the row now belongs to another message: at most the outcome was recorded."""
     locked: frozenset[int] = frozenset()
-    """The application holds their rows: only the attempts' outcomes were written."""
+    """The application locks their rows: only the outcomes were recorded."""
     not_written: Mapping[int, str] = MappingProxyType({})
-    """The application's table takes no change of their rows, and why: they were escalated."""
+    """The application's table rejects the change, and why: they were escalated."""
     changed: Mapping[int, Decision] = MappingProxyType({})
     """Their rows hold another text now: they were escalated instead."""
 
 
 def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
-    """What becomes of messages of which the application's table takes no change of some."""
+    """Escalate the messages whose rows rejected the change; keep the other decisions."""
     return [
         decision.refused(refused[decision.message_id]) if decision.message_id in refused else decision
         for decision in decisions
