@@ -1,4 +1,4 @@
-"""Delivery: the messages of one route are claimed, sent, decided and recorded."""
+"""Delivery of one route: claim, send, decide, record."""
 
 from __future__ import annotations
 
@@ -30,19 +30,19 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 RECORD_WITHIN_SECONDS = 0.1
-"""How long an answer may wait to be written down while a rate holds the next attempt back."""
+"""How long an answer may wait to be recorded while the rate limit delays the next attempt."""
 
 
 class Delivery:
-    """One route as a pass delivers it.
+    """The delivery of one route in one pass.
 
     Args:
         deps: everything outside the engine.
-        rules: destination, limit and deadline are the route's.
-        me: which pass this is.
-        route: which messages.
+        rules: with the destination, limit and deadline of the route.
+        me: the pass.
+        route: the messages.
         since: the start of the pass.
-        tell: is given what has happened, once that is committed.
+        tell: receives events once they are committed.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class Delivery:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.begun = 0
-        """How many attempts have begun."""
+        """Number of started attempts."""
         self._deps = deps
         self._rules = rules
         self._me = me
@@ -71,44 +71,44 @@ class Delivery:
         self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
         # An answer is in one of these three until its result is committed.
         self._new: list[Attempt] = []
-        """Answers that are not judged yet."""
+        """Answers that are not decided yet."""
         self._in_doubt: list[Decision] = []
-        """Answers that are held back until it is clear what they are about, and are not recorded yet."""
+        """Answers that wait until it is clear what they are about. They are not recorded yet."""
         self._results = Results(deps, tell=self._events.extend, written=self._free_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        # Not before it runs, for it takes the one probe that may be due.
+        # Not in the constructor, because it takes the one probe that may be due.
         self._destination = self._coordinator.claim_destination()
         if self._may_begin():
             try:
                 async with self._deps.open_gateway() as gateway, asyncio.TaskGroup() as group:
                     await self._deliver(gateway, group)
             except ExceptionGroup as faults:
-                # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
+                # A task group wraps the error that ends it; the caller must see the error itself.
                 raise faults.exceptions[0] from None
 
     @property
     def destination(self) -> str:
-        """Where its messages go."""
+        """Return where its messages go."""
         return self._rules.destination
 
     @property
     def reason(self) -> StopReason | None:
-        """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
+        """Return why it ended early. A problem of the destination takes precedence over a limit."""
         if self._limits.reason in {None, StopReason.LIMIT}:
             return self._destination.stop_reason or self._limits.reason
         return self._limits.reason
 
     @property
     def detail(self) -> str | None:
-        """The same in words, where there is more to be said of it."""
+        """Return details of the reason, if there are any."""
         if self.reason is StopReason.PAUSED:
             return self._coordinator.paused
         return self._destination.detail if self.reason is self._destination.stop_reason else None
 
     def release(self) -> None:
-        """Give back what was claimed and not begun."""
+        """Release claimed messages without an attempt."""
         self._supply.release()
 
     # -- claim and deliver ------------------------------------------------------------------------------------
@@ -141,12 +141,12 @@ class Delivery:
             )
 
     async def _write(self, work: Callable[[], None]) -> None:
-        """Write in one transaction; begin it again for as long as the application holds what is to be written.
+        """Run `work` in one transaction; repeat while the application locks what it writes.
 
-        Nobody waits within a transaction: answers could not come in meanwhile, and their requests would time out.
+        Never wait within a transaction: answers could not be read meanwhile, and their requests would time out.
 
         Raises:
-            DatabaseBusy: it is held until the claims have expired and the pass should have ended.
+            DatabaseBusy: it is locked until the claims have expired and the pass should have ended.
         """
         while True:
             try:
@@ -176,7 +176,7 @@ class Delivery:
         self._in_doubt.clear()
 
     def _roll_back(self) -> None:
-        """Have everything to do again that the failed transaction has done."""
+        """Restore what the failed transaction changed, to do it again."""
         self._coordinator.rolled_back()
         self._supply.rolled_back()
         self._results.rolled_back()
@@ -186,12 +186,12 @@ class Delivery:
         self._limits.not_begun(not_begun)
 
     def _keep_answers(self) -> bool:
-        """Record the outcomes of all answers in retrycli's own tables, because the application holds something else.
+        """Record the outcomes of all answers in retrycli's own tables, because the application locks its own.
 
-        So they are known even if this process dies. Return False if the application holds these too.
+        Then they survive if this process dies. Return False if these tables are locked too.
         """
         self._new += self._in_flight.arrived()
-        # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
+        # A released message waits again whichever pass takes it over: its attempt has ended.
         ended, kept = [*self._in_doubt], list[Decision]()
         for decision in self._results.waiting:
             (ended if decision.transition.kind is TransitionKind.RELEASED else kept).append(decision)
@@ -213,7 +213,7 @@ class Delivery:
         return is_kept
 
     async def _save_answers(self) -> bool:
-        """Wait for the answers that are still to come, and record the outcomes of all; tell if that was possible."""
+        """Wait for all answers, and record their outcomes; return True if that was possible."""
         self._roll_back()
         while self._in_flight.count:
             self._new.append(await self._in_flight.next_answer())
@@ -224,10 +224,10 @@ class Delivery:
         return False
 
     async def _wait_for_rows(self) -> bool:
-        """Wait until the application lets go of rows, now that nothing is in flight.
+        """Wait until the application unlocks rows, after all requests have been answered.
 
         Returns:
-            Whether more attempts may begin, because some rows are free again.
+            True if more attempts may start, because some rows are unlocked.
         """
         if not self._results.unwritten:
             return False
@@ -249,7 +249,7 @@ class Delivery:
             self._limits.stop(StopReason.PAUSED)
 
     def _begin_attempts(self) -> None:
-        """Begin as many attempts as there is room for, each written down first."""
+        """Start as many attempts as allowed; each is recorded first."""
         while ids := self._next_ids(self._room()):
             now = self._deps.now()
             probing = self._destination.probing
@@ -284,7 +284,7 @@ class Delivery:
         return self._deps.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
 
     async def _answers(self) -> list[Attempt]:
-        """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
+        """Wait for an answer or for the rate limit, and return all answers that have arrived."""
         if pause := self._limits.pause():
             await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
             return self._in_flight.arrived()
@@ -297,17 +297,17 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Tell if the application holds so many rows one after the other that nothing more may go out."""
+        """Tell if the application locks so many rows in a row that nothing more may be sent."""
         return self._results.blocked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:
-        """How many attempts may begin now."""
+        """Return how many attempts may start now."""
         one_by_one = self._destination.on_trial or self._destination.probing
         width = 1 if one_by_one else self._destination.width
         return self._limits.room(width - self._in_flight.count) if self._may_begin() else 0
 
     def _next_ids(self, room: int) -> list[int]:
-        """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
+        """Return the messages to send next. If none can settle the answers in doubt, decide these first."""
         found = self._supply.take(room, self._destination) if room else []
         if room and not found and self._destination.tickets_in_doubt and not self._in_flight.count:
             self._decide_and_record(last=True)
@@ -318,7 +318,7 @@ class Delivery:
         return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
 
     def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
-        """Tell if a message may be sent; if not, note what becomes of it instead."""
+        """Tell if a message may be sent; if not, add its escalation to `escalations`."""
         escalation = self._decisions.escalation_before_send(queued)
         if escalation is not None:
             escalations[queued.message_id] = escalation
@@ -327,7 +327,7 @@ class Delivery:
     # -- decide and record ------------------------------------------------------------------------------------
 
     def _record_and_begin(self) -> None:
-        """Record the results of some attempts, and begin the next ones. No request goes out before it is committed."""
+        """Record results and start the next attempts. No request is sent before the commit."""
         self._sync()
         self._decide_and_record()
         self._begin_attempts()
@@ -337,8 +337,8 @@ class Delivery:
         self._supply.release()
 
     def _decide_and_record(self, *, last: bool = False) -> None:
-        """Decide what each new attempt does to its message, and write it down."""
-        if self._in_flight.fault is not None:  # nothing can be learnt of a request that could not be made
+        """Decide new attempts and record the decisions."""
+        if self._in_flight.fault is not None:  # a request that could not be built says nothing
             self._results.add(
                 (attempt.queued, self._decisions.decide(attempt)) for attempt in self._new if attempt.about_us
             )

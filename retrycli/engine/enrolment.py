@@ -1,4 +1,4 @@
-"""Intake: the queue follows the application's table."""
+"""Enrolment: synchronise the queue with the application's table."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.rules import Dependencies, PassRules
 
 BATCH = 500
-"""How many messages are taken in with one transaction."""
+"""The number of messages enrolled in one transaction."""
 CHANGED_AT_ONCE = 100
-"""So many escalated messages are read whole at once, because their texts may be long."""
+"""The number of escalated messages read in full at once, because their texts may be long."""
 
 
 def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
-    """Take in messages that have failed, and let go of those that are the application's again.
+    """Enrol failed messages, and drop messages that the application has withdrawn.
 
     Args:
         deps: everything outside the engine.
         rules: how messages are retried.
         now: the start of the pass: waits count from it.
-        emit: is given what has happened, once that is committed.
+        emit: receives events once they are committed.
 
     Returns:
-        Where the next pass goes on with the older messages; None where this one was to stop before it had gone so far.
+        Where the next pass continues with older messages; None if this pass was stopped before.
     """
     spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
     for span in spans:
@@ -42,7 +42,7 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
 def follow(
     deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
 ) -> bool:
-    """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
+    """Synchronise the queue with a range of the table; return False if a stop was requested."""
     changed = deps.enrolment.retire(span).changed
     for start in range(0, len(changed), CHANGED_AT_ONCE):
         review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
@@ -62,8 +62,8 @@ def review_escalations(
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
-    It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
-    difference.
+    The result is the same as if the application had withdrawn the message and failed it again, so it does not depend on
+    whether a pass came in between.
     """
     decide = partial(_reviewed, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
@@ -72,7 +72,7 @@ def review_escalations(
 
 
 def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
-    """Decide if an escalated message waits again; `RELEASED` stands for one that stays escalated."""
+    """Decide if an escalated message waits again; `RELEASED` means that it stays escalated."""
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
@@ -80,7 +80,7 @@ def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: 
     policy = rules.policies[queued.message.message_type]
     has_lookup = deps.looks_up(queued.message.message_type)
     if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
-        # An error or a count that the application writes at every tick is not worth another word.
+        # An error or count that the application writes at every tick deserves no new notification.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)
     transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
@@ -90,7 +90,7 @@ def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: 
 def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
-    """Take messages into the queue; those that go straight to a person are told of in the events."""
+    """Enrol messages; return events for those that are escalated at once."""
     entries = []
     for message in fresh:
         if isinstance(message, UnusableMessage):
@@ -101,7 +101,7 @@ def enrol(
             transition = policy.enrol(message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
             decision = Decision(message.id, transition)
         entries.append((decision, failed_at, message.ticket_id))
-    # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
+    # Not the start of the pass: operators may have been notified of escalations up to a later time.
     refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
         event_of(message, decision, refusal=refused.get(decision.message_id))

@@ -1,4 +1,4 @@
-"""Attempts and look-ups that an operator asks for, one message at a time."""
+"""Attempts and look-ups by an operator, one message at a time."""
 
 from __future__ import annotations
 
@@ -23,18 +23,18 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2
-"""How long to wait for the application before a result is written again."""
+"""How long to wait before a result is written again, if the application locks its row."""
 
 Result = TypeVar("Result")
 
 
 async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
-    """Try one message now, for a person; it takes none of the message's tries.
+    """Attempt one message now, for an operator; it uses up no retry.
 
     Raises:
-        As `attempt_through`.
+        NoSuchMessage, NotActionable, InvalidMessage: see `attempt_through`.
     """
-    # Before anything is claimed: a preset that is wrong must leave the message where it is.
+    # Before anything is claimed: an invalid preset must leave the message unchanged.
     async with deps.open_gateway() as gateway:
         return await attempt_through(gateway, deps, rules, message_id, by=by)
 
@@ -42,7 +42,7 @@ async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int,
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> Outcome:
-    """The same through a gateway that is open already, as for one message of many.
+    """Attempt one message through an open gateway, as for one message of many.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -66,9 +66,9 @@ async def attempt_through(
 async def look_up_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> LookUp:
-    """Ask whether a message has arrived, and record it as delivered if it has. Nothing is sent.
+    """Ask if a message has arrived, and record it as delivered if it has. Send nothing.
 
-    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, it stays where it was.
+    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, its state is unchanged.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -95,7 +95,7 @@ async def look_up_through(
 def _claimed_to_ask(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim a message that can be looked up."""
+    """Claim a message for a look-up."""
     queued, _ = _begun(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
         raise _unusable(queued)
@@ -115,7 +115,7 @@ def _claimed_to_ask(
 async def _arrived(
     deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
-    """Record that a look-up found a message."""
+    """Record the delivery that a look-up found."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = deps.now()
     decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
@@ -135,9 +135,9 @@ async def _arrived(
 
 
 async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
-    """Write the result, however long the application holds the row or the file while the claim lives.
+    """Write the result; while the claim lives, wait for the application's locks.
 
-    After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
+    After that a pass writes it: the attempt's outcome is recorded, unless the file was locked all the time.
     """
     while True:
         events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
@@ -147,7 +147,7 @@ async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, dec
 
 
 async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
-    """Write, however long the application holds the file while the claim lives."""
+    """Write; while the claim lives, wait for the application's lock on the file."""
     while True:
         try:
             return write()
@@ -158,9 +158,9 @@ async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Resul
 
 
 def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone.
+    """Close the breaker of a destination that works. A rest that it asked for continues.
 
-    The delivery is recorded. If another holds the breaker for too long, the next probe finds out that it works.
+    The delivery is recorded. If the breaker is locked for too long, the next probe finds out that it works.
     """
     try:
         with deps.claims.transaction():
@@ -175,7 +175,7 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
 
 
 def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
-    """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
+    """Enrol a failed message that is not in the queue yet; return it, or nothing."""
     span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
     unknown_yet = deps.enrolment.newly_failed(span, limit=1)
@@ -187,13 +187,13 @@ def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime
 def _claimed(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim the message, which the queue may not know yet, and record an attempt."""
+    """Claim the message, enrol it if necessary, and record an attempt."""
     queued, was_escalated = _begun(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [(queued, invalid)]))
         for event in events:
-            if not was_escalated:  # else it has been told
+            if not was_escalated:  # else the event was emitted before
                 deps.emit(event)
         raise _unusable(queued)
     return queued
@@ -210,7 +210,7 @@ def _begun(
     *,
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message, and record an attempt if a request is to be sent; tell if it was escalated."""
+    """Claim and load a message, and record an attempt if it ``sends``; return the message, and if it was escalated."""
     for message in take_in(deps, rules, message_id, now):
         if isinstance(message, UnusableMessage):
             raise _unusable(message)

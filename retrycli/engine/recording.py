@@ -1,4 +1,4 @@
-"""Writing down what was decided, and what the world is then to be told."""
+"""Recording of decisions, and the events that follow."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from retrycli.domain.transition import Decision, WriteResult
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 
 Decided = tuple[QueuedMessage | UnusableMessage, Decision]
-"""A claimed message, and what was decided of it."""
+"""A claimed message and its decision."""
 WAITED_FOR = 8
-"""A transaction waits for so many rows at most that the application holds."""
+"""The maximum number of locked rows that a transaction waits for."""
 TRY_AGAIN_SECONDS = 0.05
-"""How long to wait for the application before a transaction is begun, or committed, again."""
+"""How long to wait before a transaction is started, or committed, again."""
 COMMIT_TIMES = 100
-"""How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
+"""Number of attempts to commit before the lock, which blocks the application's readers, is released."""
 
 
 async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
@@ -36,10 +36,10 @@ async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], 
 
 
 def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
-    """Write down what was decided of claimed messages, in one transaction.
+    """Record decisions about claimed messages in one transaction.
 
     Returns:
-        An event for each message, but for those whose rows the application holds; and these, to be written later.
+        An event for each message whose row is not locked by the application, and the others, to be written later.
     """
     if not decided:
         return [], []
@@ -63,12 +63,12 @@ def _events(decided: Sequence[Decided], recorded: WriteResult) -> list[Event]:
 
 
 class Results:
-    """What a pass has decided of messages, until that is committed. A transaction may fail at any time.
+    """Decisions of a pass that are not committed yet. A transaction may fail at any time.
 
     Args:
-        deps: where it is written down.
-        tell: is given what happened to messages.
-        written: is given the messages whose results are written.
+        deps: the database and the clock.
+        tell: receives the events of messages.
+        written: receives the messages whose results are written.
     """
 
     def __init__(
@@ -82,38 +82,38 @@ class Results:
         self._tell = tell
         self._on_written = written
         self._waiting: list[Decided] = []
-        """What the next transaction writes."""
+        """The decisions that the next transaction writes."""
         self._unwritten: list[Decided] = []
-        """What is not written because the application holds its row. The outcome of its attempt is on the disk."""
+        """Decisions that are not written because the application locks the rows. Their outcomes are recorded."""
         self._now: list[Decided] = []
-        """What the present transaction writes, with what it finds held."""
+        """The decisions that the current transaction writes, and those of them that it finds locked."""
         self._now_locked: list[Decided] = []
         self._still_locked: list[Decided] | None = None
-        """What the present transaction finds held of what was held up; None if it does not look."""
+        """The earlier decisions that the current transaction finds still locked; None if it does not check."""
         self._looked_at: datetime | None = None
         self.blocked_in_a_row = 0
-        """How many results the application has held up since one was last written."""
+        """Number of locked results since one was last written."""
 
     @property
     def waiting(self) -> Sequence[Decision]:
-        """Return what the next transaction writes."""
+        """Return the decisions that the next transaction writes."""
         return [decision for _, decision in self._waiting]
 
     @property
     def unwritten(self) -> list[int]:
-        """Return the messages whose results are not written because the application holds their rows."""
+        """Return the ids of messages whose rows the application locks."""
         return [decision.message_id for _, decision in self._unwritten]
 
     def add(self, decided: Iterable[Decided]) -> None:
-        """Take in what was decided."""
+        """Add decisions."""
         self._waiting += decided
 
     def write(self, claim: Claim, others: Sequence[Decided] = ()) -> None:
-        """Write all, but for messages whose rows the application holds: those are tried every now and then.
+        """Write all decisions; those with locked rows only at intervals.
 
         Args:
-            claim: which holds them.
-            others: what was decided in the present transaction without an attempt. It is forgotten if that fails.
+            claim: the lease on the messages.
+            others: decisions of the current transaction without an attempt. They are dropped if it fails.
         """
         if self._unwritten and self._still_locked is None and self._is_time():
             self.write_locked(claim)
@@ -125,7 +125,7 @@ class Results:
         return self._looked_at is None or self._deps.now() - self._looked_at >= SYNC_INTERVAL
 
     def write_locked(self, claim: Claim) -> None:
-        """Write what the application held the last time."""
+        """Write the decisions whose rows were locked the last time."""
         self._looked_at = self._deps.now()
         self._still_locked = self._write(claim, self._unwritten)
 
@@ -137,11 +137,11 @@ class Results:
         return held
 
     def committed(self) -> None:
-        """Take note that the transaction is committed."""
+        """Note that the transaction is committed."""
         if self._still_locked is not None:
             if len(self._still_locked) < len(self._unwritten):
                 self.blocked_in_a_row = 0
-            # The next time it is the turn of others to be waited for.
+            # The next time the transaction waits for other rows.
             self._unwritten = self._still_locked[WAITED_FOR:] + self._still_locked[:WAITED_FOR]
             self._still_locked = None
         if self._now:
@@ -152,6 +152,6 @@ class Results:
             self._now, self._now_locked = [], []
 
     def rolled_back(self) -> None:
-        """Take note that the transaction has failed: its results are to be written again."""
+        """Note that the transaction has failed: its results are written again."""
         self._waiting[:0] = [pair for pair in self._now if pair[1].outcome is not None]
         self._now, self._now_locked, self._still_locked = [], [], None

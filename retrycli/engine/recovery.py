@@ -1,4 +1,4 @@
-"""Recovery: the messages of dead passes, which may have been sending them, or could not write their results."""
+"""Recovery of messages whose pass died or could not write their results."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules
 
 BATCH = 500
-"""How many messages are taken over with one transaction."""
+"""The number of messages taken over in one transaction."""
 
 
 def recover(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -> list[Event]:
-    """Take back messages whose claims have expired, and write the results of their attempts.
+    """Take over messages whose claims have expired, and write the results of their attempts.
 
     An attempt whose answer was recorded has that outcome. One without an answer has an unknown outcome.
     """
