@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 
 from retrycli.domain.attempt import Attempt
 from retrycli.domain.message import QueuedMessage
 from retrycli.domain.retry_policy import RetryPolicy
-from retrycli.domain.transition import Decision, Transition
+from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.rules import Dependencies, PassRules
 
 
@@ -25,10 +26,13 @@ class Decisions:
         self._rules = rules
         self._since = since
 
-    def escalation_before_send(self, queued: QueuedMessage) -> Transition | None:
-        """Return the escalation that replaces a message's next attempt; None if it may be sent."""
+    def is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
+        """Tell if a message may be sent; if not, add its escalation to `escalations`."""
         has_lookup = self._deps.looks_up(queued.message.message_type)
-        return self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
+        escalation = self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
+        if escalation is not None:
+            escalations[queued.message_id] = escalation
+        return escalation is None
 
     def decide(self, attempt: Attempt) -> Decision:
         """Decide what an attempt does to its message."""
@@ -54,3 +58,18 @@ def as_decision(attempt: Attempt, transition: Transition) -> Decision:
     """Combine an attempt with its transition."""
     message_id = attempt.queued.message_id
     return Decision(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)
+
+
+def ended_and_undecided(
+    answers: Iterable[Attempt], in_doubt: Iterable[Decision], waiting: Iterable[Decision]
+) -> tuple[list[Decision], list[Decision]]:
+    """Separate unwritten answers whose attempts have ended from those whose messages are undecided.
+
+    A released message waits again whichever pass takes it over, so its attempt has ended. That pass decides the others.
+    """
+    ended, kept = [*in_doubt], list[Decision]()
+    for decision in waiting:
+        (ended if decision.transition.kind is TransitionKind.RELEASED else kept).append(decision)
+    for answer in answers:
+        (ended if answer.is_spared else kept).append(as_decision(answer, Transition.released()))
+    return ended, kept

@@ -16,9 +16,9 @@ from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
 from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.transition import Decision, Transition, TransitionKind
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.coordination import PassCoordinator
-from retrycli.engine.decisions import Decisions, as_decision
+from retrycli.engine.decisions import Decisions, as_decision, ended_and_undecided
 from retrycli.engine.destination import Destination
 from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
@@ -111,8 +111,6 @@ class Delivery:
         """Release claimed messages without an attempt."""
         self._supply.release()
 
-    # -- claim and deliver ------------------------------------------------------------------------------------
-
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
             while self._new or self._in_flight.count or self._may_begin() or await self._wait_for_rows():
@@ -191,12 +189,7 @@ class Delivery:
         Then they survive if this process dies. Return False if these tables are locked too.
         """
         self._new += self._in_flight.arrived()
-        # A released message waits again whichever pass takes it over: its attempt has ended.
-        ended, kept = [*self._in_doubt], list[Decision]()
-        for decision in self._results.waiting:
-            (ended if decision.transition.kind is TransitionKind.RELEASED else kept).append(decision)
-        for answer in self._new:
-            (ended if answer.is_spared else kept).append(as_decision(answer, Transition.released()))
+        ended, kept = ended_and_undecided(self._new, self._in_doubt, self._results.waiting)
         try:
             with self._deps.claims.transaction(wait=False) as commit:
                 self._sync()
@@ -253,6 +246,7 @@ class Delivery:
         while ids := self._next_ids(self._room()):
             now = self._deps.now()
             probing = self._destination.probing
+            opened_at = self._destination.breaker.opened_at or self._since
             escalations: dict[int, Transition] = {}
             loaded = self._deps.claims.begin(
                 self._coordinator.claim,
@@ -260,7 +254,7 @@ class Delivery:
                 made_by=BY_PASS,
                 pass_id=self._me.pass_id,
                 now=now,
-                fit=partial(self._is_fit, escalations),
+                fit=partial(self._decisions.is_fit, escalations),
                 destination_of=self._rules.destination_of,
                 probe=probing,
             )
@@ -273,15 +267,12 @@ class Delivery:
                 elif escalation := escalations.get(message.message_id):
                     unfit.append((message, Decision(message.message_id, escalation, message=message)))
                 else:
-                    probe = self._count_probes(message.message_id) if probing else 0
+                    probe = self._deps.claims.count_probes(message.message_id, opened_at) if probing else 0
                     self._in_flight.add(StartedAttempt(message, now, probe, self._destination.on_trial))
                     begun += 1
             self._limits.begun(begun)
             self.begun += begun
             self._results.write(self._coordinator.claim, unfit)
-
-    def _count_probes(self, message_id: int) -> int:
-        return self._deps.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
 
     async def _answers(self) -> list[Attempt]:
         """Wait for an answer or for the rate limit, and return all answers that have arrived."""
@@ -316,15 +307,6 @@ class Delivery:
 
     def _reserve_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
-
-    def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
-        """Tell if a message may be sent; if not, add its escalation to `escalations`."""
-        escalation = self._decisions.escalation_before_send(queued)
-        if escalation is not None:
-            escalations[queued.message_id] = escalation
-        return escalation is None
-
-    # -- decide and record ------------------------------------------------------------------------------------
 
     def _record_and_begin(self) -> None:
         """Record results and start the next attempts. No request is sent before the commit."""
