@@ -1,4 +1,4 @@
-"""What came of the attempts of some days, in figures, and what can be read off them: for `stats` and the report."""
+"""Statistics of attempts over some days, for `stats` and the report."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import OutcomeKind
 
 UNDER_WAY = "under way"
-"""What stands for the outcome of an attempt that has none yet."""
+"""The outcome of an attempt that has not ended."""
 OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)
-"""All that can be said of an attempt, in the order in which it is shown."""
+"""All outcomes, in display order."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEN_MINUTES, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
@@ -23,17 +23,17 @@ BARS = (
     *(number * HOUR for number in (0.5, 1, 2, 4, 8, 12)),
     *(number * DAY for number in (1, 2, 7, 28, 364)),
 )
-"""The lengths of time that one bar may stand for."""
+"""The durations that one bar may cover."""
 MOST_BARS = 90
-"""So many bars can still be told apart on a phone."""
+"""The maximum number of bars that are legible on a phone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Attempts that began within one stretch of time and came to one outcome."""
+    """Attempts with one outcome that started within one time slice."""
 
     at: datetime
-    """When that time begins."""
+    """The start of the slice."""
     outcome: str
     """One of `OUTCOMES`."""
     attempts: int
@@ -41,7 +41,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Attempts that have something in common."""
+    """Attempts with a common property."""
 
     key: str | datetime | None
     """None for messages that the application has deleted."""
@@ -51,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """Attempts that came to nothing for one cause."""
+    """Failed attempts with one cause."""
 
     outcome: str
     status_code: int | None
@@ -63,7 +63,7 @@ class FailureCause:
 
 @dataclass(frozen=True, slots=True)
 class PassMark:
-    """One pass, as a mark in a row of them."""
+    """One pass in a timeline."""
 
     started_at: datetime
     result: str | None
@@ -73,39 +73,39 @@ class PassMark:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStats:
-    """The figures of a time."""
+    """The statistics of a period."""
 
     since: datetime
     until: datetime
     unit: timedelta
-    """How long each slice is."""
+    """The length of a slice."""
     slices: Sequence[Slice]
     tries: Mapping[int, int]
-    """Messages that were delivered, by the number of the attempt that did it."""
+    """Delivered messages, by the number of the attempt that delivered them."""
     waits: Mapping[int, int]
-    """Messages that were delivered, by the minutes from their first failure to that attempt, where that is known."""
+    """Delivered messages, by minutes from the first failure to delivery, if known."""
     troubles: Sequence[FailureCause]
-    """The busiest first."""
+    """The most frequent first."""
     outages: Sequence[Outage]
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many attempts came to each outcome, as far as any did."""
+        """Count the attempts of each outcome that occurred."""
         return counted(self.slices)
 
     @property
     def attempts(self) -> int:
-        """How many attempts began."""
+        """Count the started attempts."""
         return sum(part.attempts for part in self.slices)
 
     @property
     def delivered(self) -> int:
-        """How many messages were delivered."""
+        """Count the delivered messages."""
         return sum(self.tries.values())
 
 
 def counted(slices: Iterable[Slice]) -> dict[str, int]:
-    """Attempts by outcome, in the order of `OUTCOMES`, without those that none came to."""
+    """Count attempts by outcome, in the order of `OUTCOMES`, without zeros."""
     found: Counter[str] = Counter()
     for part in slices:
         found[part.outcome] += part.attempts
@@ -113,19 +113,19 @@ def counted(slices: Iterable[Slice]) -> dict[str, int]:
 
 
 def unit_for(span: timedelta) -> timedelta:
-    """How finely attempts are counted over so long a time, so that never too many counts come back."""
+    """Return the slice length for a period, so that the number of counts stays small."""
     if span <= FINE:
         return TEN_MINUTES
     return HOUR if span <= FAIR else DAY
 
 
 def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
-    """How long a time one bar of a chart stands for, so that there are not too many of them."""
+    """Return the duration of one bar of a chart, for at most ``most`` bars."""
     return next((length for length in BARS if span / length <= most), BARS[-1])
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
-    """The attempts by outcome of each stretch of a length, empty ones too; the first begins where its slice does."""
+    """Count attempts by outcome for each bar, empty ones too; the first bar starts with its slice."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
     for part in figures.slices:
@@ -134,7 +134,7 @@ def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, 
 
 
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
-    """The wait within which such a share of the messages was delivered, to the minute; None where there are none.
+    """Return the wait within which a share of the messages was delivered, to the minute; None if there are none.
 
     Args:
         waits: messages by minutes.
