@@ -1,4 +1,4 @@
-"""How messages leave: the gateway of all, and those that a message type may have of its own."""
+"""Gateway settings: for all messages, and for single message types."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ IN_COMMON = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-"""Keys of the gateway that one of its own for a message type need not repeat."""
+"""Keys that the gateway of a message type takes over from the common gateway."""
 OF_THE_OTHER_KIND = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
-"""Keys that have no effect, by the kind of the gateway that they are set for."""
+"""Keys without effect, by the kind of gateway."""
 
 
 class GatewaySettings(SettingsModel):
-    """How messages leave."""
+    """Settings of one gateway."""
 
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
@@ -69,10 +69,10 @@ class GatewaySettings(SettingsModel):
 
     @property
     def destination(self) -> str:
-        """Where messages go: the base URL.
+        """Return where messages go: the base URL.
 
         Raises:
-            ConfigurationError: it is not set.
+            ConfigurationError: the base URL is not set.
         """
         if self.base_url is None:
             raise ConfigurationError(
@@ -83,12 +83,12 @@ class GatewaySettings(SettingsModel):
 
     @property
     def preset_file(self) -> Path | None:
-        """The preset's file; None if it is one of retrycli's own."""
+        """Return the preset's file; None if the preset is built in."""
         return Path(self.preset) if self.preset.endswith(".toml") else None
 
     @property
     def attachments_limit_bytes(self) -> int:
-        """How much a message's attachments may be together."""
+        """Return the maximum size of a message's attachments together."""
         return int(self.attachments_limit_mb * 1_000_000)
 
     @field_validator("base_url")
@@ -132,7 +132,7 @@ class GatewaySettings(SettingsModel):
 
     @model_validator(mode="after")
     def _of_one_kind(self) -> Self:
-        """Whoever sets a key that has no effect expects something of it."""
+        """Reject keys without effect: a user who sets one expects something of it."""
         for name in OF_THE_OTHER_KIND[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
@@ -157,7 +157,7 @@ class GatewaySettings(SettingsModel):
 
 
 class RoutedGatewaySettings(GatewaySettings):
-    """The gateway of all messages but those whose type has one of its own."""
+    """The common gateway, and gateways of single message types."""
 
     customer: GatewaySettings | None = Field(None, description="another gateway for messages to customers")
     supplier: GatewaySettings | None = Field(None, description="another gateway for messages to suppliers")
@@ -166,7 +166,7 @@ class RoutedGatewaySettings(GatewaySettings):
     @model_validator(mode="before")
     @classmethod
     def _have_in_common(cls, values: object) -> object:
-        """Give gateways of their own what is said for all, and has to do with no destination."""
+        """Give the gateways of single types the common values that do not depend on a destination."""
         if not isinstance(values, dict):
             return values
         common = {name: values[name] for name in IN_COMMON if name in values}
@@ -174,13 +174,13 @@ class RoutedGatewaySettings(GatewaySettings):
         return values | own
 
     def of(self, message_type: MessageType) -> GatewaySettings:
-        """The gateway of a message type."""
+        """Return the gateway of a message type."""
         own: GatewaySettings | None = getattr(self, message_type)
         return own or self
 
     @property
     def all(self) -> dict[str, GatewaySettings]:
-        """Every gateway that has messages, by the name of its section."""
+        """Return every gateway that has messages, by the name of its section."""
         own = {
             f"gateway.{message_type}": self.of(message_type)
             for message_type in MessageType
@@ -190,15 +190,15 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @property
     def longest(self) -> timedelta:
-        """How long one message may take."""
+        """Return the maximum time for one message."""
         return timedelta(seconds=max(gateway.request_timeout_seconds for gateway in self.all.values()))
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """Where messages go.
+        """Return the routes.
 
         Raises:
-            ConfigurationError: one of the destinations is not set.
+            ConfigurationError: a destination is not set.
         """
         ways: dict[str, set[MessageType]] = {}
         for message_type in MessageType:

@@ -1,4 +1,4 @@
-"""TOML and environment into `Settings`."""
+"""Loader of settings: TOML and environment become `Settings`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PREFIX = "RETRYCLI_"
 CONFIG_VARIABLE = "RETRYCLI_CONFIG"
 GATEWAY_SECRETS = ("token", "password", "username")
 HINT = ". README.md lists every setting"
-"""No command can list them while they are wrong."""
+"""A command can't list them while they are invalid."""
 NO_FILE = "is no file that can be read, but a folder, or a link to none"
 SYSTEM_FILE = Path("/etc/retrycli/retrycli.toml")
 ALIASES = {"TICKETING_API_BASE_URL": "gateway.base_url"}
@@ -32,12 +32,12 @@ SECRETS = (
     "notify.urls",
     "notify.ping_url",
 )
-"""Keys that systemd may hand over as credentials of the same name (systemd.exec(5), LoadCredential=)."""
+"""Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each value that is not a default came from."""
+    """Settings, and the source of each value that is not a default."""
 
     settings: Settings
     file: Path | None
@@ -48,13 +48,13 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """Read the settings: environment over file over defaults.
 
     Args:
-        path: the configuration file; without it ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
-            configuration folder and ``/etc/retrycli/retrycli.toml``, the first that is there.
+        path: the configuration file; by default ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
+            configuration folder and ``/etc/retrycli/retrycli.toml``, the first that exists.
         environment: by default the process's own.
 
     Raises:
-        ConfigurationError: a named file is missing, another user may change one that was not named, a file is no TOML,
-            or a key or value is unknown or wrong.
+        ConfigurationError: a named file is missing, another user may change an unnamed one, a file is not TOML,
+            or a key or value is unknown or invalid.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
@@ -79,15 +79,15 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read the settings as the command does: environment over file over defaults.
 
     Raises:
-        ConfigurationError: as `load`.
+        ConfigurationError: see `load`.
     """
     return load(None if path is None else Path(path)).settings
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Where a configuration file is looked for when none is named, first to last.
+    """Yield the places of a configuration file if none is named, in order.
 
-    What can't be looked for is not there: sudo leaves HOME at a folder that is closed to us.
+    A place that can't be examined does not count: sudo may leave HOME at an inaccessible folder.
     """
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
@@ -99,7 +99,7 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        # What is no file is no reason to take the next one, by which nobody meant to go.
+        # Do not skip an entry that is not a file: the next file is not the one that the user meant.
         found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
@@ -112,7 +112,7 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
 
 
 def _check_nobody_else_may_write(found: Path) -> None:
-    """Check a file that only the current folder or the environment led us to: it may be another user's trap.
+    """Check a file that only the current folder or the environment named: it may be a trap of another user.
 
     Raises:
         ConfigurationError: another user may change it.
@@ -124,7 +124,7 @@ def _check_nobody_else_may_write(found: Path) -> None:
 
 
 def _refuse(named: Path, origin: str) -> NoReturn:
-    """Raises ConfigurationError: only what is not there can be made."""
+    """Raise ConfigurationError: `init` can create a missing file only."""
     try:
         named.lstat()
     except (FileNotFoundError, ValueError):
@@ -135,7 +135,7 @@ def _refuse(named: Path, origin: str) -> NoReturn:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked for."""
+    """Tell if a path is an accessible file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -160,7 +160,7 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
 
 
 def _beside(file: Path, key: str, value: object) -> object:
-    """A relative path in a file is relative to the file, a default too: cron starts us in a folder of its own."""
+    """Resolve a path relative to the file, also in a default: cron starts a job in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"

@@ -1,4 +1,4 @@
-"""Settings as text: the commented file that ``init`` writes, and what ``config show`` shows."""
+"""Settings as text: the commented file of ``init``, and the list of ``config show``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OWN_GATEWAYS = """
 
 
 def template(values: Mapping[str, object]) -> str:
-    """A configuration file with every key, its default and what it means; some with values of their own."""
+    """Return a configuration file with every key, its default and its meaning; the given values are set."""
     lines = [HEAD]
     for section, model in _sections():
         lines.append(f"[{section}]")
@@ -57,16 +57,16 @@ def template(values: Mapping[str, object]) -> str:
 
 
 def with_value(text: str, section: str, name: str, value: object) -> str | None:
-    """Return a configuration file with one value more, and all else as it was.
+    """Return a configuration file with one more value, otherwise unchanged.
 
     Args:
         text: the file.
-        section: the value's section, whether the file has it or not.
-        name: its key, which the file has not, but perhaps as a comment.
-        value: what it is set to.
+        section: the value's section, which the file may not have.
+        name: its key, which the file may have as a comment only.
+        value: the value.
 
     Returns:
-        The new text; None if no line can be put in that does this.
+        The new text; None if no added line gives this result.
     """
     line = f"{name} = {_toml(value)}\n"
     head, header, rest = _parted(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
@@ -85,13 +85,13 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
 
 
 def _parted(text: str, pattern: str) -> tuple[str, str, str]:
-    """Return what is before the first match, the match, and what is after it; all of it first if there is none."""
+    """Split a text at the first match: before, match, after; without a match all is before."""
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:
-    """Each setting with its value, secrets masked, and where that came from."""
+    """Return each setting with its value, secrets masked, and its source."""
     return [
         (key, value, loaded.sources.get(key, "default"))
         for section, model in _sections(loaded.settings)
@@ -136,10 +136,10 @@ def _masked(value: object) -> str | None:
 
 
 def masked_url(url: str) -> str:
-    """A URL with its passwords masked; any other text as it is."""
-    # As far as the last @, and not only to the first: user and password may hold what a URL should have quoted.
+    """Mask the passwords in a URL; return any other text unchanged."""
+    # Up to the last @, not the first: user and password may hold characters that a URL should escape.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
-    # PostgreSQL knows password, sslpassword and oauth_client_secret.
+    # PostgreSQL has password, sslpassword and oauth_client_secret.
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 

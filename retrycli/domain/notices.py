@@ -1,10 +1,10 @@
-"""What to tell a person after a pass: what has changed since that person was last told.
+"""Notifications after a pass: what has changed since a target was last told.
 
-No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
-that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
+No notification is queued. It follows from the situation and from what a target knows; a failed
+one changed neither, so the next pass sends it again, with whatever else there is by then.
 
-A standing trouble is told when it begins, every ``remind_hours`` while passes meet it, and when it has ended. One that
-comes and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
+A lasting incident is reported when it begins, every ``remind_hours`` while passes meet it, and when it ends. One that
+comes and goes is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 
 SKIPPED_IN_A_ROW = 3
-"""One skipped pass is a long one before it; three are something that hangs."""
+"""One skipped pass follows a long one; three mean that something hangs."""
 BEGINNINGS = 2
-"""How often within ``remind_hours`` a trouble that comes and goes is told as new at once."""
+"""How often within ``remind_hours`` an intermittent incident is reported as new at once."""
 HERE_TO_STAY = timedelta(hours=1)
-"""From then on it is told as new all the same."""
+"""After this time it is reported as new in any case."""
 SLACK = timedelta(minutes=1)
-"""cron is not on time to the second, and a reminder must not wait for the next pass because of that."""
+"""cron is not exact to the second; a reminder must not wait for another pass because of that."""
 
 
 class Topic(StrEnum):
-    """What there may be to tell of."""
+    """The topics of notifications."""
 
     ESCALATIONS = "escalations"
     DOWN = "down"
@@ -38,11 +38,11 @@ class Topic(StrEnum):
     DEADLINE = "deadline"
     EXPIRY = "expiry"
     FAULT = "fault"
-    """That passes fail, whatever the error."""
+    """Passes fail, whatever the error."""
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
-    """That notifications themselves fail; the log is told."""
+    """Notifications themselves fail; the log is told."""
 
 
 MET_BY = {
@@ -51,28 +51,28 @@ MET_BY = {
     Topic.DOWN: StopReason.BREAKER_OPEN,
     Topic.DEADLINE: StopReason.DEADLINE,
 }
-"""The reason of a pass that meets a trouble; the gravest first, for which a pass ends if it meets several."""
+"""The reason of a pass that meets an incident; the most severe first, which a pass with several ends for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a target was last told of a topic.
+    """What a target was last told about a topic.
 
-    For a trouble ``since`` is when it began; for what happens at a point in time, it is up to when the target knows.
+    For an incident ``since`` is its start; for events it is the time up to which the target knows them.
     """
 
     since: datetime
     told_at: datetime
     ended: bool = False
     times: int = 1
-    """How often a trouble that comes and goes has been told as new; 0 is one that the target has yet to hear of."""
+    """How often an intermittent incident was reported as new; 0 is one that the target has not heard of yet."""
 
 
 Memory = Mapping[Topic, Told]
 
 
 class Turn(StrEnum):
-    """What a standing trouble has done."""
+    """The changes of a lasting incident."""
 
     BEGAN = "began"
     LASTS = "lasts"
@@ -86,23 +86,23 @@ class EscalationCause:
     count: int
     types: Mapping[str, int]
     error: str | None
-    """One of them's ``last_error``."""
+    """The ``last_error`` of one message."""
     example: int
     tickets: Sequence[str]
     more_tickets: bool = False
-    """Whether its messages may be of other tickets too: not all of them were looked at."""
+    """Its messages may be of further tickets: not all were examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Messages that came into a person's hands."""
+    """Newly escalated messages."""
 
     causes: Sequence[EscalationCause]
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """No pass began between two times."""
+    """No pass started between two times."""
 
     after: datetime
     until: datetime
@@ -110,7 +110,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """A standing trouble began, lasts or ended."""
+    """An incident began, lasts or ended."""
 
     topic: Topic
     turn: Turn
@@ -125,27 +125,27 @@ Item = Escalated | Missed | IncidentChange
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """How things stand at the end of a pass."""
+    """The situation at the end of a pass."""
 
     at: datetime
-    """When the pass began: what is told lasts from pass to pass."""
+    """The start of the pass: incidents last from pass to pass."""
     now: datetime
     detail: str | None
-    """What the pass says of the reason that it ended for."""
+    """Details of the pass's reason."""
     passes: Sequence[PastPass]
-    """The last ones, newest first; this one is the first."""
+    """The last passes, newest first; this one is the first."""
     down: Incident | None
     """An open breaker."""
     tells_of_expiry: bool
-    """Whether this pass has found out about the next one."""
+    """This pass has examined the next field."""
     expiring: Incident | None
-    """Messages that expire soon, because nothing is delivered."""
+    """Messages that expire soon because nothing is delivered."""
     interval: timedelta
     remind: timedelta
 
 
 def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
-    """What a target is taken to know that was never told anything: of gaps, all but one before the newest pass."""
+    """Return the assumed knowledge of a new target: all gaps but one before the newest pass."""
     before = passes[1].started_at if len(passes) > 1 else at
     return {Topic.MISSED: Told(before, at)}
 
@@ -153,19 +153,19 @@ def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
 def to_tell(
     here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
-    """What to tell one target now, what it knows once it has heard that, and what is known of it while it has not.
+    """Return what to tell one target, its memory once it has heard that, and its memory until then.
 
     Args:
-        here: how things stand.
+        here: the situation.
         memory: what the target was told before.
-        causes: the causes of what was escalated after a time, up to now.
+        causes: returns the causes of escalations after a time, up to now.
     """
     items: list[Item] = []
     known, unheard = dict(memory), dict(memory)
     for topic, trouble in _troubles(here).items():
         before = memory.get(topic)
         if trouble is not None and not _was_met(topic, here.passes[0]) and (before is None or before.times):
-            continue  # the trouble may be over by now: this pass had nothing to find it out by
+            continue  # the incident may be over by now: this pass could not find out
         turn, told = follow(trouble, before, here.at, here.remind)
         if told is None:
             continue
@@ -181,7 +181,7 @@ def to_tell(
         known[Topic.MISSED] = Told(here.at, here.at)
     if not _skipped(here):
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
-        # Where the clock was set back, what this pass escalated is new all the same.
+        # If the clock was set back, escalations of this pass are new all the same.
         if new := causes(since if since is None or since <= here.now else here.at):
             items.append(Escalated(new))
             known[Topic.ESCALATIONS] = Told(here.now, here.at)
@@ -191,7 +191,7 @@ def to_tell(
 def follow(
     trouble: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
-    """What there is to say of a trouble that stands, or of none, and what is to be remembered once it is said."""
+    """Return what to report about an incident, or about none, and what to remember after that."""
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
         heard = Told(told.since, at, ended=trouble is None)
@@ -210,15 +210,15 @@ def follow(
 
 
 def _troubles(here: Situation) -> dict[Topic, Incident | None]:
-    """What this pass knows of each trouble: None where it does not stand."""
+    """Return what this pass knows about each topic; None is no incident."""
     newest = here.passes[0]
     skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
     if newest.result is PassResult.SKIPPED:
-        return skipped  # the pass that holds the lock tells of the rest
+        return skipped  # the pass that holds the lock reports the rest
     if here.tells_of_expiry:
         skipped[Topic.EXPIRY] = here.expiring
     if newest.result is PassResult.PAUSED:
-        return skipped  # the pass that comes after the pause tells of the rest
+        return skipped  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
         return skipped | {Topic.FAULT: _fault(here)}
     if works(newest):
@@ -238,7 +238,7 @@ def _fault(here: Situation) -> Incident:
 
 
 def _was_met(topic: Topic, newest: PastPass) -> bool:
-    """Return whether the newest pass may have met a trouble itself: a graver one hides it."""
+    """Tell if the newest pass may have met an incident itself: a more severe one hides it."""
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons
@@ -260,7 +260,7 @@ def _skipped_in_a_row(here: Situation) -> Incident | None:
 
 
 def _gaps(here: Situation, memory: Memory) -> list[Missed]:
-    """Where passes stayed away since the target was last told so, oldest first."""
+    """Return the gaps between passes that the target was not told about, oldest first."""
     known = memory[Topic.MISSED].since if Topic.MISSED in memory else here.at
     pairs = zip(here.passes[1:], here.passes, strict=False)
     return [

@@ -1,4 +1,4 @@
-"""When the next passes begin: by a cron line, by the passes that a scheduler has started, or by the clock."""
+"""The next passes, by a cron line, by the passes that a scheduler has started, or by the clock."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from retrycli.domain.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCKS_DIFFER = timedelta(minutes=5)
-"""A pass that began later than so long after now did so by a wrong clock, and tells nothing of the next one."""
+"""A pass that starts this far in the future had a wrong clock, and says nothing about the next one."""
 PASSES_LOOKED_AT = 10
-"""From so many passes cron's grid is read."""
+"""The number of passes from which cron's grid is derived."""
 FARTHEST = 2**24
-"""How many ticks ahead are looked at: at one a minute, 31 years."""
+"""The maximum number of ticks to look ahead: at one a minute, 31 years."""
 FARTHEST_LISTED = 2**18
-"""The same for ticks that have to be listed one by one: at one a minute, half a year; at one an hour, 30 years."""
+"""The maximum for ticks that are listed one by one: at one a minute, half a year; at one an hour, 30 years."""
 DAYS_WITHOUT = 40 * 366
-"""A cron line without a tick for so many days never has one (29 February is on a Monday every 28 years)."""
+"""A cron line without a tick for this many days never has one (29 February is a Monday every 28 years)."""
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -38,11 +38,11 @@ NICKNAMES = {
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAYS))
-"""The smallest and the largest value of each field of a cron line, and the names that it takes."""
+"""The minimum and maximum of each field of a cron line, and its names."""
 
 
 class Ticks(ABC):
-    """The times at which passes begin, by number."""
+    """The times at which passes start, by number."""
 
     __slots__ = ()
     farthest: ClassVar[int] = FARTHEST
@@ -60,7 +60,7 @@ class Ticks(ABC):
         return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """The first tick from a number on at which something holds; once it does, it has to stay so. None: at none."""
+        """Return the first tick from a number on that meets a monotonic condition; None if there is none."""
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach
@@ -75,7 +75,7 @@ class Ticks(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Grid(Ticks):
-    """Ticks at equal distances; number 0 is one that was."""
+    """Ticks at equal intervals; number 0 is in the past."""
 
     origin: datetime
     interval: timedelta
@@ -90,10 +90,10 @@ class Grid(Ticks):
 
 
 class Listed(Ticks):
-    """Ticks at any distances; number 0 is the first of them.
+    """Ticks at any intervals; number 0 is the first.
 
     Args:
-        ticks: the times, in order. They are taken when they are needed.
+        ticks: the times, in order. They are read on demand.
     """
 
     __slots__ = ("_coming", "_known")
@@ -132,11 +132,11 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
 
     Args:
         line: its five fields, or a nickname such as ``@hourly``.
-        now: no tick before is needed.
-        zone: the time zone that cron goes by; None is this machine's.
+        now: ticks before are not needed.
+        zone: cron's time zone; None is this machine's.
 
     Returns:
-        The ticks; None if the line has no tick, or can't be read.
+        The ticks; None if the line is invalid or never has one.
     """
     fields = NICKNAMES.get(line, line).lower().split()
     if len(fields) != len(RANGES):
@@ -149,7 +149,7 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
     step = HOUR / len(minutes)
     if fields[1:] == ["*"] * 4 and all(minute - minutes[0] == number * step for number, minute in enumerate(minutes)):
         return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
-    # If both are restricted, a day has to match one of them only.
+    # If both are restricted, a day has to match only one of them.
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
 
     def has_ticks(day: date) -> bool:
@@ -185,7 +185,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
     """Return the values of one field of a cron line.
 
     Raises:
-        ValueError: it can't be read.
+        ValueError: the field is invalid.
     """
     least, most, names = bounds
     numbers = {name: str(least + number) for number, name in enumerate(names)}
@@ -206,7 +206,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
 def _local(time: datetime, zone: tzinfo | None) -> datetime:
     try:
         return time.astimezone(zone)
-    except ValueError:  # TZ=UTC-24 is a zone for the system and none for Python
+    except ValueError:  # the system accepts the zone TZ=UTC-24, Python does not
         return time.astimezone(UTC)
 
 
@@ -221,7 +221,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return the ticks of an interval by the clock: 15 minutes are the quarters of an hour."""
+    """Return the ticks of an interval by the clock: 15 minutes are quarters of an hour."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:
@@ -230,18 +230,18 @@ def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> 
 
 
 def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
-    """The grid that passes keep to.
+    """Return the grid of the passes.
 
     Args:
-        starts: when the last passes began that a scheduler started, newest first. One that was late does not move the
+        starts: starts of the last passes by a scheduler, newest first. A late pass does not move the
             grid.
         interval: how often cron calls.
 
     Returns:
-        A grid through the newest of those passes that begin as most of them do; None where there was no pass.
+        A grid through the newest pass with the most common phase; None if there was no pass.
     """
     if not starts:
         return None
     phases = [(start - EPOCH) % interval // MINUTE for start in starts]
-    usual, _ = Counter(phases).most_common(1)[0]  # of equally common ones the first that came, which is the newest
+    usual, _ = Counter(phases).most_common(1)[0]  # of equally common phases the first, which is the newest
     return Grid(starts[phases.index(usual)], interval)

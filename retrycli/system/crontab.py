@@ -1,4 +1,4 @@
-"""This machine's crontabs, and everything on it that calls a pass."""
+"""This machine's crontabs, cron's daemon, and all callers of a pass."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from retrycli.system.systemd import has_systemd, is_active, timers
 
 DAEMONS = frozenset({"cron", "crond", "fcron", "dcron"})
 DAEMON_UNITS = ("cron.service", "crond.service", "cronie.service", "fcron.service", "dcron.service", "cron.target")
-"""Under any of these names systemd starts a cron; the last one is systemd-cron's, which has no daemon."""
+"""Units of cron daemons; the last one is systemd-cron's, which has no daemon."""
 NO_CRONTAB = (b"no crontab for", b"No such file or directory")
-"""What ``crontab -l`` says if there is none; the second one is busybox's."""
+"""Messages of ``crontab -l`` if there is none; the second one is busybox's."""
 SYSTEM_FILE = "etc/cron.d/retrycli"
 START_TIME = 19
-"""The place of a process's start in its stat file, counted after the name (proc(5): the 22nd field)."""
+"""The index of a process's start time in its stat file, counted after the name (proc(5): field 22)."""
 CRON_LOGS = ("var/log/syslog", "var/log/cron", "var/log/messages")
 SPOOLS = ("var/spool/cron/crontabs", "var/spool/cron")
 
@@ -34,18 +34,18 @@ class UserCrontab:
 
     host: Host
     user: str | None = None
-    """Whose; by default who is at work. Root may name another."""
+    """Its user; None is the current one. Root may name another."""
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Return its name for operators."""
         return f"the crontab of {self.user or self.host.login}"
 
     def read(self) -> str:
-        """What it holds.
+        """Return its text; empty if there is none.
 
         Raises:
-            ConfigurationError: there is no cron, or it does not serve this user.
+            ConfigurationError: cron is not installed, or rejects this user.
         """
         done = self.host.run(["crontab", *self._whose, "-l"], b"")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
@@ -53,10 +53,10 @@ class UserCrontab:
         return decoded(self._checked(done).stdout)
 
     def write(self, text: str) -> None:
-        """Put another in its place.
+        """Replace its text.
 
         Raises:
-            ConfigurationError: cron would not have it.
+            ConfigurationError: cron rejects it.
         """
         if text:
             self._checked(self.host.run(["crontab", *self._whose, "-"], encoded(text)))
@@ -78,11 +78,11 @@ class UserCrontab:
 
 
 def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
-    """Find everything on this machine that calls a pass, as far as who is at work may read it.
+    """Find everything on this machine that runs a pass, as far as the current user may read it.
 
     Args:
         host: the machine.
-        unread: takes the titles of what can't be read, and why. Other users' crontabs are root's alone to read.
+        unread: receives what can't be read, and why. Only root may read other users' crontabs.
     """
     missed = {} if unread is None else unread
     found = [*_in_crontabs(host, missed), *timers(host, missed)]
@@ -92,17 +92,17 @@ def callers(host: Host, unread: dict[str, str] | None = None) -> list[Caller]:
 
 
 def has_cron(host: Host) -> bool:
-    """Whether a cron is installed here; a folder /etc/cron.d is no sign of one."""
+    """Tell if cron is installed; a folder /etc/cron.d does not show it."""
     return host.run(["crontab", "-l"], b"").returncode != NOT_THERE
 
 
 def is_cronie(host: Host) -> bool:
-    """Whether cron is cronie, the only one that heeds CRON_TZ."""
+    """Tell if cron is cronie, the only one that supports CRON_TZ."""
     return b"cronie" in host.run(["crontab", "-V"], b"").stdout
 
 
 def is_running(host: Host, caller: Caller) -> bool | None:
-    """Return whether the daemon or timer that heeds a caller is at work; None if that can't be seen."""
+    """Tell if the daemon or timer of a caller is active; None if unknown."""
     if caller.kind == "timer":
         own = Path(caller.title).is_relative_to(host.unit_folder)
         return is_active(host, Path(caller.title).name, own=own) if has_systemd(host) else False
@@ -110,7 +110,7 @@ def is_running(host: Host, caller: Caller) -> bool | None:
 
 
 def cron_is_running(host: Host) -> bool | None:
-    """Return whether cron's daemon is at work; None if that can't be seen."""
+    """Tell if cron's daemon is active; None if unknown."""
     names = [name for _, name in processes(host.root / "proc")]
     if not DAEMONS.isdisjoint(names):
         return True
@@ -120,7 +120,7 @@ def cron_is_running(host: Host) -> bool | None:
 
 
 def heeded_since(host: Host, caller: Caller) -> datetime | None:
-    """Return since when cron heeds a line as it is; None if that can't be seen, or if a timer calls."""
+    """Return since when cron has used a line as it is; None if unknown, or for a timer."""
     if caller.kind != "cron":
         return None
     known = [time for time in (_cron_began(host.root / "proc"), *_written(host, caller)) if time is not None]
@@ -128,7 +128,7 @@ def heeded_since(host: Host, caller: Caller) -> datetime | None:
 
 
 def _written(host: Host, caller: Caller) -> Iterator[datetime]:
-    """Yield when the file was written that a line is in. A user's own is often for root alone to look at."""
+    """Yield the modification time of a line's file. Often only root may read that of a user's crontab."""
     own = [host.root / spool / caller.owner for spool in SPOOLS]
     for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
         with suppress(OSError):
@@ -136,7 +136,7 @@ def _written(host: Host, caller: Caller) -> Iterator[datetime]:
 
 
 def _cron_began(proc: Path) -> datetime | None:
-    """Return when cron's daemon began: the oldest process of its name, as jobs begin as its copies (proc(5))."""
+    """Return the start of cron's daemon: the oldest process of its name, because jobs start as its copies (proc(5))."""
     daemons = [path for path, name in processes(proc) if name in DAEMONS]
     try:
         boot = re.search(r"^btime (\d+)$", (proc / "stat").read_text(), re.MULTILINE)
@@ -149,9 +149,9 @@ def _cron_began(proc: Path) -> datetime | None:
 
 
 def daemon_commands(host: Host) -> dict[str, str]:
-    """Return what to call on this machine in place of the commands about cron that a text suggests.
+    """Return this machine's replacements for the cron commands that texts suggest.
 
-    Without systemd they are others, cron has another name on some systems, and `service` is often outside a user's
+    They differ without systemd, cron has another name on some systems, and `service` is often outside a user's
     search path. Root needs no sudo, which may not be installed.
     """
     is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()

@@ -1,6 +1,6 @@
-"""This machine: who is at work on it, its programs, processes, files and time zones.
+"""This machine: its user, programs, processes, files and time zones.
 
-Where they are, and how programs are run, is `Host`'s to say: tests give another one.
+`Host` says where they are and how programs are run; tests pass another one.
 """
 
 from __future__ import annotations
@@ -22,22 +22,22 @@ from retrycli.system import atomic
 from retrycli.system.trust import user_name, user_number
 
 DEFUNCT = ("Z", "X")
-"""The states of a process that has ended, and that its parent has not reaped yet (proc(5))."""
+"""States of a process that has ended and is not reaped yet (proc(5))."""
 NOT_THERE = 127
-"""What a shell says of a program that it can't find."""
+"""A shell's exit status for an unknown program."""
 TIMED_OUT = 124
-"""What timeout(1) says of a program that has not ended in time."""
+"""The exit status of timeout(1)."""
 SECONDS = 120
-"""After which a program of this machine has failed."""
+"""Time after which a program has failed."""
 ANSWER_SECONDS = 3
-"""So long a command that only reads waits for one."""
+"""The same for commands that only read."""
 
 Finished = subprocess.CompletedProcess[bytes]
 Runner = Callable[[Sequence[str], bytes], Finished]
 
 
 def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
-    """Run a program of this machine; one that is not there, or does not end, has failed."""
+    """Run a program; a missing one, and one that does not end, has failed."""
     try:
         return subprocess.run(  # noqa: S603  our own words and paths, and no shell
             command,
@@ -54,10 +54,10 @@ def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS)
 
 
 class Asker:
-    """Asks programs of this machine for a command that only reads: waits a little, and for a silent one only once.
+    """Run programs for a command that only reads: wait briefly, and for a silent program only once.
 
     Args:
-        seconds: after which a program has failed.
+        seconds: time after which a program has failed.
     """
 
     def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
@@ -66,11 +66,11 @@ class Asker:
 
     @property
     def silent(self) -> set[str]:
-        """The programs that gave no answer."""
+        """Return the programs that did not answer."""
         return {*self._unanswered}
 
     def __call__(self, command: Sequence[str], given: bytes) -> Finished:
-        """Run a program, unless it has kept silent before."""
+        """Run a program, unless it did not answer before."""
         program = command[0]
         if program in self._unanswered:
             return self._unanswered[program]
@@ -81,7 +81,7 @@ class Asker:
 
 
 def _home() -> str:
-    """Where cron begins a job: what the system says, and not $HOME, which sudo may leave at another's."""
+    """Return where cron starts a job: the system's home of the user, not $HOME, which sudo may not change."""
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
     except KeyError:
@@ -90,91 +90,91 @@ def _home() -> str:
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """The machine, and who is at work on it."""
+    """The machine and its current user."""
 
     root: Path = Path("/")
     home: Path = field(default_factory=lambda: Path(_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
     number: Callable[[str], int | None] = user_number
-    """The number of the user of that name; None if there is no such user."""
+    """Returns a user's number; None if there is no such user."""
 
     @property
     def login(self) -> str:
-        """The name of who is at work."""
+        """Return the current user's name."""
         return user_name(self.uid)
 
     @property
     def unit_folder(self) -> Path:
-        """Where the user's own units are."""
+        """Return the folder of the user's own units."""
         return self.home / ".config/systemd/user"
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Something on this machine that calls a pass."""
+    """Something on this machine that runs a pass: a crontab line or a timer."""
 
     kind: Literal["cron", "timer"]
     title: str
-    """The title of the `Target` that it stands in."""
+    """The title of its `Target`."""
     line: int | None
     when: str
     command: str
     config: str | None
-    """The settings' file that it names; None where it names none."""
+    """The settings file that it names; None if it does not name one."""
     user: str | None
-    """Whose it is, where that is written beside it."""
+    """Its user, if the line or unit names one."""
     installed: bool
-    """Whether `cron install` wrote it."""
+    """`cron install` wrote it."""
     owner: str = "root"
-    """Who wrote it, as far as that shows in where it is."""
+    """Who wrote it, as far as its place shows."""
     running: bool | None = None
-    """Whether the daemon or timer that heeds it is at work; None where that was not looked at, or can't be seen."""
+    """Its daemon or timer is active; None if not checked, or unknown."""
     mail_to: str | None = None
-    """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    """The recipient of its output; None is the line's user, and empty discards it."""
     zone: str | None = None
-    """The time zone that it goes by; None if that is the system's."""
+    """Its time zone; None is the system's."""
     since: datetime | None = None
-    """When cron began to heed it as it is, because cron or the line is no older; None if that can't be seen."""
+    """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
 
     @property
     def place(self) -> str:
-        """Where it is written, for people."""
+        """Return its place for operators."""
         return self.title if self.line is None else f"{self.title}, line {self.line}"
 
 
 class Target(Protocol):
-    """A text of the machine's in which a pass is called."""
+    """A text of this machine that can call a pass."""
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Return its name for operators."""
 
     def read(self) -> str:
-        """What it holds; nothing where there is none."""
+        """Return its text; empty if there is none."""
 
     def write(self, text: str) -> None:
-        """Put another text in its place; it is taken away when nothing is left."""
+        """Replace its text; delete it if the new one is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """A file of root's, or of the user's own: a crontab of /etc, a unit, or the settings."""
+    """A file of root or of the user: a crontab of /etc, a unit, or the settings."""
 
     path: Path
     keeps_mode: bool = False
-    """Whether it keeps its mode and owner; else everybody may read it."""
+    """It keeps its mode and owner; otherwise everybody may read it."""
 
     @property
     def title(self) -> str:
-        """What it is, for people."""
+        """Return its name for operators."""
         return str(self.path)
 
     def read(self) -> str:
         """What it holds; nothing where there is none.
 
         Raises:
-            ConfigurationError: it can't be read.
+            ConfigurationError: the file can't be read.
         """
         try:
             return decoded(self.path.read_bytes())
@@ -184,10 +184,10 @@ class File:
             raise ConfigurationError(f"can't read {self.path}: {error.strerror}") from error
 
     def write(self, text: str) -> None:
-        """Put another in its place, whole or not at all: cron may read it at any moment.
+        """Replace its text atomically: cron may read it at any moment.
 
         Raises:
-            ConfigurationError: it can't be written.
+            ConfigurationError: the file can't be written.
         """
         try:
             if text:
@@ -203,7 +203,7 @@ class File:
 
 
 def system_zone(root: Path = Path("/")) -> tzinfo:
-    """Return the system's time zone, which cron and timers go by; that of ``$TZ`` is an operator's own."""
+    """Return the system's time zone, which cron and timers use; ``$TZ`` is an operator's own."""
     try:
         with (root / "etc/localtime").open("rb") as file:
             return ZoneInfo.from_file(file)
@@ -212,16 +212,16 @@ def system_zone(root: Path = Path("/")) -> tzinfo:
 
 
 def named_zone(name: str | None) -> tzinfo | None:
-    """Return the time zone of that name; None if there is no such zone here."""
+    """Return a time zone by name; None if it does not exist here."""
     with suppress(OSError, ValueError, ZoneInfoNotFoundError):
         return None if name is None else ZoneInfo(name)
     return None
 
 
 def processes(proc: Path) -> Iterator[tuple[Path, str]]:
-    """Yield the folder and name of each live process of this machine, but for those in its containers.
+    """Yield the folder and name of each live process of this machine, without those in containers.
 
-    There is none if those of others are hidden.
+    Yield none if processes of others are hidden.
     """
     if not (proc / "1/status").exists():
         return
@@ -234,13 +234,13 @@ def processes(proc: Path) -> Iterator[tuple[Path, str]]:
 
 
 def under_cron(host: Host, command: Sequence[str]) -> Finished:
-    """Run a program as cron would: in the user's home, with hardly anything in its environment."""
+    """Run a program as cron does: in the user's home, with an almost empty environment."""
     variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
     return host.run(["env", "-i", *variables, "sh", "-c", 'cd && exec "$@"', "sh", *command], b"")
 
 
 def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
-    """Return a folder's plain files with such names; none if it can't be read."""
+    """Return a folder's regular files whose names match; none if it can't be read."""
     try:
         found = sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
         return [path for path in found if path.is_file()]
@@ -263,10 +263,10 @@ def read_text(path: Path, unread: dict[str, str]) -> str:
 
 
 def decoded(text: bytes) -> str:
-    """A text of whatever encoding, so that it can be written back as it was."""
+    """Decode a text of any encoding, so that `encoded` restores it."""
     return text.decode("utf-8", "surrogateescape")
 
 
 def encoded(text: str) -> bytes:
-    """Return what `decoded` was made of."""
+    """Encode a text of `decoded`."""
     return text.encode("utf-8", "surrogateescape")

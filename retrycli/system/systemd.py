@@ -1,4 +1,4 @@
-"""What systemd is told, by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
+"""Units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from retrycli.system.host import TIMED_OUT, Caller, Host, decoded, files_in, rea
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
 NOT_ACTIVE = (3, 4)
-"""What ``systemctl is-active`` says of a unit that is not at work, or not there."""
+"""Exit statuses of ``systemctl is-active`` for a unit that is inactive or missing."""
 SYSTEM_UNITS = "etc/systemd/system"
 UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 STOP_SECONDS = 45
-"""For what is in flight when a pass is asked to end."""
+"""Time for requests in flight when a pass is asked to end."""
 
 
 HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
@@ -47,28 +47,28 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 """
-"""What a pass can do without, as cron/retrycli.service explains it."""
+"""Restrictions of a pass, which cron/retrycli.service explains."""
 
 MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
 def mark(config: str) -> str:
-    """The first line of what `cron install` writes for these settings."""
+    """Return the first line of a unit of `cron install` for these settings."""
     return MARK + config
 
 
 def is_marked(text: str, config: str = "") -> bool:
-    """Whether `cron install` wrote a unit, for these settings or, where none are named, for any."""
+    """Tell if `cron install` wrote a unit, for these settings or, if none are named, for any."""
     first = text.partition("\n")[0]
     return first == mark(config) if config else first.startswith(MARK)
 
 
 def service(job: Job, *, system: bool) -> str:
-    """The service: one pass.
+    """Return the service: one pass.
 
     Args:
-        job: what is to be called.
-        system: whether it is one of the system's, which names its user.
+        job: the pass.
+        system: it is a unit of the system, which names its user.
     """
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
@@ -94,7 +94,7 @@ UMask=0077
 
 
 def _confinement(job: Job) -> str:
-    """What a service of the system's may touch. A user's own systemd may not confine as much."""
+    """Return the restrictions of a system service. A user's systemd can't apply as many."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
     writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [
@@ -115,7 +115,7 @@ def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
 
 
 def timer(job: Job) -> str:
-    """The timer: at cron's times where cron has such times, and else counted from the last pass."""
+    """Return the timer: at cron's times if cron has such times, otherwise counted from the last pass."""
     when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
     return f"""\
 {mark(job.config)}
@@ -132,10 +132,10 @@ WantedBy=timers.target
 
 
 def command(job: Job) -> str:
-    """A job's command as ``ExecStart=`` holds it.
+    """Return a job's command for ``ExecStart=``.
 
     Raises:
-        ConfigurationError: a path that no unit can hold.
+        ConfigurationError: a unit can't hold one of the paths.
     """
     for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
@@ -144,12 +144,12 @@ def command(job: Job) -> str:
 
 
 def when(interval: timedelta) -> str:
-    """How a timer is told to call so often, in a few words."""
+    """Describe a timer for an interval."""
     return " ".join(value for key, value in _when(interval).items() if key.startswith("On") and value != "0")
 
 
 def called(text: str) -> tuple[str, str | None] | None:
-    """The command by which a service makes a pass, and the settings' file it names; None where it makes none."""
+    """Return a service's command that runs a pass, and the settings file it names; None if it runs no pass."""
     for value in values(text).get("ExecStart", []):
         try:
             words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(value)]
@@ -161,14 +161,14 @@ def called(text: str) -> tuple[str, str | None] | None:
 
 
 def times(text: str) -> str:
-    """When a timer calls, in a few words."""
+    """Describe when a timer calls."""
     found = values(text)
     keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
     return ", ".join(value for key in keys for value in found.get(key, []))
 
 
 def as_cron(when: str) -> str | None:
-    """Return a calendar event (systemd.time(7)) as cron has it; None if cron has none such, or it can't be read."""
+    """Return a calendar event (systemd.time(7)) as a cron line; None if cron can't express it, or it is invalid."""
     if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
         return "* * * * *" if when == "minutely" else f"@{when}"
     found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
@@ -181,7 +181,7 @@ def as_cron(when: str) -> str | None:
 
 
 def span(when: str) -> timedelta | None:
-    """Return the time that a timer counts from its last start; None if it does not count, or it can't be read."""
+    """Return the interval from a timer's last start; None if it does not have one, or it is invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
     if found is None:
         return None
@@ -190,7 +190,7 @@ def span(when: str) -> timedelta | None:
 
 
 def values(text: str) -> Mapping[str, list[str]]:
-    """A unit's settings."""
+    """Return a unit's settings."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if assignment := re.match(r"(\w+)\s*=\s*(.*\S)", line):
@@ -208,7 +208,7 @@ def _when(interval: timedelta) -> dict[str, str]:
 
 
 def _step(field: str) -> str:
-    """Cron's ``*/15`` as systemd writes it."""
+    """Convert cron's ``*/15`` to systemd's form."""
     return field.replace("*/", "0/")
 
 
@@ -225,21 +225,21 @@ def _quoted(word: str) -> str:
 
 
 def has_systemd(host: Host) -> bool:
-    """Whether systemd is at work here, and not merely installed."""
+    """Tell if systemd runs here, and is not only installed."""
     return (host.root / "run/systemd/system").is_dir()
 
 
 def is_active(host: Host, *units: str, own: bool) -> bool | None:
-    """Return whether any of these units is at work; None if systemd does not say."""
+    """Tell if any of these units is active; None if systemd does not say."""
     code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
     return None if code and code not in NOT_ACTIVE else not code
 
 
 def systemctl(host: Host, *words: str, own: bool) -> None:
-    """Have systemd do something, or the user's own instance of it.
+    """Run a systemctl command, for the system or the user's own instance.
 
     Raises:
-        ConfigurationError: it would not.
+        ConfigurationError: the command failed.
     """
     command = ["systemctl", *(["--user"] if own else []), *words]
     done = host.run(command, b"")
@@ -249,7 +249,7 @@ def systemctl(host: Host, *words: str, own: bool) -> None:
 
 
 def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
-    """Find the timers that call a pass and are switched on."""
+    """Find the enabled or active timers that run a pass."""
     folders = [(host.root / folder, False) for folder in UNIT_FOLDERS] + [(host.unit_folder, True)]
     seen = set()
     for folder, own in folders:
@@ -272,7 +272,7 @@ def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
 
 
 def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
-    """Whether a timer is switched on: at each boot, or just now."""
+    """Tell if a timer is enabled at boot, or active now."""
     enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
     with suppress(OSError):
         if any(link.name == timer.name for link in enabled.glob("*.wants/*.timer")):
