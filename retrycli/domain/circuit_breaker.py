@@ -55,7 +55,7 @@ class Breaker:
     """Failures in a row, failed probes included."""
     opened_at: datetime | None = None
     probe_at: datetime | None = None
-    """When requests may be sent again; None if they may be sent now."""
+    """The time from which requests may be sent again; None if they may be sent now."""
     tickets: Mapping[str, int] = field(default_factory=dict)
     """While closed: at most `TICKETS` tickets, with their consecutive failures that may be their own."""
 

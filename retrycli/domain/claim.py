@@ -16,11 +16,11 @@ class ExpiredClaim(NamedTuple):
 
     message: QueuedMessage | UnusableMessage
     attempt_by: str | None
-    """Who made the attempt whose result the row does not show; None if there is no such attempt."""
+    """The maker of the attempt whose result the row does not show; None if there is no such attempt."""
     outcome: Outcome | None = None
     """The attempt's outcome, if its answer was recorded before the claim expired."""
     difference: Difference | None = None
-    """How the row has changed since the attempt began; None if that is unknown."""
+    """The change of the row since the attempt began; None if that is unknown."""
     started_at: datetime | None = None
     duration: timedelta | None = None
     """The time until the answer."""

@@ -113,7 +113,7 @@ def schedule(interval: timedelta) -> str:
 def command(job: Job) -> str:
     """Return a job's command for a crontab: quoted for the shell, with each % escaped, which would end it for cron.
 
-    ``umask 077``: nobody else can open files of a pass. ``exec``: signals reach the pass, not a shell.
+    ``umask 077``: no other user can open files of a pass. ``exec``: signals reach the pass, not a shell.
 
     Raises:
         ConfigurationError: a crontab can't hold one of the paths.
@@ -173,7 +173,7 @@ def without_block(text: str, config: str) -> str:
 
 
 def calls(text: str, *, system: bool) -> list[CronCommand]:
-    """Return the lines of a crontab that run a pass, whoever wrote them.
+    """Return the lines of a crontab that run a pass, written by `cron install` or not.
 
     Args:
         text: the crontab.

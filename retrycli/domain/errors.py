@@ -41,7 +41,7 @@ class RetrycliError(Exception):
 
 
 class OutputFailed(RetrycliError):
-    """What the command prints can't be written."""
+    """The command's output can't be written."""
 
 
 class EventLoopRunning(RetrycliError):

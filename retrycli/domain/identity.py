@@ -199,7 +199,7 @@ class History(NamedTuple):
         )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have a mail with this content, whoever its other recipients were."""
+        """Return the recipients that have a mail with this content, for any list of recipients."""
         mails = (
             attempt for attempt in self.attempts if attempt.is_of(birth) and attempt.digest and attempt.delivered_to
         )

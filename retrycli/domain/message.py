@@ -163,14 +163,14 @@ class QueuedMessage:
     delivered_to: frozenset[str] = frozenset()
     """Recipients that have it from earlier attempts."""
     unsettled_since: datetime | None = None
-    """When the newest attempt ended that may have delivered it; None if there is no such attempt."""
+    """The end of the newest attempt that may have delivered it; None if there is no such attempt."""
     birth: str = ""
     """See `retrycli.domain.identity`."""
     digest: str = ""
     deliveries: int = 0
     """Number of recorded deliveries of this text."""
     delivered_at: datetime | None = None
-    """When this text was last delivered; None if never, or if an operator has requeued the message since."""
+    """The last delivery of this text; None if there is none, or if an operator has requeued the message since."""
     requests: int = 0
     """Number of requests that passes have sent under this key since the last requeue."""
     elsewhere: str | None = None

@@ -21,7 +21,7 @@ from retrycli.domain.pass_summary import PassResult, StopReason
 SKIPPED_IN_A_ROW = 3
 """One skipped pass follows a long one; three mean that something hangs."""
 BEGINNINGS = 2
-"""How often within ``remind_hours`` an intermittent incident is reported as new at once."""
+"""Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
 HERE_TO_STAY = timedelta(hours=1)
 """After this time it is reported as new in any case."""
 SLACK = timedelta(minutes=1)
@@ -56,7 +56,7 @@ MET_BY = {
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a target was last told about a topic.
+    """The last report of a topic to a target.
 
     For an incident ``since`` is its start; for events it is the time up to which the target knows them.
     """
@@ -65,7 +65,7 @@ class Told:
     told_at: datetime
     ended: bool = False
     times: int = 1
-    """How often an intermittent incident was reported as new; 0 is one that the target has not heard of yet."""
+    """Number of times that an intermittent incident was reported as new; 0 if the target has not heard of it yet."""
 
 
 Memory = Mapping[Topic, Told]
@@ -210,7 +210,7 @@ def follow(
 
 
 def _troubles(here: Situation) -> dict[Topic, Incident | None]:
-    """Return what this pass knows about each topic; None is no incident."""
+    """Return what this pass knows about each topic; None if there is no incident."""
     newest = here.passes[0]
     skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
     if newest.result is PassResult.SKIPPED:

@@ -78,7 +78,7 @@ class LookUp(NamedTuple):
 
     result: Presence
     error: str | None = None
-    """Why the result is unknown; or, if the message arrived, what could not be written."""
+    """The reason for an unknown result; or, if the message arrived, what could not be written."""
 
 
 INTERRUPTED = frozenset({500, 502, 504})

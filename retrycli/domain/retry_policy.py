@@ -20,7 +20,7 @@ class RetryPolicy:
     backoff: Backoff = Backoff()
     max_retries: int = 10
     unknown_limit: int = 2
-    """How often a message whose outcome is unknown is sent again before it is escalated."""
+    """Number of times that a message with unknown outcomes is sent again before it is escalated."""
     expires_after: timedelta | None = None
 
     def decide(

@@ -17,7 +17,7 @@ NAME = "retrycli"
 
 @dataclass(frozen=True)
 class Invocation:
-    """How the program was called."""
+    """The program as it was called."""
 
     program: Sequence[str] = (NAME,)
     """The words before the command, such as sudo or an interpreter with its options."""

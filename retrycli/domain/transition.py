@@ -164,7 +164,7 @@ def _arrival(outcome: Outcome) -> str | None:
 
 
 class WriteResult(NamedTuple):
-    """What was not written as decided, by message id."""
+    """The decisions that were not written as they are, by message id."""
 
     lost: frozenset[int] = frozenset()
     """The claim was lost, or the row now belongs to another message: at most the outcome was recorded."""

@@ -29,7 +29,7 @@ class PassCoordinator:
     ) -> None:
         self.claim = Claim(me.pass_id, since + rules.lease)
         self.paused: str | None = None
-        """Why an operator has paused deliveries meanwhile, in words; None if they are not paused."""
+        """The reason for a pause that an operator has made meanwhile; None if deliveries are not paused."""
         self._ledger = deps.ledger
         self._claims = deps.claims
         self._now = deps.now

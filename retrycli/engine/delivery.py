@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 RECORD_WITHIN_SECONDS = 0.1
-"""How long an answer may wait to be recorded while the rate limit delays the next attempt."""
+"""The maximum time that an answer waits to be recorded while the rate limit delays the next attempt."""
 
 
 class Delivery:
@@ -288,7 +288,7 @@ class Delivery:
 
     @property
     def _is_write_blocked(self) -> bool:
-        """Tell if the application locks so many rows in a row that nothing more may be sent."""
+        """Tell if the application has locked too many rows in a row to send anything more."""
         return self._results.blocked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:

@@ -21,8 +21,8 @@ ENOUGH, SHARE = 8, 1 / 4
 """An answer waits for others, to be recorded with them in one transaction, until there are this many, or this share of
 the requests in flight if that is more. If it waited for all, soon all requests would be sent, and answered, in step."""
 ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-"""How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
-server waits for it five times."""
+"""The maximum wait of an answer for others, in rounds of the event loop: a transaction in a file costs little, and one
+at a server waits for it five times."""
 
 
 class StartedAttempt(NamedTuple):
@@ -31,7 +31,7 @@ class StartedAttempt(NamedTuple):
     queued: QueuedMessage
     at: datetime
     probe: int
-    """Which of the message's probes it is; 0 if it is not a probe."""
+    """The number of the probe among the message's probes; 0 if it is not a probe."""
     on_trial: bool
 
 
@@ -48,7 +48,7 @@ class InFlight:
         self.count = 0
         """Number of attempts that are started and have no answer yet."""
         self.fault: ConfigurationError | None = None
-        """Why no request can be made."""
+        """The error because of which no request can be built."""
         self._now = deps.now
         self._coordinator = coordinator
         self._rounds = ROUNDS_FOR_A_SERVER if at_a_server else ROUNDS_FOR_A_FILE

@@ -19,7 +19,7 @@ def capacity(rules: PassRules) -> int | None:
 
 
 class PassLimits:
-    """What a pass may still start.
+    """The attempts that a pass may still start.
 
     Args:
         rules: limit, rate and deadline.
@@ -38,7 +38,7 @@ class PassLimits:
         take_turn: Callable[[timedelta, datetime], datetime],
     ) -> None:
         self.reason: StopReason | None = None
-        """Why nothing more may start; the first reason is kept."""
+        """The first reason to start nothing more."""
         self._now = now
         self._stop_requested = stop_requested
         self._reserve_turn = take_turn
@@ -46,7 +46,7 @@ class PassLimits:
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
         self._turn: datetime | None = None
-        """When the next request may be sent; None if no time is reserved yet."""
+        """The reserved time of the next request; None if no time is reserved yet."""
 
     def may_begin(self) -> bool:
         """Tell if this pass may start anything more."""

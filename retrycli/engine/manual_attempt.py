@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2
-"""How long to wait before a result is written again, if the application locks its row."""
+"""The wait before a result is written again, if the application locks its row."""
 
 Result = TypeVar("Result")
 

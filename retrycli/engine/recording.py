@@ -17,7 +17,7 @@ Decided = tuple[QueuedMessage | UnusableMessage, Decision]
 WAITED_FOR = 8
 """The maximum number of locked rows that a transaction waits for."""
 TRY_AGAIN_SECONDS = 0.05
-"""How long to wait before a transaction is started, or committed, again."""
+"""The wait before a transaction is started, or committed, again."""
 COMMIT_TIMES = 100
 """Number of attempts to commit before the lock, which blocks the application's readers, is released."""
 

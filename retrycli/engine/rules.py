@@ -27,7 +27,7 @@ CLAIM_MARGIN = timedelta(seconds=60)
 """A live pass may be delayed by half of it by an application that locks the database."""
 
 SYNC_INTERVAL = timedelta(seconds=1)
-"""How often a pass reads the shared state. A host may act on old state for this long."""
+"""The interval at which a pass reads the shared state. A host may act on old state for this long."""
 
 
 class Dependencies(NamedTuple):
@@ -53,7 +53,7 @@ class PassRules:
     """The rules of a pass."""
 
     destination: str
-    """Where messages without a route of their own go."""
+    """The destination of messages without a route of their own."""
     policies: dict[MessageType, RetryPolicy]
     breaker: BreakerRules
     due_slack: timedelta
@@ -67,7 +67,7 @@ class PassRules:
     routes: tuple[Route, ...] = ()
     """The routes, in order; if there is none, all messages go to ``destination``."""
     retention: timedelta | None = None
-    """How long attempts and passes are kept; None is forever."""
+    """The age up to which attempts and passes are kept; None is forever."""
     probe_now: bool = False
     """Probe a destination that is down at once, and not only when its probe is due."""
     at_a_server: bool = False

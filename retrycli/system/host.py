@@ -127,7 +127,7 @@ class Caller:
     installed: bool
     """`cron install` wrote it."""
     owner: str = "root"
-    """Who wrote it, as far as its place shows."""
+    """Its author, as far as its place shows."""
     running: bool | None = None
     """Its daemon or timer is active; None if not checked, or unknown."""
     mail_to: str | None = None
@@ -171,7 +171,7 @@ class File:
         return str(self.path)
 
     def read(self) -> str:
-        """What it holds; nothing where there is none.
+        """Return its text; empty if there is none.
 
         Raises:
             ConfigurationError: the file can't be read.
