@@ -15,7 +15,7 @@ from retrycli.domain.claim import Route
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.message import MessageType
 
-IN_COMMON = (
+COMMON_KEYS = (
     "connect_timeout_seconds",
     "request_timeout_seconds",
     "immediate_retries",
@@ -25,7 +25,7 @@ IN_COMMON = (
     "attachments_limit_mb",
 )
 """Keys that the gateway of a message type takes over from the common gateway."""
-OF_THE_OTHER_KIND = {
+UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
@@ -93,7 +93,7 @@ class GatewaySettings(SettingsModel):
 
     @field_validator("base_url")
     @classmethod
-    def _absolute_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+    def _check_base_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
         if info.data.get("kind") == "smtp":
@@ -107,7 +107,7 @@ class GatewaySettings(SettingsModel):
 
     @field_validator("sender", "recipient")
     @classmethod
-    def _address(cls, text: str | None) -> str | None:
+    def _check_address(cls, text: str | None) -> str | None:
         from retrycli.domain.email_address import Address  # only gateways for e-mail need it
 
         if text is not None and not Address.parse(text).local.isascii():
@@ -116,7 +116,7 @@ class GatewaySettings(SettingsModel):
 
     @field_validator("subject")
     @classmethod
-    def _template(cls, text: str) -> str:
+    def _check_subject(cls, text: str) -> str:
         from retrycli.domain.email_address import CONTROL
 
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
@@ -125,15 +125,15 @@ class GatewaySettings(SettingsModel):
 
     @field_validator("login_path")
     @classmethod
-    def _rooted(cls, path: str) -> str:
+    def _check_login_path(cls, path: str) -> str:
         if not path.startswith("/"):
             raise ValueError("start it with a slash")
         return path
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
+    def _check_kind(self) -> Self:
         """Reject keys without effect: a user who sets one expects something of it."""
-        for name in OF_THE_OTHER_KIND[self.kind]:
+        for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
         if self.kind == "smtp":
@@ -146,7 +146,7 @@ class GatewaySettings(SettingsModel):
         return self
 
     @model_validator(mode="after")
-    def _credentials(self) -> Self:
+    def _check_credentials(self) -> Self:
         needed = {"bearer": ("token",), "basic": ("username", "password"), "login": ("username", "password")}.get(
             self.auth or "none", ()
         )
@@ -165,11 +165,11 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _have_in_common(cls, values: object) -> object:
+    def _share_common_keys(cls, values: object) -> object:
         """Give the gateways of single types the common values that do not depend on a destination."""
         if not isinstance(values, dict):
             return values
-        common = {name: values[name] for name in IN_COMMON if name in values}
+        common = {name: values[name] for name in COMMON_KEYS if name in values}
         own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
         return values | own
 

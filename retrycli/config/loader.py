@@ -67,11 +67,11 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     sources = {key: source for key, (_, source) in values.items()}
     section, _ = values.get("database", ({}, ""))
     if file is not None and isinstance(section, dict):  # else that is wrong, and no default
-        values.setdefault("database.url", (_beside(file, "database.url", DatabaseSettings().url), "default"))
+        values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
-        raise ConfigurationError(_in_words(error, sources)) from None
+        raise ConfigurationError(_describe(error, sources)) from None
     return Loaded(settings, file, sources)
 
 
@@ -104,14 +104,14 @@ def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
         if found is not None and found != SYSTEM_FILE:
-            _check_nobody_else_may_write(found)
+            _check_trust(found)
         return found
     if not _is_file(named):
-        _refuse(named, "--config" if path else f"${CONFIG_VARIABLE}")
+        _raise_unreadable(named, "--config" if path else f"${CONFIG_VARIABLE}")
     return named
 
 
-def _check_nobody_else_may_write(found: Path) -> None:
+def _check_trust(found: Path) -> None:
     """Check a file that only the current folder or the environment named: it may be a trap of another user.
 
     Raises:
@@ -123,7 +123,7 @@ def _check_nobody_else_may_write(found: Path) -> None:
         raise ConfigurationError(f"{whose}{weakness}; pass --config {shlex.quote(str(named))} if it is yours")
 
 
-def _refuse(named: Path, origin: str) -> NoReturn:
+def _raise_unreadable(named: Path, origin: str) -> NoReturn:
     """Raise ConfigurationError: `init` can create a missing file only."""
     try:
         named.lstat()
@@ -156,10 +156,10 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     except RecursionError:
         raise ConfigurationError(f"{file} is nested too deeply") from None
     for key, value in values:
-        yield key, (_beside(file, key, value), f"file {file}")
+        yield key, (_resolve(file, key, value), f"file {file}")
 
 
-def _beside(file: Path, key: str, value: object) -> object:
+def _resolve(file: Path, key: str, value: object) -> object:
     """Resolve a path relative to the file, also in a default: cron starts a job in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
@@ -233,7 +233,7 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
     return tree
 
 
-def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
+def _describe(error: ValidationError, sources: Mapping[str, str]) -> str:
     problems = []
     for problem in error.errors(include_url=False, include_input=False):
         key = ".".join(str(part) for part in problem["loc"] if part != "[key]")

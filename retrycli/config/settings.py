@@ -40,14 +40,14 @@ class DatabaseSettings(SettingsModel):
 
     @field_validator("url")
     @classmethod
-    def _known_database(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         if not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
             raise ValueError("write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported")
         return url
 
     @field_validator("table")
     @classmethod
-    def _plain_name(cls, table: str) -> str:
+    def _check_table(cls, table: str) -> str:
         if not re.fullmatch(r"\w+(\.\w+)?", table):
             raise ValueError("write a table's name, or SCHEMA.NAME")
         return table
@@ -119,7 +119,7 @@ class ScheduleSettings(SettingsModel):
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
     @model_validator(mode="after")
-    def _waits_outlast_the_pass(self) -> Self:
+    def _check_waits(self) -> Self:
         """Reject waits within the slack: they would be due again in the pass that set them."""
         own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
@@ -198,7 +198,7 @@ class NotifySettings(SettingsModel):
 
     @field_validator("urls")
     @classmethod
-    def _with_schemes(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_urls(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for number, url in enumerate(urls, 1):
             if not re.match(r"[A-Za-z][A-Za-z0-9]*://\S", url.get_secret_value()):
                 raise ValueError(f"URL {number} is none; write it as apprise does, as in mailto://USER:PASSWORD@HOST")
@@ -206,7 +206,7 @@ class NotifySettings(SettingsModel):
 
     @field_validator("ping_url")
     @classmethod
-    def _absolute_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
+    def _check_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
         return None if url is None else SecretStr(absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
@@ -219,7 +219,7 @@ class MetricsSettings(SettingsModel):
 
     @field_validator("path")
     @classmethod
-    def _read_by_the_collector(cls, path: Path | None) -> Path | None:
+    def _check_path(cls, path: Path | None) -> Path | None:
         if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
             raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
         return path

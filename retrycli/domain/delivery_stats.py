@@ -24,7 +24,7 @@ BARS = (
     *(number * DAY for number in (1, 2, 7, 28, 364)),
 )
 """The durations that one bar may cover."""
-MOST_BARS = 90
+MAX_BARS = 90
 """The maximum number of bars that are legible on a phone."""
 
 
@@ -119,7 +119,7 @@ def unit_for(span: timedelta) -> timedelta:
     return HOUR if span <= FAIR else DAY
 
 
-def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
+def bar_for(span: timedelta, *, most: int = MAX_BARS) -> timedelta:
     """Return the duration of one bar of a chart, for at most ``most`` bars."""
     return next((length for length in BARS if span / length <= most), BARS[-1])
 

@@ -20,9 +20,9 @@ from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10
 """Number of tickets in a row with the same status that start a trial."""
-TRIALS = 3
+TRIAL_MESSAGES = 3
 """Number of messages that a trial sends."""
-HELD_AT_MOST = 100
+MAX_HELD = 100
 """With this many withheld answers of fewer tickets, a pass prefers messages of other tickets."""
 
 
@@ -60,12 +60,12 @@ class Doubt:
     @property
     def is_settled(self) -> bool:
         """Tell if the trial has failed."""
-        return self.status is not None and len(self._trials) >= TRIALS
+        return self.status is not None and len(self._trials) >= TRIAL_MESSAGES
 
     @property
     def tickets(self) -> frozenset[str]:
         """Return the tickets that get no request until it is clear what their answers are about."""
-        if self.status is None and len(self._held) < HELD_AT_MOST:
+        if self.status is None and len(self._held) < MAX_HELD:
             return frozenset()
         return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
 

@@ -84,7 +84,7 @@ class EditableMessage:
         }
 
 
-COMPARED = 250_000
+MAX_LINE_PAIRS = 250_000
 """The maximum number of pairs of lines to compare. Among similar lines every pair may be compared."""
 
 
@@ -106,7 +106,7 @@ def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> 
         olds, news = (
             [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
         )
-        if len(olds) * len(news) > COMPARED:
+        if len(olds) * len(news) > MAX_LINE_PAIRS:
             yield from (f"-{line}" for line in olds)
             yield from (f"+{line}" for line in news)
             continue

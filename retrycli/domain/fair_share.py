@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 SHARE, LARGEST_SHARE = 8, 2
 """A ticket gets an eighth of the messages of a claim while others wait, and at most half of them."""
-MOST_PASSED_OVER = 500
+MAX_PASSED_OVER = 500
 """The maximum number of tickets to pass over: each claim reads past the messages of all of them."""
 
 
@@ -27,7 +27,7 @@ class FairShare:
 
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
         """Return the candidates whose turn it is; each candidate is an id with its ticket."""
-        if len(self.passed_over) > MOST_PASSED_OVER:
+        if len(self.passed_over) > MAX_PASSED_OVER:
             self.widen()
         had: Counter[str] = Counter()
         taken = []

@@ -21,7 +21,7 @@ VARIABLE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-LOOKED_AT = 1000
+COMPARED_LENGTH = 1000
 """Number of characters of an error that are compared. The cost of `VARIABLE` may grow with their square."""
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
@@ -32,7 +32,7 @@ def cause(error: str) -> str:
     Args:
         error: a ``last_error``, with or without the prefix of an exhausted message.
     """
-    last_error = (LAST_ERROR.sub("", error[: 2 * LOOKED_AT], count=1).strip() or error)[:LOOKED_AT]
+    last_error = (LAST_ERROR.sub("", error[: 2 * COMPARED_LENGTH], count=1).strip() or error)[:COMPARED_LENGTH]
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 

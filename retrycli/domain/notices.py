@@ -20,9 +20,9 @@ from retrycli.domain.pass_summary import PassResult, StopReason
 
 SKIPPED_IN_A_ROW = 3
 """One skipped pass follows a long one; three mean that something hangs."""
-BEGINNINGS = 2
+MAX_BEGINNINGS = 2
 """Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
-HERE_TO_STAY = timedelta(hours=1)
+LASTING_AFTER = timedelta(hours=1)
 """After this time it is reported as new in any case."""
 SLACK = timedelta(minutes=1)
 """cron is not exact to the second; a reminder must not wait for another pass because of that."""
@@ -151,90 +151,90 @@ def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
 
 
 def to_tell(
-    here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
+    situation: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
     """Return what to tell one target, its memory once it has heard that, and its memory until then.
 
     Args:
-        here: the situation.
+        situation: the situation at the end of the pass.
         memory: what the target was told before.
         causes: returns the causes of escalations after a time, up to now.
     """
     items: list[Item] = []
     known, unheard = dict(memory), dict(memory)
-    for topic, trouble in _troubles(here).items():
+    for topic, incident in _incidents(situation).items():
         before = memory.get(topic)
-        if trouble is not None and not _was_met(topic, here.passes[0]) and (before is None or before.times):
+        if incident is not None and not _was_met(topic, situation.passes[0]) and (before is None or before.times):
             continue  # the incident may be over by now: this pass could not find out
-        turn, told = follow(trouble, before, here.at, here.remind)
+        turn, told = follow(incident, before, situation.at, situation.remind)
         if told is None:
             continue
         known[topic] = told
         if turn is not None:
-            detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
-            is_latest = trouble is not None and trouble.at_the_latest and trouble.since == told.since
+            detail, step = (incident.detail, incident.next_step) if incident else (None, None)
+            is_latest = incident is not None and incident.at_the_latest and incident.since == told.since
             items.append(IncidentChange(topic, turn, told.since, detail, step, at_the_latest=is_latest))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
-    if gaps := _gaps(here, memory):
+    if gaps := _gaps(situation, memory):
         items.extend(gaps)
-        known[Topic.MISSED] = Told(here.at, here.at)
-    if not _skipped(here):
+        known[Topic.MISSED] = Told(situation.at, situation.at)
+    if not _skipped(situation):
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
         # If the clock was set back, escalations of this pass are new all the same.
-        if new := causes(since if since is None or since <= here.now else here.at):
+        if new := causes(since if since is None or since <= situation.now else situation.at):
             items.append(Escalated(new))
-            known[Topic.ESCALATIONS] = Told(here.now, here.at)
+            known[Topic.ESCALATIONS] = Told(situation.now, situation.at)
     return items, known, unheard
 
 
 def follow(
-    trouble: Incident | None, told: Told | None, at: datetime, remind: timedelta
+    incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
     """Return what to report about an incident, or about none, and what to remember after that."""
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
-        heard = Told(told.since, at, ended=trouble is None)
-        return (Turn.BEGAN if trouble else Turn.ENDED), heard
-    if trouble is None:
+        heard = Told(told.since, at, ended=incident is None)
+        return (Turn.BEGAN if incident else Turn.ENDED), heard
+    if incident is None:
         if told is None or told.ended:
             return None, told
         return Turn.ENDED, replace(told, told_at=at, ended=True)
     if told is None or (told.ended and due):
-        return Turn.BEGAN, Told(trouble.since, at)
+        return Turn.BEGAN, Told(incident.since, at)
     if told.ended:
-        if told.times >= BEGINNINGS and at - trouble.since < HERE_TO_STAY:
+        if told.times >= MAX_BEGINNINGS and at - incident.since < LASTING_AFTER:
             return None, told
-        return Turn.BEGAN, Told(trouble.since, at, times=told.times + 1)
+        return Turn.BEGAN, Told(incident.since, at, times=told.times + 1)
     return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
 
 
-def _troubles(here: Situation) -> dict[Topic, Incident | None]:
+def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     """Return what this pass knows about each topic; None if there is no incident."""
-    newest = here.passes[0]
-    skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
+    newest = situation.passes[0]
+    skipped = {Topic.SKIPPED: _skipped_in_a_row(situation)}
     if newest.result is PassResult.SKIPPED:
         return skipped  # the pass that holds the lock reports the rest
-    if here.tells_of_expiry:
-        skipped[Topic.EXPIRY] = here.expiring
+    if situation.tells_of_expiry:
+        skipped[Topic.EXPIRY] = situation.expiring
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
-        return skipped | {Topic.FAULT: _fault(here)}
+        return skipped | {Topic.FAULT: _fault(situation)}
     if works(newest):
         skipped[Topic.FAULT] = None
     return skipped | {
-        Topic.DOWN: here.down,
-        Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),
-        Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, here),
-        Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
+        Topic.DOWN: situation.down,
+        Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, situation),
+        Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, situation),
+        Topic.DEADLINE: _lasting(StopReason.DEADLINE, situation),
     }
 
 
-def _fault(here: Situation) -> Incident:
-    since, before = failing_since(here.passes) or (here.at, None)
-    is_gap = before is not None and is_late(before.started_at, since, here.interval)
-    return Incident(since, here.detail, at_the_latest=is_gap)
+def _fault(situation: Situation) -> Incident:
+    since, before = failing_since(situation.passes) or (situation.at, None)
+    is_gap = before is not None and is_late(before.started_at, since, situation.interval)
+    return Incident(since, situation.detail, at_the_latest=is_gap)
 
 
 def _was_met(topic: Topic, newest: PastPass) -> bool:
@@ -244,27 +244,29 @@ def _was_met(topic: Topic, newest: PastPass) -> bool:
     return newest.reason in reasons
 
 
-def _lasting(reason: StopReason, here: Situation) -> Incident | None:
-    passes = lasting(reason, here.passes)
-    detail = here.detail if here.passes[0].reason == reason else None
+def _lasting(reason: StopReason, situation: Situation) -> Incident | None:
+    passes = lasting(reason, situation.passes)
+    detail = situation.detail if situation.passes[0].reason == reason else None
     return Incident(passes[-1].started_at, detail) if passes else None
 
 
-def _skipped(here: Situation) -> bool:
-    return here.passes[0].result is PassResult.SKIPPED
+def _skipped(situation: Situation) -> bool:
+    return situation.passes[0].result is PassResult.SKIPPED
 
 
-def _skipped_in_a_row(here: Situation) -> Incident | None:
-    count = next((n for n, past in enumerate(here.passes) if past.result is not PassResult.SKIPPED), len(here.passes))
-    return Incident(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
+def _skipped_in_a_row(situation: Situation) -> Incident | None:
+    count = next(
+        (n for n, past in enumerate(situation.passes) if past.result is not PassResult.SKIPPED), len(situation.passes)
+    )
+    return Incident(situation.passes[count - 1].started_at, situation.detail) if count >= SKIPPED_IN_A_ROW else None
 
 
-def _gaps(here: Situation, memory: Memory) -> list[Missed]:
+def _gaps(situation: Situation, memory: Memory) -> list[Missed]:
     """Return the gaps between passes that the target was not told about, oldest first."""
-    known = memory[Topic.MISSED].since if Topic.MISSED in memory else here.at
-    pairs = zip(here.passes[1:], here.passes, strict=False)
+    known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.at
+    pairs = zip(situation.passes[1:], situation.passes, strict=False)
     return [
         Missed(before.started_at, after.started_at)
         for before, after in pairs
-        if after.started_at > known and is_late(before.started_at, after.started_at, here.interval)
+        if after.started_at > known and is_late(before.started_at, after.started_at, situation.interval)
     ][::-1]

@@ -73,16 +73,16 @@ class RetryPolicy:
         return self._counted(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
 
     def _counted(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
-        tries = queued.message.retry_count + 1
-        if tries >= self.max_retries:
+        retries = queued.message.retry_count + 1
+        if retries >= self.max_retries:
             return Transition.escalated(
                 EscalationReason.EXHAUSTED,
                 last_error=exhausted(self.max_retries, outcome.error),
-                retry_count=tries,
+                retry_count=retries,
                 unknown_count=queued.unknown_count,
             )
         return Transition.rescheduled(
-            due, retry_count=tries, unknown_count=queued.unknown_count, last_error=outcome.error
+            due, retry_count=retries, unknown_count=queued.unknown_count, last_error=outcome.error
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:

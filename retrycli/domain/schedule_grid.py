@@ -15,15 +15,15 @@ from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-CLOCKS_DIFFER = timedelta(minutes=5)
+MAX_CLOCK_SKEW = timedelta(minutes=5)
 """A pass that starts this far in the future had a wrong clock, and says nothing about the next one."""
 PASSES_LOOKED_AT = 10
 """The number of passes from which cron's grid is derived."""
-FARTHEST = 2**24
+MAX_TICKS = 2**24
 """The maximum number of ticks to look ahead: at one a minute, 31 years."""
-FARTHEST_LISTED = 2**18
+MAX_LISTED_TICKS = 2**18
 """The maximum for ticks that are listed one by one: at one a minute, half a year; at one an hour, 30 years."""
-DAYS_WITHOUT = 40 * 366
+MAX_DAYS_WITHOUT_TICK = 40 * 366
 """A cron line without a tick for this many days never has one (29 February is a Monday every 28 years)."""
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
@@ -45,7 +45,7 @@ class Ticks(ABC):
     """The times at which passes start, by number."""
 
     __slots__ = ()
-    farthest: ClassVar[int] = FARTHEST
+    farthest: ClassVar[int] = MAX_TICKS
 
     @abstractmethod
     def __getitem__(self, number: int) -> datetime:
@@ -97,7 +97,7 @@ class Listed(Ticks):
     """
 
     __slots__ = ("_coming", "_known")
-    farthest = FARTHEST_LISTED
+    farthest = MAX_LISTED_TICKS
 
     def __init__(self, ticks: Iterator[datetime]) -> None:
         self._coming = ticks
@@ -169,7 +169,7 @@ def _on_days(
 ) -> Iterator[datetime]:
     """Yield each tick from a local time on."""
     day, without = since.date(), 0
-    while without < DAYS_WITHOUT and day < date.max:
+    while without < MAX_DAYS_WITHOUT_TICK and day < date.max:
         without += 1
         if has_ticks(day):
             for hour in hours:

@@ -153,7 +153,7 @@ class Delivery:
                     await commit_patiently(commit, self._deps.sleep)
                 break
             except DatabaseBusy:
-                self._roll_back()
+                self._restore()
                 if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
@@ -173,7 +173,7 @@ class Delivery:
         self._results.committed()
         self._in_doubt.clear()
 
-    def _roll_back(self) -> None:
+    def _restore(self) -> None:
         """Restore what the failed transaction changed, to do it again."""
         self._coordinator.rolled_back()
         self._supply.rolled_back()
@@ -207,7 +207,7 @@ class Delivery:
 
     async def _save_answers(self) -> bool:
         """Wait for all answers, and record their outcomes; return True if that was possible."""
-        self._roll_back()
+        self._restore()
         while self._in_flight.count:
             self._new.append(await self._in_flight.next_answer())
         with suppress(DatabaseUnavailable):

@@ -51,12 +51,12 @@ async def attempt_through(
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
-    queued = _claimed(deps, rules, claim, message_id, by, now)
+    queued = _claim_to_send(deps, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
     finished_at = deps.now()
     transition = Transition.after_attempt_by_hand(queued, outcome)
     decision = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
-    for event in await _recorded(deps, claim, queued, decision):
+    for event in await _record_patiently(deps, claim, queued, decision):
         deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
@@ -79,24 +79,24 @@ async def look_up_through(
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
     arrived = False
     try:
-        queued = _claimed_to_ask(deps, rules, claim, message_id, by, now)
+        queued = _claim_to_look_up(deps, rules, claim, message_id, by, now)
         found = await gateway.look_up(queued)
         arrived = found.result is Presence.ARRIVED
     finally:
         if not arrived:
             deps.claims.release(claim, [message_id])
     if arrived:
-        return await _arrived(deps, rules, claim, queued, by, now)
+        return await _record_arrival(deps, rules, claim, queued, by, now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
         return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, look there")
     return found
 
 
-def _claimed_to_ask(
+def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
     """Claim a message for a look-up."""
-    queued, _ = _begun(deps, rules, claim, message_id, by, now, "look up", sends=False)
+    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
         raise _unusable(queued)
     if not deps.looks_up(queued.message.message_type):
@@ -112,7 +112,7 @@ def _claimed_to_ask(
     return queued
 
 
-async def _arrived(
+async def _record_arrival(
     deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
     """Record the delivery that a look-up found."""
@@ -124,8 +124,8 @@ async def _arrived(
     def record_arrival() -> None:
         deps.claims.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
 
-    await _patiently(deps, claim, record_arrival)
-    events = await _recorded(deps, claim, queued, decision)
+    await _write_patiently(deps, claim, record_arrival)
+    events = await _record_patiently(deps, claim, queued, decision)
     for event in events:
         deps.emit(event)
     if any(isinstance(event, MessageDelivered) for event in events):
@@ -134,19 +134,19 @@ async def _arrived(
     return LookUp(Presence.ARRIVED, words)
 
 
-async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
+async def _record_patiently(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
     """Write the result; while the claim lives, wait for the application's locks.
 
     After that a pass writes it: the attempt's outcome is recorded, unless the file was locked all the time.
     """
     while True:
-        events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
+        events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
         if not held or deps.now() >= claim.expires_at:
             return events
         await deps.sleep(TRY_AGAIN_SECONDS)
 
 
-async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
+async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
     """Write; while the claim lives, wait for the application's lock on the file."""
     while True:
         try:
@@ -184,11 +184,11 @@ def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime
     return unknown_yet
 
 
-def _claimed(
+def _claim_to_send(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
     """Claim the message, enrol it if necessary, and record an attempt."""
-    queued, was_escalated = _begun(deps, rules, claim, message_id, by, now, "retry", sends=True)
+    queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [(queued, invalid)]))
@@ -199,7 +199,7 @@ def _claimed(
     return queued
 
 
-def _begun(
+def _claim_and_load(
     deps: Dependencies,
     rules: PassRules,
     claim: Claim,

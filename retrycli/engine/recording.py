@@ -14,7 +14,7 @@ from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 
 Decided = tuple[QueuedMessage | UnusableMessage, Decision]
 """A claimed message and its decision."""
-WAITED_FOR = 8
+MAX_LOCKED_ROWS = 8
 """The maximum number of locked rows that a transaction waits for."""
 TRY_AGAIN_SECONDS = 0.05
 """The wait before a transaction is started, or committed, again."""
@@ -90,7 +90,7 @@ class Results:
         self._now_locked: list[Decided] = []
         self._still_locked: list[Decided] | None = None
         """The earlier decisions that the current transaction finds still locked; None if it does not check."""
-        self._looked_at: datetime | None = None
+        self._retried_at: datetime | None = None
         self.blocked_in_a_row = 0
         """Number of locked results since one was last written."""
 
@@ -115,18 +115,18 @@ class Results:
             claim: the lease on the messages.
             others: decisions of the current transaction without an attempt. They are dropped if it fails.
         """
-        if self._unwritten and self._still_locked is None and self._is_time():
+        if self._unwritten and self._still_locked is None and self._is_retry_due():
             self.write_locked(claim)
         decided, self._waiting = [*self._waiting, *others], []
         self._now += decided
         self._now_locked += self._write(claim, decided)
 
-    def _is_time(self) -> bool:
-        return self._looked_at is None or self._deps.now() - self._looked_at >= SYNC_INTERVAL
+    def _is_retry_due(self) -> bool:
+        return self._retried_at is None or self._deps.now() - self._retried_at >= SYNC_INTERVAL
 
     def write_locked(self, claim: Claim) -> None:
         """Write the decisions whose rows were locked the last time."""
-        self._looked_at = self._deps.now()
+        self._retried_at = self._deps.now()
         self._still_locked = self._write(claim, self._unwritten)
 
     def _write(self, claim: Claim, decided: Sequence[Decided]) -> list[Decided]:
@@ -142,7 +142,7 @@ class Results:
             if len(self._still_locked) < len(self._unwritten):
                 self.blocked_in_a_row = 0
             # The next time the transaction waits for other rows.
-            self._unwritten = self._still_locked[WAITED_FOR:] + self._still_locked[:WAITED_FOR]
+            self._unwritten = self._still_locked[MAX_LOCKED_ROWS:] + self._still_locked[:MAX_LOCKED_ROWS]
             self._still_locked = None
         if self._now:
             self.blocked_in_a_row = (

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from retrycli.domain.retry_policy import RetryPolicy
     from retrycli.engine.ports import Claims, Enrolment, Gateway, Ledger
 
-ROUNDS_AHEAD, LEAST_AT_ONCE, MOST_AT_ONCE = 4, 16, 500
+ROUNDS_AHEAD, MIN_BATCH, MAX_BATCH = 4, 16, 500
 """A claim holds enough messages for this many rounds of answers, between these limits."""
 CLAIM_MARGIN = timedelta(seconds=60)
 """A live pass may be delayed by half of it by an application that locks the database."""
@@ -81,7 +81,7 @@ class PassRules:
     @property
     def claim_at_once(self) -> int:
         """Return how many messages to claim at once: enough for a moment. Other hosts can claim the rest."""
-        enough = min(max(ROUNDS_AHEAD * self.concurrency, LEAST_AT_ONCE), MOST_AT_ONCE)
+        enough = min(max(ROUNDS_AHEAD * self.concurrency, MIN_BATCH), MAX_BATCH)
         return enough if self.rate_per_second is None else min(enough, math.ceil(self.rate_per_second))
 
     @property

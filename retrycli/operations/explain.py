@@ -147,7 +147,7 @@ class _Explainer:
         self._rules = rules
         self._interval = interval
         self._now = deps.now()
-        until = self._now + schedule_grid.CLOCKS_DIFFER
+        until = self._now + schedule_grid.MAX_CLOCK_SKEW
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
         ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)

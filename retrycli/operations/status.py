@@ -132,7 +132,7 @@ def status(
     with open_database(settings) as database:
         ledger = Ledger(database)
         at = now()
-        upto = at + schedule_grid.CLOCKS_DIFFER
+        upto = at + schedule_grid.MAX_CLOCK_SKEW
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
         last = passes[0] if passes else None

@@ -16,7 +16,7 @@ from retrycli.domain.errors import NotEdited
 
 NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")
-KEEP_IT = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
+SUDO_REMEDY = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
@@ -35,7 +35,7 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
     for name in FALLBACKS:
         if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
-    remedy = KEEP_IT if stripped_by_sudo(environment) else "set $EDITOR"
+    remedy = SUDO_REMEDY if stripped_by_sudo(environment) else "set $EDITOR"
     raise NotEdited(f"there is no editor; {remedy}, or give --subject or --body-file")
 
 
@@ -57,7 +57,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
     Raises:
         NotEdited: the editor can't be started or fails, or the text is missing or not valid UTF-8.
     """
-    with _signals_for_two(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
+    with _signals_left_to_editor(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
         file = Path(folder, name)
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
@@ -80,9 +80,9 @@ def _run(command: list[str]) -> None:
 
 
 @contextmanager
-def _signals_for_two() -> Iterator[None]:
+def _signals_left_to_editor() -> Iterator[None]:
     """Leave Ctrl-C to the editor, which gets it from the terminal too. Delete the text on other signals."""
-    handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _end)}
+    handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _exit_once)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -95,7 +95,7 @@ def _ignore(_number: int, _frame: FrameType | None) -> None:
     """Ignore a signal. The editor would inherit SIG_IGN."""
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
+def _exit_once(number: int, _frame: FrameType | None) -> None:
     """Exit once: the shell of a closed terminal sends the same signal again."""
     for signal_number in ENDS:
         signal.signal(signal_number, _ignore)

@@ -85,7 +85,7 @@ class PassLock:
         waited = 0.0
         while not _try_lock(file):
             if waited >= wait_seconds or give_up():
-                holder = _written_in(file)
+                holder = _holder_in(file)
                 os.close(file)
                 raise LockHeld(f"another pass holds the lock {self._path}: {holder.in_words(now())}")
             sleep(POLL_SECONDS)
@@ -119,11 +119,11 @@ class PassLock:
             if not self._path.exists():
                 return None
         except OSError as error:  # its folder is not accessible
-            raise self._closed(error) from error
+            raise self._unusable(error) from error
         file = self._open()
         try:
             # A shared lock, so that two readers do not take each other for a pass.
-            return None if _try_lock(file, fcntl.LOCK_SH) else _written_in(file)
+            return None if _try_lock(file, fcntl.LOCK_SH) else _holder_in(file)
         finally:
             os.close(file)
 
@@ -134,11 +134,11 @@ class PassLock:
             self._make_own_folder()
             try:
                 file = os.open(self._path, how | os.O_EXCL, PRIVATE)
-                _give_to_the_folders_owner(file, self._path.parent)
+                _give_to_folder_owner(file, self._path.parent)
             except FileExistsError:
                 file = os.open(self._path, how, PRIVATE)
         except OSError as error:
-            raise self._closed(error) from error
+            raise self._unusable(error) from error
         if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
             os.close(file)
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
@@ -158,7 +158,7 @@ class PassLock:
             return None
         return None if owner == os.geteuid() else user_name(owner)
 
-    def _closed(self, error: OSError) -> LockUnusable:
+    def _unusable(self, error: OSError) -> LockUnusable:
         if lack := descriptors.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
@@ -185,7 +185,7 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     return None
 
 
-def _give_to_the_folders_owner(file: int, folder: Path) -> None:
+def _give_to_folder_owner(file: int, folder: Path) -> None:
     """Give a lock that root has created to the folder's owner, whose later passes could not open it otherwise.
 
     SQLite does the same with files beside a database. An existing file is never given away: another
@@ -197,7 +197,7 @@ def _give_to_the_folders_owner(file: int, folder: Path) -> None:
             os.fchown(file, owner.st_uid, owner.st_gid)
 
 
-def _written_in(file: int) -> Holder:
+def _holder_in(file: int) -> Holder:
     return Holder.read(os.pread(file, LONGEST, 0).decode(errors="replace"))
 
 

@@ -22,7 +22,7 @@ PRIVATE = 0o600
 """Readable and writable by its owner only."""
 ROOT = 0
 OWN_FOLDER = "move the file to a folder of its own"
-MOST_LINKS = 40
+MAX_LINKS = 40
 """The maximum that Linux follows on the way to a file (path_resolution(7))."""
 ACCESS_LIST = "system.posix_acl_access"
 """The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask."""
@@ -146,7 +146,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
             here = place
             continue
         yield place, found, False
-        if (links := links + 1) > MOST_LINKS:
+        if (links := links + 1) > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = place.readlink()
         left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
