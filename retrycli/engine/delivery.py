@@ -10,7 +10,6 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from retrycli.domain.attempt import Attempt
-from retrycli.domain.circuit_breaker import Breaker
 from retrycli.domain.claim import Route
 from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
@@ -66,7 +65,8 @@ class Delivery:
         self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._reserve_turn)
         self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
         self._decisions = Decisions(deps, rules, since=since)
-        self._destination = Destination(Breaker(rules.destination), rules, since=since)
+        self._destination: Destination
+        """Set by `run`, because loading it takes the one probe that may be due."""
         self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
         self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
         # An answer is in one of these three until its result is committed.
@@ -78,7 +78,6 @@ class Delivery:
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        # Not in the constructor, because it takes the one probe that may be due.
         self._destination = self._coordinator.claim_destination()
         if self._may_begin():
             try:
