@@ -1,7 +1,7 @@
 """Answers in doubt: they may be about us, or a system in between, and not about their messages.
 
-A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy, a redirect
-often a maintenance page. One answer does not tell. So each route withholds such answers, and others decide:
+A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy, a redirect often a
+maintenance page. One answer does not tell. So each route withholds such answers, and others decide:
 
 - A delivery whose request was sent after them shows that the route works: they are about their messages. A message that
   a look-up found was not sent: it shows nothing.

@@ -100,8 +100,7 @@ Past = TypeVar("Past", bound=PastPass)
 def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
     """Return the passes, newest first, during which an incident lasted; none if it is over.
 
-    Passes in between that do not tell are left out: one that delivered nothing has not found out if it
-    could.
+    Passes in between that do not tell are left out: one that delivered nothing has not found out if it could.
     """
     telling = (past for past in passes if _tells_of(reason, past))
     return list(takewhile(lambda past: past.reason == reason, telling))
@@ -135,8 +134,8 @@ def failed(passes: Iterable[Past]) -> list[Past]:
 def failing_since(passes: Sequence[Past]) -> tuple[datetime, PastPass | None] | None:
     """Return since when passes have failed, and the pass before; None if none has.
 
-    A pass without an end, directly before the first one that is recorded as failed, has failed as well: it
-    could not write its end.
+    A pass without an end, directly before the first one that is recorded as failed, has failed as well: it could not
+    write its end.
 
     Args:
         passes: the last passes, newest first.

@@ -54,8 +54,8 @@ class State(StrEnum):
                              ├──requeued────────────────────────────┤
                              └──changed by the application──────────┘
 
-    A row also leaves the queue, from any state, when the application sends, rejects or takes back its
-    message, and from any but SENDING when an operator rejects it.
+    A row also leaves the queue, from any state, when the application sends, rejects or takes back its message, and from
+    any but SENDING when an operator rejects it.
     """
 
     WAITING = "waiting"
@@ -111,8 +111,8 @@ LIST_COLUMNS = ("cc_emails", "bcc_emails", "attachments")
 class Message:
     """One failed message, with its data checked.
 
-    ``fields`` holds every column of the row for the templates of a preset, list columns as lists, also those that
-    the table does not have. Times are aware and in UTC.
+    ``fields`` holds every column of the row for the templates of a preset, list columns as lists, also those that the
+    table does not have. Times are aware and in UTC.
     """
 
     id: int

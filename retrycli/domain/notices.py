@@ -1,7 +1,7 @@
 """Notifications after a pass: what has changed since a target was last told.
 
-No notification is queued. It follows from the situation and from what a target knows; a failed
-one changed neither, so the next pass sends it again, with whatever else there is by then.
+No notification is queued. It follows from the situation and from what a target knows; a failed one changed neither, so
+the next pass sends it again, with whatever else there is by then.
 
 A lasting incident is reported when it begins, every ``remind_hours`` while passes meet it, and when it ends. One that
 comes and goes is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.

@@ -66,8 +66,7 @@ class OperatorAction(NamedTuple):
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> OperatorAction:
         """Make an escalated message wait again, with all retries.
 
-        It keeps its delivery key, by which the other side recognises it if it has
-        arrived after all.
+        It keeps its delivery key, by which the other side recognises it if it has arrived after all.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 

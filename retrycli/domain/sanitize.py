@@ -29,8 +29,8 @@ UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
 def inert(text: str, longest: int) -> str:
     """Escape a text for a chat or a mail: similar letters replace possible markup, mentions and links.
 
-    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none can be reliably
-    told to leave a text alone.
+    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none can be reliably told
+    to leave a text alone.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

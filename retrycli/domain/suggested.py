@@ -1,7 +1,6 @@
 """Suggested commands, completed so that they work when pasted: with the program as called, and its settings.
 
-Texts call the program ``retrycli``. The command line registers how it was called; for a library texts are
-unchanged.
+Texts call the program ``retrycli``. The command line registers how it was called; for a library texts are unchanged.
 """
 
 from __future__ import annotations

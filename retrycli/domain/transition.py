@@ -141,8 +141,8 @@ class Decision(NamedTuple):
     def superseded(self, difference: Difference) -> Decision:
         """Return the decision if the row now holds another text or ticket.
 
-        A message that only moved and was certainly not delivered keeps its decision. Without an attempt, it
-        is decided again at its next turn.
+        A message that only moved and was certainly not delivered keeps its decision. Without an attempt, it is decided
+        again at its next turn.
         """
         outcome = self.outcome
         if outcome is None:

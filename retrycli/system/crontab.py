@@ -151,8 +151,8 @@ def _cron_began(proc: Path) -> datetime | None:
 def daemon_commands(host: Host) -> dict[str, str]:
     """Return this machine's replacements for the cron commands that texts suggest.
 
-    They differ without systemd, cron has another name on some systems, and `service` is often outside a user's
-    search path. Root needs no sudo, which may not be installed.
+    They differ without systemd, cron has another name on some systems, and `service` is often outside a user's search
+    path. Root needs no sudo, which may not be installed.
     """
     is_crond = not (host.root / "usr/sbin/cron").exists() and (host.root / "usr/sbin/crond").exists()
     name, sudo = "crond" if is_crond else "cron", "" if host.uid == 0 else "sudo "

@@ -1,8 +1,8 @@
 """The pass lock: one pass at a time on one host.
 
-The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that ends. The file's text
-only tells operators who holds it; nothing depends on it. The file is never deleted: a process that waits
-for a deleted file would get a lock that nobody else can see.
+The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that ends. The file's text only
+tells operators who holds it; nothing depends on it. The file is never deleted: a process that waits for a deleted file
+would get a lock that nobody else can see.
 """
 
 from __future__ import annotations
@@ -188,8 +188,8 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
 def _give_to_folder_owner(file: int, folder: Path) -> None:
     """Give a lock that root has created to the folder's owner, whose later passes could not open it otherwise.
 
-    SQLite does the same with files beside a database. An existing file is never given away: another
-    user may have moved a file of root to this name.
+    SQLite does the same with files beside a database. An existing file is never given away: another user may have moved
+    a file of root to this name.
     """
     if os.geteuid() == 0:
         owner = folder.stat()

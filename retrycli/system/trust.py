@@ -1,8 +1,8 @@
 """Trust in files: finds out who else may change what a path leads to.
 
-One rule for everything that retrycli relies on (`find_weakness`): only root and the user who runs the passes
-may change the file, the links to it, and the folders above. The check goes from the root folder
-down. If every folder on the way passes, nobody else can replace anything between the check and the use.
+One rule for everything that retrycli relies on (`find_weakness`): only root and the user who runs the passes may change
+the file, the links to it, and the folders above. The check goes from the root folder down. If every folder on the way
+passes, nobody else can replace anything between the check and the use.
 """
 
 from __future__ import annotations
@@ -62,9 +62,9 @@ def user_number(name: str) -> int | None:
 def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     """Find where users other than these may change what a path leads to.
 
-    Check the file, each link on the way and each folder above them. In a folder that everybody may write to,
-    such as /tmp, the sticky bit protects our folder. A file there is still rejected: others can add files
-    beside it, such as a journal, or take its name before we create it.
+    Check the file, each link on the way and each folder above them. In a folder that everybody may write to, such as
+    /tmp, the sticky bit protects our folder. A file there is still rejected: others can add files beside it, such as a
+    journal, or take its name before we create it.
 
     Args:
         path: a file or folder. If it does not exist, the existing part of the way is checked.
@@ -199,8 +199,8 @@ def _has_access_list(place: Path) -> bool:
 def _is_private(gid: int, users: Collection[int]) -> bool:
     """Tell if all users of a group are among these; most systems create a group for each user (umask 002 relies on it).
 
-    A group's users are its members and those whose primary group it is. If it has none, as in a container
-    whose users have no account, its name or number must be a user's.
+    A group's users are its members and those whose primary group it is. If it has none, as in a container whose users
+    have no account, its name or number must be a user's.
     """
     found: set[int | None] = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
     with suppress(KeyError):
