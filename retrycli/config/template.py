@@ -69,12 +69,12 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
         The new text; None if no added line gives this result.
     """
     line = f"{name} = {_toml(value)}\n"
-    head, header, rest = _parted(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
+    head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
     if not header:
         new = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[{section}]\n{line}"
     else:
-        body, following, others = _parted(rest, r"^\[.*\n?")
-        before, _, after = _parted(body, rf"^# {name} =.*\n?")
+        body, following, others = _split(rest, r"^\[.*\n?")
+        before, _, after = _split(body, rf"^# {name} =.*\n?")
         new = head + header + (before + line + after if before != body else line + body) + following + others
     try:
         wanted, made = tomllib.loads(text), tomllib.loads(new)
@@ -84,7 +84,7 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
     return new if made == wanted else None
 
 
-def _parted(text: str, pattern: str) -> tuple[str, str, str]:
+def _split(text: str, pattern: str) -> tuple[str, str, str]:
     """Split a text at the first match: before, match, after; without a match all is before."""
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
@@ -114,10 +114,10 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
             for key, inner in value.items():
                 yield from ((k, v) for k, v in _values(f"{section}.{name}.{key}", inner) if v is not None)
         else:
-            yield f"{section}.{name}", _masked(value)
+            yield f"{section}.{name}", _mask(value)
 
 
-def _masked(value: object) -> str | None:
+def _mask(value: object) -> str | None:
     match value:
         case None:
             return None

@@ -11,25 +11,25 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
-def _split(value: object) -> object:
+def _split_list(value: object) -> object:
     """Split a list with commas, as an environment variable has it; brackets are optional."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
 
 
-def _named(value: object) -> object:
+def _reject_empty(value: object) -> object:
     """Reject an empty path: it would be the folder of the settings, or the working directory."""
     if value == "":
         raise ValueError("it is empty; write a path, or leave it out")
     return value
 
 
-Named = Annotated[Path, BeforeValidator(_named)]
+Named = Annotated[Path, BeforeValidator(_reject_empty)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
-Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
+Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):

@@ -157,7 +157,7 @@ def with_block(text: str, config: str, new: str) -> str:
         ConfigurationError: a mark is missing.
     """
     lines = _lines(text)
-    found = _span(lines, config)
+    found = _block_lines(lines, config)
     if found is not None:
         return "".join([*lines[: found.start], new, *lines[found.stop :]])
     return text + ("\n" if text and not text.endswith("\n") else "") + new
@@ -169,7 +169,7 @@ def without_block(text: str, config: str) -> str:
     Raises:
         ConfigurationError: a mark is missing.
     """
-    return with_block(text, config, "") if _span(_lines(text), config) is not None else text
+    return with_block(text, config, "") if _block_lines(_lines(text), config) is not None else text
 
 
 def calls(text: str, *, system: bool) -> list[CronCommand]:
@@ -179,7 +179,7 @@ def calls(text: str, *, system: bool) -> list[CronCommand]:
         text: the crontab.
         system: it is a crontab of /etc, whose lines name the user.
     """
-    return list(_calls(_lines(text), system=system))
+    return list(_commands(_lines(text), system=system))
 
 
 def names_pass(words: Sequence[str]) -> bool:
@@ -213,7 +213,7 @@ def named_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _calls(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
+def _commands(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
     installed = False
     variables: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -253,7 +253,7 @@ def _lines(text: str) -> list[str]:
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def _span(lines: list[str], config: str) -> range | None:
+def _block_lines(lines: list[str], config: str) -> range | None:
     """Return the lines of the block for these settings."""
     marks = [line.rstrip("\r\n") for line in lines]
     mark = begin(config)

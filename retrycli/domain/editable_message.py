@@ -28,8 +28,8 @@ class EditableMessage:
     def of(cls, row: Mapping[str, object]) -> EditableMessage:
         """Return a row for editing; non-text values become empty, and invalid UTF-8 is replaced."""
         recipient = row.get("recipient_email")
-        subject = " ".join(_text(row["subject"]).splitlines()).strip()
-        return cls(subject, _text(row["body"]), None if recipient is None else _text(recipient))
+        subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
+        return cls(subject, _column_text(row["body"]), None if recipient is None else _column_text(recipient))
 
     def as_text(self) -> str:
         """Return subject and body as one text that ends with a line break, as editors expect."""
@@ -121,6 +121,6 @@ def _lines(draft: EditableMessage) -> list[str]:
     return [*recipient, f"{HEAD} {draft.subject}", "", *draft.body.split("\n")]
 
 
-def _text(value: object) -> str:
+def _column_text(value: object) -> str:
     """Return a column's text; invalid UTF-8, which can be neither edited nor written, is replaced."""
     return value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else ""

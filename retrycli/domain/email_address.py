@@ -58,13 +58,13 @@ class Address(NamedTuple):
         if found is None or named != bool(found["end"]):
             raise ValueError("write it as ana@example.com, or as Ana <ana@example.com>")
         name = re.sub(r"\\(.)", r"\1", found["quoted"] or found["name"] or "").strip()
-        domain = _in_ascii(found["domain"])
+        domain = _ascii_domain(found["domain"])
         if len(found["local"].encode()) > LONGEST_LOCAL or len(found["local"].encode()) + len(domain) >= LONGEST:
             raise ValueError("it is too long")
         return cls(found["local"], domain, name)
 
 
-def _in_ascii(domain: str) -> str:
+def _ascii_domain(domain: str) -> str:
     """Return a domain as DNS has it (RFC 5891)."""
     try:
         if not domain.isascii():

@@ -54,7 +54,7 @@ def digest_of(row: Mapping[str, object]) -> str:
     get = row.get
     content = (get("message_type"), get("subject"), get("body"), _list_text(get("attachments")))
     recipients = (get("recipient_email"), _list_text(get("cc_emails")), _list_text(get("bcc_emails")))
-    return f"{VERSION}:{_hashed(content)}:{_hashed(recipients)}"
+    return f"{VERSION}:{_hash(content)}:{_hash(recipients)}"
 
 
 def same_content(one: str, other: str) -> bool:
@@ -62,13 +62,13 @@ def same_content(one: str, other: str) -> bool:
     return one.rpartition(":")[0] == other.rpartition(":")[0]
 
 
-def _hashed(values: Iterable[object]) -> str:
+def _hash(values: Iterable[object]) -> str:
     """Hash values with their types and lengths, so that no two sequences give the same text."""
-    text = "".join(map(_marked, values))
+    text = "".join(map(_encode_value, values))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _marked(value: object) -> str:
+def _encode_value(value: object) -> str:
     if isinstance(value, str):
         return f"t{len(value)}:{value};"
     if value is None:
@@ -192,9 +192,9 @@ class History(NamedTuple):
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
         """Return when a text was last delivered, unless an operator has requeued the message since."""
-        made = [delivery for delivery in self._deliveries(birth, digest) if self._counts(delivery)]
+        made = [delivery for delivery in self._deliveries(birth, digest) if self._is_after_requeue(delivery)]
         return max(
-            (delivery.finished_at or delivery.started_at for delivery in made if not self._is_closed(delivery)),
+            (delivery.finished_at or delivery.started_at for delivery in made if not self._is_superseded(delivery)),
             default=None,
         )
 
@@ -230,7 +230,7 @@ class History(NamedTuple):
             if attempt.digest == digest
             and attempt.ticket != ticket
             and (attempt.unsettled or attempt.unwritten)
-            and self._counts(attempt)
+            and self._is_after_requeue(attempt)
             and is_of_one_message(attempt.birth, birth)
         )
         return next(moved, None)
@@ -242,7 +242,7 @@ class History(NamedTuple):
             if attempt.delivered and attempt.digest == digest and attempt.is_of(birth)
         ]
 
-    def _is_closed(self, delivery: PastAttempt) -> bool:
+    def _is_superseded(self, delivery: PastAttempt) -> bool:
         """Tell if a later delivery of the text was written into the row, where the row did not show this one.
 
         Then the message is done, and the row with its id on another ticket is another message.
@@ -254,9 +254,9 @@ class History(NamedTuple):
         )
 
     def _is_under(self, attempt: PastAttempt, key: str) -> bool:
-        return attempt.delivery_key == key and self._counts(attempt)
+        return attempt.delivery_key == key and self._is_after_requeue(attempt)
 
-    def _counts(self, attempt: PastAttempt) -> bool:
+    def _is_after_requeue(self, attempt: PastAttempt) -> bool:
         return attempt.number > self.requeued_after
 
 

@@ -102,11 +102,11 @@ def lasting(reason: str, passes: Sequence[Past]) -> list[Past]:
 
     Passes in between that do not tell are left out: one that delivered nothing has not found out if it could.
     """
-    telling = (past for past in passes if _tells_of(reason, past))
+    telling = (past for past in passes if _is_informative(reason, past))
     return list(takewhile(lambda past: past.reason == reason, telling))
 
 
-def _tells_of(reason: str, past: PastPass) -> bool:
+def _is_informative(reason: str, past: PastPass) -> bool:
     if past.result in SILENT or (past.reason in TROUBLE and past.reason != reason):
         return False
     return reason in {past.reason, StopReason.DEADLINE} or past.sent > 0
@@ -161,11 +161,11 @@ def works_again(passes: Sequence[PastPass]) -> str | None:
     if not works(newest) or not (ended := failed(earlier)):
         return None
     began = failing_since(earlier)
-    when = _when(ended, None if began is None else began[0])
+    when = _period(ended, None if began is None else began[0])
     return f"Message retry passes no longer fail. They failed {when}: {ended[0].detail}"
 
 
-def _when(passes: Sequence[PastPass], since: datetime | None = None) -> str:
+def _period(passes: Sequence[PastPass], since: datetime | None = None) -> str:
     first, last = utc(since or passes[-1].started_at), utc(passes[0].started_at)
     return f"at {first}" if first == last else f"from {first} to {last}"
 
@@ -203,8 +203,8 @@ def news(detail: str | None, passes: Sequence[PastPass], remind: timedelta = REM
         return []
     newest, *earlier = passes
     if newest.reason is None or newest.reason not in TROUBLE:
-        ended = {why: lasting(why, earlier) for why in OVER if _tells_of(why, newest)}
-        return [OVER[why].format(when=_when(met)) for why, met in ended.items() if met]
+        ended = {why: lasting(why, earlier) for why in OVER if _is_informative(why, newest)}
+        return [OVER[why].format(when=_period(met)) for why, met in ended.items() if met]
     lasted = lasting(newest.reason, earlier)
     if lasted and not _is_due(newest, lasted, remind):
         return []

@@ -164,7 +164,7 @@ def to_tell(
     known, unheard = dict(memory), dict(memory)
     for topic, incident in _incidents(situation).items():
         before = memory.get(topic)
-        if incident is not None and not _was_met(topic, situation.passes[0]) and (before is None or before.times):
+        if incident is not None and not _may_have_met(topic, situation.passes[0]) and (before is None or before.times):
             continue  # the incident may be over by now: this pass could not find out
         turn, told = follow(incident, before, situation.at, situation.remind)
         if told is None:
@@ -176,10 +176,10 @@ def to_tell(
             items.append(IncidentChange(topic, turn, told.since, detail, step, at_the_latest=is_latest))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
-    if gaps := _gaps(situation, memory):
+    if gaps := _new_gaps(situation, memory):
         items.extend(gaps)
         known[Topic.MISSED] = Told(situation.at, situation.at)
-    if not _skipped(situation):
+    if not _was_skipped(situation):
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
         # If the clock was set back, escalations of this pass are new all the same.
         if new := causes(since if since is None or since <= situation.now else situation.at):
@@ -212,7 +212,7 @@ def follow(
 def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     """Return what this pass knows about each topic; None if there is no incident."""
     newest = situation.passes[0]
-    skipped = {Topic.SKIPPED: _skipped_in_a_row(situation)}
+    skipped = {Topic.SKIPPED: _skip_incident(situation)}
     if newest.result is PassResult.SKIPPED:
         return skipped  # the pass that holds the lock reports the rest
     if situation.tells_of_expiry:
@@ -220,48 +220,48 @@ def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
     if newest.result is PassResult.PAUSED:
         return skipped  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
-        return skipped | {Topic.FAULT: _fault(situation)}
+        return skipped | {Topic.FAULT: _failure_incident(situation)}
     if works(newest):
         skipped[Topic.FAULT] = None
     return skipped | {
         Topic.DOWN: situation.down,
-        Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, situation),
-        Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, situation),
-        Topic.DEADLINE: _lasting(StopReason.DEADLINE, situation),
+        Topic.CREDENTIALS: _lasting_incident(StopReason.CREDENTIALS_REFUSED, situation),
+        Topic.SAME_ANSWER: _lasting_incident(StopReason.SAME_ANSWER, situation),
+        Topic.DEADLINE: _lasting_incident(StopReason.DEADLINE, situation),
     }
 
 
-def _fault(situation: Situation) -> Incident:
+def _failure_incident(situation: Situation) -> Incident:
     since, before = failing_since(situation.passes) or (situation.at, None)
     is_gap = before is not None and is_late(before.started_at, since, situation.interval)
     return Incident(since, situation.detail, at_the_latest=is_gap)
 
 
-def _was_met(topic: Topic, newest: PastPass) -> bool:
+def _may_have_met(topic: Topic, newest: PastPass) -> bool:
     """Tell if the newest pass may have met an incident itself: a more severe one hides it."""
     gravity = [*MET_BY]
     reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons
 
 
-def _lasting(reason: StopReason, situation: Situation) -> Incident | None:
+def _lasting_incident(reason: StopReason, situation: Situation) -> Incident | None:
     passes = lasting(reason, situation.passes)
     detail = situation.detail if situation.passes[0].reason == reason else None
     return Incident(passes[-1].started_at, detail) if passes else None
 
 
-def _skipped(situation: Situation) -> bool:
+def _was_skipped(situation: Situation) -> bool:
     return situation.passes[0].result is PassResult.SKIPPED
 
 
-def _skipped_in_a_row(situation: Situation) -> Incident | None:
+def _skip_incident(situation: Situation) -> Incident | None:
     count = next(
         (n for n, past in enumerate(situation.passes) if past.result is not PassResult.SKIPPED), len(situation.passes)
     )
     return Incident(situation.passes[count - 1].started_at, situation.detail) if count >= SKIPPED_IN_A_ROW else None
 
 
-def _gaps(situation: Situation, memory: Memory) -> list[Missed]:
+def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:
     """Return the gaps between passes that the target was not told about, oldest first."""
     known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.at
     pairs = zip(situation.passes[1:], situation.passes, strict=False)

@@ -69,10 +69,10 @@ class RetryPolicy:
                 assert_never(outcome.kind)
         if not counts_as_retry:
             return Transition.released(now, unknown_count=queued.unknown_count)
-        due = self._due(queued.message, queued.message.retry_count + 2, since, jitter)
-        return self._counted(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
+        due = self._next_due(queued.message, queued.message.retry_count + 2, since, jitter)
+        return self._use_retry(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
 
-    def _counted(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
+    def _use_retry(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
         retries = queued.message.retry_count + 1
         if retries >= self.max_retries:
             return Transition.escalated(
@@ -91,10 +91,10 @@ class RetryPolicy:
         The wait counts from the failure and never from a future time, so a wrong clock delays no message.
         """
         if not self.has_tries_left(message):
-            return self._exhausted(message)
+            return self._escalate_exhausted(message)
         if message.created_at is None and message.updated_at is None:
             return Transition.enrolled(now)
-        return Transition.enrolled(self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
+        return Transition.enrolled(self._next_due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
 
     def escalation_before_send(
         self, queued: QueuedMessage, now: datetime, *, has_lookup: bool = False
@@ -113,7 +113,7 @@ class RetryPolicy:
         if self.expired(queued, now):
             return Transition.expired()
         if not self.has_tries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
-            return self._exhausted(queued.message)
+            return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
                 EscalationReason.UNKNOWN,
@@ -143,12 +143,12 @@ class RetryPolicy:
         """Return when a message expires that was created, or first failed, at a time; None is never."""
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
-    def _exhausted(self, message: Message) -> Transition:
+    def _escalate_exhausted(self, message: Message) -> Transition:
         return Transition.escalated(
             EscalationReason.EXHAUSTED, last_error=exhausted(self.max_retries, message.last_error)
         )
 
-    def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
+    def _next_due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
         made_at = message.created_at
         if made_at is not None and made_at > since:
             made_at = None  # a wrong clock must not delay a message

@@ -95,7 +95,7 @@ def json_list(column: str, value: object) -> list[object]:
         return []
     if isinstance(value, str):
         try:
-            value = json.loads(value, parse_constant=_no_constant)
+            value = json.loads(value, parse_constant=_reject_constant)
         except (ValueError, RecursionError):
             raise InvalidMessage(f"{column} is no JSON") from None
     if value is None:
@@ -105,7 +105,7 @@ def json_list(column: str, value: object) -> list[object]:
     return value
 
 
-def _no_constant(name: str) -> None:
+def _reject_constant(name: str) -> None:
     """Reject NaN and Infinity, which Python reads and JSON does not have (RFC 8259, section 6)."""
     raise ValueError(name)
 

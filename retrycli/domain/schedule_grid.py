@@ -106,18 +106,18 @@ class Listed(Ticks):
     def __getitem__(self, number: int) -> datetime:
         """Return the time of a tick; the end of time if there is no such tick."""
         while len(self._known) <= number:
-            if not self._take_one():
+            if not self._read_next():
                 return datetime.max.replace(tzinfo=UTC)
         return self._known[number]
 
     def after(self, time: datetime) -> int:
         """Return the number of the first tick after a time."""
         while not self._known or self._known[-1] <= time:
-            if not self._take_one():
+            if not self._read_next():
                 break
         return bisect_right(self._known, time)
 
-    def _take_one(self) -> bool:
+    def _read_next(self) -> bool:
         following = next(self._coming, None)
         if following is not None:
             self._known.append(following)
@@ -156,11 +156,11 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
         matches = (day.day in days, day.isoweekday() in weekdays or day.isoweekday() % 7 in weekdays)
         return day.month in months and (any(matches) if either else all(matches))
 
-    ticks = Listed(_on_days(has_ticks, hours, minutes, hour, zone))
+    ticks = Listed(_ticks_on_days(has_ticks, hours, minutes, hour, zone))
     return ticks if ticks[0] < datetime.max.replace(tzinfo=UTC) else None
 
 
-def _on_days(
+def _ticks_on_days(
     has_ticks: Callable[[date], bool],
     hours: Sequence[int],
     minutes: Sequence[int],

@@ -90,15 +90,15 @@ def is_by_sudo() -> bool:
 
 def own(text: str) -> str:
     """Complete all commands in a text of retrycli's own."""
-    return _completed(text, "")
+    return _complete(text, "")
 
 
 def quoted(text: str) -> str:
     """Complete the commands in backticks. The text may quote others, such as an answer."""
-    return _completed(text, "`")
+    return _complete(text, "`")
 
 
-def _completed(text: str, least: str) -> str:
+def _complete(text: str, least: str) -> str:
     call = _Now.call
     if "cron`" in text:
         for command, here in call.machine().items():

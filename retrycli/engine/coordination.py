@@ -69,7 +69,7 @@ class PassCoordinator:
             self.claim = Claim(self.claim.owner, now + self._rules.lease)
             self._claims.renew(self.claim)
         self.paused = self._ledger.paused(now)
-        self._compare(destination, self._ledger.breaker(self._rules.destination))
+        self._adopt(destination, self._ledger.breaker(self._rules.destination))
 
     def committed(self) -> None:
         """Note that the transaction is committed that renewed claims and saved the breaker."""
@@ -93,7 +93,7 @@ class PassCoordinator:
             last: no more attempts follow that might tell what those in doubt are about.
         """
         if self._before_changes is not None or destination.may_change(attempts):
-            self._compare(destination, self._ledger.breaker_to_judge(self._rules.destination))
+            self._adopt(destination, self._ledger.breaker_to_judge(self._rules.destination))
         before = destination.breaker
         observed = destination.observe(attempts)
         if last:
@@ -115,7 +115,7 @@ class PassCoordinator:
         elif before.state is BreakerState.OPEN:
             self._tell(BreakerClosed(after.destination))
 
-    def _compare(self, destination: Destination, found: Breaker) -> None:
+    def _adopt(self, destination: Destination, found: Breaker) -> None:
         if found != self._saved_breaker:
             self._saved_breaker = found
             destination.sync(found, self._now())

@@ -74,7 +74,7 @@ class Delivery:
         """Answers that are not decided yet."""
         self._in_doubt: list[Decision] = []
         """Answers that wait until it is clear what they are about. They are not recorded yet."""
-        self._results = Results(deps, tell=self._events.extend, written=self._free_tickets)
+        self._results = Results(deps, tell=self._events.extend, written=self._unblock_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
@@ -116,7 +116,7 @@ class Delivery:
                 await self._write(self._record_and_begin)
                 self._in_flight.send(gateway, group)
                 self._new += await self._answers()
-            await self._write(self._end)
+            await self._write(self._finish)
         except DatabaseUnavailable as error:
             if not isinstance(error, DatabaseBusy):
                 self._supply.forget()
@@ -313,7 +313,7 @@ class Delivery:
         self._decide_and_record()
         self._begin_attempts()
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         self._decide_and_record(last=True)
         self._supply.release()
 
@@ -336,9 +336,9 @@ class Delivery:
             self._deps.claims.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
         self._results.write(self._coordinator.claim)
 
-    def _free_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
+    def _unblock_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
         if self._rules.per_ticket_order:
-            self._supply.free(str(message.ticket_id) for message in messages)
+            self._supply.unblock(str(message.ticket_id) for message in messages)
 
     def _tell(self) -> None:
         events = self._events.copy()

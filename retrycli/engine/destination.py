@@ -83,37 +83,37 @@ class Destination:
                 self._doubt.hold(attempt)
             else:
                 if attempt.outcome.kind is OutcomeKind.DELIVERED and not attempt.outcome.found:
-                    observed += [self._learn(held) for held in self._doubt.let_go(attempt)]
-                observed.append(self._learn(attempt))
+                    observed += [self._update(held) for held in self._doubt.let_go(attempt)]
+                observed.append(self._update(attempt))
             if attempt.trial and self.on_trial:
                 self._doubt.count_trial(attempt)
             if self._doubt.is_settled:
-                observed += self._take_for_ours()
+                observed += self._attribute_to_us()
         return observed
 
     def observe_rest(self) -> list[Attempt]:
         """Return the withheld attempts, because no other answer can tell what they are about."""
         # A destination that rejects our credentials may have said so with another status before.
         if self.on_trial or self.stop_reason in {StopReason.CREDENTIALS_REFUSED, StopReason.SAME_ANSWER}:
-            return self._take_for_ours()
-        return [self._learn(held) for held in self._doubt.let_go()]
+            return self._attribute_to_us()
+        return [self._update(held) for held in self._doubt.let_go()]
 
     def newly_in_doubt(self) -> list[Attempt]:
         """Return the attempts that were withheld since the last call."""
         return self._doubt.new()
 
-    def _take_for_ours(self) -> list[Attempt]:
+    def _attribute_to_us(self) -> list[Attempt]:
         """Stop, because the answers in doubt are about us and not about their messages."""
         if self._doubt.status is not None:
             if self._doubt.status == FORBIDDEN:
-                self._refuse(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
+                self._stop_refused(StopReason.CREDENTIALS_REFUSED, self._doubt.words)
             else:
-                self._refuse(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
+                self._stop_refused(StopReason.SAME_ANSWER, f"{self.breaker.destination} answers {self._doubt.words}")
         return [held._replace(about_us=True) for held in self._doubt.let_go()]
 
-    def _learn(self, attempt: Attempt) -> Attempt:
+    def _update(self, attempt: Attempt) -> Attempt:
         kind = attempt.outcome.kind
-        counts_as_retry = self._charges(attempt)
+        counts_as_retry = self._uses_retry(attempt)
         self._has_no_failure &= kind not in OUTAGE
         self.width = next_concurrency(self.width, kind, self._concurrency, is_healthy=self._has_no_failure)
         match kind:
@@ -121,14 +121,14 @@ class Destination:
                 self.breaker = self.breaker.rest(attempt.finished_at + (attempt.outcome.retry_after or timedelta(0)))
                 self._stop(StopReason.THROTTLED)
             case OutcomeKind.UNAUTHORIZED:
-                self._refuse(StopReason.CREDENTIALS_REFUSED, self._refusal(attempt.outcome))
+                self._stop_refused(StopReason.CREDENTIALS_REFUSED, self._refusal_text(attempt.outcome))
             case _:
                 self.breaker = self.breaker.after(kind, self._rules, since=self._since, ticket=attempt.ticket)
         if self.breaker.state is BreakerState.OPEN and self.breaker.blocks(self._since):
             self._stop(StopReason.BREAKER_OPEN)
         return attempt._replace(counts_as_retry=counts_as_retry)
 
-    def _charges(self, attempt: Attempt) -> bool:
+    def _uses_retry(self, attempt: Attempt) -> bool:
         """Tell if a failure uses up a retry.
 
         While the destination is down it does not, except for a message whose probes were answered repeatedly.
@@ -139,11 +139,11 @@ class Destination:
             return attempt.probe > FREE_PROBES and attempt.outcome.status_code is not None
         return True
 
-    def _refuse(self, reason: StopReason, detail: str | None) -> None:
+    def _stop_refused(self, reason: StopReason, detail: str | None) -> None:
         if self.stop_reason is None:
             self.stop_reason, self.detail = reason, detail
 
-    def _refusal(self, outcome: Outcome) -> str | None:
+    def _refusal_text(self, outcome: Outcome) -> str | None:
         """Return what refused us, without the answer's text, which must not reach a log."""
         protocol = "SMTP" if self.breaker.destination.startswith("smtp") else "HTTP"
         return outcome.error if outcome.status_code is None else f"{protocol} {outcome.status_code}"

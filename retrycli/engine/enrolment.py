@@ -65,13 +65,13 @@ def review_escalations(
     The result is the same as if the application had withdrawn the message and failed it again, so it does not depend on
     whether a pass came in between.
     """
-    decide = partial(_reviewed, deps, rules, now=now)
+    decide = partial(_review, deps, rules, now=now)
     for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
         if decision.transition.kind is TransitionKind.ESCALATED and decision.message is not None:
             emit(event_of(decision.message, decision))
 
 
-def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
+def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
     """Decide if an escalated message waits again; `RELEASED` means that it stays escalated."""
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)

@@ -28,13 +28,13 @@ def recover(deps: Dependencies, rules: PassRules, claim: Claim, now: datetime) -
     while batch := deps.claims.take_over_expired(claim, now, BATCH):
         unknown = sum(expired.attempt_by is not None and expired.outcome is None for expired in batch)
         events.append(ClaimsLapsed(released=len(batch) - unknown, unknown=unknown))
-        decided = [(expired.message, _decision(deps, rules, expired, now)) for expired in batch]
+        decided = [(expired.message, _decide(deps, rules, expired, now)) for expired in batch]
         recorded, _ = again_if_lost(partial(record, deps, claim, decided))
         events += recorded
     return events
 
 
-def _decision(deps: Dependencies, rules: PassRules, expired: ExpiredClaim, now: datetime) -> Decision:
+def _decide(deps: Dependencies, rules: PassRules, expired: ExpiredClaim, now: datetime) -> Decision:
     outcome = expired.outcome or PROCESS_DIED if expired.attempt_by else None
     transition = _transition(deps, rules, expired, outcome, now)
     finished_at = now

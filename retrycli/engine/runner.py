@@ -160,12 +160,12 @@ class _Pass:
         ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
         worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
         if worst is None or worst.reason is StopReason.LIMIT:
-            down = self._down_all_along()
+            down = self._untried_outage()
             reason = worst.reason if worst else None
             return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
         return self.finish(RESULTS.get(worst.reason, PassResult.STOPPED), worst.reason, worst.detail)
 
-    def _down_all_along(self) -> str | None:
+    def _untried_outage(self) -> str | None:
         """Describe a destination that is still down and was not tried: the others say nothing about it."""
         tried = {delivery.destination for delivery in self._deliveries}
         others = [route.destination for route in self._rules.routes if tried and route.destination not in tried]

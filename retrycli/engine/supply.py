@@ -61,14 +61,14 @@ class Supply:
         if destination.probing:
             return self._take_probe(destination)
         if self._is_unsure:
-            self._start_again()
+            self._restart()
         if not self._claimed:
-            self._claimed.extend(self._claim_due() or self._claim_freed())
+            self._claimed.extend(self._claim_due() or self._claim_unblocked())
         taken = [self._claimed.popleft() for _ in range(min(room, len(self._claimed)))]
         self._taken += taken
         return taken
 
-    def free(self, tickets: Iterable[str]) -> None:
+    def unblock(self, tickets: Iterable[str]) -> None:
         """Unblock the next message of tickets, because the one before it is decided."""
         self._unblocked_tickets.update(tickets)
 
@@ -99,7 +99,7 @@ class Supply:
         self._is_unsure = True
         self._all_claimed = False
 
-    def _start_again(self) -> None:
+    def _restart(self) -> None:
         """Release all claimed messages, and claim from the beginning."""
         self.release()
         self._fair_share = FairShare(self._rules.claim_at_once, per_ticket_order=self._rules.per_ticket_order)
@@ -140,8 +140,8 @@ class Supply:
             self._all_claimed = not found and not self._fair_share.widen()
         return found
 
-    def _claim_freed(self) -> list[int]:
+    def _claim_unblocked(self) -> list[int]:
         """Claim the messages that follow decided ones of the same ticket."""
-        freed, self._unblocked_tickets = self._unblocked_tickets, set()
+        unblocked, self._unblocked_tickets = self._unblocked_tickets, set()
         claim = self._claims.claim_first_of
-        return claim(self._coordinator.claim, self._due_by, freed, self._route) if freed else []
+        return claim(self._coordinator.claim, self._due_by, unblocked, self._route) if unblocked else []

@@ -47,7 +47,7 @@ class UserCrontab:
         Raises:
             ConfigurationError: cron is not installed, or rejects this user.
         """
-        done = self.host.run(["crontab", *self._whose, "-l"], b"")
+        done = self.host.run(["crontab", *self._user_option, "-l"], b"")
         if done.returncode == NOT_THERE or (done.returncode and any(text in done.stderr for text in NO_CRONTAB)):
             return ""
         return decoded(self._checked(done).stdout)
@@ -59,12 +59,12 @@ class UserCrontab:
             ConfigurationError: cron rejects it.
         """
         if text:
-            self._checked(self.host.run(["crontab", *self._whose, "-"], encoded(text)))
+            self._checked(self.host.run(["crontab", *self._user_option, "-"], encoded(text)))
         else:
-            self._checked(self.host.run(["crontab", *self._whose, "-r"], b""))
+            self._checked(self.host.run(["crontab", *self._user_option, "-r"], b""))
 
     @property
-    def _whose(self) -> list[str]:
+    def _user_option(self) -> list[str]:
         return ["-u", self.user] if self.user else []
 
     def _checked(self, done: Finished) -> Finished:
@@ -123,11 +123,11 @@ def heeded_since(host: Host, caller: Caller) -> datetime | None:
     """Return since when cron has used a line as it is; None if unknown, or for a timer."""
     if caller.kind != "cron":
         return None
-    known = [time for time in (_cron_began(host.root / "proc"), *_written(host, caller)) if time is not None]
+    known = [time for time in (_cron_started_at(host.root / "proc"), *_modified_at(host, caller)) if time is not None]
     return max(known, default=None)
 
 
-def _written(host: Host, caller: Caller) -> Iterator[datetime]:
+def _modified_at(host: Host, caller: Caller) -> Iterator[datetime]:
     """Yield the modification time of a line's file. Often only root may read that of a user's crontab."""
     own = [host.root / spool / caller.owner for spool in SPOOLS]
     for path in own if caller.title == UserCrontab(host, caller.owner).title else [Path(caller.title)]:
@@ -135,7 +135,7 @@ def _written(host: Host, caller: Caller) -> Iterator[datetime]:
             yield datetime.fromtimestamp(path.stat().st_mtime, UTC)
 
 
-def _cron_began(proc: Path) -> datetime | None:
+def _cron_started_at(proc: Path) -> datetime | None:
     """Return the start of cron's daemon: the oldest process of its name, because jobs start as its copies (proc(5))."""
     daemons = [path for path, name in processes(proc) if name in DAEMONS]
     try:
@@ -174,15 +174,15 @@ def _in_crontabs(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
     users = {path.name for spool in spools for path in files_in(host.root / spool, r"[^.]+", unread)} - {host.login}
     for crontab in (UserCrontab(host), *(UserCrontab(host, name) for name in sorted(users))):
         try:
-            yield from _calls(crontab.title, crontab.read(), user=crontab.user, owner=crontab.user or host.login)
+            yield from _callers_in(crontab.title, crontab.read(), user=crontab.user, owner=crontab.user or host.login)
         except ConfigurationError as error:
             unread[crontab.title] = str(error).partition(";")[0]
     # cron reads no other names
     for path in [host.root / "etc/crontab", *files_in(host.root / "etc/cron.d", r"[\w-]+", unread)]:
-        yield from _calls(str(path), read_text(path, unread), system=True)
+        yield from _callers_in(str(path), read_text(path, unread), system=True)
 
 
-def _calls(
+def _callers_in(
     title: str, text: str, *, user: str | None = None, owner: str = "root", system: bool = False
 ) -> Iterator[Caller]:
     for call in cron_line.calls(text, system=system):

@@ -37,7 +37,7 @@ def affordable(wanted: int) -> int:
     """
     used = _in_use()
     besides = used + OVERHEAD + RESERVE
-    limit = _raised_to(besides + PER_REQUEST * wanted)
+    limit = _raise_soft_limit(besides + PER_REQUEST * wanted)
     found = min(wanted, (limit - besides) // PER_REQUEST)
     if found < 1:
         raise ConfigurationError(
@@ -77,7 +77,7 @@ def shortage_now() -> str | None:
     return None
 
 
-def _raised_to(needed: int) -> int:
+def _raise_soft_limit(needed: int) -> int:
     """Return the soft limit, raised towards the hard one if less than needed. Never more: programs with select() fail
     at high numbers.
     """

@@ -42,14 +42,14 @@ def kind_of(path: Path, mounts: str) -> str | None:
     best: tuple[int, str] | None = None
     for line in mounts.splitlines():
         fields = line.split(" ")
-        if len(fields) > 2 and real.is_relative_to(point := _unescaped(fields[1])):  # noqa: PLR2004  the third is read
+        if len(fields) > 2 and real.is_relative_to(point := _unescape(fields[1])):  # noqa: PLR2004  the third is read
             depth = len(Path(point).parts)
             if best is None or depth >= best[0]:  # a later mount covers an earlier one
                 best = depth, fields[2]
     return best and best[1]
 
 
-def _unescaped(field: str) -> str:
+def _unescape(field: str) -> str:
     """Decode a mount point, which has spaces and the like in octal."""
     return re.sub(r"\\([0-7]{3})", lambda found: chr(int(found[1], 8)), field)
 

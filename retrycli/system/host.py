@@ -80,7 +80,7 @@ class Asker:
         return done
 
 
-def _home() -> str:
+def _system_home() -> str:
     """Return where cron starts a job: the system's home of the user, not $HOME, which sudo may not change."""
     try:
         return pwd.getpwuid(os.getuid()).pw_dir
@@ -93,7 +93,7 @@ class Host:
     """The machine and its current user."""
 
     root: Path = Path("/")
-    home: Path = field(default_factory=lambda: Path(_home()))
+    home: Path = field(default_factory=lambda: Path(_system_home()))
     uid: int = field(default_factory=os.getuid)
     run: Runner = run
     number: Callable[[str], int | None] = user_number

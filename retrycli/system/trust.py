@@ -74,7 +74,7 @@ def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
         The first weakness on the way, from the root folder down; None if there is none.
     """
     try:
-        for place, found, is_near in _way(path.absolute()):
+        for place, found, is_near in _places_on_path(path.absolute()):
             if (weakness := _weakness_of(place, found, users, is_strict=is_near)) is not None:
                 return weakness
     except FileNotFoundError:
@@ -125,7 +125,7 @@ def write_private(path: Path, text: str) -> None:
         file.write(text)
 
 
-def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
+def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
     """Yield the places that the kernel visits on the way to a path, in order, and if each is the end or its folder.
 
     Raises:
