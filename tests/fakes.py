@@ -19,7 +19,8 @@ from retrycli.domain.events import Event
 from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
 from retrycli.domain.pass_summary import PassSummary
-from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition
+from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine import manual_attempt, runner
 from retrycli.engine.ports import Gateway
 from retrycli.engine.rules import Dependencies, PassIdentity, PassRules

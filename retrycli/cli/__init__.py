@@ -238,7 +238,8 @@ def _program(started: Sequence[str], script: str, environ: Mapping[str, str]) ->
 
 
 def _cron_of_this_machine() -> Mapping[str, str]:
-    from retrycli.system.crontab import Host, daemon_commands
+    from retrycli.system.crontab import daemon_commands
+    from retrycli.system.host import Host
 
     return daemon_commands(Host())
 

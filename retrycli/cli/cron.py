@@ -12,7 +12,7 @@ from retrycli.cli.shared import ConfigFile, Json, Yes, ask, load, require_a_pers
 
 if TYPE_CHECKING:
     from retrycli.operations.schedule import Checked, FileChange, SchedulePlace
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
 
 UNHEALTHY = 3
 
@@ -44,7 +44,7 @@ def cron_print(
 ) -> None:
     """Print what `install` would write, and write nothing."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
@@ -74,7 +74,8 @@ def cron_install(
 ) -> None:
     """Have the passes called: show the change, ask, and make it."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host, cron_is_running
+    from retrycli.system.crontab import cron_is_running
+    from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()
@@ -102,7 +103,7 @@ def cron_check(
 ) -> None:
     """Show what calls the passes. Exits with 3 unless it is what `install` would write."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Asker, Host
+    from retrycli.system.host import Asker, Host
     from retrycli.views import terminal
 
     host = Host(run=Asker())
@@ -157,7 +158,7 @@ def cron_remove(
 ) -> None:
     """Take away what `install` wrote, and nothing else. The change is shown before it is made."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
     from retrycli.views import terminal
 
     host = Host()

@@ -83,12 +83,12 @@ def show_edits(acts: Sequence[ActRecord]) -> None:
 
 
 def _in_editor(message_id: int, before: EditableMessage) -> EditableMessage:
-    from retrycli.system.editor import KEEP_IT, edited, editor_command, stripped_by_sudo
+    from retrycli.system.editor import SUDO_REMEDY, edited, editor_command, stripped_by_sudo
     from retrycli.views import terminal
 
     command = editor_command(os.environ)
     if stripped_by_sudo(os.environ):
-        terminal.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {KEEP_IT}")
+        terminal.complain(f"retrycli: sudo passes no $EDITOR on, so this opens {command[0]}; {SUDO_REMEDY}")
     return before.with_text(edited(before.as_text(), command, name=f"message-{message_id}.txt"))
 
 

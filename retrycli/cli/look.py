@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from retrycli.domain.listing import AttemptRecord, ListedMessage, MessageDetails
     from retrycli.operations.explain import Explanation, Gate
     from retrycli.operations.status import Status
-    from retrycli.system.crontab import Asker, Caller
+    from retrycli.system.host import Asker, Caller
     from retrycli.views.terminal import Cell, Row
 
 ON_SCREEN = 50
@@ -87,7 +87,7 @@ def status(
 ) -> None:
     """Show whether passes are made, and what waits."""
     from retrycli.operations import status as operation
-    from retrycli.system.crontab import Asker
+    from retrycli.system.host import Asker
     from retrycli.views import terminal
 
     if max_escalated is not None and not check:
@@ -114,7 +114,7 @@ def status(
 def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
     """Find what calls the passes here; None if the settings come from no file, which no schedule could name."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
 
     return None if loaded.file is None else schedule.callers_of(loaded, Host(run=asker))
 
@@ -122,7 +122,7 @@ def _callers(loaded: Loaded, asker: Asker) -> list[Caller] | None:
 def _none_hidden(callers: list[Caller] | None, asker: Asker) -> bool:
     """Tell if no crontab here calls a pass, so that one that came by cron was called by a line that is gone."""
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
 
     return callers == [] and schedule.none_hidden(Host(run=asker))
 
@@ -131,7 +131,7 @@ def _suggesting(loaded: Loaded, text: str) -> str:
     """Complete the commands in a text; to install the schedule may be root's business."""
     from retrycli.domain import suggested
     from retrycli.operations import schedule
-    from retrycli.system.crontab import Host
+    from retrycli.system.host import Host
 
     install = schedule.to_install(loaded, Host())
     return suggested.quoted(text.replace("`retrycli cron install`", install))
@@ -139,7 +139,7 @@ def _suggesting(loaded: Loaded, text: str) -> str:
 
 def _name_the_silent(asker: Asker) -> None:
     """Say which programs of this machine gave no answer about the schedule."""
-    from retrycli.system.crontab import ANSWER_SECONDS
+    from retrycli.system.host import ANSWER_SECONDS
     from retrycli.views import terminal
 
     for each in sorted(asker.silent):
@@ -500,7 +500,7 @@ def may_have_arrived(message_id: int) -> str:
 def _rfc_3339(column: str, value: object) -> object:
     """A column's value for JSON: SQLite has times as texts, and one that can't be read stays as it is."""
     from retrycli.domain.errors import InvalidMessage
-    from retrycli.domain.message import utc_time
+    from retrycli.domain.row_parsing import utc_time
 
     if column not in TIMES:
         return value
@@ -549,7 +549,7 @@ def explain(
 ) -> None:
     """Show what holds a message back, and when it is tried next."""
     from retrycli.operations.explain import explain as explained
-    from retrycli.system.crontab import Asker
+    from retrycli.system.host import Asker
     from retrycli.views import terminal
 
     loaded = load(ctx, config)

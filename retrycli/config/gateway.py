@@ -1,4 +1,4 @@
-"""How messages leave: the gateway of all, and those that a message type may have of its own."""
+"""Gateway settings: for all messages, and for single message types."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from urllib.parse import urlsplit
 from pydantic import Field, SecretStr, ValidationInfo, field_validator, model_validator
 
 from retrycli.config.types import Named, SettingsModel, absolute, secret_text
-from retrycli.domain.email_address import CONTROL, Address
+from retrycli.domain.claim import Route
 from retrycli.domain.errors import ConfigurationError
-from retrycli.domain.message import MessageType, Route
+from retrycli.domain.message import MessageType
 
-IN_COMMON = (
+COMMON_KEYS = (
     "connect_timeout_seconds",
     "request_timeout_seconds",
     "immediate_retries",
@@ -24,16 +24,16 @@ IN_COMMON = (
     "attachments_dir",
     "attachments_limit_mb",
 )
-"""Keys of the gateway that one of its own for a message type need not repeat."""
-OF_THE_OTHER_KIND = {
+"""Keys that the gateway of a message type takes over from the common gateway."""
+UNUSED_KEYS = {
     "http": ("sender", "subject", "recipient", "starttls"),
     "smtp": ("preset", "auth", "token", "verify"),
 }
-"""Keys that have no effect, by the kind of the gateway that they are set for."""
+"""Keys without effect, by the kind of gateway."""
 
 
 class GatewaySettings(SettingsModel):
-    """How messages leave."""
+    """Settings of one gateway."""
 
     kind: Literal["http", "smtp"] = Field("http", description="http: to a ticketing API; smtp: by e-mail")
     preset: str = Field("generic", description="the ticketing system: a preset's name, or a file")
@@ -69,10 +69,10 @@ class GatewaySettings(SettingsModel):
 
     @property
     def destination(self) -> str:
-        """Where messages go: the base URL.
+        """Return where messages go: the base URL.
 
         Raises:
-            ConfigurationError: it is not set.
+            ConfigurationError: the base URL is not set.
         """
         if self.base_url is None:
             raise ConfigurationError(
@@ -83,17 +83,17 @@ class GatewaySettings(SettingsModel):
 
     @property
     def preset_file(self) -> Path | None:
-        """The preset's file; None if it is one of retrycli's own."""
+        """Return the preset's file; None if the preset is built in."""
         return Path(self.preset) if self.preset.endswith(".toml") else None
 
     @property
     def attachments_limit_bytes(self) -> int:
-        """How much a message's attachments may be together."""
+        """Return the maximum size of a message's attachments together."""
         return int(self.attachments_limit_mb * 1_000_000)
 
     @field_validator("base_url")
     @classmethod
-    def _absolute_url(cls, url: str | None, info: ValidationInfo) -> str | None:
+    def _check_base_url(cls, url: str | None, info: ValidationInfo) -> str | None:
         if url is None:
             return None
         if info.data.get("kind") == "smtp":
@@ -107,29 +107,33 @@ class GatewaySettings(SettingsModel):
 
     @field_validator("sender", "recipient")
     @classmethod
-    def _address(cls, text: str | None) -> str | None:
+    def _check_address(cls, text: str | None) -> str | None:
+        from retrycli.domain.email_address import Address  # only gateways for e-mail need it
+
         if text is not None and not Address.parse(text).local.isascii():
             raise ValueError("what stands before its @ must be ASCII, or many servers could not take it")
         return text
 
     @field_validator("subject")
     @classmethod
-    def _template(cls, text: str) -> str:
+    def _check_subject(cls, text: str) -> str:
+        from retrycli.domain.email_address import CONTROL
+
         if re.search(r"[{}]", re.sub(r"\{\w+\}", "", text)) or CONTROL.search(text):
             raise ValueError("it is one line, in which { and } stand around the names of columns")
         return text
 
     @field_validator("login_path")
     @classmethod
-    def _rooted(cls, path: str) -> str:
+    def _check_login_path(cls, path: str) -> str:
         if not path.startswith("/"):
             raise ValueError("start it with a slash")
         return path
 
     @model_validator(mode="after")
-    def _of_one_kind(self) -> Self:
-        """Whoever sets a key that has no effect expects something of it."""
-        for name in OF_THE_OTHER_KIND[self.kind]:
+    def _check_kind(self) -> Self:
+        """Reject keys without effect: a user who sets one expects something of it."""
+        for name in UNUSED_KEYS[self.kind]:
             if getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"gateway.{name} is not for gateway.kind = {self.kind!r}; leave one of the two out")
         if self.kind == "smtp":
@@ -142,7 +146,7 @@ class GatewaySettings(SettingsModel):
         return self
 
     @model_validator(mode="after")
-    def _credentials(self) -> Self:
+    def _check_credentials(self) -> Self:
         needed = {"bearer": ("token",), "basic": ("username", "password"), "login": ("username", "password")}.get(
             self.auth or "none", ()
         )
@@ -153,7 +157,7 @@ class GatewaySettings(SettingsModel):
 
 
 class RoutedGatewaySettings(GatewaySettings):
-    """The gateway of all messages but those whose type has one of its own."""
+    """The common gateway, and gateways of single message types."""
 
     customer: GatewaySettings | None = Field(None, description="another gateway for messages to customers")
     supplier: GatewaySettings | None = Field(None, description="another gateway for messages to suppliers")
@@ -161,40 +165,44 @@ class RoutedGatewaySettings(GatewaySettings):
 
     @model_validator(mode="before")
     @classmethod
-    def _have_in_common(cls, values: object) -> object:
-        """Give gateways of their own what is said for all, and has to do with no destination."""
+    def _share_common_keys(cls, values: object) -> object:
+        """Give the gateways of single types the common values that do not depend on a destination."""
         if not isinstance(values, dict):
             return values
-        common = {name: values[name] for name in IN_COMMON if name in values}
+        common = {name: values[name] for name in COMMON_KEYS if name in values}
         own = {name: common | values[name] for name in MessageType if isinstance(values.get(name), dict)}
         return values | own
 
     def of(self, message_type: MessageType) -> GatewaySettings:
-        """The gateway of a message type."""
+        """Return the gateway of a message type."""
         own: GatewaySettings | None = getattr(self, message_type)
         return own or self
 
     @property
     def all(self) -> dict[str, GatewaySettings]:
-        """Every gateway that has messages, by the name of its section."""
-        own = {f"gateway.{each}": self.of(each) for each in MessageType if self.of(each) is not self}
+        """Return every gateway that has messages, by the name of its section."""
+        own = {
+            f"gateway.{message_type}": self.of(message_type)
+            for message_type in MessageType
+            if self.of(message_type) is not self
+        }
         return own if len(own) == len(MessageType) else {"gateway": self, **own}
 
     @property
     def longest(self) -> timedelta:
-        """How long one message may take."""
-        return timedelta(seconds=max(each.request_timeout_seconds for each in self.all.values()))
+        """Return the maximum time for one message."""
+        return timedelta(seconds=max(gateway.request_timeout_seconds for gateway in self.all.values()))
 
     @property
     def routes(self) -> tuple[Route, ...]:
-        """Where messages go.
+        """Return the routes.
 
         Raises:
-            ConfigurationError: one of the destinations is not set.
+            ConfigurationError: a destination is not set.
         """
         ways: dict[str, set[MessageType]] = {}
-        for each in MessageType:
-            ways.setdefault(self.of(each).destination, set()).add(each)
+        for message_type in MessageType:
+            ways.setdefault(self.of(message_type).destination, set()).add(message_type)
         *others, (rest, theirs) = sorted(ways.items(), key=lambda way: len(way[1]))
         but = frozenset(MessageType) - theirs
         return (*(Route(where, only=frozenset(only)) for where, only in others), Route(rest, but=but))

@@ -1,4 +1,4 @@
-"""TOML and environment into `Settings`."""
+"""Loader of settings: TOML and environment become `Settings`."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ SECRETS = (
     "notify.urls",
     "notify.ping_url",
 )
-"""Keys that systemd may hand over as credentials of the same name (systemd.exec(5), LoadCredential=)."""
+"""Keys that systemd may pass as credentials of the same name (systemd.exec(5), LoadCredential=)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Loaded:
-    """Settings, and where each value that is not a default came from."""
+    """Settings, and the source of each value that is not a default."""
 
     settings: Settings
     file: Path | None
@@ -48,13 +48,13 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     """Read the settings: environment over file over defaults.
 
     Args:
-        path: the configuration file; without it ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
-            configuration folder and ``/etc/retrycli/retrycli.toml``, the first that is there.
+        path: the configuration file; by default ``$RETRYCLI_CONFIG``, ``./retrycli.toml``, the user's
+            configuration folder and ``/etc/retrycli/retrycli.toml``, the first that exists.
         environment: by default the process's own.
 
     Raises:
-        ConfigurationError: a named file is missing, another user may change one that was not named, a file is no TOML,
-            or a key or value is unknown or wrong.
+        ConfigurationError: a named file is missing, another user may change an unnamed one, a file is not TOML,
+            or a key or value is unknown or invalid.
     """
     env = os.environ if environment is None else environment
     file = _find(path, env)
@@ -67,11 +67,11 @@ def load(path: Path | None = None, environment: Mapping[str, str] | None = None)
     sources = {key: source for key, (_, source) in values.items()}
     section, _ = values.get("database", ({}, ""))
     if file is not None and isinstance(section, dict):  # else that is wrong, and no default
-        values.setdefault("database.url", (_beside(file, "database.url", DatabaseSettings().url), "default"))
+        values.setdefault("database.url", (_resolve(file, "database.url", DatabaseSettings().url), "default"))
     try:
         settings = Settings.model_validate(_nested(values))
     except ValidationError as error:
-        raise ConfigurationError(_in_words(error, sources)) from None
+        raise ConfigurationError(_describe(error, sources)) from None
     return Loaded(settings, file, sources)
 
 
@@ -79,15 +79,15 @@ def load_settings(path: str | os.PathLike[str] | None = None) -> Settings:
     """Read the settings as the command does: environment over file over defaults.
 
     Raises:
-        ConfigurationError: as `load`.
+        ConfigurationError: see `load`.
     """
     return load(None if path is None else Path(path)).settings
 
 
 def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
-    """Where a configuration file is looked for when none is named, first to last.
+    """Yield the places of a configuration file if none is named, in order.
 
-    What can't be looked for is not there: sudo leaves HOME at a folder that is closed to us.
+    A place that can't be examined does not count: sudo may leave HOME at an inaccessible folder.
     """
     yield Path("retrycli.toml")
     home = environment.get("HOME", "")
@@ -99,20 +99,20 @@ def candidates(environment: Mapping[str, str]) -> Iterator[Path]:
 def _find(path: Path | None, env: Mapping[str, str]) -> Path | None:
     named = path or (Path(env[CONFIG_VARIABLE]) if env.get(CONFIG_VARIABLE) else None)
     if named is None:
-        # What is no file is no reason to take the next one, by which nobody meant to go.
-        found = next((each for each in candidates(env) if os.path.lexists(each)), None)
+        # Do not skip an entry that is not a file: the next file is not the one that the user meant.
+        found = next((path for path in candidates(env) if os.path.lexists(path)), None)
         if found is not None and not _is_file(found):
             raise ConfigurationError(f"{found.absolute()} {NO_FILE}; mend it, or name another with --config")
         if found is not None and found != SYSTEM_FILE:
-            _check_nobody_else_may_write(found)
+            _check_trust(found)
         return found
     if not _is_file(named):
-        _refuse(named, "--config" if path else f"${CONFIG_VARIABLE}")
+        _raise_unreadable(named, "--config" if path else f"${CONFIG_VARIABLE}")
     return named
 
 
-def _check_nobody_else_may_write(found: Path) -> None:
-    """Check a file that only the current folder or the environment led us to: it may be another user's trap.
+def _check_trust(found: Path) -> None:
+    """Check a file that only the current folder or the environment named: it may be a trap of another user.
 
     Raises:
         ConfigurationError: another user may change it.
@@ -123,8 +123,8 @@ def _check_nobody_else_may_write(found: Path) -> None:
         raise ConfigurationError(f"{whose}{weakness}; pass --config {shlex.quote(str(named))} if it is yours")
 
 
-def _refuse(named: Path, origin: str) -> NoReturn:
-    """Raises ConfigurationError: only what is not there can be made."""
+def _raise_unreadable(named: Path, origin: str) -> NoReturn:
+    """Raise ConfigurationError: `init` can create a missing file only."""
     try:
         named.lstat()
     except (FileNotFoundError, ValueError):
@@ -135,7 +135,7 @@ def _refuse(named: Path, origin: str) -> NoReturn:
 
 
 def _is_file(path: Path) -> bool:
-    """Whether there is a file that may be looked for."""
+    """Tell if a path is an accessible file."""
     try:
         return path.is_file()
     except (OSError, ValueError):
@@ -156,11 +156,11 @@ def _from_file(file: Path) -> Iterator[tuple[str, tuple[object, str]]]:
     except RecursionError:
         raise ConfigurationError(f"{file} is nested too deeply") from None
     for key, value in values:
-        yield key, (_beside(file, key, value), f"file {file}")
+        yield key, (_resolve(file, key, value), f"file {file}")
 
 
-def _beside(file: Path, key: str, value: object) -> object:
-    """A relative path in a file is relative to the file, a default too: cron starts us in a folder of its own."""
+def _resolve(file: Path, key: str, value: object) -> object:
+    """Resolve a path relative to the file, also in a default: cron starts a job in a folder of its own."""
     folder = file.absolute().parent
     if key == "database.url" and isinstance(value, str):
         relative = r"^(sqlite(?:\+\w+)?:///)(?![/:?]|file:|$)(.*)"
@@ -233,12 +233,12 @@ def _nested(values: Mapping[str, tuple[object, str]]) -> dict[str, object]:
     return tree
 
 
-def _in_words(error: ValidationError, sources: Mapping[str, str]) -> str:
+def _describe(error: ValidationError, sources: Mapping[str, str]) -> str:
     problems = []
-    for each in error.errors(include_url=False, include_input=False):
-        key = ".".join(str(part) for part in each["loc"] if part != "[key]")
+    for problem in error.errors(include_url=False, include_input=False):
+        key = ".".join(str(part) for part in problem["loc"] if part != "[key]")
         near = [k for k in sources if k == key or key.startswith(f"{k}.") or k.startswith(f"{key}.") or not key]
-        origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and each["loc"] else ""
-        text = {"extra_forbidden": "no such setting"}.get(each["type"], each["msg"].removeprefix("Value error, "))
-        problems.append(f"{key}{origin}: {text}" if each["loc"] else text)
+        origin = f" ({', '.join(dict.fromkeys(sources[k] for k in near))})" if near and problem["loc"] else ""
+        text = {"extra_forbidden": "no such setting"}.get(problem["type"], problem["msg"].removeprefix("Value error, "))
+        problems.append(f"{key}{origin}: {text}" if problem["loc"] else text)
     return "; ".join(problems) + HINT

@@ -1,4 +1,4 @@
-"""Everything that can be set, with its default and its meaning: one frozen, validated `Settings`."""
+"""All settings, with defaults and meanings: one frozen, validated `Settings`."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from retrycli.domain.retry_policy import RetryPolicy
 
 
 def _urls(value: object) -> object:
-    """URLs in one text, as an environment variable or a file has them: apart by white space, with # comments."""
+    """Split URLs in one text of an environment variable or a file: separated by white space, with # comments."""
     if not isinstance(value, str):
         return value
     lines = (line.strip() for line in value.splitlines())
@@ -32,7 +32,7 @@ def _urls(value: object) -> object:
 
 
 class DatabaseSettings(SettingsModel):
-    """Where the application's table is."""
+    """Settings of the database."""
 
     url: str = Field("sqlite:///ticketing_agent.db", repr=False, description="SQLAlchemy URL, sqlite or postgresql")
     table: str = Field("pending_messages", description="the application's table, with its schema if it has one")
@@ -40,28 +40,28 @@ class DatabaseSettings(SettingsModel):
 
     @field_validator("url")
     @classmethod
-    def _known_database(cls, url: str) -> str:
+    def _check_url(cls, url: str) -> str:
         if not re.match(r"(sqlite|postgresql)(\+\w+)?://", url):
             raise ValueError("write sqlite:///FILE or postgresql://USER@HOST/NAME; no other database is supported")
         return url
 
     @field_validator("table")
     @classmethod
-    def _plain_name(cls, table: str) -> str:
+    def _check_table(cls, table: str) -> str:
         if not re.fullmatch(r"\w+(\.\w+)?", table):
             raise ValueError("write a table's name, or SCHEMA.NAME")
         return table
 
     @property
     def file(self) -> Path | None:
-        """The SQLite file; None where it is a server."""
+        """Return the SQLite file; None for a server."""
         scheme, _, rest = self.url.partition(":///")
         path = rest.partition("?")[0].removeprefix("file:")
         return Path(path).absolute() if scheme.startswith("sqlite") and path else None
 
 
 class TypeScheduleSettings(SettingsModel):
-    """What one message type does otherwise than the rest; None is: as the rest."""
+    """Schedule of one message type; None takes over the common value."""
 
     max_retries: int | None = Field(None, ge=1, le=1000)
     backoff: BackoffKind | None = None
@@ -74,7 +74,7 @@ class TypeScheduleSettings(SettingsModel):
 
 
 class ScheduleSettings(SettingsModel):
-    """When a message is tried again."""
+    """Settings of retries."""
 
     retry_interval_minutes: Minutes = Field(15.0, description="how often cron calls")
     max_retries: int = Field(10, ge=1, le=1000, description="tries before a person is asked")
@@ -93,7 +93,7 @@ class ScheduleSettings(SettingsModel):
     types: dict[MessageType, TypeScheduleSettings] = Field({}, description="other rules for a message type")
 
     def as_backoff(self) -> Backoff:
-        """The waits."""
+        """Return the backoff."""
         return Backoff(
             kind=self.backoff,
             base=timedelta(minutes=self.base_minutes),
@@ -104,7 +104,7 @@ class ScheduleSettings(SettingsModel):
         )
 
     def policy(self, message_type: MessageType, *, unknown_limit: int) -> RetryPolicy:
-        """The rules for one message type."""
+        """Return the retry policy of one message type."""
         rules = self._with(self.types.get(message_type, TypeScheduleSettings()))
         expires = rules.expires_after_hours
         return RetryPolicy(
@@ -119,9 +119,9 @@ class ScheduleSettings(SettingsModel):
         return self.model_copy(update=own.model_dump(exclude_none=True))
 
     @model_validator(mode="after")
-    def _waits_outlast_the_pass(self) -> Self:
-        """A wait within the slack would be due again in the very pass that set it."""
-        own = {f"schedule.types.{each}": self._with(rules) for each, rules in self.types.items()}
+    def _check_waits(self) -> Self:
+        """Reject waits within the slack: they would be due again in the pass that set them."""
+        own = {f"schedule.types.{message_type}": self._with(rules) for message_type, rules in self.types.items()}
         for name, rules in {"schedule": self, **own}.items():
             if rules.backoff is BackoffKind.LIST and not rules.waits_minutes:
                 raise ValueError(f"{name}.waits_minutes is empty, and {name}.backoff is list")
@@ -136,7 +136,7 @@ class ScheduleSettings(SettingsModel):
 
 
 class RunSettings(SettingsModel):
-    """How much one pass does."""
+    """Settings of one pass."""
 
     concurrency: int = Field(8, ge=1, le=512, description="requests in flight at most")
     deadline_minutes: Minutes = Field(12.0, description="a pass begins nothing after that")
@@ -151,7 +151,7 @@ class RunSettings(SettingsModel):
 
 
 class BreakerSettings(SettingsModel):
-    """When a destination is taken to be down."""
+    """Settings of the circuit breaker."""
 
     failures: int = Field(5, ge=1, le=1000, description="failures in a row that open the breaker")
     probe_minutes: Annotated[Waits, Field(min_length=1)] = Field(
@@ -160,18 +160,18 @@ class BreakerSettings(SettingsModel):
 
     @property
     def rules(self) -> BreakerRules:
-        """The same, for the breaker."""
+        """Return the rules of the breaker."""
         return BreakerRules(self.failures, tuple(timedelta(minutes=minutes) for minutes in self.probe_minutes))
 
 
 class ReportSettings(SettingsModel):
-    """The page that a person looks at."""
+    """Settings of the HTML report."""
 
     path: Named | None = Field(None, description="an HTML file that passes renew; needs the report extra")
 
 
 class LoggingSettings(SettingsModel):
-    """What goes to stderr and to a file."""
+    """Settings of the log on stderr and in a file."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] | None = Field(
         None, description="DEBUG, INFO, WARNING or ERROR on stderr; by default INFO on a terminal and WARNING off it"
@@ -181,7 +181,7 @@ class LoggingSettings(SettingsModel):
 
 
 class NotifySettings(SettingsModel):
-    """Whom a pass tells of what changed, and who is to notice that passes stay away."""
+    """Settings of notifications, and of the heartbeat that shows that passes run."""
 
     urls: Annotated[tuple[SecretStr, ...], BeforeValidator(_urls)] = Field(
         (), description="whom to tell: apprise URLs, as mailto:// or slack://; in the environment apart by spaces"
@@ -193,12 +193,12 @@ class NotifySettings(SettingsModel):
 
     @property
     def remind(self) -> timedelta:
-        """Return how long to wait until what stays wrong is told again."""
+        """Return the interval of reminders."""
         return timedelta(hours=self.remind_hours)
 
     @field_validator("urls")
     @classmethod
-    def _with_schemes(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+    def _check_urls(cls, urls: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
         for number, url in enumerate(urls, 1):
             if not re.match(r"[A-Za-z][A-Za-z0-9]*://\S", url.get_secret_value()):
                 raise ValueError(f"URL {number} is none; write it as apprise does, as in mailto://USER:PASSWORD@HOST")
@@ -206,12 +206,12 @@ class NotifySettings(SettingsModel):
 
     @field_validator("ping_url")
     @classmethod
-    def _absolute_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
+    def _check_ping_url(cls, url: SecretStr | None) -> SecretStr | None:
         return None if url is None else SecretStr(absolute(url.get_secret_value(), "https://hc-ping.com/YOUR-UUID"))
 
 
 class MetricsSettings(SettingsModel):
-    """What Prometheus is told."""
+    """Settings of metrics for Prometheus."""
 
     path: Named | None = Field(
         None, description="the file that each pass writes for node_exporter's textfile collector; it ends in .prom"
@@ -219,14 +219,14 @@ class MetricsSettings(SettingsModel):
 
     @field_validator("path")
     @classmethod
-    def _read_by_the_collector(cls, path: Path | None) -> Path | None:
+    def _check_path(cls, path: Path | None) -> Path | None:
         if path is not None and (path.suffix != ".prom" or "\0" in str(path)):
             raise ValueError("the collector reads nothing but files that end in .prom; write FOLDER/retrycli.prom")
         return path
 
 
 class Settings(SettingsModel):
-    """All of it. Make one with `retrycli.load_settings`, or directly in an application of your own."""
+    """All settings. Create them with `retrycli.load_settings`, or directly in an application of your own."""
 
     database: DatabaseSettings = DatabaseSettings()
     schedule: ScheduleSettings = ScheduleSettings()
@@ -240,9 +240,12 @@ class Settings(SettingsModel):
 
     @property
     def policies(self) -> dict[MessageType, RetryPolicy]:
-        """The rules for each message type."""
+        """Return the retry policy of each message type."""
         gateway = self.gateway
-        return {each: self.schedule.policy(each, unknown_limit=gateway.of(each).unknown_limit) for each in MessageType}
+        return {
+            message_type: self.schedule.policy(message_type, unknown_limit=gateway.of(message_type).unknown_limit)
+            for message_type in MessageType
+        }
 
 
 __all__ = [

@@ -1,4 +1,4 @@
-"""Settings as text: the commented file that ``init`` writes, and what ``config show`` shows."""
+"""Settings as text: the commented file of ``init``, and the list of ``config show``."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ OWN_GATEWAYS = """
 
 
 def template(values: Mapping[str, object]) -> str:
-    """A configuration file with every key, its default and what it means; some with values of their own."""
+    """Return a configuration file with every key, its default and its meaning; the given values are set."""
     lines = [HEAD]
     for section, model in _sections():
         lines.append(f"[{section}]")
@@ -57,24 +57,24 @@ def template(values: Mapping[str, object]) -> str:
 
 
 def with_value(text: str, section: str, name: str, value: object) -> str | None:
-    """Return a configuration file with one value more, and all else as it was.
+    """Return a configuration file with one more value, otherwise unchanged.
 
     Args:
         text: the file.
-        section: the value's section, whether the file has it or not.
-        name: its key, which the file has not, but perhaps as a comment.
-        value: what it is set to.
+        section: the value's section, which the file may not have.
+        name: its key, which the file may have as a comment only.
+        value: the value.
 
     Returns:
-        The new text; None if no line can be put in that does this.
+        The new text; None if no added line gives this result.
     """
     line = f"{name} = {_toml(value)}\n"
-    head, header, rest = _parted(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
+    head, header, rest = _split(text, rf"^\[{section}\][ \t]*(?:#.*)?\n")
     if not header:
         new = text + ("\n" if text and not text.endswith("\n") else "") + f"\n[{section}]\n{line}"
     else:
-        body, following, others = _parted(rest, r"^\[.*\n?")
-        before, _, after = _parted(body, rf"^# {name} =.*\n?")
+        body, following, others = _split(rest, r"^\[.*\n?")
+        before, _, after = _split(body, rf"^# {name} =.*\n?")
         new = head + header + (before + line + after if before != body else line + body) + following + others
     try:
         wanted, made = tomllib.loads(text), tomllib.loads(new)
@@ -84,14 +84,14 @@ def with_value(text: str, section: str, name: str, value: object) -> str | None:
     return new if made == wanted else None
 
 
-def _parted(text: str, pattern: str) -> tuple[str, str, str]:
-    """Return what is before the first match, the match, and what is after it; all of it first if there is none."""
+def _split(text: str, pattern: str) -> tuple[str, str, str]:
+    """Split a text at the first match: before, match, after; without a match all is before."""
     found = re.search(pattern, text, re.MULTILINE)
     return (text, "", "") if found is None else (text[: found.start()], found[0], text[found.end() :])
 
 
 def shown(loaded: Loaded) -> list[tuple[str, str | None, str]]:
-    """Each setting with its value, secrets masked, and where that came from."""
+    """Return each setting with its value, secrets masked, and its source."""
     return [
         (key, value, loaded.sources.get(key, "default"))
         for section, model in _sections(loaded.settings)
@@ -111,13 +111,13 @@ def _values(section: str, model: BaseModel) -> Iterator[tuple[str, str | None]]:
         if isinstance(value, BaseModel):
             yield from _values(f"{section}.{name}", value)
         elif isinstance(value, dict):
-            for each, inner in value.items():
-                yield from ((k, v) for k, v in _values(f"{section}.{name}.{each}", inner) if v is not None)
+            for key, inner in value.items():
+                yield from ((k, v) for k, v in _values(f"{section}.{name}.{key}", inner) if v is not None)
         else:
-            yield f"{section}.{name}", _masked(value)
+            yield f"{section}.{name}", _mask(value)
 
 
-def _masked(value: object) -> str | None:
+def _mask(value: object) -> str | None:
     match value:
         case None:
             return None
@@ -126,7 +126,7 @@ def _masked(value: object) -> str | None:
         case str():
             return masked_url(value)
         case tuple():
-            return ", ".join(HIDDEN if isinstance(each, SecretStr) else f"{each:g}" for each in value) or None
+            return ", ".join(HIDDEN if isinstance(item, SecretStr) else f"{item:g}" for item in value) or None
         case bool():
             return str(value).lower()
         case float():
@@ -136,10 +136,10 @@ def _masked(value: object) -> str | None:
 
 
 def masked_url(url: str) -> str:
-    """A URL with its passwords masked; any other text as it is."""
-    # As far as the last @, and not only to the first: user and password may hold what a URL should have quoted.
+    """Mask the passwords in a URL; return any other text unchanged."""
+    # Up to the last @, not the first: user and password may hold characters that a URL should escape.
     masked = re.sub(r"(://[^/:]*):.+@", rf"\1:{HIDDEN}@", url)
-    # PostgreSQL knows password, sslpassword and oauth_client_secret.
+    # PostgreSQL has password, sslpassword and oauth_client_secret.
     return re.sub(r"([?&]\w*(?:password|secret)=)[^&]*", rf"\1{HIDDEN}", masked)
 
 
@@ -150,7 +150,7 @@ def _toml(value: object) -> str:
         case float():
             return f"{value:g}"
         case tuple():
-            return "[" + ", ".join(f"{each:g}" for each in value) + "]"
+            return "[" + ", ".join(f"{item:g}" for item in value) + "]"
         case int():
             return str(value)
         case _:

@@ -1,4 +1,4 @@
-"""What sections of settings are made of."""
+"""Types for sections of settings."""
 
 from __future__ import annotations
 
@@ -11,60 +11,60 @@ from urllib.parse import urlsplit
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, SecretStr
 
 
-def _split(value: object) -> object:
-    """A list may be written with commas, as an environment variable must be; brackets around it do no harm."""
+def _split_list(value: object) -> object:
+    """Split a list with commas, as an environment variable has it; brackets are optional."""
     if not isinstance(value, str):
         return value
     return [part.strip() for part in value.strip().strip("[]").split(",") if part.strip()]
 
 
-def _named(value: object) -> object:
-    """An empty path would be the folder of the settings, or the one that the program was started in."""
+def _reject_empty(value: object) -> object:
+    """Reject an empty path: it would be the folder of the settings, or the working directory."""
     if value == "":
         raise ValueError("it is empty; write a path, or leave it out")
     return value
 
 
-Named = Annotated[Path, BeforeValidator(_named)]
+Named = Annotated[Path, BeforeValidator(_reject_empty)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Minutes = Annotated[float, Field(gt=0, le=525_600, allow_inf_nan=False)]
 Hours = Annotated[float, Field(gt=0, le=876_000, allow_inf_nan=False)]
-Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split)]
+Waits = Annotated[tuple[Minutes, ...], BeforeValidator(_split_list)]
 
 
 class SettingsModel(BaseModel):
-    """A section: frozen, and what it does not know is an error, which does not quote it."""
+    """A section: frozen, with errors for unknown keys, which do not quote values."""
 
     model_config = ConfigDict(
         frozen=True,
         extra="forbid",
         hide_input_in_errors=True,
         validate_default=False,
-        defer_build=True,  # a start builds the validators that it needs
+        defer_build=True,  # validators are built when they are needed
     )
 
 
 def secret_text(value: object) -> str:
-    """A value or a secret as text; None is an empty one."""
+    """Return a value or a secret as text; None is empty."""
     return value.get_secret_value() if isinstance(value, SecretStr) else str(value or "")
 
 
 def absolute(url: str, example: str, schemes: Collection[str] = ("http", "https")) -> str:
-    """A URL that paths can be appended to, without a slash at its end.
+    """Return a URL to which paths can be appended, without a slash at its end.
 
     Raises:
-        ValueError: it is none, or of another scheme.
+        ValueError: the URL is invalid, or has another scheme.
     """
     if not re.fullmatch(r"[!-~]*", url):
         raise ValueError("a URL has no spaces, line ends or letters beyond ASCII")
     try:
         parts = urlsplit(url)
-        _ = parts.port  # parsed only when asked for
+        _ = parts.port  # parsed on access
     except ValueError:
         raise ValueError("that is no URL, or its port is none") from None
     if parts.scheme not in schemes or not parts.hostname:
         raise ValueError(f"write it with its scheme and host, as in {example}")
     if "?" in url or "#" in url:
         raise ValueError("the URL ends with its path; leave out what follows ? or #")
-    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all else looks for it
+    in_small_letters = parts.scheme + url[len(parts.scheme) :]  # as all other code expects it
     return in_small_letters.rstrip("/")

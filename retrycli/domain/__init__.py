@@ -1,1 +1,1 @@
-"""What a message, an outcome and a policy are: values and pure functions."""
+"""Messages, outcomes and policies: values and pure functions."""

@@ -1,4 +1,4 @@
-"""An attempt that has an outcome, on its way to being judged and recorded."""
+"""An attempt that has an outcome and is not yet recorded."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ class Attempt(NamedTuple):
     duration: timedelta
     finished_at: datetime
     probe: int = 0
-    """How many probes its message has been since the breaker opened, this one included; 0 if it is no probe."""
+    """Number of probes its message has been since the breaker opened, with this one; 0 if it is not a probe."""
     trial: bool = False
-    """Whether it was made to find out what answers in doubt are about: see `retrycli.domain.doubt`."""
+    """It was made to find out what answers in doubt are about; see `retrycli.domain.doubt`."""
     counts_as_retry: bool = True
-    """Whether a failure uses up one of the message's retries."""
+    """A failure uses up one of the message's retries."""
     about_us: bool = False
-    """Whether its answer is about us: then its message goes back to wait as it was."""
+    """Its answer is about us, so its message waits again, unchanged."""
 
     @property
     def begun_at(self) -> datetime:
-        """Return the time before which its request had not gone out."""
+        """Return the time before which its request was not sent."""
         return self.finished_at - self.duration
 
     @property
     def is_spared(self) -> bool:
-        """Return whether nothing can be charged to the message before the answer is judged."""
+        """Tell if the message keeps its retry until the answer is judged."""
         return self.outcome.in_doubt or (bool(self.probe) and self.outcome.kind is not OutcomeKind.DELIVERED)
 
     @property

@@ -1,4 +1,4 @@
-"""The schedules: which retry comes how long after what. No clock and no randomness: both are passed in."""
+"""Backoff schedules: how long to wait before a retry. Pure functions; clock and randomness are arguments."""
 
 from __future__ import annotations
 
@@ -7,22 +7,22 @@ from datetime import UTC, datetime, timedelta
 from enum import StrEnum
 
 JITTER_FROM = timedelta(hours=1)
-"""Shorter waits are not spread: cron's tick is coarser than the spread would be."""
+"""Shorter waits get no jitter: cron's tick is coarser than the jitter would be."""
 
 LATEST = datetime.max.replace(tzinfo=UTC)
 
 
 class BackoffKind(StrEnum):
-    """How waits grow."""
+    """The ways in which waits grow."""
 
     EXPONENTIAL = "exponential"
-    """Each wait is a multiple of the one before, up to a cap."""
+    """Each wait is a multiple of the previous one, up to a cap."""
     LINEAR = "linear"
-    """Retry n is due n times the base after the message was made."""
+    """Retry n is due n times the base after the message was created."""
     FIXED = "fixed"
     """Every wait is the base."""
     LIST = "list"
-    """The waits are written out; the last repeats."""
+    """The waits are listed; the last one repeats."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,11 +34,11 @@ class Backoff:
     factor: float = 2.0
     cap: timedelta = timedelta(hours=4)
     spread: float = 0.2
-    """By which part of itself jitter may lengthen or shorten a wait, 0 to 1."""
+    """The fraction by which jitter lengthens or shortens a wait at most, 0 to 1."""
     waits: tuple[timedelta, ...] = ()
 
     def wait(self, retry: int) -> timedelta:
-        """The wait before a retry, without jitter."""
+        """Return the wait before a retry, without jitter."""
         match self.kind:
             case BackoffKind.EXPONENTIAL:
                 return self._exponential(retry)
@@ -50,14 +50,14 @@ class Backoff:
     def next_attempt_at(
         self, retry: int, *, since: datetime, created_at: datetime | None = None, jitter: float = 0.0
     ) -> datetime:
-        """When a retry is due.
+        """Return when a retry is due.
 
         Args:
             retry: its number, from 1.
-            since: what the wait counts from: the last attempt, taken at its pass's start.
-            created_at: when the message was made; only the linear schedule looks at it.
-            jitter: one roll of the dice, -1 to 1. It is applied after the cap, so that what piled up in an
-                outage does not come due all at once.
+            since: what the wait counts from: the start of the pass that made the last attempt.
+            created_at: when the message was created; only the linear schedule uses it.
+            jitter: a random number, -1 to 1. It is applied after the cap, so that messages that piled up in an
+                outage do not come due at once.
         """
         wait = self.wait(retry)
         if wait >= JITTER_FROM:
@@ -68,7 +68,7 @@ class Backoff:
         return due
 
     def shortest(self, retries: int) -> timedelta:
-        """The shortest wait that so many retries can come to, with all the luck of the dice."""
+        """Return the shortest wait before any of the first ``retries`` retries, at the most negative jitter."""
         since = datetime(2000, 1, 1, tzinfo=UTC)
         return min(self.next_attempt_at(retry, since=since, jitter=-1) for retry in range(1, retries + 1)) - since
 
@@ -80,7 +80,7 @@ class Backoff:
 
 
 def later(time: datetime, wait: timedelta, *, times: int = 1) -> datetime:
-    """A time after a wait, or after several of them; the end of time where there is nothing later."""
+    """Add a wait, or several, to a time; return `LATEST` if the sum overflows."""
     try:
         return time + wait * times
     except OverflowError:

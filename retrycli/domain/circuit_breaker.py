@@ -1,4 +1,4 @@
-"""The memory, kept between passes, that a destination is down; and how wide a pass may go.
+"""The circuit breaker of one destination, kept between passes, and a pass's concurrency.
 
 ::
 
@@ -26,11 +26,11 @@ from retrycli.domain.backoff import later
 from retrycli.domain.outcome import ALIVE, OUTAGE, OutcomeKind
 
 TICKETS = 3
-"""How many tickets must have had a failure before it says something about the destination."""
+"""Number of tickets that must have failed before failures that may be their own count."""
 
 
 class BreakerState(StrEnum):
-    """Whether a destination may be spoken to."""
+    """The states of a breaker."""
 
     CLOSED = "closed"
     OPEN = "open"
@@ -38,16 +38,16 @@ class BreakerState(StrEnum):
 
 
 class BreakerRules(NamedTuple):
-    """When the breaker opens, and how long it stays so."""
+    """The breaker's settings."""
 
     failures: int = 5
     probe_after: tuple[timedelta, ...] = (timedelta(minutes=15), timedelta(minutes=30), timedelta(hours=1))
-    """The waits before the first probe, the second, …; the last repeats."""
+    """The waits before the first probe, the second and so on; the last one repeats."""
 
 
 @dataclass(frozen=True, slots=True)
 class Breaker:
-    """What is known of one destination."""
+    """The breaker of one destination."""
 
     destination: str
     state: BreakerState = BreakerState.CLOSED
@@ -55,18 +55,18 @@ class Breaker:
     """Failures in a row, failed probes included."""
     opened_at: datetime | None = None
     probe_at: datetime | None = None
-    """When the destination may be spoken to again; None while it may."""
+    """The time from which requests may be sent again; None if they may be sent now."""
     tickets: Mapping[str, int] = field(default_factory=dict)
-    """While closed: at most `TICKETS` tickets, each with its failures in the row that may be its own fault."""
+    """While closed: at most `TICKETS` tickets, with their consecutive failures that may be their own."""
 
     @property
     def is_healthy(self) -> bool:
-        """Whether nothing stands against the destination: no failure since its last answer, no rest it asked for."""
+        """Tell if there was no failure since the last answer, and no requested rest."""
         return self == Breaker(self.destination)
 
     @property
     def description(self) -> str:
-        """The destination, and when it is tried again, in words."""
+        """Describe the destination and its next probe."""
         at = self.probe_at
         until = "" if at is None else f", to be tried again at {at.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{self.destination}{until}"
@@ -77,25 +77,25 @@ class Breaker:
         return self.failures if len(self.tickets) >= TICKETS else self.failures - sum(self.tickets.values())
 
     def blocks(self, at: datetime) -> bool:
-        """Whether nothing may be sent yet."""
+        """Tell if nothing may be sent yet."""
         return self.probe_at is not None and at < self.probe_at
 
     def admitting(self, at: datetime) -> Breaker:
-        """The breaker as a pass meets it: once the time for a probe has come, nothing bars the way."""
+        """Return the breaker for a pass: it blocks nothing once the time for a probe has come."""
         return self if self.blocks(at) else replace(self, probe_at=None)
 
     def after(self, kind: OutcomeKind, rules: BreakerRules, *, since: datetime, ticket: str) -> Breaker:
         """Return the breaker after one more outcome.
 
         Args:
-            kind: the outcome. Only outages count: what the destination thinks of one message, or of our
-                password, says nothing about its health.
+            kind: the outcome. Only outages count: a rejected message or password says nothing about the
+                destination's health.
             rules: when to open.
             since: the start of the pass; the wait for the probe counts from it.
             ticket: the ticket of the message.
         """
         if self.blocks(since):
-            return self  # what was in flight when it opened tells nothing new
+            return self  # answers to requests in flight when it opened say nothing new
         if kind in ALIVE:
             return self if self.is_healthy else Breaker(self.destination)
         if kind not in OUTAGE:
@@ -104,7 +104,7 @@ class Breaker:
         if self.state is not BreakerState.OPEN:
             if row.counted < rules.failures:
                 return row
-            # From here on the number tells how many probes have failed, and so which wait is next.
+            # From here on the number tells how many probes have failed, and so selects the next wait.
             row = replace(row, failures=rules.failures)
         waits = rules.probe_after
         return Breaker(
@@ -122,7 +122,7 @@ class Breaker:
         return Breaker(self.destination, failures=self.failures + 1, tickets=tickets)
 
     def rest(self, until: datetime) -> Breaker:
-        """The breaker after the destination asked to be left alone until a time."""
+        """Return the breaker after the destination asked for a rest until a time."""
         return Breaker(self.destination, BreakerState.RESTING, probe_at=until)
 
 
@@ -136,7 +136,7 @@ def next_concurrency(width: int, kind: OutcomeKind, limit: int, *, is_healthy: b
         width: the maximum before this outcome.
         kind: the outcome.
         limit: the configured maximum.
-        is_healthy: whether nothing has failed recently. Then one delivery restores the limit at once.
+        is_healthy: nothing has failed recently. Then one delivery restores the limit at once.
     """
     if kind is OutcomeKind.DELIVERED and is_healthy:
         return limit

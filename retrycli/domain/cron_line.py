@@ -1,7 +1,6 @@
-"""What cron is told, by the rules of crontab(5): a pass as a line, the block that line stands in, and which lines of a
-crontab call a pass already.
+"""Cron lines, by the rules of crontab(5): a pass as a line, its block, and the lines of a crontab that run a pass.
 
-A block is what `cron install` writes, between two marks, so that `cron remove` takes away exactly that.
+`cron install` writes a block between two marks, so that `cron remove` removes exactly that.
 """
 
 from __future__ import annotations
@@ -18,81 +17,81 @@ from retrycli.domain.pass_summary import StartedBy
 
 BEGIN, END = "# retrycli: begin, for ", "# retrycli: end"
 PATH = "PATH=/usr/local/bin:/usr/bin:/bin"
-"""For a file of our own: in a user's crontab it would hold for every line below."""
+"""Only for a file of retrycli's own: in a user's crontab it would apply to every line below."""
 
 VARIABLE = re.compile(
     r"""(?P<quote>["']?)(?P<name>[^\s"'=]+)(?P=quote)\s*=\s*(?P<quotes>["']?)(?P<value>.*?)(?P=quotes)"""
 )
-"""A line that sets a variable for those below it."""
+"""A line that sets a variable for the lines below it."""
 
 HOUR, DAY = 60, 24 * 60
 OPERATORS = frozenset("();<>|&")
 SHELLS = frozenset({"sh", "bash", "dash", "ash", "ksh", "zsh", "su", "runuser", "ssh"})
-"""Programs that run a command line that is one of their arguments."""
+"""Programs that run a command line given as an argument."""
 KEYWORDS = frozenset({"if", "elif", "then", "else", "while", "until", "do", "!", "{"})
-"""Words of the shell that a command may follow."""
+"""Shell keywords that may precede a command."""
 SPEAKERS = frozenset(
     {
         *("echo", "printf", "logger", "wall", "mail", "mailx", "true", "false", ":"),
         *("test", "[", "cat", "ls", "grep", "egrep", "fgrep", "zgrep", "pgrep"),
     }
 )
-"""Programs that only speak of a command, or read. Any other program may run the command in its arguments."""
+"""Programs that only print or read a command. Any other program may run the command in its arguments."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """A pass, as a scheduler is to begin it."""
+    """A pass as a scheduler starts it."""
 
     interval: timedelta
     interpreter: str
     config: str
-    """The settings' file, in full: cron starts a job in a folder of its own."""
+    """Full path of the settings: cron starts a job in a folder of its own."""
     user: str
-    """Who makes the passes."""
+    """The user who runs the passes."""
     longest: timedelta
-    """A pass has ended by then."""
+    """The maximum duration of a pass."""
     reads: tuple[str, ...] = ()
-    """What it reads beside these, in full."""
+    """Full paths of other files that it reads."""
     writes: tuple[str, ...] = ()
-    """The folders in which it writes, in full."""
+    """Full paths of the folders that it writes to."""
 
     def arguments(self, starter: StartedBy, *options: str) -> tuple[str, ...]:
         """Return the command.
 
         Args:
-            starter: who starts the pass; it is told so.
-            options: those before ``run-once``.
+            starter: who starts the pass; the command passes it on.
+            options: options before ``run-once``.
         """
-        # -P keeps Python from importing what happens to lie in the user's home.
+        # -P keeps Python from importing modules from the user's home.
         program = (self.interpreter, "-P", "-m", "retrycli", "--config", self.config)
         return (*program, *options, "run-once", "--started-by", starter.value)
 
 
 @dataclass(frozen=True, slots=True)
 class CronCommand:
-    """A line of a crontab that makes a pass."""
+    """A crontab line that runs a pass."""
 
     number: int
     schedule: str
     user: str | None
     command: str
-    """As it stands there."""
+    """As the crontab has it."""
     config: str | None
-    """The settings' file that it names; None where it names none."""
+    """The settings file that it names; None if it does not name one."""
     installed: bool
-    """Whether it stands in a block."""
+    """It is in a block of `cron install`."""
     mail_to: str | None = None
-    """To whom cron mails what it prints; None if that is the line's user, and nothing if it is thrown away."""
+    """The recipient of the output; None is the line's user, and empty discards it."""
     zone: str | None = None
-    """The time zone that CRON_TZ names above it. Not every cron heeds that."""
+    """The time zone of CRON_TZ above it. Not every cron supports it."""
 
 
 def schedule(interval: timedelta) -> str:
-    """How cron is told to call so often.
+    """Return the cron fields for an interval.
 
     Raises:
-        ConfigurationError: cron can't, for its grid is the clock's.
+        ConfigurationError: cron can't, because its grid is the clock's.
     """
     minutes = interval / timedelta(minutes=1)
     if minutes == 1:
@@ -112,12 +111,12 @@ def schedule(interval: timedelta) -> str:
 
 
 def command(job: Job) -> str:
-    """A job's command as a crontab holds it: quoted for the shell, and then each % for cron, which it would end.
+    """Return a job's command for a crontab: quoted for the shell, with each % escaped, which would end it for cron.
 
-    ``umask 077``: what a pass creates is nobody else's to open. ``exec``: a signal reaches the pass, and no shell.
+    ``umask 077``: no other user can open files of a pass. ``exec``: signals reach the pass, not a shell.
 
     Raises:
-        ConfigurationError: a path that no crontab can hold.
+        ConfigurationError: a crontab can't hold one of the paths.
     """
     for path in (job.interpreter, job.config):
         if "\\" in path or not path.isprintable():
@@ -126,11 +125,11 @@ def command(job: Job) -> str:
 
 
 def block(job: Job, *, system: bool) -> str:
-    """What is put into a crontab.
+    """Return the block for a crontab.
 
     Args:
-        job: what is to be called.
-        system: whether it is a crontab of /etc, whose lines name the user.
+        job: the pass.
+        system: it is a crontab of /etc, whose lines name the user.
     """
     user = f"{job.user} " if system else ""
     return "\n".join(
@@ -147,46 +146,46 @@ def block(job: Job, *, system: bool) -> str:
 
 
 def begin(config: str) -> str:
-    """The mark that a block for these settings begins with."""
+    """Return the first line of a block for these settings."""
     return BEGIN + config
 
 
 def with_block(text: str, config: str, new: str) -> str:
-    """A crontab with a block in the place of the one for the same settings, or at its end; all else as it was.
+    """Return a crontab with a block that replaces the one for the same settings, or is appended.
 
     Raises:
-        ConfigurationError: somebody has taken away a mark.
+        ConfigurationError: a mark is missing.
     """
     lines = _lines(text)
-    found = _span(lines, config)
+    found = _block_lines(lines, config)
     if found is not None:
         return "".join([*lines[: found.start], new, *lines[found.stop :]])
     return text + ("\n" if text and not text.endswith("\n") else "") + new
 
 
 def without_block(text: str, config: str) -> str:
-    """A crontab without the block for these settings; all else as it was.
+    """Return a crontab without the block for these settings.
 
     Raises:
-        ConfigurationError: somebody has taken away a mark.
+        ConfigurationError: a mark is missing.
     """
-    return with_block(text, config, "") if _span(_lines(text), config) is not None else text
+    return with_block(text, config, "") if _block_lines(_lines(text), config) is not None else text
 
 
 def calls(text: str, *, system: bool) -> list[CronCommand]:
-    """The lines of a crontab that make a pass, whoever wrote them.
+    """Return the lines of a crontab that run a pass, written by `cron install` or not.
 
     Args:
         text: the crontab.
-        system: whether it is a crontab of /etc, whose lines name the user.
+        system: it is a crontab of /etc, whose lines name the user.
     """
-    return list(_calls(_lines(text), system=system))
+    return list(_commands(_lines(text), system=system))
 
 
 def names_pass(words: Sequence[str]) -> bool:
-    """Whether a command line makes a pass: one of its commands runs retrycli, and not one that only speaks of it."""
+    """Tell if a command line runs a pass: one of its commands runs retrycli, and does not only print it."""
     commands: list[list[str]] = [[]]
-    for word in takewhile(lambda each: not each.startswith("#"), words):
+    for word in takewhile(lambda word: not word.startswith("#"), words):
         if word and set(word) <= OPERATORS:
             commands.append([])
         else:
@@ -195,17 +194,17 @@ def names_pass(words: Sequence[str]) -> bool:
 
 
 def _runs_pass(command: Sequence[str]) -> bool:
-    rest = [*dropwhile(lambda each: each in KEYWORDS or re.match(r"\w+=", each), command)]
-    programs = [each.rpartition("/")[2] for each in rest]
+    rest = [*dropwhile(lambda word: word in KEYWORDS or re.match(r"\w+=", word), command)]
+    programs = [word.rpartition("/")[2] for word in rest]
     if not rest or programs[0] in SPEAKERS:
         return False
-    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(each)) for each in rest if " " in each):
+    if not SHELLS.isdisjoint(programs) and any(names_pass(_words(word)) for word in rest if " " in word):
         return True
-    return "run-once" in dropwhile(lambda each: each != "retrycli", programs)
+    return "run-once" in dropwhile(lambda program: program != "retrycli", programs)
 
 
 def named_config(arguments: list[str]) -> str | None:
-    """The settings' file that a command names."""
+    """Return the settings file that a command names."""
     for word, following in zip(arguments, [*arguments[1:], ""], strict=True):
         if word == "--config" and following:
             return following
@@ -214,7 +213,7 @@ def named_config(arguments: list[str]) -> str | None:
     return None
 
 
-def _calls(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
+def _commands(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
     installed = False
     variables: dict[str, str] = {}
     for number, line in enumerate(lines, 1):
@@ -239,7 +238,7 @@ def _calls(lines: list[str], *, system: bool) -> Iterator[CronCommand]:
 
 
 def _words(text: str) -> list[str]:
-    """A command's words, as the shell would take them, or by its spaces where its quotes don't close."""
+    """Split a command as the shell does, or at its spaces if its quotes don't match."""
     plain = re.sub(r"\\([%\\])", r"\1", text)
     try:
         lexer = shlex.shlex(plain, posix=True, punctuation_chars=True)
@@ -250,19 +249,19 @@ def _words(text: str) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    """With their ends, and split at nothing else: `str.splitlines` knows line ends that cron doesn't."""
+    """Split at line feeds and keep them: `str.splitlines` splits at line ends that cron does not know."""
     return re.findall(r"[^\n]*\n|[^\n]+", text)
 
 
-def _span(lines: list[str], config: str) -> range | None:
-    """Where the block for these settings is."""
-    marks = [each.rstrip("\r\n") for each in lines]
+def _block_lines(lines: list[str], config: str) -> range | None:
+    """Return the lines of the block for these settings."""
+    marks = [line.rstrip("\r\n") for line in lines]
     mark = begin(config)
     if mark not in marks:
         return None
     first = marks.index(mark)
     rest = marks[first + 1 :]
-    last = next((number for number, each in enumerate(rest) if each.startswith(BEGIN) or each == END), None)
+    last = next((number for number, mark in enumerate(rest) if mark.startswith(BEGIN) or mark == END), None)
     if last is None or rest[last] != END:
         raise ConfigurationError(
             f"line {first + 1} of the crontab, {mark!r}, has lost its end, {END!r}; put it back below what "

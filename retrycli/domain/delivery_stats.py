@@ -1,4 +1,4 @@
-"""What came of the attempts of some days, in figures, and what can be read off them: for `stats` and the report."""
+"""Statistics of attempts over some days, for `stats` and the report."""
 
 from __future__ import annotations
 
@@ -11,25 +11,29 @@ from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import OutcomeKind
 
 UNDER_WAY = "under way"
-"""What stands for the outcome of an attempt that has none yet."""
+"""The outcome of an attempt that has not ended."""
 OUTCOMES = (*map(str, OutcomeKind), UNDER_WAY)
-"""All that can be said of an attempt, in the order in which it is shown."""
+"""All outcomes, in display order."""
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 TEN_MINUTES, HOUR, DAY = timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)
 FINE, FAIR = 2 * DAY, 60 * DAY
-BARS = (TEN_MINUTES, *(each * HOUR for each in (0.5, 1, 2, 4, 8, 12)), *(each * DAY for each in (1, 2, 7, 28, 364)))
-"""The lengths of time that one bar may stand for."""
-MOST_BARS = 90
-"""So many bars can still be told apart on a phone."""
+BARS = (
+    TEN_MINUTES,
+    *(number * HOUR for number in (0.5, 1, 2, 4, 8, 12)),
+    *(number * DAY for number in (1, 2, 7, 28, 364)),
+)
+"""The durations that one bar may cover."""
+MAX_BARS = 90
+"""The maximum number of bars that are legible on a phone."""
 
 
 @dataclass(frozen=True, slots=True)
 class Slice:
-    """Attempts that began within one stretch of time and came to one outcome."""
+    """Attempts with one outcome that started within one time slice."""
 
     at: datetime
-    """When that time begins."""
+    """The start of the slice."""
     outcome: str
     """One of `OUTCOMES`."""
     attempts: int
@@ -37,7 +41,7 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Attempts that have something in common."""
+    """Attempts with a common property."""
 
     key: str | datetime | None
     """None for messages that the application has deleted."""
@@ -47,7 +51,7 @@ class Group:
 
 @dataclass(frozen=True, slots=True)
 class FailureCause:
-    """Attempts that came to nothing for one cause."""
+    """Failed attempts with one cause."""
 
     outcome: str
     status_code: int | None
@@ -59,7 +63,7 @@ class FailureCause:
 
 @dataclass(frozen=True, slots=True)
 class PassMark:
-    """One pass, as a mark in a row of them."""
+    """One pass in a timeline."""
 
     started_at: datetime
     result: str | None
@@ -69,68 +73,68 @@ class PassMark:
 
 @dataclass(frozen=True, slots=True)
 class DeliveryStats:
-    """The figures of a time."""
+    """The statistics of a period."""
 
     since: datetime
     until: datetime
     unit: timedelta
-    """How long each slice is."""
+    """The length of a slice."""
     slices: Sequence[Slice]
     tries: Mapping[int, int]
-    """Messages that were delivered, by the number of the attempt that did it."""
+    """Delivered messages, by the number of the attempt that delivered them."""
     waits: Mapping[int, int]
-    """Messages that were delivered, by the minutes from their first failure to that attempt, where that is known."""
+    """Delivered messages, by minutes from the first failure to delivery, if known."""
     troubles: Sequence[FailureCause]
-    """The busiest first."""
+    """The most frequent first."""
     outages: Sequence[Outage]
 
     @property
     def outcomes(self) -> dict[str, int]:
-        """How many attempts came to each outcome, as far as any did."""
+        """Count the attempts of each outcome that occurred."""
         return counted(self.slices)
 
     @property
     def attempts(self) -> int:
-        """How many attempts began."""
-        return sum(each.attempts for each in self.slices)
+        """Count the started attempts."""
+        return sum(part.attempts for part in self.slices)
 
     @property
     def delivered(self) -> int:
-        """How many messages were delivered."""
+        """Count the delivered messages."""
         return sum(self.tries.values())
 
 
 def counted(slices: Iterable[Slice]) -> dict[str, int]:
-    """Attempts by outcome, in the order of `OUTCOMES`, without those that none came to."""
+    """Count attempts by outcome, in the order of `OUTCOMES`, without zeros."""
     found: Counter[str] = Counter()
-    for each in slices:
-        found[each.outcome] += each.attempts
+    for part in slices:
+        found[part.outcome] += part.attempts
     return {outcome: found[outcome] for outcome in OUTCOMES if found[outcome]}
 
 
 def unit_for(span: timedelta) -> timedelta:
-    """How finely attempts are counted over so long a time, so that never too many counts come back."""
+    """Return the slice length for a period, so that the number of counts stays small."""
     if span <= FINE:
         return TEN_MINUTES
     return HOUR if span <= FAIR else DAY
 
 
-def bar_for(span: timedelta, *, most: int = MOST_BARS) -> timedelta:
-    """How long a time one bar of a chart stands for, so that there are not too many of them."""
-    return next((each for each in BARS if span / each <= most), BARS[-1])
+def bar_for(span: timedelta, *, most: int = MAX_BARS) -> timedelta:
+    """Return the duration of one bar of a chart, for at most ``most`` bars."""
+    return next((length for length in BARS if span / length <= most), BARS[-1])
 
 
 def bars(figures: DeliveryStats, length: timedelta) -> dict[datetime, dict[str, int]]:
-    """The attempts by outcome of each stretch of a length, empty ones too; the first begins where its slice does."""
+    """Count attempts by outcome for each bar, empty ones too; the first bar starts with its slice."""
     begin = figures.since - (figures.since - EPOCH) % figures.unit
     found: list[list[Slice]] = [[] for _ in range(max(-(-(figures.until - begin) // length), 1))]
-    for each in figures.slices:
-        found[min((each.at - begin) // length, len(found) - 1)].append(each)
-    return {begin + number * length: counted(each) for number, each in enumerate(found)}
+    for part in figures.slices:
+        found[min((part.at - begin) // length, len(found) - 1)].append(part)
+    return {begin + number * length: counted(slices) for number, slices in enumerate(found)}
 
 
 def quantile(waits: Mapping[int, int], share: float) -> timedelta | None:
-    """The wait within which such a share of the messages was delivered, to the minute; None where there are none.
+    """Return the wait within which a share of the messages was delivered, to the minute; None if there are none.
 
     Args:
         waits: messages by minutes.

@@ -1,16 +1,16 @@
-"""Answers that may be about us, or about what stands between, rather than about their messages.
+"""Answers in doubt: they may be about us, or a system in between, and not about their messages.
 
-A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a proxy that has lost its way, a redirect
-often a maintenance page. One answer does not tell. So each route holds such answers back, and lets others judge:
+A 403 is a closed ticket or a user without rights, a 404 a deleted ticket or a misconfigured proxy, a redirect often a
+maintenance page. One answer does not tell. So each route withholds such answers, and others decide:
 
-- A delivery whose request went out after them shows that the route works: they are about their messages. A message that
+- A delivery whose request was sent after them shows that the route works: they are about their messages. A message that
   a look-up found was not sent: it shows nothing.
 - If ten tickets in a row get the same status, three messages of other tickets go out, one at a time: the trial. If one
-  is delivered, the ten are about their messages. If none is, all of them are about us.
-- If the pass ends before ten tickets got it, they are about their messages.
+  is delivered, the ten are about their messages. If none is, all are about us.
+- If the pass ends before ten tickets got the status, the answers are about their messages.
 
-The trial takes the messages that came due last. The ten came due first, and messages that are close to each other in
-the queue may have a cause in common, as when many tickets are closed at once.
+The trial takes the messages that came due last. The ten came due first, and messages that are close in the queue may
+have a common cause, as when many tickets are closed at once.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from retrycli.domain.attempt import Attempt
 from retrycli.domain.outcome import ALIVE, OutcomeKind
 
 TICKETS = 10
-"""How many tickets in a row must get the same status before a trial is made."""
-TRIALS = 3
-"""How many messages are sent to find out."""
-HELD_AT_MOST = 100
-"""From so many answers of fewer tickets on, a pass sends messages of other tickets first, while there are any."""
+"""Number of tickets in a row with the same status that start a trial."""
+TRIAL_MESSAGES = 3
+"""Number of messages that a trial sends."""
+MAX_HELD = 100
+"""With this many withheld answers of fewer tickets, a pass prefers messages of other tickets."""
 
 
 class Doubt:
@@ -31,71 +31,75 @@ class Doubt:
 
     def __init__(self) -> None:
         self.status: int | None = None
-        """The status that `TICKETS` tickets in a row have got; None while none has that many."""
+        """The status that `TICKETS` tickets in a row have got; None if no status has that many."""
         self._held: list[Attempt] = []
         self._new: list[Attempt] = []
         self._trials: list[Attempt] = []
 
     def holds(self, attempt: Attempt) -> bool:
-        """Return whether an attempt is to be held back.
+        """Tell if an attempt is withheld.
 
-        In a trial every answer is but a delivery: if the trial fails, it escalates nothing and uses up no retry.
+        In a trial every answer but a delivery is: if the trial fails, it escalates nothing and uses up no retry.
         """
         kind = attempt.outcome.kind
         answered = kind in ALIVE and kind is not OutcomeKind.DELIVERED
         return attempt.outcome.in_doubt or (attempt.trial and answered)
 
     def hold(self, attempt: Attempt) -> None:
-        """Hold an attempt back until more is known."""
+        """Withhold an attempt until more is known."""
         self._held.append(attempt)
         self._new.append(attempt)
         if self.status is None and len(self._tickets_with(attempt.outcome.status_code)) >= TICKETS:
             self.status = attempt.outcome.status_code
 
     def count_trial(self, attempt: Attempt) -> None:
-        """Count an attempt of the trial. One that sent nothing proves nothing: its row is invalid, or it was there."""
+        """Count an attempt of the trial, unless it sent nothing because its row is invalid or it had arrived."""
         if attempt.outcome.kind is not OutcomeKind.INVALID and not attempt.outcome.found:
             self._trials.append(attempt)
 
     @property
     def is_settled(self) -> bool:
-        """Return whether the trial has failed."""
-        return self.status is not None and len(self._trials) >= TRIALS
+        """Tell if the trial has failed."""
+        return self.status is not None and len(self._trials) >= TRIAL_MESSAGES
 
     @property
     def tickets(self) -> frozenset[str]:
-        """Return the tickets to send nothing more to, until it is known what their answers are about."""
-        if self.status is None and len(self._held) < HELD_AT_MOST:
+        """Return the tickets that get no request until it is clear what their answers are about."""
+        if self.status is None and len(self._held) < MAX_HELD:
             return frozenset()
-        return frozenset(each.ticket for each in (*self._held, *self._trials))
+        return frozenset(attempt.ticket for attempt in (*self._held, *self._trials))
 
     def new(self) -> list[Attempt]:
-        """Return the attempts that are held and were not returned before."""
+        """Return the attempts that were withheld since the last call."""
         new, self._new = self._new, []
         return new
 
     def let_go(self, delivery: Attempt | None = None) -> list[Attempt]:
-        """Return the held attempts and hold them no longer.
+        """Return withheld attempts and withhold them no longer.
 
         Args:
             delivery: only those that were answered before the request of this delivery went out.
         """
-        if not self._held:  # as most often
+        if not self._held:  # the usual case
             return []
-        known = [each for each in self._held if delivery is None or each.finished_at <= delivery.begun_at]
+        known = [attempt for attempt in self._held if delivery is None or attempt.finished_at <= delivery.begun_at]
         done = set(map(id, known))
-        self._held = [each for each in self._held if id(each) not in done]
-        self._new = [each for each in self._new if id(each) not in done]
+        self._held = [attempt for attempt in self._held if id(attempt) not in done]
+        self._new = [attempt for attempt in self._new if id(attempt) not in done]
         if len(self._tickets_with(self.status)) < TICKETS:
             self.status, self._trials = None, []
         return known
 
     @property
     def words(self) -> str:
-        """Say what the route answers, for an operator."""
-        alike = self._trials and all(each.outcome.status_code == self.status for each in self._trials)
+        """Describe the answers of the route, for an operator."""
+        alike = self._trials and all(attempt.outcome.status_code == self.status for attempt in self._trials)
         number = len(self._tickets_with(self.status))
         return f"HTTP {self.status} to everything" if alike else f"HTTP {self.status} to {number} tickets in a row"
 
     def _tickets_with(self, status: int | None) -> set[str]:
-        return {each.ticket for each in self._held if each.outcome.in_doubt and each.outcome.status_code == status}
+        return {
+            attempt.ticket
+            for attempt in self._held
+            if attempt.outcome.in_doubt and attempt.outcome.status_code == status
+        }

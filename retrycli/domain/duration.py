@@ -1,4 +1,4 @@
-"""How a person writes a length of time, ``200ms``, ``2s``, ``15m``, ``2h``, ``7d``, and reads one."""
+"""Durations in text: ``200ms``, ``2s``, ``15m``, ``2h``, ``7d``."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ MINUTE, HOUR, DAY = 60, 3600, 86_400
 """Seconds."""
 
 LONGEST = timedelta(days=36_500)
-"""Nobody means more, and any time of today plus or minus this is still one that Python can hold."""
+"""The maximum: today plus or minus this is still a time that Python can represent."""
 
 
 def duration(text: str) -> timedelta:
-    """Read a length of time.
+    """Read a duration.
 
     Args:
         text: a number, with decimals if need be, and a unit of `UNITS`; spaces around either are allowed.
 
     Raises:
-        ValueError: it is none, or longer than `LONGEST`; the error's text says how to write one.
+        ValueError: not a duration, or longer than `LONGEST`; the error says how to write one.
     """
     found = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)\s*(ms|[smhd])", text.strip())
     if found is None:
@@ -40,7 +40,7 @@ def duration(text: str) -> timedelta:
 
 
 def in_words(length: timedelta) -> str:
-    """A length of time for a person, in its two largest units: ``9 h 15 min``, ``2 d``, ``40 s``."""
+    """Format a duration in its two largest units: ``9 h 15 min``, ``2 d``, ``40 s``."""
     seconds = max(round(length.total_seconds()), 0)
     if seconds < MINUTE:
         return f"{seconds} s"

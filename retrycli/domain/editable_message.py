@@ -1,4 +1,4 @@
-"""A message's subject and body as one text, as a person edits them.
+"""A message's subject and body as one text for an editor.
 
 The text's first line is ``Subject: …``, the next one is blank, and the body follows.
 """
@@ -18,7 +18,7 @@ LABELS = {"subject": f"{HEAD} ", "recipient_email": "Recipient: "}
 
 @dataclass(frozen=True, slots=True)
 class EditableMessage:
-    """What an operator may change of a message; no recipient: the application's table has none, or the row."""
+    """The fields that an operator may edit. The recipient is None if the table or the row does not have one."""
 
     subject: str
     body: str
@@ -26,18 +26,18 @@ class EditableMessage:
 
     @classmethod
     def of(cls, row: Mapping[str, object]) -> EditableMessage:
-        """A row as it is offered for editing: what is no text is left out, and what is no UTF-8 is replaced."""
+        """Return a row for editing; non-text values become empty, and invalid UTF-8 is replaced."""
         recipient = row.get("recipient_email")
-        subject = " ".join(_text(row["subject"]).splitlines()).strip()
-        return cls(subject, _text(row["body"]), None if recipient is None else _text(recipient))
+        subject = " ".join(_column_text(row["subject"]).splitlines()).strip()
+        return cls(subject, _column_text(row["body"]), None if recipient is None else _column_text(recipient))
 
     def as_text(self) -> str:
-        """Subject and body as one text, with a line break at its end, as editors want it."""
+        """Return subject and body as one text that ends with a line break, as editors expect."""
         end = "" if not self.body or self.body.endswith("\n") else "\n"
         return f"{HEAD} {self.subject}\n\n{self.body}{end}"
 
     def with_text(self, text: str) -> EditableMessage:
-        """This one with the subject and the body of an edited text.
+        """Return a copy with the subject and the body of an edited text.
 
         Raises:
             NotEdited: the text is empty, or does not begin with its subject.
@@ -56,10 +56,10 @@ class EditableMessage:
         return EditableMessage(first.removeprefix(HEAD).strip(), body, self.recipient)
 
     def check(self, before: EditableMessage) -> None:
-        """Look whether this can be sent in place of what was there.
+        """Check that this can replace the text before.
 
         Raises:
-            NotEdited: the subject or the recipient has a line break in it, something is no text, or body or recipient
+            NotEdited: the subject or the recipient has a line break, a field is not valid text, or body or recipient
                 are empty.
         """
         recipient = self.recipient or ""
@@ -75,7 +75,7 @@ class EditableMessage:
             raise NotEdited("the body is empty; reject a message that is not to be sent. Nothing was written")
 
     def changes(self, row: Mapping[str, object]) -> dict[str, str]:
-        """What a row is to get: its columns that differ from this, with their new values."""
+        """Return the columns of a row that differ from this, with their new values."""
         wanted = {"subject": self.subject, "body": self.body, "recipient_email": self.recipient}
         return {
             name: value
@@ -84,29 +84,29 @@ class EditableMessage:
         }
 
 
-COMPARED = 250_000
-"""How many pairs of lines are compared at most. Of lines that are much alike each pair may be."""
+MAX_LINE_PAIRS = 250_000
+"""The maximum number of pairs of lines to compare. Among similar lines every pair may be compared."""
 
 
 def difference(before: EditableMessage, after: EditableMessage) -> Iterator[str]:
-    """A unified diff of two drafts, a line at a time and without line breaks."""
+    """Yield a unified diff of two messages, line by line and without line breaks."""
     yield from unified_diff(_lines(before), _lines(after), "before", "after", lineterm="")
 
 
 def edit_in_lines(before: Mapping[str, object], after: Mapping[str, object]) -> Iterator[str]:
-    """Return what an edit changed, a line at a time: the lines that went and those that came, by column.
+    """Yield the changes of an edit line by line, removed and added lines by column.
 
     Args:
-        before: the values that it replaced, by column.
-        after: the values that it wrote.
+        before: the replaced values, by column.
+        after: the written values, by column.
     """
     for name, new in after.items():
         label = LABELS.get(name, "")
         old = before.get(name)
         olds, news = (
-            [] if each is None else [f"{label}{line}" for line in str(each).split("\n")] for each in (old, new)
+            [] if value is None else [f"{label}{line}" for line in str(value).split("\n")] for value in (old, new)
         )
-        if len(olds) * len(news) > COMPARED:
+        if len(olds) * len(news) > MAX_LINE_PAIRS:
             yield from (f"-{line}" for line in olds)
             yield from (f"+{line}" for line in news)
             continue
@@ -121,6 +121,6 @@ def _lines(draft: EditableMessage) -> list[str]:
     return [*recipient, f"{HEAD} {draft.subject}", "", *draft.body.split("\n")]
 
 
-def _text(value: object) -> str:
-    """A column's text, with what is no UTF-8 in it replaced: it could be neither edited nor written."""
+def _column_text(value: object) -> str:
+    """Return a column's text; invalid UTF-8, which can be neither edited nor written, is replaced."""
     return value.encode(errors="surrogateescape").decode(errors="replace") if isinstance(value, str) else ""

@@ -1,4 +1,4 @@
-"""E-mail addresses: a plain addr-spec with or without a name before it, and nothing that could be read as more."""
+"""E-mail addresses: an addr-spec with an optional display name, and nothing else."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import re
 from typing import NamedTuple
 
 CONTROL = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-"""Control characters and line ends; none of them may come into a header."""
+"""Control characters and line ends; a header must not contain them."""
 ATOM = r"""[^\s"(),.:;<>@\[\\\]]+"""
-"""As RFC 5322, section 3.2.3, with what RFC 6531, section 3.3, adds: all beyond ASCII."""
+"""RFC 5322, section 3.2.3, with the non-ASCII characters of RFC 6531, section 3.3."""
 FORM = re.compile(
     rf"""(?:(?:"(?P<quoted>(?:[^"\\]|\\.)*)"|(?P<name>[^"<>@,;:\\]*))\ *<)?
     (?P<local>{ATOM}(?:\.{ATOM})*)@(?P<domain>[^\s"(),:;<>@\[\\\]]+)
@@ -28,18 +28,18 @@ class Address(NamedTuple):
 
     local: str
     domain: str
-    """In ASCII and small letters."""
+    """In ASCII and lower case."""
     name: str = ""
-    """What is shown of it; empty where nothing more is."""
+    """The display name; empty if there is none."""
 
     @property
     def spec(self) -> str:
-        """As the envelope has it."""
+        """Return the address for the envelope."""
         return f"{self.local}@{self.domain}"
 
     @property
     def key(self) -> str:
-        """The same for all ways to write it: there is hardly a server that tells the cases of a local part apart."""
+        """Return a key that ignores case: hardly any server distinguishes the case of a local part."""
         return self.spec.casefold()
 
     @classmethod
@@ -47,7 +47,7 @@ class Address(NamedTuple):
         """Read ``ana@example.com``, ``Ana <ana@example.com>`` or ``"Ana, Sales" <ana@example.com>``.
 
         Raises:
-            ValueError: it is anything else; the text says what is wrong.
+            ValueError: the text is anything else; the error says what is wrong.
         """
         if len(text) > LONGEST_TEXT:
             raise ValueError("it is too long")
@@ -58,14 +58,14 @@ class Address(NamedTuple):
         if found is None or named != bool(found["end"]):
             raise ValueError("write it as ana@example.com, or as Ana <ana@example.com>")
         name = re.sub(r"\\(.)", r"\1", found["quoted"] or found["name"] or "").strip()
-        domain = _in_ascii(found["domain"])
+        domain = _ascii_domain(found["domain"])
         if len(found["local"].encode()) > LONGEST_LOCAL or len(found["local"].encode()) + len(domain) >= LONGEST:
             raise ValueError("it is too long")
         return cls(found["local"], domain, name)
 
 
-def _in_ascii(domain: str) -> str:
-    """A domain as DNS has it (RFC 5891)."""
+def _ascii_domain(domain: str) -> str:
+    """Return a domain as DNS has it (RFC 5891)."""
     try:
         if not domain.isascii():
             import idna

@@ -1,15 +1,15 @@
-"""Every error that retrycli raises on purpose, and the exit code each one ends the command with.
+"""All errors that retrycli raises on purpose, with the command's exit codes.
 
 ::
 
-    RetrycliError              1   a fault of retrycli's own
+    RetrycliError              1   an internal error
     ├── OutputFailed           1   what the command prints can't be written, as to a full disk
     ├── EventLoopRunning       1   a function that blocks was called in a coroutine
-    ├── InvalidMessage         4   a row that can't be delivered as it stands; a pass escalates it and goes on
+    ├── InvalidMessage         4   a row that can't be delivered; a pass escalates it and goes on
     ├── NoSuchMessage          4   no row with that id
-    ├── NotActionable          4   the message is in a state in which that can't be done
+    ├── NotActionable          4   the message's state does not allow the action
     │   └── Expired            4   the message is too old, and passes would escalate it again
-    ├── NotEdited              4   an edit was given up, or its text can't be taken
+    ├── NotEdited              4   an edit was cancelled, or its text is invalid
     ├── DatabaseUnavailable   69   the database can't be opened, read or written
     │   └── DatabaseBusy      69   another transaction holds a lock for too long
     │       └── TransactionLost   69   a row's trigger rolled the whole transaction back
@@ -32,16 +32,16 @@ Result = TypeVar("Result")
 class RetrycliError(Exception):
     """The root of all errors here.
 
-    ``str(error)`` is one line for a person: what was wrong, where, and what to do next.
+    ``str(error)`` is one line for an operator: what was wrong, where, and what to do next.
     """
 
     exit_code: ClassVar[int] = 1
     is_known = False
-    """A pass ended with the same error a short while ago, and told it. Cron's mail need not have it again."""
+    """A recent pass ended with the same error and reported it. Cron's mail need not repeat it."""
 
 
 class OutputFailed(RetrycliError):
-    """What the command prints can't be written."""
+    """The command's output can't be written."""
 
 
 class EventLoopRunning(RetrycliError):
@@ -61,7 +61,7 @@ class NoSuchMessage(RetrycliError):
 
 
 class NotActionable(RetrycliError):
-    """A message that can't be acted on in the state it is in."""
+    """A message whose state does not allow an action."""
 
     exit_code = 4
 
@@ -71,7 +71,7 @@ class Expired(NotActionable):
 
 
 class NotEdited(RetrycliError):
-    """An edit that came to nothing: no editor, one that failed, or a text that can't be sent. Nothing was written."""
+    """An edit without a result: no editor, one that failed, or a text that can't be sent. Nothing was written."""
 
     exit_code = 4
 
@@ -87,14 +87,14 @@ class DatabaseBusy(DatabaseUnavailable):
 
 
 class TransactionLost(DatabaseBusy):
-    """The change of a row rolled back all that its transaction had written (SQLite's ``RAISE(ROLLBACK)``).
+    """The change of a row rolled its whole transaction back (SQLite's ``RAISE(ROLLBACK)``).
 
-    The store remembers the row and leaves it out from then on, so that whoever writes all of it again gets on.
+    The store remembers the row and leaves it out from then on, so that the transaction succeeds when it is repeated.
     """
 
 
 def again_if_lost(write: Callable[[], Result]) -> Result:
-    """Write what has its transaction to itself, and again without each row that rolls that back."""
+    """Run a write with a transaction of its own; repeat it without each row that rolls it back."""
     while True:
         try:
             return write()
@@ -113,7 +113,7 @@ def cause_of(error: BaseException) -> str:
 def _chain(error: BaseException) -> str:
     """Name an error and its causes."""
     if isinstance(error, BaseExceptionGroup):
-        return ", ".join(_chain(each) for each in error.exceptions)
+        return ", ".join(_chain(inner) for inner in error.exceptions)
     cause = error.__cause__
     return type(error).__name__ + (f" because of {_chain(cause)}" if cause else "")
 
@@ -131,8 +131,8 @@ class ConfigurationError(RetrycliError):
 
 
 class SchemaMismatch(ConfigurationError):
-    """The application's table, or a column of it, is not there, or does not take what is to be written."""
+    """The application's table or a column of it does not exist, or rejects what is written."""
 
 
 class LockUnusable(ConfigurationError):
-    """The lock file can't be opened where the settings put it."""
+    """The lock file can't be opened at the configured path."""

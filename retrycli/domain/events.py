@@ -1,4 +1,4 @@
-"""What a pass tells the world. The engine emits these; logging, the screen and metrics listen."""
+"""Events of a pass. The engine emits them; logging, the screen and metrics listen."""
 
 from __future__ import annotations
 
@@ -10,36 +10,36 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, Message, MessageType, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import OutcomeKind
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
-from retrycli.domain.retry_policy import Decision, TransitionKind
+from retrycli.domain.transition import Decision, TransitionKind
 
 
 class PassStarted(NamedTuple):
-    """A pass has its lock and has looked at the table; ``due`` messages are due."""
+    """A pass has the lock and has read the table; ``due`` messages are due."""
 
     pass_id: str
     due: int
 
 
 class ClockWasAhead(NamedTuple):
-    """What earlier passes wrote by a clock that has since been put right was still to come, and is put right too."""
+    """Earlier passes wrote future times by a wrong clock. These times have been corrected."""
 
     by: timedelta
-    """At least: how far the latest of it was to come."""
+    """At least: how far the latest of these times lay in the future."""
     messages: int
-    """How many would have waited for longer."""
+    """Messages that would have waited longer."""
     claims: int
-    """How many would have held for longer."""
+    """Claims that would have lasted longer."""
 
 
 class ClaimsLapsed(NamedTuple):
-    """Messages whose pass died were taken back; ``unknown`` of them may have been delivered by it."""
+    """Messages of dead passes were recovered; ``unknown`` of them may have been delivered."""
 
     released: int
     unknown: int
 
 
 class MessageDelivered(NamedTuple):
-    """The other side has it."""
+    """A message was delivered."""
 
     message_id: int
     ticket_id: int | str
@@ -48,7 +48,7 @@ class MessageDelivered(NamedTuple):
 
 
 class MessageRescheduled(NamedTuple):
-    """It goes back to wait, with one try less."""
+    """A message waits again and has used up one retry."""
 
     message_id: int
     ticket_id: int | str
@@ -60,19 +60,19 @@ class MessageRescheduled(NamedTuple):
 
 
 class MessageReleased(NamedTuple):
-    """It goes back to wait with its tries untouched."""
+    """A message waits again and has used up no retry."""
 
     message_id: int
     ticket_id: int | str
     message_type: MessageType | str
     retry_count: int
     outcome: OutcomeKind | None
-    """None where no attempt was made: its claim lapsed before."""
+    """None if no attempt was made because its claim had expired."""
     status_code: int | None
 
 
 class MessageEscalated(NamedTuple):
-    """It is in a person's hands now."""
+    """A message was escalated."""
 
     message_id: int
     ticket_id: int | str
@@ -80,28 +80,28 @@ class MessageEscalated(NamedTuple):
     retry_count: int
     reason: EscalationReason
     problem: str | None = None
-    """For ``invalid``: what is wrong with the row, in words that quote no text of the message."""
+    """For ``invalid``: what is wrong with the row, without any text of the message."""
     fingerprint: str = ""
-    """Of its cause; see `retrycli.domain.fingerprint`."""
+    """Identifies its cause; see `retrycli.domain.fingerprint`."""
     status_code: int | None = None
-    """What the last attempt was answered with, if it was this that escalated the message."""
+    """The status that the last attempt got, if that attempt escalated the message."""
 
 
 class MessageMovedOn(NamedTuple):
-    """The application, or another pass after this one's claim had lapsed, changed the message meanwhile."""
+    """The application changed the message, or another pass did after this pass's claim had expired."""
 
     message_id: int
     outcome: OutcomeKind | None
 
 
 class ResultKept(NamedTuple):
-    """The application held a message's row until the end of the pass. A later pass writes the result."""
+    """The application locked a message's row until the end of the pass. A later pass writes the result."""
 
     message_id: int
 
 
 class BreakerOpened(NamedTuple):
-    """The destination is taken to be down; it is probed at ``probe_at``."""
+    """The breaker considers the destination down; it is probed at ``probe_at``."""
 
     destination: str
     failures: int
@@ -109,13 +109,13 @@ class BreakerOpened(NamedTuple):
 
 
 class BreakerClosed(NamedTuple):
-    """The destination is back."""
+    """The destination works again."""
 
     destination: str
 
 
 class PassStopped(NamedTuple):
-    """The pass has ended, and there is a reason to tell."""
+    """The pass has ended for a reason."""
 
     reason: StopReason
 
@@ -137,13 +137,13 @@ Event = (
 
 
 class Tally:
-    """Counts a pass's events as they come: a pass of a million messages needs no more room than of ten."""
+    """Count a pass's events as they occur, in constant memory."""
 
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
 
     def count(self, event: Event) -> None:
-        """Take in one event."""
+        """Count one event."""
         match event:
             case MessageDelivered():
                 self._counts["sent"] += 1
@@ -168,7 +168,7 @@ class Tally:
         reason: StopReason | None = None,
         detail: str | None = None,
     ) -> PassSummary:
-        """What the events counted so far come to."""
+        """Return the summary of the events counted so far."""
         return PassSummary(
             pass_id=pass_id,
             result=result,
@@ -180,16 +180,16 @@ class Tally:
 
 
 def event_of(
-    message: Message | QueuedMessage | UnusableMessage, settled: Decision, *, refusal: str | None = None
+    message: Message | QueuedMessage | UnusableMessage, decision: Decision, *, refusal: str | None = None
 ) -> Event:
-    """What the world is told of a transition, or why the message's row takes none: then a person has it."""
+    """Return the event of a decision. With a ``refusal``, the row rejected the change and the message is escalated."""
     if refusal is not None:
-        settled = settled.refused(refusal)
-    change = settled.transition
-    outcome = settled.outcome
+        decision = decision.refused(refusal)
+    change = decision.transition
+    outcome = decision.outcome
     row = message.message if isinstance(message, QueuedMessage) else message
     about = (
-        settled.message_id,
+        decision.message_id,
         row.ticket_id,
         row.message_type,
         row.retry_count if change.retry_count is None else change.retry_count,
@@ -202,7 +202,7 @@ def event_of(
             problem = "; ".join(filter(None, (unusable, refusal))) or None
             reason = change.reason or EscalationReason.INVALID
             status = None if outcome is None else outcome.status_code
-            return MessageEscalated(*about, reason, problem, fingerprint(settled), status)
+            return MessageEscalated(*about, reason, problem, fingerprint(decision), status)
         case TransitionKind.RESCHEDULED if outcome is not None and change.next_attempt_at is not None:
             return MessageRescheduled(*about, outcome.kind, outcome.status_code, change.next_attempt_at)
         case _ if outcome is not None:

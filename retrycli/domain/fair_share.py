@@ -1,4 +1,4 @@
-"""Whose turn it is: one ticket with ten thousand messages does not hold up the others."""
+"""Fair shares of tickets: one ticket with ten thousand messages does not delay the others."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from collections import Counter
 from collections.abc import Iterable
 
 SHARE, LARGEST_SHARE = 8, 2
-"""One ticket's messages are an eighth of those that are taken at once while others wait, and half of them at most."""
-MOST_PASSED_OVER = 500
-"""So many tickets are passed over at most: each claim reads past the messages of all of them."""
+"""A ticket gets an eighth of the messages of a claim while others wait, and at most half of them."""
+MAX_PASSED_OVER = 500
+"""The maximum number of tickets to pass over: each claim reads past the messages of all of them."""
 
 
 class FairShare:
-    """Which due messages a pass takes next. Tickets that have had their share are passed over until the others have.
+    """Select the due messages that a pass takes next. Tickets that had their share wait until the others had theirs.
 
     Args:
-        at_once: how many messages are taken at once.
+        at_once: the number of messages in a claim.
         per_ticket_order: take a ticket's message only after the earlier ones are delivered or escalated.
     """
 
@@ -26,8 +26,8 @@ class FairShare:
         self._largest_share = max(at_once // LARGEST_SHARE, 1)
 
     def take(self, candidates: Iterable[tuple[int, str | None]]) -> list[int]:
-        """Those among messages, given with their tickets, whose turn it is."""
-        if len(self.passed_over) > MOST_PASSED_OVER:
+        """Return the candidates whose turn it is; each candidate is an id with its ticket."""
+        if len(self.passed_over) > MAX_PASSED_OVER:
             self.widen()
         had: Counter[str] = Counter()
         taken = []
@@ -41,7 +41,7 @@ class FairShare:
         return taken
 
     def widen(self) -> bool:
-        """Pass over nobody any more, and take twice as many of each; whether anybody was passed over."""
+        """Pass over no ticket any more, and double the share; return True if any ticket was passed over."""
         anybody = bool(self.passed_over)
         self.passed_over.clear()
         self._share = min(2 * self._share, self._largest_share)

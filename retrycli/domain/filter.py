@@ -1,4 +1,4 @@
-"""Which messages an operator wants to see, or to act on."""
+"""Filters: the messages that an operator wants to see or to act on."""
 
 from __future__ import annotations
 
@@ -11,26 +11,26 @@ from retrycli.domain.message import EscalationReason, MessageType, State
 
 Value = TypeVar("Value", bound=str)
 Either: TypeAlias = Value | Collection[Value] | None
-"""One value, or several of which either will do; none at all is any."""
+"""One value, several alternatives, or None for any."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which messages to show. They meet every condition that is set."""
+    """Conditions that messages must meet, all of them."""
 
     state: Either[State] = None
     message_type: Either[MessageType] = None
     ticket: Either[str] = None
     error: Either[str] = None
-    """A piece of ``last_error``, in any case; SQLite knows the two cases of ASCII letters alone."""
+    """A part of ``last_error``, ignoring case; SQLite ignores the case of ASCII letters only."""
     failed_before: datetime | None = None
     due_by: datetime | None = None
-    """Waiting, and due by then."""
+    """Waiting, and due by this time."""
     reason: Either[EscalationReason] = None
     fingerprint: Either[str] = None
     new: bool = False
-    """Acknowledged by nobody yet."""
+    """Not acknowledged yet."""
     escalated_after: datetime | None = None
     escalated_until: datetime | None = None
     other_than: Collection[str] = ()
-    """Escalated by none of these causes."""
+    """Fingerprints of causes to leave out."""

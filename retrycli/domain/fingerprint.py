@@ -1,4 +1,4 @@
-"""What escalated messages have in common: one fingerprint per cause, so that a person decides once for a hundred."""
+"""Fingerprints of escalations: one per cause, so that an operator decides once for a hundred messages."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import hashlib
 import re
 
 from retrycli.domain.outcome import OutcomeKind
-from retrycli.domain.retry_policy import EXHAUSTED, Decision
+from retrycli.domain.retry_policy import EXHAUSTED
+from retrycli.domain.transition import Decision
 
 LENGTH = 12
-"""Hexadecimal digits of a fingerprint: short enough to be typed, and two of a million causes hardly meet (48 bits)."""
+"""Length of a fingerprint in hexadecimal digits (48 bits): short enough to type, and unique among a million causes."""
 
 VARIABLE = re.compile(
     r"""(?P<kept>\b(?:HTTP|SMTP)\ \d{3}\b(?:\ \d\.\d+\.\d+\b)?)    # the status says what kind of error it is
@@ -20,24 +21,24 @@ VARIABLE = re.compile(
     """,
     re.VERBOSE | re.IGNORECASE,
 )
-LOOKED_AT = 1000
-"""How many characters of an error tell its cause. What `VARIABLE` costs may grow with their square."""
+COMPARED_LENGTH = 1000
+"""Number of characters of an error that are compared. The cost of `VARIABLE` may grow with their square."""
 LAST_ERROR = re.compile(EXHAUSTED.pattern + r"(?: Last error: )?")
 
 
 def cause(error: str) -> str:
-    """An error text with its numbers, addresses and ids taken out, so that the same error reads the same for all.
+    """Replace numbers, addresses and ids in an error text, so that equal errors have equal texts.
 
     Args:
-        error: a ``last_error``, with or without the words that an exhausted message's begins with.
+        error: a ``last_error``, with or without the prefix of an exhausted message.
     """
-    last_error = (LAST_ERROR.sub("", error[: 2 * LOOKED_AT], count=1).strip() or error)[:LOOKED_AT]
+    last_error = (LAST_ERROR.sub("", error[: 2 * COMPARED_LENGTH], count=1).strip() or error)[:COMPARED_LENGTH]
     return VARIABLE.sub(lambda found: found["kept"] or "…", last_error)
 
 
-def fingerprint(settled: Decision) -> str:
-    """The fingerprint of an escalation: its outcome (or its reason, where no attempt was made), status and cause."""
-    outcome, transition = settled.outcome, settled.transition
+def fingerprint(decision: Decision) -> str:
+    """Return the fingerprint of an escalation: its outcome (its reason if no attempt was made), status and cause."""
+    outcome, transition = decision.outcome, decision.transition
     kind: OutcomeKind | str | None = outcome.kind if outcome else transition.reason
     parts = (str(kind), str(outcome.status_code if outcome else None), cause(transition.last_error or ""))
     return hashlib.sha256("\n".join(parts).encode(errors="backslashreplace")).hexdigest()[:LENGTH]

@@ -1,4 +1,4 @@
-"""By what attempts can be counted: known to the command line, which loads nothing more than that to begin with."""
+"""Groupings of attempts. The command line loads this module before any other of the domain."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class GroupBy(StrEnum):
-    """What attempts have in common."""
+    """The properties by which attempts are grouped."""
 
     OUTCOME = "outcome"
     TYPE = "type"

@@ -1,4 +1,4 @@
-"""What tells one message from another under the same id, and one text of a message from the next.
+"""Identity: tells messages with the same id apart, and the texts of one message.
 
 An id is not a message: SQLite gives the id of a deleted row to the next one, and applications rewrite their rows. So
 retrycli remembers three things of a row, and compares them before it sends and before it writes a result:
@@ -18,21 +18,21 @@ from enum import StrEnum
 from typing import NamedTuple
 
 from retrycli.domain.errors import InvalidMessage
-from retrycli.domain.message import utc_time
 from retrycli.domain.outcome import OutcomeKind, may_have_arrived
+from retrycli.domain.row_parsing import utc_time
 
 BY_TICKET = "ticket "
-"""A birth begins with it if the row does not say when it was created."""
+"""Prefix of a birth if the row does not have its creation time."""
 OF_ANY_TICKET = BY_TICKET
-"""The birth of a delivered attempt by ticket whose row was not marked as sent: the row may be on any ticket since."""
+"""Birth of a delivery, identified by ticket, whose row was not marked as sent: the row may have any ticket since."""
 VERSION = "1"
-"""A digest begins with it. Digests of different versions can't be compared."""
+"""Prefix of a digest. Digests of different versions can't be compared."""
 TEXT_COLUMNS = ("message_type", "subject", "body", "attachments", "recipient_email", "cc_emails", "bcc_emails")
 """The columns of the application's table that make up a message's text."""
 
 
 def birth_of(text: str) -> str:
-    """Return a birth in the one form in which two are compared, whatever form the database writes times in.
+    """Return a birth in its canonical form, whatever form the database has for times.
 
     Args:
         text: ``created_at`` as the database writes it, or `BY_TICKET` and the ticket.
@@ -49,26 +49,26 @@ def birth_of(text: str) -> str:
 def digest_of(row: Mapping[str, object]) -> str:
     """Return the digest of a row's text; columns that the table does not have count as null.
 
-    It has two halves, so that a change of the recipients can be told from a change of what is said to them.
+    It has two halves, to tell a change of the recipients from a change of the content.
     """
     get = row.get
     content = (get("message_type"), get("subject"), get("body"), _list_text(get("attachments")))
     recipients = (get("recipient_email"), _list_text(get("cc_emails")), _list_text(get("bcc_emails")))
-    return f"{VERSION}:{_hashed(content)}:{_hashed(recipients)}"
+    return f"{VERSION}:{_hash(content)}:{_hash(recipients)}"
 
 
 def same_content(one: str, other: str) -> bool:
-    """Tell if two digests differ in the recipients at most."""
+    """Tell if two digests have the same content; the recipients may differ."""
     return one.rpartition(":")[0] == other.rpartition(":")[0]
 
 
-def _hashed(values: Iterable[object]) -> str:
-    """Hash values one after the other, each with its kind and its length so that none can run into the next."""
-    text = "".join(map(_marked, values))
+def _hash(values: Iterable[object]) -> str:
+    """Hash values with their types and lengths, so that no two sequences give the same text."""
+    text = "".join(map(_encode_value, values))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:32]
 
 
-def _marked(value: object) -> str:
+def _encode_value(value: object) -> str:
     if isinstance(value, str):
         return f"t{len(value)}:{value};"
     if value is None:
@@ -78,7 +78,7 @@ def _marked(value: object) -> str:
 
 
 def _list_text(value: object) -> object:
-    """Return a list column as JSON in one form. Text that is not JSON stands for itself; nothing is an empty list."""
+    """Return a list column as canonical JSON. Invalid JSON is returned as it is; no value is an empty list."""
     if not value or value == "[]":
         return "[]"
     if isinstance(value, str):
@@ -93,7 +93,7 @@ def _list_text(value: object) -> object:
 
 
 class Difference(StrEnum):
-    """What became of a row since its message was read."""
+    """Changes of a row since its message was read."""
 
     NONE = "none"
     EDITED = "edited"
@@ -101,18 +101,18 @@ class Difference(StrEnum):
     MOVED = "moved"
     """It belongs to another ticket, and holds the same text."""
     ANOTHER = "another"
-    """It is another message's."""
+    """It belongs to another message."""
 
 
 class MessageIdentity(NamedTuple):
-    """What is compared of a message."""
+    """The identity of a message."""
 
     birth: str
     digest: str
     ticket: str
 
     def difference(self, now: MessageIdentity) -> Difference:
-        """Tell what became of a message that was this and is `now`."""
+        """Return the difference between this identity and the present one."""
         if self == now:
             return Difference.NONE
         if self.birth == now.birth:
@@ -125,7 +125,7 @@ class MessageIdentity(NamedTuple):
 
 
 class PastAttempt(NamedTuple):
-    """One attempt of the history; what a version of retrycli before 0005 did not record is None."""
+    """One attempt of the history. Values that versions before 0005 did not record are None."""
 
     number: int
     started_at: datetime
@@ -138,7 +138,7 @@ class PastAttempt(NamedTuple):
     digest: str | None = None
     delivery_key: str | None = None
     deliveries: int | None = None
-    """How many deliveries of its text were recorded before it."""
+    """Number of deliveries of its text that were recorded before it."""
     ticket: str | None = None
     delivered_to: frozenset[str] = frozenset()
 
@@ -149,104 +149,117 @@ class PastAttempt(NamedTuple):
 
     @property
     def unsettled(self) -> bool:
-        """Tell if it may have delivered: no answer says that it has, or that it has not."""
+        """Tell if it may have delivered, and no answer says either way."""
         return self.outcome is None or may_have_arrived(self.outcome, self.status_code)
 
     @property
     def unwritten(self) -> bool:
-        """Tell if it is known to have delivered, and the row is still to be marked as sent."""
+        """Tell if it delivered and the row is not marked as sent yet."""
         return self.delivered and self.finished_at is None
 
     def is_of(self, birth: str) -> bool:
-        """Tell if it was made for the message with a birth, as far as is known."""
+        """Tell if it was made for the message of a birth, as far as is known."""
         return self.birth == birth or (self.birth == OF_ANY_TICKET and birth.startswith(BY_TICKET))
 
     @property
     def is_request(self) -> bool:
-        """Tell if the other side got a request that it judged by the message."""
+        """Tell if the other side received a request and judged it by the message."""
         return self.outcome not in NO_REQUEST
 
 
 NO_REQUEST = frozenset({OutcomeKind.UNREACHABLE, OutcomeKind.THROTTLED, OutcomeKind.UNAUTHORIZED, OutcomeKind.INVALID})
-"""Outcomes of attempts that never reached the other side, or that it did not look into."""
+"""Outcomes of attempts that did not reach the other side, or that it did not examine."""
 
 
 class History(NamedTuple):
-    """The attempts at one id, oldest first, and which of them was the last when an operator last requeued it."""
+    """The attempts at one id, oldest first, and the number of the last one before the last requeue."""
 
     attempts: Sequence[PastAttempt] = ()
     requeued_after: int = 0
 
     def sent_by_0004(self) -> bool:
-        """Tell if a version before 0005 may have sent the message: it recorded no keys."""
-        return any(each.delivery_key is None and each.unsettled for each in self.attempts)
+        """Tell if a version before 0005, which recorded no keys, may have sent the message."""
+        return any(attempt.delivery_key is None and attempt.unsettled for attempt in self.attempts)
 
     def key_of(self, birth: str, digest: str) -> str | None:
         """Return the key of the newest attempt at a text; None if there was none."""
-        keys = (each.delivery_key for each in self.attempts if (each.birth, each.digest) == (birth, digest))
+        keys = (attempt.delivery_key for attempt in self.attempts if (attempt.birth, attempt.digest) == (birth, digest))
         return next(reversed([*keys]), None)
 
     def deliveries(self, birth: str, digest: str) -> int:
-        """Count the recorded deliveries of a text; the newest one knows of those that were pruned."""
-        return max((1 + (each.deliveries or 0) for each in self._deliveries(birth, digest)), default=0)
+        """Count the recorded deliveries of a text; the newest one counts those that were pruned."""
+        return max((1 + (delivery.deliveries or 0) for delivery in self._deliveries(birth, digest)), default=0)
 
     def delivered_at(self, birth: str, digest: str) -> datetime | None:
         """Return when a text was last delivered, unless an operator has requeued the message since."""
-        made = [each for each in self._deliveries(birth, digest) if self._counts(each)]
-        return max((each.finished_at or each.started_at for each in made if not self._is_closed(each)), default=None)
+        made = [delivery for delivery in self._deliveries(birth, digest) if self._is_after_requeue(delivery)]
+        return max(
+            (delivery.finished_at or delivery.started_at for delivery in made if not self._is_superseded(delivery)),
+            default=None,
+        )
 
     def delivered_to(self, birth: str, digest: str) -> frozenset[str]:
-        """Return the recipients that have a mail with this content, whoever else was to get it."""
-        mails = (each for each in self.attempts if each.is_of(birth) and each.digest and each.delivered_to)
-        return frozenset().union(*(each.delivered_to for each in mails if same_content(each.digest or "", digest)))
+        """Return the recipients that have a mail with this content, for any list of recipients."""
+        mails = (
+            attempt for attempt in self.attempts if attempt.is_of(birth) and attempt.digest and attempt.delivered_to
+        )
+        return frozenset().union(*(mail.delivered_to for mail in mails if same_content(mail.digest or "", digest)))
 
     def unknowns(self, key: str) -> int:
         """Count the attempts under a key whose outcome is unknown, since the last requeue."""
-        return sum(each.outcome == OutcomeKind.UNKNOWN for each in self.attempts if self._is_under(each, key))
+        return sum(attempt.outcome == OutcomeKind.UNKNOWN for attempt in self.attempts if self._is_under(attempt, key))
 
     def requests(self, key: str) -> int:
         """Count the requests that passes have sent under a key since the last requeue."""
-        return sum(each.by_pass and each.is_request for each in self.attempts if self._is_under(each, key))
+        return sum(attempt.by_pass and attempt.is_request for attempt in self.attempts if self._is_under(attempt, key))
 
     def unsettled_since(self, key: str) -> datetime | None:
         """Return when the newest attempt under a key ended that may have delivered."""
-        times = [each.finished_at for each in self.attempts if each.delivery_key in {key, None} and each.unsettled]
-        return next((each for each in reversed(times) if each is not None), None)
+        times = [
+            attempt.finished_at
+            for attempt in self.attempts
+            if attempt.delivery_key in {key, None} and attempt.unsettled
+        ]
+        return next((time for time in reversed(times) if time is not None), None)
 
     def elsewhere(self, birth: str, digest: str, ticket: str) -> str | None:
         """Return another ticket under which this text may have arrived, unless an operator has requeued it since."""
         moved = (
-            each.ticket
-            for each in self.attempts
-            if each.digest == digest
-            and each.ticket != ticket
-            and (each.unsettled or each.unwritten)
-            and self._counts(each)
-            and is_of_one_message(each.birth, birth)
+            attempt.ticket
+            for attempt in self.attempts
+            if attempt.digest == digest
+            and attempt.ticket != ticket
+            and (attempt.unsettled or attempt.unwritten)
+            and self._is_after_requeue(attempt)
+            and is_of_one_message(attempt.birth, birth)
         )
         return next(moved, None)
 
     def _deliveries(self, birth: str, digest: str) -> list[PastAttempt]:
-        return [each for each in self.attempts if each.delivered and each.digest == digest and each.is_of(birth)]
+        return [
+            attempt
+            for attempt in self.attempts
+            if attempt.delivered and attempt.digest == digest and attempt.is_of(birth)
+        ]
 
-    def _is_closed(self, delivery: PastAttempt) -> bool:
-        """Tell if a later delivery of a text was written into the row, where the row did not show this one.
+    def _is_superseded(self, delivery: PastAttempt) -> bool:
+        """Tell if a later delivery of the text was written into the row, where the row did not show this one.
 
         Then the message is done, and the row with its id on another ticket is another message.
         """
         return delivery.birth == OF_ANY_TICKET and any(
-            each.delivered and each.number > delivery.number and each.digest == delivery.digest
-            for each in self.attempts
-            if each.birth != OF_ANY_TICKET
+            attempt.delivered and attempt.number > delivery.number and attempt.digest == delivery.digest
+            for attempt in self.attempts
+            if attempt.birth != OF_ANY_TICKET
         )
 
     def _is_under(self, attempt: PastAttempt, key: str) -> bool:
-        return attempt.delivery_key == key and self._counts(attempt)
+        return attempt.delivery_key == key and self._is_after_requeue(attempt)
 
-    def _counts(self, attempt: PastAttempt) -> bool:
+    def _is_after_requeue(self, attempt: PastAttempt) -> bool:
         return attempt.number > self.requeued_after
 
 
 def is_of_one_message(one: str | None, other: str) -> bool:
-    """Tell if two births may be of one message: the same, or both by the ticket, which an application may change."""
+    """Tell if two births may be of one message: they are equal, or both tickets, which an application may change."""
     return one == other or (one is not None and one.startswith(BY_TICKET) and other.startswith(BY_TICKET))

@@ -1,4 +1,4 @@
-"""Messages and their history as an operator reads them."""
+"""Messages and their history, as operators see them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class ListedMessage:
-    """A failed message in a list. What a bad row holds in place of a number or a time is None."""
+    """A failed message in a list. An invalid number or time of its row is None."""
 
     id: int
     ticket_id: object
@@ -38,20 +38,20 @@ class ListedMessage:
     def expires_at(
         self, policies: Mapping[MessageType, RetryPolicy], *, unknown: datetime | None = None
     ) -> datetime | None:
-        """Return when it expires; None if it never does, or if neither its row nor the queue says how old it is.
+        """Return when it expires; None if never, or if neither its row nor the queue has its age.
 
         Args:
             policies: the rules by message type.
-            unknown: when it was made, if nothing says.
+            unknown: when it was created, if neither has it.
         """
         made_at = self.created_at or self.first_failed_at or unknown
-        policy = next((each for kind, each in policies.items() if kind == self.message_type), None)
+        policy = next((rules for kind, rules in policies.items() if kind == self.message_type), None)
         return None if policy is None or made_at is None else policy.wanted_until(made_at)
 
 
 @dataclass(frozen=True, slots=True)
 class AttemptRecord:
-    """One attempt as it is written down; ``outcome`` is None while it runs."""
+    """The record of one attempt; ``outcome`` is None while it runs."""
 
     number: int
     made_by: str
@@ -68,28 +68,28 @@ class AttemptRecord:
 
 @dataclass(frozen=True, slots=True)
 class ActRecord:
-    """What a person did about a message, as it is written down."""
+    """The record of an operator's action on a message."""
 
     at: datetime
     by: str
     act: str
     detail: str | None
     before: Mapping[str, Any] | None = None
-    """What an edit replaced, by column, if bodies are read."""
+    """The values that an edit replaced, by column, if bodies are read."""
     after: Mapping[str, Any] | None = None
-    """What it wrote."""
+    """The values that it wrote."""
 
 
 @dataclass(frozen=True, slots=True)
 class MessageDetails:
-    """Everything about one message."""
+    """One message with its history."""
 
     row: Mapping[str, Any]
     queue: Mapping[str, Any] | None
     attempts: list[AttemptRecord]
     acts: list[ActRecord]
     ended: frozenset[str] = frozenset()
-    """Passes that have ended although these attempts of theirs have no outcome."""
+    """Passes that have ended although their attempts have no outcome."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,15 +97,15 @@ class EscalationGroup:
     """Escalated messages of one cause."""
 
     fingerprint: str | None
-    """None where they were escalated before there were fingerprints."""
+    """None if they were escalated before there were fingerprints."""
     cause: str | None
-    """The error of one of them, with its numbers and ids taken out."""
+    """The error of one of them, without its numbers and ids."""
     count: int
     new: int
-    """How many of them nobody has acknowledged."""
+    """Number of messages that are not acknowledged."""
     oldest: datetime
     newest: datetime
     types: dict[str, int]
-    """How many there are of each message type."""
+    """Counts by message type."""
     example: ListedMessage
-    """The one with the lowest id."""
+    """The message with the lowest id."""

@@ -1,10 +1,10 @@
-"""What to tell a person after a pass: what has changed since that person was last told.
+"""Notifications after a pass: what has changed since a target was last told.
 
-No notification is kept to be sent later. What is told follows from how things stand and from what a target knows; one
-that fails has changed neither, so the next pass tells it again, with whatever else there is by then.
+No notification is queued. It follows from the situation and from what a target knows; a failed one changed neither, so
+the next pass sends it again, with whatever else there is by then.
 
-A standing trouble is told when it begins, every ``remind_hours`` while passes meet it, and when it has ended. One that
-comes and goes is told as new twice within ``remind_hours``, and then only when it lasts for an hour.
+A lasting incident is reported when it begins, every ``remind_hours`` while passes meet it, and when it ends. One that
+comes and goes is reported as new twice within ``remind_hours``, and then only if it lasts for an hour.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 
 SKIPPED_IN_A_ROW = 3
-"""One skipped pass is a long one before it; three are something that hangs."""
-BEGINNINGS = 2
-"""How often within ``remind_hours`` a trouble that comes and goes is told as new at once."""
-HERE_TO_STAY = timedelta(hours=1)
-"""From then on it is told as new all the same."""
+"""One skipped pass follows a long one; three mean that something hangs."""
+MAX_BEGINNINGS = 2
+"""Number of times within ``remind_hours`` that an intermittent incident is reported as new at once."""
+LASTING_AFTER = timedelta(hours=1)
+"""After this time it is reported as new in any case."""
 SLACK = timedelta(minutes=1)
-"""cron is not on time to the second, and a reminder must not wait for the next pass because of that."""
+"""cron is not exact to the second; a reminder must not wait for another pass because of that."""
 
 
 class Topic(StrEnum):
-    """What there may be to tell of."""
+    """The topics of notifications."""
 
     ESCALATIONS = "escalations"
     DOWN = "down"
@@ -38,11 +38,11 @@ class Topic(StrEnum):
     DEADLINE = "deadline"
     EXPIRY = "expiry"
     FAULT = "fault"
-    """That passes fail, whatever the error."""
+    """Passes fail, whatever the error."""
     SKIPPED = "skipped"
     MISSED = "missed"
     UNHEARD = "unheard"
-    """That notifications themselves fail; the log is told."""
+    """Notifications themselves fail; the log is told."""
 
 
 MET_BY = {
@@ -51,28 +51,28 @@ MET_BY = {
     Topic.DOWN: StopReason.BREAKER_OPEN,
     Topic.DEADLINE: StopReason.DEADLINE,
 }
-"""The reason of a pass that meets a trouble; the gravest first, for which a pass ends if it meets several."""
+"""The reason of a pass that meets an incident; the most severe first, which a pass with several ends for."""
 
 
 @dataclass(frozen=True, slots=True)
 class Told:
-    """What a target was last told of a topic.
+    """The last report of a topic to a target.
 
-    For a trouble ``since`` is when it began; for what happens at a point in time, it is up to when the target knows.
+    For an incident ``since`` is its start; for events it is the time up to which the target knows them.
     """
 
     since: datetime
     told_at: datetime
     ended: bool = False
     times: int = 1
-    """How often a trouble that comes and goes has been told as new; 0 is one that the target has yet to hear of."""
+    """Number of times that an intermittent incident was reported as new; 0 if the target has not heard of it yet."""
 
 
 Memory = Mapping[Topic, Told]
 
 
 class Turn(StrEnum):
-    """What a standing trouble has done."""
+    """The changes of a lasting incident."""
 
     BEGAN = "began"
     LASTS = "lasts"
@@ -86,23 +86,23 @@ class EscalationCause:
     count: int
     types: Mapping[str, int]
     error: str | None
-    """One of them's ``last_error``."""
+    """The ``last_error`` of one message."""
     example: int
     tickets: Sequence[str]
     more_tickets: bool = False
-    """Whether its messages may be of other tickets too: not all of them were looked at."""
+    """Its messages may be of further tickets: not all were examined."""
 
 
 @dataclass(frozen=True, slots=True)
 class Escalated:
-    """Messages that came into a person's hands."""
+    """Newly escalated messages."""
 
     causes: Sequence[EscalationCause]
 
 
 @dataclass(frozen=True, slots=True)
 class Missed:
-    """No pass began between two times."""
+    """No pass started between two times."""
 
     after: datetime
     until: datetime
@@ -110,7 +110,7 @@ class Missed:
 
 @dataclass(frozen=True, slots=True)
 class IncidentChange:
-    """A standing trouble began, lasts or ended."""
+    """An incident began, lasts or ended."""
 
     topic: Topic
     turn: Turn
@@ -125,146 +125,148 @@ Item = Escalated | Missed | IncidentChange
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """How things stand at the end of a pass."""
+    """The situation at the end of a pass."""
 
     at: datetime
-    """When the pass began: what is told lasts from pass to pass."""
+    """The start of the pass: incidents last from pass to pass."""
     now: datetime
     detail: str | None
-    """What the pass says of the reason that it ended for."""
+    """Details of the pass's reason."""
     passes: Sequence[PastPass]
-    """The last ones, newest first; this one is the first."""
+    """The last passes, newest first; this one is the first."""
     down: Incident | None
     """An open breaker."""
     tells_of_expiry: bool
-    """Whether this pass has found out about the next one."""
+    """This pass has examined the next field."""
     expiring: Incident | None
-    """Messages that expire soon, because nothing is delivered."""
+    """Messages that expire soon because nothing is delivered."""
     interval: timedelta
     remind: timedelta
 
 
 def introduction(passes: Sequence[PastPass], at: datetime) -> Memory:
-    """What a target is taken to know that was never told anything: of gaps, all but one before the newest pass."""
+    """Return the assumed knowledge of a new target: all gaps but one before the newest pass."""
     before = passes[1].started_at if len(passes) > 1 else at
     return {Topic.MISSED: Told(before, at)}
 
 
 def to_tell(
-    here: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
+    situation: Situation, memory: Memory, causes: Callable[[datetime | None], Sequence[EscalationCause]]
 ) -> tuple[list[Item], Memory, Memory]:
-    """What to tell one target now, what it knows once it has heard that, and what is known of it while it has not.
+    """Return what to tell one target, its memory once it has heard that, and its memory until then.
 
     Args:
-        here: how things stand.
+        situation: the situation at the end of the pass.
         memory: what the target was told before.
-        causes: the causes of what was escalated after a time, up to now.
+        causes: returns the causes of escalations after a time, up to now.
     """
     items: list[Item] = []
     known, unheard = dict(memory), dict(memory)
-    for topic, trouble in _troubles(here).items():
+    for topic, incident in _incidents(situation).items():
         before = memory.get(topic)
-        if trouble is not None and not _was_met(topic, here.passes[0]) and (before is None or before.times):
-            continue  # the trouble may be over by now: this pass had nothing to find it out by
-        turn, told = follow(trouble, before, here.at, here.remind)
+        if incident is not None and not _may_have_met(topic, situation.passes[0]) and (before is None or before.times):
+            continue  # the incident may be over by now: this pass could not find out
+        turn, told = follow(incident, before, situation.at, situation.remind)
         if told is None:
             continue
         known[topic] = told
         if turn is not None:
-            detail, step = (trouble.detail, trouble.next_step) if trouble else (None, None)
-            is_latest = trouble is not None and trouble.at_the_latest and trouble.since == told.since
+            detail, step = (incident.detail, incident.next_step) if incident else (None, None)
+            is_latest = incident is not None and incident.at_the_latest and incident.since == told.since
             items.append(IncidentChange(topic, turn, told.since, detail, step, at_the_latest=is_latest))
         if turn is Turn.BEGAN:
             unheard[topic] = replace(told, times=0)
-    if gaps := _gaps(here, memory):
+    if gaps := _new_gaps(situation, memory):
         items.extend(gaps)
-        known[Topic.MISSED] = Told(here.at, here.at)
-    if not _skipped(here):
+        known[Topic.MISSED] = Told(situation.at, situation.at)
+    if not _was_skipped(situation):
         since = memory[Topic.ESCALATIONS].since if Topic.ESCALATIONS in memory else None
-        # Where the clock was set back, what this pass escalated is new all the same.
-        if new := causes(since if since is None or since <= here.now else here.at):
+        # If the clock was set back, escalations of this pass are new all the same.
+        if new := causes(since if since is None or since <= situation.now else situation.at):
             items.append(Escalated(new))
-            known[Topic.ESCALATIONS] = Told(here.now, here.at)
+            known[Topic.ESCALATIONS] = Told(situation.now, situation.at)
     return items, known, unheard
 
 
 def follow(
-    trouble: Incident | None, told: Told | None, at: datetime, remind: timedelta
+    incident: Incident | None, told: Told | None, at: datetime, remind: timedelta
 ) -> tuple[Turn | None, Told | None]:
-    """What there is to say of a trouble that stands, or of none, and what is to be remembered once it is said."""
+    """Return what to report about an incident, or about none, and what to remember after that."""
     due = told is not None and at - told.told_at >= remind - SLACK
     if told is not None and not told.times:
-        heard = Told(told.since, at, ended=trouble is None)
-        return (Turn.BEGAN if trouble else Turn.ENDED), heard
-    if trouble is None:
+        heard = Told(told.since, at, ended=incident is None)
+        return (Turn.BEGAN if incident else Turn.ENDED), heard
+    if incident is None:
         if told is None or told.ended:
             return None, told
         return Turn.ENDED, replace(told, told_at=at, ended=True)
     if told is None or (told.ended and due):
-        return Turn.BEGAN, Told(trouble.since, at)
+        return Turn.BEGAN, Told(incident.since, at)
     if told.ended:
-        if told.times >= BEGINNINGS and at - trouble.since < HERE_TO_STAY:
+        if told.times >= MAX_BEGINNINGS and at - incident.since < LASTING_AFTER:
             return None, told
-        return Turn.BEGAN, Told(trouble.since, at, times=told.times + 1)
+        return Turn.BEGAN, Told(incident.since, at, times=told.times + 1)
     return (Turn.LASTS, replace(told, told_at=at)) if due else (None, told)
 
 
-def _troubles(here: Situation) -> dict[Topic, Incident | None]:
-    """What this pass knows of each trouble: None where it does not stand."""
-    newest = here.passes[0]
-    skipped = {Topic.SKIPPED: _skipped_in_a_row(here)}
+def _incidents(situation: Situation) -> dict[Topic, Incident | None]:
+    """Return what this pass knows about each topic; None if there is no incident."""
+    newest = situation.passes[0]
+    skipped = {Topic.SKIPPED: _skip_incident(situation)}
     if newest.result is PassResult.SKIPPED:
-        return skipped  # the pass that holds the lock tells of the rest
-    if here.tells_of_expiry:
-        skipped[Topic.EXPIRY] = here.expiring
+        return skipped  # the pass that holds the lock reports the rest
+    if situation.tells_of_expiry:
+        skipped[Topic.EXPIRY] = situation.expiring
     if newest.result is PassResult.PAUSED:
-        return skipped  # the pass that comes after the pause tells of the rest
+        return skipped  # the pass after the pause reports the rest
     if newest.result is PassResult.FAILED:
-        return skipped | {Topic.FAULT: _fault(here)}
+        return skipped | {Topic.FAULT: _failure_incident(situation)}
     if works(newest):
         skipped[Topic.FAULT] = None
     return skipped | {
-        Topic.DOWN: here.down,
-        Topic.CREDENTIALS: _lasting(StopReason.CREDENTIALS_REFUSED, here),
-        Topic.SAME_ANSWER: _lasting(StopReason.SAME_ANSWER, here),
-        Topic.DEADLINE: _lasting(StopReason.DEADLINE, here),
+        Topic.DOWN: situation.down,
+        Topic.CREDENTIALS: _lasting_incident(StopReason.CREDENTIALS_REFUSED, situation),
+        Topic.SAME_ANSWER: _lasting_incident(StopReason.SAME_ANSWER, situation),
+        Topic.DEADLINE: _lasting_incident(StopReason.DEADLINE, situation),
     }
 
 
-def _fault(here: Situation) -> Incident:
-    since, before = failing_since(here.passes) or (here.at, None)
-    is_gap = before is not None and is_late(before.started_at, since, here.interval)
-    return Incident(since, here.detail, at_the_latest=is_gap)
+def _failure_incident(situation: Situation) -> Incident:
+    since, before = failing_since(situation.passes) or (situation.at, None)
+    is_gap = before is not None and is_late(before.started_at, since, situation.interval)
+    return Incident(since, situation.detail, at_the_latest=is_gap)
 
 
-def _was_met(topic: Topic, newest: PastPass) -> bool:
-    """Return whether the newest pass may have met a trouble itself: a graver one hides it."""
+def _may_have_met(topic: Topic, newest: PastPass) -> bool:
+    """Tell if the newest pass may have met an incident itself: a more severe one hides it."""
     gravity = [*MET_BY]
-    reasons = [MET_BY[each] for each in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
+    reasons = [MET_BY[graver] for graver in gravity[: gravity.index(topic) + 1]] if topic in MET_BY else [newest.reason]
     return newest.reason in reasons
 
 
-def _lasting(reason: StopReason, here: Situation) -> Incident | None:
-    passes = lasting(reason, here.passes)
-    detail = here.detail if here.passes[0].reason == reason else None
+def _lasting_incident(reason: StopReason, situation: Situation) -> Incident | None:
+    passes = lasting(reason, situation.passes)
+    detail = situation.detail if situation.passes[0].reason == reason else None
     return Incident(passes[-1].started_at, detail) if passes else None
 
 
-def _skipped(here: Situation) -> bool:
-    return here.passes[0].result is PassResult.SKIPPED
+def _was_skipped(situation: Situation) -> bool:
+    return situation.passes[0].result is PassResult.SKIPPED
 
 
-def _skipped_in_a_row(here: Situation) -> Incident | None:
-    count = next((n for n, each in enumerate(here.passes) if each.result is not PassResult.SKIPPED), len(here.passes))
-    return Incident(here.passes[count - 1].started_at, here.detail) if count >= SKIPPED_IN_A_ROW else None
+def _skip_incident(situation: Situation) -> Incident | None:
+    count = next(
+        (n for n, past in enumerate(situation.passes) if past.result is not PassResult.SKIPPED), len(situation.passes)
+    )
+    return Incident(situation.passes[count - 1].started_at, situation.detail) if count >= SKIPPED_IN_A_ROW else None
 
 
-def _gaps(here: Situation, memory: Memory) -> list[Missed]:
-    """Where passes stayed away since the target was last told so, oldest first."""
-    known = memory[Topic.MISSED].since if Topic.MISSED in memory else here.at
-    pairs = zip(here.passes[1:], here.passes, strict=False)
+def _new_gaps(situation: Situation, memory: Memory) -> list[Missed]:
+    """Return the gaps between passes that the target was not told about, oldest first."""
+    known = memory[Topic.MISSED].since if Topic.MISSED in memory else situation.at
+    pairs = zip(situation.passes[1:], situation.passes, strict=False)
     return [
         Missed(before.started_at, after.started_at)
         for before, after in pairs
-        if after.started_at > known and is_late(before.started_at, after.started_at, here.interval)
+        if after.started_at > known and is_late(before.started_at, after.started_at, situation.interval)
     ][::-1]

@@ -1,4 +1,4 @@
-"""What a person does about a message: the acts there are, and why one can't be done."""
+"""Operators' actions on messages, and the errors if one is not possible."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.outcome import LookUp
 
 LONGEST_NAME = 255
-"""A person's: what the history has room for."""
+"""The maximum length of an operator's name in the history."""
 
 
 class ActionKind(StrEnum):
-    """The acts, by the words that the history keeps."""
+    """The actions, as the history stores them."""
 
     EDITED = "edited"
     REJECTED = "rejected"
@@ -30,20 +30,20 @@ class ActionKind(StrEnum):
 
 
 class OperatorAction(NamedTuple):
-    """One thing that an operator does, mostly to one message. Each constructor below fixes its own fields.
+    """One action of an operator, mostly on one message. Each constructor sets exactly its own fields.
 
-    None means: this field stays as it is.
+    None leaves a field unchanged.
     """
 
     kind: ActionKind
     by: str
     at: datetime
     detail: str | None = None
-    """What the history says besides; never a word of the message's."""
+    """Further details for the history; never text of the message."""
     ticket: str | None = None
-    """The ticket whose words `before` and `after` are."""
+    """The ticket that `before` and `after` belong to."""
     before: Mapping[str, object] | None = None
-    """The values that an edit replaced, by column: customers' words."""
+    """The values that an edit replaced, by column. They are customers' words."""
     after: Mapping[str, object] | None = None
     """The values that it wrote."""
     due: datetime | None = None
@@ -54,46 +54,45 @@ class OperatorAction(NamedTuple):
     def edited(
         cls, before: Mapping[str, object], after: Mapping[str, str], *, ticket: str, by: str, at: datetime
     ) -> OperatorAction:
-        """Another text, and so another message to the other side: it gets a new delivery key."""
+        """Edit a message. The other side treats it as another message: it gets a new delivery key."""
         return cls(ActionKind.EDITED, by, at, ", ".join(after), ticket=ticket, before=before, after=after)
 
     @classmethod
     def rejected(cls, reason: str, *, by: str, at: datetime) -> OperatorAction:
-        """Never to be sent: it is the application's again."""
+        """Reject a message, which is never sent then: it is the application's again."""
         return cls(ActionKind.REJECTED, by, at, reason, last_error=f"Rejected by {by}: {reason}")
 
     @classmethod
     def requeued(cls, due: datetime, *, by: str, at: datetime) -> OperatorAction:
-        """Out of a person's hands and back to wait, with all its tries before it.
+        """Make an escalated message wait again, with all retries.
 
-        It is the same message as before and keeps its delivery key, by which the other side knows it should it have
-        arrived after all.
+        It keeps its delivery key, by which the other side recognises it if it has arrived after all.
         """
         return cls(ActionKind.REQUEUED, by, at, f"due {due.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}", due=due)
 
     @classmethod
     def acknowledged(cls, *, by: str, at: datetime) -> OperatorAction:
-        """Somebody has seen it and sees to it."""
+        """Acknowledge an escalation."""
         return cls(ActionKind.ACKNOWLEDGED, by, at)
 
     @classmethod
     def noted(cls, text: str, *, by: str, at: datetime) -> OperatorAction:
-        """A word to whoever looks next, in place of any earlier one."""
+        """Add a note, which replaces an earlier one."""
         return cls(ActionKind.NOTED, by, at, text, note=text)
 
     @classmethod
     def marked_sent(cls, note: str | None, *, by: str, at: datetime) -> OperatorAction:
-        """State that the other side has it."""
+        """Mark a message as sent."""
         return cls(ActionKind.MARKED_SENT, by, at, note)
 
     @classmethod
     def looked_up(cls, found: LookUp, *, by: str, at: datetime) -> OperatorAction:
-        """Record a question and its answer. It changes nothing by itself."""
+        """Record a look-up and its result. It changes nothing by itself."""
         return cls(ActionKind.LOOKED_UP, by, at, ": ".join(filter(None, (found.result, found.error))))
 
     @classmethod
     def paused(cls, end: str, *, by: str, at: datetime) -> OperatorAction:
-        """Hold deliveries back; ``end`` says until when, and why."""
+        """Pause deliveries; ``end`` says until when, and why."""
         return cls(ActionKind.PAUSED, by, at, end)
 
     @classmethod
@@ -103,7 +102,7 @@ class OperatorAction(NamedTuple):
 
 
 class MessageStanding(NamedTuple):
-    """Where a message is, as far as it decides what can be done to it; no state: the queue does not know it."""
+    """The state of a message, as far as actions depend on it. The state is None if it is not in the queue."""
 
     message_id: int
     status: str
@@ -122,37 +121,37 @@ VERBS = {
     ActionKind.MARKED_SENT: "mark as sent",
     ActionKind.LOOKED_UP: "look up",
 }
-"""What is done to messages, for errors."""
+"""Verbs for errors."""
 OF_ESCALATIONS = (ActionKind.REQUEUED, ActionKind.ACKNOWLEDGED, ActionKind.NOTED)
-"""What is done only to messages in a person's hands."""
+"""Actions that need an escalated message."""
 
 
 def no_such(message_id: int) -> NoSuchMessage:
-    """That there is no such row, in words."""
+    """Return the error for an unknown id."""
     return NoSuchMessage(f"there is no message {message_id}; `retrycli list-failed` shows those that wait")
 
 
 def not_free(standing: MessageStanding, verb: str, now: datetime) -> NotActionable | None:
-    """Why nobody may touch a message: it is not failed, or somebody is sending it; None where one may."""
-    each = standing.message_id
+    """Return the error if a message is not failed, or is being sent; None if an action is possible."""
+    message_id = standing.message_id
     if standing.status != MessageStatus.FAILED:
-        return NotActionable(f"message {each} is {standing.status}, not failed: there is nothing to {verb}")
+        return NotActionable(f"message {message_id} is {standing.status}, not failed: there is nothing to {verb}")
     if standing.state is State.SENDING:
         until = max(standing.claim_expires_at or now, now).astimezone(UTC)
         return NotActionable(
-            f"message {each} is being sent just now ({standing.claimed_by}); "
-            f"look again with `retrycli show {each}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
+            f"message {message_id} is being sent just now ({standing.claimed_by}); "
+            f"look again with `retrycli show {message_id}`, at {until:%Y-%m-%dT%H:%M:%SZ} at the latest"
         )
     return None
 
 
 def unfit(message_id: int, problem: str) -> InvalidMessage:
-    """Return the error that a row can't be turned into a request."""
+    """Return the error for a row that can't be turned into a request."""
     return InvalidMessage(f"message {message_id} can't be sent: {problem}; mend its row first")
 
 
 def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
-    """Return the error that passes would escalate a message as expired, again. `retry` takes no rejected one."""
+    """Return the error for a message that would expire again. `retry` does not accept a rejected message."""
     retry = "" if is_rejected else f", or `retrycli retry {message_id}` sends it"
     return Expired(
         f"message {message_id} has expired and would expire again: raise schedule.expires_after_hours{retry}"
@@ -160,12 +159,12 @@ def would_expire(message_id: int, *, is_rejected: bool = False) -> Expired:
 
 
 def not_taken(message_id: int, why: str) -> NotActionable:
-    """Return the error that the application's table did not let a row change."""
+    """Return the error for a row whose change the application's table rejected."""
     return NotActionable(f"message {message_id} can't be changed: {why}; nothing was changed")
 
 
 def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
-    """Return the error of an act whose row the application's table did not let change."""
+    """Return the error for an action whose row change the application's table rejected."""
     if kind is not ActionKind.MARKED_SENT:
         return not_taken(message_id, why)
     return NotActionable(
@@ -175,7 +174,7 @@ def not_written(kind: ActionKind, message_id: int, why: str) -> NotActionable:
 
 
 def refusal(kind: ActionKind, message_id: int, standing: MessageStanding | None, now: datetime) -> RetrycliError:
-    """Why an act was not done to a message, as well as its standing afterwards tells; None: it has no row."""
+    """Return the error for a failed action, derived from the present state; None is a message without a row."""
     if standing is None:
         return no_such(message_id)
     if kind is ActionKind.REQUEUED and standing.status == MessageStatus.REJECTED:

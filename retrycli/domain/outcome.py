@@ -1,4 +1,4 @@
-"""What can come of an attempt: a small closed set, and how an HTTP answer falls into it."""
+"""Outcomes of an attempt: a small closed set, and the mapping from HTTP answers to it."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from enum import StrEnum
 from typing import NamedTuple
 
 RETRY_AFTER_CAP = timedelta(hours=6)
-"""No server can make a message wait longer than this."""
+"""The longest wait that a server can ask for."""
 
 ERROR_LENGTH = 500
-"""How many characters of an error text are kept."""
+"""The maximum length of an error text in characters."""
 
 
 class OutcomeKind(StrEnum):
-    """The closed set. Each member says what is known about the message afterwards."""
+    """The closed set of outcomes. Each says what is known about the message."""
 
     DELIVERED = "delivered"
     """The other side has it."""
     REFUSED = "refused"
-    """A success status, but the answer's content says no."""
+    """A success status with an answer that says no."""
     UNKNOWN = "unknown"
     """It may or may not have arrived."""
     TRANSIENT = "transient"
-    """The other side could not take it just now."""
+    """The other side could not accept it at that time."""
     UNREACHABLE = "unreachable"
     """Nothing left this machine: the connection was never made."""
     THROTTLED = "throttled"
@@ -33,39 +33,39 @@ class OutcomeKind(StrEnum):
     UNAUTHORIZED = "unauthorized"
     """Our credentials, or the other side's certificate, are not accepted."""
     PERMANENT = "permanent"
-    """It will never be taken as it stands."""
+    """It will never be accepted unless it changes."""
     INVALID = "invalid"
-    """It can't be turned into a request as its row stands; nothing was sent."""
+    """Its row can't be turned into a request; nothing was sent."""
 
 
 ALIVE = frozenset({OutcomeKind.DELIVERED, OutcomeKind.REFUSED, OutcomeKind.PERMANENT})
-"""Outcomes that show the destination to be at work, whatever it thinks of the message."""
+"""Outcomes that show that the destination works, whatever it says about the message."""
 
 OUTAGE = frozenset({OutcomeKind.UNKNOWN, OutcomeKind.TRANSIENT, OutcomeKind.UNREACHABLE})
-"""Outcomes that a destination in trouble gives, whatever the message is."""
+"""Outcomes of a destination in trouble, whatever the message is."""
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What came of one attempt. ``error`` is None only for ``delivered``."""
+    """The outcome of one attempt. ``error`` is None only for ``delivered``."""
 
     kind: OutcomeKind
     status_code: int | None = None
     error: str | None = None
     retry_after: timedelta | None = None
-    """How long from the answer on the other side wants to be left alone."""
+    """The rest that the other side asked for, from the answer on."""
     delivered_to: tuple[str, ...] = ()
-    """Addresses that have it now, whatever came of the others; none of them is ever sent it again."""
+    """Recipients that have it now, whatever happened to the others. It is never sent to them again."""
     external_id: str | None = None
-    """What the other side calls it."""
+    """Its id on the other side."""
     in_doubt: bool = False
-    """Whether it may be about us, or about what stands between, rather than about the message: see `in_doubt`."""
+    """It may be about us, or a system in between, and not about the message: see `in_doubt`."""
     found: bool = False
-    """Whether the message was delivered before this attempt: nothing was sent, so it proves nothing of the route."""
+    """The message was delivered before this attempt: nothing was sent, so it proves nothing about the route."""
 
 
 class Presence(StrEnum):
-    """What a look-up finds out about a message."""
+    """The results of a look-up."""
 
     ARRIVED = "arrived"
     ABSENT = "absent"
@@ -78,31 +78,31 @@ class LookUp(NamedTuple):
 
     result: Presence
     error: str | None = None
-    """Why nobody knows; or, if it arrived, what could not be written."""
+    """The reason for an unknown result; or, if the message arrived, what could not be written."""
 
 
 INTERRUPTED = frozenset({500, 502, 504})
-"""A server or a proxy that answers so may have stored the message before it gave up. A 503 says that it did not."""
+"""A server or proxy with these answers may have stored the message before it gave up. A 503 says that it did not."""
 
 
 def may_have_arrived(outcome: str | None, status_code: int | None) -> bool:
-    """Tell if an attempt with this result may have delivered its message, though nobody knows."""
+    """Tell if an attempt with this result may have delivered its message, though that is not known."""
     return outcome == OutcomeKind.UNKNOWN or (outcome == OutcomeKind.TRANSIENT and status_code in INTERRUPTED)
 
 
 PROCESS_DIED = Outcome(
     OutcomeKind.UNKNOWN, error="no answer was recorded: the process was killed, or the disk was full"
 )
-"""What came of an attempt whose claim lapsed."""
+"""The outcome of an attempt whose claim expired."""
 
 CLAIM_EXPIRED_BEFORE_SEND = Outcome(
     OutcomeKind.UNREACHABLE, error="not sent: this process stood still until another might have taken the message"
 )
-"""What comes of an attempt that was begun and then held up for longer than its claim lasts."""
+"""The outcome of an attempt that was started and then delayed beyond its claim."""
 
 
 def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> OutcomeKind:
-    """The outcome that an HTTP status stands for where the preset has no rule of its own.
+    """Map an HTTP status to its outcome, unless the preset has a rule for it.
 
     Args:
         status: the status code; a final one is 200 to 599 (RFC 9110, section 15).
@@ -130,11 +130,11 @@ def kind_of_status(status: int, *, retry_after: timedelta | None = None) -> Outc
 
 
 IN_DOUBT = frozenset({*range(300, 400), 403, 404, 405, 501})
-"""The class of redirects, and others."""
+"""Redirects and some client and server errors."""
 
 
 def in_doubt(status: int) -> bool:
-    """Return whether an HTTP status may be about us, or about what stands between, rather than about the message.
+    """Tell if an HTTP status may be about us, or a system in between, and not about the message.
 
     A closed ticket and a user without rights both give a 403; a deleted ticket and a proxy that has lost its way to the
     API both give a 404; and a maintenance page is often a redirect.
@@ -146,17 +146,17 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
     """Read a Retry-After header (RFC 9110, section 10.2.3).
 
     Args:
-        value: the header, in seconds or as an HTTP date; None where there is none.
+        value: the header, in seconds or as an HTTP date; None if there is none.
         now: the time of the answer, aware.
 
     Returns:
-        How long to wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None for no header and for garbage.
+        The wait from ``now`` on, between 0 and `RETRY_AFTER_CAP`; None for no header and for an invalid one.
     """
     if value is None:
         return None
     text = value.strip()
     if text.isascii() and text.isdigit():
-        # Ten digits are far beyond the cap already, and int() is slow on a header full of them.
+        # Ten digits exceed the cap, and int() is slow on a header full of them.
         return min(timedelta(seconds=int(text.lstrip("0")[:10] or "0")), RETRY_AFTER_CAP)
     try:
         until = parsedate_to_datetime(text)
@@ -168,9 +168,9 @@ def parse_retry_after(value: str | None, now: datetime) -> timedelta | None:
 
 
 def one_line(text: str) -> str:
-    """An error text as one line of at most `ERROR_LENGTH` characters, in which every database can keep it.
+    """Turn an error text into one line of at most `ERROR_LENGTH` characters that every database can store.
 
-    The other side's JSON may hold a NUL or half of a surrogate pair, and no database takes both.
+    The other side's JSON may hold a NUL or half of a surrogate pair; databases reject both.
     """
     line = " ".join(text.replace("\0", " ").encode(errors="replace").decode().split())
     return line if len(line) <= ERROR_LENGTH else line[: ERROR_LENGTH - 1] + "…"

@@ -16,7 +16,7 @@ LATE_GRACE = timedelta(minutes=5)
 
 @dataclass(frozen=True, slots=True)
 class PassRecord:
-    """One pass as it is written down; ``result`` and ``finished_at`` are None while it runs."""
+    """The record of one pass; ``result`` and ``finished_at`` are None while it runs."""
 
     pass_id: str
     host: str
@@ -34,18 +34,18 @@ class PassRecord:
     started_by: StartedBy = StartedBy.UNKNOWN
 
     def result_in_words(self, unrecorded: Collection[str]) -> str:
-        """Return its result, or what is known instead, given the passes that ended although nobody recorded it."""
+        """Return its result, or its state if it has none; ``unrecorded`` are passes that ended without a record."""
         return self.result or ("ended without being recorded" if self.pass_id in unrecorded else "running")
 
     @property
     def has_tried(self) -> bool:
-        """Tell whether it had anything to deliver."""
-        return any(getattr(self, each) for each in COUNTS)
+        """Tell if it had anything to deliver."""
+        return any(getattr(self, name) for name in COUNTS)
 
 
 @dataclass(frozen=True, slots=True)
 class Pause:
-    """Deliveries are held back; ``until`` None means until somebody resumes them."""
+    """A pause of deliveries; ``until`` None means until an operator resumes them."""
 
     since: datetime
     until: datetime | None
@@ -54,28 +54,28 @@ class Pause:
 
     @property
     def end(self) -> str:
-        """Return until when it lasts, and why, for the history."""
+        """Describe its end and its reason, for the history."""
         until = "until resumed" if self.until is None else f"until {self.until.astimezone(UTC):%Y-%m-%dT%H:%M:%SZ}"
         return f"{until}: {self.reason}" if self.reason else until
 
     @property
     def in_words(self) -> str:
-        """Return whose it is, and its end."""
+        """Describe its author and its end."""
         return f"the pause by {self.by} {self.end}"
 
 
 @dataclass(frozen=True, slots=True)
 class PauseRecord:
-    """That an operator paused or resumed deliveries."""
+    """The record that an operator paused or resumed deliveries."""
 
     at: datetime
     by: str
     act: str
     """``paused`` or ``resumed``."""
     detail: str | None
-    """Until when, and why; or which pause ended."""
+    """The end and the reason of the pause, or the pause that ended."""
 
 
 def is_late(newest: datetime, now: datetime, interval: timedelta) -> bool:
-    """Tell whether passes have stopped coming: the newest began two intervals and five minutes ago, or longer."""
+    """Tell if passes have stopped: the newest began two intervals and five minutes ago, or earlier."""
     return now - newest >= LATE_AFTER_INTERVALS * interval + LATE_GRACE

@@ -1,4 +1,4 @@
-"""What is recorded of a pass: who started it, how it ended, and why."""
+"""The end of a pass: who started it, its result and its reason."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from enum import StrEnum
 
 
 class StartedBy(StrEnum):
-    """Who started a pass."""
+    """The ways in which a pass is started."""
 
     CRON = "cron"
     TIMER = "timer"
-    """One of systemd's."""
+    """A systemd timer."""
     PERSON = "person"
     LIBRARY = "library"
     """An application that calls `retrycli.run_once`."""
@@ -22,10 +22,10 @@ SCHEDULERS = frozenset({StartedBy.CRON, StartedBy.TIMER})
 
 
 class PassResult(StrEnum):
-    """How a pass ended."""
+    """The results of a pass."""
 
     COMPLETED = "completed"
-    """Nothing due is left, or the limit that was asked for is reached."""
+    """Nothing due is left, or the requested limit is reached."""
     STOPPED = "stopped"
     """Something due is left; the reason says why."""
     SKIPPED = "skipped"
@@ -35,16 +35,16 @@ class PassResult(StrEnum):
     INTERRUPTED = "interrupted"
     """A signal ended it, or its process died."""
     FAILED = "failed"
-    """A fault ended it."""
+    """An error ended it."""
 
 
 class StopReason(StrEnum):
-    """Why a pass ended before everything due was tried."""
+    """The reasons for which a pass ends before everything due was attempted."""
 
     BREAKER_OPEN = "breaker_open"
     CREDENTIALS_REFUSED = "credentials_refused"
     SAME_ANSWER = "same_answer"
-    """A destination answers everything with the same status, which is about no message."""
+    """A destination answers everything with the same status, so the status is not about the messages."""
     THROTTLED = "throttled"
     DEADLINE = "deadline"
     LIMIT = "limit"
@@ -56,7 +56,7 @@ class StopReason(StrEnum):
 
     @property
     def in_words(self) -> str:
-        """Return it as the end of a sentence."""
+        """Return the reason as the end of a sentence."""
         return WORDS[self]
 
 
@@ -77,7 +77,7 @@ WORDS: dict[StopReason, str] = {
 
 @dataclass(frozen=True, slots=True)
 class PassSummary:
-    """What one pass came to; ``retrycli run-once --json`` shows these fields."""
+    """The result of one pass; ``retrycli run-once --json`` shows these fields."""
 
     pass_id: str
     result: PassResult
@@ -87,14 +87,14 @@ class PassSummary:
     unknown: int = 0
     released: int = 0
     reason: str | None = None
-    """A `StopReason`, or None for a pass that had nothing to say."""
+    """A `StopReason`; None if there is none."""
     detail: str | None = None
-    """The reason in words, with its figures."""
+    """Details of the reason."""
     duration_seconds: float = 0.0
 
     @property
     def exit_status(self) -> int:
-        """What a command that made this pass exits with; where a signal has ended it, as by SIGTERM."""
+        """Return the exit status of a command that made this pass; after any signal that of SIGTERM."""
         return EXIT_STATUSES.get(self.reason, 0)
 
 
@@ -105,4 +105,4 @@ EXIT_STATUSES: dict[str | None, int] = {
     StopReason.CREDENTIALS_REFUSED: 77,
     StopReason.SIGNAL: 143,
 }
-"""By the reason; any other is 0."""
+"""Exit statuses by reason; 0 for any other."""

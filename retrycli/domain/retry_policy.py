@@ -1,196 +1,26 @@
-"""What happens next: the one place that turns an outcome into a transition."""
+"""The retry policy: turns an outcome into a transition."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
-from enum import StrEnum
-from types import MappingProxyType
-from typing import NamedTuple, assert_never
+from typing import assert_never
 
 from retrycli.domain.backoff import Backoff, later
-from retrycli.domain.identity import Difference
-from retrycli.domain.message import EscalationReason, Message, QueuedMessage, UnusableMessage
-from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
-
-
-class TransitionKind(StrEnum):
-    """What an outcome does to a message."""
-
-    ENROLLED = "enrolled"
-    DELIVERED = "delivered"
-    RESCHEDULED = "rescheduled"
-    ESCALATED = "escalated"
-    RELEASED = "released"
-
-
-class Transition(NamedTuple):
-    """One change of a message. Made by the constructors below, each of which fixes exactly its own fields.
-
-    None means: this field stays as it is.
-    """
-
-    kind: TransitionKind
-    next_attempt_at: datetime | None = None
-    retry_count: int | None = None
-    unknown_count: int | None = None
-    last_error: str | None = None
-    reason: EscalationReason | None = None
-
-    @classmethod
-    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
-        """New to the queue, or waiting again, with its first time."""
-        return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
-
-    @classmethod
-    def delivered(cls) -> Transition:
-        """The other side has it."""
-        return cls(TransitionKind.DELIVERED)
-
-    @classmethod
-    def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> Transition:
-        """One try less, and a later time."""
-        return cls(
-            TransitionKind.RESCHEDULED,
-            next_attempt_at=at,
-            retry_count=retry_count,
-            unknown_count=unknown_count,
-            last_error=last_error,
-        )
-
-    @classmethod
-    def escalated(
-        cls,
-        reason: EscalationReason,
-        *,
-        last_error: str | None,
-        retry_count: int | None = None,
-        unknown_count: int | None = None,
-    ) -> Transition:
-        """Into a person's hands."""
-        return cls(
-            TransitionKind.ESCALATED,
-            retry_count=retry_count,
-            unknown_count=unknown_count,
-            last_error=last_error,
-            reason=reason,
-        )
-
-    @classmethod
-    def invalid(cls, problem: str, *, retry_count: int | None = None) -> Transition:
-        """Its row can't be turned into a request."""
-        return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
-
-    @property
-    def changes_row(self) -> bool:
-        """Whether anything of it is written into the application's table."""
-        return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
-
-    @classmethod
-    def unwritten(cls) -> Transition:
-        """Its row takes nothing of what came of it."""
-        return cls.escalated(EscalationReason.INVALID, last_error=None)
-
-    @classmethod
-    def expired(cls) -> Transition:
-        """Nobody wants it any more."""
-        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
-
-    @classmethod
-    def changed(cls, why: str) -> Transition:
-        """The row is not what was sent, or its text was delivered already: an operator decides."""
-        return cls.escalated(EscalationReason.CHANGED, last_error=why)
-
-    @classmethod
-    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
-        """Delivered, or back to where it was: an operator's attempt uses up no retry."""
-        if outcome.kind is OutcomeKind.DELIVERED:
-            return cls.delivered()
-        return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
-
-    @classmethod
-    def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
-        """Back to wait, with no try taken: the failure was not the message's own. No time: its own stays."""
-        return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
-
-
-class Decision(NamedTuple):
-    """A message whose fate is decided and not yet written down."""
-
-    message_id: int
-    transition: Transition
-    outcome: Outcome | None = None
-    """None where no attempt was made."""
-    duration: timedelta | None = None
-    finished_at: datetime | None = None
-    message: QueuedMessage | UnusableMessage | None = None
-    """The message as it was read; its row is written only if it is still the same. None: whatever it is."""
-
-    @property
-    def was_delivered(self) -> bool:
-        """Tell if the attempt delivered, whatever becomes of the message's row."""
-        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
-
-    def refused(self, why: str) -> Decision:
-        """The same where its row takes no change: it is for a person, who finds in the history what came of it."""
-        outcome = self.outcome
-        if outcome is not None:
-            outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
-        return self._replace(transition=Transition.unwritten(), outcome=outcome)
-
-    def superseded(self, difference: Difference) -> Decision:
-        """Return what becomes of the message if its row holds another text or ticket by now.
-
-        A message that only moved, and that was certainly not delivered, goes on as decided. If there was no attempt, it
-        is decided afresh, at its next turn.
-        """
-        outcome = self.outcome
-        if outcome is None:
-            return self._replace(transition=Transition.released())
-        arrived = _arrival(outcome)
-        if difference is Difference.MOVED and arrived is None:
-            return self
-        what = "ticket" if difference is Difference.MOVED else "text"
-        result = arrived or "was not delivered"
-        why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
-        return self._replace(transition=Transition.changed(why))
-
-
-def _arrival(outcome: Outcome) -> str | None:
-    """Say whether a message has arrived; None if it certainly has not."""
-    if outcome.kind is OutcomeKind.DELIVERED:
-        return "was delivered"
-    return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
-
-
-class WriteResult(NamedTuple):
-    """What was not written as it was decided, by the messages' ids."""
-
-    lost: frozenset[int] = frozenset()
-    """The claim was lost, or the row is another message's now: at most the attempt's outcome was written."""
-    held: frozenset[int] = frozenset()
-    """The application holds their rows: only the attempts' outcomes were written."""
-    refused: Mapping[int, str] = MappingProxyType({})
-    """The application's table takes no change of their rows, and why: they were escalated."""
-    changed: Mapping[int, Decision] = MappingProxyType({})
-    """Their rows hold another text now: they were escalated instead."""
-
-
-def as_written(settled: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
-    """What becomes of messages of which the application's table takes no change of some."""
-    return [each.refused(refused[each.message_id]) if each.message_id in refused else each for each in settled]
+from retrycli.domain.message import EscalationReason, Message, QueuedMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind
+from retrycli.domain.transition import Transition
 
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """The rules for one message type."""
+    """The retry rules of one message type."""
 
     backoff: Backoff = Backoff()
     max_retries: int = 10
     unknown_limit: int = 2
-    """How often a message whose outcome is unknown is sent again before a person is asked."""
+    """Number of times that a message with unknown outcomes is sent again before it is escalated."""
     expires_after: timedelta | None = None
 
     def decide(
@@ -204,18 +34,18 @@ class RetryPolicy:
         counts_as_retry: bool = True,
         has_lookup: bool = False,
     ) -> Transition:
-        """What an outcome does to a message.
+        """Return the transition that an outcome causes.
 
         Args:
             queued: the message as it was when the attempt began.
-            outcome: what came of the attempt.
+            outcome: the outcome of the attempt.
             since: the start of the pass; waits count from it, so that they end before a tick, not after.
             now: the time of the answer; Retry-After counts from it.
-            jitter: one roll of the dice, -1 to 1.
-            counts_as_retry: False where the destination is known to be down, so that the failure says nothing about
-                the message: it keeps its tries.
-            has_lookup: whether the next attempt begins by asking whether this one has arrived, so that nothing is
-                sent again by guess.
+            jitter: a random number, -1 to 1.
+            counts_as_retry: False if the destination is known to be down, so that the failure says nothing about
+                the message and uses up no retry.
+            has_lookup: the next attempt begins by asking if this one has arrived, so nothing is sent
+                again by guess.
         """
         match outcome.kind:
             case OutcomeKind.DELIVERED:
@@ -225,7 +55,7 @@ class RetryPolicy:
             case OutcomeKind.INVALID:
                 return Transition.invalid(str(outcome.error))
             case OutcomeKind.UNAUTHORIZED | OutcomeKind.THROTTLED:
-                # Either stops the pass: should it be for this message's sake, the next one begins with another.
+                # Both stop the pass. If the message was the cause, the next pass begins with another one.
                 return Transition.released(now)
             case OutcomeKind.REFUSED:
                 counts_as_retry = True
@@ -239,42 +69,42 @@ class RetryPolicy:
                 assert_never(outcome.kind)
         if not counts_as_retry:
             return Transition.released(now, unknown_count=queued.unknown_count)
-        due = self._due(queued.message, queued.message.retry_count + 2, since, jitter)
-        return self._counted(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
+        due = self._next_due(queued.message, queued.message.retry_count + 2, since, jitter)
+        return self._use_retry(queued, outcome, max(due, later(now, outcome.retry_after or timedelta(0))))
 
-    def _counted(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
-        tries = queued.message.retry_count + 1
-        if tries >= self.max_retries:
+    def _use_retry(self, queued: QueuedMessage, outcome: Outcome, due: datetime) -> Transition:
+        retries = queued.message.retry_count + 1
+        if retries >= self.max_retries:
             return Transition.escalated(
                 EscalationReason.EXHAUSTED,
                 last_error=exhausted(self.max_retries, outcome.error),
-                retry_count=tries,
+                retry_count=retries,
                 unknown_count=queued.unknown_count,
             )
         return Transition.rescheduled(
-            due, retry_count=tries, unknown_count=queued.unknown_count, last_error=outcome.error
+            due, retry_count=retries, unknown_count=queued.unknown_count, last_error=outcome.error
         )
 
     def enrol(self, message: Message, *, first_failed_at: datetime, now: datetime, jitter: float) -> Transition:
-        """What becomes of a message that is new to the queue: waiting, or in a person's hands at once.
+        """Return the transition of a message that is new to the queue: waiting, or escalated at once.
 
-        The wait counts from the failure and never from a time to come, so that a wrong clock delays nobody.
+        The wait counts from the failure and never from a future time, so a wrong clock delays no message.
         """
         if not self.has_tries_left(message):
-            return self._exhausted(message)
+            return self._escalate_exhausted(message)
         if message.created_at is None and message.updated_at is None:
             return Transition.enrolled(now)
-        return Transition.enrolled(self._due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
+        return Transition.enrolled(self._next_due(message, message.retry_count + 1, min(first_failed_at, now), jitter))
 
     def escalation_before_send(
         self, queued: QueuedMessage, now: datetime, *, has_lookup: bool = False
     ) -> Transition | None:
-        """Return the escalation that takes the place of a message's next attempt; None if it may be sent.
+        """Return the escalation that replaces a message's next attempt; None if it may be sent.
 
         Args:
             queued: the message, with what its history says of this text.
             now: the start of the pass.
-            has_lookup: the attempt begins by asking whether an earlier one has arrived.
+            has_lookup: the attempt begins by asking if an earlier one has arrived.
         """
         if queued.delivered_at is not None:
             return Transition.changed(f"Not sent: this text was already delivered at {_utc(queued.delivered_at)}")
@@ -283,7 +113,7 @@ class RetryPolicy:
         if self.expired(queued, now):
             return Transition.expired()
         if not self.has_tries_left(queued.message) or queued.requests >= BOUND * self.max_retries:
-            return self._exhausted(queued.message)
+            return self._escalate_exhausted(queued.message)
         if queued.unknown_count > self.unknown_limit and not has_lookup:
             return Transition.escalated(
                 EscalationReason.UNKNOWN,
@@ -292,47 +122,46 @@ class RetryPolicy:
         return None
 
     def has_tries_left(self, message: Message) -> bool:
-        """Whether a message may be tried again; ``max_retries`` may have been lowered while it waited."""
+        """Tell if retries are left; ``max_retries`` may have been lowered while the message waited."""
         return message.retry_count < self.max_retries
 
     def expired(self, queued: QueuedMessage, now: datetime) -> bool:
-        """Whether a message is too old to be wanted; its age counts from when it was made."""
+        """Tell if a message has expired; its age counts from its creation."""
         expires_at = self.expires_at(queued)
         return expires_at is not None and now > expires_at
 
     def expires_at(self, queued: QueuedMessage) -> datetime | None:
-        """Until when a message is wanted; None is for ever."""
+        """Return when a queued message expires; None is never."""
         return self.wanted_until(queued.message.created_at or queued.first_failed_at)
 
     def is_spent(self, retry_count: int, made_at: datetime, now: datetime) -> bool:
-        """Tell if a message is escalated in place of its next attempt, by its tries and its age alone."""
+        """Tell if a message is escalated instead of attempted, by its retries and its age alone."""
         end = self.wanted_until(made_at)
         return retry_count >= self.max_retries or (end is not None and now > end)
 
     def wanted_until(self, made_at: datetime) -> datetime | None:
-        """Return when a message expires that was made, or first failed, at a time; None is never."""
+        """Return when a message expires that was created, or first failed, at a time; None is never."""
         return None if self.expires_after is None else later(made_at, self.expires_after)
 
-    def _exhausted(self, message: Message) -> Transition:
+    def _escalate_exhausted(self, message: Message) -> Transition:
         return Transition.escalated(
             EscalationReason.EXHAUSTED, last_error=exhausted(self.max_retries, message.last_error)
         )
 
-    def _due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
+    def _next_due(self, message: Message, retry: int, since: datetime, jitter: float) -> datetime:
         made_at = message.created_at
         if made_at is not None and made_at > since:
-            made_at = None  # a clock was wrong, and must delay nobody
+            made_at = None  # a wrong clock must not delay a message
         return self.backoff.next_attempt_at(retry, since=since, created_at=made_at, jitter=jitter)
 
 
 def first_failure(message: Message, now: datetime) -> datetime:
-    """When a message that is new to the queue failed, as well as its row tells."""
+    """Return when a message that is new to the queue failed, as far as its row tells."""
     return message.updated_at or message.created_at or now
 
 
 BOUND = 3
-"""A message gets at most this many times ``max_retries`` requests for one text, whatever the application writes into
-its count."""
+"""A text gets at most this many times ``max_retries`` requests, whatever count the application writes into the row."""
 
 
 def _utc(time: datetime) -> str:
@@ -343,7 +172,7 @@ EXHAUSTED = re.compile(r"Max retries \(\d+\) exceeded\. Manual intervention requ
 
 
 def exhausted(max_retries: int, error: str | None) -> str:
-    """The ``last_error`` of a message that has had all its tries. Operators' searches rely on its words."""
+    """Return the ``last_error`` of an exhausted message. Operators search for its words."""
     start = f"Max retries ({max_retries}) exceeded. Manual intervention required."
     if error is None:
         return start

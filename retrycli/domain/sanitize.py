@@ -1,4 +1,4 @@
-"""What other people wrote, made safe to show as part of one line."""
+"""Foreign text, made safe to show in one line."""
 
 from __future__ import annotations
 
@@ -6,14 +6,14 @@ import re
 
 
 def printable(text: str) -> str:
-    """Show control characters, line breaks, tabs and direction overrides escaped, and all else as it is."""
+    """Escape control characters, line breaks, tabs and direction overrides."""
     if text.isprintable():
         return text
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def encodable(text: str) -> bool:
-    """Whether a text is all Unicode; what a shell passes on of other bytes is not."""
+    """Tell if a text is valid Unicode; a shell passes other bytes as surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -23,14 +23,14 @@ def encodable(text: str) -> bool:
 
 LOOKALIKES = str.maketrans("<>&@#*~`|[]", "‹›＆＠＃∗∼ˋ｜［］")
 UNDERSCORE = re.compile(r"(?<![^\W_])_|_(?![^\W_])")
-"""One that is not within a word, and so may be emphasis."""
+"""An underscore that is not within a word, and so may be emphasis."""
 
 
 def inert(text: str, longest: int) -> str:
-    """The same for a chat or a mail: what a channel might read as markup, a mention or a link becomes a letter like it.
+    """Escape a text for a chat or a mail: similar letters replace possible markup, mentions and links.
 
-    Every channel has rules of its own (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none of them can be
-    told reliably to let a text be.
+    Every channel has its own rules (Slack's ``<!channel>``, Markdown's ``[…](…)``, HTML), and none can be reliably told
+    to leave a text alone.
     """
     shown = UNDERSCORE.sub("＿", printable(text))
     shown = shown.replace("://", ":／／").translate(LOOKALIKES)

@@ -1,4 +1,4 @@
-"""When the next passes begin: by a cron line, by the passes that a scheduler has started, or by the clock."""
+"""The next passes, by a cron line, by the passes that a scheduler has started, or by the clock."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from retrycli.domain.cron_line import HOUR, schedule
 from retrycli.domain.errors import ConfigurationError
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-CLOCKS_DIFFER = timedelta(minutes=5)
-"""A pass that began later than so long after now did so by a wrong clock, and tells nothing of the next one."""
+MAX_CLOCK_SKEW = timedelta(minutes=5)
+"""A pass that starts this far in the future had a wrong clock, and says nothing about the next one."""
 PASSES_LOOKED_AT = 10
-"""From so many passes cron's grid is read."""
-FARTHEST = 2**24
-"""How many ticks ahead are looked at: at one a minute, 31 years."""
-FARTHEST_LISTED = 2**18
-"""The same for ticks that have to be listed one by one: at one a minute, half a year; at one an hour, 30 years."""
-DAYS_WITHOUT = 40 * 366
-"""A cron line without a tick for so many days never has one (29 February is on a Monday every 28 years)."""
+"""The number of passes from which cron's grid is derived."""
+MAX_TICKS = 2**24
+"""The maximum number of ticks to look ahead: at one a minute, 31 years."""
+MAX_LISTED_TICKS = 2**18
+"""The maximum for ticks that are listed one by one: at one a minute, half a year; at one an hour, 30 years."""
+MAX_DAYS_WITHOUT_TICK = 40 * 366
+"""A cron line without a tick for this many days never has one (29 February is a Monday every 28 years)."""
 MINUTE = timedelta(minutes=1)
 NICKNAMES = {
     "@hourly": "0 * * * *",
@@ -38,14 +38,14 @@ NICKNAMES = {
 MONTHS = ("jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
 WEEKDAYS = ("sun", "mon", "tue", "wed", "thu", "fri", "sat")
 RANGES = ((0, 59, ()), (0, 23, ()), (1, 31, ()), (1, 12, MONTHS), (0, 7, WEEKDAYS))
-"""The smallest and the largest value of each field of a cron line, and the names that it takes."""
+"""The minimum and maximum of each field of a cron line, and its names."""
 
 
 class Ticks(ABC):
-    """The times at which passes begin, by number."""
+    """The times at which passes start, by number."""
 
     __slots__ = ()
-    farthest: ClassVar[int] = FARTHEST
+    farthest: ClassVar[int] = MAX_TICKS
 
     @abstractmethod
     def __getitem__(self, number: int) -> datetime:
@@ -60,7 +60,7 @@ class Ticks(ABC):
         return self[self.after(time)]
 
     def first(self, number: int, holds: Callable[[datetime], bool]) -> int | None:
-        """The first tick from a number on at which something holds; once it does, it has to stay so. None: at none."""
+        """Return the first tick from a number on that meets a monotonic condition; None if there is none."""
         before, reach = number - 1, 1
         while not holds(self[before + reach]):
             before, reach = before + reach, 2 * reach
@@ -75,7 +75,7 @@ class Ticks(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Grid(Ticks):
-    """Ticks at equal distances; number 0 is one that was."""
+    """Ticks at equal intervals; number 0 is in the past."""
 
     origin: datetime
     interval: timedelta
@@ -90,14 +90,14 @@ class Grid(Ticks):
 
 
 class Listed(Ticks):
-    """Ticks at any distances; number 0 is the first of them.
+    """Ticks at any intervals; number 0 is the first.
 
     Args:
-        ticks: the times, in order. They are taken when they are needed.
+        ticks: the times, in order. They are read on demand.
     """
 
     __slots__ = ("_coming", "_known")
-    farthest = FARTHEST_LISTED
+    farthest = MAX_LISTED_TICKS
 
     def __init__(self, ticks: Iterator[datetime]) -> None:
         self._coming = ticks
@@ -106,18 +106,18 @@ class Listed(Ticks):
     def __getitem__(self, number: int) -> datetime:
         """Return the time of a tick; the end of time if there is no such tick."""
         while len(self._known) <= number:
-            if not self._take_one():
+            if not self._read_next():
                 return datetime.max.replace(tzinfo=UTC)
         return self._known[number]
 
     def after(self, time: datetime) -> int:
         """Return the number of the first tick after a time."""
         while not self._known or self._known[-1] <= time:
-            if not self._take_one():
+            if not self._read_next():
                 break
         return bisect_right(self._known, time)
 
-    def _take_one(self) -> bool:
+    def _read_next(self) -> bool:
         following = next(self._coming, None)
         if following is not None:
             self._known.append(following)
@@ -132,35 +132,35 @@ def by_cron(line: str, now: datetime, zone: tzinfo | None = None) -> Ticks | Non
 
     Args:
         line: its five fields, or a nickname such as ``@hourly``.
-        now: no tick before is needed.
-        zone: the time zone that cron goes by; None is this machine's.
+        now: ticks before are not needed.
+        zone: cron's time zone; None is this machine's.
 
     Returns:
-        The ticks; None if the line has no tick, or can't be read.
+        The ticks; None if the line is invalid or never has one.
     """
     fields = NICKNAMES.get(line, line).lower().split()
     if len(fields) != len(RANGES):
         return None
     try:
-        minutes, hours, days, months, weekdays = (_values(*each) for each in zip(fields, RANGES, strict=True))
+        minutes, hours, days, months, weekdays = (_values(*field) for field in zip(fields, RANGES, strict=True))
     except ValueError:
         return None
     hour = _local(now, zone).replace(minute=0, second=0, microsecond=0, tzinfo=None)
     step = HOUR / len(minutes)
-    if fields[1:] == ["*"] * 4 and all(each - minutes[0] == number * step for number, each in enumerate(minutes)):
+    if fields[1:] == ["*"] * 4 and all(minute - minutes[0] == number * step for number, minute in enumerate(minutes)):
         return Grid(_utc(hour + minutes[0] * MINUTE, zone), timedelta(minutes=step))
-    # If both are restricted, a day has to match one of them only.
+    # If both are restricted, a day has to match only one of them.
     either = not fields[2].startswith("*") and not fields[4].startswith("*")
 
     def has_ticks(day: date) -> bool:
         matches = (day.day in days, day.isoweekday() in weekdays or day.isoweekday() % 7 in weekdays)
         return day.month in months and (any(matches) if either else all(matches))
 
-    ticks = Listed(_on_days(has_ticks, hours, minutes, hour, zone))
+    ticks = Listed(_ticks_on_days(has_ticks, hours, minutes, hour, zone))
     return ticks if ticks[0] < datetime.max.replace(tzinfo=UTC) else None
 
 
-def _on_days(
+def _ticks_on_days(
     has_ticks: Callable[[date], bool],
     hours: Sequence[int],
     minutes: Sequence[int],
@@ -169,7 +169,7 @@ def _on_days(
 ) -> Iterator[datetime]:
     """Yield each tick from a local time on."""
     day, without = since.date(), 0
-    while without < DAYS_WITHOUT and day < date.max:
+    while without < MAX_DAYS_WITHOUT_TICK and day < date.max:
         without += 1
         if has_ticks(day):
             for hour in hours:
@@ -185,7 +185,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
     """Return the values of one field of a cron line.
 
     Raises:
-        ValueError: it can't be read.
+        ValueError: the field is invalid.
     """
     least, most, names = bounds
     numbers = {name: str(least + number) for number, name in enumerate(names)}
@@ -193,7 +193,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
     for part in field.split(","):
         span, slash, step = part.partition("/")
         first, dash, last = span.partition("-")
-        first, last = (numbers.get(each, each) for each in (first, last))
+        first, last = (numbers.get(value, value) for value in (first, last))
         if first == "*":
             first, dash, last = str(least), "-", str(most)
         values = range(int(first), (int(last) if dash else int(first)) + 1, int(step) if slash else 1)
@@ -206,7 +206,7 @@ def _values(field: str, bounds: tuple[int, int, Collection[str]]) -> list[int]:
 def _local(time: datetime, zone: tzinfo | None) -> datetime:
     try:
         return time.astimezone(zone)
-    except ValueError:  # TZ=UTC-24 is a zone for the system and none for Python
+    except ValueError:  # the system accepts the zone TZ=UTC-24, Python does not
         return time.astimezone(UTC)
 
 
@@ -221,7 +221,7 @@ def _utc(local: datetime, zone: tzinfo | None) -> datetime:
 
 
 def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> Ticks:
-    """Return the ticks of an interval by the clock: 15 minutes are the quarters of an hour."""
+    """Return the ticks of an interval by the clock: 15 minutes are quarters of an hour."""
     try:
         found = by_cron(schedule(interval), now, zone)
     except ConfigurationError:
@@ -230,18 +230,18 @@ def by_clock(interval: timedelta, now: datetime, zone: tzinfo | None = None) -> 
 
 
 def grid(starts: Sequence[datetime], interval: timedelta) -> Grid | None:
-    """The grid that passes keep to.
+    """Return the grid of the passes.
 
     Args:
-        starts: when the last passes began that a scheduler started, newest first. One that was late does not move the
+        starts: starts of the last passes by a scheduler, newest first. A late pass does not move the
             grid.
         interval: how often cron calls.
 
     Returns:
-        A grid through the newest of those passes that begin as most of them do; None where there was no pass.
+        A grid through the newest pass with the most common phase; None if there was no pass.
     """
     if not starts:
         return None
-    phases = [(each - EPOCH) % interval // MINUTE for each in starts]
-    usual, _ = Counter(phases).most_common(1)[0]  # of equally common ones the first that came, which is the newest
+    phases = [(start - EPOCH) % interval // MINUTE for start in starts]
+    usual, _ = Counter(phases).most_common(1)[0]  # of equally common phases the first, which is the newest
     return Grid(starts[phases.index(usual)], interval)

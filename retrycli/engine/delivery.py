@@ -1,4 +1,4 @@
-"""Delivery: the messages of one route are claimed, sent, decided and recorded."""
+"""Delivery of one route: claim, send, decide, record."""
 
 from __future__ import annotations
 
@@ -7,61 +7,41 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from retrycli.domain.attempt import Attempt
-from retrycli.domain.circuit_breaker import Breaker
-from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable
+from retrycli.domain.claim import Route
+from retrycli.domain.errors import DatabaseBusy, DatabaseUnavailable
 from retrycli.domain.events import Event, ResultKept
-from retrycli.domain.message import BY_PASS, QueuedMessage, Route, UnusableMessage
-from retrycli.domain.outcome import CLAIM_EXPIRED_BEFORE_SEND, Outcome, OutcomeKind
+from retrycli.domain.message import BY_PASS, QueuedMessage, UnusableMessage
 from retrycli.domain.pass_summary import StopReason
-from retrycli.domain.retry_policy import Decision, RetryPolicy, Transition, TransitionKind
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.coordination import PassCoordinator
+from retrycli.engine.decisions import Decisions, as_decision, ended_and_undecided
 from retrycli.engine.destination import Destination
+from retrycli.engine.in_flight import ENOUGH, InFlight, StartedAttempt
 from retrycli.engine.limits import PassLimits
-from retrycli.engine.recording import Decided, Results
-from retrycli.engine.rules import SYNC_INTERVAL, Dependencies, PassIdentity, PassRules
+from retrycli.engine.recording import TRY_AGAIN_SECONDS, Decided, Results, commit_patiently
+from retrycli.engine.rules import Dependencies, PassIdentity, PassRules
 from retrycli.engine.supply import Supply
 
 if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
-TRY_AGAIN_SECONDS = 0.05
-"""How long to wait for the application before a transaction is begun, or committed, again."""
-COMMIT_TIMES = 100
-"""How often a transaction is committed until its lock, which keeps the application's readers out, is given back."""
 RECORD_WITHIN_SECONDS = 0.1
-"""How long an answer may wait to be written down while a rate holds the next attempt back."""
-ENOUGH, SHARE = 8, 1 / 4
-"""An answer waits for others, to be written down with them in one transaction, until there are so many, or that share
-of the requests in flight if it is more. If it waited for all, all requests would soon go out, and be answered, in step.
-"""
-ROUNDS_FOR_A_FILE, ROUNDS_FOR_A_SERVER = 5, 60
-"""How long an answer waits for others, in rounds of the event loop: a transaction in a file costs little, and one at a
-server waits for it five times."""
-
-
-class Begun(NamedTuple):
-    """An attempt that is recorded and goes out next."""
-
-    queued: QueuedMessage
-    at: datetime
-    probe: int
-    """Which of the message's probes it is; 0 if it is none."""
-    on_trial: bool
+"""The maximum time that an answer waits to be recorded while the rate limit delays the next attempt."""
 
 
 class Delivery:
-    """One route as a pass delivers it.
+    """The delivery of one route in one pass.
 
     Args:
         deps: everything outside the engine.
-        rules: destination, limit and deadline are the route's.
-        me: which pass this is.
-        route: which messages.
+        rules: with the destination, limit and deadline of the route.
+        me: the pass.
+        route: the messages.
         since: the start of the pass.
-        tell: is given what has happened, once that is committed.
+        tell: receives events once they are committed.
     """
 
     def __init__(
@@ -75,7 +55,7 @@ class Delivery:
         tell: Callable[[Sequence[Event]], None],
     ) -> None:
         self.begun = 0
-        """How many attempts have begun."""
+        """Number of started attempts."""
         self._deps = deps
         self._rules = rules
         self._me = me
@@ -84,65 +64,59 @@ class Delivery:
         self._events: list[Event] = []
         self._limits = PassLimits(rules, since, deps.now, deps.stop_requested, self._reserve_turn)
         self._coordinator = PassCoordinator(deps, rules, me, since=since, tell=self._events.append)
-        self._destination = Destination(Breaker(rules.destination), rules, since=since)
+        self._decisions = Decisions(deps, rules, since=since)
+        self._destination: Destination
+        """Set by `run`, because loading it takes the one probe that may be due."""
         self._supply = Supply(deps.claims, self._coordinator, rules, route, since=since)
-        self._in_flight = 0
-        self._begun: list[Begun] = []
-        """Attempts that go out as soon as they are on the disk."""
-        self._answered: asyncio.Queue[Attempt] = asyncio.Queue()
-        self._fault: ConfigurationError | None = None
-        """Why no request can be made."""
+        self._in_flight = InFlight(deps, self._coordinator, at_a_server=rules.at_a_server)
         # An answer is in one of these three until its result is committed.
         self._new: list[Attempt] = []
-        """Answers that are not judged yet."""
+        """Answers that are not decided yet."""
         self._in_doubt: list[Decision] = []
-        """Answers that are held back until it is clear what they are about, and are not recorded yet."""
-        self._results = Results(deps, tell=self._events.extend, written=self._free_tickets)
+        """Answers that wait until it is clear what they are about. They are not recorded yet."""
+        self._results = Results(deps, tell=self._events.extend, written=self._unblock_tickets)
 
     async def run(self) -> None:
         """Claim, send and record until nothing is due or there is a reason to stop."""
-        # Not before it runs, for it takes the one probe that may be due.
         self._destination = self._coordinator.claim_destination()
         if self._may_begin():
             try:
                 async with self._deps.open_gateway() as gateway, asyncio.TaskGroup() as group:
                     await self._deliver(gateway, group)
             except ExceptionGroup as faults:
-                # A task group wraps whatever ends it; the caller must see a database that is gone as just that.
+                # A task group wraps the error that ends it; the caller must see the error itself.
                 raise faults.exceptions[0] from None
 
     @property
     def destination(self) -> str:
-        """Where its messages go."""
+        """Return where its messages go."""
         return self._rules.destination
 
     @property
     def reason(self) -> StopReason | None:
-        """Why it ended early. A limit that was asked for gives way to what is wrong with the destination."""
+        """Return why it ended early. A problem of the destination takes precedence over a limit."""
         if self._limits.reason in {None, StopReason.LIMIT}:
             return self._destination.stop_reason or self._limits.reason
         return self._limits.reason
 
     @property
     def detail(self) -> str | None:
-        """The same in words, where there is more to be said of it."""
+        """Return details of the reason, if there are any."""
         if self.reason is StopReason.PAUSED:
             return self._coordinator.paused
         return self._destination.detail if self.reason is self._destination.stop_reason else None
 
     def release(self) -> None:
-        """Give back what was claimed and not begun."""
+        """Release claimed messages without an attempt."""
         self._supply.release()
-
-    # -- claim and deliver ------------------------------------------------------------------------------------
 
     async def _deliver(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
         try:
-            while self._new or self._in_flight or self._may_begin() or await self._wait_for_rows():
+            while self._new or self._in_flight.count or self._may_begin() or await self._wait_for_rows():
                 await self._write(self._record_and_begin)
-                self._send(gateway, group)
+                self._in_flight.send(gateway, group)
                 self._new += await self._answers()
-            await self._write(self._end)
+            await self._write(self._finish)
         except DatabaseUnavailable as error:
             if not isinstance(error, DatabaseBusy):
                 self._supply.forget()
@@ -151,49 +125,41 @@ class Delivery:
                 raise
             self._limits.stop(StopReason.SIGNAL)
             self.release()
-        unjudged = [each.queued.message_id for each in self._new]
-        undone = [each.message_id for each in self._results.waiting]
+        unjudged = [attempt.queued.message_id for attempt in self._new]
+        undone = [decision.message_id for decision in self._results.waiting]
         self._events += map(ResultKept, [*self._results.unwritten, *undone, *unjudged])
         self._tell()
-        if self._fault is not None:
-            raise self._fault
-        if self._is_held_up and self._supply.any_left():
+        if self._in_flight.fault is not None:
+            raise self._in_flight.fault
+        if self._is_write_blocked and self._supply.any_left():
             raise DatabaseBusy(
                 f"the application holds the rows of {len(self._results.unwritten)} messages that were sent; end its "
                 "transaction. A later pass writes these rows, and sends the other messages"
             )
 
     async def _write(self, work: Callable[[], None]) -> None:
-        """Write in one transaction; begin it again for as long as the application holds what is to be written.
+        """Run `work` in one transaction; repeat while the application locks what it writes.
 
-        Nobody waits within a transaction: answers could not come in meanwhile, and their requests would time out.
+        Never wait within a transaction: answers could not be read meanwhile, and their requests would time out.
 
         Raises:
-            DatabaseBusy: it is held until the claims have expired and the pass should have ended.
+            DatabaseBusy: it is locked until the claims have expired and the pass should have ended.
         """
         while True:
             try:
                 with self._deps.claims.transaction(wait=False) as commit:
                     work()
-                    await self._commit(commit)
+                    await commit_patiently(commit, self._deps.sleep)
                 break
             except DatabaseBusy:
-                self._roll_back()
-                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight:
+                self._restore()
+                if self._keep_answers() and self._deps.stop_requested() and not self._in_flight.count:
                     raise
                 if self._deps.now() >= self._give_up_at:
                     raise
             await self._deps.sleep(TRY_AGAIN_SECONDS)
         self._committed()
         self._tell()
-
-    async def _commit(self, commit: Callable[[], bool]) -> None:
-        """Commit as soon as no reader of a SQLite file is in the way."""
-        for _ in range(COMMIT_TIMES):
-            if commit():
-                return
-            await self._deps.sleep(TRY_AGAIN_SECONDS)
-        raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
 
     @property
     def _give_up_at(self) -> datetime:
@@ -206,36 +172,23 @@ class Delivery:
         self._results.committed()
         self._in_doubt.clear()
 
-    def _roll_back(self) -> None:
-        """Have everything to do again that the failed transaction has done."""
+    def _restore(self) -> None:
+        """Restore what the failed transaction changed, to do it again."""
         self._coordinator.rolled_back()
         self._supply.rolled_back()
         self._results.rolled_back()
         self._events.clear()
-        not_begun = len(self._begun)
-        self._begun.clear()
-        self._in_flight -= not_begun
+        not_begun = self._in_flight.discard_unsent()
         self.begun -= not_begun
         self._limits.not_begun(not_begun)
 
-    def _send(self, gateway: Gateway, group: asyncio.TaskGroup) -> None:
-        """Let the attempts go out that have been recorded."""
-        for each in self._begun:
-            group.create_task(self._attempt(gateway, each))
-        self._begun.clear()
-
     def _keep_answers(self) -> bool:
-        """Record the outcomes of all answers in retrycli's own tables, because the application holds something else.
+        """Record the outcomes of all answers in retrycli's own tables, because the application locks its own.
 
-        So they are known even if this process dies. Return False if the application holds these too.
+        Then they survive if this process dies. Return False if these tables are locked too.
         """
-        self._new += self._arrived()
-        # What waits again and has used up no retry does so whoever takes it over: its attempt has ended.
-        ended, kept = [*self._in_doubt], list[Decision]()
-        for each in self._results.waiting:
-            (ended if each.transition.kind is TransitionKind.RELEASED else kept).append(each)
-        for answer in self._new:
-            (ended if answer.is_spared else kept).append(_settled(answer, Transition.released()))
+        self._new += self._in_flight.arrived()
+        ended, kept = ended_and_undecided(self._new, self._in_doubt, self._results.waiting)
         try:
             with self._deps.claims.transaction(wait=False) as commit:
                 self._sync()
@@ -252,11 +205,10 @@ class Delivery:
         return is_kept
 
     async def _save_answers(self) -> bool:
-        """Wait for the answers that are still to come, and record the outcomes of all; tell if that was possible."""
-        self._roll_back()
-        while self._in_flight:
-            self._new.append(await self._answered.get())
-            self._in_flight -= 1
+        """Wait for all answers, and record their outcomes; return True if that was possible."""
+        self._restore()
+        while self._in_flight.count:
+            self._new.append(await self._in_flight.next_answer())
         with suppress(DatabaseUnavailable):
             while not (is_kept := self._keep_answers()) and self._deps.now() < self._coordinator.claim.expires_at:
                 await self._deps.sleep(TRY_AGAIN_SECONDS)
@@ -264,24 +216,24 @@ class Delivery:
         return False
 
     async def _wait_for_rows(self) -> bool:
-        """Wait until the application lets go of rows, now that nothing is in flight.
+        """Wait until the application unlocks rows, after all requests have been answered.
 
         Returns:
-            Whether more attempts may begin, because some rows are free again.
+            True if more attempts may start, because some rows are unlocked.
         """
         if not self._results.unwritten:
             return False
         until = self._deps.now() + self._deps.claims.patience()
         while self._results.unwritten and self._deps.now() < until and not self._deps.stop_requested():
             await self._deps.sleep(TRY_AGAIN_SECONDS)
-            await self._write(self._try_held)
+            await self._write(self._retry_locked_rows)
             if self._may_begin():
                 return True
         return False
 
-    def _try_held(self) -> None:
+    def _retry_locked_rows(self) -> None:
         self._sync()
-        self._results.write_held(self._coordinator.claim)
+        self._results.write_locked(self._coordinator.claim)
 
     def _sync(self) -> None:
         self._coordinator.sync(self._destination)
@@ -289,10 +241,11 @@ class Delivery:
             self._limits.stop(StopReason.PAUSED)
 
     def _begin_attempts(self) -> None:
-        """Begin as many attempts as there is room for, each written down first."""
+        """Start as many attempts as allowed; each is recorded first."""
         while ids := self._next_ids(self._room()):
             now = self._deps.now()
             probing = self._destination.probing
+            opened_at = self._destination.breaker.opened_at or self._since
             escalations: dict[int, Transition] = {}
             loaded = self._deps.claims.begin(
                 self._coordinator.claim,
@@ -300,91 +253,53 @@ class Delivery:
                 made_by=BY_PASS,
                 pass_id=self._me.pass_id,
                 now=now,
-                fit=partial(self._is_fit, escalations),
+                fit=partial(self._decisions.is_fit, escalations),
                 destination_of=self._rules.destination_of,
                 probe=probing,
             )
             unfit: list[Decided] = []
             begun = 0
-            for each in loaded:
-                if isinstance(each, UnusableMessage):
-                    invalid = Transition.invalid(each.problem)
-                    unfit.append((each, Decision(each.message_id, invalid, message=each)))
-                elif escalation := escalations.get(each.message_id):
-                    unfit.append((each, Decision(each.message_id, escalation, message=each)))
+            for message in loaded:
+                if isinstance(message, UnusableMessage):
+                    invalid = Transition.invalid(message.problem)
+                    unfit.append((message, Decision(message.message_id, invalid, message=message)))
+                elif escalation := escalations.get(message.message_id):
+                    unfit.append((message, Decision(message.message_id, escalation, message=message)))
                 else:
-                    probe = self._count_probes(each.message_id) if probing else 0
-                    self._begun.append(Begun(each, now, probe, self._destination.on_trial))
+                    probe = self._deps.claims.count_probes(message.message_id, opened_at) if probing else 0
+                    self._in_flight.add(StartedAttempt(message, now, probe, self._destination.on_trial))
                     begun += 1
-            self._in_flight += begun
             self._limits.begun(begun)
             self.begun += begun
             self._results.write(self._coordinator.claim, unfit)
 
-    def _count_probes(self, message_id: int) -> int:
-        return self._deps.claims.count_probes(message_id, self._destination.breaker.opened_at or self._since)
-
-    async def _attempt(self, gateway: Gateway, begun: Begun) -> None:
-        stood_still = self._deps.now() >= self._coordinator.claim.expires_at
-        about_us = False
-        try:
-            outcome = CLAIM_EXPIRED_BEFORE_SEND if stood_still else await gateway.deliver(begun.queued)
-        except ConfigurationError as fault:  # the others' answers still come in
-            self._fault = self._fault or fault
-            outcome = Outcome(OutcomeKind.UNREACHABLE, error=f"not sent: {fault}")
-            about_us = True
-        now = self._deps.now()
-        self._answered.put_nowait(
-            Attempt(begun.queued, outcome, now - begun.at, now, begun.probe, begun.on_trial, about_us=about_us)
-        )
-
     async def _answers(self) -> list[Attempt]:
-        """Wait for an answer or for the rate, and take all answers that have come meanwhile."""
-        answers = []
+        """Wait for an answer or for the rate limit, and return all answers that have arrived."""
         if pause := self._limits.pause():
             await self._deps.sleep(min(pause, RECORD_WITHIN_SECONDS))
-        elif self._in_flight:
-            with suppress(TimeoutError):
-                async with asyncio.timeout(SYNC_INTERVAL.total_seconds()):
-                    answers.append(await self._answered.get())
-            await self._gather()
-            self._in_flight -= len(answers)
-        return answers + self._arrived()
-
-    def _arrived(self) -> list[Attempt]:
-        """Take the answers that have come."""
-        answers = [self._answered.get_nowait() for _ in range(self._answered.qsize())]
-        self._in_flight -= len(answers)
-        return answers
-
-    async def _gather(self) -> None:
-        """Let other answers come in that are there already, but for being read."""
-        enough = min(self._in_flight, max(ENOUGH, int(self._in_flight * SHARE)))
-        for _ in range(ROUNDS_FOR_A_SERVER if self._rules.at_a_server else ROUNDS_FOR_A_FILE):
-            await asyncio.sleep(0)
-            if 1 + self._answered.qsize() >= enough:
-                return
+            return self._in_flight.arrived()
+        return await self._in_flight.answers()
 
     def _may_begin(self) -> bool:
-        if self._is_held_up or self._fault is not None:
+        if self._is_write_blocked or self._in_flight.fault is not None:
             return False
         return bool(self._supply) and self._destination.stop_reason is None and self._limits.may_begin()
 
     @property
-    def _is_held_up(self) -> bool:
-        """Tell if the application holds so many rows one after the other that nothing more may go out."""
-        return self._results.barren >= max(ENOUGH, self._rules.concurrency)
+    def _is_write_blocked(self) -> bool:
+        """Tell if the application has locked too many rows in a row to send anything more."""
+        return self._results.blocked_in_a_row >= max(ENOUGH, self._rules.concurrency)
 
     def _room(self) -> int:
-        """How many attempts may begin now."""
+        """Return how many attempts may start now."""
         one_by_one = self._destination.on_trial or self._destination.probing
         width = 1 if one_by_one else self._destination.width
-        return self._limits.room(width - self._in_flight) if self._may_begin() else 0
+        return self._limits.room(width - self._in_flight.count) if self._may_begin() else 0
 
     def _next_ids(self, room: int) -> list[int]:
-        """Take what goes out next; if nothing can tell what the answers in doubt are about, decide them before."""
+        """Return the messages to send next. If none can settle the answers in doubt, decide these first."""
         found = self._supply.take(room, self._destination) if room else []
-        if room and not found and self._destination.tickets_in_doubt and not self._in_flight:
+        if room and not found and self._destination.tickets_in_doubt and not self._in_flight.count:
             self._decide_and_record(last=True)
             return self._next_ids(self._room())
         return found
@@ -392,69 +307,40 @@ class Delivery:
     def _reserve_turn(self, interval: timedelta, too_late: datetime) -> datetime:
         return self._deps.ledger.take_turn(self._rules.destination, self._deps.now(), interval, too_late)
 
-    def _is_fit(self, escalations: dict[int, Transition], queued: QueuedMessage) -> bool:
-        """Tell if a message may be sent; if not, note what becomes of it instead."""
-        has_lookup = self._deps.looks_up(queued.message.message_type)
-        escalation = self._policy(queued).escalation_before_send(queued, self._since, has_lookup=has_lookup)
-        if escalation is not None:
-            escalations[queued.message_id] = escalation
-        return escalation is None
-
-    # -- decide and record ------------------------------------------------------------------------------------
-
     def _record_and_begin(self) -> None:
-        """Record the results of some attempts, and begin the next ones. No request goes out before it is committed."""
+        """Record results and start the next attempts. No request is sent before the commit."""
         self._sync()
         self._decide_and_record()
         self._begin_attempts()
 
-    def _end(self) -> None:
+    def _finish(self) -> None:
         self._decide_and_record(last=True)
         self._supply.release()
 
     def _decide_and_record(self, *, last: bool = False) -> None:
-        """Decide what each new attempt does to its message, and write it down."""
-        if self._fault is not None:  # nothing can be learnt of a request that could not be made
-            self._results.add((each.queued, self._decide(each)) for each in self._new if each.about_us)
-            self._new = [each for each in self._new if not each.about_us]
+        """Decide new attempts and record the decisions."""
+        if self._in_flight.fault is not None:  # a request that could not be built says nothing
+            self._results.add(
+                (attempt.queued, self._decisions.decide(attempt)) for attempt in self._new if attempt.about_us
+            )
+            self._new = [attempt for attempt in self._new if not attempt.about_us]
         observed = self._coordinator.observe(self._destination, self._new, last=last)
         self._new = []
-        self._results.add((each.queued, self._decide(each)) for each in observed)
-        self._in_doubt += [_settled(each, Transition.released()) for each in self._destination.newly_in_doubt()]
+        self._results.add((attempt.queued, self._decisions.decide(attempt)) for attempt in observed)
+        self._in_doubt += [
+            as_decision(attempt, Transition.released()) for attempt in self._destination.newly_in_doubt()
+        ]
         self._coordinator.save(self._destination)
         if self._in_doubt:
             # Their messages stay claimed. If this process dies, their answers are known, and they are sent again.
             self._deps.claims.record_answers(self._coordinator.claim, self._in_doubt, self._deps.now())
         self._results.write(self._coordinator.claim)
 
-    def _free_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
+    def _unblock_tickets(self, messages: Iterable[QueuedMessage | UnusableMessage]) -> None:
         if self._rules.per_ticket_order:
-            self._supply.free(str(each.ticket_id) for each in messages)
-
-    def _decide(self, attempt: Attempt) -> Decision:
-        queued = attempt.queued
-        if attempt.about_us:
-            return _settled(attempt, Transition.released(attempt.finished_at))
-        transition = self._policy(queued).decide(
-            queued,
-            attempt.outcome,
-            since=self._since,
-            now=attempt.finished_at,
-            jitter=self._deps.jitter(),
-            counts_as_retry=attempt.counts_as_retry,
-            has_lookup=self._deps.looks_up(queued.message.message_type),
-        )
-        return _settled(attempt, transition)
-
-    def _policy(self, queued: QueuedMessage) -> RetryPolicy:
-        return self._rules.policies[queued.message.message_type]
+            self._supply.unblock(str(message.ticket_id) for message in messages)
 
     def _tell(self) -> None:
         events = self._events.copy()
         self._events.clear()
         self._tell_all(events)
-
-
-def _settled(attempt: Attempt, transition: Transition) -> Decision:
-    message_id = attempt.queued.message_id
-    return Decision(message_id, transition, attempt.outcome, attempt.duration, attempt.finished_at, attempt.queued)

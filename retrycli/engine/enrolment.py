@@ -1,4 +1,4 @@
-"""Intake: the queue follows the application's table."""
+"""Enrolment: synchronise the queue with the application's table."""
 
 from __future__ import annotations
 
@@ -6,29 +6,31 @@ from collections.abc import Callable, Collection, Sequence
 from datetime import datetime
 from functools import partial
 
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.errors import again_if_lost
 from retrycli.domain.events import Event, event_of
-from retrycli.domain.message import ChangedMessage, EscalationReason, Message, Span, UnusableMessage
-from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, first_failure
+from retrycli.domain.message import EscalationReason, Message, UnusableMessage
+from retrycli.domain.retry_policy import first_failure
+from retrycli.domain.transition import Decision, Transition, TransitionKind
 from retrycli.engine.rules import Dependencies, PassRules
 
 BATCH = 500
-"""How many messages are taken in with one transaction."""
+"""The number of messages enrolled in one transaction."""
 CHANGED_AT_ONCE = 100
-"""So many escalated messages are read whole at once, because their texts may be long."""
+"""The number of escalated messages read in full at once, because their texts may be long."""
 
 
 def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Callable[[Event], None]) -> int | None:
-    """Take in messages that have failed, and let go of those that are the application's again.
+    """Enrol failed messages, and drop messages that the application has withdrawn.
 
     Args:
         deps: everything outside the engine.
         rules: how messages are retried.
         now: the start of the pass: waits count from it.
-        emit: is given what has happened, once that is committed.
+        emit: receives events once they are committed.
 
     Returns:
-        Where the next pass goes on with the older messages; None where this one was to stop before it had gone so far.
+        Where the next pass continues with older messages; None if this pass was stopped before.
     """
     spans, swept_to = deps.enrolment.plan_sweep(deps.ledger.swept_to())
     for span in spans:
@@ -37,8 +39,10 @@ def sync_queue(deps: Dependencies, rules: PassRules, now: datetime, *, emit: Cal
     return swept_to
 
 
-def follow(deps: Dependencies, rules: PassRules, span: Span, now: datetime, *, emit: Callable[[Event], None]) -> bool:
-    """Bring the queue up to date with a range of the application's table; return False if a stop was requested."""
+def follow(
+    deps: Dependencies, rules: PassRules, span: IdRange, now: datetime, *, emit: Callable[[Event], None]
+) -> bool:
+    """Synchronise the queue with a range of the table; return False if a stop was requested."""
     changed = deps.enrolment.retire(span).changed
     for start in range(0, len(changed), CHANGED_AT_ONCE):
         review_escalations(deps, rules, changed[start : start + CHANGED_AT_ONCE], now, emit=emit)
@@ -49,7 +53,7 @@ def follow(deps: Dependencies, rules: PassRules, span: Span, now: datetime, *, e
         if deps.stop_requested():
             return False
         last = fresh[-1]
-        rest = Span(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
+        rest = IdRange(last.message_id if isinstance(last, UnusableMessage) else last.id, span.upto)
     return True
 
 
@@ -58,17 +62,17 @@ def review_escalations(
 ) -> None:
     """Let escalated messages wait again if the application has changed their text, count or error.
 
-    It is as if the application had withdrawn the message and failed it again: whether a pass came in between makes no
-    difference.
+    The result is the same as if the application had withdrawn the message and failed it again, so it does not depend on
+    whether a pass came in between.
     """
-    decide = partial(_reviewed, deps, rules, now=now)
-    for each in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
-        if each.transition.kind is TransitionKind.ESCALATED and each.message is not None:
-            emit(event_of(each.message, each))
+    decide = partial(_review, deps, rules, now=now)
+    for decision in again_if_lost(lambda: deps.enrolment.review(ids, decide, deps.now())):
+        if decision.transition.kind is TransitionKind.ESCALATED and decision.message is not None:
+            emit(event_of(decision.message, decision))
 
 
-def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
-    """Decide if an escalated message waits again; `RELEASED` stands for one that stays escalated."""
+def _review(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: datetime) -> Decision:
+    """Decide if an escalated message waits again; `RELEASED` means that it stays escalated."""
     queued = found.message
     stays = Decision(queued.message_id, Transition.released(), message=queued)
     if isinstance(queued, UnusableMessage) or not found.changed:
@@ -76,7 +80,7 @@ def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: 
     policy = rules.policies[queued.message.message_type]
     has_lookup = deps.looks_up(queued.message.message_type)
     if escalation := policy.escalation_before_send(queued, now, has_lookup=has_lookup):
-        # An error or a count that the application writes at every tick is not worth another word.
+        # An error or count that the application writes at every tick deserves no new notification.
         return stays._replace(transition=escalation) if escalation.reason is EscalationReason.CHANGED else stays
     failed_at = first_failure(queued.message, now)
     transition = policy.enrol(queued.message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
@@ -86,21 +90,21 @@ def _reviewed(deps: Dependencies, rules: PassRules, found: ChangedMessage, now: 
 def enrol(
     deps: Dependencies, rules: PassRules, fresh: Sequence[Message | UnusableMessage], now: datetime
 ) -> list[Event]:
-    """Take messages into the queue; those that go straight to a person are told of in the events."""
+    """Enrol messages; return events for those that are escalated at once."""
     entries = []
-    for each in fresh:
-        if isinstance(each, UnusableMessage):
-            settled, failed_at = Decision(each.message_id, Transition.invalid(each.problem)), now
+    for message in fresh:
+        if isinstance(message, UnusableMessage):
+            decision, failed_at = Decision(message.message_id, Transition.invalid(message.problem)), now
         else:
-            failed_at = first_failure(each, now)
-            policy = rules.policies[each.message_type]
-            transition = policy.enrol(each, first_failed_at=failed_at, now=now, jitter=deps.jitter())
-            settled = Decision(each.id, transition)
-        entries.append((settled, failed_at, each.ticket_id))
-    # Not the start of the pass: people may have been told since of all that was escalated up to a later time.
+            failed_at = first_failure(message, now)
+            policy = rules.policies[message.message_type]
+            transition = policy.enrol(message, first_failed_at=failed_at, now=now, jitter=deps.jitter())
+            decision = Decision(message.id, transition)
+        entries.append((decision, failed_at, message.ticket_id))
+    # Not the start of the pass: operators may have been notified of escalations up to a later time.
     refused = again_if_lost(lambda: deps.enrolment.enrol(entries, deps.now()))
     return [
-        event_of(each, settled, refusal=refused.get(settled.message_id))
-        for each, (settled, _, _) in zip(fresh, entries, strict=True)
-        if settled.transition.kind is TransitionKind.ESCALATED or settled.message_id in refused
+        event_of(message, decision, refusal=refused.get(decision.message_id))
+        for message, (decision, _, _) in zip(fresh, entries, strict=True)
+        if decision.transition.kind is TransitionKind.ESCALATED or decision.message_id in refused
     ]

@@ -1,4 +1,4 @@
-"""How many attempts a pass may begin just now: its limit, its rate, its deadline, and whether it is to end."""
+"""The limits of a pass: number, rate, deadline, and stop requests."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from retrycli.engine.rules import PassRules
 
 
 def capacity(rules: PassRules) -> int | None:
-    """How many attempts one pass can begin at most; None where neither limit nor rate says so."""
+    """Return the maximum number of attempts of a pass; None if neither limit nor rate is set."""
     by_rate = None
     if rules.rate_per_second is not None:
         by_rate = math.ceil(rules.deadline.total_seconds() * rules.rate_per_second)
-    return min((each for each in (rules.limit, by_rate) if each is not None), default=None)
+    return min((limit for limit in (rules.limit, by_rate) if limit is not None), default=None)
 
 
 class PassLimits:
-    """What a pass may still do of its own accord.
+    """The attempts that a pass may still start.
 
     Args:
         rules: limit, rate and deadline.
         started_at: the start of the pass.
         now: the clock.
-        stop_requested: whether a signal has come.
-        take_turn: reserves the time of one request, given how far apart requests are and when it comes too late.
+        stop_requested: returns True after a signal.
+        take_turn: reserves the time of one request, given the interval between requests and the deadline.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class PassLimits:
         take_turn: Callable[[timedelta, datetime], datetime],
     ) -> None:
         self.reason: StopReason | None = None
-        """Why nothing more may begin; the first reason is kept."""
+        """The first reason to start nothing more."""
         self._now = now
         self._stop_requested = stop_requested
         self._reserve_turn = take_turn
@@ -46,10 +46,10 @@ class PassLimits:
         self._left = rules.limit
         self._interval = timedelta(seconds=1 / rules.rate_per_second) if rules.rate_per_second else None
         self._turn: datetime | None = None
-        """When the next request may go out; None where that is not reserved yet."""
+        """The reserved time of the next request; None if no time is reserved yet."""
 
     def may_begin(self) -> bool:
-        """Whether anything more may begin in this pass."""
+        """Tell if this pass may start anything more."""
         if self._stop_requested():
             self.stop(StopReason.SIGNAL)
         elif self._now() >= self._deadline:
@@ -59,11 +59,11 @@ class PassLimits:
         return self.reason is None
 
     def stop(self, reason: StopReason) -> None:
-        """Begin nothing more, for a reason."""
+        """Start nothing more, for a reason."""
         self.reason = self.reason or reason
 
     def room(self, wanted: int) -> int:
-        """How many attempts may begin now, of so many that could."""
+        """Return how many of the wanted attempts may start now."""
         if not self.may_begin():
             return 0
         if self._left is not None:
@@ -73,7 +73,7 @@ class PassLimits:
         return max(wanted, 0)
 
     def _has_turn(self, interval: timedelta) -> bool:
-        """Whether the time has come that is reserved for the next request; it is reserved where none is yet."""
+        """Tell if the reserved time of the next request has come; reserve one if there is none."""
         if self._turn is None:
             turn = self._reserve_turn(interval, self._deadline)
             if turn >= self._deadline:
@@ -83,18 +83,18 @@ class PassLimits:
         return self._now() >= self._turn
 
     def begun(self, count: int) -> None:
-        """Take note that so many have begun."""
+        """Record `count` started attempts."""
         if self._left is not None:
             self._left -= count
         if count:
             self._turn = None
 
     def not_begun(self, count: int) -> None:
-        """Take back that so many have begun, and the time that was reserved: neither was recorded."""
+        """Undo `count` started attempts and the reserved time, because neither was recorded."""
         if self._left is not None:
             self._left += count
         self._turn = None
 
     def pause(self) -> float:
-        """How many seconds to wait until the next may begin; 0 where nothing waits for the rate."""
+        """Return the seconds until the next request may be sent; 0 if the rate does not delay it."""
         return 0.0 if self._turn is None else max((self._turn - self._now()).total_seconds(), 0.0)

@@ -1,4 +1,4 @@
-"""Attempts and look-ups that an operator asks for, one message at a time."""
+"""Attempts and look-ups by an operator, one message at a time."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from datetime import datetime
 from typing import TYPE_CHECKING, TypeVar
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.errors import DatabaseBusy, InvalidMessage, NotActionable, again_if_lost
 from retrycli.domain.events import BreakerClosed, Event, MessageDelivered
-from retrycli.domain.message import Claim, Message, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import unfit
 from retrycli.domain.outcome import LookUp, Outcome, OutcomeKind, Presence
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.engine.enrolment import enrol
 from retrycli.engine.recording import record
 from retrycli.engine.rules import Dependencies, PassRules
@@ -22,18 +23,18 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Gateway
 
 TRY_AGAIN_SECONDS = 0.2
-"""How long to wait for the application before a result is written again."""
+"""The wait before a result is written again, if the application locks its row."""
 
 Result = TypeVar("Result")
 
 
 async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int, *, by: str) -> Outcome:
-    """Try one message now, for a person; it takes none of the message's tries.
+    """Attempt one message now, for an operator; it uses up no retry.
 
     Raises:
-        As `attempt_through`.
+        NoSuchMessage, NotActionable, InvalidMessage: see `attempt_through`.
     """
-    # Before anything is claimed: a preset that is wrong must leave the message where it is.
+    # Before anything is claimed: an invalid preset must leave the message unchanged.
     async with deps.open_gateway() as gateway:
         return await attempt_through(gateway, deps, rules, message_id, by=by)
 
@@ -41,7 +42,7 @@ async def attempt_by_hand(deps: Dependencies, rules: PassRules, message_id: int,
 async def attempt_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> Outcome:
-    """The same through a gateway that is open already, as for one message of many.
+    """Attempt one message through an open gateway, as for one message of many.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -50,12 +51,12 @@ async def attempt_through(
     """
     now = deps.now()
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
-    queued = _claimed(deps, rules, claim, message_id, by, now)
+    queued = _claim_to_send(deps, rules, claim, message_id, by, now)
     outcome = await gateway.deliver(queued)
     finished_at = deps.now()
     transition = Transition.after_attempt_by_hand(queued, outcome)
-    settled = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
-    for event in await _recorded(deps, claim, queued, settled):
+    decision = Decision(message_id, transition, outcome, finished_at - now, finished_at, queued)
+    for event in await _record_patiently(deps, claim, queued, decision):
         deps.emit(event)
     if outcome.kind is OutcomeKind.DELIVERED:
         _close_breaker(deps, rules.destination_of(queued.message.message_type))
@@ -65,9 +66,9 @@ async def attempt_through(
 async def look_up_through(
     gateway: Gateway, deps: Dependencies, rules: PassRules, message_id: int, *, by: str
 ) -> LookUp:
-    """Ask whether a message has arrived, and record it as delivered if it has. Nothing is sent.
+    """Ask if a message has arrived, and record it as delivered if it has. Send nothing.
 
-    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, it stays where it was.
+    The message is claimed meanwhile, so that no pass sends it. Unless it arrived, its state is unchanged.
 
     Raises:
         NoSuchMessage: there is no such row.
@@ -78,24 +79,24 @@ async def look_up_through(
     claim = Claim(str(uuid.uuid4()), now + rules.lease)
     arrived = False
     try:
-        queued = _claimed_to_ask(deps, rules, claim, message_id, by, now)
+        queued = _claim_to_look_up(deps, rules, claim, message_id, by, now)
         found = await gateway.look_up(queued)
         arrived = found.result is Presence.ARRIVED
     finally:
         if not arrived:
             deps.claims.release(claim, [message_id])
     if arrived:
-        return await _arrived(deps, rules, claim, queued, by, now)
+        return await _record_arrival(deps, rules, claim, queued, by, now)
     if found.result is Presence.ABSENT and queued.elsewhere is not None:
         return LookUp(Presence.UNKNOWN, f"not found; an earlier attempt was for ticket {queued.elsewhere}, look there")
     return found
 
 
-def _claimed_to_ask(
+def _claim_to_look_up(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim a message that can be looked up."""
-    queued, _ = _begun(deps, rules, claim, message_id, by, now, "look up", sends=False)
+    """Claim a message for a look-up."""
+    queued, _ = _claim_and_load(deps, rules, claim, message_id, by, now, "look up", sends=False)
     if isinstance(queued, UnusableMessage):
         raise _unusable(queued)
     if not deps.looks_up(queued.message.message_type):
@@ -111,42 +112,42 @@ def _claimed_to_ask(
     return queued
 
 
-async def _arrived(
+async def _record_arrival(
     deps: Dependencies, rules: PassRules, claim: Claim, queued: QueuedMessage, by: str, began: datetime
 ) -> LookUp:
-    """Record that a look-up found a message."""
+    """Record the delivery that a look-up found."""
     outcome = Outcome(OutcomeKind.DELIVERED, error="found by look-up", found=True)
     finished_at = deps.now()
-    settled = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
+    decision = Decision(queued.message_id, Transition.delivered(), outcome, finished_at - began, finished_at, queued)
     destination = rules.destination_of(queued.message.message_type)
 
     def record_arrival() -> None:
-        deps.claims.record_arrival(claim, settled, made_by=by, destination=destination, started_at=began)
+        deps.claims.record_arrival(claim, decision, made_by=by, destination=destination, started_at=began)
 
-    await _patiently(deps, claim, record_arrival)
-    events = await _recorded(deps, claim, queued, settled)
+    await _write_patiently(deps, claim, record_arrival)
+    events = await _record_patiently(deps, claim, queued, decision)
     for event in events:
         deps.emit(event)
-    if any(isinstance(each, MessageDelivered) for each in events):
+    if any(isinstance(event, MessageDelivered) for event in events):
         return LookUp(Presence.ARRIVED)
     words = f"its row could not be marked as sent; see `retrycli show {queued.message_id}`"
     return LookUp(Presence.ARRIVED, words)
 
 
-async def _recorded(deps: Dependencies, claim: Claim, queued: QueuedMessage, settled: Decision) -> list[Event]:
-    """Write the result, however long the application holds the row or the file while the claim lives.
+async def _record_patiently(deps: Dependencies, claim: Claim, queued: QueuedMessage, decision: Decision) -> list[Event]:
+    """Write the result; while the claim lives, wait for the application's locks.
 
-    After that a pass writes it: the attempt's outcome is recorded, unless the file was held all the time.
+    After that a pass writes it: the attempt's outcome is recorded, unless the file was locked all the time.
     """
     while True:
-        events, held = await _patiently(deps, claim, lambda: record(deps, claim, [(queued, settled)]))
+        events, held = await _write_patiently(deps, claim, lambda: record(deps, claim, [(queued, decision)]))
         if not held or deps.now() >= claim.expires_at:
             return events
         await deps.sleep(TRY_AGAIN_SECONDS)
 
 
-async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
-    """Write, however long the application holds the file while the claim lives."""
+async def _write_patiently(deps: Dependencies, claim: Claim, write: Callable[[], Result]) -> Result:
+    """Write; while the claim lives, wait for the application's lock on the file."""
     while True:
         try:
             return write()
@@ -157,9 +158,9 @@ async def _patiently(deps: Dependencies, claim: Claim, write: Callable[[], Resul
 
 
 def _close_breaker(deps: Dependencies, destination: str) -> None:
-    """Remember that a destination works. A rest that it asked for goes on: it works, and is still to be left alone.
+    """Close the breaker of a destination that works. A rest that it asked for continues.
 
-    The delivery is recorded. If another holds the breaker for too long, the next probe finds out that it works.
+    The delivery is recorded. If the breaker is locked for too long, the next probe finds out that it works.
     """
     try:
         with deps.claims.transaction():
@@ -174,8 +175,8 @@ def _close_breaker(deps: Dependencies, destination: str) -> None:
 
 
 def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime) -> list[Message | UnusableMessage]:
-    """Enrol a message that the queue does not know yet; nothing where it does, or where it is not failed."""
-    span = Span(message_id - 1, message_id)
+    """Enrol a failed message that is not in the queue yet; return it, or nothing."""
+    span = IdRange(message_id - 1, message_id)
     deps.enrolment.retire(span)  # the id may belong to another message now
     unknown_yet = deps.enrolment.newly_failed(span, limit=1)
     for escalated in enrol(deps, rules, unknown_yet, now):
@@ -183,22 +184,22 @@ def take_in(deps: Dependencies, rules: PassRules, message_id: int, now: datetime
     return unknown_yet
 
 
-def _claimed(
+def _claim_to_send(
     deps: Dependencies, rules: PassRules, claim: Claim, message_id: int, by: str, now: datetime
 ) -> QueuedMessage:
-    """Claim the message, which the queue may not know yet, and record an attempt."""
-    queued, was_escalated = _begun(deps, rules, claim, message_id, by, now, "retry", sends=True)
+    """Claim the message, enrol it if necessary, and record an attempt."""
+    queued, was_escalated = _claim_and_load(deps, rules, claim, message_id, by, now, "retry", sends=True)
     if isinstance(queued, UnusableMessage):
         invalid = Decision(message_id, Transition.invalid(queued.problem), message=queued)
         events, _ = again_if_lost(lambda: record(deps, claim, [(queued, invalid)]))
         for event in events:
-            if not was_escalated:  # else it has been told
+            if not was_escalated:  # else the event was emitted before
                 deps.emit(event)
         raise _unusable(queued)
     return queued
 
 
-def _begun(
+def _claim_and_load(
     deps: Dependencies,
     rules: PassRules,
     claim: Claim,
@@ -209,10 +210,10 @@ def _begun(
     *,
     sends: bool,
 ) -> tuple[QueuedMessage | UnusableMessage, bool]:
-    """Claim and load a message, and record an attempt if a request is to be sent; tell if it was escalated."""
-    for each in take_in(deps, rules, message_id, now):
-        if isinstance(each, UnusableMessage):
-            raise _unusable(each)
+    """Claim and load a message, and record an attempt if it ``sends``; return the message, and if it was escalated."""
+    for message in take_in(deps, rules, message_id, now):
+        if isinstance(message, UnusableMessage):
+            raise _unusable(message)
     was_escalated = deps.claims.claim_one(claim, message_id, now, verb)
     loaded = deps.claims.begin(
         claim,

@@ -1,4 +1,4 @@
-"""The ports of the engine: what it needs of the outside, as protocols. Only type checkers import them."""
+"""The ports of the engine: protocols that adapters implement. Only type checkers import them."""
 
 from __future__ import annotations
 
@@ -8,78 +8,70 @@ from datetime import datetime, timedelta
 from typing import Protocol
 
 from retrycli.domain.circuit_breaker import Breaker
+from retrycli.domain.claim import ChangedMessage, Claim, ExpiredClaim, IdRange, Route
 from retrycli.domain.events import ClockWasAhead
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import (
-    ChangedMessage,
-    Claim,
-    ExpiredClaim,
-    Message,
-    QueuedMessage,
-    Route,
-    Span,
-    UnusableMessage,
-)
+from retrycli.domain.message import Message, QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import LookUp, Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.transition import Decision, WriteResult
 
 
 class Retired(Protocol):
-    """What the queue and the application's table did not agree about."""
+    """Differences between the queue and the application's table."""
 
     @property
     def changed(self) -> Sequence[int]:
-        """Escalated messages whose rows the application may have written since, by their ids."""
+        """Return the ids of escalated messages whose rows the application may have written since."""
 
 
 class Enrolment(Protocol):
-    """Which messages the queue looks after."""
+    """The messages that are in the queue."""
 
-    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
-        """The ranges of ids to compare, and where the next pass goes on."""
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
+        """Return the ranges of ids to compare, and where the next pass continues."""
 
-    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
-        """Failed messages that the queue does not know."""
+    def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
+        """Return failed messages that are not in the queue."""
 
     def enrol(self, entries: Sequence[tuple[Decision, datetime, int | str]], now: datetime) -> Mapping[int, str]:
-        """Add messages: first transition, first failure, ticket; whose rows took no change, and why."""
+        """Add messages (decision, first failure, ticket); return the ids whose rows rejected the change, and why."""
 
-    def retire(self, span: Span) -> Retired:
-        """Drop messages that are the application's again, and find escalated ones whose rows it may have written."""
+    def retire(self, span: IdRange) -> Retired:
+        """Drop messages that the application has withdrawn, and find escalated ones whose rows it may have written."""
 
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Let escalated messages wait again, or remember their rows as they are now; return what was decided."""
+        """Let escalated messages wait again, or store their rows as last seen; return the decisions."""
 
 
 class Claims(Protocol):
-    """The queue as a pass works on it."""
+    """The queue, as a pass claims and records its messages."""
 
     def transaction(self, *, wait: bool = True) -> AbstractContextManager[Callable[[], bool]]:
-        """Write all that is written inside in one transaction.
+        """Run all writes of the block in one transaction.
 
-        It is committed at the end, or before by the function that is given: it returns False if readers of a SQLite
-        file are in the way, and may be called again.
+        It is committed at the end, or earlier by the function that it yields: this returns False if readers of a SQLite
+        file block the commit, and may be called again.
 
         Raises:
-            DatabaseBusy: the application holds a lock; soon, unless `wait` is set.
+            DatabaseBusy: the application holds a lock; raised at once unless `wait` is set.
         """
 
     def patience(self) -> timedelta:
-        """Return how long to wait for a lock that the application holds."""
+        """Return how long to wait for a lock of the application."""
 
     def count_due(self, due_by: datetime) -> int:
-        """How many messages are due."""
+        """Count the due messages."""
 
     def any_due(self, due_by: datetime, route: Route) -> bool:
-        """Whether any message of a route is due."""
+        """Tell if any message of a route is due."""
 
     def claim(
         self, claim: Claim, due_by: datetime, limit: int, turns: FairShare | None = None, route: Route | None = None
     ) -> list[int]:
-        """Claim due messages of a route whose turn it is."""
+        """Claim due messages of a route; `turns` selects among them."""
 
     def claim_probe(
         self,
@@ -90,7 +82,7 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message to probe with, another one each time."""
+        """Claim one due message as a probe, another one each time."""
 
     def claim_elsewhere(
         self,
@@ -101,26 +93,26 @@ class Claims(Protocol):
         *,
         per_ticket_order: bool = False,
     ) -> list[int]:
-        """Claim one due message of another ticket than these."""
+        """Claim one due message of a ticket that is not among these."""
 
     def count_probes(self, message_id: int, since: datetime) -> int:
-        """Count the probes that a message has been since a time."""
+        """Count a message's probes since a time."""
 
     def claim_first_of(
         self, claim: Claim, due_by: datetime, tickets: Collection[str], route: Route | None = None
     ) -> list[int]:
-        """Claim the first unfinished message of each ticket, where it is due."""
+        """Claim the first unfinished message of each ticket, if it is due."""
 
     def renew(self, claim: Claim) -> None:
-        """Hold what is claimed for longer."""
+        """Renew the lease of a claim."""
 
     def claim_one(self, claim: Claim, message_id: int, now: datetime, verb: str = "retry") -> bool:
-        """Claim one message, whatever its wait; return whether it was escalated."""
+        """Claim one message, due or not; return True if it was escalated."""
 
     def record_arrival(
         self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
     ) -> None:
-        """Record an attempt at a claimed message that is found to have arrived, and its outcome."""
+        """Record a finished attempt at a claimed message that a look-up found."""
 
     def begin(
         self,
@@ -134,91 +126,91 @@ class Claims(Protocol):
         destination_of: Callable[[str], str | None],
         probe: bool = False,
     ) -> list[QueuedMessage | UnusableMessage]:
-        """Load claimed messages, and record an attempt for each that is fit for one."""
+        """Load claimed messages, and record an attempt for each message that is fit for one."""
 
     def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
         """Record the outcomes of attempts whose messages are not decided yet."""
 
     def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
-        """Write down what came of messages, but only the attempts' outcomes if the application holds their rows."""
+        """Record decisions; of messages whose rows the application locks, only the outcomes."""
 
     def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
-        """Record the outcomes of attempts, and touch no row of the application's."""
+        """Record the outcomes of attempts, and write no row of the application's table."""
 
     def release(self, claim: Claim, ids: Collection[int]) -> None:
-        """Give back messages that no attempt was begun for."""
+        """Release claimed messages without an attempt."""
 
     def take_over_expired(self, claim: Claim, now: datetime, limit: int) -> list[ExpiredClaim]:
-        """Claim messages whose claims have expired."""
+        """Claim messages whose leases have expired."""
 
 
 class Ledger(Protocol):
-    """What passes remember from one to the next."""
+    """The state that passes share."""
 
     def start_pass(
         self, pass_id: str, *, host: str, pid: int, now: datetime, started_by: StartedBy = StartedBy.UNKNOWN
     ) -> None:
-        """A pass has begun."""
+        """Record the start of a pass."""
 
     def repair_clock_skew(self, now: datetime, lease: timedelta) -> ClockWasAhead | None:
-        """Put right what was written by a clock that was ahead."""
+        """Correct future times that were written by a wrong clock."""
 
     def heartbeat(self, pass_id: str, now: datetime) -> None:
-        """A pass is alive."""
+        """Record that a pass is alive."""
 
     def finish_pass(self, summary: PassSummary, now: datetime, *, swept_to: int | None = None) -> None:
-        """A pass has ended."""
+        """Record the end of a pass."""
 
     def mark_dead_passes(self, pass_id: str, *, silent_since: datetime) -> None:
-        """Passes that have not ended, and have given no sign of life since a time, are dead."""
+        """Mark unfinished passes without a heartbeat since a time as dead."""
 
     def prune(self, before: datetime, limit: int) -> int:
-        """Look at the next so many attempts, and forget the old ones; and old acts and passes."""
+        """Examine the next `limit` attempts and delete the old ones; delete old actions and passes."""
 
     def swept_to(self) -> int | None:
-        """Where the last sweep left off."""
+        """Return where the last sweep stopped."""
 
     def last_start(self) -> str | None:
-        """Return the destination with which the newest pass started that attempted anything."""
+        """Return the first destination of the newest pass that attempted anything."""
 
     def breaker(self, destination: str) -> Breaker:
-        """What is remembered of a destination."""
+        """Return the breaker of a destination."""
 
     def breaker_to_judge(self, destination: str) -> Breaker:
-        """The same, which no other pass changes until this transaction ends."""
+        """Return the breaker of a destination, with a lock until this transaction ends."""
 
     def save_breaker(self, breaker: Breaker) -> None:
-        """Remember a destination."""
+        """Save the breaker of a destination."""
 
     def take_probe(self, breaker: Breaker, until: datetime) -> bool:
-        """Take the one probe that is due, before another pass does."""
+        """Take the one probe that is due; return False if another pass was faster."""
 
     def take_turn(self, destination: str, now: datetime, interval: timedelta, too_late: datetime) -> datetime:
-        """Reserve a time for one request, unless it would come too late."""
+        """Reserve a time for one request, unless it is too late."""
 
     def paused(self, now: datetime) -> str | None:
-        """Why deliveries are held back, in words; None where they are not."""
+        """Return why deliveries are paused, in words; None if they are not."""
 
 
 class Lock(Protocol):
     """One pass at a time."""
 
     def acquire(self) -> None:
-        """Take it.
+        """Acquire the lock.
 
         Raises:
             LockHeld: another pass has it.
         """
 
     def release(self) -> None:
-        """Give it back, where it was taken."""
+        """Release the lock, if it is held."""
 
 
 class Gateway(Protocol):
-    """What delivers."""
+    """Delivers messages."""
 
     async def deliver(self, queued: QueuedMessage) -> Outcome:
-        """Send one message; never raises for what the other side did."""
+        """Send one message; never raise for an error of the other side."""
 
     async def look_up(self, queued: QueuedMessage) -> LookUp:
-        """Ask whether a message has arrived, and send nothing; never raises for what the other side did."""
+        """Ask if a message has arrived, and send nothing; never raise for an error of the other side."""

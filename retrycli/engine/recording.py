@@ -1,53 +1,74 @@
-"""Writing down what was decided, and what the world is then to be told."""
+"""Recording of decisions, and the events that follow."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from datetime import datetime
 
+from retrycli.domain.claim import Claim
+from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.events import Event, MessageMovedOn, event_of
-from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.message import QueuedMessage, UnusableMessage
+from retrycli.domain.transition import Decision, WriteResult
 from retrycli.engine.rules import SYNC_INTERVAL, Dependencies
 
 Decided = tuple[QueuedMessage | UnusableMessage, Decision]
-"""A claimed message, and what was decided of it."""
-WAITED_FOR = 8
-"""A transaction waits for so many rows at most that the application holds."""
+"""A claimed message and its decision."""
+MAX_LOCKED_ROWS = 8
+"""The maximum number of locked rows that a transaction waits for."""
+TRY_AGAIN_SECONDS = 0.05
+"""The wait before a transaction is started, or committed, again."""
+COMMIT_TIMES = 100
+"""Number of attempts to commit before the lock, which blocks the application's readers, is released."""
+
+
+async def commit_patiently(commit: Callable[[], bool], sleep: Callable[[float], Awaitable[None]]) -> None:
+    """Commit as soon as no reader of a SQLite file is in the way.
+
+    Raises:
+        DatabaseBusy: the application read it for too long.
+    """
+    for _ in range(COMMIT_TIMES):
+        if commit():
+            return
+        await sleep(TRY_AGAIN_SECONDS)
+    raise DatabaseBusy("the application reads the database for too long; end its transaction, or use WAL")
 
 
 def record(deps: Dependencies, claim: Claim, decided: Sequence[Decided]) -> tuple[list[Event], list[Decided]]:
-    """Write down what was decided of claimed messages, in one transaction.
+    """Record decisions about claimed messages in one transaction.
 
     Returns:
-        An event for each message, but for those whose rows the application holds; and these, to be written later.
+        An event for each message whose row is not locked by the application, and the others, to be written later.
     """
     if not decided:
         return [], []
-    recorded = deps.claims.record(claim, [each for _, each in decided], deps.now())
-    held = [each for each in decided if each[1].message_id in recorded.held] if recorded.held else []
+    recorded = deps.claims.record(claim, [decision for _, decision in decided], deps.now())
+    held = [pair for pair in decided if pair[1].message_id in recorded.locked] if recorded.locked else []
     return _events(decided, recorded), held
 
 
 def _events(decided: Sequence[Decided], recorded: WriteResult) -> list[Event]:
     return [
-        MessageMovedOn(each.message_id, each.outcome.kind if each.outcome else None)
-        if each.message_id in recorded.lost
+        MessageMovedOn(decision.message_id, decision.outcome.kind if decision.outcome else None)
+        if decision.message_id in recorded.lost
         else event_of(
-            message, recorded.changed.get(each.message_id, each), refusal=recorded.refused.get(each.message_id)
+            message,
+            recorded.changed.get(decision.message_id, decision),
+            refusal=recorded.not_written.get(decision.message_id),
         )
-        for message, each in decided
-        if each.message_id not in recorded.held
+        for message, decision in decided
+        if decision.message_id not in recorded.locked
     ]
 
 
 class Results:
-    """What a pass has decided of messages, until that is committed. A transaction may fail at any time.
+    """Decisions of a pass that are not committed yet. A transaction may fail at any time.
 
     Args:
-        deps: where it is written down.
-        tell: is given what happened to messages.
-        written: is given the messages whose results are written.
+        deps: the database and the clock.
+        tell: receives the events of messages.
+        written: receives the messages whose results are written.
     """
 
     def __init__(
@@ -59,76 +80,78 @@ class Results:
     ) -> None:
         self._deps = deps
         self._tell = tell
-        self._tell_written = written
+        self._on_written = written
         self._waiting: list[Decided] = []
-        """What the next transaction writes."""
+        """The decisions that the next transaction writes."""
         self._unwritten: list[Decided] = []
-        """What is not written because the application holds its row. The outcome of its attempt is on the disk."""
+        """Decisions that are not written because the application locks the rows. Their outcomes are recorded."""
         self._now: list[Decided] = []
-        """What the present transaction writes, with what it finds held."""
-        self._now_held: list[Decided] = []
-        self._still_held: list[Decided] | None = None
-        """What the present transaction finds held of what was held up; None if it does not look."""
-        self._looked_at: datetime | None = None
-        self.barren = 0
-        """How many results the application has held up since one was last written."""
+        """The decisions that the current transaction writes, and those of them that it finds locked."""
+        self._now_locked: list[Decided] = []
+        self._still_locked: list[Decided] | None = None
+        """The earlier decisions that the current transaction finds still locked; None if it does not check."""
+        self._retried_at: datetime | None = None
+        self.blocked_in_a_row = 0
+        """Number of locked results since one was last written."""
 
     @property
     def waiting(self) -> Sequence[Decision]:
-        """Return what the next transaction writes."""
-        return [each for _, each in self._waiting]
+        """Return the decisions that the next transaction writes."""
+        return [decision for _, decision in self._waiting]
 
     @property
     def unwritten(self) -> list[int]:
-        """Return the messages whose results are not written because the application holds their rows."""
-        return [each.message_id for _, each in self._unwritten]
+        """Return the ids of messages whose rows the application locks."""
+        return [decision.message_id for _, decision in self._unwritten]
 
     def add(self, decided: Iterable[Decided]) -> None:
-        """Take in what was decided."""
+        """Add decisions."""
         self._waiting += decided
 
     def write(self, claim: Claim, others: Sequence[Decided] = ()) -> None:
-        """Write all, but for messages whose rows the application holds: those are tried every now and then.
+        """Write all decisions; those with locked rows only at intervals.
 
         Args:
-            claim: which holds them.
-            others: what was decided in the present transaction without an attempt. It is forgotten if that fails.
+            claim: the lease on the messages.
+            others: decisions of the current transaction without an attempt. They are dropped if it fails.
         """
-        if self._unwritten and self._still_held is None and self._is_time():
-            self.write_held(claim)
+        if self._unwritten and self._still_locked is None and self._is_retry_due():
+            self.write_locked(claim)
         decided, self._waiting = [*self._waiting, *others], []
         self._now += decided
-        self._now_held += self._write(claim, decided)
+        self._now_locked += self._write(claim, decided)
 
-    def _is_time(self) -> bool:
-        return self._looked_at is None or self._deps.now() - self._looked_at >= SYNC_INTERVAL
+    def _is_retry_due(self) -> bool:
+        return self._retried_at is None or self._deps.now() - self._retried_at >= SYNC_INTERVAL
 
-    def write_held(self, claim: Claim) -> None:
-        """Write what the application held the last time."""
-        self._looked_at = self._deps.now()
-        self._still_held = self._write(claim, self._unwritten)
+    def write_locked(self, claim: Claim) -> None:
+        """Write the decisions whose rows were locked the last time."""
+        self._retried_at = self._deps.now()
+        self._still_locked = self._write(claim, self._unwritten)
 
     def _write(self, claim: Claim, decided: Sequence[Decided]) -> list[Decided]:
         events, held = record(self._deps, claim, decided)
         self._tell(events)
-        unwritten = {each.message_id for _, each in held}
-        self._tell_written(message for message, each in decided if each.message_id not in unwritten)
+        unwritten = {decision.message_id for _, decision in held}
+        self._on_written(message for message, decision in decided if decision.message_id not in unwritten)
         return held
 
     def committed(self) -> None:
-        """Take note that the transaction is committed."""
-        if self._still_held is not None:
-            if len(self._still_held) < len(self._unwritten):
-                self.barren = 0
-            # The next time it is the turn of others to be waited for.
-            self._unwritten = self._still_held[WAITED_FOR:] + self._still_held[:WAITED_FOR]
-            self._still_held = None
+        """Note that the transaction is committed."""
+        if self._still_locked is not None:
+            if len(self._still_locked) < len(self._unwritten):
+                self.blocked_in_a_row = 0
+            # The next time the transaction waits for other rows.
+            self._unwritten = self._still_locked[MAX_LOCKED_ROWS:] + self._still_locked[:MAX_LOCKED_ROWS]
+            self._still_locked = None
         if self._now:
-            self.barren = 0 if len(self._now_held) < len(self._now) else self.barren + len(self._now_held)
-            self._unwritten += self._now_held
-            self._now, self._now_held = [], []
+            self.blocked_in_a_row = (
+                0 if len(self._now_locked) < len(self._now) else self.blocked_in_a_row + len(self._now_locked)
+            )
+            self._unwritten += self._now_locked
+            self._now, self._now_locked = [], []
 
     def rolled_back(self) -> None:
-        """Take note that the transaction has failed: its results are to be written again."""
-        self._waiting[:0] = [each for each in self._now if each[1].outcome is not None]
-        self._now, self._now_held, self._still_held = [], [], None
+        """Note that the transaction has failed: its results are written again."""
+        self._waiting[:0] = [pair for pair in self._now if pair[1].outcome is not None]
+        self._now, self._now_locked, self._still_locked = [], [], None

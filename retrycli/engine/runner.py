@@ -10,9 +10,9 @@ from math import ceil
 from typing import TYPE_CHECKING
 
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import DatabaseUnavailable, LockHeld, cause_of
 from retrycli.domain.events import Event, PassStarted, PassStopped, Tally
-from retrycli.domain.message import Claim, Route
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
 from retrycli.engine.enrolment import sync_queue
 from retrycli.engine.recovery import recover
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from retrycli.engine.ports import Lock
 
 PRUNE_AT_MOST = 10_000
-"""How many attempts one pass looks at to forget them, and how many acts and passes it forgets at most.
+"""The maximum number of attempts that one pass examines for pruning, and of actions and passes that it deletes.
 
 The database is locked meanwhile: for some 50 ms, also in a history of a million attempts.
 """
@@ -37,21 +37,21 @@ GRAVITY = (
     StopReason.DEADLINE,
     StopReason.LIMIT,
 )
-"""Why deliveries end early: where they differ, the pass ends for the first of these."""
+"""Reasons for an early end, in order of precedence: a pass with several ends for the first."""
 ENDS_THE_PASS = frozenset({StopReason.SIGNAL, StopReason.PAUSED})
-"""Reasons that hold for every route."""
+"""Reasons that end all routes."""
 RESULTS: dict[StopReason | None, PassResult] = {
     StopReason.SIGNAL: PassResult.INTERRUPTED,
     StopReason.PAUSED: PassResult.PAUSED,
 }
-"""How a pass ends for a reason, where that is not `STOPPED`."""
+"""The result of a pass by its reason, if it is not `STOPPED`."""
 
 
 async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIdentity) -> PassSummary:
-    """Make one pass, and write down how it went, whatever happens.
+    """Run one pass, and record its end in every case.
 
     Raises:
-        RetrycliError: the pass could not be made at all.
+        RetrycliError: the pass could not run.
     """
     the_pass = _Pass(deps, rules, me)
     began_at = the_pass.began_at
@@ -76,7 +76,7 @@ async def run_pass(deps: Dependencies, lock: Lock, rules: PassRules, me: PassIde
 
 
 class _Pass:
-    """What a pass knows while it runs."""
+    """The state of a running pass."""
 
     def __init__(self, deps: Dependencies, rules: PassRules, me: PassIdentity) -> None:
         self.began_at = self.started_at = deps.now()
@@ -91,30 +91,30 @@ class _Pass:
     # -- start, recover and enrol -----------------------------------------------------------------------------
 
     def start(self) -> None:
-        """Count from now on, and not from before the wait for the lock, in which another pass was at work.
+        """Set the start of the pass to now: another pass was at work while this one waited for the lock.
 
-        And have nobody wait because a clock was ahead for a while.
+        Correct times that a wrong clock wrote, so that no message waits for them.
         """
         self.started_at = self._deps.now()
         if self.started_at - self.began_at >= SYNC_INTERVAL:
             self._deps.ledger.heartbeat(self._me.pass_id, self.started_at)
-        mended = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
-        self._tell([] if mended is None else [mended])
+        repaired = self._deps.ledger.repair_clock_skew(self.started_at, self._rules.lease)
+        self._tell([] if repaired is None else [repaired])
 
     def recover(self) -> None:
-        """Take back the messages of passes that died."""
+        """Recover the messages of dead passes."""
         self._deps.ledger.mark_dead_passes(self._me.pass_id, silent_since=self.started_at - self._rules.lease)
         claim = Claim(self._me.pass_id, self.started_at + self._rules.lease)
         self._tell(recover(self._deps, self._rules, claim, self.started_at))
 
     def enrol(self) -> None:
-        """Follow the application's table: messages that have failed come in, others go out."""
+        """Synchronise the queue with the application's table."""
         self._swept_to = sync_queue(self._deps, self._rules, self.started_at, emit=lambda event: self._tell([event]))
 
     # -- deliver ----------------------------------------------------------------------------------------------
 
     async def deliver_what_is_due(self) -> None:
-        """Deliver one route after the other, each that has something due within its share of time and limit."""
+        """Deliver the routes with due messages one after the other, each within its share of time and limit."""
         due_by = self._rules.due_by(self.started_at)
         due = self._deps.claims.count_due(due_by)
         self._tell([PassStarted(self._me.pass_id, due)])
@@ -132,18 +132,18 @@ class _Pass:
                 break
 
     def _routes_with_due_messages(self, due_by: datetime) -> list[Route]:
-        """List the routes that have something due, from the one after that with which the last pass started.
+        """List the routes with due messages, beginning after the first route of the previous pass.
 
-        So each route has its turn, also if the limit is smaller than their number.
+        So each route has its turn, even if the limit is smaller than the number of routes.
         """
         routes = self._rules.routes or (Route(self._rules.destination),)
         last = self._deps.ledger.last_start() if len(routes) > 1 else None
-        first = next((number for number, each in enumerate(routes, 1) if each.destination == last), 0)
-        return [each for each in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, each)]
+        first = next((number for number, route in enumerate(routes, 1) if route.destination == last), 0)
+        return [route for route in (*routes[first:], *routes[:first]) if self._deps.claims.any_due(due_by, route)]
 
     def _rules_for(self, route: Route, number: int, *, of: int) -> PassRules:
         """Give a route its share of the deadline and of the remaining limit."""
-        limit, begun = self._rules.limit, sum(each.begun for each in self._deliveries)
+        limit, begun = self._rules.limit, sum(delivery.begun for delivery in self._deliveries)
         share = None if limit is None else ceil((limit - begun) / (of - number))
         until = self._rules.deadline * ((number + 1) / of)
         return replace(self._rules, destination=route.destination, limit=share, deadline=until)
@@ -151,29 +151,29 @@ class _Pass:
     # -- forget and report ------------------------------------------------------------------------------------
 
     def prune_history(self) -> None:
-        """Forget attempts and passes that are older than anybody wants to look back."""
+        """Delete attempts and passes that are older than the retention."""
         if self._rules.retention is not None:
             self._deps.ledger.prune(self.started_at - self._rules.retention, PRUNE_AT_MOST)
 
     def report(self) -> PassSummary:
-        """Write down how the pass ended, as its deliveries did."""
-        ended = [each for each in self._deliveries if each.reason is not None]
-        worst = min(ended, key=lambda each: GRAVITY.index(each.reason), default=None)
+        """Record the end of the pass, as its deliveries ended."""
+        ended = [delivery for delivery in self._deliveries if delivery.reason is not None]
+        worst = min(ended, key=lambda delivery: GRAVITY.index(delivery.reason), default=None)
         if worst is None or worst.reason is StopReason.LIMIT:
-            down = self._down_all_along()
+            down = self._untried_outage()
             reason = worst.reason if worst else None
             return self.finish(PassResult.COMPLETED, StopReason.BREAKER_OPEN if down else reason, down)
         return self.finish(RESULTS.get(worst.reason, PassResult.STOPPED), worst.reason, worst.detail)
 
-    def _down_all_along(self) -> str | None:
-        """A destination that is still down, though nothing was tried there: others tell nothing of it."""
-        tried = {each.destination for each in self._deliveries}
-        others = [each.destination for each in self._rules.routes if tried and each.destination not in tried]
-        breakers = (self._deps.ledger.breaker(each) for each in others)
-        return next((each.description for each in breakers if each.state is BreakerState.OPEN), None)
+    def _untried_outage(self) -> str | None:
+        """Describe a destination that is still down and was not tried: the others say nothing about it."""
+        tried = {delivery.destination for delivery in self._deliveries}
+        others = [route.destination for route in self._rules.routes if tried and route.destination not in tried]
+        breakers = (self._deps.ledger.breaker(destination) for destination in others)
+        return next((breaker.description for breaker in breakers if breaker.state is BreakerState.OPEN), None)
 
     def finish(self, result: PassResult, reason: StopReason | None = None, detail: str | None = None) -> PassSummary:
-        """Write down how the pass ended, for a reason of its own."""
+        """Record the end of the pass for a given reason."""
         now = self._deps.now()
         summary = self._tally.summary(self._me.pass_id, result, now - self.began_at, reason=reason, detail=detail)
         self._deps.ledger.finish_pass(summary, now, swept_to=self._swept_to)
@@ -186,13 +186,13 @@ class _Pass:
         """Record the error that ended the pass, if the database can still be written."""
         if not self._finished:
             with suppress(DatabaseUnavailable):
-                for each in self._deliveries:
-                    each.release()
+                for delivery in self._deliveries:
+                    delivery.release()
             with suppress(DatabaseUnavailable):
                 self.finish(PassResult.FAILED, StopReason.FAULT, cause_of(error))
 
     def _tell(self, events: Sequence[Event]) -> None:
-        """Tell the world what is committed, and only then."""
+        """Emit events, only once they are committed."""
         for event in events:
             self._tally.count(event)
             self._deps.emit(event)

@@ -11,11 +11,13 @@ from heapq import merge
 
 from retrycli.config.settings import Settings
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ListedMessage
-from retrycli.domain.message import ChangedMessage, Message, Span, State, UnusableMessage
+from retrycli.domain.message import Message, State, UnusableMessage
 from retrycli.domain.pass_record import Pause
-from retrycli.domain.retry_policy import Decision, RetryPolicy, TransitionKind
+from retrycli.domain.retry_policy import RetryPolicy
+from retrycli.domain.transition import Decision, TransitionKind
 from retrycli.engine import enrolment
 from retrycli.engine.destination import Destination
 from retrycli.engine.rules import Dependencies, PassRules
@@ -54,10 +56,10 @@ class _Foreseen:
     _fresh: Mapping[int, Message | UnusableMessage] = field(default_factory=dict)
     """The new messages that were read last."""
 
-    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         return self.real.plan_sweep(swept_to)
 
-    def newly_failed(self, span: Span, limit: int) -> list[Message | UnusableMessage]:
+    def newly_failed(self, span: IdRange, limit: int) -> list[Message | UnusableMessage]:
         found = self.real.newly_failed(span, limit, replaced=self._here)
         self._fresh = {each.message_id if isinstance(each, UnusableMessage) else each.id: each for each in found}
         return found
@@ -92,7 +94,7 @@ class _Foreseen:
                 self.ids.append(each.message_id)
                 self.times.append((due - EPOCH) // MICROSECOND)
 
-    def retire(self, span: Span) -> Retired:
+    def retire(self, span: IdRange) -> Retired:
         found = self.real.would_retire(span)
         self._here = found.replaced.keys()
         self.replaced.update(self._here)

@@ -17,8 +17,9 @@ from typing import Any
 from retrycli.config.settings import Settings
 from retrycli.domain import incidents, schedule_grid
 from retrycli.domain.circuit_breaker import BreakerState
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.listing import MessageDetails
-from retrycli.domain.message import Claim, Message, MessageStatus, QueuedMessage, Span, State, UnusableMessage
+from retrycli.domain.message import Message, MessageStatus, QueuedMessage, State, UnusableMessage
 from retrycli.domain.pass_record import is_late
 from retrycli.domain.pass_summary import PassResult, StopReason
 from retrycli.engine import enrolment
@@ -36,7 +37,7 @@ from retrycli.store.ledger import Ledger
 from retrycli.store.messages import message_of
 from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 
 LATENESS = timedelta(seconds=3)
 """How long after the tick of its line a pass begins: what has ended by then does not hold it up."""
@@ -146,7 +147,7 @@ class _Explainer:
         self._rules = rules
         self._interval = interval
         self._now = deps.now()
-        until = self._now + schedule_grid.CLOCKS_DIFFER
+        until = self._now + schedule_grid.MAX_CLOCK_SKEW
         passes = self._ledger.last_passes(incidents.LOOKBACK, until=until)
         self._refusals = self._ledger.refusals(passes)
         ended = next((each for each in passes if each.result not in {None, PassResult.SKIPPED}), None)
@@ -163,7 +164,7 @@ class _Explainer:
     def explain(self, message_id: int) -> Explanation:
         first = self._now if self._grid is None else self._grid.next(self._now)
         self._deps.ledger.repair_clock_skew(first, self._rules.lease)
-        enrolment.follow(self._deps, self._rules, Span(message_id - 1, message_id), first, emit=lambda _: None)
+        enrolment.follow(self._deps, self._rules, IdRange(message_id - 1, message_id), first, emit=lambda _: None)
         if self._rules.per_ticket_order:  # those of its ticket that go first may be as new
             enrolment.sync_queue(self._deps, self._rules, first, emit=lambda _: None)
         found = self._views.message(message_id)

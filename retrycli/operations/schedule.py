@@ -23,7 +23,8 @@ from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_record import PassRecord, is_late
 from retrycli.domain.pass_summary import SCHEDULERS, StartedBy
 from retrycli.system import crontab, filesystem, systemd
-from retrycli.system.crontab import Caller, File, Host, Target, UserCrontab
+from retrycli.system.crontab import UserCrontab
+from retrycli.system.host import Caller, File, Host, Target, named_zone, system_zone
 from retrycli.system.trust import ROOT, find_weakness, group_readers
 
 LOGS, LOG = Path("/var/log/retrycli"), "retrycli.log"
@@ -321,7 +322,7 @@ def install(place: SchedulePlace, wanted: Job, host: Host) -> list[FileChange]:
     )
     others = [each for each in callers if not (each.installed and each.title in titles)]
     _refuse_a_second(others, wanted.config, host)
-    if place.is_timer and not crontab.has_systemd(host):
+    if place.is_timer and not systemd.has_systemd(host):
         raise ConfigurationError("systemd is not at work on this machine; leave out --systemd for a line of cron's")
     if not place.is_timer and not crontab.has_cron(host):
         raise ConfigurationError(
@@ -352,14 +353,14 @@ def apply(place: SchedulePlace, changes: Sequence[FileChange], host: Host) -> No
         if change.target.read() != change.before:
             raise ConfigurationError(f"{change.target.title} has changed meanwhile; nothing was done, try again")
     own, goes = place is SchedulePlace.OWN_TIMER, all(not change.after for change in changes)
-    if goes and crontab.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
-        crontab.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
+    if goes and systemd.has_systemd(host) and any(each.target.title.endswith(systemd.TIMER) for each in changes):
+        systemd.systemctl(host, "disable", "--now", systemd.TIMER, own=own)
     for change in changes:
         change.target.write(change.after)
-    if place.is_timer and crontab.has_systemd(host):
-        crontab.systemctl(host, "daemon-reload", own=own)
+    if place.is_timer and systemd.has_systemd(host):
+        systemd.systemctl(host, "daemon-reload", own=own)
         if not goes:
-            crontab.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
+            systemd.systemctl(host, "enable", "--now", systemd.TIMER, own=own)
 
 
 def check(loaded: Loaded, host: Host, *, only: SchedulePlace | None = None) -> Verdict:
@@ -460,7 +461,7 @@ def ticks_of(
         now: the time.
         zone: the time zone that cron and timers go by; by default the system's.
     """
-    zone = zone or crontab.system_zone()
+    zone = zone or system_zone()
     latest = passes[: schedule_grid.PASSES_LOOKED_AT]
     starts = [each.started_at for each in latest if each.started_by in SCHEDULERS]
     at_work = [each for each in callers if each.running is not False]
@@ -472,7 +473,7 @@ def ticks_of(
 
 def _ticks(caller: Caller, starts: Sequence[datetime], now: datetime, zone: tzinfo) -> schedule_grid.Ticks | None:
     if caller.kind == "cron":
-        return schedule_grid.by_cron(caller.when, now, crontab.named_zone(caller.zone) or zone)
+        return schedule_grid.by_cron(caller.when, now, named_zone(caller.zone) or zone)
     for each in caller.when.split(", "):
         line, span = systemd.as_cron(each), systemd.span(each)
         if line is not None:
@@ -545,7 +546,7 @@ def first_tick(caller: Caller, now: datetime, zone: tzinfo | None = None) -> dat
     """
     if caller.kind != "cron" or caller.since is None:
         return None
-    zone = crontab.named_zone(caller.zone) or zone or crontab.system_zone()
+    zone = named_zone(caller.zone) or zone or system_zone()
     if (line := schedule_grid.by_cron(caller.when, caller.since, zone)) is None:
         return None
     tick = line.next(caller.since).astimezone(UTC)
@@ -643,7 +644,7 @@ def _targets(place: SchedulePlace, host: Host) -> list[Target]:
         case SchedulePlace.OWN_TIMER:
             folder = host.unit_folder
         case SchedulePlace.SYSTEM_TIMER:
-            folder = host.root / crontab.SYSTEM_UNITS
+            folder = host.root / systemd.SYSTEM_UNITS
     return [File(folder / systemd.SERVICE), File(folder / systemd.TIMER)]
 
 

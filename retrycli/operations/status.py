@@ -31,7 +31,7 @@ from retrycli.store.escalations import escalation_groups
 from retrycli.store.ledger import Ledger
 from retrycli.store.views import Views
 from retrycli.store.write_check import lack_of_room
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 from retrycli.system.pass_lock import Holder, PassLock
 from retrycli.views.prometheus import Measured
 
@@ -132,7 +132,7 @@ def status(
     with open_database(settings) as database:
         ledger = Ledger(database)
         at = now()
-        upto = at + schedule_grid.CLOCKS_DIFFER
+        upto = at + schedule_grid.MAX_CLOCK_SKEW
         interval = timedelta(minutes=settings.schedule.retry_interval_minutes)
         passes = ledger.last_passes(incidents.LOOKBACK, until=upto)
         last = passes[0] if passes else None

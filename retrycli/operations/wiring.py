@@ -22,9 +22,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from retrycli.config.settings import Settings
+from retrycli.domain.claim import Route
 from retrycli.domain.errors import EventLoopRunning, again_if_lost
 from retrycli.domain.events import Event
-from retrycli.domain.message import MessageType, Route
+from retrycli.domain.message import MessageType
 from retrycli.domain.operator_action import LONGEST_NAME
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_summary import PassSummary, StartedBy

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Select, bindparam, case, delete, exc, exists, func, or_, select, update
 
-from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Claim, ExpiredClaim, MessageType, QueuedMessage, Route, State, UnusableMessage
+from retrycli.domain.claim import Claim, ExpiredClaim, Route
+from retrycli.domain.message import MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
-from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
+from retrycli.domain.transition import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
 from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.error_messages import is_busy
@@ -47,6 +47,7 @@ from retrycli.store.these import id_in
 if TYPE_CHECKING:
     from sqlalchemy import Connection
 
+    from retrycli.domain.fair_share import FairShare
     from retrycli.store.database import Database
 
 

@@ -11,7 +11,6 @@ from urllib.parse import unquote, urlsplit
 from sqlalchemy import create_engine, event, exc, make_url
 
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable
-from retrycli.system.python import install
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -93,6 +92,8 @@ def make_engine(url: URL, patience: int) -> Engine:
     try:
         return _sqlite(url, patience) if is_sqlite else _postgresql(url, patience)
     except ImportError as error:
+        from retrycli.system.python import install
+
         remedy = "" if is_sqlite else f"; {install('postgres')}"
         raise ConfigurationError(f"database.url: the driver {error.name} is not installed{remedy}") from error
 

@@ -25,20 +25,19 @@ from sqlalchemy import (
     update,
 )
 
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.identity import BY_TICKET, birth_of
 from retrycli.domain.message import (
     OPTIONAL_COLUMNS,
     REQUIRED_COLUMNS,
-    ChangedMessage,
     Message,
     MessageStatus,
     QueuedMessage,
-    Span,
     State,
     UnusableMessage,
-    ticket_text,
 )
-from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -116,7 +115,7 @@ class Enrolment:
         self._tail = tail
         self._sweep = sweep
 
-    def plan_sweep(self, swept_to: int | None) -> tuple[list[Span], int]:
+    def plan_sweep(self, swept_to: int | None) -> tuple[list[IdRange], int]:
         """Which ranges of ids this pass compares: of the older messages the next slice, and all of the newest.
 
         Args:
@@ -128,17 +127,17 @@ class Enrolment:
         rows = self._rows()
         tail = self._id_at(rows, self._tail, newest=True)
         if tail is None:
-            return [Span(None, None)], START
+            return [IdRange(None, None)], START
         spans = []
         after = START if swept_to is None else swept_to
         while after < tail:
             upto = self._id_at(rows, self._sweep - 1, after=after)
             upto = tail if upto is None else min(upto, tail)
-            spans.append(Span(after, upto))
+            spans.append(IdRange(after, upto))
             after = upto
             if swept_to is not None:
                 break
-        return [*spans, Span(tail, None)], START if after >= tail else after
+        return [*spans, IdRange(tail, None)], START if after >= tail else after
 
     def goes_round(self) -> bool:
         """Whether there are more messages to go through than one pass compares."""
@@ -161,7 +160,7 @@ class Enrolment:
             return connection.execute(statement).scalar()
 
     def newly_failed(
-        self, span: Span, limit: int, *, replaced: Collection[int] = ()
+        self, span: IdRange, limit: int, *, replaced: Collection[int] = ()
     ) -> list[Message | UnusableMessage]:
         """Failed messages that the queue does not know, by id, with what decides about them.
 
@@ -230,7 +229,7 @@ class Enrolment:
     def _whole_messages(self) -> Select[Any]:
         return with_queue(self._database).where(id_in(queue.c.message_id))
 
-    def retire(self, span: Span) -> Retired:
+    def retire(self, span: IdRange) -> Retired:
         """Drop messages that the application has since sent, rejected, withdrawn or deleted.
 
         A message whose id belongs to another one now goes too: the other is enrolled as new. Escalated messages whose
@@ -245,7 +244,7 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return Retired(gone, changed)
 
-    def would_retire(self, span: Span) -> WouldRetire:
+    def would_retire(self, span: IdRange) -> WouldRetire:
         """Find what `retire` would drop or find changed. Nothing is written."""
         replaced: dict[int, datetime | None] = {}
         changed = array("q")
@@ -258,7 +257,7 @@ class Enrolment:
             changed.extend(row["message_id"] for row in stay if row["may_differ"])
         return WouldRetire(replaced, changed)
 
-    def _disagreements(self, span: Span) -> Iterator[tuple[Rows, Rows]]:
+    def _disagreements(self, span: IdRange) -> Iterator[tuple[Rows, Rows]]:
         """Yield queue rows that do not agree with the application's: those that leave, and those that stay."""
         with self._database.read() as connection:
             if connection.exec_driver_sql(FIRST_QUEUED).scalar() is None:  # as most often, and soon known
@@ -274,7 +273,7 @@ class Enrolment:
                 [row for row in rows if row["message_id"] in ids],
                 [row for row in rows if row["message_id"] not in ids],
             )
-            rest = Span(rows[-1]["message_id"], span.upto)
+            rest = IdRange(rows[-1]["message_id"], span.upto)
 
     @cached_property
     def _differing(self) -> Select[Any]:
@@ -437,6 +436,6 @@ def _follow(connection: Connection, rows: Sequence[Mapping[str, Any]]) -> None:
         connection.execute(MOVE, [moved[each] for each in free])
 
 
-def _within(column: ColumnElement[int], span: Span) -> list[ColumnElement[bool]]:
+def _within(column: ColumnElement[int], span: IdRange) -> list[ColumnElement[bool]]:
     above = [] if span.after is None else [column > span.after]
     return above if span.upto is None else [*above, column <= span.upto]

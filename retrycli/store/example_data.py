@@ -20,7 +20,7 @@ from sqlalchemy import insert
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.message import EscalationReason, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.database import Database
 from retrycli.store.keys import provisional_key
 from retrycli.store.schema import attempts, queue

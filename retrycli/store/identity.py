@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sqlalchemy import ColumnElement, Select, Text, cast, func, literal, select
 
+from retrycli.domain.claim import ExpiredClaim
 from retrycli.domain.identity import (
     BY_TICKET,
     TEXT_COLUMNS,
@@ -23,18 +24,11 @@ from retrycli.domain.identity import (
     digest_of,
     same_content,
 )
-from retrycli.domain.message import (
-    BY_PASS,
-    ExpiredClaim,
-    Message,
-    MessageStatus,
-    QueuedMessage,
-    UnusableMessage,
-    ticket_text,
-)
+from retrycli.domain.message import BY_PASS, Message, MessageStatus, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision
+from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision
 from retrycli.store.keys import delivery_key
 from retrycli.store.messages import addresses, message_of, row_by_row, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue

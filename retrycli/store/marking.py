@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition, as_written
+from retrycli.domain.transition import Decision, Transition, as_written
 from retrycli.store.identity import load, with_queue
 from retrycli.store.recording import finish_attempts, start_attempts
 from retrycli.store.row_changes import Written, write_messages

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, assert_never
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
 from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
-from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage, ticket_text
+from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.act_rows import act_values
 from retrycli.store.enrolment import DECIDES
 from retrycli.store.error_messages import IN_THE_WAY

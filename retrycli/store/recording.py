@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
+from retrycli.domain.claim import Claim
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
-from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
-from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.domain.message import EscalationReason, QueuedMessage, State, UnusableMessage
+from retrycli.domain.row_parsing import ticket_text
+from retrycli.domain.transition import Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.identity import birth_as_read, load, with_queue

@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import func, insert, select
 
 from retrycli.domain.identity import birth_of
-from retrycli.domain.message import MessageStatus, State, ticket_text
+from retrycli.domain.message import MessageStatus, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.domain.row_parsing import ticket_text
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import rows_of, status_text

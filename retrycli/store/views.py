@@ -30,7 +30,8 @@ from sqlalchemy import (
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
 from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
-from retrycli.domain.message import MessageStatus, State, utc_time
+from retrycli.domain.message import MessageStatus, State
+from retrycli.domain.row_parsing import utc_time
 from retrycli.store.act_rows import texts
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.messages import addresses, all_but_the_body, row_by_row, status_of, status_text

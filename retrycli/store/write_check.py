@@ -13,7 +13,8 @@ from sqlalchemy import exc, select, text
 from retrycli.domain.errors import DatabaseUnavailable, SchemaMismatch
 from retrycli.domain.message import EscalationReason, MessageStatus, State
 from retrycli.domain.outcome import ERROR_LENGTH
-from retrycli.domain.retry_policy import Decision, Transition, exhausted
+from retrycli.domain.retry_policy import exhausted
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.enrolment import START
 from retrycli.store.error_messages import (
     INSUFFICIENT_PRIVILEGE,

@@ -1,4 +1,4 @@
-"""Files that are replaced as a whole: who reads one sees what was there before or what comes after, never a part."""
+"""Atomic replacement of files: a reader sees the old content or the new one, never a part."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from contextlib import suppress
 from pathlib import Path
 
 READABLE_BY_ALL = 0o644
-"""Whoever reads these files runs as a user of their own, whatever the umask of cron."""
+"""Readers of these files run as other users, whatever the umask of cron."""
 
 
 def replace(path: Path, text: str, *, errors: str = "strict", like: os.stat_result | None = None) -> None:
-    """Put a file in the place of the one before, readable by all.
+    """Replace a file, readable by all.
 
     Args:
         path: where.
-        text: what it is to hold.
-        errors: how to write what is no Unicode, as for `str.encode`.
-        like: have this one's mode and owner instead.
+        text: the content.
+        errors: how to encode invalid Unicode, as for `str.encode`.
+        like: a file whose mode and owner to use instead.
 
     Raises:
-        OSError: it can't be written there; what was there is as it was.
-        ValueError: that is no path.
+        OSError: the file can't be written; the old one is unchanged.
+        ValueError: the path is invalid.
     """
-    # Its name ends in none of the endings by which others look for their files: node_exporter takes every .prom.
+    # The name must not end as programs expect it: node_exporter reads every .prom.
     descriptor, name = tempfile.mkstemp(prefix=f".{path.name[:100]}.", suffix=".tmp", dir=path.parent)
     try:
         with os.fdopen(descriptor, "w", encoding="utf-8", errors=errors) as file:

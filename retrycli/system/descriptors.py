@@ -1,4 +1,4 @@
-"""File descriptors: how many requests may be in flight before the process can no longer record their outcomes."""
+"""File descriptors: the number of requests in flight that leaves enough to record their outcomes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from retrycli.domain.errors import ConfigurationError
 
 RESERVE = 24
-"""Numbers that no connection may take. They are for what a pass opens while requests are in flight: a database's
-journal, write-ahead log, shared memory, folder and temporary files, or a new connection to its server; the name lookup
-(configuration, hosts, a socket to each name server); log files; an import."""
+"""Descriptors that no connection may take. They are for files that a pass opens while requests are in flight: the
+database's journal, write-ahead log, shared memory, folder and temporary files, or a new connection to its server; the
+name lookup (configuration, hosts, a socket to each name server); log files; an import."""
 OVERHEAD = 16
-"""What a pass keeps open besides: the database and its log, the lock, the event loop, a ping that is under way."""
+"""Descriptors that a pass keeps open: the database and its log, the lock, the event loop, a ping in progress."""
 PER_REQUEST = 4
-"""By HTTP a connection, a second one that is tried beside it (RFC 8305), an attached file and its folder. By SMTP a
-connection, its duplicate by which it is cut, and a file with its folder; before it, the lookup of its name."""
+"""HTTP: a connection, a second one in parallel (RFC 8305), an attached file and its folder. SMTP: a
+connection, its duplicate to cut it, and a file with its folder; before it, the lookup of its name."""
 
 NAMES = {errno.EMFILE: "EMFILE", errno.ENFILE: "ENFILE"}
 RAISE = "raise the limit (`ulimit -n`, LimitNOFILE= of a systemd unit) or lower run.concurrency"
@@ -30,14 +30,14 @@ REMEDIES = {
 
 
 def affordable(wanted: int) -> int:
-    """Return how many of the wanted requests may be in flight. Raise the soft limit if they need more than it allows.
+    """Return how many of the wanted requests may be in flight. Raise the soft limit if they need more.
 
     Raises:
         ConfigurationError: the limit is too low for a single request.
     """
     used = _in_use()
     besides = used + OVERHEAD + RESERVE
-    limit = _raised_to(besides + PER_REQUEST * wanted)
+    limit = _raise_soft_limit(besides + PER_REQUEST * wanted)
     found = min(wanted, (limit - besides) // PER_REQUEST)
     if found < 1:
         raise ConfigurationError(
@@ -48,11 +48,11 @@ def affordable(wanted: int) -> int:
 
 
 def require_low(number: int, *, requests: int) -> None:
-    """Refuse a connection whose descriptor is one of the last: these are for files, and for recording outcomes.
+    """Reject a connection with one of the last descriptors: these are for files and for recording outcomes.
 
     Args:
-        number: the connection's descriptor. The kernel gives the lowest that is free.
-        requests: how many requests may be in flight; each of them may need one more, for an attached file.
+        number: the connection's descriptor, the lowest that was free.
+        requests: the maximum in flight; each of them may need one more, for an attached file.
 
     Raises:
         OSError: EMFILE.
@@ -63,13 +63,13 @@ def require_low(number: int, *, requests: int) -> None:
 
 
 def shortage(error: BaseException) -> str | None:
-    """Return the shortage of descriptors that an error reports, in words; None if it reports something else."""
+    """Return the shortage of descriptors that an error reports; None for another error."""
     number = error.errno if isinstance(error, OSError) else None
     return None if number not in NAMES else f"too few file descriptors ({NAMES[number]}): {REMEDIES[number]}"
 
 
 def shortage_now() -> str | None:
-    """Return the same if no descriptor is left now. For libraries whose errors do not say what they lack."""
+    """Return the shortage if no descriptor is left. For libraries whose errors do not name it."""
     try:
         os.close(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
     except OSError as error:
@@ -77,7 +77,7 @@ def shortage_now() -> str | None:
     return None
 
 
-def _raised_to(needed: int) -> int:
+def _raise_soft_limit(needed: int) -> int:
     """Return the soft limit, raised towards the hard one if less than needed. Never more: programs with select() fail
     at high numbers.
     """
@@ -95,13 +95,13 @@ def _limit(value: int) -> int:
 
 
 def _in_use() -> int:
-    """Count the descriptors that are open now.
+    """Count the open descriptors.
 
     Raises:
-        ConfigurationError: none is left to count them with.
+        ConfigurationError: no descriptor is left for counting.
     """
     try:
-        return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # less the one that lists them
+        return sum(1 for _ in Path("/dev/fd").iterdir()) - 1  # without the one of this listing
     except OSError as error:
         if lack := shortage(error):
             raise ConfigurationError(lack) from error

@@ -1,4 +1,4 @@
-"""A person's own editor on a text that nobody else may read."""
+"""The operator's editor, on a private temporary file."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from retrycli.domain.errors import NotEdited
 
 NAMED_BY = ("VISUAL", "EDITOR")
 FALLBACKS = ("sensible-editor", "nano", "vi")
-KEEP_IT = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
+SUDO_REMEDY = "for your $EDITOR, call `sudo --preserve-env=EDITOR,VISUAL …`"
 ENDS = (signal.SIGTERM, signal.SIGHUP)
 
 
 def editor_command(environment: Mapping[str, str]) -> list[str]:
-    """The editor and its arguments: ``$VISUAL``, else ``$EDITOR``, else the first of `FALLBACKS` that is there.
+    """Return the editor and its arguments: ``$VISUAL``, else ``$EDITOR``, else the first installed of `FALLBACKS`.
 
     Raises:
-        NotEdited: there is none, or its quotes don't match.
+        NotEdited: no editor was found, or its quotes don't match.
     """
     for name in NAMED_BY:
         if wanted := environment.get(name, "").strip():
@@ -32,32 +32,32 @@ def editor_command(environment: Mapping[str, str]) -> list[str]:
                 return shlex.split(wanted)
             except ValueError:
                 raise NotEdited(f"${name} can't be read as a command: {wanted}; mend its quotes") from None
-    for each in FALLBACKS:
-        if found := shutil.which(each, path=environment.get("PATH")):
+    for name in FALLBACKS:
+        if found := shutil.which(name, path=environment.get("PATH")):
             return [found]
-    remedy = KEEP_IT if stripped_by_sudo(environment) else "set $EDITOR"
+    remedy = SUDO_REMEDY if stripped_by_sudo(environment) else "set $EDITOR"
     raise NotEdited(f"there is no editor; {remedy}, or give --subject or --body-file")
 
 
 def stripped_by_sudo(environment: Mapping[str, str]) -> bool:
-    """Return if no editor is named because sudo, by default, passes no such variable on."""
+    """Tell if no editor is named because sudo, by default, drops these variables."""
     return "SUDO_USER" in environment and not any(environment.get(name, "").strip() for name in NAMED_BY)
 
 
 def edited(text: str, command: list[str], *, name: str) -> str:
-    """Let a person edit a text; what it is afterwards.
+    """Open a text in the editor, and return the result.
 
-    It is in a file of its own for its owner's eyes alone, in a folder that goes with all that the editor left there.
+    It is in a private file, in a folder that is deleted with everything that the editor left there.
 
     Args:
-        text: the text to begin with.
+        text: the initial text.
         command: the editor, with its arguments.
         name: the file's name.
 
     Raises:
-        NotEdited: the editor can't be started or fails, or the text is gone or no UTF-8 afterwards.
+        NotEdited: the editor can't be started or fails, or the text is missing or not valid UTF-8.
     """
-    with _signals_for_two(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
+    with _signals_left_to_editor(), tempfile.TemporaryDirectory(prefix="retrycli-") as folder:
         file = Path(folder, name)
         file.touch(mode=0o600)
         file.write_text(text, encoding="utf-8", newline="")
@@ -72,7 +72,7 @@ def edited(text: str, command: list[str], *, name: str) -> str:
 
 def _run(command: list[str]) -> None:
     try:
-        code = subprocess.run(command, check=False).returncode  # noqa: S603  it is whoever runs us who names it
+        code = subprocess.run(command, check=False).returncode  # noqa: S603  the user who runs us names it
     except OSError as error:
         raise NotEdited(f"can't start the editor {command[0]}: {error.strerror}; set $EDITOR to another") from None
     if code != 0:
@@ -80,9 +80,9 @@ def _run(command: list[str]) -> None:
 
 
 @contextmanager
-def _signals_for_two() -> Iterator[None]:
-    """Leave Ctrl-C to the editor, to which a terminal sends it too; and on any other end leave no text behind."""
-    handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _end)}
+def _signals_left_to_editor() -> Iterator[None]:
+    """Leave Ctrl-C to the editor, which gets it from the terminal too. Delete the text on other signals."""
+    handlers = {signal.SIGINT: _ignore, **dict.fromkeys(ENDS, _exit_once)}
     before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
     try:
         yield
@@ -92,11 +92,11 @@ def _signals_for_two() -> Iterator[None]:
 
 
 def _ignore(_number: int, _frame: FrameType | None) -> None:
-    """Unlike SIG_IGN, which the editor would inherit."""
+    """Ignore a signal. The editor would inherit SIG_IGN."""
 
 
-def _end(number: int, _frame: FrameType | None) -> None:
-    """End once: the shell that a terminal was closed on sends the same signal again."""
-    for each in ENDS:
-        signal.signal(each, _ignore)
+def _exit_once(number: int, _frame: FrameType | None) -> None:
+    """Exit once: the shell of a closed terminal sends the same signal again."""
+    for signal_number in ENDS:
+        signal.signal(signal_number, _ignore)
     raise SystemExit(128 + number)

@@ -14,9 +14,9 @@ LINKED = "it has a second name (a hard link), and other users may make names in 
 
 
 class LogFile(logging.Handler):
-    """Append lines to a file, which is opened for the first line: a command that logs nothing makes no file.
+    """Append lines to a file, which is opened for the first line: without a line there is no file.
 
-    A file that can't be written ends no pass. `problem` says why, for whoever warns of it.
+    A file that can't be written does not end a pass. `problem` says why, for a warning.
 
     Args:
         path: the file. Its folder must exist.
@@ -29,7 +29,7 @@ class LogFile(logging.Handler):
         self._file: int | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Append a line in one write, so that another process's line can't get into it."""
+        """Append a line in one write, so that lines of other processes can't split it."""
         try:
             if self._file is None:
                 self._file = _open(self._path)
@@ -47,17 +47,17 @@ class LogFile(logging.Handler):
 
 
 def _open(path: Path) -> int:
-    """Open a file to append to it, and follow no link, which another user may have put there.
+    """Open a file to append to it, and follow no link, because another user may have created it.
 
     Raises:
-        OSError: it can't be opened, or is not a regular file, or one that another user may have linked there.
+        OSError: it can't be opened, is not a regular file, or another user may have linked it.
     """
     flags = os.O_WRONLY | os.O_APPEND | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
     try:
         file = os.open(path, flags)
     except FileNotFoundError:
         file = os.open(path, flags | os.O_CREAT | os.O_EXCL, PRIVATE)
-        if os.geteuid() == 0:  # or the passes of the folder's owner could not write it
+        if os.geteuid() == 0:  # or passes of the folder's owner could not write it
             folder = path.absolute().parent.stat()
             with suppress(PermissionError):  # in a container root may lack CAP_CHOWN
                 os.fchown(file, folder.st_uid, folder.st_gid)
@@ -68,7 +68,7 @@ def _open(path: Path) -> int:
 
 
 def _objection(file: os.stat_result, path: Path) -> str | None:
-    """Return why an open file is not to be written; None if it may be."""
+    """Return why an open file must not be written; None if it may be."""
     if not stat.S_ISREG(file.st_mode):
         return "not a regular file"
     if others_may_have_linked(file, path.absolute().parent.stat()):

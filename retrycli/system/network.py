@@ -1,4 +1,4 @@
-"""Whether somebody listens at a place: a connection is made and closed, and nothing is said."""
+"""Test of a network address: connect, close, and send nothing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ WAIT_SECONDS = 5.0
 
 
 def connect(host: str, port: int) -> str | None:
-    """Why nobody can be reached there; None where somebody can. No word of it names the place."""
+    """Return why an address can't be reached, without naming it; None if it can."""
     try:
         socket.create_connection((host, port), timeout=WAIT_SECONDS).close()
     except TimeoutError:

@@ -1,8 +1,8 @@
 """The pass lock: one pass at a time on one host.
 
-The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that dies. The file's text
-only tells people who holds it; nothing is ever decided by it, and the file is never deleted: a process that waits
-for a deleted file would hold a lock that nobody else can see.
+The lock is the kernel's (flock(2)), so it ends with the process that holds it, however that ends. The file's text only
+tells operators who holds it; nothing depends on it. The file is never deleted: a process that waits for a deleted file
+would get a lock that nobody else can see.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from retrycli.system import descriptors
 from retrycli.system.trust import PRIVATE, is_planted, user_name
 
 OWN_STATE = Path(".local/state/retrycli")
-"""A user's own state folder, beneath the home; the lock that is there makes it."""
+"""A user's state folder, in the home; the lock creates it."""
 POLL_SECONDS = 0.1
 LONGEST = 4096
-"""No holder's text is longer; a longer file is another one, such as a database."""
+"""The maximum length of a holder's text; a longer file is something else, such as a database."""
 
 
 @dataclass(frozen=True, slots=True)
 class Holder:
-    """Who holds, or last held, a lock; every field is None where the file does not say."""
+    """The process that holds, or last held, a lock; fields are None if the file does not have them."""
 
     pid: int | None = None
     host: str | None = None
@@ -40,7 +40,7 @@ class Holder:
 
     @classmethod
     def read(cls, text: str) -> Self:
-        """Read what a holder wrote."""
+        """Read a holder's text."""
         try:
             values = json.loads(text)
             since = datetime.fromisoformat(values["since"]).astimezone(UTC)
@@ -49,7 +49,7 @@ class Holder:
             return cls()
 
     def in_words(self, now: datetime) -> str:
-        """For an error: pid, host, age."""
+        """Describe pid, host and age for an error."""
         if self.since is None:
             return "a process that did not say who it is"
         return f"pid {self.pid} on {self.host}, for {max((now - self.since).total_seconds(), 0):.0f} s"
@@ -59,7 +59,7 @@ class PassLock:
     """A lock file, held from `acquire` until `release` or until the process ends.
 
     Args:
-        path: the file; it is made if it is not there, for its owner alone.
+        path: the file; created if missing, with access for its owner only.
     """
 
     def __init__(self, path: Path) -> None:
@@ -75,28 +75,28 @@ class PassLock:
         sleep: Callable[[float], None],
         give_up: Callable[[], bool] = lambda: False,
     ) -> None:
-        """Take the lock, or wait a little for it, but no longer once ``give_up`` says so.
+        """Acquire the lock; wait for it, but not after ``give_up`` returns True.
 
         Raises:
-            LockHeld: another process has held it all the time; the text names it.
-            LockUnusable: the file can't be opened, or is none of ours.
+            LockHeld: another process held it all the time; the text names it.
+            LockUnusable: the file can't be opened, or is not a lock file.
         """
         file = self._open()
         waited = 0.0
         while not _try_lock(file):
             if waited >= wait_seconds or give_up():
-                holder = _written_in(file)
+                holder = _holder_in(file)
                 os.close(file)
                 raise LockHeld(f"another pass holds the lock {self._path}: {holder.in_words(now())}")
             sleep(POLL_SECONDS)
             waited += POLL_SECONDS
         self._file = file
-        with suppress(OSError):  # on a full disk the lock holds all the same; it only does not say whose it is
+        with suppress(OSError):  # on a full disk the lock works, without its holder's name
             os.ftruncate(file, 0)
             os.pwrite(file, json.dumps(asdict(me), default=str).encode(), 0)
 
     def release(self) -> None:
-        """Give the lock back."""
+        """Release the lock."""
         if self._file is not None:
             os.close(self._file)
             self._file = None
@@ -105,40 +105,40 @@ class PassLock:
         """Check that the file can be opened.
 
         Raises:
-            LockUnusable: it can't.
+            LockUnusable: the file can't be opened.
         """
         os.close(self._open())
 
     def holder(self) -> Holder | None:
-        """Who holds the lock just now; None where nobody does.
+        """Return who holds the lock now; None if it is free.
 
         Raises:
-            LockUnusable: the file can't be looked for, or is there and can't be opened.
+            LockUnusable: the file can't be examined or opened.
         """
         try:
             if not self._path.exists():
                 return None
-        except OSError as error:  # its folder is closed to us
-            raise self._closed(error) from error
+        except OSError as error:  # its folder is not accessible
+            raise self._unusable(error) from error
         file = self._open()
         try:
-            # A shared lock, so that two who look at once do not take each other for a pass.
-            return None if _try_lock(file, fcntl.LOCK_SH) else _written_in(file)
+            # A shared lock, so that two readers do not take each other for a pass.
+            return None if _try_lock(file, fcntl.LOCK_SH) else _holder_in(file)
         finally:
             os.close(file)
 
     def _open(self) -> int:
-        # O_NOFOLLOW: in a folder that others can write to, a planted link must not point us at another file.
+        # O_NOFOLLOW: in a folder that others can write to, a link could point to another file.
         how = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             self._make_own_folder()
             try:
                 file = os.open(self._path, how | os.O_EXCL, PRIVATE)
-                _give_to_the_folders_owner(file, self._path.parent)
+                _give_to_folder_owner(file, self._path.parent)
             except FileExistsError:
                 file = os.open(self._path, how, PRIVATE)
         except OSError as error:
-            raise self._closed(error) from error
+            raise self._unusable(error) from error
         if (objection := _objection(os.fstat(file), self._path.parent)) is not None:
             os.close(file)
             raise LockUnusable(f"the lock file {self._path} {objection}; set run.lock_file to another path")
@@ -147,18 +147,18 @@ class PassLock:
     def _make_own_folder(self) -> None:
         folder = self._path.parent
         if folder.match(str(OWN_STATE)) and not folder.exists():
-            for each in (*reversed(folder.parents[: len(OWN_STATE.parts) - 1]), folder):
-                each.mkdir(0o700, exist_ok=True)
+            for parent in (*reversed(folder.parents[: len(OWN_STATE.parts) - 1]), folder):
+                parent.mkdir(0o700, exist_ok=True)
 
     def _other_owner(self) -> str | None:
-        """Return who owns the file, unless this user does."""
+        """Return the file's owner, unless it is this user."""
         try:
             owner = self._path.lstat().st_uid
         except OSError:
             return None
         return None if owner == os.geteuid() else user_name(owner)
 
-    def _closed(self, error: OSError) -> LockUnusable:
+    def _unusable(self, error: OSError) -> LockUnusable:
         if lack := descriptors.shortage(error):
             return LockUnusable(f"can't open the lock file {self._path}: {lack}")
         if isinstance(error, PermissionError) and (owner := self._other_owner()) is not None:
@@ -173,7 +173,7 @@ class PassLock:
 
 
 def _objection(found: os.stat_result, folder: Path) -> str | None:
-    """Why a file can't be our lock: what we would write over might be something else, or somebody's trap."""
+    """Return why a file can't be the lock: writing it might destroy something else, or it might be a trap."""
     if not stat.S_ISREG(found.st_mode):
         return "is no plain file"
     if found.st_nlink > 1:
@@ -185,11 +185,11 @@ def _objection(found: os.stat_result, folder: Path) -> str | None:
     return None
 
 
-def _give_to_the_folders_owner(file: int, folder: Path) -> None:
-    """Let a lock that root has just made belong to the folder's owner, whose later passes could not open it otherwise.
+def _give_to_folder_owner(file: int, folder: Path) -> None:
+    """Give a lock that root has created to the folder's owner, whose later passes could not open it otherwise.
 
-    SQLite does the same with the files beside a database. A file that was there before is never given away: another
-    user may have moved one of root's to this name.
+    SQLite does the same with files beside a database. An existing file is never given away: another user may have moved
+    a file of root to this name.
     """
     if os.geteuid() == 0:
         owner = folder.stat()
@@ -197,7 +197,7 @@ def _give_to_the_folders_owner(file: int, folder: Path) -> None:
             os.fchown(file, owner.st_uid, owner.st_gid)
 
 
-def _written_in(file: int) -> Holder:
+def _holder_in(file: int) -> Holder:
     return Holder.read(os.pread(file, LONGEST, 0).decode(errors="replace"))
 
 

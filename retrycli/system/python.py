@@ -1,4 +1,4 @@
-"""Extras: what not everybody needs, and pip installs where it is asked for."""
+"""Installation of extras."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ import sys
 
 
 def install(extra: str) -> str:
-    """What to type for one that is not installed: for the Python that lacks it, and not for that of whichever `pip`."""
+    """Return the command that installs an extra into the Python that lacks it, which the first `pip` may not be."""
     return f"{sys.executable} -m pip install 'retrycli[{extra}]'"

@@ -1,4 +1,4 @@
-"""Who started this process, as far as the system tells."""
+"""The starter of this process, as far as the system tells."""
 
 from __future__ import annotations
 
@@ -12,29 +12,29 @@ from retrycli.domain.pass_summary import StartedBy
 CRONS = frozenset({"cron", "crond", "fcron", "anacron"})
 LOGINS = frozenset({"login", "sshd", "sshd-session", "sudo", "su", "doas", "runuser"})
 WRAPPERS = frozenset({"sh", "bash", "dash", "flock", "timeout", "nice", "ionice", "env", "chronic"})
-"""Programs that only start another one."""
+"""Programs that only start another program."""
 MANAGER = "systemd"
 INVOCATION = "INVOCATION_ID"
-"""systemd gives it to all that a unit starts (systemd.exec(5)), and whoever descends from that inherits it."""
+"""systemd sets it for a unit's processes (systemd.exec(5)), and their children inherit it."""
 STDIN = 0
 HIGHEST = 64
-"""How far up the parents are looked at."""
+"""The maximum number of parents to examine."""
 
 
 def started_by(environment: Mapping[str, str], parents: Sequence[str], *, at_terminal: bool) -> StartedBy:
-    """Tell who started a process that nobody has told.
+    """Return who started a process that was not told.
 
     Args:
-        environment: the process's own.
+        environment: the process's environment.
         parents: the names of its parent, its parent's parent and so on.
-        at_terminal: whether it has a controlling terminal. A scheduler's job has none.
+        at_terminal: it has a controlling terminal. A scheduler's job does not.
     """
     if at_terminal:
         return StartedBy.PERSON
-    starter = next((each for each in parents if each not in WRAPPERS), None)
+    starter = next((name for name in parents if name not in WRAPPERS), None)
     if INVOCATION in environment and starter == MANAGER:
         return StartedBy.TIMER
-    above = [each for each in parents if each in CRONS | LOGINS]
+    above = [name for name in parents if name in CRONS | LOGINS]
     if above:
         return StartedBy.CRON if above[0] in CRONS else StartedBy.PERSON
     return StartedBy.UNKNOWN
@@ -52,7 +52,7 @@ def parents(proc: Path = Path("/proc")) -> list[str]:
 
 
 def has_terminal(proc: Path = Path("/proc")) -> bool:
-    """Return whether this process has a controlling terminal, also if its input is elsewhere, or one for its input."""
+    """Tell if this process has a controlling terminal, even if its input is redirected, or a terminal as input."""
     if os.isatty(STDIN):
         return True
     with suppress(OSError, ValueError, IndexError):
@@ -64,7 +64,7 @@ def _status(process: Path) -> tuple[str, str, str]:
     """Return a process's name, its parent and its terminal: see proc_pid_stat(5).
 
     Raises:
-        OSError, ValueError, IndexError: there is none, or it can't be read.
+        OSError, ValueError, IndexError: the process does not exist, or can't be read.
     """
     head, _, rest = (process / "stat").read_text(encoding="utf-8", errors="replace").rpartition(")")
     fields = rest.split()

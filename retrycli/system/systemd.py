@@ -1,19 +1,26 @@
-"""What systemd is told, by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
+"""Units by the rules of systemd.service(5) and systemd.timer(5): a pass as a service and its timer."""
 
 from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import timedelta
+from pathlib import Path
 
 from retrycli.domain.cron_line import Job, named_config, names_pass, schedule
 from retrycli.domain.errors import ConfigurationError
 from retrycli.domain.pass_summary import StartedBy
+from retrycli.system.host import TIMED_OUT, Caller, Host, decoded, files_in, read_text
 
 SERVICE, TIMER = "retrycli.service", "retrycli.timer"
+NOT_ACTIVE = (3, 4)
+"""Exit statuses of ``systemctl is-active`` for a unit that is inactive or missing."""
+SYSTEM_UNITS = "etc/systemd/system"
+UNIT_FOLDERS = (SYSTEM_UNITS, "run/systemd/system", "usr/lib/systemd/system", "lib/systemd/system")
 STOP_SECONDS = 45
-"""For what is in flight when a pass is asked to end."""
+"""Time for requests in flight when a pass is asked to end."""
 
 
 HOMES, TEMPORARY = ("/home", "/root", "/run/user"), ("/tmp", "/var/tmp")  # noqa: S108  compared, never opened
@@ -40,28 +47,28 @@ SystemCallFilter=@system-service
 SystemCallFilter=~@privileged @resources
 SystemCallErrorNumber=EPERM
 """
-"""What a pass can do without, as cron/retrycli.service explains it."""
+"""Restrictions of a pass, which cron/retrycli.service explains."""
 
 MARK = "# Written by `retrycli cron install --systemd`, for "
 
 
 def mark(config: str) -> str:
-    """The first line of what `cron install` writes for these settings."""
+    """Return the first line of a unit of `cron install` for these settings."""
     return MARK + config
 
 
 def is_marked(text: str, config: str = "") -> bool:
-    """Whether `cron install` wrote a unit, for these settings or, where none are named, for any."""
+    """Tell if `cron install` wrote a unit, for these settings or, if none are named, for any."""
     first = text.partition("\n")[0]
     return first == mark(config) if config else first.startswith(MARK)
 
 
 def service(job: Job, *, system: bool) -> str:
-    """The service: one pass.
+    """Return the service: one pass.
 
     Args:
-        job: what is to be called.
-        system: whether it is one of the system's, which names its user.
+        job: the pass.
+        system: it is a unit of the system, which names its user.
     """
     user = f"User={job.user}\n" if system else ""
     own = "" if system else " --user"
@@ -87,9 +94,9 @@ UMask=0077
 
 
 def _confinement(job: Job) -> str:
-    """What a service of the system's may touch. A user's own systemd may not confine as much."""
+    """Return the restrictions of a system service. A user's systemd can't apply as many."""
     used = [job.interpreter, job.config, *job.reads, *job.writes]
-    writes = " ".join(f'"-{_escaped(each)}"' for each in job.writes)
+    writes = " ".join(f'"-{_escaped(path)}"' for path in job.writes)
     lines = [
         "ProtectSystem=strict",
         *([f"ReadWritePaths={writes}"] if writes else []),
@@ -104,11 +111,11 @@ def _confinement(job: Job) -> str:
 
 
 def _any_in(paths: Iterable[str], folders: tuple[str, ...]) -> bool:
-    return any(path == each or path.startswith(f"{each}/") for path in paths for each in folders)
+    return any(path == folder or path.startswith(f"{folder}/") for path in paths for folder in folders)
 
 
 def timer(job: Job) -> str:
-    """The timer: at cron's times where cron has such times, and else counted from the last pass."""
+    """Return the timer: at cron's times if cron has such times, otherwise counted from the last pass."""
     when = "\n".join(f"{key}={value}" for key, value in _when(job.interval).items())
     return f"""\
 {mark(job.config)}
@@ -125,10 +132,10 @@ WantedBy=timers.target
 
 
 def command(job: Job) -> str:
-    """A job's command as ``ExecStart=`` holds it.
+    """Return a job's command for ``ExecStart=``.
 
     Raises:
-        ConfigurationError: a path that no unit can hold.
+        ConfigurationError: a unit can't hold one of the paths.
     """
     for path in (job.interpreter, job.config, *job.writes):
         if not path.isprintable():
@@ -137,15 +144,15 @@ def command(job: Job) -> str:
 
 
 def when(interval: timedelta) -> str:
-    """How a timer is told to call so often, in a few words."""
+    """Describe a timer for an interval."""
     return " ".join(value for key, value in _when(interval).items() if key.startswith("On") and value != "0")
 
 
 def called(text: str) -> tuple[str, str | None] | None:
-    """The command by which a service makes a pass, and the settings' file it names; None where it makes none."""
+    """Return a service's command that runs a pass, and the settings file it names; None if it runs no pass."""
     for value in values(text).get("ExecStart", []):
         try:
-            words = [each.replace("%%", "%").replace("$$", "$") for each in shlex.split(value)]
+            words = [word.replace("%%", "%").replace("$$", "$") for word in shlex.split(value)]
         except ValueError:
             words = value.split()
         if names_pass(words):
@@ -154,14 +161,14 @@ def called(text: str) -> tuple[str, str | None] | None:
 
 
 def times(text: str) -> str:
-    """When a timer calls, in a few words."""
+    """Describe when a timer calls."""
     found = values(text)
     keys = ("OnCalendar", "OnUnitActiveSec", "OnUnitInactiveSec")
-    return ", ".join(each for key in keys for each in found.get(key, []))
+    return ", ".join(value for key in keys for value in found.get(key, []))
 
 
 def as_cron(when: str) -> str | None:
-    """Return a calendar event (systemd.time(7)) as cron has it; None if cron has none such, or it can't be read."""
+    """Return a calendar event (systemd.time(7)) as a cron line; None if cron can't express it, or it is invalid."""
     if when in {"minutely", "hourly", "daily", "weekly", "monthly"}:
         return "* * * * *" if when == "minutely" else f"@{when}"
     found = re.fullmatch(r"(?:\*-\*-\* )?([\d*/,.]+):([\d*/,.]+)(?::\d+)?", when)
@@ -174,7 +181,7 @@ def as_cron(when: str) -> str | None:
 
 
 def span(when: str) -> timedelta | None:
-    """Return the time that a timer counts from its last start; None if it does not count, or it can't be read."""
+    """Return the interval from a timer's last start; None if it does not have one, or it is invalid."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(s|sec|min|m|h|hr)?", when)
     if found is None:
         return None
@@ -183,7 +190,7 @@ def span(when: str) -> timedelta | None:
 
 
 def values(text: str) -> Mapping[str, list[str]]:
-    """A unit's settings."""
+    """Return a unit's settings."""
     found: dict[str, list[str]] = {}
     for line in text.splitlines():
         if assignment := re.match(r"(\w+)\s*=\s*(.*\S)", line):
@@ -201,7 +208,7 @@ def _when(interval: timedelta) -> dict[str, str]:
 
 
 def _step(field: str) -> str:
-    """Cron's ``*/15`` as systemd writes it."""
+    """Convert cron's ``*/15`` to systemd's form."""
     return field.replace("*/", "0/")
 
 
@@ -212,3 +219,67 @@ def _escaped(text: str) -> str:
 def _quoted(word: str) -> str:
     text = _escaped(word).replace("$", "$$")
     return f'"{text}"' if re.search(r"[^\w@%+=:,./-]", text, re.ASCII) else text
+
+
+# -- the timers of this machine --------------------------------------------------------------------------------
+
+
+def has_systemd(host: Host) -> bool:
+    """Tell if systemd runs here, and is not only installed."""
+    return (host.root / "run/systemd/system").is_dir()
+
+
+def is_active(host: Host, *units: str, own: bool) -> bool | None:
+    """Tell if any of these units is active; None if systemd does not say."""
+    code = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", *units], b"").returncode
+    return None if code and code not in NOT_ACTIVE else not code
+
+
+def systemctl(host: Host, *words: str, own: bool) -> None:
+    """Run a systemctl command, for the system or the user's own instance.
+
+    Raises:
+        ConfigurationError: the command failed.
+    """
+    command = ["systemctl", *(["--user"] if own else []), *words]
+    done = host.run(command, b"")
+    if done.returncode:
+        said = " ".join(decoded(done.stderr).split())
+        raise ConfigurationError(f"`{' '.join(command)}` failed: {said}")
+
+
+def timers(host: Host, unread: dict[str, str]) -> Iterator[Caller]:
+    """Find the enabled or active timers that run a pass."""
+    folders = [(host.root / folder, False) for folder in UNIT_FOLDERS] + [(host.unit_folder, True)]
+    seen = set()
+    for folder, own in folders:
+        for path in files_in(folder, r".+\.timer", unread):
+            found = _timer(path, host.login if own else "root", unread)
+            if found is not None and path.resolve() not in seen and _is_on(host, path, unread, own=own):
+                seen.add(path.resolve())
+                yield found
+
+
+def _timer(path: Path, owner: str, unread: dict[str, str]) -> Caller | None:
+    text = read_text(path, unread)
+    named = values(text).get("Unit", [path.with_suffix(".service").name])[-1]
+    service = read_text(path.with_name(named), unread)
+    found = called(service)
+    if found is None:
+        return None
+    user = next(iter(values(service).get("User", [])), None)
+    return Caller("timer", str(path), None, times(text), *found, user, is_marked(text), owner)
+
+
+def _is_on(host: Host, timer: Path, unread: dict[str, str], *, own: bool) -> bool:
+    """Tell if a timer is enabled at boot, or active now."""
+    enabled = host.unit_folder if own else host.root / SYSTEM_UNITS
+    with suppress(OSError):
+        if any(link.name == timer.name for link in enabled.glob("*.wants/*.timer")):
+            return True
+    if not has_systemd(host):
+        return False
+    done = host.run(["systemctl", *(["--user"] if own else []), "is-active", "--quiet", timer.name], b"")
+    if done.returncode == TIMED_OUT:
+        unread[str(timer)] = f"systemctl: {decoded(done.stderr)}"
+    return done.returncode == 0

@@ -1,8 +1,8 @@
-"""Which files to rely on: who else may change what a path leads to.
+"""Trust in files: finds out who else may change what a path leads to.
 
-One rule for everything that retrycli relies on (`find_weakness`): root and the user who makes the passes, and nobody
-else, may change the file, the links that lead to it, and the folders on the way. It is checked from the root folder
-down. If every folder on the way passes, nobody else can exchange anything between the check and the use.
+One rule for everything that retrycli relies on (`find_weakness`): only root and the user who runs the passes may change
+the file, the links to it, and the folders above. The check goes from the root folder down. If every folder on the way
+passes, nobody else can replace anything between the check and the use.
 """
 
 from __future__ import annotations
@@ -19,35 +19,35 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PRIVATE = 0o600
-"""For its owner's eyes alone."""
+"""Readable and writable by its owner only."""
 ROOT = 0
 OWN_FOLDER = "move the file to a folder of its own"
-MOST_LINKS = 40
-"""As many as Linux follows on the way to a file (path_resolution(7))."""
+MAX_LINKS = 40
+"""The maximum that Linux follows on the way to a file (path_resolution(7))."""
 ACCESS_LIST = "system.posix_acl_access"
-"""The attribute that holds a file's access list (acl(5)). With one, the mode's group bits are those of the list."""
+"""The attribute with a file's access list (acl(5)). With a list, the mode's group bits are the list's mask."""
 
 
 @dataclass(frozen=True, slots=True)
 class Weakness:
-    """A file, link or folder by which another user can change what a path leads to."""
+    """A file, link or folder through which another user can change what a path leads to."""
 
     place: Path
     reason: str
     """Continues "<place> …"."""
     remedy: str
-    """A command, or what else to do."""
+    """A command, or another remedy."""
     is_open_to_all: bool = False
-    """Whether every user of the machine can, and not just one user or group."""
+    """Every user of the machine can, not only one user or group."""
     is_of_another: bool = False
-    """Whether another user owns the place."""
+    """Another user owns the place."""
 
     def __str__(self) -> str:
         return f"{self.place} {self.reason}"
 
 
 def trusted_users() -> frozenset[int]:
-    """Return who may write what this process relies on: root and the user it runs as, by their numbers."""
+    """Return the numbers of users who may write what this process relies on: root and its own."""
     return frozenset({ROOT, os.geteuid()})
 
 
@@ -62,19 +62,19 @@ def user_number(name: str) -> int | None:
 def find_weakness(path: Path, users: Collection[int]) -> Weakness | None:
     """Find where users other than these may change what a path leads to.
 
-    Looks at the file, at each link on the way and each folder above them. In a folder that everybody may write to,
-    such as /tmp, the sticky bit protects a folder of ours. A file there is still refused: others can put files of
-    their own beside it, such as a journal, or give it its name before we make it.
+    Check the file, each link on the way and each folder above them. In a folder that everybody may write to, such as
+    /tmp, the sticky bit protects our folder. A file there is still rejected: others can add files beside it, such as a
+    journal, or take its name before we create it.
 
     Args:
-        path: a file or folder. If it does not exist, what does exist of the way is checked.
-        users: who may, by their numbers; see `trusted_users`.
+        path: a file or folder. If it does not exist, the existing part of the way is checked.
+        users: the permitted users, by number; see `trusted_users`.
 
     Returns:
         The first weakness on the way, from the root folder down; None if there is none.
     """
     try:
-        for place, found, is_near in _way(path.absolute()):
+        for place, found, is_near in _places_on_path(path.absolute()):
             if (weakness := _weakness_of(place, found, users, is_strict=is_near)) is not None:
                 return weakness
     except FileNotFoundError:
@@ -96,14 +96,14 @@ def group_readers(path: Path, users: Collection[int]) -> str | None:
 
 
 def is_planted(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Whether a file is another user's, in a folder that anybody may write to. Root and its owner could do worse."""
+    """Tell if a file is another user's, in a folder open to all. Root and the folder's owner could do worse."""
     return bool(folder.st_mode & stat.S_IWOTH) and file.st_uid not in {os.geteuid(), folder.st_uid, ROOT}
 
 
 def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool:
-    """Whether a file has a second name, and users other than its owner may make names in its folder.
+    """Tell if a file has a second name, and users other than its owner may create names in its folder.
 
-    Such a name may be another's for a file that they may not read themselves (Linux's fs.protected_hardlinks forbids
+    Such a name may be another user's for a file that this user may not read (Linux's fs.protected_hardlinks forbids
     that unless it is turned off).
     """
     users = {ROOT, file.st_uid}
@@ -114,27 +114,27 @@ def others_may_have_linked(file: os.stat_result, folder: os.stat_result) -> bool
 
 
 def write_private(path: Path, text: str) -> None:
-    """Make a file that nobody else may read, not even for a moment, whatever the umask.
+    """Create a file that nobody else may read at any time, whatever the umask.
 
     Raises:
-        FileExistsError: there is one, or a link, already.
-        OSError: it can't be made.
+        FileExistsError: the file, or a link, exists.
+        OSError: the file can't be created.
     """
     made = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, PRIVATE)
     with os.fdopen(made, "w", encoding="utf-8") as file:
         file.write(text)
 
 
-def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
-    """Yield what the kernel passes on the way to a path, in its order, and whether it is the path's end or holds it.
+def _places_on_path(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
+    """Yield the places that the kernel visits on the way to a path, in order, and if each is the end or its folder.
 
     Raises:
-        OSError: a part does not exist, can't be looked at, or leads round in a circle.
+        OSError: a part does not exist, can't be examined, or is a loop of links.
     """
     here, left = Path("/"), [*reversed(path.parts[1:])]
     links = 0
     while True:
-        # A folder is looked at again after a link: now it may be the one that holds the file.
+        # A folder is checked again after a link: it may hold the file now.
         yield here, here.lstat(), len(left) <= 1
         if not left:
             return
@@ -146,7 +146,7 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
             here = place
             continue
         yield place, found, False
-        if (links := links + 1) > MOST_LINKS:
+        if (links := links + 1) > MAX_LINKS:
             raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
         target = place.readlink()
         left += reversed(target.parts[1:] if target.is_absolute() else target.parts)
@@ -154,18 +154,18 @@ def _way(path: Path) -> Iterator[tuple[Path, os.stat_result, bool]]:
 
 
 def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, is_strict: bool) -> Weakness | None:
-    """Find what is weak about one place.
+    """Find the weakness of one place.
 
     Args:
         place: its path.
-        found: what lstat(2) says of it.
+        found: its lstat(2).
         users: who may write it.
-        is_strict: whether it is the file or the file's own folder, where the sticky bit does not protect enough.
+        is_strict: it is the file or the file's folder, where the sticky bit does not protect enough.
     """
     is_folder = stat.S_ISDIR(found.st_mode)
     if found.st_uid not in users:
         change = "chown -h" if stat.S_ISLNK(found.st_mode) else "chown"
-        # A folder may hold other things of its owner's.
+        # A folder may hold other files of its owner.
         remedy = OWN_FOLDER if is_folder else f"`{change} {user_name(max(users))} {_quoted(place)}`"
         return Weakness(place, f"belongs to {user_name(found.st_uid)}", remedy, is_of_another=True)
     is_sticky = is_folder and found.st_mode & stat.S_ISVTX and not is_strict
@@ -186,7 +186,7 @@ def _weakness_of(place: Path, found: os.stat_result, users: Collection[int], *, 
 
 
 def _is_read_only(place: Path) -> bool:
-    """Whether nobody can write there, whatever the modes say: Kubernetes mounts its folders so, with mode 0777."""
+    """Tell if the file system is read-only, whatever the modes: Kubernetes mounts its folders so, with mode 0777."""
     return bool(os.statvfs(place).f_flag & os.ST_RDONLY)
 
 
@@ -197,15 +197,15 @@ def _has_access_list(place: Path) -> bool:
 
 
 def _is_private(gid: int, users: Collection[int]) -> bool:
-    """Return whether all users of a group are among these; as most systems make one for each (umask 002 relies on it).
+    """Tell if all users of a group are among these; most systems create a group for each user (umask 002 relies on it).
 
-    A group's users are those whom it lists, and those whose primary group it is. Of one without any, as in a container
-    whose users have no account, the name or number must be a user's.
+    A group's users are its members and those whose primary group it is. If it has none, as in a container whose users
+    have no account, its name or number must be a user's.
     """
-    found: set[int | None] = {each.pw_uid for each in pwd.getpwall() if each.pw_gid == gid}
+    found: set[int | None] = {user.pw_uid for user in pwd.getpwall() if user.pw_gid == gid}
     with suppress(KeyError):
         found |= {user_number(name) for name in grp.getgrgid(gid).gr_mem}
-    return found <= {*users} if found else _group_name(gid) in {user_name(each) for each in users}
+    return found <= {*users} if found else _group_name(gid) in {user_name(user) for user in users}
 
 
 def user_name(uid: int) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import BreakerState
-from retrycli.domain.message import Claim
+from retrycli.domain.claim import Claim
 from retrycli.domain.pass_summary import StartedBy
 from retrycli.operations import status
 from retrycli.operations.wiring import never_set_back, open_database

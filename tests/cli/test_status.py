@@ -12,7 +12,7 @@ import pytest
 
 import retrycli
 from retrycli.operations.sandbox import Behaviour
-from retrycli.system.crontab import system_zone
+from retrycli.system.host import system_zone
 from tests.cli.api import BUSY, FORBIDS, TAKES, Scripted, held_back
 from tests.cli.command import COLUMNS, end
 from tests.cli.schedulers import Crontab, a_cron

@@ -38,7 +38,7 @@ LATENCY = timedelta(milliseconds=50)
 EARLY = 1 / 4
 """So many of the kills come at any moment of the time that a pass takes for one message; the others, after some
 requests, at any moment of the time that one more takes."""
-CLOCKS_DIFFER = timedelta(milliseconds=100)
+MAX_CLOCK_SKEW = timedelta(milliseconds=100)
 """Each process knows the server's clock as well as it can be asked on a busy machine, and what one has begun that was
 killed another one ends. Which requests were in flight at once is told by the API, whose clock is one."""
 LONGEST_SECONDS = 600
@@ -229,9 +229,9 @@ def _check_history(stage: Scene, api: Api, messages: int) -> None:
         assert (status, last_error) == ("sent", None)
         assert outcomes == ["unknown"] * retry_count + ["delivered"]
         assert len(api.requests[message_id]) <= len(outcomes)
-        assert all(began - CLOCKS_DIFFER <= ended for _, began, ended in history[message_id]), history[message_id]
+        assert all(began - MAX_CLOCK_SKEW <= ended for _, began, ended in history[message_id]), history[message_id]
         for (_, _, ended), (_, began, _) in pairwise(history[message_id]):
-            assert ended - CLOCKS_DIFFER <= began, f"two attempts at message {message_id} overlap"
+            assert ended - MAX_CLOCK_SKEW <= began, f"two attempts at message {message_id} overlap"
     assert stage.count("retrycli_queue") == 0
 
 

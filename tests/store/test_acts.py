@@ -11,22 +11,13 @@ from typing import Any
 import pytest
 from sqlalchemy import Column, String, select
 
+from retrycli.domain.claim import ChangedMessage, Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import ActRecord
-from retrycli.domain.message import (
-    ChangedMessage,
-    Claim,
-    EscalationReason,
-    MessageStatus,
-    MessageType,
-    QueuedMessage,
-    Span,
-    State,
-    UnusableMessage,
-)
+from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, QueuedMessage, State, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -136,8 +127,8 @@ def test_a_rejected_message_is_the_applications_again(application: Application, 
     rejected = {"status": "rejected", "last_error": "Rejected by ada: no longer wanted"}
     assert changed == dict.fromkeys((1, 2, 3), rejected)
     assert queue_rows(database).keys() == {4}
-    Enrolment(database).retire(Span(None, None))
-    assert Enrolment(database).newly_failed(Span(None, None), 9) == []
+    Enrolment(database).retire(IdRange(None, None))
+    assert Enrolment(database).newly_failed(IdRange(None, None), 9) == []
 
 
 def test_an_acknowledged_message_stays_where_it_is_and_is_no_longer_new(
@@ -391,7 +382,7 @@ def review(database: Database) -> list[ChangedMessage]:
         found.append(each)
         return Decision(each.message.message_id, Transition.released(), message=each.message)
 
-    enrolment.review(enrolment.retire(Span(None, None)).changed, stay, NOON)
+    enrolment.review(enrolment.retire(IdRange(None, None)).changed, stay, NOON)
     return found
 
 

@@ -14,14 +14,15 @@ import pytest
 from sqlalchemy import CHAR, Column, DateTime, String, Text
 from sqlalchemy.types import TypeEngine
 
+from retrycli.domain.claim import Claim, ExpiredClaim, IdRange
 from retrycli.domain.errors import NoSuchMessage, NotActionable
 from retrycli.domain.fair_share import FairShare
 from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import digest_of
-from retrycli.domain.message import Claim, EscalationReason, ExpiredClaim, QueuedMessage, Span, UnusableMessage
+from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import PROCESS_DIED, Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition, WriteResult
+from retrycli.domain.transition import Decision, Transition, WriteResult
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
@@ -395,7 +396,7 @@ def test_attempts_are_counted_up_message_by_message(
         numbers.append([each.attempt_number for each in loaded if isinstance(each, QueuedMessage)])
         claims.record(PASS, [Decision(each, Transition.released(), DOWN) for each in (1, 2)], NOON)
         application.change(1, status="sent")
-        Enrolment(database).retire(Span(0, 1))
+        Enrolment(database).retire(IdRange(0, 1))
         application.change(1, status="failed")
     assert numbers == [[1, 1], [2, 2], [3, 3]]
     assert [row["number"] for row in attempt_rows(database, 1)] == [1, 2, 3]
@@ -947,7 +948,7 @@ def test_what_the_application_holds_is_left_and_the_others_are_recorded(
     settled = [Decision(each, Transition.delivered(), DELIVERED, finished_at=ANSWERED_AT) for each in (1, 2, 3)]
     with opened(application) as its_own, its_own.write() as connection:
         connection.exec_driver_sql("SELECT 1 FROM pending_messages WHERE id = 2 FOR UPDATE")
-        assert claims.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), held=frozenset({2}))
+        assert claims.record(PASS, settled, NOON) == WriteResult(lost=frozenset({3}), locked=frozenset({2}))
     assert {each: row["status"] for each, row in application.rows().items()} == {1: "sent", 2: "failed"}
     assert queue_rows(database).keys() == {2}
     attempts = [row for each in (1, 2, 3) for row in attempt_rows(database, each)]

@@ -8,14 +8,15 @@ import pytest
 from sqlalchemy import select
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.events import ClockWasAhead
-from retrycli.domain.message import Claim, EscalationReason, Span
+from retrycli.domain.message import EscalationReason
 from retrycli.domain.notices import Told, Topic
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
 from retrycli.store.counters import Totals
@@ -36,7 +37,7 @@ NOW = NOON + 15 * MINUTE
 JUST_BEFORE = NOW - timedelta.resolution
 BUSY = Outcome(OutcomeKind.TRANSIENT, 503, "HTTP 503")
 API = "https://tickets.example.com"
-EVERYTHING = Span(None, None)
+EVERYTHING = IdRange(None, None)
 
 
 def began(ledger: Ledger, pass_id: str = "ahead", *, at: datetime = AHEAD) -> None:

@@ -37,10 +37,11 @@ from sqlalchemy import (
 )
 from sqlalchemy.dialects.postgresql import DOMAIN
 
+from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import ConfigurationError, DatabaseUnavailable, RetrycliError, SchemaMismatch
 from retrycli.domain.filter import Filter
-from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, Span, UnusableMessage
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.message import OPTIONAL_COLUMNS, REQUIRED_COLUMNS, Message, UnusableMessage
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.connection import NO_RESULT
@@ -410,7 +411,7 @@ def deliver(database: Database) -> dict[int, str]:
         claims.record(PASS, [Decision(each, Transition.delivered(), finished_at=NOON) for each in ids], NOON).lost
         == set()
     )
-    assert enrolment.newly_failed(Span(None, None), 100) == []
+    assert enrolment.newly_failed(IdRange(None, None), 100) == []
     return dict.fromkeys(ids, "sent")
 
 
@@ -422,7 +423,7 @@ def test_text_that_is_no_utf_8_is_read_and_named(loose_application: Application,
     with opened(loose_application) as database:
         enrolment = Enrolment(database)
         found = {each.id: each for each in Views(database).messages(Filter())}
-        fresh = enrolment.newly_failed(Span(None, None), 10)
+        fresh = enrolment.newly_failed(IdRange(None, None), 10)
         if column == "status":
             assert found.keys() == {2}
             assert len(fresh) == 1
@@ -490,7 +491,7 @@ def test_numbers_and_tickets_may_be_of_types_that_python_has_others_for(
     column: Column[Any] = Column(name, kind, primary_key=name == "id", autoincrement=False)
     with application_with(engine, tmp_path, column) as made, opened(made) as database:
         made.add_all([{"id": 7, name: kept}])
-        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert repr(getattr(fresh, name)) == repr(read)
         assert repr(Views(database).message(7).row[name]) == repr(read)
         assert deliver(database) == {7: "sent"}
@@ -503,7 +504,7 @@ def test_texts_may_be_filled_up_with_blanks(engine: Factory, tmp_path: Path, nam
     """These are none of the text: no message type ends in blanks, and no ticket in a URL."""
     with application_with(engine, tmp_path, Column(name, CHAR(20))) as made, opened(made) as database:
         made.add_all([{"id": 7, name: value}])
-        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert isinstance(fresh, Message)
         assert getattr(fresh, name) == fresh.fields[name] == value
         assert Views(database).message(7).row[name] == value
@@ -524,7 +525,7 @@ def test_a_number_that_is_no_whole_one_makes_its_message_unusable(engine: Factor
     with application_with(engine, tmp_path, Column("ticket_id", Numeric)) as made, opened(made) as database:
         made.add(ticket_id=None)
         made.sql(f"UPDATE pending_messages SET ticket_id = {number}")
-        [fresh] = Enrolment(database).newly_failed(Span(None, None), 10)
+        [fresh] = Enrolment(database).newly_failed(IdRange(None, None), 10)
         assert isinstance(fresh, UnusableMessage)
         assert fresh.problem == "ticket_id is no number or text"
 

@@ -11,10 +11,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from sqlalchemy import Column, Text, update
 
+from retrycli.domain.claim import ChangedMessage, IdRange
 from retrycli.domain.errors import DatabaseBusy
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.message import ChangedMessage, EscalationReason, Message, MessageType, Span, State, UnusableMessage
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.message import EscalationReason, Message, MessageType, State, UnusableMessage
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import RETIRED_AT_ONCE, START, Enrolment
@@ -25,11 +26,11 @@ from tests.store.conftest import Factory, application_with
 from tests.store.heard import statements
 from tests.store.own_tables import FAILED_AT, PASS, enrol, entry, queue_rows
 
-ALL = Span(None, None)
+ALL = IdRange(None, None)
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
 
 
-def fresh_ids(enrolment: Enrolment, span: Span = ALL, limit: int = 100) -> list[int]:
+def fresh_ids(enrolment: Enrolment, span: IdRange = ALL, limit: int = 100) -> list[int]:
     """The ids of newly failed messages, usable or not."""
     return [each.id if isinstance(each, Message) else each.message_id for each in enrolment.newly_failed(span, limit)]
 
@@ -80,16 +81,16 @@ def put(database: Database, message_id: int, state: State) -> None:
 @pytest.mark.parametrize(
     ("span", "expected"),
     [
-        (Span(None, None), [-3, 10, 20, 30]),
-        (Span(10, None), [20, 30]),
-        (Span(None, 20), [-3, 10, 20]),
-        (Span(10, 20), [20]),
-        (Span(11, 19), []),
-        (Span(START, 10), [-3, 10]),
+        (IdRange(None, None), [-3, 10, 20, 30]),
+        (IdRange(10, None), [20, 30]),
+        (IdRange(None, 20), [-3, 10, 20]),
+        (IdRange(10, 20), [20]),
+        (IdRange(11, 19), []),
+        (IdRange(START, 10), [-3, 10]),
     ],
 )
 def test_a_span_is_above_its_start_and_up_to_its_end(
-    application: Application, enrolment: Enrolment, span: Span, expected: list[int]
+    application: Application, enrolment: Enrolment, span: IdRange, expected: list[int]
 ) -> None:
     application.add_all([{"id": each} for each in (30, 10, 20, -3)])
     assert fresh_ids(enrolment, span) == expected
@@ -399,10 +400,10 @@ def test_only_messages_in_the_span_are_retired(
     application.add_all([{}] * 6)
     enrol(database, range(1, 7))
     application.delete()
-    assert enrolment.retire(Span(2, 4)).gone == 2
+    assert enrolment.retire(IdRange(2, 4)).gone == 2
     assert queue_rows(database).keys() == {1, 2, 5, 6}
-    assert enrolment.retire(Span(5, None)).gone == 1
-    assert enrolment.retire(Span(None, 2)).gone == 2
+    assert enrolment.retire(IdRange(5, None)).gone == 1
+    assert enrolment.retire(IdRange(None, 2)).gone == 2
     assert queue_rows(database).keys() == {5}
 
 
@@ -456,7 +457,7 @@ def test_a_plan_covers_the_three_newest_rows_and_two_older_ones(
     assert ([(each.after, each.upto) for each in spans], next_start) == expected
 
 
-def covers(span: Span, message_id: int) -> bool:
+def covers(span: IdRange, message_id: int) -> bool:
     above = span.after is None or message_id > span.after
     return above and (span.upto is None or message_id <= span.upto)
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 from sqlalchemy import text
 
+from retrycli.domain.claim import IdRange
 from retrycli.domain.errors import DatabaseUnavailable
-from retrycli.domain.message import Span
 from retrycli.store.enrolment import START, Enrolment
 from retrycli.store.failed_index import NAME, FailedIndex, IndexState
 from tests.store.application import Application, bare_table, messages_table, opened
@@ -133,7 +133,7 @@ def test_with_it_few_failed_rows_among_many_are_all_compared_by_each_pass(
     make(index)
     for each in (1, 7, 20):
         application.change(each, status="failed")
-    assert enrolment.plan_sweep(START) == ([Span(None, None)], START)
+    assert enrolment.plan_sweep(START) == ([IdRange(None, None)], START)
     assert fresh_ids(enrolment) == [1, 7, 20]
     enrol(database, [1, 7, 20])
     application.change(7, status="sent")
@@ -149,7 +149,7 @@ def test_with_it_many_failed_rows_are_gone_round_as_before(
     application.add_all([{"status": "failed" if each % 10 == 0 else "sent"} for each in range(1, 101)])
     make(index)
     enrolment = Enrolment(database, tail=3, sweep=2)
-    assert enrolment.plan_sweep(START) == ([Span(START, 20), Span(70, None)], 20)
-    assert enrolment.plan_sweep(60) == ([Span(60, 70), Span(70, None)], START)
+    assert enrolment.plan_sweep(START) == ([IdRange(START, 20), IdRange(70, None)], 20)
+    assert enrolment.plan_sweep(60) == ([IdRange(60, 70), IdRange(70, None)], START)
     assert enrolment.goes_round()
     assert not Enrolment(database, tail=8, sweep=2).goes_round()

@@ -7,11 +7,11 @@ from datetime import datetime, timedelta, timezone
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.message import Span
+from retrycli.domain.claim import IdRange
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import PassRecord, Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
@@ -255,7 +255,7 @@ def take_back(application: Application, database: Database, *ids: int) -> None:
     """Have messages be the application's again, and leave the queue."""
     for each in ids:
         application.change(each, status="rejected")
-    Enrolment(database).retire(Span(None, None))
+    Enrolment(database).retire(IdRange(None, None))
 
 
 def test_what_ended_before_a_time_is_forgotten(application: Application, database: Database, ledger: Ledger) -> None:

@@ -9,7 +9,7 @@ from sqlalchemy import update
 
 from retrycli.domain.message import EscalationReason, MessageType, State
 from retrycli.domain.pass_summary import PassResult, PassSummary
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment

@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from sqlalchemy import case, insert, literal, select
 
+from retrycli.domain.claim import Claim, IdRange, Route
 from retrycli.domain.filter import Filter
-from retrycli.domain.message import Claim, MessageType, Route, Span, State
+from retrycli.domain.message import MessageType, State
 from retrycli.domain.operator_action import ActionKind, OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
@@ -264,12 +265,12 @@ CASES = {
         lambda d: Claims(d).take_over_expired(MINE, NOON + 2 * HOUR, 9),
         f"queue by due, {KEYS}, attempts by message, acts by message",
     ),
-    "newly failed": Case(lambda d: Enrolment(d).newly_failed(Span(1000, 1040), 500), KEYS),
+    "newly failed": Case(lambda d: Enrolment(d).newly_failed(IdRange(1000, 1040), 500), KEYS),
     "enrolled": Case(
         lambda d: Enrolment(d).enrol([(Decision(each, Transition.invalid("no")), NOON, 1) for each in (4, 8)], NOON),
         "queue by its key",
     ),
-    "retired": Case(lambda d: Enrolment(d).retire(Span(1000, 1400)), KEYS),
+    "retired": Case(lambda d: Enrolment(d).retire(IdRange(1000, 1400)), KEYS),
     # Where SQLite goes through all rows of a table, it does so in the order of their ids, to the limit.
     "swept": Case(lambda d: Enrolment(d).plan_sweep(1000), "messages by its key", but="messages whole"),
     "totals": Case(rolled_up, "attempts by its key", but="attempts whole, attempts by finished"),
@@ -389,7 +390,7 @@ def test_the_failed_rows_among_many_others_are_found_by_their_index(big: Databas
     [make] = FailedIndex(big).statements()
     calls: dict[str, Callable[[Database], object]] = {
         "swept": lambda d: Enrolment(d, tail=100).plan_sweep(1000),
-        "newly failed": lambda d: Enrolment(d).newly_failed(Span(1000, 1400), 500),
+        "newly failed": lambda d: Enrolment(d).newly_failed(IdRange(1000, 1400), 500),
         "counted": lambda d: Measures(d).counts(NOON),
         "listed": lambda d: Views(d).ids(Filter()),
     }

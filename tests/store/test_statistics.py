@@ -13,7 +13,7 @@ from retrycli.domain.delivery_stats import FailureCause, Group, PassMark, Slice
 from retrycli.domain.grouping import GroupBy
 from retrycli.domain.outage import Outage
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store import schema
 from retrycli.store.claims import Claims
 from retrycli.store.delivery_stats import Statistics, _first_id

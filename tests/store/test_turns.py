@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim, IdRange, Route
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Claim, MessageType, Route, Span
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.message import MessageType
+from retrycli.domain.transition import Decision, Transition
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, naive
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
 
@@ -58,7 +59,7 @@ def test_the_order_of_merged_tickets_is_that_of_the_ids(
 ) -> None:
     wait(enrolment, SEVEN, EIGHT, NINE, EIGHT)
     move(application, SEVEN, SEVEN, NINE, SEVEN)
-    assert enrolment.retire(Span(None, None)).gone == 0
+    assert enrolment.retire(IdRange(None, None)).gone == 0
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == [1, 3]
 
 
@@ -69,7 +70,7 @@ def test_a_message_that_is_being_sent_keeps_its_claim_and_holds_up_the_merged_ti
     assert claims.claim(PASS, NOON, 1) == [1]
     before = queue_rows(database)[1]
     move(application, EIGHT, EIGHT)
-    assert enrolment.retire(Span(None, None)).gone == 0
+    assert enrolment.retire(IdRange(None, None)).gone == 0
     assert queue_rows(database)[1] == {**before, "ticket": str(EIGHT)}
     assert claims.claim(PASS, NOON, 16, IN_ORDER) == []
 
@@ -83,9 +84,9 @@ def test_a_message_that_another_pass_holds_is_not_waited_for(
     if not database.is_sqlite:
         with database.write() as connection:
             connection.exec_driver_sql("SELECT 1 FROM retrycli_queue WHERE message_id = 1 FOR UPDATE")
-            enrolment.retire(Span(None, None))
+            enrolment.retire(IdRange(None, None))
         assert tickets_in_queue(database) == [str(SEVEN), str(NINE)]
-    enrolment.retire(Span(None, None))
+    enrolment.retire(IdRange(None, None))
     assert tickets_in_queue(database) == [str(NINE), str(NINE)]
 
 
@@ -95,7 +96,7 @@ def test_another_message_under_the_id_of_one_that_is_being_sent_does_not_give_it
     wait(enrolment, SEVEN)
     assert claims.claim(PASS, NOON, 1) == [1]
     application.change(1, ticket_id=EIGHT, created_at=naive(NOON))
-    enrolment.retire(Span(None, None))
+    enrolment.retire(IdRange(None, None))
     assert tickets_in_queue(database) == [str(SEVEN)]
 
 

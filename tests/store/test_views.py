@@ -11,12 +11,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy import Column, Enum, Integer, MetaData, Table, Text, update
 
+from retrycli.domain.claim import Claim, IdRange
 from retrycli.domain.errors import NoSuchMessage, SchemaMismatch
 from retrycli.domain.filter import Filter
 from retrycli.domain.listing import AttemptRecord, ListedMessage
-from retrycli.domain.message import Claim, EscalationReason, MessageStatus, MessageType, Span, State
+from retrycli.domain.message import EscalationReason, MessageStatus, MessageType, State
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.domain.transition import Decision, Transition
 from retrycli.store.claims import Claims
 from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
@@ -568,10 +569,10 @@ def test_words_may_be_enumerations(engine: Factory, tmp_path: Path) -> None:
         made.add_all([{}, {"message_type": "customer"}, {"status": "sent"}])
         with opened(made) as database:
             enrolment, claims, views = Enrolment(database), Claims(database), Views(database)
-            assert len(enrolment.newly_failed(Span(None, None), 9)) == 2
+            assert len(enrolment.newly_failed(IdRange(None, None), 9)) == 2
             enrol(database, [1, 3])
             escalate(database, 2)
-            assert enrolment.retire(Span(None, None)).gone == 1
+            assert enrolment.retire(IdRange(None, None)).gone == 1
             assert shown(views, Filter(message_type=MessageType.CUSTOMER)) == [2]
             assert Measures(views._database).counts(NOON) == {"waiting": 1, "due": 1, "sending": 0, "escalated": 1}
             ids = claims.claim(PASS, NOON, 9)

@@ -21,8 +21,7 @@ from retrycli.operations.doctor.case import Case
 from retrycli.operations.doctor.finding import Finding, Level, failure, of_error
 from retrycli.operations.wiring import utc_now
 from retrycli.store.database import Database
-from retrycli.system import crontab
-from retrycli.system.crontab import Asker, Host
+from retrycli.system.host import Asker, Host, under_cron
 
 PATIENCE_SECONDS = 5
 """For a database that somebody holds."""
@@ -89,7 +88,7 @@ def examine_as_cron(config: Path | None = None, *, host: Host | None = None) -> 
         host: by default this machine.
     """
     named = [] if config is None else ["--config", str(config.absolute())]
-    done = crontab.under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
+    done = under_cron(host or Host(), [sys.executable, "-P", "-m", "retrycli", "doctor", "--json", *named])
     try:
         return [Finding(**{**each, "level": Level(each["level"])}) for each in json.loads(done.stdout)["findings"]]
     except (ValueError, KeyError, TypeError):

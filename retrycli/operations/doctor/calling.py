@@ -18,7 +18,7 @@ from retrycli.operations.doctor.database import newest_passes
 from retrycli.operations.doctor.finding import Finding, failure, warning, well
 from retrycli.store.database import Database
 from retrycli.system import systemd
-from retrycli.system.crontab import Caller
+from retrycli.system.host import Caller
 
 UNEVEN = 1.5
 """Intervals that are so many times too long, or too short, are no chance."""

@@ -13,7 +13,7 @@ from retrycli.config.settings import Settings
 from retrycli.operations import schedule
 from retrycli.operations.doctor.finding import Finding, warning, well
 from retrycli.operations.wiring import utc_now
-from retrycli.system.crontab import Host
+from retrycli.system.host import Host
 
 CLOCK_TOLERANCE = timedelta(seconds=60)
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from retrycli.domain.delivery_stats import (
     DAY,
     HOUR,
-    MOST_BARS,
+    MAX_BARS,
     OUTCOMES,
     DeliveryStats,
     Slice,
@@ -35,7 +35,7 @@ def figures(*slices: Slice, since: datetime = NOON - DAY, unit: timedelta = HOUR
 def test_no_time_is_too_long_for_its_bars(span: timedelta) -> None:
     """And each bar holds whole slices."""
     length = bar_for(span)
-    assert span / length <= MOST_BARS or length >= 364 * DAY
+    assert span / length <= MAX_BARS or length >= 364 * DAY
     assert length % unit_for(span) == timedelta(0)
 
 

@@ -10,8 +10,9 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.doubt import HELD_AT_MOST, TICKETS
-from retrycli.domain.message import Claim, MessageType, QueuedMessage, Route
+from retrycli.domain.claim import Claim, Route
+from retrycli.domain.doubt import MAX_HELD, TICKETS
+from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason
@@ -340,25 +341,25 @@ def test_their_claims_are_renewed(stage: Stage) -> None:
 
 def test_very_many_answers_of_few_tickets_let_other_tickets_go_first(stage: Stage) -> None:
     """They are not held in memory without end; and only the others can tell what they are about."""
-    of_one_ticket(stage, *range(1, 2 * HELD_AT_MOST))
+    of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     stage.add(*range(1001, 1021))
     rules = replace(ONE_BY_ONE, rate_per_second=1)  # one message is claimed at a time, so no ticket is passed over
     summary = stage.run(MOVED, rules)
     assert ended(summary) == stopped(302)
-    assert stage.order[HELD_AT_MOST:] == [*range(1020, 1020 - TICKETS + 1, -1), *range(1020 - TICKETS + 1, 1008, -1)]
+    assert stage.order[MAX_HELD:] == [*range(1020, 1020 - TICKETS + 1, -1), *range(1020 - TICKETS + 1, 1008, -1)]
     check_untouched(stage)
 
 
 def test_very_many_answers_of_few_tickets_are_about_these_if_no_other_is_due(stage: Stage) -> None:
-    of_one_ticket(stage, *range(1, 2 * HELD_AT_MOST))
+    of_one_ticket(stage, *range(1, 2 * MAX_HELD))
     most: list[int] = []
 
     def answer(_: QueuedMessage) -> Outcome:
         most.append(sum(each == "sending" for each in stage.states().values()))
         return FORBIDDEN
 
-    assert stage.run(answer, ONE_BY_ONE).escalated == 2 * HELD_AT_MOST - 1
-    assert max(most) <= HELD_AT_MOST + ONE_BY_ONE.claim_at_once
+    assert stage.run(answer, ONE_BY_ONE).escalated == 2 * MAX_HELD - 1
+    assert max(most) <= MAX_HELD + ONE_BY_ONE.claim_at_once
 
 
 # When the pass ends for another reason.

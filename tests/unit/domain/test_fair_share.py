@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from retrycli.domain.fair_share import MOST_PASSED_OVER, FairShare
+from retrycli.domain.fair_share import MAX_PASSED_OVER, FairShare
 
 AT_ONCE = 16
 
@@ -48,6 +48,6 @@ def test_something_is_taken_however_few_are_taken_at_once() -> None:
 
 def test_no_more_tickets_are_passed_over_than_a_statement_takes() -> None:
     turns = FairShare(AT_ONCE)
-    turns.passed_over = {str(each) for each in range(MOST_PASSED_OVER + 1)}
+    turns.passed_over = {str(each) for each in range(MAX_PASSED_OVER + 1)}
     turns.take([])
     assert turns.passed_over == set()

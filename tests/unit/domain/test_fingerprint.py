@@ -9,7 +9,8 @@ import pytest
 from retrycli.domain.fingerprint import LENGTH, cause, fingerprint
 from retrycli.domain.message import EscalationReason
 from retrycli.domain.outcome import Outcome, OutcomeKind
-from retrycli.domain.retry_policy import Decision, Transition, exhausted
+from retrycli.domain.retry_policy import exhausted
+from retrycli.domain.transition import Decision, Transition
 from tests.cpu import cpu_seconds
 
 

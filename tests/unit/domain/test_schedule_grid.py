@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from retrycli.domain.pass_record import is_late
-from retrycli.domain.schedule_grid import FARTHEST, Grid, Ticks, by_clock, by_cron, grid
+from retrycli.domain.schedule_grid import MAX_TICKS, Grid, Ticks, by_clock, by_cron, grid
 
 NOON = datetime(2026, 3, 2, 12, 0, 3, tzinfo=UTC)
 MINUTE = timedelta(minutes=1)
@@ -59,7 +59,7 @@ def test_what_never_holds_is_given_up_after_few_looks() -> None:
         return False
 
     assert Grid(NOON, QUARTER).first(1, never) is None
-    assert len(looks) <= FARTHEST.bit_length() + 1
+    assert len(looks) <= MAX_TICKS.bit_length() + 1
 
 
 def test_beyond_the_end_of_time_there_is_a_tick_too() -> None:

@@ -9,8 +9,9 @@ from datetime import datetime, timedelta
 from itertools import pairwise
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim
 from retrycli.domain.events import BreakerOpened, MessageDelivered, MessageMovedOn
-from retrycli.domain.message import Claim, QueuedMessage
+from retrycli.domain.message import QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary

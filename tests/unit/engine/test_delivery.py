@@ -11,12 +11,13 @@ from typing import Any
 
 import pytest
 
+from retrycli.domain.claim import Claim, Route
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy
 from retrycli.domain.events import BreakerOpened, ResultKept
 from retrycli.domain.fair_share import FairShare
-from retrycli.domain.message import Claim, QueuedMessage, Route, UnusableMessage
+from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.outcome import Outcome
-from retrycli.domain.retry_policy import Decision, WriteResult
+from retrycli.domain.transition import Decision, WriteResult
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from tests.fakes import DELIVERED, DOWN, RULES, Stage
@@ -51,7 +52,7 @@ class Held(Claims):
         free = [each for each in settled if each.message_id not in self.ids]
         held = frozenset(each.message_id for each in settled) & self.ids
         self.found_held.append(set(held))
-        return super().record(claim, free, now)._replace(held=held)
+        return super().record(claim, free, now)._replace(locked=held)
 
     def begin(
         self,

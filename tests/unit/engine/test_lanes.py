@@ -9,7 +9,8 @@ from datetime import timedelta
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
-from retrycli.domain.message import MessageType, QueuedMessage, Route
+from retrycli.domain.claim import Route
+from retrycli.domain.message import MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome
 from retrycli.domain.pass_summary import PassResult, StopReason
 from tests.fakes import DELIVERED, DOWN, LOST, RULES, START, THROTTLED, TICK, UNAUTHORIZED, Answer, Stage

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim
 from retrycli.domain.errors import InvalidMessage, NoSuchMessage, NotActionable
 from retrycli.domain.events import BreakerClosed, MessageDelivered, MessageEscalated, MessageMovedOn, MessageReleased
-from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.store.schema import queue

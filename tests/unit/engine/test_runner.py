@@ -14,6 +14,7 @@ from sqlalchemy import Connection, event
 
 from retrycli.domain.backoff import Backoff, BackoffKind
 from retrycli.domain.circuit_breaker import Breaker, BreakerState
+from retrycli.domain.claim import Claim
 from retrycli.domain.errors import DatabaseUnavailable, LockUnusable
 from retrycli.domain.events import (
     BreakerClosed,
@@ -30,7 +31,7 @@ from retrycli.domain.events import (
     PassStopped,
     Tally,
 )
-from retrycli.domain.message import Claim, EscalationReason, MessageType, QueuedMessage
+from retrycli.domain.message import EscalationReason, MessageType, QueuedMessage
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.pass_record import Pause
 from retrycli.domain.pass_summary import PassResult, PassSummary, StopReason

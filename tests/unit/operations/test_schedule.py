@@ -38,7 +38,7 @@ from retrycli.operations.schedule import (
     ticks_of,
 )
 from retrycli.system import systemd
-from retrycli.system.crontab import Asker, Finished, Host, system_zone
+from retrycli.system.host import Asker, Finished, Host, system_zone
 from tests.users import OURS, SHARED, THEIRS, need_own_program, need_root, open_place
 
 USERS = {"root": 0, "desk": OURS, str(OURS): OURS, str(THEIRS): THEIRS, "me": os.geteuid()}

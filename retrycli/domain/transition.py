@@ -1,0 +1,184 @@
+"""Transitions of a message, and the decisions that carry them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import datetime, timedelta
+from enum import StrEnum
+from types import MappingProxyType
+from typing import NamedTuple
+
+from retrycli.domain.identity import Difference
+from retrycli.domain.message import EscalationReason, QueuedMessage, UnusableMessage
+from retrycli.domain.outcome import Outcome, OutcomeKind, may_have_arrived
+
+
+class TransitionKind(StrEnum):
+    """The kinds of transition."""
+
+    ENROLLED = "enrolled"
+    DELIVERED = "delivered"
+    RESCHEDULED = "rescheduled"
+    ESCALATED = "escalated"
+    RELEASED = "released"
+
+
+class Transition(NamedTuple):
+    """One transition of a message. Use the constructors below; each sets exactly its own fields.
+
+    None leaves a field unchanged.
+    """
+
+    kind: TransitionKind
+    next_attempt_at: datetime | None = None
+    retry_count: int | None = None
+    unknown_count: int | None = None
+    last_error: str | None = None
+    reason: EscalationReason | None = None
+
+    @classmethod
+    def enrolled(cls, at: datetime, *, unknown_count: int | None = None) -> Transition:
+        """Make a message wait that is new to the queue, or waits again."""
+        return cls(TransitionKind.ENROLLED, next_attempt_at=at, unknown_count=unknown_count)
+
+    @classmethod
+    def delivered(cls) -> Transition:
+        """Mark a message as delivered."""
+        return cls(TransitionKind.DELIVERED)
+
+    @classmethod
+    def rescheduled(cls, at: datetime, *, retry_count: int, unknown_count: int, last_error: str | None) -> Transition:
+        """Use up one retry and set the next attempt."""
+        return cls(
+            TransitionKind.RESCHEDULED,
+            next_attempt_at=at,
+            retry_count=retry_count,
+            unknown_count=unknown_count,
+            last_error=last_error,
+        )
+
+    @classmethod
+    def escalated(
+        cls,
+        reason: EscalationReason,
+        *,
+        last_error: str | None,
+        retry_count: int | None = None,
+        unknown_count: int | None = None,
+    ) -> Transition:
+        """Escalate a message."""
+        return cls(
+            TransitionKind.ESCALATED,
+            retry_count=retry_count,
+            unknown_count=unknown_count,
+            last_error=last_error,
+            reason=reason,
+        )
+
+    @classmethod
+    def invalid(cls, problem: str, *, retry_count: int | None = None) -> Transition:
+        """Escalate a message whose row can't be turned into a request."""
+        return cls.escalated(EscalationReason.INVALID, last_error=f"Can't be sent: {problem}", retry_count=retry_count)
+
+    @property
+    def changes_row(self) -> bool:
+        """Tell if it writes to the application's table."""
+        return self.kind is TransitionKind.DELIVERED or self.last_error is not None or self.retry_count is not None
+
+    @classmethod
+    def unwritten(cls) -> Transition:
+        """Escalate a message whose row accepts no change."""
+        return cls.escalated(EscalationReason.INVALID, last_error=None)
+
+    @classmethod
+    def expired(cls) -> Transition:
+        """Escalate a message that is too old to be sent."""
+        return cls.escalated(EscalationReason.EXPIRED, last_error="Expired: it is too old to be sent")
+
+    @classmethod
+    def changed(cls, why: str) -> Transition:
+        """Escalate a message whose row is not what was sent, or whose text was already delivered."""
+        return cls.escalated(EscalationReason.CHANGED, last_error=why)
+
+    @classmethod
+    def after_attempt_by_hand(cls, queued: QueuedMessage, outcome: Outcome) -> Transition:
+        """Return the transition of an operator's attempt, which uses up no retry."""
+        if outcome.kind is OutcomeKind.DELIVERED:
+            return cls.delivered()
+        return cls.released(unknown_count=queued.unknown_count + (outcome.kind is OutcomeKind.UNKNOWN))
+
+    @classmethod
+    def released(cls, at: datetime | None = None, *, unknown_count: int | None = None) -> Transition:
+        """Make a message wait again and use up no retry. Without a time it keeps its own."""
+        return cls(TransitionKind.RELEASED, next_attempt_at=at, unknown_count=unknown_count)
+
+
+class Decision(NamedTuple):
+    """A decision about a message that is not recorded yet."""
+
+    message_id: int
+    transition: Transition
+    outcome: Outcome | None = None
+    """None if no attempt was made."""
+    duration: timedelta | None = None
+    finished_at: datetime | None = None
+    message: QueuedMessage | UnusableMessage | None = None
+    """The message as it was read. Its row is written only if it has not changed since; None skips that check."""
+
+    @property
+    def was_delivered(self) -> bool:
+        """Tell if the attempt delivered, whether its row can be written or not."""
+        return self.outcome is not None and self.outcome.kind is OutcomeKind.DELIVERED
+
+    def refused(self, why: str) -> Decision:
+        """Return the decision for a row that accepts no change: an escalation whose history has the outcome."""
+        outcome = self.outcome
+        if outcome is not None:
+            outcome = replace(outcome, error="; ".join(filter(None, (outcome.error, why))))
+        return self._replace(transition=Transition.unwritten(), outcome=outcome)
+
+    def superseded(self, difference: Difference) -> Decision:
+        """Return the decision if the row now holds another text or ticket.
+
+        A message that only moved and was certainly not delivered keeps its decision. Without an attempt, it is decided
+        again at its next turn.
+        """
+        outcome = self.outcome
+        if outcome is None:
+            return self._replace(transition=Transition.released())
+        arrived = _arrival(outcome)
+        if difference is Difference.MOVED and arrived is None:
+            return self
+        what = "ticket" if difference is Difference.MOVED else "text"
+        result = arrived or "was not delivered"
+        why = f"Changed while it was being sent: the row has another {what} now, and what was sent {result}"
+        return self._replace(transition=Transition.changed(why))
+
+
+def _arrival(outcome: Outcome) -> str | None:
+    """Say if a message has arrived; None if it certainly has not."""
+    if outcome.kind is OutcomeKind.DELIVERED:
+        return "was delivered"
+    return "may have arrived" if may_have_arrived(outcome.kind, outcome.status_code) else None
+
+
+class WriteResult(NamedTuple):
+    """The decisions that were not written as they are, by message id."""
+
+    lost: frozenset[int] = frozenset()
+    """The claim was lost, or the row now belongs to another message: at most the outcome was recorded."""
+    locked: frozenset[int] = frozenset()
+    """The application locks their rows: only the outcomes were recorded."""
+    not_written: Mapping[int, str] = MappingProxyType({})
+    """The application's table rejects the change, and why: they were escalated."""
+    changed: Mapping[int, Decision] = MappingProxyType({})
+    """Their rows hold another text now: they were escalated instead."""
+
+
+def as_written(decisions: Sequence[Decision], refused: Mapping[int, str]) -> list[Decision]:
+    """Escalate the messages whose rows rejected the change; keep the other decisions."""
+    return [
+        decision.refused(refused[decision.message_id]) if decision.message_id in refused else decision
+        for decision in decisions
+    ]

@@ -1,0 +1,272 @@
+"""This machine: its user, programs, processes, files and time zones.
+
+`Host` says where they are and how programs are run; tests pass another one.
+"""
+
+from __future__ import annotations
+
+import os
+import pwd
+import re
+import subprocess
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, tzinfo
+from pathlib import Path
+from typing import Literal, Protocol
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from retrycli.domain.errors import ConfigurationError
+from retrycli.system import atomic
+from retrycli.system.trust import user_name, user_number
+
+DEFUNCT = ("Z", "X")
+"""States of a process that has ended and is not reaped yet (proc(5))."""
+NOT_THERE = 127
+"""A shell's exit status for an unknown program."""
+TIMED_OUT = 124
+"""The exit status of timeout(1)."""
+SECONDS = 120
+"""Time after which a program has failed."""
+ANSWER_SECONDS = 3
+"""The same for commands that only read."""
+
+Finished = subprocess.CompletedProcess[bytes]
+Runner = Callable[[Sequence[str], bytes], Finished]
+
+
+def run(command: Sequence[str], given: bytes = b"", *, seconds: float = SECONDS) -> Finished:
+    """Run a program; a missing one, and one that does not end, has failed."""
+    try:
+        return subprocess.run(  # noqa: S603  our own words and paths, and no shell
+            command,
+            input=given,
+            capture_output=True,
+            check=False,
+            timeout=seconds,
+            env={**os.environ, "LC_ALL": "C"},
+        )
+    except OSError as error:
+        return subprocess.CompletedProcess(command, NOT_THERE, b"", (error.strerror or "can't be run").encode())
+    except subprocess.TimeoutExpired:
+        return subprocess.CompletedProcess(command, TIMED_OUT, b"", f"no answer within {seconds:g} s".encode())
+
+
+class Asker:
+    """Run programs for a command that only reads: wait briefly, and for a silent program only once.
+
+    Args:
+        seconds: time after which a program has failed.
+    """
+
+    def __init__(self, seconds: float = ANSWER_SECONDS) -> None:
+        self._seconds = seconds
+        self._unanswered: dict[str, Finished] = {}
+
+    @property
+    def silent(self) -> set[str]:
+        """Return the programs that did not answer."""
+        return {*self._unanswered}
+
+    def __call__(self, command: Sequence[str], given: bytes) -> Finished:
+        """Run a program, unless it did not answer before."""
+        program = command[0]
+        if program in self._unanswered:
+            return self._unanswered[program]
+        done = run(command, given, seconds=self._seconds)
+        if done.returncode == TIMED_OUT:
+            self._unanswered[program] = done
+        return done
+
+
+def _system_home() -> str:
+    """Return where cron starts a job: the system's home of the user, not $HOME, which sudo may not change."""
+    try:
+        return pwd.getpwuid(os.getuid()).pw_dir
+    except KeyError:
+        return "/"
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """The machine and its current user."""
+
+    root: Path = Path("/")
+    home: Path = field(default_factory=lambda: Path(_system_home()))
+    uid: int = field(default_factory=os.getuid)
+    run: Runner = run
+    number: Callable[[str], int | None] = user_number
+    """Returns a user's number; None if there is no such user."""
+
+    @property
+    def login(self) -> str:
+        """Return the current user's name."""
+        return user_name(self.uid)
+
+    @property
+    def unit_folder(self) -> Path:
+        """Return the folder of the user's own units."""
+        return self.home / ".config/systemd/user"
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Something on this machine that runs a pass: a crontab line or a timer."""
+
+    kind: Literal["cron", "timer"]
+    title: str
+    """The title of its `Target`."""
+    line: int | None
+    when: str
+    command: str
+    config: str | None
+    """The settings file that it names; None if it does not name one."""
+    user: str | None
+    """Its user, if the line or unit names one."""
+    installed: bool
+    """`cron install` wrote it."""
+    owner: str = "root"
+    """Its author, as far as its place shows."""
+    running: bool | None = None
+    """Its daemon or timer is active; None if not checked, or unknown."""
+    mail_to: str | None = None
+    """The recipient of its output; None is the line's user, and empty discards it."""
+    zone: str | None = None
+    """Its time zone; None is the system's."""
+    since: datetime | None = None
+    """Since when cron has used it as it is, because cron or the line is no older; None if unknown."""
+
+    @property
+    def place(self) -> str:
+        """Return its place for operators."""
+        return self.title if self.line is None else f"{self.title}, line {self.line}"
+
+
+class Target(Protocol):
+    """A text of this machine that can call a pass."""
+
+    @property
+    def title(self) -> str:
+        """Return its name for operators."""
+
+    def read(self) -> str:
+        """Return its text; empty if there is none."""
+
+    def write(self, text: str) -> None:
+        """Replace its text; delete it if the new one is empty."""
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """A file of root or of the user: a crontab of /etc, a unit, or the settings."""
+
+    path: Path
+    keeps_mode: bool = False
+    """It keeps its mode and owner; otherwise everybody may read it."""
+
+    @property
+    def title(self) -> str:
+        """Return its name for operators."""
+        return str(self.path)
+
+    def read(self) -> str:
+        """Return its text; empty if there is none.
+
+        Raises:
+            ConfigurationError: the file can't be read.
+        """
+        try:
+            return decoded(self.path.read_bytes())
+        except FileNotFoundError:
+            return ""
+        except OSError as error:
+            raise ConfigurationError(f"can't read {self.path}: {error.strerror}") from error
+
+    def write(self, text: str) -> None:
+        """Replace its text atomically: cron may read it at any moment.
+
+        Raises:
+            ConfigurationError: the file can't be written.
+        """
+        try:
+            if text:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+                like = self.path.stat() if self.keeps_mode else None
+                atomic.replace(self.path, text, errors="surrogateescape", like=like)  # by a name that cron passes over
+            else:
+                self.path.unlink(missing_ok=True)
+        except OSError as error:
+            raise ConfigurationError(
+                f"can't write {self.path}: {error.strerror}; as root, or with --user for a schedule of your own"
+            ) from error
+
+
+def system_zone(root: Path = Path("/")) -> tzinfo:
+    """Return the system's time zone, which cron and timers use; ``$TZ`` is an operator's own."""
+    try:
+        with (root / "etc/localtime").open("rb") as file:
+            return ZoneInfo.from_file(file)
+    except (OSError, ValueError):
+        return UTC
+
+
+def named_zone(name: str | None) -> tzinfo | None:
+    """Return a time zone by name; None if it does not exist here."""
+    with suppress(OSError, ValueError, ZoneInfoNotFoundError):
+        return None if name is None else ZoneInfo(name)
+    return None
+
+
+def processes(proc: Path) -> Iterator[tuple[Path, str]]:
+    """Yield the folder and name of each live process of this machine, without those in containers.
+
+    Yield none if processes of others are hidden.
+    """
+    if not (proc / "1/status").exists():
+        return
+    for path in proc.glob("[0-9]*/status"):
+        with suppress(OSError):
+            status = dict(re.findall(r"^(Name|State|NSpid):\t(.*)$", path.read_text(errors="replace"), re.MULTILINE))
+            has_ended = status.get("State", "")[:1] in DEFUNCT
+            if not has_ended and len(status.get("NSpid", "").split()) <= 1:
+                yield path.parent, status.get("Name", "")
+
+
+def under_cron(host: Host, command: Sequence[str]) -> Finished:
+    """Run a program as cron does: in the user's home, with an almost empty environment."""
+    variables = ["PATH=/usr/bin:/bin", f"HOME={host.home}", f"LOGNAME={host.login}", "SHELL=/bin/sh"]
+    return host.run(["env", "-i", *variables, "sh", "-c", 'cd && exec "$@"', "sh", *command], b"")
+
+
+def files_in(folder: Path, name: str, unread: dict[str, str]) -> list[Path]:
+    """Return a folder's regular files whose names match; none if it can't be read."""
+    try:
+        found = sorted(path for path in folder.iterdir() if re.fullmatch(name, path.name))
+        return [path for path in found if path.is_file()]
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        unread[str(folder)] = error.strerror or str(error)
+    return []
+
+
+def read_text(path: Path, unread: dict[str, str]) -> str:
+    """Return a file's text, empty if it does not exist or can't be read; ``unread`` takes why."""
+    try:
+        return decoded(path.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        pass
+    except OSError as error:
+        unread[str(path)] = error.strerror or str(error)
+    return ""
+
+
+def decoded(text: bytes) -> str:
+    """Decode a text of any encoding, so that `encoded` restores it."""
+    return text.decode("utf-8", "surrogateescape")
+
+
+def encoded(text: str) -> bytes:
+    """Encode a text of `decoded`."""
+    return text.encode("utf-8", "surrogateescape")
