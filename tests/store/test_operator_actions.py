@@ -39,7 +39,7 @@ from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
-from tests.store.test_views import strict_table
+from tests.store.test_listing import strict_table
 
 LATER = NOON + HOUR
 OTHER_STATUSES = ["pending", "approved", "rejected", "sent"]
