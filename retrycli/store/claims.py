@@ -16,6 +16,7 @@ from retrycli.domain.operator_action import no_such, not_free
 from retrycli.domain.outcome import PROCESS_DIED
 from retrycli.domain.retry_policy import Decision, Transition, WriteResult, as_written
 from retrycli.store import picking
+from retrycli.store.bulk import id_in
 from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.error_messages import is_busy
 from retrycli.store.identity import (
@@ -42,7 +43,6 @@ from retrycli.store.recording import (
 )
 from retrycli.store.row_changes import read_rows, write_messages
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -39,6 +39,7 @@ from retrycli.domain.message import (
     ticket_text,
 )
 from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.store.bulk import id_in
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
@@ -46,7 +47,6 @@ from retrycli.store.messages import all_but_the_body, message_of, row_by_row, ro
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

@@ -35,10 +35,10 @@ from retrycli.domain.message import (
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision
+from retrycli.store.bulk import id_in
 from retrycli.store.keys import delivery_key
 from retrycli.store.messages import addresses, message_of, row_by_row, rows_of, status_text
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Result, RowMapping, TableClause

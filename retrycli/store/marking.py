@@ -11,11 +11,11 @@ from retrycli.domain.message import QueuedMessage, UnusableMessage
 from retrycli.domain.operator_action import OperatorAction
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition, as_written
+from retrycli.store.bulk import id_in
 from retrycli.store.identity import load, with_queue
 from retrycli.store.recording import finish_attempts, start_attempts
 from retrycli.store.row_changes import Written, write_messages
 from retrycli.store.schema import queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

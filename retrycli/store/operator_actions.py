@@ -17,6 +17,7 @@ from retrycli.domain.message import Message, MessageStatus, State, UnusableMessa
 from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
+from retrycli.store.bulk import id_in
 from retrycli.store.enrolment import DECIDES
 from retrycli.store.error_messages import IN_THE_WAY
 from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
@@ -34,7 +35,6 @@ from retrycli.store.row_changes import (
     write_text,
 )
 from retrycli.store.schema import acts, attempts, escalations, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

@@ -14,13 +14,12 @@ from retrycli.domain.fingerprint import fingerprint
 from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
 from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
 from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
-from retrycli.store.bulk import BulkStatement, Values
+from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.messages import row_by_row
 from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
 from retrycli.store.schema import MAX_INT, attempts, escalations, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update

@@ -11,12 +11,12 @@ from sqlalchemy import func, insert, select
 from retrycli.domain.identity import birth_of
 from retrycli.domain.message import MessageStatus, State, ticket_text
 from retrycli.domain.operator_action import ActionKind, OperatorAction
+from retrycli.store.bulk import id_in
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import rows_of, status_text
 from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
 from retrycli.store.schema import acts, attempts, queue
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

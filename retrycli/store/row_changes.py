@@ -35,11 +35,10 @@ from sqlalchemy.types import NULLTYPE
 from retrycli.domain.errors import TransactionLost
 from retrycli.domain.message import MessageStatus, QueuedMessage
 from retrycli.domain.retry_policy import Decision, TransitionKind
-from retrycli.store.bulk import BulkStatement, Values
+from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
 from retrycli.store.error_messages import RowError, in_words, trouble_of, without_details
 from retrycli.store.messages import status_text
-from retrycli.store.these import id_in
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause, Update
