@@ -18,8 +18,8 @@ from retrycli.operations.wiring import (
     open_database,
     pass_rules,
 )
+from retrycli.store.history import message_details
 from retrycli.store.operator_actions import Acts
-from retrycli.store.views import Views
 
 
 def read_draft(
@@ -34,7 +34,7 @@ def read_draft(
     """
     with open_database(settings) as database:
         Acts(database).check(message_id, clock(database, runtime.now)())
-        found = Views(database).message(message_id, body=True)
+        found = message_details(database, message_id, body=True)
         return found, EditableMessage.of(found.row)
 
 

@@ -12,8 +12,8 @@ from retrycli.domain.filter import Filter
 from retrycli.domain.fingerprint import cause
 from retrycli.domain.listing import EscalationGroup, ListedMessage
 from retrycli.domain.message import State
+from retrycli.store.listing import Views
 from retrycli.store.schema import queue
-from retrycli.store.views import Views
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database

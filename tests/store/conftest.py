@@ -18,7 +18,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.ledger import Ledger
-from retrycli.store.views import Views
+from retrycli.store.listing import Views
 from tests import postgresql
 from tests.store.application import Application, bare_table, opened
 

@@ -18,14 +18,14 @@ from retrycli.domain.message import Claim, EscalationReason, MessageStatus, Mess
 from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.claims import Claims
-from retrycli.store.completion import LOOKED_AT, failed_beginning
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import MOST_GROUPS, escalation_groups
 from retrycli.store.failed_index import FailedIndex
+from retrycli.store.history import message_details
+from retrycli.store.listing import LOOKED_AT, PAGE, Views, failed_beginning
 from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import queue
-from retrycli.store.views import PAGE, Views
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application, bare_table, opened
 from tests.store.conftest import Factory
 from tests.store.own_tables import FAILED_AT, PASS, enrol, queue_rows
@@ -97,7 +97,7 @@ def test_the_required_columns_are_enough(bare_application: Application) -> None:
     with opened(bare_application) as database:
         (found,) = Views(database).messages(Filter())
         assert (found.created_at, found.retry_count, found.last_error) == (None, 0, None)
-        assert Views(database).message(1, body=True).row["body"] == "Where is it?"
+        assert message_details(database, 1, body=True).row["body"] == "Where is it?"
 
 
 BAD_ROWS: list[dict[str, object]] = [
@@ -500,7 +500,7 @@ def test_a_message_is_shown_with_its_body_and_its_history(
     claims.record(PASS, [tried], NOON + MINUTE)
     claims.claim_one(HAND, 1, NOON)
     claims.begin(HAND, [1], made_by="ada", pass_id=None, now=NOON + HOUR, fit=lambda _: True)
-    found = views.message(1, body=True)
+    found = message_details(database, 1, body=True)
     assert found.row == application.row(1)
     assert found.row["body"] == "Where is it?"
     assert found.queue == queue_rows(database)[1] | {"delivered_to": ["ana@x.test"]}
@@ -512,10 +512,10 @@ def test_a_message_is_shown_with_its_body_and_its_history(
 
 @pytest.mark.parametrize(("body", "told"), [("Where is it?", ""), ("", ""), (None, None)])
 def test_of_a_body_that_is_not_wanted_it_is_told_whether_it_is_there(
-    application: Application, views: Views, body: str | None, told: str | None
+    application: Application, database: Database, body: str | None, told: str | None
 ) -> None:
     application.add(body=body)
-    assert views.message(1).row == application.row(1) | {"body": told}
+    assert message_details(database, 1).row == application.row(1) | {"body": told}
 
 
 def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Application) -> None:
@@ -523,20 +523,22 @@ def test_a_body_that_is_no_text_is_told_all_the_same(loose_application: Applicat
     loose_application.add()
     loose_application.sql("UPDATE pending_messages SET body = x'0001'")
     with opened(loose_application) as database:
-        assert Views(database).message(1).row["body"] == b"\0\1"
+        assert message_details(database, 1).row["body"] == b"\0\1"
 
 
 @pytest.mark.parametrize("status", list(MessageStatus))
-def test_a_message_is_shown_whatever_its_status(application: Application, views: Views, status: MessageStatus) -> None:
+def test_a_message_is_shown_whatever_its_status(
+    application: Application, database: Database, status: MessageStatus
+) -> None:
     """And whether or not the queue knows it."""
     application.add(status=status.value)
-    found = views.message(1)
+    found = message_details(database, 1)
     assert (found.row["status"], found.queue, found.attempts) == (status, None, [])
 
 
-def test_a_message_that_is_not_there_is_named(views: Views) -> None:
+def test_a_message_that_is_not_there_is_named(database: Database) -> None:
     with pytest.raises(NoSuchMessage, match=r"no message 4711\b"):
-        views.message(4711)
+        message_details(database, 4711)
 
 
 # An application may say which words its columns take.

@@ -32,10 +32,11 @@ from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
+from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
 from retrycli.store.ledger import Ledger
+from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
-from retrycli.store.views import Views
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows
@@ -432,7 +433,7 @@ def test_a_text_that_its_column_is_too_short_for_is_refused(engine: Factory, tmp
     with application_with(engine, tmp_path, Column("subject", String(13))) as made, opened(made) as database:
         made.add()
         enrol(database, [1])
-        row = Views(database).message(1, body=True).row
+        row = message_details(database, 1, body=True).row
         acts, read = Acts(database), {"subject": row["subject"]}
         told = "message 1 can't have a subject of 14 characters, for its column holds 13; nothing was written"
         with made.watched() as changed, pytest.raises(NotActionable, match=told):
@@ -446,7 +447,7 @@ def test_what_is_no_text_can_be_edited_into_some(loose_application: Application)
     loose_application.sql("UPDATE pending_messages SET subject = CAST(x'ff41' AS TEXT), body = NULL")
     with opened(loose_application) as database:
         enrol(database, [1])
-        row = Views(database).message(1, body=True).row
+        row = message_details(database, 1, body=True).row
         read = {name: row[name] for name in ("subject", "body")}
         assert read == {"subject": "\udcffA", "body": None}
         Acts(database).edit(1, EDITED, read=read, changes={"subject": "A", "body": "Where is it?"})
@@ -498,7 +499,7 @@ def test_what_people_did_is_shown_with_the_message(
     escalate(database, 1, 2)
     perform(acts, ActionKind.NOTED, [1, 2])
     acts.perform(ActionKind.REQUEUED, {1: OperatorAction.requeued(LATER, by="bert", at=NOON + MINUTE)})
-    assert views.message(1).acts == [
+    assert message_details(database, 1).acts == [
         ActRecord(NOON, "ada", "noted", "phoned them"),
         ActRecord(NOON + MINUTE, "bert", "requeued", "due 2025-03-03T13:00:00Z"),
     ]
@@ -507,7 +508,7 @@ def test_what_people_did_is_shown_with_the_message(
 def test_the_history_outlives_the_queue(application: Application, database: Database, acts: Acts, views: Views) -> None:
     application.add()
     perform(acts, ActionKind.REJECTED, [1])
-    assert views.message(1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
+    assert message_details(database, 1).acts == [ActRecord(NOON, "ada", "rejected", "no longer wanted")]
 
 
 def test_old_acts_are_forgotten_like_attempts(

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import fields
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -27,15 +26,14 @@ from sqlalchemy import (
     select,
 )
 
-from retrycli.domain.errors import InvalidMessage, NoSuchMessage, SchemaMismatch
+from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
-from retrycli.domain.listing import ActRecord, AttemptRecord, ListedMessage, MessageDetails
+from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageStatus, State, utc_time
-from retrycli.store.act_rows import texts
 from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
-from retrycli.store.messages import addresses, all_but_the_body, row_by_row, status_of, status_text
-from retrycli.store.relation import repeated
-from retrycli.store.schema import acts, attempts, queue
+from retrycli.store.failed_index import FailedIndex, IndexState
+from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.schema import queue
 
 if TYPE_CHECKING:
     from retrycli.store.database import Database
@@ -47,6 +45,9 @@ KEPT_READY = 10_000
 """How many ids are fetched at once: a driver would keep all of them in its own, larger form."""
 THESE: BindParameter[Any] = bindparam("ids", expanding=True)
 """Ids that are named when the statement is carried out: a new one for each page would be so much to be thrown away."""
+LOOKED_AT = 10_000
+"""So many rows of each range of ids are looked at where no index has the failed ones: nobody waits for a key."""
+LARGEST_ID = 2**63 - 1
 
 
 class Views:
@@ -174,39 +175,6 @@ class Views:
         with self._database.read() as connection:
             return int(connection.execute(self.failed(wanted, func.count())).scalar_one())
 
-    def message(self, message_id: int, *, body: bool = False) -> MessageDetails:
-        """One message, whatever its status, with its history.
-
-        Args:
-            message_id: which.
-            body: read its body too. Without that it is only known whether there is one: it is empty, or null.
-
-        Raises:
-            NoSuchMessage: there is no row with that id.
-            SchemaMismatch: there are several.
-        """
-        m = self._database.messages
-        texts = m.c if body else all_but_the_body(self._database)
-        columns = [status_of(self._database) if each.name == "status" else each for each in texts]
-        history = select(attempts).where(attempts.c.message_id == message_id).order_by(attempts.c.number)
-        words = (acts.c.before, acts.c.after) if body else ()
-        by_people = select(acts.c.at, acts.c.by, acts.c.act, acts.c.detail, *words)
-        by_people = by_people.where(acts.c.message_id == message_id).order_by(acts.c.id)
-        with self._database.read() as connection:
-            rows = connection.execute(select(*columns).where(m.c.id == message_id).limit(2)).mappings().all()
-            if len(rows) > 1:
-                raise repeated(self._database, message_id)
-            row = rows[0] if rows else None
-            if row is None:
-                raise NoSuchMessage(
-                    f"there is no message {message_id} in {self._database.place}; see `retrycli list-failed`"
-                )
-            found = connection.execute(select(queue).where(queue.c.message_id == message_id)).mappings().one_or_none()
-            made = [_attempt(each) for each in connection.execute(history).mappings()]
-            done = [_act(each, body=body) for each in connection.execute(by_people).mappings()]
-        ours = None if found is None else {**found, "delivered_to": addresses(found["delivered_to"])}
-        return MessageDetails(dict(row), ours, made, done)
-
     def count_ahead(self, message_id: int, due_by: datetime, *, after: datetime | None = None) -> int:
         """How many messages are due by a time that a pass claims before this one.
 
@@ -285,15 +253,6 @@ def _of_escalation(wanted: Filter) -> Iterator[ColumnElement[bool]]:
         yield or_(queue.c.fingerprint.is_(None), queue.c.fingerprint.not_in(wanted.other_than))
 
 
-def _attempt(row: Mapping[Any, Any]) -> AttemptRecord:
-    return AttemptRecord(**{each.name: row[each.name] for each in fields(AttemptRecord)})
-
-
-def _act(row: Mapping[Any, Any], *, body: bool) -> ActRecord:
-    words = {name: texts(row, name) for name in ("before", "after")} if body else {}
-    return ActRecord(row["at"], row["by"], row["act"], row["detail"], **words)
-
-
 def _listed(row: Mapping[Any, Any]) -> ListedMessage:
     return ListedMessage(
         id=row["id"],
@@ -325,3 +284,38 @@ def _time(value: object) -> datetime | None:
         return utc_time("created_at", value)
     except InvalidMessage:
         return None
+
+
+def failed_beginning(database: Database, digits: str, *, limit: int) -> list[tuple[int, object, object]]:
+    """The newest failed messages whose ids begin with some digits: id, ticket, last error.
+
+    It reads the application's table alone, so retrycli's own need not be there.
+    """
+    m, failed = database.messages.c, status_text(MessageStatus.FAILED)
+    indexed = FailedIndex(database).state() is IndexState.THERE
+    found: list[tuple[int, object, object]] = []
+    for first, last in _beginning(digits):
+        rows = select(m.id, m.ticket_id, m.last_error).where(m.id.between(first, last)).order_by(m.id.desc())
+        if indexed:
+            rows = rows.where(m.status == failed)
+        else:
+            newest = rows.add_columns(m.status).limit(LOOKED_AT).subquery().c
+            rows = select(newest.id, newest.ticket_id, newest.last_error).where(newest.status == failed)
+            rows = rows.order_by(newest.id.desc())
+        with database.read() as connection:
+            found += [(each[0], each[1], each[2]) for each in connection.execute(rows.limit(limit - len(found)))]
+        if len(found) == limit:
+            break
+    return found
+
+
+def _beginning(digits: str) -> Iterator[tuple[int, int]]:
+    """The ranges of the ids that begin with some digits, the highest first."""
+    if not digits:
+        yield -LARGEST_ID, LARGEST_ID
+    elif digits == "0":
+        yield 0, 0
+    elif digits.isascii() and digits.isdecimal() and digits[0] != "0":
+        for power in range(len(str(LARGEST_ID)) - len(digits), -1, -1):
+            if (first := int(digits) * 10**power) <= LARGEST_ID:
+                yield first, min(first + 10**power - 1, LARGEST_ID)
