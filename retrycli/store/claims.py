@@ -41,7 +41,8 @@ from retrycli.store.recording import (
     start_attempts,
     where_it_was,
 )
-from retrycli.store.row_changes import read_rows, write_messages
+from retrycli.store.row_changes import write_messages
+from retrycli.store.row_states import read_rows
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:

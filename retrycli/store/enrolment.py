@@ -45,7 +45,7 @@ from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, status_text
 from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
-from retrycli.store.row_changes import REMEMBERED, RowState, read_rows, updated_at_text
+from retrycli.store.row_states import REMEMBERED, RowState, read_rows, updated_at_text
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:

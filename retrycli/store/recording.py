@@ -18,7 +18,8 @@ from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.messages import row_by_row
-from retrycli.store.row_changes import RowState, read_rows, shown_error, write_messages
+from retrycli.store.row_changes import write_messages
+from retrycli.store.row_states import RowState, read_rows, shown_error
 from retrycli.store.schema import MAX_INT, attempts, escalations, queue
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from retrycli.store.bulk import id_in
 from retrycli.store.identity import BIRTH, OWN, birth_text, encodable
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import rows_of, status_text
-from retrycli.store.row_changes import AS_WANTED, Written, restore_messages
+from retrycli.store.row_changes import restore_messages
+from retrycli.store.row_writer import AS_WANTED, Written
 from retrycli.store.schema import acts, attempts, queue
 
 if TYPE_CHECKING:

@@ -1,0 +1,193 @@
+"""Change rows of the application's table, and tell which of them took the change.
+
+A table may refuse a change of one row: with an error (a constraint, a trigger), or silently (`RAISE(IGNORE)`, a trigger
+that returns null, a rule, a row-level policy). Such a row is named and stays as it is, and the others are written. So
+the rows that were changed are counted, or read back in the same transaction: a server would have to be asked for the
+count, and no database counts the rows that a trigger changes in place of a view.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Set as AbstractSet
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+
+from sqlalchemy import exc
+
+from retrycli.domain.errors import TransactionLost
+from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.error_messages import RowError, in_words, trouble_of, without_details
+from retrycli.store.row_states import RowState, read_rows
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+Wanted = TypeVar("Wanted")
+"""What is to be written into one row."""
+
+IGNORED = "its row did not change; a trigger, a rule or a row-level policy of {} ignores the update"
+LENGTHS = (255, 127, 63, 31)
+"""To so many characters an error is shortened if its column refuses it, one after the other."""
+WAITED_MS, MOST_WAITED_FOR = 10, 8
+"""If another transaction holds some of many rows, so long each row is waited for, and so many of them at most. Others
+are taken for held too then, and are tried the next time."""
+
+
+class Written(NamedTuple):
+    """What became of a change of some rows."""
+
+    rows: Mapping[int, RowState]
+    """As they were read back, by id; none if there was no need to."""
+    refused: Mapping[int, str]
+    """Rows that stay as they were because the table does not take the change, and why."""
+    held: Collection[int] = ()
+    """Rows that stay as they were because another transaction is in the way. They can be tried again."""
+
+    @property
+    def unchanged(self) -> AbstractSet[int]:
+        """Return all rows that stay as they were."""
+        return self.refused.keys() | set(self.held)
+
+
+AS_WANTED = Written({}, {})
+"""All rows took what was wanted."""
+
+
+class RowChange(Generic[Wanted]):
+    """A change of rows.
+
+    Args:
+        write: writes what is wanted of rows, and returns how many it changed, if that is known; an error has room for
+            that many characters.
+        took: tells from a row, as it was read back, if it took what was wanted.
+    """
+
+    def __init__(
+        self,
+        write: Callable[[Connection, Mapping[int, Wanted], int | None], int | None],
+        took: Callable[[Wanted, RowState, int | None], bool],
+    ) -> None:
+        self._write = write
+        self._took = took
+
+    def make(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
+        """Write rows: all together, or one by one if any of them can't be written.
+
+        Raises:
+            DBAPIError: no row can be written, for a reason that none of them is to blame for.
+            TransactionLost: a row has rolled back the transaction. It is left out the next time.
+        """
+        if not wanted:
+            return AS_WANTED
+        if not database.row_by_row:
+            try:
+                return self._try(database, connection, wanted, database.error_room)
+            except exc.DBAPIError:
+                if _is_over(database, connection):
+                    raise
+        with _waiting_little(database, connection):
+            return self._one_by_one(database, connection, wanted)
+
+    def _one_by_one(self, database: Database, connection: Connection, wanted: Mapping[int, Wanted]) -> Written:
+        rows: dict[int, RowState] = {}
+        refused: dict[int, str] = {}
+        held: set[int] = set()
+        of_all: dict[int, exc.DBAPIError] = {}
+        for each, what in wanted.items():
+            if len(held) >= MOST_WAITED_FOR:
+                held.add(each)
+                continue
+            try:
+                written = self._write_one(database, connection, each, what)
+            except exc.DBAPIError as error:
+                if _is_over(database, connection):
+                    raise
+                of_all[each] = error
+            else:
+                rows |= written.rows
+                refused |= written.refused
+                held |= {*written.held}
+        if of_all and len(of_all) + len(refused) + len(held) == len(wanted):
+            raise next(iter(of_all.values()))
+        # Another row was taken. So it is not the fault of the table, the role or the server.
+        return Written(rows, refused | {each: in_words(error) for each, error in of_all.items()}, held)
+
+    def _write_one(self, database: Database, connection: Connection, message_id: int, what: Wanted) -> Written:
+        """Write a row, with a shorter error if the table refuses it.
+
+        Raises:
+            DBAPIError: it can't be written for a reason that is not its own.
+        """
+        wanted = {message_id: what}
+        if message_id in database.ends_transactions:
+            why = database.ends_transactions[message_id]
+            return Written(read_rows(database, connection, wanted), {message_id: why})
+        refusal = ""
+        for room in (database.error_room, *LENGTHS):
+            if refusal and database.error_room is not None and room is not None and room >= database.error_room:
+                continue
+            try:
+                written = self._try(database, connection, wanted, room)
+            except exc.DBAPIError as error:
+                trouble = trouble_of(error)
+                if trouble is RowError.HELD:
+                    return Written({}, {}, [message_id])
+                if trouble is RowError.OF_ALL:
+                    raise
+                refusal = refusal or in_words(error)
+            else:
+                database.error_room = room
+                return written
+        return Written(read_rows(database, connection, wanted), {message_id: refusal})
+
+    def _try(
+        self, database: Database, connection: Connection, wanted: Mapping[int, Wanted], room: int | None
+    ) -> Written:
+        """Write rows, and read them back unless the database says that all of them were changed.
+
+        Raises:
+            DBAPIError: one can't be written (`trouble_of` tells why), and none was; or the connection is lost.
+            TransactionLost: one has rolled back the transaction.
+        """
+        try:
+            with errors_of_a_pipeline(connection):
+                connection.exec_driver_sql("SAVEPOINT part", execution_options=NO_RESULT)
+                changed = self._write(connection, wanted, room)
+                connection.exec_driver_sql("RELEASE SAVEPOINT part", execution_options=NO_RESULT)
+                rows = {} if changed == len(wanted) else read_rows(database, connection, wanted)
+        except exc.DBAPIError as error:
+            if not _is_over(database, connection):
+                connection.exec_driver_sql("ROLLBACK TO SAVEPOINT part")
+            elif database.is_sqlite and trouble_of(error) is RowError.REFUSED:
+                database.row_by_row = True
+                if len(wanted) == 1:
+                    database.ends_transactions |= dict.fromkeys(wanted, in_words(error))
+                raise TransactionLost(f"{database.place}: {in_words(error)}; try again") from without_details(error)
+            raise
+        if changed == len(wanted):
+            return AS_WANTED
+        ignored = [each for each, what in wanted.items() if each not in rows or not self._took(what, rows[each], room)]
+        return Written(rows, dict.fromkeys(ignored, IGNORED.format(database.messages.fullname)))
+
+
+def _is_over(database: Database, connection: Connection) -> bool:
+    """Tell if the transaction is gone: the connection is lost, or a file's row or disk has rolled it back."""
+    if connection.invalidated:  # then it can't be asked for its driver's connection
+        return True
+    driver = connection.connection.driver_connection
+    return driver is None or (not driver.in_transaction if database.is_sqlite else bool(driver.closed))
+
+
+@contextmanager
+def _waiting_little(database: Database, connection: Connection) -> Iterator[None]:
+    """Wait for locks of a server for a moment only: too short for a deadlock."""
+    if database.is_sqlite:
+        yield
+        return
+    before = connection.exec_driver_sql("SELECT pg_catalog.current_setting('lock_timeout')").scalar_one()
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = {WAITED_MS}", execution_options=NO_RESULT)
+    yield
+    connection.exec_driver_sql(f"SET LOCAL lock_timeout = '{before}'", execution_options=NO_RESULT)
