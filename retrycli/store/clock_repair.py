@@ -19,8 +19,8 @@ from retrycli.domain.message import State
 from retrycli.domain.operator_action import ActionKind
 from retrycli.domain.outcome import RETRY_AFTER_CAP
 from retrycli.store.bulk import BulkStatement
-from retrycli.store.claims import UNFINISHED
 from retrycli.store.counters import WARNED
+from retrycli.store.picking import UNFINISHED
 from retrycli.store.schema import acts, attempts, breakers, escalations, passes, pause, queue, told, totals
 
 if TYPE_CHECKING:

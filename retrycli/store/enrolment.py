@@ -44,9 +44,9 @@ from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
 from retrycli.store.keys import provisional_key
 from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, status_text
-from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.row_states import REMEMBERED, RowState, read_rows, updated_at_text
 from retrycli.store.schema import queue
+from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Row

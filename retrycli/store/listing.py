@@ -30,9 +30,9 @@ from retrycli.domain.errors import InvalidMessage, SchemaMismatch
 from retrycli.domain.filter import Either, Filter, Value
 from retrycli.domain.listing import ListedMessage
 from retrycli.domain.message import MessageStatus, State, utc_time
-from retrycli.store.claims import BEFORE_IT, EARLIER, is_due
 from retrycli.store.failed_index import FailedIndex, IndexState
 from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.picking import BEFORE_IT, EARLIER, is_due
 from retrycli.store.schema import queue
 
 if TYPE_CHECKING:

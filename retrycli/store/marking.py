@@ -13,7 +13,7 @@ from retrycli.domain.outcome import Outcome, OutcomeKind
 from retrycli.domain.retry_policy import Decision, Transition, as_written
 from retrycli.store.bulk import id_in
 from retrycli.store.identity import load, with_queue
-from retrycli.store.recording import finish_attempts, start_attempts
+from retrycli.store.results import finish_attempts, start_attempts
 from retrycli.store.row_changes import write_messages
 from retrycli.store.row_writer import Written
 from retrycli.store.schema import queue

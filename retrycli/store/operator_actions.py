@@ -24,12 +24,12 @@ from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load,
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
-from retrycli.store.recording import NOT_ESCALATED, escalate, identity_values, seen_values
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
 from retrycli.store.row_changes import reject_messages, reset_retry_counts, write_text
 from retrycli.store.row_states import RowState
 from retrycli.store.row_writer import AS_WANTED, Written
 from retrycli.store.schema import acts, attempts, escalations, queue
+from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection

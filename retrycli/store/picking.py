@@ -1,4 +1,4 @@
-"""Which single message a pass picks from those that are due, when the message itself is to tell it something."""
+"""Which messages are due, and which of them a pass picks."""
 
 from __future__ import annotations
 
@@ -6,12 +6,52 @@ from collections.abc import Collection
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import func, or_, select, true
+from sqlalchemy import ColumnElement, bindparam, case, func, or_, select, true
 
+from retrycli.domain.message import MessageType, Route, State
+from retrycli.store.messages import row_by_row, status_text
 from retrycli.store.schema import attempts, queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Select
+
+    from retrycli.store.database import Database
+
+
+def is_due(due_by: datetime) -> tuple[ColumnElement[bool], ...]:
+    """What a pass may claim: the one predicate by which messages are counted, claimed, shown and explained as due."""
+    return queue.c.state == State.WAITING.value, queue.c.next_attempt_at <= due_by
+
+
+EARLIER = queue.alias("earlier")
+UNFINISHED = (State.WAITING.value, State.SENDING.value)
+BEFORE_IT = (
+    EARLIER.c.ticket == queue.c.ticket,
+    EARLIER.c.message_id < queue.c.message_id,
+    EARLIER.c.state.in_(UNFINISHED),
+)
+"""What keeps a message back where a ticket's order is kept: an earlier one that waits or is being sent."""
+FIRST_OF_TICKET = (
+    select(queue.c.message_id)
+    .where(queue.c.ticket == bindparam("of_ticket"), row_by_row(queue.c.state.in_(UNFINISHED)))
+    .order_by(queue.c.message_id)
+    .limit(1)
+)
+
+
+def in_route(database: Database, route: Route | None) -> list[ColumnElement[bool]]:
+    """What keeps other routes' messages out; nothing where there is one route."""
+    m = database.messages.c
+
+    # As a value for each row, and not by `exists`: for that a planner may go through the application's whole table.
+    kind = select(m.message_type).where(m.id == queue.c.message_id).scalar_subquery()
+
+    def is_of(types: Collection[MessageType]) -> ColumnElement[int]:
+        return case((or_(*(kind == status_text(each) for each in sorted(types))), 1), else_=0)
+
+    but = [is_of(route.but) == 0] if route is not None and route.but else []
+    only = [is_of(route.only) == 1] if route is not None and route.only is not None else []
+    return but + only
 
 
 def probes_of(message_id: Any, since: datetime) -> Select[Any]:  # noqa: ANN401  an id, or the column that has it

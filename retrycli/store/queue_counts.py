@@ -11,8 +11,8 @@ from sqlalchemy import ColumnElement, String, and_, case, cast, func, select
 
 from retrycli.domain.message import MessageStatus, MessageType, State
 from retrycli.domain.pass_summary import PassResult
-from retrycli.store.claims import is_due
 from retrycli.store.messages import status_text
+from retrycli.store.picking import is_due
 from retrycli.store.schema import passes, queue
 
 if TYPE_CHECKING:

@@ -1,26 +1,24 @@
-"""Writing down what becomes of messages that a claim holds: attempts, and the messages' new states."""
+"""Move messages of the queue to the states that decisions give them."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import BindParameter, ColumnElement, and_, bindparam, case, delete, func, insert, select, update
 
 from retrycli.domain.fingerprint import fingerprint
-from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
-from retrycli.domain.message import Claim, EscalationReason, QueuedMessage, State, UnusableMessage, ticket_text
+from retrycli.domain.message import Claim, EscalationReason, State, UnusableMessage
 from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
 from retrycli.store.bulk import BulkStatement, Values, id_in
 from retrycli.store.connection import NO_RESULT
 from retrycli.store.identity import birth_as_read, load, with_queue
 from retrycli.store.messages import row_by_row
-from retrycli.store.row_changes import write_messages
 from retrycli.store.row_states import RowState, read_rows, shown_error
-from retrycli.store.schema import MAX_INT, attempts, escalations, queue
+from retrycli.store.schema import MAX_INT, escalations, queue
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Update
@@ -43,139 +41,20 @@ HELD = held(bindparam("owner"))
 HELD_OF_THESE = (id_in(queue.c.message_id), *HELD)
 HELD_IDS = select(queue.c.message_id).where(*HELD_OF_THESE)
 LEAVE_THE_QUEUE = delete(queue).where(*HELD_OF_THESE).execution_options(**NO_RESULT)
-UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
-OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
-"""What attempts that begin together have in common."""
-STARTED = (
-    "message_id",
-    "number",
-    "waited_s",
-    "birth",
-    "digest",
-    "delivery_key",
-    "deliveries",
-    "ticket",
-    "message_type",
-    "destination",
-)
-"""What each attempt begins with."""
-START_ATTEMPTS = BulkStatement(
-    lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
-    {name: attempts.c[name].type for name in STARTED},
-    alike=("number", "deliveries", "destination"),
-)
-FOUND_OUT = (
-    "finished_at",
-    "outcome",
-    "status_code",
-    "error",
-    "retry_after_s",
-    "duration_ms",
-    "external_id",
-    "delivered_to",
-)
-"""What is known of an attempt when it has ended."""
 
 
-def _ended(*columns: str) -> BulkStatement:
-    return BulkStatement(
-        lambda of: (
-            update(attempts)
-            .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
-            .values({name: of[name] for name in columns})
-        ),
-        {name: attempts.c[name].type for name in ("message_id", *columns)},
-        alike=("outcome", "status_code", "error", "retry_after_s", "delivered_to"),
-    )
-
-
-FINISH_ATTEMPTS = _ended(*FOUND_OUT)
-KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
-
-LET_GO_OF_TICKETS = (
-    update(attempts)
-    .where(id_in(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
-    .values(birth=OF_ANY_TICKET)
-)
+def claimed(claim: Claim) -> dict[str, object]:
+    """Return what the queue says of a message that a claim holds."""
+    return {
+        "state": State.SENDING.value,
+        "claimed_by": claim.owner,
+        "claim_expires_at": claim.expires_at,
+    }
 
 
 def where_it_was() -> ColumnElement[str]:
     """An escalated message that an operator tried by hand is escalated again, any other waits."""
     return case((queue.c.escalated_at.is_(None), State.WAITING.value), else_=State.ESCALATED.value)
-
-
-def start_attempts(
-    connection: Connection,
-    messages: Sequence[QueuedMessage],
-    *,
-    pass_id: str | None,
-    made_by: str,
-    destination_of: Callable[[str], str | None],
-    probe: bool,
-    now: datetime,
-) -> None:
-    """Record attempts that are about to be made."""
-    rows = [
-        {
-            "message_id": each.message_id,
-            "number": each.attempt_number,
-            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MAX_INT),
-            "birth": each.birth,
-            "digest": each.digest,
-            "delivery_key": each.delivery_key,
-            "deliveries": each.deliveries,
-            "ticket": ticket_text(each.ticket_id),
-            "message_type": str(each.message.message_type),
-            "destination": destination_of(each.message.message_type),
-        }
-        for each in messages
-    ]
-    of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
-    START_ATTEMPTS.execute(connection, rows, **of_all)
-
-
-def finish_attempts(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
-    """Record the results of attempts at messages that a claim is known to hold.
-
-    A message that was delivered, and whose row is not marked as sent, may come back on another ticket. In a table that
-    does not say when a row was created it is known all the same (`OF_ANY_TICKET`).
-    """
-    unmarked = [
-        each.message_id
-        for each in settled
-        if each.was_delivered and each.transition.kind is not TransitionKind.DELIVERED
-    ]
-    if unmarked:
-        connection.execute(LET_GO_OF_TICKETS, {"ids": unmarked})
-    FINISH_ATTEMPTS.execute(connection, _results(settled, now))
-
-
-def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
-    """Record the answers to attempts whose results can't be written into the rows yet.
-
-    Such an attempt has an outcome and no end. Whoever writes the row ends it.
-    """
-    KEEP_OUTCOMES.execute(connection, _results(settled, now))
-
-
-def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
-    return [
-        {
-            "message_id": each.message_id,
-            "finished_at": each.finished_at or now,
-            "outcome": each.outcome.kind,
-            "status_code": each.outcome.status_code,
-            "error": each.outcome.error,
-            "retry_after_s": None
-            if each.outcome.retry_after is None
-            else round(each.outcome.retry_after.total_seconds()),
-            "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
-            "external_id": each.outcome.external_id,
-            "delivered_to": as_list(each.outcome.delivered_to),
-        }
-        for each in settled
-        if each.outcome is not None
-    ]
 
 
 def move(
@@ -225,6 +104,8 @@ def escalate(
     """
     if not settled:
         return {}
+    from retrycli.store.row_changes import write_messages  # a pass that escalates nothing does without
+
     claim = Claim(str(uuid.uuid4()), now)
     ids = [each.message_id for each in settled]
     connection.execute(CLAIM_FREE, {"ids": ids, "owner": claim.owner, "until": now})

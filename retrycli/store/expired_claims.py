@@ -1,0 +1,52 @@
+"""Take over messages whose claims have expired because their passes died."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import delete, select, update
+
+from retrycli.domain.message import Claim, ExpiredClaim
+from retrycli.domain.outcome import PROCESS_DIED
+from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.store.bulk import id_in
+from retrycli.store.identity import lapsed, load, outcome_of, unfinished, with_queue
+from retrycli.store.results import finish_attempts
+from retrycli.store.schema import queue
+from retrycli.store.transitions import HELD_OF_THESE, claimed
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+
+def take_over(
+    database: Database, connection: Connection, claim: Claim, ids: Sequence[int], now: datetime
+) -> list[ExpiredClaim]:
+    """Claim messages; what the application has meanwhile sent, rejected or withdrawn leaves the queue."""
+    held_messages = with_queue(database).where(*HELD_OF_THESE)
+    open_ones = unfinished(connection, ids)
+    free = _without_locked(database, connection, ids)
+    connection.execute(update(queue).where(queue.c.message_id.in_(free)).values(claimed(claim)))
+    loaded = load(connection, connection.execute(held_messages, {"ids": free, "owner": claim.owner}), free)
+    gone = set(free) - {each.message_id for each in loaded}
+    answers = {each: outcome_of(open_ones.get(each)) or PROCESS_DIED for each in gone}
+    finish_attempts(
+        connection, [Decision(each, Transition.released(), answer) for each, answer in answers.items()], now
+    )
+    connection.execute(delete(queue).where(queue.c.message_id.in_(gone)))
+    return [lapsed(each, open_ones.get(each.message_id)) for each in loaded]
+
+
+def _without_locked(database: Database, connection: Connection, ids: Sequence[int]) -> list[int]:
+    """Leave out the messages whose rows another transaction has locked; no row at all is not locked."""
+    if database.is_sqlite:
+        return list(ids)
+    m = database.messages.c
+    there = select(m.id).where(id_in(m.id))
+    all_rows = set(connection.execute(there, {"ids": list(ids)}).scalars())
+    free = set(connection.execute(there.with_for_update(skip_locked=True), {"ids": list(ids)}).scalars())
+    return [each for each in ids if each in free or each not in all_rows]

@@ -1,0 +1,353 @@
+"""Record attempts at claimed messages and their results. Each change expects that the claim still holds the message."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from datetime import datetime
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, bindparam, delete, exc, insert, select, update
+
+from retrycli.domain.identity import BY_TICKET, OF_ANY_TICKET
+from retrycli.domain.message import Claim, QueuedMessage, UnusableMessage, ticket_text
+from retrycli.domain.retry_policy import Decision, Transition, TransitionKind, WriteResult, as_written
+from retrycli.store.bulk import BulkStatement, id_in
+from retrycli.store.connection import NO_RESULT, errors_of_a_pipeline
+from retrycli.store.error_messages import is_busy
+from retrycli.store.identity import (
+    FIRST_IDENTIFYING,
+    as_found,
+    identifying,
+    load,
+    with_queue,
+)
+from retrycli.store.messages import row_by_row, status_of
+from retrycli.store.row_changes import write_messages
+from retrycli.store.row_states import read_rows
+from retrycli.store.schema import MAX_INT, attempts, queue
+from retrycli.store.transitions import HELD_IDS, HELD_OF_THESE, LEAVE_THE_QUEUE, as_list, held, move
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+UNDER_WAY = row_by_row(attempts.c.finished_at.is_(None))
+OF_ALL = {name: bindparam(name, type_=attempts.c[name].type) for name in ("pass_id", "made_by", "started_at", "probe")}
+"""What attempts that begin together have in common."""
+STARTED = (
+    "message_id",
+    "number",
+    "waited_s",
+    "birth",
+    "digest",
+    "delivery_key",
+    "deliveries",
+    "ticket",
+    "message_type",
+    "destination",
+)
+"""What each attempt begins with."""
+START_ATTEMPTS = BulkStatement(
+    lambda of: insert(attempts).from_select([*of, *OF_ALL], select(*of.values(), *OF_ALL.values())),
+    {name: attempts.c[name].type for name in STARTED},
+    alike=("number", "deliveries", "destination"),
+)
+FOUND_OUT = (
+    "finished_at",
+    "outcome",
+    "status_code",
+    "error",
+    "retry_after_s",
+    "duration_ms",
+    "external_id",
+    "delivered_to",
+)
+"""What is known of an attempt when it has ended."""
+
+
+def _ended(*columns: str) -> BulkStatement:
+    return BulkStatement(
+        lambda of: (
+            update(attempts)
+            .where(attempts.c.message_id == of["message_id"], UNDER_WAY)
+            .values({name: of[name] for name in columns})
+        ),
+        {name: attempts.c[name].type for name in ("message_id", *columns)},
+        alike=("outcome", "status_code", "error", "retry_after_s", "delivered_to"),
+    )
+
+
+FINISH_ATTEMPTS = _ended(*FOUND_OUT)
+KEEP_OUTCOMES = _ended(*(name for name in FOUND_OUT if name != "finished_at"))
+
+LET_GO_OF_TICKETS = (
+    update(attempts)
+    .where(id_in(attempts.c.message_id), UNDER_WAY, row_by_row(attempts.c.birth.startswith(BY_TICKET)))
+    .values(birth=OF_ANY_TICKET)
+)
+
+
+class Results:
+    """What becomes of claimed messages.
+
+    Args:
+        database: where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def begin(
+        self,
+        claim: Claim,
+        ids: Sequence[int],
+        *,
+        made_by: str,
+        pass_id: str | None,
+        now: datetime,
+        fit: Callable[[QueuedMessage], bool],
+        destination_of: Callable[[str], str | None] = lambda _: None,
+        probe: bool = False,
+    ) -> list[QueuedMessage | UnusableMessage]:
+        """Load claimed messages, and record an attempt for each one that is fit for it.
+
+        Messages that the application has meanwhile sent, rejected or withdrawn leave the queue, and so do those whose
+        id belongs to another message now: it is enrolled as new. Each attempt names the destination of its message's
+        type.
+        """
+        with self._database.write() as connection:
+            loaded = self._load(connection, claim, ids)
+            if gone := set(ids) - {each.message_id for each in loaded}:
+                connection.execute(delete(queue).where(queue.c.message_id.in_(gone), *held(claim.owner)))
+            fit_ones = [each for each in loaded if isinstance(each, QueuedMessage) and fit(each)]
+            start_attempts(
+                connection,
+                fit_ones,
+                pass_id=pass_id,
+                made_by=made_by,
+                destination_of=destination_of,
+                probe=probe,
+                now=now,
+            )
+            return loaded
+
+    def _load(self, connection: Connection, claim: Claim, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+        """Load the messages of a claim that are still failed, and still the ones that were claimed."""
+        found = connection.execute(self._held_messages, {"ids": ids, "owner": claim.owner})
+        return load(connection, found, ids)
+
+    # The statements of the innermost loop are put together once: that takes longer than to run them.
+
+    @cached_property
+    def _held_messages(self) -> Select[Any]:
+        """Whole messages that are still failed, of a claim."""
+        return with_queue(self._database).where(*HELD_OF_THESE)
+
+    @cached_property
+    def _held_rows(self) -> Select[Any]:
+        """What identifies the messages of a claim, with the application's status."""
+        m = self._database.messages
+        return (
+            select(m.c.id, status_of(self._database), *identifying(m))
+            .join_from(queue, m, m.c.id == queue.c.message_id)
+            .where(*HELD_OF_THESE)
+        )
+
+    @cached_property
+    def _locked(self) -> Select[Any]:
+        """The same, of rows that nobody else has locked."""
+        return self._held_rows.with_for_update(skip_locked=True)
+
+    def record_arrival(
+        self, claim: Claim, settled: Decision, *, made_by: str, destination: str, started_at: datetime
+    ) -> None:
+        """Record an attempt at a claimed message that is found to have arrived, and its outcome.
+
+        The message stays claimed. `record` writes its row; if the process dies before that, a later pass does.
+        """
+        with self._database.write() as connection:
+            ours = _held_ones(connection, claim, [settled])
+            start_attempts(
+                connection,
+                [each.message for each in ours if isinstance(each.message, QueuedMessage)],
+                pass_id=None,
+                made_by=made_by,
+                destination_of=lambda _: destination,
+                probe=False,
+                now=started_at,
+            )
+            keep_outcomes(connection, ours, started_at)
+
+    def record_answers(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts whose messages are not decided yet: these stay claimed.
+
+        If the process dies before they are decided, the answers are known all the same.
+        """
+        with self._database.write() as connection:
+            finish_attempts(connection, _held_ones(connection, claim, settled), now)
+
+    def keep_outcomes(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> None:
+        """Record the outcomes of attempts, and touch no row of the application's.
+
+        The messages stay claimed. A later pass finds the outcomes and writes the rows.
+        """
+        with self._database.write() as connection:
+            keep_outcomes(connection, _held_ones(connection, claim, settled), now)
+
+    def record(self, claim: Claim, settled: Sequence[Decision], now: datetime) -> WriteResult:
+        """Write the results of claimed messages, in one transaction.
+
+        Of a message whose row the application holds, or something that a trigger of its table writes, only the
+        attempt's outcome is written. The message stays claimed.
+
+        Raises:
+            TransactionLost: a row has rolled back all. It is left out the next time.
+        """
+        by_id = {each.message_id: each for each in settled}
+        with self._database.write() as connection:
+            found = connection.execute(self._locked, {"ids": list(by_id), "owner": claim.owner})
+            names = [*found.keys()][FIRST_IDENTIFYING:]
+            as_they_are = {row[0]: as_found(by_id[row[0]], names, row) for row in found.all()}
+            unlocked: set[int] = set()
+            hidden: dict[int, str] = {}
+            if len(as_they_are) < len(by_id):
+                others = self._others(connection, claim, by_id.keys() - as_they_are.keys())
+                unlocked = {each for each, is_there in others.items() if is_there}
+                as_they_are |= dict.fromkeys(others.keys() - unlocked)
+                hidden = dict.fromkeys(self._hidden(connection, claim, unlocked), self._why_hidden)
+            ours = {each: one for each, one in as_they_are.items() if one is not None}
+            theirs = [by_id[each] for each in as_they_are.keys() - ours.keys()]
+            changed = {each: one for each, one in ours.items() if one is not by_id[each]}
+            written = write_messages(self._database, connection, list(ours.values()))
+            refused = {**written.refused, **hidden}
+            kept = unlocked.difference(hidden).union(written.held)
+            if kept:
+                keep_outcomes(connection, [by_id[each] for each in kept], now)
+            writable = [one for each, one in ours.items() if each not in kept] if kept else ours.values()
+            final = as_written([*writable, *(by_id[each] for each in hidden)], refused)
+            # Nothing is written into their rows, whatever was decided.
+            left_alone = [each._replace(transition=Transition.released()) for each in theirs]
+            finish_attempts(connection, [*final, *left_alone], now)
+            unread = {each.message_id for each in final if each.transition.reason} - written.rows.keys()
+            move(connection, claim, final, {**written.rows, **read_rows(self._database, connection, unread)}, now)
+            if theirs:
+                ids = [each.message_id for each in theirs]
+                connection.execute(LEAVE_THE_QUEUE, {"ids": ids, "owner": claim.owner})
+        lost = by_id.keys() - ours.keys() - unlocked
+        return WriteResult(frozenset(lost), frozenset(kept), refused, changed)
+
+    def _hidden(self, connection: Connection, claim: Claim, unlocked: Collection[int]) -> set[int]:
+        """Return which of the rows that could not be locked a row-level policy hides from changes: nobody holds them.
+
+        If one of them is held, nothing is known of the others until it is free.
+        """
+        if not unlocked:
+            return set()
+        try:
+            with errors_of_a_pipeline(connection):
+                connection.exec_driver_sql("SAVEPOINT hidden", execution_options=NO_RESULT)
+                statement = self._held_rows.with_for_update(nowait=True)
+                free = connection.execute(statement, {"ids": list(unlocked), "owner": claim.owner}).all()
+        except exc.DBAPIError as error:
+            if not is_busy(error):
+                raise
+            connection.exec_driver_sql("ROLLBACK TO SAVEPOINT hidden")
+            return set()
+        return set(unlocked) - {row[0] for row in free}
+
+    @property
+    def _why_hidden(self) -> str:
+        table = self._database.messages.fullname
+        return f"its row can be read and not changed; see to the row-level policies of {table}"
+
+    def _others(self, connection: Connection, claim: Claim, ids: Collection[int]) -> dict[int, bool]:
+        """Which of these messages this claim holds, and whether they are there or the application has deleted them."""
+        m = self._database.messages.c
+        others = (
+            select(queue.c.message_id, m.id)
+            .join_from(queue, self._database.messages, m.id == queue.c.message_id, isouter=True)
+            .where(queue.c.message_id.in_(ids), *held(claim.owner))
+        )
+        return {each: its_row is not None for each, its_row in connection.execute(others).all()}
+
+
+def _held_ones(connection: Connection, claim: Claim, settled: Sequence[Decision]) -> list[Decision]:
+    ids = [each.message_id for each in settled]
+    ours = set(connection.execute(HELD_IDS, {"ids": ids, "owner": claim.owner}).scalars())
+    return [each for each in settled if each.message_id in ours]
+
+
+def start_attempts(
+    connection: Connection,
+    messages: Sequence[QueuedMessage],
+    *,
+    pass_id: str | None,
+    made_by: str,
+    destination_of: Callable[[str], str | None],
+    probe: bool,
+    now: datetime,
+) -> None:
+    """Record attempts that are about to be made."""
+    rows = [
+        {
+            "message_id": each.message_id,
+            "number": each.attempt_number,
+            "waited_s": min(max(int((now - each.first_failed_at).total_seconds()), 0), MAX_INT),
+            "birth": each.birth,
+            "digest": each.digest,
+            "delivery_key": each.delivery_key,
+            "deliveries": each.deliveries,
+            "ticket": ticket_text(each.ticket_id),
+            "message_type": str(each.message.message_type),
+            "destination": destination_of(each.message.message_type),
+        }
+        for each in messages
+    ]
+    of_all = {"pass_id": pass_id, "made_by": made_by, "started_at": now, "probe": probe or None}
+    START_ATTEMPTS.execute(connection, rows, **of_all)
+
+
+def finish_attempts(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
+    """Record the results of attempts at messages that a claim is known to hold.
+
+    A message that was delivered, and whose row is not marked as sent, may come back on another ticket. In a table that
+    does not say when a row was created it is known all the same (`OF_ANY_TICKET`).
+    """
+    unmarked = [
+        each.message_id
+        for each in settled
+        if each.was_delivered and each.transition.kind is not TransitionKind.DELIVERED
+    ]
+    if unmarked:
+        connection.execute(LET_GO_OF_TICKETS, {"ids": unmarked})
+    FINISH_ATTEMPTS.execute(connection, _results(settled, now))
+
+
+def keep_outcomes(connection: Connection, settled: Sequence[Decision], now: datetime) -> None:
+    """Record the answers to attempts whose results can't be written into the rows yet.
+
+    Such an attempt has an outcome and no end. Whoever writes the row ends it.
+    """
+    KEEP_OUTCOMES.execute(connection, _results(settled, now))
+
+
+def _results(settled: Sequence[Decision], now: datetime) -> list[dict[str, Any]]:
+    return [
+        {
+            "message_id": each.message_id,
+            "finished_at": each.finished_at or now,
+            "outcome": each.outcome.kind,
+            "status_code": each.outcome.status_code,
+            "error": each.outcome.error,
+            "retry_after_s": None
+            if each.outcome.retry_after is None
+            else round(each.outcome.retry_after.total_seconds()),
+            "duration_ms": None if each.duration is None else round(each.duration.total_seconds() * 1000),
+            "external_id": each.outcome.external_id,
+            "delivered_to": as_list(each.outcome.delivered_to),
+        }
+        for each in settled
+        if each.outcome is not None
+    ]
