@@ -7,29 +7,11 @@ from contextlib import closing, contextmanager
 from datetime import timedelta
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import (
-    CHAR,
-    VARCHAR,
-    Float,
-    Integer,
-    Numeric,
-    String,
-    TypeDecorator,
-    Uuid,
-    column,
-    exc,
-    func,
-    inspect,
-    select,
-)
-from sqlalchemy import table as table_clause
-from sqlalchemy.types import NullType
+from sqlalchemy import String, exc, func, inspect, select
 
 from retrycli.domain.errors import ConfigurationError, DatabaseBusy, DatabaseUnavailable, RetrycliError, SchemaMismatch
-from retrycli.domain.message import REQUIRED_COLUMNS
 from retrycli.store import schema, selection
 from retrycli.store.connection import (
     BUSY_SECONDS,
@@ -43,55 +25,17 @@ from retrycli.store.connection import (
     require_file,
 )
 from retrycli.store.error_messages import in_words, is_busy, is_of_the_table, without_details
+from retrycli.store.reflection import by_name, table_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-    from decimal import Decimal
+    from collections.abc import Callable, Iterator
 
-    from alembic.config import Config
-    from sqlalchemy import Connection, Dialect, RootTransaction, TableClause
+    from sqlalchemy import Connection, RootTransaction, TableClause
     from sqlalchemy.engine.interfaces import ReflectedColumn
     from sqlalchemy.types import TypeEngine
 
-UNFIT: Mapping[str, tuple[tuple[type[TypeEngine[Any]], ...], str]] = {
-    "id": ((String, Uuid), "holds no whole numbers; retrycli knows messages by these"),
-    "sent_at": ((Integer, Numeric, Float), "holds numbers; make it one of times"),
-}
-"""Types that a server's columns can't be of. What a file's columns are declared as says little, but for texts: numbers
-become such there, so that its ids are none."""
-BEYOND = 2**63
-"""The first number that is too large for a whole one of a database's."""
-WHOLE_NUMBERS = ("id", "ticket_id", "retry_count")
-
-UPGRADING = Lock()
-"""Alembic keeps the upgrade it is at in its modules, so a process makes one at a time, of whichever database."""
-
 ADVISORY_LOCK = 0x7265747279
 """The number by which processes that use the same PostgreSQL database know each other."""
-
-
-class IntegralNumeric(TypeDecorator[Any]):
-    """A number that may have a fraction, and is whole where it has none."""
-
-    impl = Numeric
-    cache_ok = True
-
-    def process_result_value(self, value: Decimal | None, dialect: Dialect) -> Decimal | int | None:
-        """Give back a whole number where it is one."""
-        if value is None or not value.is_finite() or abs(value) >= BEYOND or value != value.to_integral_value():
-            return value
-        return int(value)
-
-
-class _Unpadded(TypeDecorator[str]):
-    """A text of ``CHAR(n)``, without the blanks that a server fills it up with, and takes for nothing itself."""
-
-    impl = NullType
-    cache_ok = True
-
-    def process_result_value(self, value: str | None, dialect: Dialect) -> str | None:
-        """Give back what was written."""
-        return None if value is None else value.rstrip(" ")
 
 
 class Database:
@@ -254,31 +198,9 @@ class Database:
             SchemaMismatch: the table, or a column that retrycli needs, is not there, or a column can't hold what it is
                 to hold.
         """
-        columns = self._columns
-        missing = [name for name in REQUIRED_COLUMNS if name not in columns]
-        if missing:
-            raise SchemaMismatch(
-                f"{self._table} in {self.place} has no column {', '.join(missing)}; "
-                f"retrycli needs {', '.join(REQUIRED_COLUMNS)}"
-            )
-        for each, (kinds, why) in UNFIT.items():
-            matters = each == "id" or not self.is_sqlite
-            if matters and each in columns and isinstance(self.type_of(each), kinds):
-                raise SchemaMismatch(f"{self._table} in {self.place} has a column {each} that {why}")
-        return table_clause(self._name, *(column(each, self._read_as(each)) for each in columns), schema=self._schema)
-
-    def _read_as(self, name: str) -> TypeEngine[Any] | None:
-        """What a column is read as, where that is not as the driver has it."""
-        kind = self.type_of(name)
-        if not self.is_sqlite and isinstance(kind, CHAR):
-            return _Unpadded()
-        if not self.is_sqlite and isinstance(kind, VARCHAR):
-            return String()  # the server's catalogue has no operator for it: see `catalogue`
-        if self.is_sqlite or name not in WHOLE_NUMBERS:
-            return None
-        if isinstance(kind, Uuid):
-            return Uuid(as_uuid=False)
-        return IntegralNumeric() if isinstance(kind, Numeric) and not isinstance(kind, Float) else None
+        return table_of(
+            self._columns, self._name, self._schema, f"{self._table} in {self.place}", is_sqlite=self.is_sqlite
+        )
 
     def has_messages(self) -> bool:
         """Whether the application's table is there."""
@@ -325,9 +247,7 @@ class Database:
                 raise SchemaMismatch(
                     f"no table {self._table} in {self.place}; check database.url and database.table"
                 ) from None
-        for each in columns if not self.is_sqlite else ():
-            each["type"] = _beneath_domains(each["type"])
-        return {each["name"]: each for each in columns}
+        return by_name(columns, is_sqlite=self.is_sqlite)
 
     def ensure_tables(self, *, upgrade: bool) -> None:
         """Make or upgrade retrycli's own tables, and check that the queue belongs to the application's table.
@@ -367,32 +287,15 @@ class Database:
 
         A queue that belongs to no table yet belongs to the application's from then on.
         """
-        from alembic import command
+        from retrycli.store.upgrades import upgrade
 
-        with self._migrating() as (config, connection):
-            command.upgrade(config, "head")
-            selection.adopt(self, connection)
+        upgrade(self)
 
     def downgrade(self) -> None:
         """Bring retrycli's own tables back to the version before the newest, in one transaction."""
-        from alembic import command
+        from retrycli.store.upgrades import downgrade
 
-        with self._migrating() as (config, _):
-            command.downgrade(config, "-1")
-
-    @contextmanager
-    def _migrating(self) -> Iterator[tuple[Config, Connection]]:
-        """Hold the transaction in which Alembic changes retrycli's own tables."""
-        from alembic.config import Config
-
-        config = Config()
-        config.set_main_option("script_location", "retrycli:store/migrations")
-        config.set_main_option("path_separator", "os")
-        config.attributes["messages"] = self.messages
-        with UPGRADING, self.write() as connection:
-            self.advisory_lock(connection)
-            config.attributes["connection"] = connection
-            yield config, connection
+        downgrade(self)
 
     @contextmanager
     def _transaction(self, *, writes: bool, wait: bool = True) -> Iterator[Connection]:
@@ -444,12 +347,3 @@ def _kind_of(error: exc.DBAPIError) -> type[RetrycliError]:
     if is_busy(error):
         return DatabaseBusy
     return SchemaMismatch if is_of_the_table(error) else DatabaseUnavailable
-
-
-def _beneath_domains(kind: TypeEngine[Any]) -> TypeEngine[Any]:
-    """What a server's type is in the end: a domain is another type with conditions."""
-    from sqlalchemy.dialects.postgresql import DOMAIN
-
-    while isinstance(kind, DOMAIN):
-        kind = kind.data_type
-    return kind

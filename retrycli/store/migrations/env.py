@@ -1,4 +1,4 @@
-"""Runs the revisions on the connection, and in the transaction, that `retrycli.store.database` hands over."""
+"""Runs the revisions on the connection, and in the transaction, that `retrycli.store.upgrades` hands over."""
 
 from __future__ import annotations
 
