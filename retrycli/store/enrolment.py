@@ -32,24 +32,23 @@ from retrycli.domain.message import (
     ChangedMessage,
     Message,
     MessageStatus,
-    QueuedMessage,
     Span,
     State,
     UnusableMessage,
     ticket_text,
 )
-from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.domain.retry_policy import Decision
 from retrycli.store.bulk import id_in
 from retrycli.store.failed_index import FailedIndex, IndexState
-from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable, load, with_queue
+from retrycli.store.identity import BIRTH, birth_in, birth_text, encodable
 from retrycli.store.keys import provisional_key
-from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, status_text
-from retrycli.store.row_states import REMEMBERED, RowState, read_rows, updated_at_text
+from retrycli.store.messages import all_but_the_body, message_of, rows_of, status_text
+from retrycli.store.row_states import REMEMBERED, updated_at_text
 from retrycli.store.schema import queue
-from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.transitions import escalate
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Row
+    from sqlalchemy import Connection
 
     from retrycli.store.database import Database
 
@@ -71,9 +70,6 @@ MOVE = (
 )
 FIRST_QUEUED = "SELECT min(message_id) FROM retrycli_queue"
 STILL_ESCALATED = queue.c.state == State.ESCALATED.value
-SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
-    id_in(queue.c.message_id)
-)
 START = -(2**63)
 """Below the lowest id that a database can hold."""
 
@@ -223,13 +219,6 @@ class Enrolment:
         m = self._database.messages
         return select(m.c.id, birth_text(m)).where(id_in(m.c.id))
 
-    def _whole(self, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
-        return load(connection, connection.execute(self._whole_messages, {"ids": ids}), ids)
-
-    @cached_property
-    def _whole_messages(self) -> Select[Any]:
-        return with_queue(self._database).where(id_in(queue.c.message_id))
-
     def retire(self, span: Span) -> Retired:
         """Drop messages that the application has since sent, rejected, withdrawn or deleted.
 
@@ -317,71 +306,16 @@ class Enrolment:
     def review(
         self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
     ) -> list[Decision]:
-        """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
+        """Decide again about escalated messages whose rows may have changed: see `retrycli.store.review`."""
+        from retrycli.store.review import review  # few passes need it
 
-        Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
-        pass.
-
-        Args:
-            ids: which messages.
-            decide: is given each of them whole, with whether the application has changed it since.
-            now: for ``escalated_at``.
-
-        Returns:
-            What was decided and written.
-        """
-        with self._database.write() as connection:
-            free = list(connection.execute(self._free_escalated, {"ids": list(ids)}).scalars())
-            rows = read_rows(self._database, connection, free)
-            reviewed = self._decided(connection, free, rows, decide)
-            anew = [each for each in reviewed if each.transition.reason]
-            refused = escalate(self._database, connection, anew, now)
-            for each in reviewed:
-                if each.transition.reason:
-                    continue
-                values = {**identity_values(each), **seen_values(rows[each.message_id])}
-                if each.transition.kind is TransitionKind.ENROLLED:
-                    values |= {
-                        **NOT_ESCALATED,
-                        "next_attempt_at": each.transition.next_attempt_at,
-                        "unknown_count": each.transition.unknown_count or 0,
-                    }
-                connection.execute(
-                    update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
-                )
-            return as_written(reviewed, refused)
+        return review(self._database, ids, decide, now)
 
     def would_review(self, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]) -> list[Decision]:
         """Return what `review` would decide. Nothing is written."""
-        with self._database.read() as connection:
-            return self._decided(connection, ids, read_rows(self._database, connection, ids), decide)
+        from retrycli.store.review import would_review
 
-    def _decided(
-        self,
-        connection: Connection,
-        ids: Collection[int],
-        rows: Mapping[int, RowState],
-        decide: Callable[[ChangedMessage], Decision],
-    ) -> list[Decision]:
-        known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
-        return [
-            decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
-            for each in self._whole(connection, list(ids))
-        ]
-
-    @cached_property
-    def _free_escalated(self) -> Select[Any]:
-        """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
-        m = self._database.messages
-        return (
-            select(queue.c.message_id)
-            .join_from(queue, m, m.c.id == queue.c.message_id)
-            .where(
-                id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED))
-            )
-            .order_by(queue.c.message_id)
-            .with_for_update(skip_locked=True)
-        )
+        return would_review(self._database, ids, decide)
 
 
 def _is_another(row: Mapping[str, Any]) -> bool:
@@ -393,16 +327,6 @@ def _is_another(row: Mapping[str, Any]) -> bool:
     if row["ticket"] in {None, ticket_text(row["ticket_id"])}:
         return False
     return birth.startswith(BY_TICKET) or birth > birth_of(str(row["first_failed_at"]))
-
-
-def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
-    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
-    seen = seen_values(row)
-    return known.digest is not None and bool(
-        known.digest != message.digest
-        or known.seen_count != seen["seen_count"]
-        or known.seen_error != seen["seen_error"]
-    )
 
 
 def _waiting(

@@ -12,24 +12,22 @@ from typing import TYPE_CHECKING, Any, assert_never
 
 from sqlalchemy import ColumnElement, Select, bindparam, delete, func, insert, select, update
 
-from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.errors import RetrycliError, again_if_lost
 from retrycli.domain.message import Message, MessageStatus, State, UnusableMessage, ticket_text
-from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
+from retrycli.domain.operator_action import ActionKind, OperatorAction, refusal
 from retrycli.domain.retry_policy import Decision, Transition
 from retrycli.store.act_rows import act_values
 from retrycli.store.bulk import id_in
 from retrycli.store.enrolment import DECIDES
-from retrycli.store.error_messages import IN_THE_WAY
-from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues, load, with_queue
+from retrycli.store.identity import BIRTH, OWN, birth_text, is_the_queues
 from retrycli.store.keys import provisional_key
 from retrycli.store.marking import mark_delivered
 from retrycli.store.messages import all_but_the_body, message_of, row_by_row, rows_of, standings, status_text
 from retrycli.store.rejected import first_failures, rejected_by_us, take_back
-from retrycli.store.row_changes import reject_messages, reset_retry_counts, write_text
-from retrycli.store.row_states import RowState
+from retrycli.store.row_changes import reject_messages, reset_retry_counts
 from retrycli.store.row_writer import AS_WANTED, Written
 from retrycli.store.schema import acts, attempts, escalations, queue
-from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
+from retrycli.store.transitions import NOT_ESCALATED, escalate
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection
@@ -141,7 +139,7 @@ class Acts:
             refused = {**written.refused, **taken.refused}
             # That a message has arrived is known, whatever its row takes.
             done = {each: act for each, act in able.items() if each not in refused or kind is ActionKind.MARKED_SENT}
-            _write_down(connection, done)
+            record_actions(connection, done)
             if kind in OF_ANY_FAILED and refused:
                 self._escalate_unwritten(connection, {each: able[each] for each in refused})
         return Performed(wanted.keys() - able.keys() - unfit.keys(), refused, unfit)
@@ -269,97 +267,10 @@ class Acts:
         m = self._database.messages.c
         return m.id.in_(bindparam("ids", expanding=True)), m.status == status_text(MessageStatus.FAILED)
 
-    def edit(
-        self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
-    ) -> None:
-        """Give a message another text. With it goes another delivery key, as with every text.
-
-        Args:
-            message_id: a message that the queue knows.
-            act: what the history is to say.
-            read: the columns that the change was based on, as they were read.
-            changes: the columns to be written.
-
-        Raises:
-            NoSuchMessage: there is no such row any more.
-            NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
-                for its new text, or the database's encoding lacks a letter of that.
-        """
-        again_if_lost(lambda: self._edit(message_id, act, read, changes))
-
-    def _edit(
-        self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
-    ) -> None:
-        m = self._database.messages
-        # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
-        there = (
-            select(m.c.id, *(m.c[name] for name in read))
-            .join_from(m, queue, queue.c.message_id == m.c.id)
-            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), *GUARDS[ActionKind.EDITED])
-            .with_for_update()
-        )
-        with self._database.write() as connection:
-            row = connection.execute(there).mappings().one_or_none()
-            if row is None:
-                raise self._why_not(connection, ActionKind.EDITED, [message_id], act.at)[message_id]
-            if any(row[name] != value for name, value in read.items()):
-                raise NotActionable(
-                    f"message {message_id} was changed by another while you edited it; nothing was written. "
-                    f"See `retrycli show {message_id}`, and edit it again"
-                )
-            self._check_room(connection, message_id, changes)
-            # The key that a version before 0005 chose is the key of the text that is about to be replaced.
-            self._remember(connection, message_id, queue.c.digest.is_(None))
-            written = write_text(self._database, connection, message_id, changes)
-            if message_id in written.unchanged:
-                raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
-            # It is not the application that has changed it: an escalated message stays escalated.
-            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
-            _write_down(connection, {message_id: act})
-
-    def _remember(
-        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
-    ) -> None:
-        """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
-        this = with_queue(self._database).where(queue.c.message_id == message_id, which)
-        for message in load(connection, connection.execute(this), [message_id]):
-            now = Decision(message_id, Transition.released(), message=message)
-            values = {**identity_values(now), **seen_values(row)}
-            connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
-
-    def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
-        for name, new in changes.items():
-            room = self._database.max_length(name)
-            if room is not None and len(new) > room:
-                raise NotActionable(
-                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
-                    f"{room:,}; nothing was written"
-                )
-        if lacking := self._database.unencodable(connection, "".join(changes.values())):
-            raise NotActionable(
-                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
-                "nothing was written"
-            )
-
-    def check(self, message_id: int, now: datetime) -> bool:
-        """Look whether a message may be edited; whether the queue knows it.
-
-        Raises:
-            NoSuchMessage: there is no such row.
-            NotActionable: it is not failed, or is being sent just now.
-        """
-        with self._database.read() as connection:
-            standing = standings(self._database, connection, [message_id]).get(message_id)
-        if standing is None:
-            raise no_such(message_id)
-        if (reason := not_free(standing, "edit", now)) is not None:
-            raise reason
-        return standing.state is not None
-
     def write_down(self, done: Mapping[int, OperatorAction]) -> None:
         """Record acts that change nothing by themselves, by the messages' ids."""
         with self._database.write() as connection:
-            _write_down(connection, done)
+            record_actions(connection, done)
 
     def why_not(self, kind: ActionKind, ids: Collection[int], now: datetime) -> dict[int, RetrycliError]:
         """Why an act was not done to messages, by id."""
@@ -373,7 +284,8 @@ class Acts:
         return {each: refusal(kind, each, found.get(each), now) for each in sorted(ids)}
 
 
-def _write_down(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
+def record_actions(connection: Connection, done: Mapping[int, OperatorAction]) -> None:
+    """Record actions in the history, by the messages' ids."""
     if not done:
         return
     requeued = [each for each, act in done.items() if act.kind is ActionKind.REQUEUED]

@@ -20,6 +20,7 @@ from retrycli.store.claims import Claims
 from retrycli.store.clock_repair import AT_ONCE, LEEWAY, LOOKED_AT, repair_clock_skew
 from retrycli.store.counters import Totals
 from retrycli.store.database import Database
+from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.incident_memory import Targets
 from retrycli.store.ledger import Ledger
@@ -123,7 +124,7 @@ def test_an_attempt_by_hand_shows_it_and_its_claim_lapses(database: Database, ap
 def test_an_act_shows_it(database: Database, application: Application) -> None:
     message = application.add()
     enrol(database, message, failed_at=AHEAD - MINUTE, due=AHEAD + 14 * MINUTE)
-    Acts(database).edit(
+    Edits(database).edit(
         message,
         OperatorAction.edited({}, {"subject": "Re: tea"}, ticket="4711", by="anna", at=AHEAD),
         read={},

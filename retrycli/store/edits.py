@@ -1,0 +1,129 @@
+"""Edits of failed messages by operators."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from sqlalchemy import ColumnElement, select, update
+
+from retrycli.domain.errors import NotActionable, RetrycliError, again_if_lost
+from retrycli.domain.message import MessageStatus
+from retrycli.domain.operator_action import ActionKind, OperatorAction, no_such, not_free, not_taken, refusal
+from retrycli.domain.retry_policy import Decision, Transition
+from retrycli.store.error_messages import IN_THE_WAY
+from retrycli.store.identity import load, with_queue
+from retrycli.store.messages import standings, status_text
+from retrycli.store.operator_actions import ESCALATED, FREE, record_actions
+from retrycli.store.row_changes import write_text
+from retrycli.store.row_states import RowState
+from retrycli.store.schema import queue
+from retrycli.store.transitions import identity_values, seen_values
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+    from retrycli.store.database import Database
+
+
+class Edits:
+    """Failed messages as operators edit them.
+
+    Args:
+        database: where they are.
+    """
+
+    def __init__(self, database: Database) -> None:
+        self._database = database
+
+    def edit(
+        self, message_id: int, act: OperatorAction, *, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
+        """Give a message another text. With it goes another delivery key, as with every text.
+
+        Args:
+            message_id: a message that the queue knows.
+            act: what the history is to say.
+            read: the columns that the change was based on, as they were read.
+            changes: the columns to be written.
+
+        Raises:
+            NoSuchMessage: there is no such row any more.
+            NotActionable: it is not failed or is being sent just now, what was read has changed, a column is too short
+                for its new text, or the database's encoding lacks a letter of that.
+        """
+        again_if_lost(lambda: self._edit(message_id, act, read, changes))
+
+    def _edit(
+        self, message_id: int, act: OperatorAction, read: Mapping[str, object], changes: Mapping[str, str]
+    ) -> None:
+        m = self._database.messages
+        # Compared here and not in SQL: a text that is no UTF-8, or bytes, can be read but not bound. The row is locked.
+        there = (
+            select(m.c.id, *(m.c[name] for name in read))
+            .join_from(m, queue, queue.c.message_id == m.c.id)
+            .where(m.c.id == message_id, m.c.status == status_text(MessageStatus.FAILED), FREE)
+            .with_for_update()
+        )
+        with self._database.write() as connection:
+            row = connection.execute(there).mappings().one_or_none()
+            if row is None:
+                raise self._why_not(connection, message_id, act.at)
+            if any(row[name] != value for name, value in read.items()):
+                raise NotActionable(
+                    f"message {message_id} was changed by another while you edited it; nothing was written. "
+                    f"See `retrycli show {message_id}`, and edit it again"
+                )
+            self._check_room(connection, message_id, changes)
+            # The key that a version before 0005 chose is the key of the text that is about to be replaced.
+            self._remember(connection, message_id, queue.c.digest.is_(None))
+            written = write_text(self._database, connection, message_id, changes)
+            if message_id in written.unchanged:
+                raise not_taken(message_id, written.refused.get(message_id, IN_THE_WAY))
+            # It is not the application that has changed it: an escalated message stays escalated.
+            self._remember(connection, message_id, ESCALATED, written.rows.get(message_id))
+            record_actions(connection, {message_id: act})
+
+    def _remember(
+        self, connection: Connection, message_id: int, which: ColumnElement[bool], row: RowState | None = None
+    ) -> None:
+        """Keep what identifies a message, as its row is now, if the queue's row is one of these."""
+        this = with_queue(self._database).where(queue.c.message_id == message_id, which)
+        for message in load(connection, connection.execute(this), [message_id]):
+            now = Decision(message_id, Transition.released(), message=message)
+            values = {**identity_values(now), **seen_values(row)}
+            connection.execute(update(queue).where(queue.c.message_id == message_id).values(values))
+
+    def _check_room(self, connection: Connection, message_id: int, changes: Mapping[str, str]) -> None:
+        for name, new in changes.items():
+            room = self._database.max_length(name)
+            if room is not None and len(new) > room:
+                raise NotActionable(
+                    f"message {message_id} can't have a {name} of {len(new):,} characters, for its column holds "
+                    f"{room:,}; nothing was written"
+                )
+        if lacking := self._database.unencodable(connection, "".join(changes.values())):
+            raise NotActionable(
+                f"message {message_id} can't have {lacking!r} in its text, for the database's encoding lacks it; "
+                "nothing was written"
+            )
+
+    def check(self, message_id: int, now: datetime) -> bool:
+        """Look whether a message may be edited; whether the queue knows it.
+
+        Raises:
+            NoSuchMessage: there is no such row.
+            NotActionable: it is not failed, or is being sent just now.
+        """
+        with self._database.read() as connection:
+            standing = standings(self._database, connection, [message_id]).get(message_id)
+        if standing is None:
+            raise no_such(message_id)
+        if (reason := not_free(standing, "edit", now)) is not None:
+            raise reason
+        return standing.state is not None
+
+    def _why_not(self, connection: Connection, message_id: int, now: datetime) -> RetrycliError:
+        standing = standings(self._database, connection, [message_id]).get(message_id)
+        return refusal(ActionKind.EDITED, message_id, standing, now)

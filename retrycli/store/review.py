@@ -1,0 +1,116 @@
+"""Decide again about escalated messages whose rows the application may have changed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import Select, select, update
+
+from retrycli.domain.message import ChangedMessage, MessageStatus, QueuedMessage, State, UnusableMessage
+from retrycli.domain.retry_policy import Decision, TransitionKind, as_written
+from retrycli.store.bulk import id_in
+from retrycli.store.identity import load, with_queue
+from retrycli.store.messages import row_by_row, status_text
+from retrycli.store.row_states import RowState, read_rows
+from retrycli.store.schema import queue
+from retrycli.store.transitions import NOT_ESCALATED, escalate, identity_values, seen_values
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, Row
+
+    from retrycli.store.database import Database
+
+STILL_ESCALATED = queue.c.state == State.ESCALATED.value
+SEEN_OF = select(queue.c.message_id, queue.c.digest, queue.c.seen_count, queue.c.seen_error).where(
+    id_in(queue.c.message_id)
+)
+
+
+def review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision], now: datetime
+) -> list[Decision]:
+    """Let escalated messages wait again, escalate them anew, or remember their rows as they are now (released).
+
+    Neither the application nor an operator changes them meanwhile. One that either has in hand is left to the next
+    pass.
+
+    Args:
+        database: where they are.
+        ids: which messages.
+        decide: is given each of them whole, with whether the application has changed it since.
+        now: for ``escalated_at``.
+
+    Returns:
+        What was decided and written.
+    """
+    with database.write() as connection:
+        free = list(connection.execute(_free_escalated(database), {"ids": list(ids)}).scalars())
+        rows = read_rows(database, connection, free)
+        reviewed = _decided(database, connection, free, rows, decide)
+        anew = [each for each in reviewed if each.transition.reason]
+        refused = escalate(database, connection, anew, now)
+        for each in reviewed:
+            if each.transition.reason:
+                continue
+            values = {**identity_values(each), **seen_values(rows[each.message_id])}
+            if each.transition.kind is TransitionKind.ENROLLED:
+                values |= {
+                    **NOT_ESCALATED,
+                    "next_attempt_at": each.transition.next_attempt_at,
+                    "unknown_count": each.transition.unknown_count or 0,
+                }
+            connection.execute(
+                update(queue).where(queue.c.message_id == each.message_id, STILL_ESCALATED).values(values)
+            )
+        return as_written(reviewed, refused)
+
+
+def would_review(
+    database: Database, ids: Collection[int], decide: Callable[[ChangedMessage], Decision]
+) -> list[Decision]:
+    """Return what `review` would decide. Nothing is written."""
+    with database.read() as connection:
+        return _decided(database, connection, ids, read_rows(database, connection, ids), decide)
+
+
+def _decided(
+    database: Database,
+    connection: Connection,
+    ids: Collection[int],
+    rows: Mapping[int, RowState],
+    decide: Callable[[ChangedMessage], Decision],
+) -> list[Decision]:
+    known = {row.message_id: row for row in connection.execute(SEEN_OF, {"ids": list(ids)})}
+    return [
+        decide(ChangedMessage(each, _was_changed(known[each.message_id], each, rows[each.message_id])))
+        for each in _whole(database, connection, list(ids))
+    ]
+
+
+def _free_escalated(database: Database) -> Select[Any]:
+    """Escalated messages that are failed, by their ids, which nobody else changes until the transaction ends."""
+    m = database.messages
+    return (
+        select(queue.c.message_id)
+        .join_from(queue, m, m.c.id == queue.c.message_id)
+        .where(id_in(queue.c.message_id), row_by_row(STILL_ESCALATED, m.c.status == status_text(MessageStatus.FAILED)))
+        .order_by(queue.c.message_id)
+        .with_for_update(skip_locked=True)
+    )
+
+
+def _whole(database: Database, connection: Connection, ids: Sequence[int]) -> list[QueuedMessage | UnusableMessage]:
+    messages = with_queue(database).where(id_in(queue.c.message_id))
+    return load(connection, connection.execute(messages, {"ids": ids}), ids)
+
+
+def _was_changed(known: Row[Any, Any, Any, Any], message: QueuedMessage | UnusableMessage, row: RowState) -> bool:
+    """Tell if the application has changed a message's text, count or error. A later ``updated_at`` is not enough."""
+    seen = seen_values(row)
+    return known.digest is not None and bool(
+        known.digest != message.digest
+        or known.seen_count != seen["seen_count"]
+        or known.seen_error != seen["seen_error"]
+    )
