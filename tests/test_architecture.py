@@ -230,7 +230,7 @@ BROKEN = [
     ("retrycli.engine.runner", "from retrycli.config.settings import Settings", "engine may not import config"),
     ("retrycli.store.claims", "from retrycli.gateway.http.gateway import HttpGateway", "store may not import gateway"),
     ("retrycli.gateway.http.gateway", "from retrycli.store.schema import queue", "gateway may not import store"),
-    ("retrycli.notify.heartbeat", "from retrycli.store.ledger import Ledger", "notify may not import store"),
+    ("retrycli.notify.heartbeat", "from retrycli.store.passes import Ledger", "notify may not import store"),
     ("retrycli.views.log_lines", "from retrycli.engine.runner import run_pass", "views may not import engine"),
     ("retrycli.views.terminal", "from retrycli.store.listing import Views", "views may not import store"),
     ("retrycli.views.log_lines", "import retrycli.operations.wiring", "views may not import operations"),

@@ -22,8 +22,8 @@ from retrycli.engine.rules import Dependencies, PassRules
 from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_database, make_dependencies, pass_rules
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment, Retired
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import PAGE, Views
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

@@ -33,9 +33,9 @@ from retrycli.operations.wiring import DEFAULT_RUNTIME, Runtime, dry_run_databas
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
 from retrycli.store.history import message_details
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import Views
 from retrycli.store.messages import message_of
+from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 

@@ -29,8 +29,8 @@ from retrycli.store.database import Database
 from retrycli.store.delivery_stats import Statistics
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from retrycli.store.write_check import lack_of_room
 from retrycli.system.crontab import Caller
 from retrycli.system.pass_lock import Holder, PassLock

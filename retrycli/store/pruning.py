@@ -46,7 +46,7 @@ class _Step(NamedTuple):
 
 
 def prune(database: Database, before: datetime, limit: int) -> int:
-    """Go on with the round that all passes make together. See `retrycli.store.ledger.Ledger.prune`."""
+    """Go on with the round that all passes make together. See `retrycli.store.passes.Ledger.prune`."""
     with database.write() as connection:
         step = _step(database, connection, before, limit, after=counters.pruned_to(connection))
         counters.set_pruned_to(connection, counters.START if step.is_last else step.upto)
@@ -54,7 +54,7 @@ def prune(database: Database, before: datetime, limit: int) -> int:
 
 
 def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]:
-    """Go through all attempts once. See `retrycli.store.ledger.Ledger.prune_all`."""
+    """Go through all attempts once. See `retrycli.store.passes.Ledger.prune_all`."""
     upto, done = counters.START, False
     while not done:
         with database.write() as connection:
@@ -64,7 +64,7 @@ def prune_all(database: Database, before: datetime, limit: int) -> Iterator[int]
 
 
 def count_ended(database: Database, before: datetime) -> dict[str, int]:
-    """Count what there is to forget. See `retrycli.store.ledger.Ledger.count_ended`."""
+    """Count what there is to forget. See `retrycli.store.passes.Ledger.count_ended`."""
     old = {
         attempts: and_(attempts.c.finished_at < before, row_by_row(~IN_THE_QUEUE, ~_is_needed(database))),
         acts: and_(acts.c.at < before, ~DECIDES),

@@ -25,7 +25,7 @@ from retrycli.operations.wiring import Runtime
 from retrycli.store import claims
 from retrycli.store.claims import Claims
 from retrycli.store.database import Database
-from retrycli.store.ledger import Ledger
+from retrycli.store.passes import Ledger
 from retrycli.store.picking import is_due
 from retrycli.store.schema import queue
 from retrycli.system.crontab import Caller

@@ -23,8 +23,8 @@ from retrycli.store.database import Database
 from retrycli.store.edits import Edits
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.incident_memory import Targets
-from retrycli.store.ledger import Ledger
 from retrycli.store.operator_actions import Acts
+from retrycli.store.passes import Ledger
 from retrycli.store.schema import escalations
 from tests.store.application import HOUR, MINUTE, NOON, TICKET, Application
 from tests.store.own_tables import attempt_rows, pass_rows, queue_rows

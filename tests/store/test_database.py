@@ -47,8 +47,8 @@ from retrycli.store.connection import NO_RESULT
 from retrycli.store.database import Database
 from retrycli.store.enrolment import Enrolment
 from retrycli.store.history import message_details
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import Views
+from retrycli.store.passes import Ledger
 from tests.store.application import NOON, OWN_COLUMNS, TICKET, Application, bare_table, is_sqlite, opened
 from tests.store.conftest import Factory, application_with, file_of, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows

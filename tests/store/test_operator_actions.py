@@ -35,9 +35,9 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import escalation_groups
 from retrycli.store.history import message_details
 from retrycli.store.identity import load, with_queue
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
+from retrycli.store.passes import Ledger
 from tests.store.application import HOUR, MINUTE, NOON, Application, opened
 from tests.store.conftest import Factory, application_with, in_every_mode
 from tests.store.own_tables import PASS, enrol, queue_rows

@@ -31,9 +31,9 @@ from retrycli.store.enrolment import Enrolment
 from retrycli.store.escalations import ESCALATED, escalation_groups
 from retrycli.store.failed_index import FailedIndex
 from retrycli.store.history import message_details
-from retrycli.store.ledger import Ledger
 from retrycli.store.listing import Views
 from retrycli.store.operator_actions import Acts
+from retrycli.store.passes import Ledger
 from retrycli.store.queue_counts import Measures
 from retrycli.store.schema import acts, attempts, passes, queue
 from retrycli.store.write_check import check_writable
